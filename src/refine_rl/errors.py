@@ -1,0 +1,52 @@
+"""Errors that a person reads: what was wrong, where, and what to do next.
+
+Each class carries the exit code of the command line. An error is raised once, close to its cause,
+and let through; the command line alone turns it into text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RefineError(Exception):
+    """The base of every error that Re:Fine raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UserError(RefineError):
+    """The user's mistake: settings, file or model. Nothing was spent, nothing was lost."""
+
+    exit_code = 2
+
+
+class SettingsError(UserError):
+    """A setting that cannot be used; the message names the key, the line and the way out."""
+
+
+class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
+    """A guard stopped the run (collapse, sampler mismatch, all completions cut ...).
+
+    `guard` is the guard's short name, `advice` what to try next. The state was saved.
+    """
+
+    exit_code = 3
+
+    def __init__(self, guard: str, what: str, advice: str) -> None:
+        super().__init__(f"{what} {advice}")
+        self.guard = guard
+        self.what = what
+        self.advice = advice
+
+
+class MachineError(RefineError):
+    """An endpoint or the machine failed after retries."""
+
+    exit_code = 4
+
+
+class Interrupted(RefineError):  # noqa: N818
+    """The person pressed Ctrl-C; the run stands at a step's boundary and can be resumed."""
+
+    exit_code = 130

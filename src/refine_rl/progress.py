@@ -1,0 +1,41 @@
+"""What a run tells while it goes: the pipeline speaks to an Observer, the command line draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from refine_rl.types import StepMetrics
+
+
+class Observer(Protocol):
+    """Listens to a run. Nothing that it does may change the run."""
+
+    def stage(self, text: str) -> None:
+        """A part of the run begins."""
+
+    def note(self, text: str) -> None:
+        """Something worth reading."""
+
+    def warning(self, text: str) -> None:
+        """Something that a person should look at."""
+
+    def step(self, metrics: StepMetrics, steps: int) -> None:
+        """A training step has ended."""
+
+
+class Quiet:
+    """Hears everything and says nothing."""
+
+    def stage(self, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def warning(self, text: str) -> None: ...
+    def step(self, metrics: StepMetrics, steps: int) -> None: ...
+
+
+Pause = Callable[[], None]
+"""Called at safe places many times a second; raises Interrupted where the person wants to stop."""
+
+
+def never() -> None:
+    """A Pause that never stops."""

@@ -1,0 +1,262 @@
+"""The records that cross the wall of a room.
+
+They are frozen and built once, when complete. The way of the data:
+
+    Prompt -> Trajectory -> Score -> Group -> StepMetrics        (training)
+    Prompt -> Trajectory -> Score -> Outcome -> Comparison       (evidence)
+
+This module knows nobody: no torch, no files, no other room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+Split = Literal["train", "validation", "held_out"]
+Status = Literal["scored", "invalid", "missing"]
+StopReason = Literal["stop", "length"]
+Verdict = Literal["better", "not better", "worse"]
+
+
+class Message(TypedDict):
+    """One message of a chat, as chat templates and endpoints know it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One input of the policy.
+
+    `facets` says where the prompt lies in the task's variety (style, topic ...); `data` is what
+    rewards may look at (a reference answer, the source text ...); the policy never sees either.
+
+    >>> prompt = Prompt(id="p0001", split="train", messages=({"role": "user", "content": "Say hi."},))
+    >>> prompt.text
+    'Say hi.'
+    """
+
+    id: str
+    split: Split
+    messages: tuple[Message, ...]
+    facets: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+    @property
+    def text(self) -> str:
+        """The content of the last user message ("" where there is none)."""
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A run of tokens with one origin.
+
+    `trainable` segments were sampled by the policy and carry one log-prob a token: natural
+    logarithm, at the sampling temperature, over the whole vocabulary (before top-k and top-p).
+    Other segments (the prompt, an environment's words) carry none.
+
+    >>> Segment(token_ids=(5, 9), trainable=True, logprobs=(-0.5, -1.25)).trainable
+    True
+    """
+
+    token_ids: tuple[int, ...]
+    trainable: bool
+    logprobs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.trainable and len(self.logprobs) != len(self.token_ids):
+            raise ValueError(f"{len(self.token_ids)} sampled tokens but {len(self.logprobs)} log-probs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trajectory:
+    """The full record of one attempt: member `member` of its prompt's group.
+
+    The concatenated segments are exactly the tokens that the model saw and wrote; text is decoded
+    from them and never encoded again. The first segment is the prompt.
+
+    >>> t = Trajectory(
+    ...     prompt_id="p0001", member=0, stop_reason="stop",
+    ...     messages=({"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi!"}),
+    ...     segments=(Segment(token_ids=(1, 2, 3), trainable=False),
+    ...               Segment(token_ids=(7, 8), trainable=True, logprobs=(-0.1, -0.2))))
+    >>> t.completion, t.completion_tokens
+    ('Hi!', 2)
+    """
+
+    prompt_id: str
+    member: int
+    messages: tuple[Message, ...]
+    segments: tuple[Segment, ...]
+    stop_reason: StopReason
+
+    @property
+    def completion(self) -> str:
+        """What the policy answered last ("" where it has not answered)."""
+        last = self.messages[-1] if self.messages else None
+        return last["content"] if last is not None and last["role"] == "assistant" else ""
+
+    @property
+    def completion_tokens(self) -> int:
+        """The number of sampled tokens, the stop token included."""
+        return sum(len(s.token_ids) for s in self.segments if s.trainable)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A verdict on one trajectory. `value` is the reward.
+
+    - `scored`: a number.
+    - `invalid`: the completion's own fault; `value` is the floor that its scorer gave it.
+    - `missing`: our fault (a judge or a tool failed); `value` is None, and the trajectory leaves
+      the group's statistics and the loss. A failure is never a reward.
+
+    `breakdown` keeps every component before weights are applied.
+
+    >>> Score(value=0.5, breakdown={"words": 1.0, "keeps": 0.0}).status
+    'scored'
+    >>> Score.missing("the judge did not answer").value is None
+    True
+    """
+
+    value: float | None
+    status: Status = "scored"
+    breakdown: Mapping[str, float] = field(default_factory=dict)
+    explanation: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != (self.status == "missing"):
+            raise ValueError(f"a {self.status} score cannot have the value {self.value!r}")
+        if self.value is not None and not (float("-inf") < self.value < float("inf")):
+            raise ValueError(f"a score must be a finite number, not {self.value!r}")
+
+    @classmethod
+    def missing(cls, why: str, breakdown: Mapping[str, float] | None = None) -> Score:
+        """A score that could not be had, with the reason."""
+        return cls(value=None, status="missing", breakdown=breakdown or {}, explanation=why)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The G trajectories of one prompt at one step, scored.
+
+    `advantages` has one entry a trajectory: 0.0 for a member that teaches nothing and None for a
+    member whose score is missing.
+    """
+
+    step: int
+    prompt: Prompt
+    trajectories: tuple[Trajectory, ...]
+    scores: tuple[Score, ...]
+    advantages: tuple[float | None, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.trajectories) == len(self.scores) == len(self.advantages):
+            raise ValueError("a group needs one score and one advantage for each trajectory")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepMetrics:
+    """One line of metrics.jsonl. Shares are in [0, 1], times in seconds, tokens sampled ones.
+
+    A quantity that could not be computed in this step is None, never 0.
+    """
+
+    step: int
+    reward_mean: float | None  # over members that have a score
+    reward_std: float | None  # mean over groups of the population standard deviation in the group
+    components: Mapping[str, float]
+    groups: int
+    groups_zero_variance: int
+    groups_missing: int  # groups that lost at least one member to a missing score
+    tokens_mean: float
+    clipped_share: float  # completions cut at max_tokens
+    loss: float | None
+    kl: float | None
+    entropy: float | None  # nats a token, estimated from the sampled tokens' own log-probs
+    grad_norm: float | None  # before clipping
+    learning_rate: float
+    seconds: Mapping[str, float]  # sample, score, train, total
+    tokens_per_second: float
+    cost_usd: float | None
+    clip_share: float | None = None  # tokens whose ratio lay outside the clip range
+    mismatch_mean: float | None = None  # |log-prob of the trainer - of the sampler|, nats a token
+    mismatch_max: float | None = None
+    members_missing: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What one model did with one prompt in an evaluation: its sampled answers and a greedy one."""
+
+    prompt: Prompt
+    sampled: tuple[tuple[Trajectory, Score], ...]
+    greedy: tuple[Trajectory, Score]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A mean with its 95 % confidence interval.
+
+    >>> Estimate(mean=0.5, ci95=(0.4, 0.6)).mean
+    0.5
+    """
+
+    mean: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contrast:
+    """One measure on the same prompts, base against tuned; `difference` is paired by prompt."""
+
+    base: Estimate
+    tuned: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One held-out prompt side by side."""
+
+    prompt: str
+    base: str
+    tuned: str
+    base_reward: float | None
+    tuned_reward: float | None
+    facets: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Base against tuned on held-out prompts.
+
+    `verdict` is read off the interval of `difference` (sampled reward): "better" above 0, "worse"
+    below 0, else "not better". `details` holds the same contrast for other measures: "greedy"
+    (reward of the greedy answer), "success" and "success_greedy" (share of full successes), and
+    "component:NAME" for each component.
+    """
+
+    prompts: int
+    base: Estimate
+    tuned: Estimate
+    difference: Estimate
+    verdict: Verdict
+    examples: tuple[Example, ...]
+    details: Mapping[str, Contrast] = field(default_factory=dict)
+    samples: int = 1
+    prompts_missing: int = 0  # prompts left out because a score was missing on either side
+
+    def __str__(self) -> str:
+        def show(e: Estimate) -> str:
+            return f"{e.mean:.3f} [{e.ci95[0]:.3f}, {e.ci95[1]:.3f}]"
+
+        return (
+            f"{self.verdict}: base {show(self.base)} -> tuned {show(self.tuned)}, "
+            f"difference {show(self.difference)} on {self.prompts} held-out prompts"
+        )
