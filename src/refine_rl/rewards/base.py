@@ -1,0 +1,101 @@
+"""What a reward is, and a reward made of a scorer of one completion."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from refine_rl.errors import UserError
+from refine_rl.types import Prompt, Score, Trajectory
+
+FAILURES = (Exception, SystemExit, KeyboardInterrupt)
+"""What foreign code may raise and we turn into a missing score. A SystemExit or KeyboardInterrupt
+that is raised inside a task would otherwise end the whole event loop."""
+
+_HERE = Path(__file__).parent
+_FIRST_FRAMES, _LAST_FRAMES = 2, 4
+
+
+class Reward(Protocol):
+    """Scores the trajectories of one prompt."""
+
+    @property
+    def name(self) -> str:
+        """The component's name in breakdowns, weights and plots."""
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Raise a UserError when `prompt` lacks something that this reward needs."""
+
+    async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
+        """One score a trajectory, in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompletionReward:
+    """A reward out of a quick synchronous function of one completion.
+
+    `score` gets the prompt and the completion; what it raises makes that one score missing.
+    `check` raises a UserError for a prompt that cannot be scored.
+    """
+
+    name: str
+    score: Callable[[Prompt, str], Score]
+    check: Callable[[Prompt], None]
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        self.check(prompt)
+
+    async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
+        return [self._score(prompt, trajectory.completion) for trajectory in trajectories]
+
+    def _score(self, prompt: Prompt, completion: str) -> Score:
+        try:
+            return self.score(prompt, completion)
+        except UserError as error:
+            return Score.missing(str(error))
+        except FAILURES as error:
+            return Score.missing(describe_failure(error))
+
+
+def describe_failure(error: BaseException) -> str:
+    """The exception and its frames: the outermost two, where the user's code stands, and the last four.
+
+    What stands before the user's code (this package, the import machinery) is left out.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    foreign = (i for i, frame in enumerate(frames) if not _is_ours(frame.filename))
+    lines = traceback.format_list(frames[next(foreign, 0) :])
+    if len(lines) > _FIRST_FRAMES + _LAST_FRAMES:
+        left_out = len(lines) - _FIRST_FRAMES - _LAST_FRAMES
+        lines = [*lines[:_FIRST_FRAMES], f"  ... {left_out} frames ...\n", *lines[-_LAST_FRAMES:]]
+    what = "".join(traceback.format_exception_only(error)).strip()
+    return f"{what}\n{''.join(lines)}".rstrip()
+
+
+def _is_ours(filename: str) -> bool:
+    return Path(filename).parent == _HERE or filename.startswith("<frozen importlib")
+
+
+Check = Callable[[Prompt, str], tuple[float, str]]
+"""A rule with its parameters filled in: prompt and completion -> a value in [0, 1] and one line."""
+
+RuleFactory = Callable[..., Check]
+"""A rule: takes its parameters by keyword and returns its check."""
+
+
+def rule(table: dict[str, RuleFactory]) -> Callable[[RuleFactory], RuleFactory]:
+    """A decorator that puts a rule into `table` under its function's name.
+
+    A parameter's trailing underscore (`max_`) is no part of its name in the settings; its
+    description is the text of its `Annotated` type. The factory raises a SettingsError for values
+    that are impossible together, and its docstring says what the score is.
+    """
+
+    def add(factory: RuleFactory) -> RuleFactory:
+        table[factory.__name__] = factory
+        return factory
+
+    return add

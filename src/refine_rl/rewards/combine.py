@@ -1,0 +1,210 @@
+"""Rules, functions and penalties brought together into one reward, every component kept apart."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from refine_rl.config import FunctionSettings, RewardSettings, Settings
+from refine_rl.errors import SettingsError, UserError
+from refine_rl.rewards.base import FAILURES, CompletionReward, Reward, describe_failure
+from refine_rl.rewards.functions import FunctionReward, function_reward, load_function
+from refine_rl.rewards.overlong import Overlong
+from refine_rl.rewards.rules import nearest, rule_reward
+from refine_rl.types import Prompt, Score, Trajectory
+
+OVERLONG = "overlong"
+"""The penalty's name in the breakdown; no component may have it."""
+
+_TOLERANCE = 1e-9
+
+
+def build_reward(settings: Settings, extra_functions: Sequence[Callable[..., Any]] = ()) -> CombinedReward:
+    """The reward that the settings and the given Python functions describe.
+
+    A component is called by its table's `name`, else by its rule or function; where two are called
+    the same, the second gets "-2". Raises SettingsError for everything that cannot be scored so,
+    before a model is loaded.
+    """
+    reward = settings.reward
+    parts = _parts(reward, settings.folder, extra_functions)
+    if not parts:
+        raise SettingsError(
+            "nothing says what is good: add a rule or a function to the task file, for example\n"
+            '[reward]\nrules = [{rule = "words", max = 20}]'
+        )
+    names = _unique_names(parts)
+    return CombinedReward(
+        components=tuple(replace(part.reward, name=name) for part, name in zip(parts, names, strict=True)),
+        weights=_weights(parts, names, reward),
+        combine=reward.combine,
+        threshold=reward.success,
+        overlong=Overlong(reward.overlong, settings.rollout.max_tokens) if reward.overlong else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CombinedReward:
+    """Several rewards as one.
+
+    sum: sum of weight * value (not divided by the weights). product: product of value ** weight,
+    each value in [0, 1]. The overlong penalty is added afterwards. A missing component makes the
+    whole missing; an invalid one enters with the floor that its scorer gave, and makes the whole
+    invalid. The breakdown has each component's own value, and "overlong" the raw penalty.
+    """
+
+    components: tuple[Reward, ...]
+    weights: Mapping[str, float]
+    combine: Literal["sum", "product"] = "sum"
+    threshold: float = 1.0
+    overlong: Overlong | None = None
+
+    @property
+    def name(self) -> str:
+        return "reward"
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """The components in order, penalties excluded."""
+        return tuple(component.name for component in self.components)
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        for component in self.components:
+            try:
+                component.check_prompt(prompt)
+            except UserError as error:
+                raise UserError(f"component `{component.name}` cannot score this: {error}") from None
+
+    def check_data(self, prompts: Iterable[Prompt]) -> None:
+        """Raise a UserError for the first prompt that lacks the data which a component needs."""
+        for prompt in prompts:
+            self.check_prompt(prompt)
+
+    def success(self, score: Score) -> bool:
+        """Whether every component that is wanted (weight above 0) reaches the threshold, penalties apart."""
+        wanted = [name for name in self.component_names if self.weights[name] > 0]
+        return (
+            score.status == "scored"
+            and bool(wanted)
+            and all(score.breakdown[name] >= self.threshold - _TOLERANCE for name in wanted)
+        )
+
+    async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
+        """One score a trajectory, in the same order; components that wait do so at the same time."""
+        columns = await asyncio.gather(*(_scores_of(c, prompt, trajectories) for c in self.components))
+        return [
+            self._combined(trajectory, dict(zip(self.component_names, scores, strict=True)))
+            for trajectory, *scores in zip(trajectories, *columns, strict=True)
+        ]
+
+    def _combined(self, trajectory: Trajectory, scores: Mapping[str, Score]) -> Score:
+        had = {name: score.value for name, score in scores.items() if score.value is not None}
+        explanation = "\n".join(f"{name}: {_explain(score)}" for name, score in scores.items())
+        if len(had) < len(scores):
+            return Score.missing(explanation, had)
+        if self.combine == "product":
+            outside = [n for n, v in had.items() if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
+            if outside:
+                why = f'{", ".join(outside)} must be in [0, 1] in a product; scale it, or use combine = "sum"'
+                return Score.missing(f"{why}\n{explanation}", had)
+            value = math.prod(min(1.0, max(0.0, v)) ** self.weights[n] for n, v in had.items())
+        else:
+            value = sum(self.weights[name] * v for name, v in had.items())
+            if not math.isfinite(value):
+                return Score.missing(f"the sum is too large for a number\n{explanation}", had)
+        if self.overlong is not None:
+            had[OVERLONG] = self.overlong.penalty(trajectory)
+            value += self.overlong.weight * had[OVERLONG]
+            if had[OVERLONG] < 0:
+                explanation += f"\n{OVERLONG}: {had[OVERLONG]:g}"
+        invalid = any(score.status == "invalid" for score in scores.values())
+        return Score(
+            value=value, status="invalid" if invalid else "scored", breakdown=had, explanation=explanation
+        )
+
+
+async def _scores_of(component: Reward, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
+    try:
+        scores = await component.score_group(prompt, trajectories)
+        if len(scores) != len(trajectories):
+            raise RuntimeError(f"{len(scores)} scores for {len(trajectories)} trajectories")
+    except FAILURES as error:
+        return [Score.missing(describe_failure(error))] * len(trajectories)
+    return scores
+
+
+def _explain(score: Score) -> str:
+    if score.value is None:
+        return f"missing: {score.explanation}"
+    text = score.explanation or f"{score.value:g}"
+    return f"invalid: {text}" if score.status == "invalid" else text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A component with what its own table says: its weight, and whether it is named there."""
+
+    reward: CompletionReward | FunctionReward
+    weight: float
+    named: bool
+
+
+def _parts(
+    settings: RewardSettings, folder: Path, extra_functions: Sequence[Callable[..., Any]]
+) -> list[_Part]:
+    parts = []
+    for number, rule in enumerate(settings.rules, start=1):
+        where = f"reward.rules, entry {number} (`{rule.rule}`)"
+        component = rule_reward(rule, name=rule.name or rule.rule, where=where)
+        parts.append(_Part(reward=component, weight=rule.weight, named=rule.name is not None))
+    files: dict[Path, ModuleType] = {}
+    for number, entry in enumerate(settings.functions, start=1):
+        table = FunctionSettings(function=entry) if isinstance(entry, str) else entry
+        try:
+            function = load_function(table.function, folder, files)
+            made = function_reward(function, name=table.name, messages=table.messages)
+        except SettingsError as error:
+            raise SettingsError(f"reward.functions, entry {number}: {error}") from None
+        parts.append(_Part(reward=made, weight=table.weight, named=table.name is not None))
+    parts.extend(_Part(reward=function_reward(f), weight=1.0, named=False) for f in extra_functions)
+    return parts
+
+
+def _unique_names(parts: Sequence[_Part]) -> list[str]:
+    given = [part.reward.name for part in parts if part.named]
+    for name in given:
+        if name == OVERLONG or given.count(name) > 1:
+            taken = "is kept for the penalty" if name == OVERLONG else "is given twice"
+            raise SettingsError(f"reward: the name `{name}` {taken}; choose another")
+    names: list[str] = []
+    for part in parts:
+        name, number = part.reward.name, 1
+        while not part.named and name in (*given, *names, OVERLONG):
+            number += 1
+            name = f"{part.reward.name}-{number}"
+        names.append(name)
+    return names
+
+
+def _weights(parts: Sequence[_Part], names: Sequence[str], settings: RewardSettings) -> dict[str, float]:
+    weights = {name: part.weight for part, name in zip(parts, names, strict=True)}
+    for name, weight in settings.weights.items():
+        if name not in weights:
+            raise SettingsError(f"reward.weights: there is no component `{name}`{nearest(name, weights)}")
+        if weights[name] != 1.0:
+            raise SettingsError(
+                f"reward.weights: `{name}` has a weight in its own table already; keep one of them"
+            )
+        weights[name] = weight
+    if settings.combine == "product":
+        for name, weight in weights.items():
+            if weight < 0:
+                raise SettingsError(
+                    f"reward: the weight of `{name}` is {weight:g}; in a product it must be at least 0"
+                )
+    return weights

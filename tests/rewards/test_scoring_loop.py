@@ -1,0 +1,159 @@
+"""The background loop: overlap, order, one sync function at a time, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from refine_rl.rewards.functions import function_reward
+from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.types import Prompt, Trajectory
+
+
+def group(number: int, size: int = 2) -> tuple[Prompt, list[Trajectory]]:
+    prompt = Prompt(id=f"p{number}", split="train", messages=({"role": "user", "content": str(number)},))
+    return prompt, [
+        Trajectory(
+            prompt_id=prompt.id,
+            member=member,
+            messages=(*prompt.messages, {"role": "assistant", "content": str(member)}),
+            segments=(),
+            stop_reason="stop",
+        )
+        for member in range(size)
+    ]
+
+
+def threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("refine-")}
+
+
+def run(function: Any, groups: int = 4) -> list[list[float | None]]:
+    with ScoringLoop(function_reward(function)) as scoring:
+        found = scoring.score([group(i) for i in range(groups)])
+    assert threads() == set()
+    return [[score.value for score in scores] for scores in found]
+
+
+async def late_first(prompt: str, completion: str) -> float:
+    await asyncio.sleep(0.03 - 0.01 * int(prompt) if int(prompt) < 3 else 0)
+    return 10 * int(prompt) + int(completion)
+
+
+def test_scores_keep_their_places_whatever_ends_first() -> None:
+    assert run(late_first) == [[0, 1], [10, 11], [20, 21], [30, 31]]
+
+
+def test_async_functions_of_all_groups_overlap() -> None:
+    waiting = 0
+
+    async def meet(completion: str) -> float:
+        nonlocal waiting
+        waiting += 1
+        while waiting < 8:
+            await asyncio.sleep(0)
+        return 1.0
+
+    with ScoringLoop(function_reward(meet)) as scoring:
+        futures = [scoring.submit(*group(i)) for i in range(4)]
+        assert [[s.value for s in f.result(timeout=5)] for f in futures] == [[1.0, 1.0]] * 4
+
+
+def test_sync_functions_run_one_at_a_time_and_leave_async_ones_free() -> None:
+    running, most = 0, 0
+    free = threading.Event()
+
+    def slow(completion: str) -> float:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        assert free.wait(timeout=5)
+        running -= 1
+        return 1.0
+
+    async def quick(completion: str) -> float:
+        free.set()
+        return 2.0
+
+    class Both:
+        name = "both"
+
+        def check_prompt(self, prompt: Prompt) -> None: ...
+
+        async def score_group(self, prompt: Prompt, trajectories: Any) -> Any:
+            parts = [function_reward(f).score_group(prompt, trajectories) for f in (slow, quick)]
+            return (await asyncio.gather(*parts))[0]
+
+    with ScoringLoop(Both()) as scoring:
+        assert [[s.value for s in scores] for scores in scoring.score([group(0), group(1)])] == [
+            [1.0, 1.0]
+        ] * 2
+    assert most == 1
+
+
+def test_it_works_inside_a_running_event_loop() -> None:
+    async def notebook() -> list[list[float | None]]:
+        return run(late_first, groups=2)
+
+    assert asyncio.run(notebook()) == [[0, 1], [10, 11]]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_in_the_block_cancels_what_waits(error: type[BaseException]) -> None:
+    async def never(completion: str) -> float:
+        await asyncio.Event().wait()
+        return 1.0
+
+    futures = []
+
+    def leave() -> None:
+        with ScoringLoop(function_reward(never)) as scoring:
+            futures.append(scoring.submit(*group(0)))
+            raise error
+
+    with pytest.raises(error):
+        leave()
+    with pytest.raises(CancelledError):
+        futures[0].result(timeout=5)
+    assert threads() == set()
+
+
+def test_an_error_in_the_block_does_not_wait_for_a_sync_function() -> None:
+    started, free = threading.Event(), threading.Event()
+
+    def stuck(completion: str) -> float:
+        started.set()
+        free.wait(timeout=10)
+        return 1.0
+
+    def leave() -> None:
+        with ScoringLoop(function_reward(stuck)) as scoring:
+            scoring.submit(*group(0))
+            assert started.wait(timeout=5)
+            raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert time.monotonic() - begin < 5
+    free.set()
+
+
+def test_a_reward_that_exits_does_not_end_the_loop() -> None:
+    def leave(completion: str) -> float:
+        raise SystemExit
+
+    assert run(leave, groups=2) == [[None, None], [None, None]]
+
+
+def test_a_closed_loop_says_so() -> None:
+    scoring = ScoringLoop(function_reward(late_first))
+    with scoring:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        scoring.submit(*group(0))
