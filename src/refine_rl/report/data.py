@@ -1,0 +1,193 @@
+"""What the report shows beside the headline, worked out from the files of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from refine_rl.types import Comparison, Contrast, Estimate, Example
+
+if TYPE_CHECKING:
+    from refine_rl.config import Settings
+    from refine_rl.runs import RunFolder
+
+Json = Mapping[str, Any]
+
+GLUE = "\N{NO-BREAK SPACE}"
+LONGEST_TEXT = 4000  # characters of a prompt or an answer in the examples
+_LABELS = {
+    "greedy": "Reward, greedy answer",
+    "success": "Full successes, sampled",
+    "success_greedy": "Full successes, greedy",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """A row of the base-against-tuned figure and table; `low` and `high` are the ends of its axis."""
+
+    label: str
+    component: bool
+    contrast: Contrast
+    low: float
+    high: float
+
+    def place(self, value: float) -> str:
+        """Where a value lies on the row's axis, as a CSS length."""
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+
+    def width(self, estimate: Estimate) -> str:
+        """How wide an interval is on the row's axis, as a CSS length."""
+        return f"{100 * (estimate.ci95[1] - estimate.ci95[0]) / (self.high - self.low):.2f}%"
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """A number for people: two decimals, and more where two would show next to nothing.
+
+    >>> number(0.825), number(-0.004, sign=True), number(0.5, sign=True), number(None), number(1234.5)
+    ('0.82', '−0.004', '+0.50', '–', '1234')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 100:
+        text = f"{abs(value):.0f}"
+    elif value != 0 and abs(value) < 0.01:
+        text = f"{abs(value):.3f}" if abs(value) >= 0.001 else f"{abs(value):.2g}"
+    else:
+        text = f"{abs(value):.2f}"
+    before = "−" if value < 0 else "+" if sign and value > 0 else ""
+    return before + text
+
+
+def share(value: float | None) -> str:
+    """A share in [0, 1] as a percentage.
+
+    >>> share(0.876), share(None)
+    ('88\\xa0%', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f}{GLUE}%"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(7.23), duration(92), duration(4000)
+    ('7.2 s', '1 min 32 s', '1 h 06 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def measures(comparison: Comparison) -> list[Measure]:
+    """Rows of the comparison: reward, the other measures, then the components.
+
+    A row's axis is 0 to 1 where all its means and intervals lie there, else just wide enough for
+    them and 0.
+    """
+    c = comparison
+    reward = Contrast(base=c.base, tuned=c.tuned, difference=c.difference)
+    rows = [_measure("Reward, sampled answers", reward, component=False)]
+    rows += [_measure(_LABELS[n], c.details[n], component=False) for n in _LABELS if n in c.details]
+    rows += [
+        _measure(name.removeprefix("component:"), contrast, component=True)
+        for name, contrast in c.details.items()
+        if name.startswith("component:")
+    ]
+    return rows
+
+
+def _measure(label: str, contrast: Contrast, *, component: bool) -> Measure:
+    ends = [x for e in (contrast.base, contrast.tuned) for x in (e.mean, *e.ci95)]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    if low == 0.0 and high <= 1.0:
+        high = 1.0
+    return Measure(label=label, component=component, contrast=contrast, low=low, high=high)
+
+
+def examples(comparison: Comparison) -> list[Example]:
+    """The comparison's examples with overlong texts cut, and the cut said."""
+    return [
+        Example(
+            prompt=cut(e.prompt, LONGEST_TEXT),
+            base=cut(e.base, LONGEST_TEXT),
+            tuned=cut(e.tuned, LONGEST_TEXT),
+            base_reward=e.base_reward,
+            tuned_reward=e.tuned_reward,
+            facets=e.facets,
+        )
+        for e in comparison.examples
+    ]
+
+
+def cut(text: str, longest: int) -> str:
+    """`text`, or its first `longest` characters and a word on how many are not shown."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]} […] ({len(text) - longest} more characters in the run’s files)"
+
+
+def best_step(events: Sequence[Json]) -> int | None:
+    """The step of the checkpoint that validation chose last, or None."""
+    return next((e["step"] for e in reversed(events) if e["kind"] == "best"), None)
+
+
+def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:
+    """A few lines on what was trained, on what, and what it took."""
+    m, g = settings.model, settings.grpo
+    adapter = f"LoRA, rank {m.rank}, alpha {m.alpha:g}" if m.adapter == "lora" else "all weights"
+    splits = Counter(p.split for p in run.prompts())
+    lines = {
+        "Model": f"{m.name} ({adapter})",
+        "Prompts": f"{splits['train']} train, {splits['validation']} validation, "
+        f"{splits['held_out']} held-out",
+        "Training": f"{len(metrics)} of {g.steps} steps, {g.prompts_per_step} prompts × "
+        f"{settings.rollout.group_size} completions each",
+        "Update": f"{g.loss} loss, learning rate {settings.learning_rate:g}, KL coefficient {g.kl:g}",
+    }
+    if best is not None:
+        lines["Checkpoint"] = f"step {best}, chosen on the validation prompts"
+    seconds = time_spent(metrics)
+    if seconds:
+        total = sum(seconds.values())
+        parts = ", ".join(f"{name} {share(s / total)}" for name, s in seconds.items() if total > 0)
+        lines["Time in steps"] = f"{duration(total)} ({parts})" if parts else duration(total)
+    costs = [x["cost_usd"] for x in metrics if x.get("cost_usd") is not None]
+    if costs:
+        lines["Endpoint costs"] = f"${sum(costs):.2f}" if sum(costs) >= 0.01 else f"${sum(costs):.4f}"
+    return lines
+
+
+def time_spent(metrics: Sequence[Json]) -> dict[str, float]:
+    """Seconds over all steps in sampling, scoring, training and the rest of the step."""
+    spent = {name: sum(m["seconds"].get(name, 0.0) for m in metrics) for name in ("sample", "score", "train")}
+    total = sum(m["seconds"].get("total", 0.0) for m in metrics)
+    if total <= 0:
+        return {}
+    return {**spent, "other": max(0.0, total - sum(spent.values()))}
+
+
+def settings_table(settings: Settings) -> dict[str, dict[str, str]]:
+    """Every setting in force by section, as text; the task itself stands at the top of the page."""
+    sections: dict[str, dict[str, str]] = {"": {}}
+    for name, value in settings.model_dump(mode="json").items():
+        if name == "task":
+            continue
+        if isinstance(value, dict):
+            sections[name] = {key: _shown(v) for key, v in value.items()}
+        else:
+            sections[""][name] = _shown(value)
+    return {name: section for name, section in sections.items() if section}
+
+
+def _shown(value: object) -> str:
+    if value is None or value == "":
+        return "not set"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

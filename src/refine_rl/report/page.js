@@ -1,0 +1,103 @@
+"use strict";
+(() => {
+  const source = document.getElementById("rollout-data");
+  if (!source) return;
+  const steps = JSON.parse(source.textContent);
+  const by = (id) => document.getElementById(id);
+  const slider = by("step"), select = by("group");
+  let step = 0, group = 0;
+
+  // The only way that text gets into the page: as text.
+  function element(tag, className, text) {
+    const made = document.createElement(tag);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  function number(value, sign) {
+    if (value === null || value === undefined) return "–";
+    const size = Math.abs(value);
+    const text = size >= 100 ? size.toFixed(0)
+      : size >= 0.01 || size === 0 ? size.toFixed(2)
+      : size >= 0.001 ? size.toFixed(3) : size.toPrecision(2);
+    return (value < 0 ? "−" : sign && value > 0 ? "+" : "") + text;
+  }
+
+  function turns(messages, single) {
+    return messages.map((message) => {
+      const turn = element("div", "turn");
+      if (!single) turn.append(element("div", "role", message.role));
+      turn.append(element("div", "text", message.content === "" ? "(nothing)" : message.content));
+      return turn;
+    });
+  }
+
+  function member(m) {
+    const card = element("li", "member");
+    const head = element("p", "head");
+    head.append(element("strong", "", "reward " + number(m.reward)));
+    const way = m.advantage > 0 ? "up" : m.advantage < 0 ? "down" : "";
+    head.append(element("span", way, "advantage " + number(m.advantage, true)));
+    if (m.status !== "scored") head.append(element("span", "down", m.status));
+    head.append(element("span", "", m.tokens + (m.tokens === 1 ? " token" : " tokens")));
+    if (m.stop_reason === "length") head.append(element("span", "down", "cut at the limit"));
+    card.append(head, ...turns(m.messages, m.messages.length === 1));
+    const names = Object.keys(m.breakdown);
+    if (names.length) {
+      const parts = element("div", "parts");
+      for (const name of names) {
+        const value = m.breakdown[name];
+        const bar = element("span", "bar"), filled = element("span");
+        filled.style.width = 100 * Math.min(1, Math.max(0, value || 0)) + "%";
+        bar.append(filled);
+        parts.append(element("span", "", name), bar, element("span", "", number(value)));
+      }
+      card.append(parts);
+    }
+    if (m.explanation) card.append(element("p", "why", m.explanation));
+    return card;
+  }
+
+  function show() {
+    const groups = steps[step].groups, shown = groups[group];
+    slider.value = step;
+    slider.setAttribute("aria-valuetext", "step " + steps[step].step);
+    by("step-shown").textContent = steps[step].step;
+    select.replaceChildren(...groups.map((g, i) => new Option(`${i + 1} of ${groups.length}: ${g.prompt}`, i)));
+    select.value = group;
+    by("step-before").ariaDisabled = step === 0;
+    by("step-after").ariaDisabled = step === steps.length - 1;
+    by("group-before").ariaDisabled = group === 0;
+    by("group-after").ariaDisabled = group === groups.length - 1;
+
+    const rewards = shown.members.map((m) => m.reward).filter((r) => r !== null);
+    const mean = rewards.length ? rewards.reduce((a, b) => a + b, 0) / rewards.length : null;
+    const flat = rewards.length > 1 && rewards.every((r) => r === rewards[0]);
+    by("where").textContent =
+      `Step ${steps[step].step}, prompt ${shown.prompt}: mean reward ${number(mean)} over ${rewards.length} of ` +
+      `${shown.members.length} completions.` + (flat ? " All rewards are equal, so this group teaches nothing." : "");
+    const facets = element("p", "facets");
+    for (const [name, value] of Object.entries(shown.facets)) {
+      facets.append(element("span", "", `${name}: ${value}`), " ");
+    }
+    by("context").replaceChildren(...turns(shown.context, false), facets);
+    by("members").replaceChildren(...shown.members.map(member));
+  }
+
+  function goTo(newStep, newGroup) {
+    step = Math.min(Math.max(newStep, 0), steps.length - 1);
+    group = Math.min(Math.max(newGroup, 0), steps[step].groups.length - 1);
+    show();
+  }
+
+  slider.max = steps.length - 1;
+  slider.addEventListener("input", () => goTo(Number(slider.value), group));
+  select.addEventListener("change", () => goTo(step, Number(select.value)));
+  by("step-before").addEventListener("click", () => goTo(step - 1, group));
+  by("step-after").addEventListener("click", () => goTo(step + 1, group));
+  by("group-before").addEventListener("click", () => goTo(step, group - 1));
+  by("group-after").addEventListener("click", () => goTo(step, group + 1));
+  by("browser").hidden = false;
+  show();
+})();

@@ -1,0 +1,68 @@
+"""The report: one HTML page, made from a run's files alone, that asks nothing of the outside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from refine_rl.report import data, rollouts
+from refine_rl.report.headline import headline
+
+if TYPE_CHECKING:
+    from refine_rl.runs import RunFolder
+
+MOST_EVENTS = 200
+
+
+def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
+    """The report of a run as HTML, also of one that is unfinished or was stopped.
+
+    About `rollout_bytes` of rollouts are put into the page; what is left out is said on it. Every
+    text that a person or a model wrote is escaped; the only script that the page's own policy lets
+    run is ours, known by its hash.
+    """
+    from refine_rl.report.plots import SMOOTH_FROM, training_plots  # imports matplotlib
+
+    settings, metrics, validation = run.settings(), run.metrics(), run.validation()
+    events, comparison = run.events(), run.comparison()
+    best = data.best_step(events)
+    script = _file("page.js")
+    page: dict[str, Any] = {
+        "name": run.name,
+        "task": settings.task.strip(),
+        "headline": headline(
+            comparison, events, validation, steps_done=len(metrics), steps=settings.grpo.steps
+        ),
+        "facts": data.facts(run, settings, metrics, best),
+        "comparison": comparison,
+        "measures": data.measures(comparison) if comparison is not None else [],
+        "examples": data.examples(comparison) if comparison is not None else [],
+        "plots": [(plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, best=best)],
+        "smoothed": len(metrics) >= SMOOTH_FROM,
+        "best": best,
+        "rollouts": rollouts.collect(run, rollout_bytes),
+        "warnings": [e for e in events if e["kind"] in ("warning", "guard")],
+        "events": events[-MOST_EVENTS:],
+        "events_left_out": max(0, len(events) - MOST_EVENTS),
+        "settings": data.settings_table(settings),
+        "versions": run.versions(),
+        "style": Markup(_file("page.css")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": data.number, "raw_json": Markup}
+    html = environment.from_string(_file("page.html.j2")).render(page)
+    # Half a surrogate pair, which a model may write, cannot be stored as UTF-8.
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def _file(name: str) -> str:
+    return resources.files("refine_rl.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from refine_rl.report.data import Measure, best_step, cut, facts, measures, settings_table, time_spent
+from refine_rl.runs import RunFolder
+from refine_rl.types import Comparison, Contrast, Estimate, Verdict
+
+
+def estimate(mean: float, low: float, high: float) -> Estimate:
+    return Estimate(mean=mean, ci95=(low, high))
+
+
+def comparison(word: Verdict, difference: Estimate, **more: Any) -> Comparison:
+    fields: dict[str, Any] = {
+        "prompts": 64,
+        "base": estimate(0.21, 0.17, 0.26),
+        "tuned": estimate(0.83, 0.79, 0.86),
+        "difference": difference,
+        "verdict": word,
+        "examples": (),
+        "samples": 4,
+    }
+    return Comparison(**(fields | more))
+
+
+def event(kind: str, name: str = "", text: str = "", step: int | None = None) -> dict[str, Any]:
+    return {"time": "2026-01-02T03:04:05+00:00", "step": step, "kind": kind, "name": name, "text": text}
+
+
+def test_rows_of_the_comparison_keep_their_order_and_find_their_axis() -> None:
+    def contrast(low: float, high: float) -> Contrast:
+        middle = (low + high) / 2
+        same = estimate(middle, low, high)
+        return Contrast(base=same, tuned=same, difference=estimate(0, 0, 0))
+
+    details = {
+        "component:style": contrast(0.2, 0.4),
+        "success": contrast(0, 1),
+        "component:overlong": contrast(-0.75, -0.25),
+        "component:count": contrast(2.0, 4.0),
+        "greedy": contrast(0.5, 0.6),
+    }
+    rows = measures(comparison("better", estimate(0.6, 0.5, 0.7), details=details))
+    assert [(r.label, r.component, r.low, r.high) for r in rows] == [
+        ("Reward, sampled answers", False, 0.0, 1.0),
+        ("Reward, greedy answer", False, 0.0, 1.0),
+        ("Full successes, sampled", False, 0.0, 1.0),
+        ("style", True, 0.0, 1.0),
+        ("overlong", True, -0.75, 0.0),
+        ("count", True, 0.0, 4.0),
+    ]
+    assert rows[4].place(-0.25) == "66.67%"
+    assert rows[5].width(rows[5].contrast.base) == "50.00%"
+
+
+def test_an_axis_has_a_width_even_where_everything_is_zero() -> None:
+    nothing = estimate(0, 0, 0)
+    row: Measure = measures(comparison("not better", nothing, base=nothing, tuned=nothing))[0]
+    assert (row.low, row.high, row.place(0.0)) == (0.0, 1.0, "0.00%")
+
+
+def test_long_texts_are_cut_and_the_cut_is_said() -> None:
+    assert cut("abc", 3) == "abc"
+    assert cut("abcdef", 2) == "ab […] (4 more characters in the run’s files)"
+
+
+def test_time_is_added_up_and_the_rest_is_named() -> None:
+    one = {"seconds": {"sample": 1.0, "score": 0.5, "train": 2.0, "total": 4.0}}
+    assert time_spent([one, one]) == {"sample": 2.0, "score": 1.0, "train": 4.0, "other": 1.0}
+    assert time_spent([]) == {}
+
+
+def test_the_last_best_checkpoint_counts() -> None:
+    assert best_step([event("best", step=10), event("best", step=30), event("finished")]) == 30
+    assert best_step([event("finished")]) is None
+
+
+def test_facts_come_from_the_files(run: RunFolder, make_run: Callable[..., RunFolder], tmp_path: Any) -> None:
+    lines = facts(run, run.settings(), run.metrics(), 60)
+    assert lines["Model"] == "tiny (LoRA, rank 16, alpha 32)"
+    assert lines["Prompts"] == "40 train, 8 validation, 64 held-out"
+    assert lines["Training"] == "60 of 120 steps, 8 prompts × 8 completions each"
+    assert lines["Checkpoint"].startswith("step 60")
+    assert "Endpoint costs" not in lines
+    paid = [m | {"cost_usd": 0.25} for m in run.metrics()[:3]] + [run.metrics()[3]]
+    assert facts(run, run.settings(), paid, None)["Endpoint costs"] == "$0.75"
+
+
+def test_every_setting_in_force_is_listed(run: RunFolder) -> None:
+    table = settings_table(run.settings())
+    assert table["grpo"]["steps"] == "120"
+    assert table["grpo"]["clip_high"] == "not set"
+    assert '"keeps"' in table["reward"]["rules"]
+    assert "task" not in table[""]

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from refine_rl.report.headline import headline
+from refine_rl.types import Comparison, Contrast, Estimate, Verdict
+
+
+def estimate(mean: float, low: float, high: float) -> Estimate:
+    return Estimate(mean=mean, ci95=(low, high))
+
+
+def comparison(word: Verdict, difference: Estimate, **more: Any) -> Comparison:
+    fields: dict[str, Any] = {
+        "prompts": 64,
+        "base": estimate(0.21, 0.17, 0.26),
+        "tuned": estimate(0.83, 0.79, 0.86),
+        "difference": difference,
+        "verdict": word,
+        "examples": (),
+        "samples": 4,
+    }
+    return Comparison(**(fields | more))
+
+
+def event(kind: str, name: str = "", text: str = "", step: int | None = None) -> dict[str, Any]:
+    return {"time": "2026-01-02T03:04:05+00:00", "step": step, "kind": kind, "name": name, "text": text}
+
+
+def words(*args: Any, **kwargs: Any) -> str:
+    said = headline(*args, **({"steps_done": 7, "steps": 120} | kwargs))
+    return " | ".join([f"{said.claim} {said.numbers}", *said.notes]).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_better_is_said_with_its_numbers() -> None:
+    assert words(comparison("better", estimate(0.62, 0.55, 0.68)), [], []) == (
+        "The tuned model is better: reward 0.21 → 0.83 (difference +0.62, 95 % interval 0.55 to 0.68) "
+        "on 64 held-out prompts."
+    )
+
+
+def test_worse_and_not_better_are_said_as_plainly() -> None:
+    worse = words(comparison("worse", estimate(-0.2, -0.3, -0.1)), [], [])
+    assert worse.startswith("The tuned model is worse: ")
+    assert "difference −0.20, 95 % interval −0.30 to −0.10)" in worse
+    flat = words(comparison("not better", estimate(0.01, -0.004, 0.02)), [], [])
+    assert flat.startswith("The tuned model is not shown to be better: ")
+    assert "interval −0.004 to 0.02, which does not exclude 0)" in flat
+
+
+def test_what_weakens_the_claim_is_said_with_it() -> None:
+    shaky = words(comparison("better", estimate(0.6, 0.5, 0.7), prompts=5, prompts_missing=3), [], [])
+    assert "Only 5 held-out prompts: an interval from so few is narrower than it should be." in shaky
+    assert "Left out on both sides, because a score was missing: 3 of 8 held-out prompts." in shaky
+
+
+def test_successes_are_told_sampled_and_greedy() -> None:
+    contrast = Contrast(base=estimate(0.09, 0, 0), tuned=estimate(0.9, 0, 0), difference=estimate(0.81, 0, 0))
+    told = words(comparison("better", estimate(1, 1, 1), details={"success": contrast}), [], [])
+    assert "Full successes: 9 % → 90 % of sampled answers." in told
+    both = {"success": contrast, "success_greedy": contrast}
+    told = words(comparison("better", estimate(1, 1, 1), details=both), [], [])
+    assert "of sampled answers, 9 % → 90 % of greedy ones." in told
+
+
+def test_a_guard_and_its_advice_stand_at_the_top() -> None:
+    events = [event("started"), event("guard", "no_variance", "Lower the bar of the rules.", step=12)]
+    said = words(None, events, [])
+    assert said.startswith("Stopped by the guard “no_variance”: 7 of 120 steps trained")
+    assert "The guard “no_variance” stopped training at step 12: Lower the bar of the rules." in said
+    compared = words(comparison("better", estimate(0.6, 0.5, 0.7)), events, [])
+    assert "The guard “no_variance” stopped training at step 12: Lower the bar of the rules." in compared
+
+
+def test_a_resumed_run_is_not_stopped_any_more() -> None:
+    events = [event("guard", "x", "advice", 3), event("resumed"), event("warning", "length", "shorter", 5)]
+    said = words(None, events, [])
+    assert said.startswith("Not finished: 7 of 120 steps trained; base and tuned were not compared")
+    assert "guard" not in said
+    assert "refine train --resume" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "claim", "way_out"),
+    [
+        ("interrupted", "Interrupted and saved:", "Go on with refine train --resume"),
+        ("finished", "Trained, not compared:", "Compare with refine eval"),
+        ("started", "Not finished:", "refine train --resume takes it up again"),
+    ],
+)
+def test_an_unfinished_run_says_how_to_go_on(kind: str, claim: str, way_out: str) -> None:
+    said = words(None, [event(kind, step=7)], [])
+    assert said.startswith(claim)
+    assert way_out in said
+
+
+def test_without_a_comparison_validation_is_a_lead() -> None:
+    validation = [
+        {"step": s, "reward": {"mean": m, "ci95": [m, m]}} for s, m in ((0, 0.2), (10, 0.4), (20, 0.55))
+    ]
+    assert "0.20 at step 0 → 0.55 at step 20" in words(None, [], validation)
+    assert "no proof" in words(None, [], validation)
+    assert "validation" not in words(None, [], validation[:1])

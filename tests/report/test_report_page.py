@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from refine_rl.errors import GuardStop
+from refine_rl.report.page import render
+from refine_rl.runs import RunFolder
+
+
+def test_the_page_is_the_same_for_the_same_files(run: RunFolder) -> None:
+    assert render(run) == render(RunFolder.open(run.path))
+
+
+def test_the_page_names_nothing_outside_but_namespaces(run: RunFolder) -> None:
+    html = render(run)
+    assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/2000/svg",
+    }
+    assert not re.search(r"<(link|img|iframe|object|embed|base)\b|@import|url\((?!#)", html)
+
+
+def test_the_page_says_the_verdict_the_task_and_the_numbers(run: RunFolder) -> None:
+    html = render(run).replace("\N{NO-BREAK SPACE}", " ")
+    comparison = run.comparison()
+    assert comparison is not None
+    assert '<span class="claim">The tuned model is better:</span>' in html
+    low, high = comparison.difference.ci95
+    assert f"95 % interval {low:.2f} to {high:.2f}) on {comparison.prompts} held-out prompts." in html
+    assert "Rewrite the text in the requested style while keeping its meaning.\nStay short." in html
+    greedy = comparison.details["greedy"].tuned
+    assert f'{greedy.mean:.2f}</span> <span class="ci">{greedy.ci95[0]:.2f} to {greedy.ci95[1]:.2f}' in html
+
+
+def test_texts_of_models_are_escaped(run: RunFolder, hostile: tuple[str, ...]) -> None:
+    html = render(run)
+    for text in hostile:
+        assert text not in html
+    assert "&lt;script&gt;window.hacked=1&lt;/script&gt;" in html  # in the side-by-side table
+    assert html.count("<script") == html.count("</script>") == 2
+
+
+def test_texts_of_people_and_events_are_escaped(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(tmp_path / "run", steps=1, compared=False)
+    run.save_settings(run.settings().model_copy(update={"task": "<b>bold</b> & {{ 7 * 7 }}"}))
+    run.event("warning", "<i>", "<script>alert(1)</script>")
+    html = render(run)
+    assert "&lt;b&gt;bold&lt;/b&gt; &amp; {{ 7 * 7 }}" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_page(
+    tmp_path: Path, make_run: Callable[..., RunFolder]
+) -> None:
+    run = make_run(tmp_path / "run", steps=2, held_out=4)
+    path = run.path / "comparison.json"
+    text = path.read_text(encoding="utf-8").replace("Rewrite as", "\\ud800 Rewrite as")
+    path.write_text(text, encoding="utf-8")
+    run.save_report(render(run))
+    assert "? Rewrite as" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_has_only_its_settings_makes_a_page(
+    tmp_path: Path, make_run: Callable[..., RunFolder]
+) -> None:
+    settings = make_run(tmp_path / "other", steps=1).settings()
+    html = render(RunFolder.create(tmp_path / "fresh", settings))
+    assert "Not finished:" in html
+    assert "0 of 120 steps trained" in html
+    assert "Every setting in force" in html
+    for section in ("evidence", "examples", "training", "rollouts"):
+        assert f'id="{section}"' not in html
+        assert f'href="#{section}"' not in html
+
+
+def test_a_stopped_run_shows_what_it_has_and_the_advice(
+    tmp_path: Path, make_run: Callable[..., RunFolder]
+) -> None:
+    run = make_run(tmp_path / "run", steps=12, compared=False)
+    stop = GuardStop("all_cut", "Every completion was cut.", "Raise rollout.max_tokens.")
+    run.event("guard", stop.guard, f"{stop.what} {stop.advice}", step=12)
+    html = render(run)
+    top = html[: html.index("</header>")]
+    assert "Stopped by the guard “all_cut”:" in top
+    assert "12 of 120 steps trained" in top
+    assert "Every completion was cut. Raise rollout.max_tokens." in top
+    assert 'id="training"' in html
+    assert 'id="rollouts"' in html
+
+
+def test_left_out_rollouts_and_events_are_said(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(tmp_path / "run", steps=6, prompts_per_step=2, compared=False)
+    for i in range(250):
+        run.event("curation", "duplicate", f"number {i} left out")
+    html = render(run, rollout_bytes=15_000)
+    said = re.search(r"it has (\d+) of 12 groups, from (\d+) of 6 steps; groups.jsonl", html)
+    assert said is not None
+    assert 0 < int(said[1]) < 12
+    assert "(200, the last of 251; events.jsonl has all)" in html
+    assert "number 249 left out" in html
+    assert "number 49 left out" not in html
+
+
+def test_importing_the_page_does_not_import_matplotlib_or_torch() -> None:
+    code = "import sys, refine_rl.report.page; print(sorted({'matplotlib', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
