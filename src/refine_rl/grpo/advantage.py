@@ -1,0 +1,80 @@
+"""Rewards of a group -> advantages.
+
+A member whose score is missing has no advantage (None) and takes no part in the statistics of its
+group. A group whose rewards are all equal teaches nothing: its advantages are exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from refine_rl.types import Score
+
+
+def zscore(
+    rewards_G: Sequence[float | None], *, deviation: str = "sample", epsilon: float = 1e-4
+) -> tuple[float | None, ...]:
+    """GRPO (arXiv 2402.03300): A = (R - mean) / (std + epsilon).
+
+    `deviation` "sample" divides by G - 1 under the root (as torch.std does), "population" by G.
+
+    >>> zscore([1.0, 0.0, None], deviation="population", epsilon=0.0)
+    (1.0, -1.0, None)
+    """
+    centred, present = _centred(rewards_G)
+    if not any(present):
+        return centred
+    freedom = len(present) - (1 if deviation == "sample" else 0)
+    std = math.sqrt(math.fsum(x * x for x in present) / freedom)
+    return tuple(None if c is None else c / (std + epsilon) for c in centred)
+
+
+def mean_only(rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Dr. GRPO (arXiv 2503.20783): A = R - mean. Without the division by the deviation, prompts on
+    which the policy is nearly always right or wrong weigh no more than others.
+
+    >>> mean_only([1.0, 0.0, 0.5])
+    (0.5, -0.5, 0.0)
+    """
+    return _centred(rewards_G)[0]
+
+
+def gdpo(
+    groups: Sequence[Sequence[Score]],
+    weights: Mapping[str, float],
+    *,
+    deviation: str = "sample",
+    epsilon: float = 1e-4,
+) -> list[tuple[float | None, ...]]:
+    """GDPO (arXiv 2601.05242): each component is normalised within its group, then summed with its
+    weight, then the sum is divided by its deviation over the batch; so a component with a small
+    spread is heard as well as one with a large spread.
+
+    The paper also subtracts the batch's mean, which is 0 here: every group's z-scores add up to 0.
+    """
+    sums: list[list[float | None]] = []
+    for scores in groups:
+        total: list[float | None] = [None if s.value is None else 0.0 for s in scores]
+        for name, weight in weights.items():
+            column = [None if s.value is None else s.breakdown[name] for s in scores]
+            normal = zscore(column, deviation=deviation, epsilon=epsilon)
+            total = [
+                None if t is None or a is None else t + weight * a for t, a in zip(total, normal, strict=True)
+            ]
+        sums.append(total)
+    present = [a for total in sums for a in total if a is not None]
+    freedom = len(present) - (1 if deviation == "sample" else 0)
+    std = math.sqrt(math.fsum(a * a for a in present) / freedom) if freedom > 0 else 0.0
+    return [tuple(None if a is None else a / (std + epsilon) for a in total) for total in sums]
+
+
+def _centred(rewards_G: Sequence[float | None]) -> tuple[tuple[float | None, ...], list[float]]:
+    """R - mean for each member that has a reward; exactly 0 where they are all equal."""
+    present = [r for r in rewards_G if r is not None]
+    # The mean of equal numbers may differ from them in the last bit, and dividing by a tiny
+    # deviation would blow that bit up.
+    if len(present) < 2 or min(present) == max(present):
+        return tuple(None if r is None else 0.0 for r in rewards_G), [0.0] * len(present)
+    mean = math.fsum(present) / len(present)
+    return tuple(None if r is None else r - mean for r in rewards_G), [r - mean for r in present]

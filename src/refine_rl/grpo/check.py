@@ -1,0 +1,60 @@
+"""Is the sampler the trainer? Every step the trainer's log-probs of sampled tokens, before any weight
+has moved, are held against those that the sampler recorded. They must agree up to rounding; where
+they do not, the rollouts came from another policy, and training on them would teach noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from refine_rl.config import Settings
+from refine_rl.errors import GuardStop
+from refine_rl.grpo.batch import sampled_logprobs
+from refine_rl.policy.load import Policy
+from refine_rl.policy.logprobs import logprobs, token_batch
+from refine_rl.types import Trajectory
+
+TOLERANCE = {torch.float32: 5e-4, torch.bfloat16: 3e-2}
+"""Mean difference in nats a token. Rounding alone gives about 1e-6 in float32 and 2e-3 to 1e-2 in
+bfloat16 (eight bits of mantissa); another policy gives 0.1 and more."""
+
+PROBE_ROWS = 4
+"""Trajectories that are looked at where no training pass covers them anyway."""
+
+
+def tolerance(policy: Policy, settings: Settings) -> float:
+    """The allowed mean difference: the setting's, else the number format's."""
+    return settings.grpo.mismatch_tolerance or TOLERANCE[policy.compute_dtype]
+
+
+@torch.no_grad()
+def difference(policy: Policy, trajectories: Sequence[Trajectory], temperature: float) -> torch.Tensor:
+    """|log-prob of the trainer - of the sampler| of every sampled token, [N]."""
+    batch = token_batch(trajectories)
+    new = logprobs(policy, batch, temperature=temperature).cpu()[batch.trainable]
+    return (new - torch.tensor([x for t in trajectories for x in sampled_logprobs(t)])).abs()
+
+
+def mismatch(
+    policy: Policy, trajectories: Sequence[Trajectory], mean: float, settings: Settings, step: int
+) -> GuardStop:
+    """The error for a mean difference beyond the tolerance, with its likely cause."""
+    some = trajectories[:PROBE_ROWS]
+    limit = tolerance(policy, settings)
+    temperature = settings.rollout.temperature
+    cause = "the sampler's weights, number format or prompt tokens are not the trainer's."
+    if temperature != 1.0 and float(difference(policy, some, 1.0).mean()) <= limit:
+        cause = f"the sampler did not apply the temperature {temperature}."
+    elif policy.adapter or policy.frozen is not None:
+        with policy.reference() as untrained:
+            if float(difference(untrained, some, temperature).mean()) <= limit:
+                cause = "the rollouts came from the untrained weights (the adapter was off in the sampler)."
+    return GuardStop(
+        "mismatch",
+        f"Step {step}: sampler and trainer disagree by {mean:.4f} nats a token on average "
+        f"(allowed: {limit:g}).",
+        f"Likely cause: {cause} Nothing was learned from these rollouts. If the difference is rounding, "
+        'raise grpo.mismatch_tolerance or set model.dtype = "float32".',
+    )

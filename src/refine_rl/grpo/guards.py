@@ -1,0 +1,92 @@
+"""Guards over the history of a run, each a pure function of the metrics so far.
+
+`stop` raises GuardStop where going on would waste hours; `warnings` names what a person should look
+at. A mismatch of sampler and trainer and a loss that is not finite are caught in update.py, before
+any weight moves; too many missing scores in rollout.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from refine_rl.config import Settings
+from refine_rl.errors import GuardStop
+from refine_rl.types import StepMetrics
+
+WINDOW = 5  # steps over which the start and the present are averaged
+EXPLODED = 1000.0  # times the median of the gradient norms before
+EXPLODED_STEPS = 3
+
+
+def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
+    """Raises GuardStop if the newest step completes a pattern that does not mend itself."""
+    newest = history[-1]
+    patience = settings.grpo.all_cut_patience
+    recent = history[-patience:]
+    if len(recent) == patience and all(m.clipped_share == 1.0 for m in recent):
+        raise GuardStop(
+            "all_cut",
+            f"Step {newest.step}: every completion was cut at rollout.max_tokens = "
+            f"{settings.rollout.max_tokens}; none reached its stop token.",
+            "Raise rollout.max_tokens, or choose a model that ends its answers (an instruct model with "
+            "its own chat template). If it should learn to stop, raise grpo.all_cut_patience.",
+        )
+    patience = settings.grpo.zero_variance_patience
+    recent = history[-patience:]
+    if len(recent) == patience and all(m.groups_zero_variance == m.groups for m in recent):
+        level = newest.reward_mean if newest.reward_mean is not None else float("nan")
+        raise GuardStop(
+            "no_variance",
+            f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
+            f"(mean {level:.3f}), so there was nothing to learn from.",
+            "If the reward is at its top, training is done. Otherwise make it finer (partial credit, "
+            "rules that grade), the prompts easier or harder, the temperature or the group larger.",
+        )
+    before = [m.grad_norm for m in history[:-EXPLODED_STEPS] if m.grad_norm]
+    last = [m.grad_norm or 0.0 for m in history[-EXPLODED_STEPS:]]
+    if len(before) >= WINDOW and min(last) > EXPLODED * median(before):
+        raise GuardStop(
+            "exploding_gradient",
+            f"Step {newest.step}: for {EXPLODED_STEPS} steps the gradient's norm was over {EXPLODED:.0f} "
+            f"times its median ({median(before):.3g}).",
+            "Lower grpo.learning_rate or add grpo.warmup_steps, and go on from an earlier checkpoint.",
+        )
+
+
+def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
+    """Name -> text of every collapse that the history shows by now."""
+    if len(history) < 2 * WINDOW:
+        return {}
+    first, last = history[:WINDOW], history[-WINDOW:]
+    found: dict[str, str] = {}
+    tokens_then, tokens_now = fmean(m.tokens_mean for m in first), fmean(m.tokens_mean for m in last)
+    if tokens_now < 0.4 * tokens_then:
+        found["length_collapse"] = (
+            f"Completions shrank from {tokens_then:.0f} to {tokens_now:.0f} tokens on average. If the task "
+            "does not ask for it, the reward pays for leaving things out: read some rollouts, and add a "
+            "length window (rule words with min) or a rule that keeps the content (keeps)."
+        )
+    if tokens_now > 2.5 * tokens_then:
+        found["length_growth"] = (
+            f"Completions grew from {tokens_then:.0f} to {tokens_now:.0f} tokens on average. If the task "
+            "does not ask for it, padding pays: add a length window or [reward.overlong]."
+        )
+    entropy_then = fmean(m.entropy or 0.0 for m in first)
+    entropy_now = fmean(m.entropy or 0.0 for m in last)
+    if entropy_then > 0 and entropy_now < 0.1 * entropy_then:
+        found["entropy_collapse"] = (
+            f"Entropy fell from {entropy_then:.3f} to {entropy_now:.3f} nats a token: the policy hardly "
+            "tries anything new. Stop here, or lower grpo.learning_rate, add grpo.kl, raise clip_high."
+        )
+    if fmean(m.clipped_share for m in last) > 0.5:
+        found["many_cut"] = (
+            "More than half of the completions are cut at rollout.max_tokens; raise it, or reward "
+            "shorter answers."
+        )
+    if fmean(m.groups_zero_variance / m.groups for m in last) > 0.75:
+        found["little_signal"] = (
+            "In more than three of four groups all rewards are equal, so most of the work teaches "
+            "nothing: training may be done, or the reward is too coarse or too hard."
+        )
+    return found

@@ -1,0 +1,136 @@
+"""One step's data: which prompts, their scored groups, and the advantages."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+
+from refine_rl.config import Settings
+from refine_rl.errors import GuardStop
+from refine_rl.grpo.advantage import gdpo, mean_only, zscore
+from refine_rl.grpo.batch import MemberKey, sampled_logprobs
+from refine_rl.grpo.update import kl_per_token
+from refine_rl.randomness import generator
+from refine_rl.types import Group, Prompt, Score, Trajectory
+
+Sampler = Callable[[Sequence[Prompt], int], list[tuple[Trajectory, ...]]]
+"""(prompts, step) -> the trajectories of each prompt."""
+
+Scorer = Callable[[Prompt, Sequence[Trajectory]], Future[list[Score]]]
+"""Takes a group and promises its scores; many groups may be under way at once."""
+
+Sampled = tuple[Prompt, tuple[Trajectory, ...], tuple[Score, ...]]
+
+
+def choose_prompts(prompts: Sequence[Prompt], step: int, per_step: int, seed: int) -> list[Prompt]:
+    """The prompts of step 1, 2 ...: each pass over the prompts has an order of its own, and a step
+    never holds a prompt twice (the few left over at the end of a pass wait for the next)."""
+    steps_per_pass = len(prompts) // per_step
+    which_pass, place = divmod(step - 1, steps_per_pass)
+    order = generator(seed, "order", which_pass).permutation(len(prompts))
+    return [prompts[i] for i in order[place * per_step : (place + 1) * per_step]]
+
+
+def collect(
+    prompts: Sequence[Prompt], step: int, *, sample: Sampler, score: Scorer
+) -> tuple[list[Sampled], dict[str, float]]:
+    """Samples and scores one group a prompt; with the seconds that each took."""
+    started = time.perf_counter()
+    groups = sample(prompts, step)
+    sampled_at = time.perf_counter()
+    promised = [score(p, trajectories) for p, trajectories in zip(prompts, groups, strict=True)]
+    scores = [tuple(future.result()) for future in promised]
+    seconds = {"sample": sampled_at - started, "score": time.perf_counter() - sampled_at}
+    return list(zip(prompts, groups, scores, strict=True)), seconds
+
+
+def require_scores(scores: Sequence[Score], max_missing: float, where: str) -> None:
+    """Raises GuardStop where more than `max_missing` of the scores could not be had."""
+    missing = [s for s in scores if s.status == "missing"]
+    if len(missing) > max_missing * len(scores):
+        raise GuardStop(
+            "missing",
+            f"{where}: {len(missing)} of {len(scores)} scores are missing "
+            f"(allowed: {max_missing:.0%}, reward.max_missing). The first reason:\n"
+            f"{missing[0].explanation}\n",
+            "A missing score is never counted as 0. Mend the reward, then go on with --resume.",
+        )
+
+
+def with_advantages(
+    sampled: Sequence[Sampled],
+    step: int,
+    settings: Settings,
+    *,
+    component_weights: Mapping[str, float],
+    references: Mapping[MemberKey, tuple[float, ...]],
+) -> list[Group]:
+    """Groups with the advantages that `grpo.advantage` asks for.
+
+    With `grpo.kl_in = "reward"`, kl * (the KL estimate summed over the trajectory's tokens) is taken
+    off for the advantage; the recorded reward stays what was given.
+    """
+    g = settings.grpo
+    if g.advantage == "gdpo":
+        advantages = gdpo(
+            [scores for _, _, scores in sampled],
+            component_weights,
+            deviation=g.deviation,
+            epsilon=g.epsilon,
+        )
+    else:
+        advantages = []
+        for _, trajectories, scores in sampled:
+            rewards = [s.value for s in scores]
+            if g.kl > 0 and g.kl_in == "reward":
+                penalties = [
+                    g.kl * float(kl.sum()) for kl in kl_per_token(trajectories, references, g.kl_estimator)
+                ]
+                rewards = [None if r is None else r - p for r, p in zip(rewards, penalties, strict=True)]
+            advantages.append(
+                zscore(rewards, deviation=g.deviation, epsilon=g.epsilon)
+                if g.advantage == "zscore"
+                else mean_only(rewards)
+            )
+    return [
+        Group(step=step, prompt=p, trajectories=tuple(t), scores=tuple(s), advantages=a)
+        for (p, t, s), a in zip(sampled, advantages, strict=True)
+    ]
+
+
+def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
+    """The part of StepMetrics that rewards and lengths alone decide."""
+    scores = [s for g in groups for s in g.scores]
+    rewards = [s.value for s in scores if s.value is not None]
+    by_group = [[s.value for s in g.scores if s.value is not None] for g in groups]
+    tokens = [t.completion_tokens for g in groups for t in g.trajectories]
+    reasons = [t.stop_reason for g in groups for t in g.trajectories]
+    logprobs = [x for g in groups for t in g.trajectories for x in sampled_logprobs(t)]
+    names = dict.fromkeys(name for s in scores for name in s.breakdown)
+    components = {
+        name: _mean([s.breakdown[name] for s in scores if s.value is not None and name in s.breakdown])
+        for name in names
+    }
+    return {
+        "reward_mean": _mean(rewards),
+        "reward_std": _mean([_deviation(r) for r in by_group if r]),
+        "components": {name: mean for name, mean in components.items() if mean is not None},
+        "groups": len(groups),
+        "groups_zero_variance": sum(1 for r in by_group if r and min(r) == max(r)),
+        "groups_missing": sum(1 for g in groups if any(s.status == "missing" for s in g.scores)),
+        "members_missing": sum(1 for s in scores if s.status == "missing"),
+        "tokens_mean": math.fsum(tokens) / len(tokens),
+        "clipped_share": reasons.count("length") / len(reasons),
+        "entropy": None if not logprobs else -math.fsum(logprobs) / len(logprobs),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))

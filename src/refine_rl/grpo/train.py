@@ -1,0 +1,205 @@
+"""The training loop: choose prompts, sample groups, score, advantages, update, record.
+
+It is handed a sampler, a scorer and a recorder, and knows neither endpoints nor files. A step whose
+groups were recorded before (by a run that was stopped in between, or for a replay) is not sampled
+again: its update is made from the record, to the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+from refine_rl.config import Settings
+from refine_rl.errors import GuardStop, Interrupted
+from refine_rl.grpo import check, guards
+from refine_rl.grpo.batch import rows
+from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.rollout import (
+    Sampler,
+    Scorer,
+    choose_prompts,
+    collect,
+    group_statistics,
+    require_scores,
+    with_advantages,
+)
+from refine_rl.grpo.update import (
+    UpdateMetrics,
+    kl_per_token,
+    learning_rate,
+    reference_logprobs,
+    update,
+)
+from refine_rl.policy.load import Policy
+from refine_rl.types import Group, Prompt, StepMetrics
+
+
+class Recorder(Protocol):
+    """What the loop tells the outside, and what the outside may know already."""
+
+    def recorded(self, step: int) -> list[Group] | None:
+        """The groups of this step, where an earlier process sampled and scored them."""
+
+    def history(self) -> Sequence[StepMetrics]:
+        """Metrics of all steps so far."""
+
+    def groups(self, groups: Sequence[Group]) -> None: ...
+    def metrics(self, metrics: StepMetrics) -> None: ...
+    def warning(self, step: int, name: str, text: str) -> None: ...
+    def checkpoint(self, position: Position, *, best: bool) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop works with. `validate` gives the mean reward on the validation prompts; `pause`
+    may raise Interrupted wherever it is called."""
+
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    sample: Sampler
+    score: Scorer
+    validate: Callable[[int], float] | None
+    component_weights: Mapping[str, float]
+    recorder: Recorder
+    pause: Callable[[], None]
+
+
+def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Position) -> Position:
+    """Trains from `start` to `grpo.steps`. Whatever stops it early, the recorder holds a checkpoint of
+    the last whole step when the error leaves here."""
+    position, recorder = start, parts.recorder
+    try:
+        if start.kept < start.step:
+            position = _keep(start, parts, settings)
+        for step in range(start.step + 1, settings.grpo.steps + 1):
+            parts.pause()
+            began = time.perf_counter()
+            metrics = take_step(prompts, step, parts, settings)
+            position = replace(position, step=step, seconds=position.seconds + time.perf_counter() - began)
+            if metrics is not None:
+                recorder.metrics(metrics)
+                for name, text in guards.warnings(recorder.history()).items():
+                    recorder.warning(step, name, text)
+                guards.stop(recorder.history(), settings)
+            position = _keep(position, parts, settings)
+            _require_budget(position, settings)
+    except (GuardStop, Interrupted):
+        # With several updates a step, a step broken off may have moved the weights already; then the
+        # last checkpoint and the recorded groups lead to the same place.
+        if position.step > start.step and settings.grpo.updates_per_step == 1:
+            recorder.checkpoint(position, best=False)
+        raise
+    return position
+
+
+def take_step(prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings) -> StepMetrics | None:
+    """One step; None where its metrics were recorded before."""
+    policy, g = parts.policy, settings.grpo
+    seconds: dict[str, float] = {}
+    recorded = parts.recorder.recorded(step)
+    if recorded is None:
+        chosen = choose_prompts(prompts, step, g.prompts_per_step, g.seed)
+        sampled, seconds = collect(chosen, step, sample=parts.sample, score=parts.score)
+        scores = [s for _, _, group_scores in sampled for s in group_scores]
+        require_scores(scores, settings.reward.max_missing, f"Step {step}")
+        members = [t for _, trajectories, _ in sampled for t in trajectories]
+    else:
+        members = [t for group in recorded for t in group.trajectories]
+
+    began = time.perf_counter()
+    references = reference_logprobs(policy, members, settings) if g.kl > 0 else {}
+    if recorded is None:
+        groups = with_advantages(
+            sampled, step, settings, component_weights=parts.component_weights, references=references
+        )
+        parts.recorder.groups(groups)
+    else:
+        groups = recorded
+    kl = _kl(policy, groups, references, settings)
+    batch = rows(
+        groups,
+        loss=g.loss,
+        max_tokens=settings.rollout.max_tokens,
+        references=references if g.kl > 0 and g.kl_in == "loss" else None,
+    )
+    result = update(policy, parts.optimizer, batch, settings, step=step, pause=parts.pause)
+    seconds["train"] = time.perf_counter() - began
+    if recorded is not None and any(m.step == step for m in parts.recorder.history()):
+        return None
+    return _metrics(step, groups, result, kl, learning_rate(step, settings), seconds)
+
+
+def _kl(
+    policy: Policy,
+    groups: Sequence[Group],
+    references: Mapping[tuple[str, int], tuple[float, ...]],
+    settings: Settings,
+) -> float | None:
+    """Mean KL to the reference in nats a token, measured before the update: over all completions where
+    a KL term is on, else over a few, so that the drift is seen in any case."""
+    members = [t for g in groups for t in g.trajectories]
+    if not references:
+        if not policy.adapter:
+            return None
+        # The first members of different groups: their prompts differ.
+        members = [g.trajectories[0] for g in groups][: check.PROBE_ROWS]
+        references = reference_logprobs(policy, members, settings)
+    estimates = torch.cat(kl_per_token(members, references, settings.grpo.kl_estimator))
+    return float(estimates.mean())
+
+
+def _metrics(
+    step: int,
+    groups: Sequence[Group],
+    result: UpdateMetrics,
+    kl: float | None,
+    rate: float,
+    seconds: Mapping[str, float],
+) -> StepMetrics:
+    total = sum(seconds.values())
+    tokens = sum(t.completion_tokens for g in groups for t in g.trajectories)
+    return StepMetrics(
+        step=step,
+        loss=result.loss,
+        kl=kl,
+        grad_norm=result.grad_norm,
+        learning_rate=rate,
+        seconds={**seconds, "total": total},
+        tokens_per_second=tokens / total,
+        cost_usd=None,
+        clip_share=result.clip_share,
+        mismatch_mean=result.mismatch_mean,
+        mismatch_max=result.mismatch_max,
+        **group_statistics(groups),  # type: ignore[arg-type]
+    )
+
+
+def _keep(position: Position, parts: Parts, settings: Settings) -> Position:
+    """Validates and checkpoints where it is time to."""
+    g, step = settings.grpo, position.step
+    last = step == g.steps
+    best = False
+    if parts.validate is not None and g.validate_every and (step % g.validate_every == 0 or last):
+        reward = parts.validate(step)
+        best = position.best_reward is None or reward > position.best_reward
+        if best:
+            position = replace(position, best_step=step, best_reward=reward)
+    position = replace(position, kept=step)
+    if best or last or step % g.checkpoint_every == 0:
+        parts.recorder.checkpoint(position, best=best)
+    return position
+
+
+def _require_budget(position: Position, settings: Settings) -> None:
+    hours = settings.budget.hours
+    if hours is not None and position.seconds > hours * 3600 and position.step < settings.grpo.steps:
+        raise GuardStop(
+            "budget",
+            f"Step {position.step}: the {hours:g} hours of budget.hours are used up.",
+            "Raise budget.hours and go on with --resume.",
+        )

@@ -1,0 +1,183 @@
+"""One step's update: rows in, a better policy out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from refine_rl.config import Settings
+from refine_rl.errors import GuardStop
+from refine_rl.grpo import check
+from refine_rl.grpo.batch import MemberKey, Row, micro_batch, micro_batches, sampled_logprobs
+from refine_rl.grpo.loss import LossSums, kl_terms, policy_loss
+from refine_rl.policy.load import Policy
+from refine_rl.policy.logprobs import logprobs, token_batch
+from refine_rl.randomness import torch_seed
+from refine_rl.types import Trajectory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateMetrics:
+    """What an update saw. None: not measurable in this step."""
+
+    loss: float | None  # of the first optimizer step
+    grad_norm: float | None  # the largest, before clipping
+    clip_share: float | None
+    mismatch_mean: float | None
+    mismatch_max: float | None
+
+
+def make_optimizer(policy: Policy, settings: Settings) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in the order of their names."""
+    parameters = [p for _, p in sorted(policy.trainable().items())]
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.grpo.weight_decay)
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Of step 1 ... steps: a linear warm-up, then constant, or linear or cosine towards 0."""
+    g, peak = settings.grpo, settings.learning_rate
+    if step <= g.warmup_steps:
+        return peak * step / g.warmup_steps
+    progress = (step - 1 - g.warmup_steps) / max(1, g.steps - g.warmup_steps)
+    if g.schedule == "linear":
+        return peak * (1 - progress)
+    if g.schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Row],
+    settings: Settings,
+    *,
+    step: int,
+    pause: Callable[[], None] = lambda: None,
+) -> UpdateMetrics:
+    """Moves the policy by `grpo.updates_per_step` optimizer steps on the same rows.
+
+    The log-probs of the rollouts stay the old ones throughout. `pause` may raise as long as no weight
+    has moved. Raises GuardStop on a mismatch of sampler and trainer, and on a loss or gradient that is
+    not finite, before it moves a weight.
+    """
+    g = settings.grpo
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, settings)
+    worked = [r for r in rows if r.advantage != 0 or r.reference is not None]
+    seen = _check_without_training(policy, rows, worked, settings, step)
+    losses: list[float] = []
+    norms: list[float] = []
+    clipped = 0
+    for u in range(g.updates_per_step if worked else 0):
+        optimizer.zero_grad(set_to_none=True)
+        loss, differences = 0.0, []
+        for n, chunk in enumerate(micro_batches([r.trajectory for r in worked], g.tokens_per_micro_batch)):
+            if u == 0:
+                pause()
+            sums, new_minus_old = _backward(policy, [worked[i] for i in chunk], settings, seed=(step, u, n))
+            loss += sums.loss.item()
+            clipped += sums.clipped_tokens
+            differences.append(new_minus_old.abs())
+        norm = float(nn.utils.clip_grad_norm_(list(policy.trainable().values()), g.max_grad_norm))
+        if seen is None:
+            seen = _require_match(policy, worked, torch.cat(differences), settings, step)
+        _require_finite(loss, norm, step)
+        optimizer.step()
+        losses.append(loss)
+        norms.append(norm)
+    optimizer.zero_grad(set_to_none=True)
+    tokens = sum(r.trajectory.completion_tokens for r in worked) * len(losses)
+    return UpdateMetrics(
+        loss=losses[0] if losses else None,
+        grad_norm=max(norms) if norms else None,
+        clip_share=clipped / tokens if tokens else None,
+        mismatch_mean=float(seen.mean()) if seen is not None else None,
+        mismatch_max=float(seen.max()) if seen is not None else None,
+    )
+
+
+def _backward(
+    policy: Policy, rows: Sequence[Row], settings: Settings, *, seed: tuple[int, int, int]
+) -> tuple[LossSums, torch.Tensor]:
+    """Adds the rows' gradient; returns their share of the loss and log-probs new - old, [N]."""
+    g = settings.grpo
+    batch = micro_batch(rows, policy.device)
+    mask = batch.tokens.trainable.to(policy.device)
+    with policy.dropout(settings.model.dropout, torch_seed(g.seed, "dropout", *seed)):
+        new = logprobs(policy, batch.tokens, temperature=settings.rollout.temperature)
+        sums = policy_loss(
+            new,
+            batch.old_B_T,
+            batch.advantages_B,
+            batch.weights_B,
+            mask,
+            clip_low=g.clip_low,
+            clip_high=settings.clip_high,
+            reference_B_T=batch.reference_B_T,
+            kl=g.kl,
+            kl_estimator=g.kl_estimator,
+        )
+        torch.autograd.backward(sums.loss)
+    return sums, (new.detach() - batch.old_B_T)[mask]
+
+
+def _check_without_training(
+    policy: Policy, rows: Sequence[Row], worked: Sequence[Row], settings: Settings, step: int
+) -> torch.Tensor | None:
+    """The comparison where the training pass cannot give it: no row to train on, or dropout."""
+    if not rows or (worked and settings.model.dropout == 0):
+        return None
+    some = rows[: check.PROBE_ROWS]
+    found = check.difference(policy, [r.trajectory for r in some], settings.rollout.temperature)
+    return _require_match(policy, rows, found, settings, step)
+
+
+def _require_match(
+    policy: Policy, rows: Sequence[Row], found: torch.Tensor, settings: Settings, step: int
+) -> torch.Tensor:
+    mean = float(found.mean())
+    if math.isfinite(mean) and mean > check.tolerance(policy, settings):
+        raise check.mismatch(policy, [r.trajectory for r in rows], mean, settings, step)
+    return found
+
+
+def _require_finite(loss: float, norm: float, step: int) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise GuardStop(
+            "not_finite",
+            f"Step {step}: the loss is {loss} and the gradient's norm {norm}.",
+            'No weight was changed by it. Lower grpo.learning_rate, or set model.dtype = "float32"; '
+            "then go on with --resume.",
+        )
+
+
+def reference_logprobs(
+    policy: Policy, trajectories: Sequence[Trajectory], settings: Settings
+) -> dict[MemberKey, tuple[float, ...]]:
+    """The reference's log-probs of each trajectory's sampled tokens."""
+    found: dict[MemberKey, tuple[float, ...]] = {}
+    with torch.no_grad(), policy.reference() as reference:
+        for chunk in micro_batches(trajectories, settings.grpo.tokens_per_micro_batch):
+            some = [trajectories[i] for i in chunk]
+            batch = token_batch(some)
+            values = logprobs(reference, batch, temperature=settings.rollout.temperature).cpu()
+            for row, t in enumerate(some):
+                found[t.prompt_id, t.member] = tuple(values[row][batch.trainable[row]].tolist())
+    return found
+
+
+def kl_per_token(
+    trajectories: Sequence[Trajectory], references: Mapping[MemberKey, tuple[float, ...]], estimator: str
+) -> list[torch.Tensor]:
+    """For each trajectory the KL estimates of its sampled tokens, [n], from the sampler's log-probs."""
+    return [
+        kl_terms(
+            torch.tensor(sampled_logprobs(t)), torch.tensor(references[t.prompt_id, t.member]), estimator
+        )
+        for t in trajectories
+    ]

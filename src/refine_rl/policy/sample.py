@@ -1,0 +1,243 @@
+"""Sampling: tokens from the policy, each with its log-prob.
+
+A prompt is prefilled once for all its G members; rows that have finished leave the batch. The t-th
+token of a member is decided by the t-th uniform draw of (seed, step, prompt, member, purpose), by
+inversion of the cumulative distribution, so what a member draws does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from refine_rl.policy.load import Policy
+from refine_rl.randomness import uniforms
+from refine_rl.types import Prompt, Segment, StopReason, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How to draw. `temperature` 0 takes the most likely token; `max_rows` bounds the batch."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_rows: int = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Purpose:
+    """What the draws are for; with prompt and member it is the whole key of the randomness."""
+
+    seed: int
+    step: int
+    name: str
+
+
+def sample(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    *,
+    members: int,
+    sampling: Sampling,
+    purpose: Purpose,
+    pause: Callable[[], None] = lambda: None,
+) -> list[tuple[Trajectory, ...]]:
+    """`members` trajectories for each prompt, in order.
+
+    `pause` is called between tokens; it may raise to leave early. Log-probs are natural logarithms
+    at `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p.
+    """
+    groups: list[tuple[Trajectory, ...]] = []
+    prompts_at_once = max(1, sampling.max_rows // members)
+    for start in range(0, len(prompts), prompts_at_once):
+        chunk = prompts[start : start + prompts_at_once]
+        groups += _sample_chunk(policy, chunk, members, sampling, purpose, pause)
+    return groups
+
+
+def _sample_chunk(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    members: int,
+    sampling: Sampling,
+    purpose: Purpose,
+    pause: Callable[[], None],
+) -> list[tuple[Trajectory, ...]]:
+    prompt_ids = [policy.encode(p.messages) for p in prompts]
+    draws_R_T = np.stack(
+        [
+            uniforms(
+                sampling.max_tokens,
+                seed=purpose.seed,
+                step=purpose.step,
+                prompt_id=p.id,
+                member=m,
+                purpose=purpose.name,
+            )
+            for p in prompts
+            for m in range(members)
+        ]
+    )
+    tokens, logprobs = _decode(policy, prompt_ids, members, sampling, draws_R_T, pause)
+    groups = []
+    for p, prompt in enumerate(prompts):
+        rows = range(p * members, (p + 1) * members)
+        groups.append(
+            tuple(
+                _trajectory(policy, prompt, m, prompt_ids[p], tokens[row], logprobs[row])
+                for m, row in enumerate(rows)
+            )
+        )
+    return groups
+
+
+def _trajectory(
+    policy: Policy,
+    prompt: Prompt,
+    member: int,
+    prompt_ids: tuple[int, ...],
+    tokens: list[int],
+    logprobs: list[float],
+) -> Trajectory:
+    stop_reason: StopReason = "stop" if tokens[-1] in policy.stop_ids else "length"
+    # The stop token is sampled and trained like any other, but it is no part of the text, whether or
+    # not the tokenizer calls it special.
+    words = tokens[:-1] if stop_reason == "stop" else tokens
+    return Trajectory(
+        prompt_id=prompt.id,
+        member=member,
+        messages=(*prompt.messages, {"role": "assistant", "content": policy.decode(words)}),
+        segments=(
+            Segment(token_ids=prompt_ids, trainable=False),
+            Segment(token_ids=tuple(tokens), trainable=True, logprobs=tuple(logprobs)),
+        ),
+        stop_reason=stop_reason,
+    )
+
+
+@torch.no_grad()  # not inference_mode: buffers made there (rotary caches) could not enter training
+def _decode(
+    policy: Policy,
+    prompt_ids: Sequence[tuple[int, ...]],
+    members: int,
+    sampling: Sampling,
+    draws_R_T: np.ndarray,
+    pause: Callable[[], None],
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids and log-probs for R = len(prompt_ids) * members rows, prompt by prompt."""
+    device = policy.device
+    R = len(prompt_ids) * members
+    tokens: list[list[int]] = [[] for _ in range(R)]
+    logprobs: list[list[float]] = [[] for _ in range(R)]
+    stop = torch.tensor(sorted(policy.stop_ids), device=device)
+    draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
+
+    ids, mask, positions = _left_padded(prompt_ids, device)
+    out = policy.forward(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+    )
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(members)
+    logits = out.logits[:, -1].repeat_interleave(members, dim=0)  # [R, V]
+    mask = mask.repeat_interleave(members, dim=0)
+    position = positions[:, -1:].repeat_interleave(members, dim=0)
+    rows = torch.arange(R, device=device)  # which rows are still in the batch
+    alive = torch.ones(R, dtype=torch.bool, device=device)  # of those, which have not finished
+
+    for t in range(sampling.max_tokens):
+        pause()
+        token, logprob = draw(logits.float(), draws[rows, t], sampling)
+        for row, ok, i, x in zip(
+            rows.tolist(), alive.tolist(), token.tolist(), logprob.tolist(), strict=True
+        ):
+            if ok:
+                tokens[row].append(i)
+                # The shortest decimal that gives the same float32 back: exact, and short on disk.
+                logprobs[row].append(float(str(np.float32(x))))
+        alive = alive & ~torch.isin(token, stop)
+        left = int(alive.sum())
+        if left == 0 or t + 1 == sampling.max_tokens:
+            break
+        # Leaving costs a copy of the cache, so rows leave once an eighth of the batch has finished.
+        if len(rows) - left >= max(1, len(rows) // 8):
+            stay = alive.nonzero().squeeze(1)
+            cache.batch_select_indices(stay)
+            rows, token, mask, position = rows[stay], token[stay], mask[stay], position[stay]
+            alive = alive[stay]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        position = position + 1
+        out = policy.forward(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = out.logits[:, -1]
+    return tokens, logprobs
+
+
+def _left_padded(
+    prompt_ids: Sequence[tuple[int, ...]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, mask and positions [P, T], every prompt ending in the last column."""
+    longest = max(map(len, prompt_ids))
+    ids = torch.zeros(len(prompt_ids), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompt_ids):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    # Without explicit positions a padded prompt would start counting at its padding.
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return ids.to(device), mask.to(device), positions.to(device)
+
+
+def draw(
+    logits_R_V: torch.Tensor, uniform_R: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token a row and its log-prob, [R] each.
+
+    The token is the smallest one whose cumulative probability exceeds the uniform draw, among those
+    that top-k and top-p leave.
+
+    >>> logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
+    >>> [draw(logits, torch.tensor([u]), Sampling(max_tokens=1))[0].item() for u in (0.0, 0.49, 0.51, 0.99)]
+    [0, 0, 1, 2]
+    """
+    if sampling.temperature == 0:
+        logprobs = logits_R_V.log_softmax(-1)
+        token = logprobs.argmax(-1)
+    else:
+        logprobs = (logits_R_V / sampling.temperature).log_softmax(-1)
+        token = _invert(_truncate(logprobs, sampling), uniform_R)
+    return token, logprobs.gather(1, token[:, None]).squeeze(1)
+
+
+def _truncate(logprobs_R_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Probabilities, 0 outside the top-k and outside the smallest set that holds top_p of the rest."""
+    probs = logprobs_R_V.exp()
+    V = probs.shape[-1]
+    if (sampling.top_k == 0 or sampling.top_k >= V) and sampling.top_p >= 1:
+        return probs
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+    if 0 < sampling.top_k < V:
+        ordered[:, sampling.top_k :] = 0
+    if sampling.top_p < 1:
+        before = ordered.cumsum(-1) - ordered  # the mass in front of each token
+        ordered = ordered.masked_fill(before >= sampling.top_p * ordered.sum(-1, keepdim=True), 0)
+    return torch.zeros_like(probs).scatter(1, order, ordered)
+
+
+def _invert(probs_R_V: torch.Tensor, uniform_R: torch.Tensor) -> torch.Tensor:
+    cumulative = probs_R_V.to(uniform_R.dtype).cumsum(-1)
+    target = (uniform_R * cumulative[:, -1])[:, None]
+    token = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    # Rounding may put the target on the very end, behind the last token that has any probability.
+    V = probs_R_V.shape[-1]
+    last = V - 1 - (probs_R_V > 0).flip(-1).int().argmax(-1)
+    return torch.minimum(token, last)
