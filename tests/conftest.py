@@ -83,7 +83,9 @@ def _build(folder: Path, kind: str, chat: bool, changes: dict[str, Any]) -> None
         "max_position_embeddings": 256,
     }
     if kind == "gpt2":
-        config: Any = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **common, **changes)
+        config: Any = transformers.GPT2Config(
+            n_embd=32, n_layer=2, n_head=4, n_positions=256, **common, **changes
+        )
     elif kind in ("gpt_neox", "phi"):
         sizes.pop("num_key_value_heads")
         config = transformers.CONFIG_MAPPING[kind](**{**sizes, **common, **changes})

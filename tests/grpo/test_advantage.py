@@ -53,8 +53,14 @@ def test_advantages_add_up_to_zero(rewards: list[float]) -> None:
 
 def test_gdpo_hears_the_component_with_the_small_spread() -> None:
     scores = [
-        [Score(value=1.01, breakdown={"big": 1.0, "small": 0.01}), Score(value=0.0, breakdown={"big": 0.0, "small": 0.0})],
-        [Score(value=1.0, breakdown={"big": 1.0, "small": 0.0}), Score(value=0.01, breakdown={"big": 0.0, "small": 0.01})],
+        [
+            Score(value=1.01, breakdown={"big": 1.0, "small": 0.01}),
+            Score(value=0.0, breakdown={"big": 0.0, "small": 0.0}),
+        ],
+        [
+            Score(value=1.0, breakdown={"big": 1.0, "small": 0.0}),
+            Score(value=0.01, breakdown={"big": 0.0, "small": 0.01}),
+        ],
     ]
     advantages = gdpo(scores, {"big": 1.0, "small": 1.0}, deviation="population", epsilon=0.0)
     # Each component's z-scores are +-1. Group 1: +2, -2; group 2: 0, 0. Deviation over the batch: sqrt(2).
@@ -65,7 +71,13 @@ def test_gdpo_hears_the_component_with_the_small_spread() -> None:
 
 
 def test_gdpo_weights_and_missing_members() -> None:
-    scores = [[Score(value=1.0, breakdown={"a": 1.0, "b": 0.0}), Score.missing("x"), Score(value=0.0, breakdown={"a": 0.0, "b": 1.0})]]
+    scores = [
+        [
+            Score(value=1.0, breakdown={"a": 1.0, "b": 0.0}),
+            Score.missing("x"),
+            Score(value=0.0, breakdown={"a": 0.0, "b": 1.0}),
+        ]
+    ]
     advantages = gdpo(scores, {"a": 3.0, "b": 1.0}, deviation="population", epsilon=0.0)
     # 3 - 1 = 2 and -3 + 1 = -2, over their deviation 2.
     assert advantages == [pytest.approx((1.0, None, -1.0))]

@@ -35,7 +35,9 @@ def test_k1_and_k3_are_unbiased_and_k2_is_close() -> None:
     assert float((p * kl_terms(p.log(), q.log(), "k2")).sum()) == pytest.approx(exact, rel=0.2)
 
 
-def one_token(ratio: float, advantage: float, *, low: float = 0.2, high: float = 0.3) -> tuple[float, float, int]:
+def one_token(
+    ratio: float, advantage: float, *, low: float = 0.2, high: float = 0.3
+) -> tuple[float, float, int]:
     """Loss, its gradient by the log-prob, and clipped tokens, of one token with weight 1."""
     new = torch.tensor([[math.log(ratio)]], requires_grad=True)
     sums = policy_loss(
@@ -88,8 +90,16 @@ def test_against_a_slow_plain_twin(loss: str, estimator: str) -> None:
     lengths = x["mask"].sum(1).tolist()
     weights = row_weights(loss, lengths, max_tokens=9)
     fast = policy_loss(
-        x["logprobs"], x["old"], x["advantages"], torch.tensor(weights), x["mask"],
-        clip_low=0.1, clip_high=0.3, reference_B_T=x["reference"], kl=0.7, kl_estimator=estimator,
+        x["logprobs"],
+        x["old"],
+        x["advantages"],
+        torch.tensor(weights),
+        x["mask"],
+        clip_low=0.1,
+        clip_high=0.3,
+        reference_B_T=x["reference"],
+        kl=0.7,
+        kl_estimator=estimator,
     )
 
     rows = []
@@ -120,8 +130,13 @@ def test_the_sum_may_be_split_at_will(loss: str) -> None:
 
     def loss_of(rows: slice) -> float:
         return policy_loss(
-            x["logprobs"][rows], x["old"][rows], x["advantages"][rows], weights[rows], x["mask"][rows],
-            clip_low=0.2, clip_high=0.2,
+            x["logprobs"][rows],
+            x["old"][rows],
+            x["advantages"][rows],
+            weights[rows],
+            x["mask"][rows],
+            clip_low=0.2,
+            clip_high=0.2,
         ).loss.item()
 
     assert loss_of(slice(0, 4)) == pytest.approx(loss_of(slice(0, 1)) + loss_of(slice(1, 4)), rel=1e-5)

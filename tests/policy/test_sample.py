@@ -18,7 +18,18 @@ from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Trajectory
 
 MakeModel = Callable[..., Path]
-ARCHITECTURES = ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt2", "gpt_neox", "phi3", "opt", "bloom"]
+ARCHITECTURES = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "phi3",
+    "opt",
+    "bloom",
+]
 WINDOW = {"mistral": {"sliding_window": 6}}
 PURPOSE = Purpose(seed=3, step=7, name="rollout")
 
@@ -33,7 +44,9 @@ def prompts(*texts: str) -> list[Prompt]:
 UNEVEN = prompts("hi", "say something short about the cat", "the dog and the cat and the dog and the cat")
 
 
-def policy_of(make_model: MakeModel, kind: str = "llama", dtype: str = "float32", adapter: str = "lora") -> Policy:
+def policy_of(
+    make_model: MakeModel, kind: str = "llama", dtype: str = "float32", adapter: str = "lora"
+) -> Policy:
     folder = make_model(kind, **WINDOW.get(kind, {}))
     return load_policy(ModelSettings(name=str(folder), dtype=dtype, device="cpu", adapter=adapter))  # type: ignore[arg-type]
 
@@ -90,7 +103,9 @@ def test_batched_sampling_is_plain_sampling(make_model: MakeModel, kind: str) ->
 def test_the_trainer_agrees_with_the_sampler(make_model: MakeModel, kind: str, adapter: str) -> None:
     policy = policy_of(make_model, kind, adapter=adapter)
     shake(policy, 0.05)
-    groups = sample(policy, UNEVEN, members=3, sampling=Sampling(max_tokens=12, temperature=0.7), purpose=PURPOSE)
+    groups = sample(
+        policy, UNEVEN, members=3, sampling=Sampling(max_tokens=12, temperature=0.7), purpose=PURPOSE
+    )
     assert recorded_minus_recomputed(policy, groups, 0.7).abs().max() < 2e-5
 
 
@@ -145,7 +160,9 @@ def test_neighbours_do_not_matter(make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"step": 8}, {"name": "held_out"}])
-def test_seed_step_and_purpose_each_change_the_draws(make_model: MakeModel, change: dict[str, object]) -> None:
+def test_seed_step_and_purpose_each_change_the_draws(
+    make_model: MakeModel, change: dict[str, object]
+) -> None:
     policy = policy_of(make_model)
     other = Purpose(**{"seed": 3, "step": 7, "name": "rollout", **change})  # type: ignore[arg-type]
     sampling = Sampling(max_tokens=10)
@@ -166,7 +183,9 @@ def test_draw_follows_the_distribution() -> None:
     probs = torch.tensor([0.1, 0.0, 0.6, 0.3])
     u = torch.linspace(0, 1, 100_001, dtype=torch.float64)[:-1]
     token, logprob = draw(probs.log().expand(len(u), -1), u, Sampling(max_tokens=1))
-    assert torch.bincount(token, minlength=4).div(len(u)).tolist() == pytest.approx([0.1, 0.0, 0.6, 0.3], abs=1e-4)
+    assert torch.bincount(token, minlength=4).div(len(u)).tolist() == pytest.approx(
+        [0.1, 0.0, 0.6, 0.3], abs=1e-4
+    )
     torch.testing.assert_close(logprob, probs.log()[token])
 
 
@@ -206,7 +225,12 @@ def test_pause_can_stop_sampling(make_model: MakeModel) -> None:
 
     with pytest.raises(Interrupted):
         sample(
-            policy_of(make_model), UNEVEN, members=2, sampling=Sampling(max_tokens=10), purpose=PURPOSE, pause=pause
+            policy_of(make_model),
+            UNEVEN,
+            members=2,
+            sampling=Sampling(max_tokens=10),
+            purpose=PURPOSE,
+            pause=pause,
         )
     assert calls == 3
 

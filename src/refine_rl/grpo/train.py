@@ -129,7 +129,7 @@ def take_step(prompts: Sequence[Prompt], step: int, parts: Parts, settings: Sett
     )
     result = update(policy, parts.optimizer, batch, settings, step=step, pause=parts.pause)
     seconds["train"] = time.perf_counter() - began
-    if recorded is not None and any(m.step == step for m in parts.recorder.history()):
+    if any(m.step == step for m in parts.recorder.history()):
         return None
     return _metrics(step, groups, result, kl, learning_rate(step, settings), seconds)
 

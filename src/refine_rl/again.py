@@ -1,0 +1,173 @@
+"""What can be done again with a run: its evaluation, a single group, its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from refine_rl.config import Settings
+from refine_rl.errors import UserError
+from refine_rl.evaluate.compare import compare
+from refine_rl.grpo import checkpoint
+from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.train import Parts, take_step
+from refine_rl.grpo.update import make_optimizer
+from refine_rl.policy.load import Policy, load_policy
+from refine_rl.policy.sample import Purpose
+from refine_rl.progress import Observer, Pause, Quiet, never
+from refine_rl.prompts import load_all_prompts
+from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.runs import RunFolder
+from refine_rl.stages import Work, rollouts
+from refine_rl.types import Comparison, Group, Prompt, StepMetrics, Trajectory
+
+
+def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
+    """The tuned model of a run; its reference is the model before training."""
+    if not folder.model.is_dir():
+        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
+    settings = folder.settings()
+    return settings, load_policy(
+        settings.model, seed=settings.grpo.seed, adapter_from=folder.model, keep_reference=True
+    )
+
+
+def evaluate_again(
+    folder: RunFolder,
+    *,
+    source: str | None = None,
+    samples: int | None = None,
+    seed: int = 1,
+    name: str = "eval",
+    observer: Observer | None = None,
+    pause: Pause = never,
+) -> tuple[Comparison, Path]:
+    """Base against tuned with other draws, and on other prompts where `source` names some (prompts
+    too close to a training prompt are left out). Returns the comparison and its file."""
+    observer = observer or Quiet()
+    settings, policy = open_model(folder)
+    if samples is not None:
+        evaluation = settings.evaluate.model_copy(update={"samples": samples})
+        settings = settings.model_copy(update={"evaluate": evaluation})
+    reward = build_reward(settings)
+    if source is None:
+        prompts: Sequence[Prompt] = [p for p in folder.prompts() if p.split == "held_out"]
+    else:
+        prompts, dropped = load_all_prompts(settings, source, apart_from=folder.prompts())
+        if dropped:
+            observer.note(f"{dropped} prompts left out: too close to the run's own")
+    reward.check_data(prompts)
+    purpose = Purpose(seed=seed, step=0, name="held_out")
+    with ScoringLoop(reward) as scoring:
+        work = Work(
+            folder=folder,
+            settings=settings,
+            policy=policy,
+            reward=reward,
+            scoring=scoring,
+            observer=observer,
+            pause=pause,
+        )
+        observer.stage(f"The base model answers {len(prompts)} prompts")
+        with policy.reference() as untrained:
+            base = replace(work, policy=untrained).answers(prompts, purpose)
+        observer.stage(f"The tuned model answers {len(prompts)} prompts")
+        tuned = work.answers(prompts, purpose)
+    comparison = compare(
+        base, tuned, success=reward.success, resamples=settings.evaluate.bootstrap, seed=seed
+    )
+    return comparison, folder.save_comparison(comparison, f"evaluations/{name}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """A member made again, and whether it is the recorded one, token by token."""
+
+    prompt_id: str
+    member: int
+    same: bool
+    tokens: int
+    text: str
+    recorded_text: str
+
+
+def replay(
+    folder: RunFolder, *, step: int, prompt_id: str | None = None, observer: Observer | None = None
+) -> list[Replayed]:
+    """Makes the groups of a step again: the weights of that step (from the nearest checkpoint, with the
+    recorded groups of the steps since), then the same draws.
+
+    All prompts of the step are sampled together, as they were: the rounding of a matrix product may
+    depend on the size of the batch.
+    """
+    observer = observer or Quiet()
+    settings = folder.settings()
+    recorded = folder.recorded_steps()
+    if step not in recorded:
+        last = max(recorded, default=0)
+        raise UserError(f"{folder.path} has no step {step}; it has 1 to {last}.")
+    ids = [g.prompt.id for g in recorded[step]]
+    if prompt_id is not None and prompt_id not in ids:
+        raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
+    policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    optimizer = make_optimizer(policy, settings)
+    start = Position()
+    if before := [s for s in folder.checkpoints() if s < step]:
+        start = checkpoint.load(folder.checkpoint(before[-1]), policy, optimizer)
+    observer.stage(f"Making the weights of step {step} from step {start.step}")
+    parts = Parts(
+        policy=policy,
+        optimizer=optimizer,
+        sample=_not_needed,
+        score=_not_needed,
+        validate=None,
+        component_weights={},
+        recorder=_Record(recorded),
+        pause=never,
+    )
+    for earlier in range(start.step + 1, step):
+        take_step([], earlier, parts, settings)
+    observer.stage(f"Sampling step {step}")
+    again = rollouts(policy, [g.prompt for g in recorded[step]], step, settings)
+    return [
+        _compare(new, old)
+        for group, trajectories in zip(recorded[step], again, strict=True)
+        if prompt_id in (None, group.prompt.id)
+        for new, old in zip(trajectories, group.trajectories, strict=True)
+    ]
+
+
+def _compare(new: Trajectory, old: Trajectory) -> Replayed:
+    return Replayed(
+        prompt_id=new.prompt_id,
+        member=new.member,
+        same=[s.token_ids for s in new.segments] == [s.token_ids for s in old.segments],
+        tokens=new.completion_tokens,
+        text=new.completion,
+        recorded_text=old.completion,
+    )
+
+
+def _not_needed(*_: object) -> Any:
+    raise AssertionError("every step of a replay is on record")
+
+
+class _Record:
+    """A recorder that only plays back."""
+
+    def __init__(self, recorded: dict[int, list[Group]]) -> None:
+        self._recorded = recorded
+
+    def recorded(self, step: int) -> list[Group] | None:
+        return self._recorded[step]
+
+    def history(self) -> Sequence[StepMetrics]:
+        return []
+
+    def groups(self, groups: Sequence[Group]) -> None: ...
+    def metrics(self, metrics: StepMetrics) -> None: ...
+    def warning(self, step: int, name: str, text: str) -> None: ...
+    def checkpoint(self, position: Position, *, best: bool) -> None: ...

@@ -1,0 +1,23 @@
+"""One answer to one message."""
+
+from __future__ import annotations
+
+from refine_rl.policy.load import Policy
+from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.types import Message, Prompt
+
+
+def reply(policy: Policy, text: str, system: str, temperature: float, max_tokens: int, turn: int) -> str:
+    """The policy's answer to a user's message that stands alone. `turn` varies the draws."""
+    messages: list[Message] = [{"role": "user", "content": text}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    prompt = Prompt(id="chat", split="held_out", messages=tuple(messages))
+    groups = sample(
+        policy,
+        [prompt],
+        members=1,
+        sampling=Sampling(max_tokens=max_tokens, temperature=temperature),
+        purpose=Purpose(seed=0, step=turn, name="chat"),
+    )
+    return groups[0][0].completion

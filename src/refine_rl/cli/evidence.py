@@ -1,0 +1,85 @@
+"""refine eval, refine report, refine replay: after a training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import typer
+
+from refine_rl.cli.training import JSON
+from refine_rl.errors import RefineError
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("eval")(evaluate)
+    app.command()(report)
+    app.command()(replay)
+
+
+def evaluate(
+    run: Path = typer.Argument(..., help="A finished run."),
+    prompts: str | None = typer.Option(
+        None, "--prompts", help="Other prompts: a file, or recipe:NAME. Without it, the held-out ones."
+    ),
+    samples: int | None = typer.Option(None, "--samples", min=1, help="Sampled answers a prompt."),
+    seed: int = typer.Option(1, "--seed", min=0, help="Of the draws; another one than the run's."),
+    name: str = typer.Option("eval", "--name", help="Writes evaluations/NAME.json in the run's folder."),
+    as_json: bool = JSON,
+) -> None:
+    """Base against tuned again: fresh draws, or other prompts."""
+    from refine_rl.again import evaluate_again
+    from refine_rl.cli.screen import Screen, interruptible, print_comparison, results
+    from refine_rl.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    if prompts is not None and not prompts.startswith("recipe:"):
+        prompts = f"file:{Path(prompts.removeprefix('file:')).resolve()}"
+    with interruptible() as pause:
+        comparison, file = evaluate_again(
+            folder, source=prompts, samples=samples, seed=seed, name=name, observer=Screen(), pause=pause
+        )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(comparison)))
+        return
+    print_comparison(comparison)
+    results().print(f"\nwritten to {file}", markup=False)
+
+
+def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:
+    """Write report.html again, from the files alone."""
+    from refine_rl.report.page import render
+    from refine_rl.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    typer.echo(folder.save_report(render(folder)))
+
+
+def replay(
+    run: Path = typer.Argument(..., help="A run."),
+    step: int = typer.Option(..., "--step", min=1, help="The training step."),
+    prompt: str | None = typer.Option(None, "--prompt", help="A prompt's id; without it, the whole step."),
+    as_json: bool = JSON,
+) -> None:
+    """Make a recorded group again, with the weights of that step, and hold it against the record."""
+    from refine_rl.again import replay as make_again
+    from refine_rl.cli.screen import Screen, results
+    from refine_rl.runs import RunFolder
+
+    found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(r) for r in found], ensure_ascii=False))
+    else:
+        console = results()
+        for member in found:
+            verdict = "same" if member.same else "DIFFERENT"
+            console.print(f"{member.prompt_id} member {member.member}: {verdict}, {member.tokens} tokens")
+            console.print(f"    {member.text!r}", markup=False)
+            if not member.same:
+                console.print(f"    recorded: {member.recorded_text!r}", markup=False)
+    if not all(r.same for r in found):
+        raise RefineError(
+            "The replay differs from the record. Tokens are the same only on the same machine, number of "
+            "threads and package versions (config.toml lists them)."
+        )

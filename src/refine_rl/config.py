@@ -1,0 +1,318 @@
+"""Every setting, once: its name, type, default and meaning.
+
+Defaults stand here and nowhere else. `config_file.py` reads and writes them as TOML; this module
+only says what is allowed. An unknown key, a wrong type or an impossible combination is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _refuse(settings: S, problems: list[str]) -> S:
+    """Give the settings back, or refuse them, a problem a line; the first `key` in it is its place."""
+    if problems:
+        raise ValueError("\n".join(problems))
+    return settings
+
+
+class ModelSettings(_Section):
+    """[model]: which model is trained, and how much of it."""
+
+    name: str = "Qwen/Qwen2.5-0.5B-Instruct"
+    """A hub id, a folder, or "tiny" (the bundled model)."""
+    adapter: Literal["lora", "none"] = "lora"
+    """"lora" trains a low-rank adapter; "none" trains every weight."""
+    rank: Positive = 16
+    """Rank of the LoRA matrices."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """LoRA scale; the adapter's output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """LoRA dropout while training. Off by default: it makes trainer and sampler disagree."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Which layers the adapter is put on: all linear ones but the head, or a list of names."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the matrix products; "auto": bfloat16 where the processor is good at it."""
+    device: str = "auto"
+    """"auto" (cuda, else mps, else cpu) or a torch device."""
+
+
+class PromptSettings(_Section):
+    """[prompts]: where prompts come from and how they are split."""
+
+    source: str = ""
+    """"recipe:NAME" or "file:PATH" (.jsonl, .json, .csv, .txt, or a .py file with a function
+    `prompts(split, count, seed)`)."""
+    train: Positive | None = None
+    """Number of training prompts; without it, all that are left (256 from a generator)."""
+    validation: Annotated[int, Field(ge=0)] | None = None
+    """Prompts that choose the checkpoint; without it, 10 % of a file up to 32 (32 from a generator)."""
+    held_out: Positive | None = None
+    """Prompts that only the final comparison reads; without it, 20 % of a file up to 100 (64 from a
+    generator)."""
+    system: str = ""
+    """System message put before every prompt that has none."""
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Prompts of different splits whose word-trigram Jaccard similarity reaches this are not both kept;
+    1 turns it off."""
+    max_tokens: Positive = 2048
+    """Longer prompts are set aside, with a word."""
+
+
+class RuleSettings(BaseModel):
+    """A rule's table: `rule`, `weight`, `name`, and the rule's own parameters."""
+
+    model_config = ConfigDict(
+        extra="allow", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    rule: str
+    """The rule's name; every other key is a parameter of that rule."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+    name: str | None = None
+    """Name of the component; the rule's name without it."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The rule's own parameters; `rewards.rules` checks them."""
+        return dict(self.model_extra or {})
+
+
+class FunctionSettings(_Section):
+    """A reward function's table."""
+
+    function: str
+    """"FILE.py:NAME", the path relative to the task file; or "module:NAME"."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+    name: str | None = None
+    """Name of the component; the function's own name without it."""
+    messages: bool = False
+    """Pass lists of chat messages instead of strings (TRL's conversational form)."""
+
+
+class SanityCase(_Section):
+    """A pair of completions that the reward must order rightly before training starts."""
+
+    prompt: str
+    """What the policy would be asked."""
+    good: str
+    """A completion that must get the higher reward."""
+    bad: str
+    """A completion that must get the lower reward."""
+    data: dict[str, Any] = {}
+    """What rewards may look at, as in the prompt's data."""
+
+
+class OverlongSettings(_Section):
+    """A penalty on long completions, added to the reward."""
+
+    kind: Literal["dapo", "linear"] = "dapo"
+    """"dapo": 0 up to limit - buffer, then falling to -1 at limit (arXiv 2503.14476, eq. 13);
+    "linear": 0 up to limit, then max((limit - n) / limit, -10)."""
+    limit: Positive | None = None
+    """In `unit`s; without it, rollout.max_tokens."""
+    buffer: Positive | None = None
+    """Only "dapo"; without it, a fifth of the limit."""
+    unit: Literal["tokens", "words", "chars"] = "tokens"
+    """What `limit` and `buffer` count."""
+    weight: float = 1.0
+    """The penalty is multiplied by this."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> OverlongSettings:
+        problems = []
+        if self.unit != "tokens" and self.limit is None:
+            problems.append(f'needs `limit` with `unit = "{self.unit}"`')
+        if self.buffer is not None and self.kind == "linear":
+            problems.append('takes `buffer` with `kind = "dapo"` only')
+        if self.buffer is not None and self.limit is not None and self.buffer > self.limit:
+            problems.append("has a `buffer` that is larger than its `limit`")
+        return _refuse(self, problems)
+
+
+class RewardSettings(_Section):
+    """[reward]: what is wanted, as rules and functions."""
+
+    rules: list[RuleSettings] = []
+    """Built-in rules, each a table: {rule = "words", max = 20, weight = 0.5}."""
+    functions: list[str | FunctionSettings] = []
+    """Functions of your own: "rewards.py:brevity", or a table with a weight."""
+    combine: Literal["sum", "product"] = "sum"
+    """"sum": sum of weight * component. "product": product of component ** weight (components must
+    be in [0, 1])."""
+    weights: dict[str, float] = {}
+    """Weights by component name, for components whose own table has none."""
+    overlong: OverlongSettings | None = None
+    """A penalty on long completions; none without this table."""
+    success: float = 1.0
+    """A completion is a full success when every component (penalties apart) reaches this."""
+    sanity: list[SanityCase] = []
+    """Checked before training; a bad completion that scores as high as the good one stops the run."""
+    max_missing: Share = 0.2
+    """The run stops when more than this share of a step's scores is missing."""
+
+
+class RolloutSettings(_Section):
+    """[rollout]: how the policy answers."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions a prompt; their spread is what GRPO learns from."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Of the sampling; higher is more varied."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the likeliest tokens that together reach this probability are sampled; 1: all."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Only this many of the likeliest tokens are sampled; 0: all."""
+    max_tokens: Positive = 256
+    """A completion is cut here, with stop reason "length"."""
+
+
+class GRPOSettings(_Section):
+    """[grpo]: the update."""
+
+    steps: Positive = 100
+    """Rounds of sampling, scoring and updating."""
+    prompts_per_step: Positive = 8
+    """Prompts a step; each gets rollout.group_size completions."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Without it: 1e-4 for LoRA, 1e-5 for full fine-tuning."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up; "linear" and "cosine" end at 0."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Larger gradients are scaled down to this norm."""
+    loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    """How tokens are averaged. "grpo": over each completion, then over completions (arXiv 2402.03300);
+    "dapo": over all tokens of the step (2503.14476); "dr_grpo": sum over a constant length (2503.20783)."""
+    advantage: Literal["zscore", "mean", "gdpo"] = "zscore"
+    """"zscore": (R - mean) / (std + epsilon); "mean": R - mean; "gdpo": z-score of each component,
+    then the weighted sum, then normalised over the batch."""
+    deviation: Literal["sample", "population"] = "sample"
+    """Standard deviation with denominator G - 1 or G."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-4
+    """Added to the standard deviation."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The ratio of new to old probability is clipped below 1 - clip_low ..."""
+    clip_high: Annotated[float, Field(gt=0)] | None = None
+    """... and above 1 + clip_high. Without it: 0.28 for "dapo", else clip_low."""
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the KL term. At 0 the KL is still measured, on a few completions a step."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """With d = log pi_ref - log pi: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
+    updates_per_step: Positive = 1
+    """Optimizer updates on the same rollouts; the log-probs of the first stay the old ones."""
+    tokens_per_micro_batch: Positive = 8192
+    """Padded tokens that go through the model at once; the result does not depend on it."""
+    validate_every: Annotated[int, Field(ge=0)] = 10
+    """Steps between scorings of the validation prompts; 0: never (the last checkpoint is used)."""
+    checkpoint_every: Positive = 10
+    """Steps between checkpoints."""
+    keep_checkpoints: Positive = 3
+    """The newest ones; the best on validation is kept beside them, always."""
+    zero_variance_patience: Positive = 10
+    """The run stops after this many steps in which no group had any spread."""
+    all_cut_patience: Positive = 1
+    """The run stops after this many steps in which every completion was cut at rollout.max_tokens."""
+    mismatch_tolerance: Annotated[float, Field(gt=0)] | None = None
+    """Allowed mean |trainer - sampler| log-prob; without it, derived from the number format."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """All randomness of the run follows from it."""
+
+
+class EvaluateSettings(_Section):
+    """[evaluate]: base against tuned on held-out prompts."""
+
+    samples: Positive = 4
+    """Sampled answers a prompt (temperature of the rollouts), beside one greedy answer."""
+    bootstrap: Annotated[int, Field(ge=100)] = 10_000
+    """Resamples of the prompts for the intervals."""
+
+
+class BudgetSettings(_Section):
+    """[budget]: a hard cap; reaching it saves, reports and ends with exit code 3."""
+
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Wall-clock time of the run; without it, no cap."""
+
+
+class Settings(_Section):
+    """A whole task.toml. `folder` is where relative paths start; it is never written."""
+
+    task: str
+    """What is wanted, in plain words."""
+    name: str = ""
+    """Name of the run's folder; without it, the task folder's name."""
+    model: ModelSettings = ModelSettings()
+    """Which model is trained, and how much of it."""
+    prompts: PromptSettings = PromptSettings()
+    """Where prompts come from and how they are split."""
+    reward: RewardSettings = RewardSettings()
+    """What is wanted, as rules and functions."""
+    rollout: RolloutSettings = RolloutSettings()
+    """How the policy answers."""
+    grpo: GRPOSettings = GRPOSettings()
+    """The update."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    """Base against tuned on held-out prompts."""
+    budget: BudgetSettings = BudgetSettings()
+    """A hard cap."""
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("task")
+    @classmethod
+    def _says_something(cls, task: str) -> str:
+        if not task.strip():
+            raise ValueError("is empty; say in plain words what is wanted")
+        return task
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if name in (".", "..") or not set("/\\\n").isdisjoint(name):
+            raise ValueError("names a folder inside runs/; `--run DIR` takes any other folder")
+        return name
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Settings:
+        problems = []
+        if self.grpo.warmup_steps > self.grpo.steps:
+            problems.append("`grpo.warmup_steps` is larger than `grpo.steps`")
+        if self.grpo.advantage == "gdpo" and self.reward.combine == "product":
+            problems.append('`grpo.advantage = "gdpo"` sums components: use `reward.combine = "sum"`')
+        return _refuse(self, problems)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate in force: LoRA wants about ten times that of full fine-tuning."""
+        if self.grpo.learning_rate is not None:
+            return self.grpo.learning_rate
+        return 1e-4 if self.model.adapter == "lora" else 1e-5
+
+    @property
+    def clip_high(self) -> float:
+        """The upper clip range in force."""
+        if self.grpo.clip_high is not None:
+            return self.grpo.clip_high
+        return 0.28 if self.grpo.loss == "dapo" else self.grpo.clip_low

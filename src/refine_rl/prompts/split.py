@@ -1,0 +1,88 @@
+"""Which prompt belongs to which split: by the hash of its text, never by its place in the file.
+
+Held-out prompts are chosen first, then validation, then train; a candidate that nearly equals a prompt of
+an earlier choice is dropped, and the next one takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+from refine_rl.prompts.candidates import SPLITS, Candidate
+from refine_rl.prompts.curate import Dropped, conversation, normalised
+from refine_rl.prompts.near_duplicates import NearDuplicates
+from refine_rl.types import Split
+
+_DEFAULT_SHARE: dict[Split, tuple[float, int]] = {"held_out": (0.2, 100), "validation": (0.1, 32)}
+_SHOWN = 60  # characters of the other text in a reason
+
+
+def by_hash(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """An order that depends on the texts alone: the same however the file is sorted."""
+    return sorted(candidates, key=_rank)
+
+
+def split_candidates(
+    candidates: Sequence[Candidate], asked: Mapping[Split, int | None], near_duplicate: float
+) -> tuple[dict[Split, list[Candidate]], list[Dropped]]:
+    """Share candidates out, each split in the order in which they are given.
+
+    A candidate with a split goes there or nowhere; the others fill up what is asked for. None asks for
+    the candidates that say so themselves; where there are none, for 20 % of the others, at least 1 and
+    at most 100 (held_out), 10 % of them up to 32 (validation), all that are left (train).
+    """
+    near = NearDuplicates([conversation(c.messages) for c in candidates], near_duplicate)
+    free = [index for index, c in enumerate(candidates) if c.split is None]
+    limits = _limits(candidates, asked, len(free))
+    chosen: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    dropped: list[Dropped] = []
+    split_of: dict[int, Split] = {}
+    for split in reversed(SPLITS):
+        own = [index for index, c in enumerate(candidates) if c.split == split]
+        for index in own + free:
+            limit = limits[split]
+            if limit is not None and len(chosen[split]) >= limit:
+                break
+            clash = near.find(index) if near_duplicate < 1 else None
+            if clash is None:
+                chosen[split].append(index)
+            else:
+                other = candidates[clash[0]]
+                why = f"{clash[1]:.2f} like {other.origin} in {split_of[clash[0]]} ({_excerpt(other)})"
+                dropped.append(Dropped(origin=candidates[index].origin, kind="near-duplicate", why=why))
+            split_of[index] = split
+        free = [index for index in free if index not in split_of]
+        for index in chosen[split]:
+            near.add(index)
+    dropped += [
+        Dropped(origin=c.origin, kind="surplus", why="more than the settings ask for")
+        for index, c in enumerate(candidates)
+        if index not in split_of
+    ]
+    return {split: [candidates[i] for i in sorted(chosen[split])] for split in SPLITS}, dropped
+
+
+def _limits(
+    candidates: Sequence[Candidate], asked: Mapping[Split, int | None], free: int
+) -> dict[Split, int | None]:
+    """How many prompts each split takes at most; None for all."""
+    limits = dict(asked)
+    for split, (share, most) in _DEFAULT_SHARE.items():
+        if limits[split] is None:
+            own = sum(c.split == split for c in candidates)
+            limits[split] = own or min(int(share * free), most)
+    if limits["held_out"] == 0:
+        limits["held_out"] = 1
+    return limits
+
+
+def _rank(candidate: Candidate) -> tuple[bytes, str]:
+    """Prompts that differ only in their system message lie side by side."""
+    whole = "\n".join(f"{m['role']} {normalised(m['content'])}" for m in candidate.messages)
+    return blake2b(conversation(candidate.messages).encode(), digest_size=16).digest(), whole
+
+
+def _excerpt(candidate: Candidate) -> str:
+    text = conversation(candidate.messages)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,0 +1,462 @@
+"""RunFolder: the only code that knows a run's file names.
+
+Files only grow by whole lines (one write each) or are replaced by a rename, so that a reader at any
+moment, and a run killed at any moment, finds nothing half written but at most one torn last line,
+which readers ignore and a resume removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from refine_rl.config import Settings
+from refine_rl.config_file import dump_settings, settings_from_run
+from refine_rl.errors import UserError
+from refine_rl.toml_write import dump_toml
+from refine_rl.types import (
+    Comparison,
+    Contrast,
+    Estimate,
+    Example,
+    Group,
+    Outcome,
+    Prompt,
+    Score,
+    Segment,
+    StepMetrics,
+    Trajectory,
+)
+
+_PACKAGES = ("refine-rl", "torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
+
+
+class RunFolder:
+    """The files of one run. Reading never needs more than the folder itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    # -- life ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def require_new(path: Path) -> None:
+        """Raises UserError where there are files already: nothing is ever overwritten."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                f"{path} already exists. Go on with it: refine train --resume {path}; "
+                "or choose another folder with --run."
+            )
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, *, python_rewards: Sequence[str] = ()) -> RunFolder:
+        """A new run in a folder that has no run yet."""
+        if (path / "config.toml").exists() or not _only_given_prompts(path):
+            cls.require_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        run._replace("config.toml", _config_text(settings, python_rewards))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run."""
+        if not (path / "config.toml").is_file():
+            raise UserError(f"{path} is not a run: it has no config.toml.")
+        return cls(path)
+
+    def abandon(self) -> None:
+        """Removes the folder of a run that was refused before it began (a mistake in the settings, a
+        model that is not there), so that the next try finds its name free. With anything in it that a
+        run has made, it stays."""
+        if {p.name for p in self.path.iterdir()} <= {"config.toml", ".lock", "given_prompts.jsonl"}:
+            shutil.rmtree(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the run for one writer; a second process that wants to write is refused."""
+        with (self.path / ".lock").open("w") as lock:
+            if not _try_lock(lock):
+                raise UserError(f"{self.path} is being written by another process; wait for it or stop it.")
+            yield
+
+    # -- settings and prompts -----------------------------------------------------------------
+
+    def settings(self) -> Settings:
+        return settings_from_run(self._text("config.toml"), self.path)
+
+    def save_settings(self, settings: Settings) -> None:
+        """Settings once resolved further (device, number format), so that a resume finds them."""
+        self._replace("config.toml", _config_text(settings, self.python_rewards()))
+
+    def versions(self) -> dict[str, str]:
+        """Package versions at the start of the run."""
+        return {k: str(v) for k, v in self._config().get("versions", {}).items()}
+
+    def python_rewards(self) -> list[str]:
+        """Names of reward functions that were given from Python, and so cannot be found from files."""
+        return list(self._config().get("source", {}).get("python_rewards", []))
+
+    def _config(self) -> dict[str, Any]:
+        return tomllib.loads(self._text("config.toml"))
+
+    def save_prompts(self, prompts: Sequence[Prompt]) -> None:
+        self._replace("prompts.jsonl", "".join(_line(dataclasses.asdict(p)) for p in prompts))
+
+    def prompts(self) -> list[Prompt]:
+        return [
+            Prompt(**{**record, "messages": tuple(record["messages"])})
+            for record in self._lines("prompts.jsonl")
+        ]
+
+    # -- training -----------------------------------------------------------------------------
+
+    def append_groups(self, groups: Sequence[Group]) -> None:
+        """All groups of one step, in one write: a step is there whole or not at all."""
+        records = [_group_record(g) | {"groups_in_step": len(groups)} for g in groups]
+        self._append("groups.jsonl", "".join(map(_line, records)))
+
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """Lines of groups.jsonl as they are."""
+        return self._lines("groups.jsonl")
+
+    def recorded_steps(self, after: int = 0) -> dict[int, list[Group]]:
+        """The groups of every step later than `after`, as records again."""
+        prompts = {p.id: p for p in self.prompts()}
+        steps: dict[int, list[Group]] = {}
+        for record in self.groups():
+            if record["step"] > after:
+                steps.setdefault(record["step"], []).append(_group_from(record, prompts))
+        return steps
+
+    def append_metrics(self, metrics: StepMetrics) -> None:
+        self._append("metrics.jsonl", _line(dataclasses.asdict(metrics)))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return list(self._lines("metrics.jsonl"))
+
+    def history(self) -> list[StepMetrics]:
+        """metrics.jsonl as records."""
+        return [StepMetrics(**m) for m in self.metrics()]
+
+    def append_validation(self, record: Mapping[str, Any]) -> None:
+        self._append("validation.jsonl", _line(record))
+
+    def validation(self) -> list[dict[str, Any]]:
+        """A line for each scoring of the validation prompts; step 0 is the untrained model."""
+        return list(self._lines("validation.jsonl"))
+
+    def event(self, kind: str, name: str, text: str, step: int | None = None) -> None:
+        """Something a person should read later: started, warning, guard, resumed, best ..."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._append(
+            "events.jsonl", _line({"time": now, "step": step, "kind": kind, "name": name, "text": text})
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(self._lines("events.jsonl"))
+
+    def repair(self) -> None:
+        """Removes what a killed run may leave: torn lines, a step's groups written in part, and
+        checkpoints half written."""
+        there = Counter(record["step"] for record in self.groups())
+        self._keep_lines("groups.jsonl", lambda r: there[r["step"]] == r["groups_in_step"])
+        for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl"):
+            self._keep_lines(file, lambda record: True)
+        for leftover in self._checkpoints.glob(".*"):
+            shutil.rmtree(leftover)
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        return self._checkpoints / f"step-{step:06d}"
+
+    def checkpoints(self) -> list[int]:
+        """Steps that have a whole checkpoint, ascending."""
+        if not self._checkpoints.is_dir():
+            return []
+        return sorted(int(p.name[5:]) for p in self._checkpoints.glob("step-*") if p.is_dir())
+
+    def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """`write` fills a folder beside; it gets its name only when everything is on the disk. Where the
+        step has a checkpoint already, its files are replaced one by one (only the position differs)."""
+        _write_folder(self.checkpoint(step), write)
+
+    def prune_checkpoints(self, *, keep_newest: int, keep: Iterable[int]) -> None:
+        """Deletes all but the newest ones and `keep` (the best)."""
+        steps = self.checkpoints()
+        kept = {*steps[-max(1, keep_newest) :], *keep}
+        for step in steps:
+            if step not in kept:
+                # Renamed first, so that a kill in the middle leaves no checkpoint with files missing.
+                doomed = self._checkpoints / f".old-{step}"
+                self.checkpoint(step).rename(doomed)
+                shutil.rmtree(doomed)
+
+    # -- evidence -----------------------------------------------------------------------------
+
+    def save_outcomes(self, which: str, outcomes: Sequence[Outcome]) -> None:
+        """What a model did with the held-out prompts (`which`: "base" or "tuned", or of an eval)."""
+        self._replace(f"evaluations/{which}.jsonl", "".join(_line(_outcome_record(o)) for o in outcomes))
+
+    def outcomes(self, which: str, prompts: Sequence[Prompt] | None = None) -> list[Outcome] | None:
+        """Outcomes saved before, or None where there are none."""
+        if not (self.path / f"evaluations/{which}.jsonl").is_file():
+            return None
+        by_id = {p.id: p for p in (self.prompts() if prompts is None else prompts)}
+        return [_outcome_from(r, by_id) for r in self._lines(f"evaluations/{which}.jsonl")]
+
+    def save_comparison(self, comparison: Comparison, name: str = "comparison") -> Path:
+        text = json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False)
+        return self._replace(f"{name}.json", text + "\n")
+
+    def comparison(self) -> Comparison | None:
+        if not (self.path / "comparison.json").is_file():
+            return None
+        return _comparison_from(json.loads(self._text("comparison.json")))
+
+    @property
+    def model(self) -> Path:
+        """The tuned model's folder (it exists once training has ended)."""
+        return self.path / "model"
+
+    def write_model(self, write: Callable[[Path], None]) -> None:
+        _write_folder(self.model, write)
+
+    def save_report(self, html: str) -> Path:
+        return self._replace("report.html", html)
+
+    # -- bytes --------------------------------------------------------------------------------
+
+    def _text(self, file: str) -> str:
+        return (self.path / file).read_text(encoding="utf-8")
+
+    def _lines(self, file: str) -> Iterator[dict[str, Any]]:
+        """Whole lines only: what follows the last line end is still being written."""
+        path = self.path / file
+        if not path.is_file():
+            return
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+    def _append(self, file: str, text: str) -> None:
+        data = _bytes(text)
+        descriptor = os.open(self.path / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
+
+    def _replace(self, file: str, text: str) -> Path:
+        path = self.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.new")
+        with aside.open("wb") as f:
+            f.write(_bytes(text))
+            f.flush()
+            os.fsync(f.fileno())
+        aside.replace(path)
+        return path
+
+    def _keep_lines(self, file: str, keep: Callable[[dict[str, Any]], bool]) -> None:
+        if (self.path / file).is_file():
+            self._replace(file, "".join(_line(r) for r in self._lines(file) if keep(r)))
+
+
+def free_name(parent: Path, name: str) -> Path:
+    """`parent/name`, or `parent/name-2` ... where that is taken."""
+    path, n = parent / name, 1
+    while path.exists() and (not path.is_dir() or any(path.iterdir())):
+        n += 1
+        path = parent / f"{name}-{n}"
+    return path
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8. A lone surrogate (foreign text may hold one) becomes its JSON escape instead of an error."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows; there the folder is not guarded
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.parent / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    write(aside)
+    for file in aside.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+    if target.exists():
+        for file in aside.iterdir():
+            file.replace(target / file.name)
+        aside.rmdir()
+    else:
+        aside.rename(target)
+
+
+def _only_given_prompts(path: Path) -> bool:
+    return path.is_dir() and [p.name for p in path.iterdir()] == ["given_prompts.jsonl"]
+
+
+def _config_text(settings: Settings, python_rewards: Sequence[str]) -> str:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    versions["python"] = platform.python_version()
+    source = {
+        "folder": str(settings.folder.resolve()),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python_rewards": list(python_rewards),
+    }
+    return dump_settings(settings) + "\n" + dump_toml({"source": source, "versions": versions})
+
+
+# -- records <-> lines ------------------------------------------------------------------------
+
+
+def _trajectory_record(t: Trajectory, score: Score) -> dict[str, Any]:
+    after_prompt = t.segments[1:]
+    return {
+        "member": t.member,
+        "messages": list(t.messages),
+        "tokens": [i for s in after_prompt for i in s.token_ids],
+        "logprobs": [x for s in after_prompt for x in s.logprobs],
+        "spans": [[len(s.token_ids), s.trainable] for s in after_prompt],
+        "stop_reason": t.stop_reason,
+        "reward": score.value,
+        "status": score.status,
+        "breakdown": dict(score.breakdown),
+        "explanation": score.explanation,
+    }
+
+
+def _trajectory_from(
+    record: Mapping[str, Any], prompt_id: str, prompt_tokens: Sequence[int]
+) -> tuple[Trajectory, Score]:
+    segments = [Segment(token_ids=tuple(prompt_tokens), trainable=False)]
+    tokens, logprobs = iter(record["tokens"]), iter(record["logprobs"])
+    for length, trainable in record["spans"]:
+        ids = tuple(next(tokens) for _ in range(length))
+        sampled = tuple(next(logprobs) for _ in range(length)) if trainable else ()
+        segments.append(Segment(token_ids=ids, trainable=trainable, logprobs=sampled))
+    trajectory = Trajectory(
+        prompt_id=prompt_id,
+        member=record["member"],
+        messages=tuple(record["messages"]),
+        segments=tuple(segments),
+        stop_reason=record["stop_reason"],
+    )
+    score = Score(
+        value=record["reward"],
+        status=record["status"],
+        breakdown=record["breakdown"],
+        explanation=record["explanation"],
+    )
+    return trajectory, score
+
+
+def _group_record(group: Group) -> dict[str, Any]:
+    return {
+        "step": group.step,
+        "prompt_id": group.prompt.id,
+        "prompt_tokens": list(group.trajectories[0].segments[0].token_ids),
+        "trajectories": [
+            _trajectory_record(t, s) | {"advantage": a}
+            for t, s, a in zip(group.trajectories, group.scores, group.advantages, strict=True)
+        ],
+    }
+
+
+def _group_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Group:
+    pairs = [
+        _trajectory_from(t, record["prompt_id"], record["prompt_tokens"]) for t in record["trajectories"]
+    ]
+    return Group(
+        step=record["step"],
+        prompt=prompts[record["prompt_id"]],
+        trajectories=tuple(t for t, _ in pairs),
+        scores=tuple(s for _, s in pairs),
+        advantages=tuple(t["advantage"] for t in record["trajectories"]),
+    )
+
+
+def _outcome_record(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "prompt_id": outcome.prompt.id,
+        "prompt_tokens": list(outcome.greedy[0].segments[0].token_ids),
+        "sampled": [_trajectory_record(t, s) for t, s in outcome.sampled],
+        "greedy": _trajectory_record(*outcome.greedy),
+    }
+
+
+def _outcome_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Outcome:
+    def pair(r: Mapping[str, Any]) -> tuple[Trajectory, Score]:
+        return _trajectory_from(r, record["prompt_id"], record["prompt_tokens"])
+
+    return Outcome(
+        prompt=prompts[record["prompt_id"]],
+        sampled=tuple(pair(r) for r in record["sampled"]),
+        greedy=pair(record["greedy"]),
+    )
+
+
+def _estimate(record: Mapping[str, Any]) -> Estimate:
+    return Estimate(mean=record["mean"], ci95=(record["ci95"][0], record["ci95"][1]))
+
+
+def _comparison_from(record: Mapping[str, Any]) -> Comparison:
+    details = {
+        name: Contrast(**{side: _estimate(d[side]) for side in ("base", "tuned", "difference")})
+        for name, d in record["details"].items()
+    }
+    return Comparison(
+        **{
+            k: v for k, v in record.items() if k not in ("base", "tuned", "difference", "examples", "details")
+        },
+        base=_estimate(record["base"]),
+        tuned=_estimate(record["tuned"]),
+        difference=_estimate(record["difference"]),
+        examples=tuple(Example(**e) for e in record["examples"]),
+        details=details,
+    )

@@ -1,0 +1,106 @@
+"""Guards and warnings over made-up histories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from refine_rl.config import Settings
+from refine_rl.errors import GuardStop
+from refine_rl.grpo import guards
+from refine_rl.types import StepMetrics
+
+
+def step(n: int, **changes: Any) -> StepMetrics:
+    usual: dict[str, Any] = {
+        "reward_mean": 0.5,
+        "reward_std": 0.2,
+        "components": {},
+        "groups": 4,
+        "groups_zero_variance": 0,
+        "groups_missing": 0,
+        "tokens_mean": 30.0,
+        "clipped_share": 0.0,
+        "loss": 0.0,
+        "kl": 0.0,
+        "entropy": 1.0,
+        "grad_norm": 1.0,
+        "learning_rate": 1e-4,
+        "seconds": {"total": 1.0},
+        "tokens_per_second": 100.0,
+        "cost_usd": None,
+    }
+    return StepMetrics(step=n, **{**usual, **changes})
+
+
+def history(*changes: dict[str, Any]) -> list[StepMetrics]:
+    return [step(n, **c) for n, c in enumerate(changes, start=1)]
+
+
+def settings(**grpo: Any) -> Settings:
+    return Settings.model_validate({"task": "x", "grpo": grpo})
+
+
+def stopped(past: list[StepMetrics], **grpo: Any) -> str | None:
+    try:
+        guards.stop(past, settings(**grpo))
+    except GuardStop as stop:
+        assert stop.exit_code == 3
+        assert stop.advice
+        return stop.guard
+    return None
+
+
+def test_a_healthy_run_goes_on() -> None:
+    past = history(*[{}] * 30)
+    assert stopped(past) is None
+    assert guards.warnings(past) == {}
+
+
+def test_all_cut() -> None:
+    assert stopped(history({"clipped_share": 1.0})) == "all_cut"
+    assert stopped(history({"clipped_share": 0.99})) is None
+    assert stopped(history({}, {"clipped_share": 1.0}), all_cut_patience=2) is None
+    assert stopped(history({"clipped_share": 1.0}, {"clipped_share": 1.0}), all_cut_patience=2) == "all_cut"
+
+
+def test_no_variance_needs_the_whole_patience() -> None:
+    flat = {"groups_zero_variance": 4}
+    assert stopped(history(*[flat] * 3), zero_variance_patience=3) == "no_variance"
+    assert stopped(history(*[flat] * 2), zero_variance_patience=3) is None
+    assert stopped(history(flat, {"groups_zero_variance": 3}, flat), zero_variance_patience=3) is None
+
+
+def test_exploding_gradient() -> None:
+    calm = [{"grad_norm": 0.5}] * 5
+    wild = {"grad_norm": 501.0}
+    assert stopped(history(*calm, wild, wild, wild)) == "exploding_gradient"
+    assert stopped(history(*calm, wild, wild, {"grad_norm": 499.0})) is None
+    assert stopped(history(*calm[:4], wild, wild, wild)) is None  # too early to know what is usual
+    assert stopped(history(*calm, wild, wild, {"grad_norm": None})) is None
+
+
+def named(first: dict[str, Any], last: dict[str, Any]) -> set[str]:
+    return set(guards.warnings(history(*[first] * 5, *[last] * 5)))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "names"),
+    [
+        ({"tokens_mean": 100.0}, {"tokens_mean": 39.0}, {"length_collapse"}),
+        ({"tokens_mean": 100.0}, {"tokens_mean": 41.0}, set()),
+        ({"tokens_mean": 10.0}, {"tokens_mean": 26.0}, {"length_growth"}),
+        ({"entropy": 2.0}, {"entropy": 0.19}, {"entropy_collapse"}),
+        ({"entropy": 2.0}, {"entropy": 0.21}, set()),
+        ({}, {"clipped_share": 0.6}, {"many_cut"}),
+        ({}, {"groups_zero_variance": 4}, {"little_signal"}),
+        ({}, {"groups_zero_variance": 3}, set()),
+    ],
+)
+def test_collapses_are_named(first: dict[str, Any], last: dict[str, Any], names: set[str]) -> None:
+    assert named(first, last) == names
+
+
+def test_no_warning_before_there_is_a_past() -> None:
+    assert guards.warnings(history(*[{"tokens_mean": 100.0}] * 5, *[{"tokens_mean": 1.0}] * 4)) == {}

@@ -1,0 +1,84 @@
+"""The settings' own checks, their derived values and the page that is made from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from refine_rl.config import ModelSettings, OverlongSettings, RuleSettings, Settings
+from refine_rl.config_docs import settings_markdown
+from refine_rl.config_errors import setting_names
+
+PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+
+
+def settings(**sections: Any) -> Settings:
+    return Settings.model_validate({"task": "Say hi.", **sections})
+
+
+def test_the_page_of_settings_is_fresh() -> None:
+    assert PAGE.read_text(encoding="utf-8") == settings_markdown(), (
+        "stale: python -m refine_rl.config_docs > docs/settings.md"
+    )
+
+
+def test_the_page_has_every_setting_with_its_meaning() -> None:
+    page = settings_markdown()
+    for keys in setting_names().values():
+        for key in keys:
+            assert f"| `{key}` |" in page or f"\n## [{key}]" in page
+    assert "| `clip_low` | number, more than 0, at most 1 | `0.2` | The ratio" in page
+    assert '| `targets` | `"all-linear"` or list of text | `"all-linear"` |' in page
+    assert "folder" not in setting_names()[()]
+
+
+def test_learning_rate_knows_lora() -> None:
+    assert settings().learning_rate == 1e-4
+    assert settings(model={"adapter": "none"}).learning_rate == 1e-5
+    assert settings(model={"adapter": "none"}, grpo={"learning_rate": 3e-6}).learning_rate == 3e-6
+
+
+def test_clip_high_follows_the_loss() -> None:
+    assert settings(grpo={"clip_low": 0.1}).clip_high == 0.1
+    assert settings(grpo={"clip_low": 0.1, "loss": "dapo"}).clip_high == 0.28
+    assert settings(grpo={"clip_high": 0.3, "loss": "dapo"}).clip_high == 0.3
+
+
+def test_rule_parameters_are_kept_apart() -> None:
+    rule = RuleSettings.model_validate({"rule": "words", "max": 20, "weight": 0.5, "name": "short"})
+    assert (rule.rule, rule.weight, rule.name, rule.parameters) == ("words", 0.5, "short", {"max": 20})
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"task": " \n"}, "is empty; say in plain words"),
+        ({"name": "a/b"}, "a folder inside runs/"),
+        ({"name": ".."}, "a folder inside runs/"),
+        ({"grpo": {"steps": 5, "warmup_steps": 6}}, "`grpo.warmup_steps` is larger than `grpo.steps`"),
+        ({"grpo": {"advantage": "gdpo"}, "reward": {"combine": "product"}}, "sums components"),
+        ({"reward": {"overlong": {"unit": "words"}}}, "needs `limit`"),
+        ({"reward": {"overlong": {"kind": "linear", "buffer": 3}}}, "takes `buffer` with"),
+        ({"reward": {"overlong": {"limit": 3, "buffer": 4}}}, "larger than its `limit`"),
+        ({"grpo": {"max_grad_norm": float("inf")}}, "finite"),
+        ({"prompts": {"near_duplicate": 0.0}}, "greater than 0"),
+    ],
+)
+def test_impossible_settings_are_refused(sections: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings(**sections)
+
+
+def test_all_impossible_combinations_are_told_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        OverlongSettings(kind="linear", unit="words", buffer=3)
+    assert "needs `limit`" in str(caught.value)
+    assert "takes `buffer`" in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        ModelSettings().name = "other"  # type: ignore[misc]

@@ -1,0 +1,355 @@
+"""Whole runs on a small random model: files, evidence, resuming, stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine_rl.config import Settings
+from refine_rl.config_file import override, settings_from_dict
+from refine_rl.errors import GuardStop, Interrupted, UserError
+from refine_rl.pipeline import run
+from refine_rl.runs import RunFolder
+from refine_rl.types import Comparison
+
+MakeModel = Callable[..., Path]
+WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
+
+
+@pytest.fixture(scope="module")
+def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """task(**sections) -> settings of a run of a few seconds: shorter words are better."""
+    folder = tmp_path_factory.mktemp("task")
+    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def make(**sections: dict[str, Any]) -> Settings:
+        usual: dict[str, dict[str, Any]] = {
+            "model": {"name": str(make_model("llama")), "device": "cpu", "dtype": "float32", "rank": 4},
+            "prompts": {"source": "file:prompts.jsonl", "validation": 4, "held_out": 6},
+            "reward": {"rules": [{"rule": "chars", "max": 12}, {"rule": "words", "min": 1, "max": 2}]},
+            "rollout": {"group_size": 4, "max_tokens": 10},
+            "grpo": {
+                "steps": 10,
+                "prompts_per_step": 3,
+                "learning_rate": 0.02,
+                "checkpoint_every": 4,
+                "validate_every": 3,
+                "all_cut_patience": 99,
+            },
+            "evaluate": {"samples": 2, "bootstrap": 200},
+        }
+        for name, values in sections.items():
+            usual[name] = {**usual.get(name, {}), **values}
+        return settings_from_dict({"task": "Be short.", **usual}, folder)
+
+    return make
+
+
+class Pause:
+    """Interrupts at the n-th call."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted("stop")
+
+
+def same(a: RunFolder, b: RunFolder) -> None:
+    """Two runs have the same content, to the bit, apart from clocks."""
+    last = a.checkpoints()[-1]
+    assert a.checkpoints()[-1] == b.checkpoints()[-1]
+    for file in ("weights.safetensors", "optimizer.safetensors"):
+        assert (a.checkpoint(last) / file).read_bytes() == (b.checkpoint(last) / file).read_bytes()
+    for file in ("groups.jsonl", "validation.jsonl", "prompts.jsonl", "comparison.json"):
+        assert (a.path / file).read_text() == (b.path / file).read_text(), file
+    weights = "adapter_model.safetensors"
+    assert (a.model / weights).read_bytes() == (b.model / weights).read_bytes()
+    timeless = [
+        [{k: v for k, v in m.items() if k not in ("seconds", "tokens_per_second")} for m in r.metrics()]
+        for r in (a, b)
+    ]
+    assert timeless[0] == timeless[1]
+    assert [m["step"] for m in b.metrics()] == list(range(1, 11))
+
+
+@pytest.fixture(scope="module")
+def whole(task: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that was never stopped."""
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole", task())
+    run(folder)
+    return folder
+
+
+def test_everything_is_on_record(whole: RunFolder) -> None:
+    assert [m["step"] for m in whole.metrics()] == list(range(1, 11))
+    groups = list(whole.groups())
+    assert len(groups) == 30
+    for group in groups:
+        assert len(group["trajectories"]) == 4
+        for t in group["trajectories"]:
+            assert t["status"] == "scored"
+            assert set(t["breakdown"]) == {"chars", "words"}
+            assert t["reward"] == pytest.approx(sum(t["breakdown"].values()))
+            assert len(t["tokens"]) == len(t["logprobs"]) <= 10
+            assert t["messages"][-1]["role"] == "assistant"
+    assert [v["step"] for v in whole.validation()] == [0, 3, 6, 9, 10]
+    assert {p.split for p in whole.prompts()} == {"train", "validation", "held_out"}
+    trained = {g["prompt_id"] for g in groups}
+    assert trained <= {p.id for p in whole.prompts() if p.split == "train"}
+    assert whole.versions()["torch"]
+    assert "<html" in (whole.path / "report.html").read_text()
+    for metrics in whole.metrics():
+        assert metrics["mismatch_mean"] < 1e-5
+        assert metrics["kl"] is not None
+        assert metrics["cost_usd"] is None
+
+
+def test_the_best_on_validation_is_the_model(whole: RunFolder) -> None:
+    scored = {v["step"]: v["reward"]["mean"] for v in whole.validation() if v["step"] > 0}
+    best = max(scored, key=lambda s: (scored[s], -s))
+    assert best in whole.checkpoints()
+    assert 10 in whole.checkpoints()
+    position = json.loads((whole.checkpoint(10) / "position.json").read_text())
+    assert position["best_step"] == best
+    from safetensors.torch import load_file
+
+    model = load_file(whole.model / "adapter_model.safetensors")
+    saved = load_file(whole.checkpoint(best) / "weights.safetensors")
+    assert len(model) == len(saved)
+    for name, value in model.items():
+        assert value.equal(saved[name.replace(".weight", ".default.weight")])
+
+
+def test_the_comparison_is_that_of_the_outcomes(whole: RunFolder) -> None:
+    comparison = whole.comparison()
+    assert isinstance(comparison, Comparison)
+    base, tuned = whole.outcomes("base"), whole.outcomes("tuned")
+    assert base is not None
+    assert tuned is not None
+
+    def mean(outcomes: list[Any]) -> float:
+        return sum(s.value for o in outcomes for _, s in o.sampled) / sum(len(o.sampled) for o in outcomes)
+
+    assert comparison.base.mean == pytest.approx(mean(base))
+    assert comparison.tuned.mean == pytest.approx(mean(tuned))
+    assert comparison.prompts == 6
+    assert {"greedy", "success", "success_greedy", "component:chars", "component:words"} <= set(
+        comparison.details
+    )
+
+
+@pytest.mark.parametrize("at", [1, 3, 12, 40, 75, 110, 128, 150])
+def test_ten_steps_are_five_and_five(
+    whole: RunFolder, task: Callable[..., Settings], tmp_path: Path, at: int
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", task())
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(at))
+    run(folder)
+    same(whole, folder)
+
+
+def test_stopped_again_and_again(whole: RunFolder, task: Callable[..., Settings], tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", task())
+    stops = 0
+    while folder.comparison() is None:
+        try:
+            run(folder, pause=Pause(29))
+        except Interrupted:
+            stops += 1
+    assert stops >= 4
+    same(whole, folder)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[2]))
+from refine_rl.pipeline import run
+from refine_rl.runs import RunFolder
+print("loaded", flush=True)
+run(RunFolder.open(Path(sys.argv[1])))
+"""
+
+
+def killed_and_resumed(task: Settings, path: Path, whole: RunFolder, chance: random.Random) -> None:
+    import torch
+
+    folder = RunFolder.create(path, task)
+    command = [sys.executable, "-c", CHILD, str(path), str(torch.get_num_threads())]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"loaded\n"
+    # Wait for a random line of the record, then a random moment more.
+    wanted, deadline = chance.randint(0, 9), time.monotonic() + 60
+    while len(folder.metrics()) < wanted and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(chance.random() * 0.15)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    run(folder)
+    same(whole, folder)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_killed_and_resumed(
+    whole: RunFolder, task: Callable[..., Settings], tmp_path: Path, number: int
+) -> None:
+    killed_and_resumed(task(), tmp_path / "run", whole, random.Random(time.time_ns()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(25))
+def test_killed_and_resumed_many_times(
+    whole: RunFolder, task: Callable[..., Settings], tmp_path: Path, number: int
+) -> None:
+    killed_and_resumed(task(), tmp_path / "run", whole, random.Random(number))
+
+
+def test_a_torn_line_and_half_a_step_are_made_again(
+    whole: RunFolder, task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", task())
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(70))
+    groups = (folder.path / "groups.jsonl").read_text().splitlines(keepends=True)
+    # The last step's groups were written in part, the newest metrics line is torn, and a checkpoint was
+    # being written: what a power cut may leave.
+    (folder.path / "groups.jsonl").write_text("".join(groups[:-2]) + groups[-2][:50])
+    with (folder.path / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 99, "rew')
+    (folder.path / "checkpoints" / ".step-000099.1").mkdir()
+    for step in folder.checkpoints()[-1:]:
+        import shutil
+
+        shutil.rmtree(folder.checkpoint(step))
+    run(folder)
+    same(whole, folder)
+
+
+def test_a_reader_sees_whole_lines_only(whole: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("")
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
+    assert [m["step"] for m in RunFolder.open(tmp_path).metrics()] == [1, 2]
+
+
+def test_two_writers_are_refused(whole: RunFolder) -> None:
+    with whole.writing(), pytest.raises(UserError, match="another process"):
+        run(whole)
+
+
+def test_a_used_folder_is_refused(whole: RunFolder, task: Callable[..., Settings]) -> None:
+    with pytest.raises(UserError, match="--resume"):
+        RunFolder.create(whole.path, task())
+
+
+def test_a_guard_saves_and_reports(task: Callable[..., Settings], tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", task(rollout={"max_tokens": 2}, grpo={"all_cut_patience": 1}))
+    with pytest.raises(GuardStop, match="max_tokens = 2"):
+        run(folder)
+    assert folder.events()[-1]["name"] == "all_cut"
+    page = (folder.path / "report.html").read_text()
+    assert "Raise rollout.max_tokens" in page
+    assert folder.checkpoints()
+    settings = folder.settings()
+    folder.save_settings(override(settings, ["rollout.max_tokens=10", "grpo.all_cut_patience=99"]))
+    assert isinstance(run(folder), Comparison)
+
+
+def test_a_reward_that_fails_stops_before_training(task: Callable[..., Settings], tmp_path: Path) -> None:
+    def broken(prompt: str, completion: str) -> float:
+        raise RuntimeError("no such service")
+
+    folder = RunFolder.create(tmp_path / "run", task())
+    with pytest.raises(GuardStop, match="no such service"):
+        run(folder, functions=[broken])
+    assert folder.metrics() == []
+
+
+def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    def flaky(prompt: str, completion: str) -> float:
+        if len(completion) % 3 == 0:
+            raise RuntimeError("now and then")
+        return 1.0
+
+    settings = task(reward={"rules": [{"rule": "chars", "max": 12}], "max_missing": 1.0}, grpo={"steps": 3})
+    folder = RunFolder.create(tmp_path / "run", settings)
+    run(folder, functions=[flaky])
+    members = [t for g in folder.groups() for t in g["trajectories"]]
+    missing = [t for t in members if t["status"] == "missing"]
+    assert missing
+    assert all(t["reward"] is None and t["advantage"] is None for t in missing)
+    assert all("now and then" in t["explanation"] for t in missing)
+    # Had a failure counted as 0, flaky's mean would be far below 1.
+    assert all(m["components"]["flaky"] == 1.0 for m in folder.metrics())
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"adapter": "none"}, "grpo": {"learning_rate": 1e-3, "kl": 0.05}},
+        {
+            "grpo": {
+                "kl": 0.1,
+                "kl_in": "reward",
+                "kl_estimator": "k1",
+                "loss": "dr_grpo",
+                "advantage": "mean",
+            }
+        },
+        {"grpo": {"loss": "dapo", "advantage": "gdpo", "updates_per_step": 2, "schedule": "cosine"}},
+        {
+            "model": {"dropout": 0.1, "dtype": "bfloat16"},
+            "rollout": {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
+        },
+        {"prompts": {"validation": 0}, "reward": {"overlong": {"limit": 8, "buffer": 4}}},
+    ],
+    ids=["full", "kl-in-reward", "dapo-gdpo", "dropout-bf16-truncated", "no-validation-overlong"],
+)
+def test_other_settings_run_and_resume_to_the_bit(
+    task: Callable[..., Settings], tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    folders = []
+    grpo = {"steps": 4, "checkpoint_every": 2, **sections.get("grpo", {})}
+    for name, pause in (("whole", None), ("stopped", Pause(62))):
+        folder = RunFolder.create(tmp_path / name, task(**{**sections, "grpo": grpo}))
+        if pause is not None:
+            with pytest.raises(Interrupted):
+                run(folder, pause=pause)
+        run(folder)
+        folders.append(folder)
+    a, b = folders
+    assert (a.checkpoint(4) / "weights.safetensors").read_bytes() == (
+        b.checkpoint(4) / "weights.safetensors"
+    ).read_bytes()
+    assert a.comparison() == b.comparison()
+
+
+def test_it_learns(task: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = task(
+        model={"rank": 8},
+        grpo={"steps": 30, "prompts_per_step": 8, "learning_rate": 0.02, "validate_every": 10},
+        rollout={"group_size": 8},
+        evaluate={"samples": 8},
+    )
+    comparison = run(RunFolder.create(tmp_path / "run", settings))
+    assert comparison.verdict == "better"
+    assert comparison.base.ci95[1] < comparison.tuned.ci95[0]
