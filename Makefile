@@ -1,0 +1,63 @@
+# make demo   a fresh machine: environment, installation, the demo (offline once installed)
+# make test   a fresh machine: environment, installation, every test
+.PHONY: help demo test slow check bench docs clean browser
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Every version is fixed, of build tools as well; pip reads the variable in its build environments too.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+
+help:
+	@sed -n 's/^# //p' Makefile | head -2
+	@echo "make slow   the tests that take minutes        make check  format, lint, types"
+	@echo "make bench  the figures of the documentation   make docs   generated pages      make clean"
+
+demo: $(VENV)/.installed
+	$(BIN)/refine demo
+
+test: $(VENV)/.installed-dev browser
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/style.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m refine_rl.cli.docs > docs/cli.md
+	$(BIN)/python -m refine_rl.config_docs > docs/settings.md
+	$(BIN)/python -c "from refine_rl.rewards import rules_table_markdown as t; print(t(), end='')" > docs/rules.md
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Re:Fine needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[dev,oracle]'
+	@touch $@
+
+# The report's test wants a browser; where it cannot be installed, that test says so and is skipped.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium here and no way to install one: the browser test will be skipped"
