@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from refine_rl.errors import GuardStop, Interrupted
+from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare
 from refine_rl.policy.load import load_policy
 from refine_rl.progress import Observer, Pause, Quiet, never
@@ -13,7 +14,7 @@ from refine_rl.report.page import render
 from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.runs import RunFolder
-from refine_rl.stages import Work, prepare_prompts
+from refine_rl.stages import Work, begin, prepare_prompts
 from refine_rl.types import Comparison
 
 
@@ -37,9 +38,8 @@ def run(
         check_sanity(reward, settings.reward.sanity)
         observer.stage(f"Loading {settings.model.name}")
         policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
-        resumed = bool(folder.prompts())
+        settings = begin(folder, settings, policy, observer)
         prompts = prepare_prompts(folder, settings, policy, reward, observer)
-        folder.event("resumed" if resumed else "started", "run", f"{policy.device}, {policy.compute_dtype}")
         try:
             with ScoringLoop(reward) as scoring:
                 work = Work(
@@ -63,6 +63,9 @@ def run(
                 seed=settings.grpo.seed,
             )
             folder.save_comparison(comparison)
+            for name, text in audit(comparison).items():
+                folder.event("warning", name, text, position.step)
+                observer.warning(text)
             work.write_model(comparison)
             folder.event("finished", "finished", str(comparison), position.step)
         except GuardStop as stop:

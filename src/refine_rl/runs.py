@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -67,7 +68,7 @@ class RunFolder:
             cls.require_new(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        run._replace("config.toml", _config_text(settings, python_rewards))
+        run._save_config(settings, _source(settings, python_rewards), _versions())
         return run
 
     @classmethod
@@ -102,8 +103,27 @@ class RunFolder:
         return settings_from_run(self._text("config.toml"), self.path)
 
     def save_settings(self, settings: Settings) -> None:
-        """Settings once resolved further (device, number format), so that a resume finds them."""
-        self._replace("config.toml", _config_text(settings, self.python_rewards()))
+        """Settings once resolved further (the number format) or overridden at a resume; where the run
+        came from stays as it was."""
+        self._save_config(settings, self._config()["source"], self.versions())
+
+    def _save_config(
+        self, settings: Settings, source: Mapping[str, Any], versions: Mapping[str, str]
+    ) -> None:
+        tables = {"source": source, "versions": versions}
+        self._replace("config.toml", dump_settings(settings) + "\n" + dump_toml(tables))
+
+    def changes(self) -> list[str]:
+        """What is not as it was when the run began, and may make a resume differ from an unbroken run."""
+        then, now = self.versions(), _versions()
+        found = [
+            f"{name} was {then.get(name, 'absent')} and is {now.get(name, 'absent')}"
+            for name in sorted(then.keys() | now.keys())
+            if then.get(name) != now.get(name)
+        ]
+        files = self._config().get("source", {}).get("reward_files", {})
+        changed = _reward_files(self.settings())
+        return found + [f"{name} has changed" for name, sha in files.items() if changed.get(name) != sha]
 
     def versions(self) -> dict[str, str]:
         """Package versions at the start of the run."""
@@ -338,18 +358,33 @@ def _only_given_prompts(path: Path) -> bool:
     return path.is_dir() and [p.name for p in path.iterdir()] == ["given_prompts.jsonl"]
 
 
-def _config_text(settings: Settings, python_rewards: Sequence[str]) -> str:
-    versions = {}
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    versions["python"] = platform.python_version()
-    source = {
+    return versions
+
+
+def _source(settings: Settings, python_rewards: Sequence[str]) -> dict[str, Any]:
+    """What the settings themselves do not say: where they came from, and what the reward's files held."""
+    return {
         "folder": str(settings.folder.resolve()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python_rewards": list(python_rewards),
+        "reward_files": _reward_files(settings),
     }
-    return dump_settings(settings) + "\n" + dump_toml({"source": source, "versions": versions})
+
+
+def _reward_files(settings: Settings) -> dict[str, str]:
+    """SHA-256 of each file that a reward function of the settings comes from."""
+    specs = [f if isinstance(f, str) else f.function for f in settings.reward.functions]
+    files = {spec.rpartition(":")[0] for spec in specs}
+    return {
+        file: hashlib.sha256((settings.folder / file).read_bytes()).hexdigest()
+        for file in sorted(files)
+        if (settings.folder / file).is_file()
+    }
 
 
 # -- records <-> lines ------------------------------------------------------------------------

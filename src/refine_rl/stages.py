@@ -28,6 +28,24 @@ from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison, Outcome, Prompt, Score, Split, Trajectory
 
 
+def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Observer) -> Settings:
+    """Puts the start (or the resume) on record, with the number format that was found; the settings in
+    force. A resume goes on in the format of the start, and says what else has changed since."""
+    resumed = bool(folder.prompts())
+    form = str(policy.compute_dtype).removeprefix("torch.")
+    folder.event("resumed" if resumed else "started", "run", f"on {policy.device} in {form}")
+    for change in folder.changes() if resumed else []:
+        text = f"Since the run began, {change}: it may not go on exactly as it would have."
+        folder.event("warning", "changed", text)
+        observer.warning(text)
+    if settings.model.dtype == form:
+        return settings
+    model = settings.model.model_copy(update={"dtype": form})
+    settings = settings.model_copy(update={"model": model})
+    folder.save_settings(settings)
+    return settings
+
+
 def prepare_prompts(
     folder: RunFolder, settings: Settings, policy: Policy, reward: CombinedReward, observer: Observer
 ) -> dict[Split, list[Prompt]]:

@@ -1,0 +1,30 @@
+"""Signs that the reward was won without the task being done, read off a comparison.
+
+A reward that leaves something out is paid for leaving it out: with a reward for style alone, a policy
+repeats the style's phrases and drops the message. What was left out cannot be seen in the reward, but
+in a component that is only watched (weight 0), or that lost while the sum won.
+"""
+
+from __future__ import annotations
+
+from refine_rl.types import Comparison
+
+
+def audit(comparison: Comparison) -> dict[str, str]:
+    """Name -> text for every component that got surely worse while the reward got surely better, and
+    for full successes that did."""
+    if comparison.difference.ci95[0] <= 0:
+        return {}
+    found: dict[str, str] = {}
+    for name, measure in comparison.details.items():
+        watched = name.startswith("component:") or name == "success"
+        if watched and measure.difference.ci95[1] < 0:
+            what = (
+                f"the component {name.removeprefix('component:')!r}" if name != "success" else "full success"
+            )
+            found[name] = (
+                f"The reward rose from {comparison.base.mean:.3f} to {comparison.tuned.mean:.3f} while "
+                f"{what} fell from {measure.base.mean:.3f} to {measure.tuned.mean:.3f}: the reward is won "
+                "without the task. Read the examples; give that component weight, or combine by product."
+            )
+    return found
