@@ -19,6 +19,7 @@ from refine_rl.config import Settings
 from refine_rl.config_file import override, settings_from_dict
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.pipeline import run
+from refine_rl.policy.load import load_policy
 from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison
 
@@ -181,6 +182,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[2]))
 from refine_rl.pipeline import run
+from refine_rl.policy.load import load_policy
 from refine_rl.runs import RunFolder
 print("loaded", flush=True)
 run(RunFolder.open(Path(sys.argv[1])))
@@ -353,3 +355,64 @@ def test_it_learns(task: Callable[..., Settings], tmp_path: Path) -> None:
     comparison = run(RunFolder.create(tmp_path / "run", settings))
     assert comparison.verdict == "better"
     assert comparison.base.ci95[1] < comparison.tuned.ci95[0]
+
+
+def test_a_resume_says_what_has_changed(task: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = task(reward={"functions": ["mine.py:score"]}, grpo={"steps": 2})
+    code = "def score(prompt, completion):\n    return float(len(completion) < 9)\n"
+    (settings.folder / "mine.py").write_text(code)
+    folder = RunFolder.create(tmp_path / "run", settings)
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(20))
+    assert folder.changes() == []
+    (settings.folder / "mine.py").write_text(code.replace("9", "8"))
+    config = folder.path / "config.toml"
+    config.write_text(
+        config.read_text().replace(f'torch = "{folder.versions()["torch"]}"', 'torch = "2.0.0"')
+    )
+    run(folder)
+    warned = [e["text"] for e in folder.events() if e["name"] == "changed"]
+    assert any("torch was 2.0.0" in text for text in warned)
+    assert any("mine.py has changed" in text for text in warned)
+
+
+def test_the_number_format_that_was_found_is_kept(task: Callable[..., Settings], tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", task(model={"dtype": "auto"}, grpo={"steps": 1}))
+    run(folder)
+    assert folder.settings().model.dtype in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"prompts": {"source": "file:absent.jsonl"}}, "no such file"),
+        ({"grpo": {"prompts_per_step": 50}}, "only 35 training prompts"),
+        ({"rollout": {"max_tokens": 300}}, "reads 256 tokens in all"),
+        ({"model": {"name": "./absent"}}, "no such folder"),
+        ({"reward": {"rules": [{"rule": "equals", "data": "answer"}]}}, "answer"),
+        ({"reward": {"sanity": [{"prompt": "x", "good": "a very long answer", "bad": "no"}]}}, "long answer"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_made(
+    task: Callable[..., Settings], tmp_path: Path, sections: dict[str, Any], words: str
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", task(**sections))
+    with pytest.raises(UserError, match=words):
+        run(folder)
+    folder.abandon()
+    assert not folder.path.exists()
+
+
+def test_prompts_too_long_are_set_aside(task: Callable[..., Settings], tmp_path: Path) -> None:
+    whole = RunFolder.create(tmp_path / "whole", task(grpo={"steps": 1}))
+    run(whole)
+    policy = load_policy(whole.settings().model)
+    lengths = sorted(len(policy.encode(p.messages)) for p in whole.prompts())
+    limit = lengths[len(lengths) * 3 // 4]
+    folder = RunFolder.create(tmp_path / "run", task(prompts={"max_tokens": limit}, grpo={"steps": 1}))
+    run(folder)
+    note = next(e["text"] for e in folder.events() if e["kind"] == "curation")
+    longer = sum(n > limit for n in lengths)
+    assert longer > 0
+    assert f"{longer} prompts set aside: longer than {limit} tokens" in note
+    assert sorted(len(policy.encode(p.messages)) for p in folder.prompts()) == lengths[:-longer]

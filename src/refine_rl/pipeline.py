@@ -14,7 +14,7 @@ from refine_rl.report.page import render
 from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.runs import RunFolder
-from refine_rl.stages import Work, begin, prepare_prompts
+from refine_rl.stages import Work, begin, read_prompts, settle_prompts
 from refine_rl.types import Comparison
 
 
@@ -36,10 +36,11 @@ def run(
         settings = folder.settings()
         reward = build_reward(settings, functions)
         check_sanity(reward, settings.reward.sanity)
+        read = read_prompts(folder, settings, reward)
         observer.stage(f"Loading {settings.model.name}")
         policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+        prompts = settle_prompts(folder, settings, policy, read, observer)
         settings = begin(folder, settings, policy, observer)
-        prompts = prepare_prompts(folder, settings, policy, reward, observer)
         try:
             with ScoringLoop(reward) as scoring:
                 work = Work(

@@ -28,10 +28,58 @@ from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison, Outcome, Prompt, Score, Split, Trajectory
 
 
+def read_prompts(
+    folder: RunFolder, settings: Settings, reward: CombinedReward
+) -> tuple[list[Prompt], list[str]]:
+    """The run's prompts: those on record, or loaded, curated and checked, with a few lines about that.
+
+    It needs no model, so that a mistake shows at once."""
+    prompts = folder.prompts()
+    if prompts:
+        return prompts, []
+    prompts, report = load_prompts(settings)
+    reward.check_data(prompts)
+    _require_enough(prompts, settings)
+    return prompts, report.lines()
+
+
+def settle_prompts(
+    folder: RunFolder,
+    settings: Settings,
+    policy: Policy,
+    read: tuple[list[Prompt], list[str]],
+    observer: Observer,
+) -> dict[Split, list[Prompt]]:
+    """The prompts by split, once those that are too long for the model are set aside; put on record."""
+    prompts, lines = read
+    if not folder.prompts():
+        prompts, too_long = _fitting(prompts, settings, policy)
+        _require_enough(prompts, settings)
+        for line in (*lines, *too_long):
+            observer.note(line)
+        folder.event("curation", "prompts", "\n".join((*lines, *too_long)))
+        folder.save_prompts(prompts)
+    splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
+    for prompt in prompts:
+        splits[prompt.split].append(prompt)
+    return splits
+
+
+def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
+    train = sum(p.split == "train" for p in prompts)
+    if train < settings.grpo.prompts_per_step:
+        raise UserError(
+            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but there are only {train} training "
+            "prompts. Give more prompts, or lower it."
+        )
+    if not any(p.split == "held_out" for p in prompts):
+        raise UserError("No held-out prompt is left, so nothing could be proved. Give more prompts.")
+
+
 def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Observer) -> Settings:
     """Puts the start (or the resume) on record, with the number format that was found; the settings in
     force. A resume goes on in the format of the start, and says what else has changed since."""
-    resumed = bool(folder.prompts())
+    resumed = any(e["kind"] == "started" for e in folder.events())
     form = str(policy.compute_dtype).removeprefix("torch.")
     folder.event("resumed" if resumed else "started", "run", f"on {policy.device} in {form}")
     for change in folder.changes() if resumed else []:
@@ -44,34 +92,6 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Obser
     settings = settings.model_copy(update={"model": model})
     folder.save_settings(settings)
     return settings
-
-
-def prepare_prompts(
-    folder: RunFolder, settings: Settings, policy: Policy, reward: CombinedReward, observer: Observer
-) -> dict[Split, list[Prompt]]:
-    """The run's prompts by split: those on record, or loaded, curated, measured and put on record."""
-    prompts = folder.prompts()
-    if not prompts:
-        observer.stage("Preparing the prompts")
-        prompts, report = load_prompts(settings)
-        reward.check_data(prompts)
-        prompts, too_long = _fitting(prompts, settings, policy)
-        lines = [*report.lines(), *too_long]
-        for line in lines:
-            observer.note(line)
-        folder.event("curation", "prompts", "\n".join(lines))
-        folder.save_prompts(prompts)
-    splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
-    for prompt in prompts:
-        splits[prompt.split].append(prompt)
-    if len(splits["train"]) < settings.grpo.prompts_per_step:
-        raise UserError(
-            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but there are only "
-            f"{len(splits['train'])} training prompts. Give more prompts, or lower it."
-        )
-    if not splits["held_out"]:
-        raise UserError("No held-out prompt is left, so nothing could be proved. Give more prompts.")
-    return splits
 
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:

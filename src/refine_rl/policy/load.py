@@ -169,6 +169,10 @@ def load_policy(
 
     transformers.utils.logging.disable_progress_bar()
     device = choose_device(settings.device)
+    if device.type == "cuda":
+        # A resumed run equals an unbroken one to the bit only if the kernels do.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     compute_dtype = choose_dtype(settings.dtype, device)
     source = model_source(settings.name)
     weights_from = str(adapter_from) if adapter_from and settings.adapter == "none" else source
