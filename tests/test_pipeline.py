@@ -346,15 +346,19 @@ def test_other_settings_run_and_resume_to_the_bit(
 
 
 def test_it_learns(task: Callable[..., Settings], tmp_path: Path) -> None:
+    def vowels(prompt: str, completion: str) -> float:
+        return min(1.0, sum(completion.count(v) for v in "aeiou") / 10)
+
     settings = task(
         model={"rank": 8},
-        grpo={"steps": 30, "prompts_per_step": 8, "learning_rate": 0.02, "validate_every": 10},
+        reward={"rules": []},
+        grpo={"steps": 30, "prompts_per_step": 8, "validate_every": 10},
         rollout={"group_size": 8},
-        evaluate={"samples": 8},
     )
-    comparison = run(RunFolder.create(tmp_path / "run", settings))
+    comparison = run(RunFolder.create(tmp_path / "run", settings), functions=[vowels])
     assert comparison.verdict == "better"
     assert comparison.base.ci95[1] < comparison.tuned.ci95[0]
+    assert comparison.tuned.mean > 2 * comparison.base.mean
 
 
 def test_a_resume_says_what_has_changed(task: Callable[..., Settings], tmp_path: Path) -> None:

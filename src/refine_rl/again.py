@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from refine_rl.api import RewardFunction, require_functions
 from refine_rl.config import Settings
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import compare
@@ -42,17 +43,25 @@ def evaluate_again(
     samples: int | None = None,
     seed: int = 1,
     name: str = "eval",
+    functions: Sequence[RewardFunction] = (),
     observer: Observer | None = None,
     pause: Pause = never,
 ) -> tuple[Comparison, Path]:
     """Base against tuned with other draws, and on other prompts where `source` names some (prompts
-    too close to a training prompt are left out). Returns the comparison and its file."""
+    too close to a training prompt are left out). Returns the comparison and its file.
+
+    `functions` are the reward functions that the run was given from Python. Raises UserError where they
+    are others, or where the run or the prompts do not allow an evaluation.
+    """
     observer = observer or Quiet()
+    if not name or name != Path(name).name:
+        raise UserError(f"--name {name}: it names a file, so it has no / in it.")
+    require_functions(folder, functions)
     settings, policy = open_model(folder)
     if samples is not None:
         evaluation = settings.evaluate.model_copy(update={"samples": samples})
         settings = settings.model_copy(update={"evaluate": evaluation})
-    reward = build_reward(settings)
+    reward = build_reward(settings, functions)
     if source is None:
         prompts: Sequence[Prompt] = [p for p in folder.prompts() if p.split == "held_out"]
     else:
@@ -79,7 +88,7 @@ def evaluate_again(
     comparison = compare(
         base, tuned, success=reward.success, resamples=settings.evaluate.bootstrap, seed=seed
     )
-    return comparison, folder.save_comparison(comparison, f"evaluations/{name}")
+    return comparison, folder.save_evaluation(name, comparison)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

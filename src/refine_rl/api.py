@@ -21,6 +21,7 @@ from refine_rl.config import Settings
 from refine_rl.config_file import load_settings, settings_from_dict
 from refine_rl.errors import UserError
 from refine_rl.progress import Observer
+from refine_rl.rewards.functions import function_reward
 from refine_rl.runs import RunFolder, free_name
 from refine_rl.types import Comparison
 
@@ -41,19 +42,19 @@ class Run:
 
     @property
     def report(self) -> Path:
-        return self.folder / "report.html"
+        return RunFolder(self.folder).report
 
 
 def train(
     task: str | Path,
     *,
-    model: str | Mapping[str, Any] | None = None,
+    model: str | Path | Mapping[str, Any] | None = None,
     prompts: str | Path | Sequence[str | Mapping[str, Any]] | Mapping[str, Any] | None = None,
     rewards: Sequence[RewardFunction] = (),
     rules: Sequence[Mapping[str, Any]] = (),
     run: str | Path | None = None,
     observer: Observer | None = None,
-    **sections: Mapping[str, Any],
+    **sections: Any,
 ) -> Run:
     """Trains a model for a task and compares it with what it was.
 
@@ -64,96 +65,128 @@ def train(
             JSONL file has them); or the [prompts] section as a dict.
         rewards: functions `(prompt, completion) -> float`; more parameters are filled by name from the
             prompt's data. TRL's list form works as well.
-        rules: rule tables, e.g. `{"rule": "words", "max": 20}`.
+        rules: rule tables, e.g. `{"rule": "words", "max": 20}`; they replace those of a task.toml.
         run: the run's folder; without it, a new one below runs/.
         observer: hears the progress; without it, lines on the standard error stream.
-        sections: further settings by section: `grpo={"steps": 50}, rollout={"group_size": 8}`.
+        sections: further settings by section: `grpo={"steps": 50}, rollout={"group_size": 8}`; they go
+            over those of a task.toml.
 
     Raises UserError for what the settings, files or model do not allow, GuardStop where a guard ended
     the training (the folder can be resumed).
     """
+    names = _names(rewards)
     settings = _settings(task, model, prompts, rules, sections)
     path = Path(run) if run is not None else free_name(Path("runs"), settings.name or "run")
     if isinstance(prompts, Sequence) and not isinstance(prompts, str):
-        # Refuse a used folder before anything is written into it.
-        RunFolder.require_new(path)
-        settings = _with_prompt_list(settings, prompts, path)
-    folder = RunFolder.create(path, settings, python_rewards=[_name(f) for f in rewards])
-    return _go(folder, observer, rewards)
+        file = RunFolder.give_prompts(path, _prompt_lines(prompts))
+        source = settings.prompts.model_copy(update={"source": f"file:{file.resolve()}"})
+        settings = settings.model_copy(update={"prompts": source})
+    folder = RunFolder.create(path, settings, python_rewards=names)
+    try:
+        return _go(folder, observer, rewards)
+    except UserError:
+        folder.abandon()
+        raise
 
 
 def resume(
     run: str | Path, *, rewards: Sequence[RewardFunction] = (), observer: Observer | None = None
 ) -> Run:
-    """Goes on with a run exactly where it stopped. Functions that were given to `train` are given again."""
+    """Goes on with a run exactly where it stopped. Functions that were given to `train` are given again.
+
+    Raises UserError where there is no such run, or where the functions are others.
+    """
     folder = RunFolder.open(Path(run))
-    wanted, given = folder.python_rewards(), [_name(f) for f in rewards]
-    if wanted != given:
-        raise UserError(
-            f"{run} was started with the Python reward functions {', '.join(wanted) or '(none)'}, but got "
-            f"{', '.join(given) or 'none'}: call refine_rl.resume({str(run)!r}, rewards=[...]) with the same."
-        )
+    require_functions(folder, rewards)
     return _go(folder, observer, rewards)
 
 
 def open_run(run: str | Path) -> Run:
-    """A finished run from its folder."""
+    """A finished run from its folder; raises UserError where it is not finished."""
     comparison = RunFolder.open(Path(run)).comparison()
     if comparison is None:
         raise UserError(f"{run} is not finished: refine train --resume {run}")
     return Run(folder=Path(run), comparison=comparison)
 
 
-def _go(folder: RunFolder, observer: Observer | None, rewards: Sequence[RewardFunction]) -> Run:
-    from refine_rl.pipeline import run as run_pipeline  # late: torch
+def require_functions(folder: RunFolder, rewards: Sequence[RewardFunction]) -> None:
+    """Raises UserError unless `rewards` has the names of the functions that the run was started with:
+    those that came from Python cannot be found from files."""
+    wanted, given = folder.python_rewards(), _names(rewards)
+    if wanted == given:
+        return
+    names = ", ".join(wanted)
+    if not wanted:
+        raise UserError(f"{folder.path} was started without Python reward functions: give none.")
+    raise UserError(
+        f"{folder.path} was started with the Python reward functions [{names}], not with "
+        f"[{', '.join(given)}]; go on from Python, with the same: "
+        f"refine_rl.resume({str(folder.path)!r}, rewards=[{names}])"
+    )
 
+
+def _go(folder: RunFolder, observer: Observer | None, rewards: Sequence[RewardFunction]) -> Run:
     if observer is None:
         from refine_rl.cli.screen import Screen
 
         observer = Screen()
-    try:
-        comparison = run_pipeline(folder, observer=observer, functions=rewards)
-    except UserError:
-        folder.abandon()
-        raise
+    from refine_rl.pipeline import run as run_pipeline  # late: torch
+
+    comparison = run_pipeline(folder, observer=observer, functions=rewards)
     return Run(folder=folder.path, comparison=comparison)
 
 
 def _settings(
     task: str | Path,
-    model: str | Mapping[str, Any] | None,
+    model: str | Path | Mapping[str, Any] | None,
     prompts: object,
     rules: Sequence[Mapping[str, Any]],
-    sections: Mapping[str, Mapping[str, Any]],
+    sections: Mapping[str, object],
 ) -> Settings:
-    is_file = isinstance(task, Path) or (task.endswith(".toml") and "\n" not in task)
-    given: dict[str, Any] = {name: dict(values) for name, values in sections.items()}
+    given: dict[str, Any] = {name: _plain(section) for name, section in sections.items()}
     if model is not None:
-        given["model"] = {"name": model} if isinstance(model, str) else dict(model)
+        given["model"] = _plain(model) if isinstance(model, Mapping) else {"name": str(model)}
     if isinstance(prompts, Mapping):
         given["prompts"] = dict(prompts)
     elif isinstance(prompts, str | Path):
         text = str(prompts)
-        given["prompts"] = {"source": text if text.startswith(("file:", "recipe:")) else f"file:{text}"}
+        is_source = text.startswith(("file:", "recipe:"))
+        given["prompts"] = {"source": text if is_source else f"file:{Path(text).expanduser().resolve()}"}
     if rules:
-        given.setdefault("reward", {})["rules"] = [dict(r) for r in rules]
-    if not is_file:
+        given["reward"] = {**given.get("reward", {}), "rules": [dict(r) for r in rules]}
+    if not (isinstance(task, Path) or (task.endswith(".toml") and "\n" not in task)):
         return settings_from_dict({"task": task, **given}, Path.cwd())
     base = load_settings(Path(task))
     merged: dict[str, Any] = base.model_dump(exclude_none=True)
-    for name, values in given.items():
-        merged[name] = {**merged.get(name, {}), **values}
+    for name, section in given.items():
+        old = merged.get(name)
+        if isinstance(old, dict) and isinstance(section, dict):
+            section = {**old, **section}
+        merged[name] = section
     return settings_from_dict(merged, base.folder)
 
 
-def _with_prompt_list(settings: Settings, prompts: Sequence[str | Mapping[str, Any]], run: Path) -> Settings:
-    rows = [{"prompt": p} if isinstance(p, str) else dict(p) for p in prompts]
-    run.mkdir(parents=True, exist_ok=True)
-    file = run / "given_prompts.jsonl"
-    file.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-    source = settings.prompts.model_copy(update={"source": f"file:{file.resolve()}"})
-    return settings.model_copy(update={"prompts": source})
+def _plain(section: object) -> object:
+    """A section as a dict; anything else is left to the check of the settings, which names the key."""
+    return dict(section) if isinstance(section, Mapping) else section
 
 
-def _name(function: RewardFunction) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
+def _prompt_lines(prompts: Sequence[str | Mapping[str, Any]]) -> str:
+    """The prompts as the text of a JSONL file."""
+    lines = []
+    for number, prompt in enumerate(prompts):
+        row = {"prompt": prompt} if isinstance(prompt, str) else prompt
+        if not isinstance(row, Mapping):
+            raise UserError(f"prompts[{number}] is {prompt!r}: give a string, or a dict with `prompt`.")
+        try:
+            lines.append(json.dumps(dict(row)) + "\n")
+        except (TypeError, ValueError) as error:
+            raise UserError(f"prompts[{number}] cannot be written as JSON: {error}") from error
+    return "".join(lines)
+
+
+def _names(rewards: Sequence[RewardFunction]) -> list[str]:
+    """The components' names; refuses what is no reward function before anything is written."""
+    if callable(rewards):
+        raise UserError("rewards is a list of functions: rewards=[...]")
+    return [function_reward(f).name for f in rewards]

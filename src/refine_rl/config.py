@@ -223,7 +223,7 @@ class GRPOSettings(_Section):
     """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
     updates_per_step: Positive = 1
     """Optimizer updates on the same rollouts; the log-probs of the first stay the old ones."""
-    tokens_per_micro_batch: Positive = 8192
+    tokens_per_micro_batch: Positive = 2048
     """Padded tokens that go through the model at once; the result does not depend on it."""
     validate_every: Annotated[int, Field(ge=0)] = 10
     """Steps between scorings of the validation prompts; 0: never (the last checkpoint is used)."""
@@ -245,7 +245,7 @@ class EvaluateSettings(_Section):
     """[evaluate]: base against tuned on held-out prompts."""
 
     samples: Positive = 4
-    """Sampled answers a prompt (temperature of the rollouts), beside one greedy answer."""
+    """Sampled answers a prompt, at temperature 1 from the whole distribution, beside one greedy answer."""
     bootstrap: Annotated[int, Field(ge=100)] = 10_000
     """Resamples of the prompts for the intervals."""
 

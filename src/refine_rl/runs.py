@@ -40,6 +40,7 @@ from refine_rl.types import (
     Trajectory,
 )
 
+_GIVEN_PROMPTS = "given_prompts.jsonl"
 _PACKAGES = ("refine-rl", "torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
 
@@ -78,11 +79,18 @@ class RunFolder:
             raise UserError(f"{path} is not a run: it has no config.toml.")
         return cls(path)
 
+    @classmethod
+    def give_prompts(cls, path: Path, lines: str) -> Path:
+        """Puts prompts that came from Python into the folder of a run to be created; returns their file."""
+        cls.require_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path)._replace(_GIVEN_PROMPTS, lines)
+
     def abandon(self) -> None:
         """Removes the folder of a run that was refused before it began (a mistake in the settings, a
         model that is not there), so that the next try finds its name free. With anything in it that a
         run has made, it stays."""
-        if {p.name for p in self.path.iterdir()} <= {"config.toml", ".lock", "given_prompts.jsonl"}:
+        if {p.name for p in self.path.iterdir()} <= {"config.toml", ".lock", _GIVEN_PROMPTS}:
             shutil.rmtree(self.path)
 
     @property
@@ -246,9 +254,13 @@ class RunFolder:
         by_id = {p.id: p for p in (self.prompts() if prompts is None else prompts)}
         return [_outcome_from(r, by_id) for r in self._lines(f"evaluations/{which}.jsonl")]
 
-    def save_comparison(self, comparison: Comparison, name: str = "comparison") -> Path:
-        text = json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False)
-        return self._replace(f"{name}.json", text + "\n")
+    def save_comparison(self, comparison: Comparison) -> Path:
+        """The run's own comparison."""
+        return self._replace("comparison.json", _comparison_text(comparison))
+
+    def save_evaluation(self, name: str, comparison: Comparison) -> Path:
+        """A later comparison, beside the run's own."""
+        return self._replace(f"evaluations/{name}.json", _comparison_text(comparison))
 
     def comparison(self) -> Comparison | None:
         if not (self.path / "comparison.json").is_file():
@@ -263,8 +275,13 @@ class RunFolder:
     def write_model(self, write: Callable[[Path], None]) -> None:
         _write_folder(self.model, write)
 
+    @property
+    def report(self) -> Path:
+        """The page (it is there once training has ended or a guard has stopped it)."""
+        return self.path / "report.html"
+
     def save_report(self, html: str) -> Path:
-        return self._replace("report.html", html)
+        return self._replace(self.report.name, html)
 
     # -- bytes --------------------------------------------------------------------------------
 
@@ -355,7 +372,7 @@ def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def _only_given_prompts(path: Path) -> bool:
-    return path.is_dir() and [p.name for p in path.iterdir()] == ["given_prompts.jsonl"]
+    return path.is_dir() and [p.name for p in path.iterdir()] == [_GIVEN_PROMPTS]
 
 
 def _versions() -> dict[str, str]:
@@ -478,6 +495,10 @@ def _outcome_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> O
 
 def _estimate(record: Mapping[str, Any]) -> Estimate:
     return Estimate(mean=record["mean"], ci95=(record["ci95"][0], record["ci95"][1]))
+
+
+def _comparison_text(comparison: Comparison) -> str:
+    return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _comparison_from(record: Mapping[str, Any]) -> Comparison:

@@ -5,15 +5,16 @@ Nothing here imports torch or transformers until a command needs them: `refine -
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
-from types import FrameType
 
 import typer
 
 from refine_rl.cli import evidence, model, tasks, training
-from refine_rl.errors import Interrupted, RefineError
+from refine_rl.cli.interrupt import StopNow, stop_at_once
+from refine_rl.errors import Interrupted, MachineError, RefineError, UserError
 
 app = typer.Typer(
     name="refine",
@@ -42,15 +43,43 @@ def _version(
 def main() -> None:
     """Runs a command; turns our errors into a message and an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGINT, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Foreign text may hold what the terminal's encoding has no sign for.
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGINT, stop_at_once)
     try:
         app()
-    except RefineError as error:
-        from refine_rl.cli.screen import print_error
+    except StopNow as stop:
+        _say(Interrupted(str(stop)))
+        # Not sys.exit: it would wait for the thread of a reward function that may never come back.
+        sys.stdout.flush()
+        os._exit(Interrupted.exit_code)
+    except Exception as error:
+        known = _known(error)
+        if known is None:
+            raise
+        _say(known)
+        sys.exit(known.exit_code)
 
-        print_error(error)
-        sys.exit(error.exit_code)
+
+def _known(error: Exception) -> RefineError | None:
+    """The error as one that a person can act on, or None where it is a defect of ours."""
+    if isinstance(error, RefineError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}."
+        place = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+        return UserError(text) if isinstance(error, place) else MachineError(text)
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):  # torch's, without importing torch
+        return MachineError(
+            "Out of memory. Lower grpo.tokens_per_micro_batch, rollout.group_size or rollout.max_tokens "
+            "(--set KEY=VALUE), or take a smaller model."
+        )
+    return None
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("Interrupted.")
+def _say(error: RefineError) -> None:
+    from refine_rl.cli.screen import print_error
+
+    print_error(error)

@@ -28,9 +28,10 @@ def evaluate(
     name: str = typer.Option("eval", "--name", help="Writes evaluations/NAME.json in the run's folder."),
     as_json: bool = JSON,
 ) -> None:
-    """Base against tuned again: fresh draws, or other prompts."""
+    """Compare base and tuned again. With fresh draws, or on other prompts."""
     from refine_rl.again import evaluate_again
-    from refine_rl.cli.screen import Screen, interruptible, print_comparison, results
+    from refine_rl.cli.interrupt import interruptible
+    from refine_rl.cli.screen import Screen, print_comparison, results
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(run)
@@ -48,7 +49,7 @@ def evaluate(
 
 
 def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:
-    """Write report.html again, from the files alone."""
+    """Write report.html again. From the run's files alone."""
     from refine_rl.report.page import render
     from refine_rl.runs import RunFolder
 
@@ -62,14 +63,14 @@ def replay(
     prompt: str | None = typer.Option(None, "--prompt", help="A prompt's id; without it, the whole step."),
     as_json: bool = JSON,
 ) -> None:
-    """Make a recorded group again, with the weights of that step, and hold it against the record."""
+    """Make a recorded group again. With the weights of that step; then hold it against the record."""
     from refine_rl.again import replay as make_again
     from refine_rl.cli.screen import Screen, results
     from refine_rl.runs import RunFolder
 
     found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(r) for r in found], ensure_ascii=False))
+        typer.echo(json.dumps([dataclasses.asdict(r) for r in found]))
     else:
         console = results()
         for member in found:
@@ -78,8 +79,9 @@ def replay(
             console.print(f"    {member.text!r}", markup=False)
             if not member.same:
                 console.print(f"    recorded: {member.recorded_text!r}", markup=False)
-    if not all(r.same for r in found):
+    if different := sum(not member.same for member in found):
         raise RefineError(
-            "The replay differs from the record. Tokens are the same only on the same machine, number of "
-            "threads and package versions (config.toml lists them)."
+            f"The replay differs from the record in {different} of {len(found)} completions. Either the "
+            "record was changed, or this is another machine, number of threads or package version than the "
+            "run's (its settings file lists the versions)."
         )

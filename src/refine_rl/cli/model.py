@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import typer
@@ -18,36 +20,43 @@ def chat(
     run: Path = typer.Argument(..., help="A run with a tuned model."),
     base: bool = typer.Option(False, "--base", help="Show the untrained model's answer as well."),
     temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: the most likely answer."),
-    max_tokens: int | None = typer.Option(None, "--max-tokens", min=1, help="Without it, the run's limit."),
+    max_tokens: int | None = typer.Option(
+        None, "--max-tokens", min=1, help="An answer is cut here; without it, the run's limit."
+    ),
     system: str | None = typer.Option(None, "--system", help="Without it, the run's own system message."),
 ) -> None:
     """Talk to the tuned model. Every message stands alone, as in training; an empty line ends."""
     from refine_rl.again import open_model
     from refine_rl.chatting import reply
-    from refine_rl.cli.screen import results, talk
+    from refine_rl.cli.screen import results, shown, talk
     from refine_rl.runs import RunFolder
 
-    folder = RunFolder.open(run)
-    settings, policy = open_model(folder)
+    settings, policy = open_model(RunFolder.open(run))
     system = settings.prompts.system if system is None else system
     limit = max_tokens or settings.rollout.max_tokens
-    talk().print(f"{settings.model.name}, tuned: {settings.task.strip()}\nAn empty line ends.", markup=False)
-    console = results()
+    messages, console = talk(), results()
+    messages.print(f"{settings.model.name}, tuned: {shown(settings.task.strip())}", markup=False)
+    messages.print("Every message stands alone. An empty line ends.")
     turn = 0
-    while True:
-        try:
-            text = input("> ")
-        except EOFError:
-            return
-        if not text.strip():
-            return
+    while text := _next_message():
         turn += 1
-        if base:
-            with policy.reference() as untrained:
-                console.print(
-                    f"base:  {reply(untrained, text, system, temperature, limit, turn)}", markup=False
-                )
-        console.print(f"tuned: {reply(policy, text, system, temperature, limit, turn)}", markup=False)
+        try:
+            if base:
+                with policy.reference() as untrained:
+                    answer = reply(untrained, text, system, temperature, limit, turn)
+                console.print(f"base:  {shown(answer)}", markup=False)
+            answer = reply(policy, text, system, temperature, limit, turn)
+            console.print(f"tuned: {shown(answer)}", markup=False)
+        except UserError as mistake:
+            messages.print(str(mistake), markup=False)
+
+
+def _next_message() -> str:
+    """What the person writes next; "" at an empty line and at the end of the input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
 
 
 def export(
@@ -55,10 +64,7 @@ def export(
     out: Path = typer.Option(..., "--out", help="The folder to write; it must not exist yet."),
     merged: bool = typer.Option(False, "--merged", help="One ordinary model, the adapter merged in."),
 ) -> None:
-    """Write the tuned model to a folder that transformers (and vLLM, llama.cpp's converter ...) loads."""
-    import shutil
-
-    from refine_rl.again import open_model
+    """Write the tuned model to a new folder. transformers loads it, and so does all that reads its form."""
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(run)
@@ -66,11 +72,19 @@ def export(
         raise UserError(f"{out} exists already; name a new folder.")
     if not folder.model.is_dir():
         raise UserError(f"{run} has no tuned model yet: refine train --resume {run}")
-    if merged:
-        _, policy = open_model(folder)
-        aside = out.with_name(f".{out.name}.new")
-        policy.save_merged(aside)
+    # Written aside first: under its name it is whole.
+    aside = out.with_name(f".{out.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        if merged:
+            from refine_rl.again import open_model
+
+            _, policy = open_model(folder)
+            policy.save_merged(aside)
+        else:
+            shutil.copytree(folder.model, aside)
         aside.rename(out)
-    else:
-        shutil.copytree(folder.model, out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     typer.echo(out)

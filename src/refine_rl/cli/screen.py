@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import sys
+import re
 import time
-from collections.abc import Iterator
-from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from refine_rl.errors import Interrupted, RefineError
-from refine_rl.progress import Pause
+from refine_rl.errors import RefineError
 from refine_rl.types import Comparison, Contrast, StepMetrics
 
 FEW_PROMPTS = 20  # with fewer, a bootstrap interval promises more than it holds
+_MEASURES = {"success_greedy": "success, greedy"}
 _BARS = "▁▂▃▄▅▆▇█"
+# What could move the cursor, recolour the screen or reverse the text: control characters but line end and
+# tab, marks of writing direction, and halves of surrogate pairs.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(text: str) -> str:
+    """Text of a model, a file or a judge, safe to print on a terminal.
+
+    >>> print(shown("red: \\x1b[31m"))
+    red: \\x1b[31m
+    """
+    return _UNSAFE.sub(lambda unsafe: repr(unsafe[0])[1:-1], text)
 
 
 def results() -> Console:
@@ -40,29 +48,31 @@ class Screen:
         self._rewards: list[float] = []
 
     def stage(self, text: str) -> None:
-        clock = time.perf_counter() - self._began
-        self._console.print(f"[dim]{clock:6.1f} s[/]  [bold]{escape(text)}[/]")
+        self._console.print(f"[dim]{self._clock()}[/]  [bold]{escape(shown(text))}[/]")
 
     def note(self, text: str) -> None:
-        self._console.print(f"          {escape(text)}")
+        self._console.print(f"          {shown(text)}", markup=False)
 
     def warning(self, text: str) -> None:
-        self._console.print(f"[yellow]warning[/]   {escape(text)}")
+        self._console.print(f"[yellow]warning[/]   {escape(shown(text))}")
 
     def step(self, metrics: StepMetrics, steps: int) -> None:
         m = metrics
         if m.reward_mean is not None:
             self._rewards.append(m.reward_mean)
         reward = "   -  " if m.reward_mean is None else f"{m.reward_mean:6.3f}"
-        clock = time.perf_counter() - self._began
-        self._console.print(
-            f"[dim]{clock:6.1f} s[/]  step {m.step:>{len(str(steps))}}/{steps}  reward {reward}  "
-            f"[cyan]{spark(self._rewards[-16:])}[/]  "
-            f"tokens {m.tokens_mean:.0f}, cut {m.clipped_share:.0%}, "
+        head = f"{self._clock()}  step {m.step:>{len(str(steps))}}/{steps}  reward {reward} "
+        tail = (
+            f" tokens {m.tokens_mean:3.0f}, cut {m.clipped_share:4.0%}, "
             f"no spread {m.groups_zero_variance}/{m.groups}"
-            + ("" if not m.members_missing else f", [yellow]missing {m.members_missing}[/]")
-            + f"  [dim]{m.seconds['total']:.1f} s[/]"
         )
+        missing = f", missing {m.members_missing}" if m.members_missing else ""
+        bars = max(0, min(16, self._console.width - len(head + tail + missing)))
+        curve = spark(self._rewards[-bars:] if bars else [])
+        self._console.print(f"{head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{missing}[/]")
+
+    def _clock(self) -> str:
+        return f"{time.perf_counter() - self._began:6.1f} s"
 
 
 def spark(values: list[float]) -> str:
@@ -82,7 +92,7 @@ def print_error(error: RefineError) -> None:
     """The error as a person reads it."""
     console = talk()
     head = "stopped" if error.exit_code in (3, 130) else "error"
-    console.print(f"[bold red]{head}[/]  {escape(str(error))}")
+    console.print(f"[bold red]{head}[/]  {escape(shown(str(error)))}")
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -97,7 +107,7 @@ def print_comparison(comparison: Comparison) -> None:
     for name, m in {"reward": reward, **comparison.details}.items():
         low, high = m.difference.ci95
         table.add_row(
-            escape(name.replace("_", ", ").replace("component:", "  ")),
+            escape(shown(_MEASURES.get(name, name.replace("component:", "  ")))),
             f"{m.base.mean:.3f}",
             f"{m.tuned.mean:.3f}",
             f"{m.difference.mean:+.3f}",
@@ -112,26 +122,3 @@ def print_comparison(comparison: Comparison) -> None:
         f"tuned {t.mean:.3f} [{t.ci95[0]:.3f}, {t.ci95[1]:.3f}] (95 % intervals)",
         markup=False,
     )
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Pause]:
-    """The first Ctrl-C asks the work to stop at the next safe place, the second stops it at once."""
-    asked = False
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise Interrupted("Stopped at once.")
-        asked = True
-        print("\nStopping; the state is being saved (Ctrl-C again: at once) ...", file=sys.stderr)
-
-    def pause() -> None:
-        if asked:
-            raise Interrupted("Interrupted; the state was saved.")
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield pause
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -39,7 +39,7 @@ def init(
     recipe: str | None = typer.Option(None, "--recipe", help="Start from a copy of this recipe."),
     sentence: str | None = typer.Option(None, "--task", "--sentence", help="What you want, in one sentence."),
 ) -> None:
-    """Make a folder with a commented task.toml, from a recipe or from one sentence."""
+    """Make a folder with a commented task.toml. From a recipe, or from one sentence."""
     from refine_rl.recipes import copy_recipe, write_task
 
     if recipe is not None and sentence is not None:
@@ -60,20 +60,25 @@ def prompts(
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Load the prompts, curate and split them; show the coverage."""
+    """Load the prompts and split them. Shows what was dropped, the coverage and a few of each split."""
+    from refine_rl.cli.screen import shown
     from refine_rl.config_file import load_settings
     from refine_rl.prompts.sources import load_prompts
 
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists already; name a new file.")
     found, report = load_prompts(load_settings(task, recipe=recipe, overrides=overrides))
+    records = [dataclasses.asdict(prompt) for prompt in found]
     if out is not None:
-        lines = [json.dumps(dataclasses.asdict(p), ensure_ascii=False) + "\n" for p in found]
-        out.write_text("".join(lines), encoding="utf-8")
+        out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(p) for p in found], ensure_ascii=False))
+        typer.echo(json.dumps(records))
         return
     for line in report.lines():
-        typer.echo(line)
+        typer.echo(shown(line))
     for split in ("train", "validation", "held_out"):
         typer.echo(f"\n{split}:")
         for prompt in [p for p in found if p.split == split][:3]:
-            typer.echo(f"  {prompt.id}  {' '.join(prompt.text.split())[:120]}")
+            typer.echo(f"  {prompt.id}  {shown(' '.join(prompt.text.split()))[:120]}")
+    if out is not None:
+        typer.echo(f"\nwritten to {out}")

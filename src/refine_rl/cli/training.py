@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from refine_rl.errors import Interrupted, UserError
+from refine_rl.cli.interrupt import StopNow, interruptible
+from refine_rl.errors import GuardStop, Interrupted, UserError
 
 if TYPE_CHECKING:
+    from refine_rl.config import Settings
     from refine_rl.runs import RunFolder
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a setting: --set grpo.steps=50.")
@@ -28,12 +30,12 @@ def demo(
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Train the bundled model on the bundled style task: base against tuned, in two minutes, offline."""
+    """Train the bundled model on the style task. Base against tuned, in two minutes, offline."""
     from refine_rl.config_file import load_settings
-    from refine_rl.runs import RunFolder, free_name
+    from refine_rl.runs import free_name
 
     settings = load_settings(None, recipe="style", overrides=overrides)
-    _work(RunFolder.create(run or free_name(Path("runs"), "demo"), settings), as_json)
+    _start(run or free_name(Path("runs"), "demo"), settings, as_json)
 
 
 def train(
@@ -44,14 +46,14 @@ def train(
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Everything: prompts, base model, training, comparison, report."""
+    """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
     from refine_rl.config_file import load_settings
-    from refine_rl.runs import RunFolder, free_name
+    from refine_rl.runs import free_name
 
     if resume is not None:
         if task or recipe or run:
             raise UserError("--resume takes the run's folder alone: its settings are in the folder.")
-        _work(_reopen(resume, overrides), as_json)
+        _work(reopen(resume, overrides), as_json)
         return
     if (task is None) == (recipe is None):
         raise UserError(
@@ -59,51 +61,82 @@ def train(
         )
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     name = settings.name or recipe or settings.folder.resolve().name
-    _work(RunFolder.create(run or free_name(Path("runs"), name), settings), as_json)
+    _start(run or free_name(Path("runs"), name), settings, as_json)
 
 
-def _reopen(path: Path, overrides: list[str]) -> RunFolder:
+def _start(path: Path, settings: Settings, as_json: bool) -> None:
+    from refine_rl.runs import RunFolder
+
+    folder = RunFolder.create(path, settings)
+    try:
+        _work(folder, as_json)
+    except UserError:
+        folder.abandon()
+        raise
+
+
+def reopen(path: Path, overrides: list[str]) -> RunFolder:
+    """The run to go on with, `overrides` put into its settings where they leave base and tuned comparable.
+
+    Raises UserError where they do not, or where the run's reward cannot be found from its files.
+    """
+    from refine_rl.api import require_functions
     from refine_rl.config_file import override
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(path)
-    if names := folder.python_rewards():
-        raise UserError(
-            f"The reward functions {', '.join(names)} of this run came from Python; go on there: "
-            f"refine_rl.resume({str(path)!r}, rewards=[{', '.join(names)}])"
-        )
+    require_functions(folder, [])
     if overrides:
         before = folder.settings()
         after = override(before, overrides)
-        for fixed in ("task", "model", "prompts"):
-            if getattr(before, fixed) != getattr(after, fixed):
-                raise UserError(f"--set {fixed}: this cannot change within a run; start a new one.")
-        if before.grpo.seed != after.grpo.seed:
-            raise UserError("--set grpo.seed: this cannot change within a run; start a new one.")
+        if folder.comparison() is not None:
+            raise UserError(f"{path} is finished; --set needs a new run.")
+        for key, value in _fixed(before).items():
+            if _fixed(after)[key] != value:
+                raise UserError(
+                    f"--set {key}: this cannot change within a run, because base and tuned would not be "
+                    "measured alike. Start a new run with it."
+                )
         folder.save_settings(after)
     return folder
 
 
+def _fixed(settings: Settings) -> dict[str, object]:
+    """What the run's prompts, its scores so far and its randomness depend on."""
+    return {
+        "task": settings.task,
+        "model": settings.model,
+        "prompts": settings.prompts,
+        "reward": settings.reward.model_copy(update={"max_missing": 0.0}),
+        "rollout.max_tokens": settings.rollout.max_tokens,
+        "evaluate.samples": settings.evaluate.samples,
+        "grpo.seed": settings.grpo.seed,
+    }
+
+
 def _work(folder: RunFolder, as_json: bool) -> None:
-    from refine_rl.cli.screen import Screen, interruptible, print_comparison, results, talk
+    from refine_rl.cli.screen import Screen, print_comparison, results, talk
 
     talk().print(f"Run: {folder.path}", markup=False)
+    report, go_on = folder.report, f"refine train --resume {folder.path}"
     try:
         with interruptible() as pause:
+            screen = Screen()
             from refine_rl.pipeline import run
 
-            comparison = run(folder, observer=Screen(), pause=pause)
-    except UserError:
-        folder.abandon()
-        raise
+            comparison = run(folder, observer=screen, pause=pause)
     except Interrupted as stop:
-        raise Interrupted(f"{stop} Go on with: refine train --resume {folder.path}") from stop
+        raise Interrupted(f"{stop} The state was saved. Go on with: {go_on}") from stop
+    except StopNow as stop:
+        raise StopNow(f"{stop} Go on with: {go_on}") from stop
+    except GuardStop as stop:
+        rest = f"The state was saved. Report: {report}\nTo go on all the same: {go_on}"
+        raise GuardStop(stop.guard, stop.what, f"{stop.advice}\n{rest}") from stop
     if as_json:
         typer.echo(json.dumps({"run": str(folder.path), **dataclasses.asdict(comparison)}))
         return
     print_comparison(comparison)
     results().print(
-        f"\nreport: {folder.path / 'report.html'}\nmodel:  {folder.model}\n"
-        f"talk to it: refine chat {folder.path}",
+        f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: refine chat {folder.path}",
         markup=False,
     )

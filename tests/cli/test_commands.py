@@ -1,0 +1,219 @@
+"""Every command on a finished run: what it prints, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine_rl.cli.docs import cli_markdown
+
+Refine = Callable[..., Any]  # its results have .code, .out and .err
+Trained = tuple[Path, Any]
+FILES = {
+    "config.toml",
+    "prompts.jsonl",
+    "metrics.jsonl",
+    "groups.jsonl",
+    "checkpoints",
+    "model",
+    "comparison.json",
+    "report.html",
+}
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be used up."""
+    return Path(shutil.copytree(trained[0], tmp_path / trained[0].name))
+
+
+def test_train_leaves_the_run_and_a_clean_terminal(trained: Trained) -> None:
+    folder, terminal = trained
+    assert terminal.code == 0
+    assert {p.name for p in folder.iterdir()} >= FILES
+    comparison = json.loads((folder / "comparison.json").read_text())
+    assert f"{comparison['verdict']} on 6 held-out prompts" in terminal.out
+    for name in ("reward", "greedy", "success", "chars", "words", "only 6 prompts"):
+        assert name in terminal.out
+    assert "report: runs/shorter/report.html" in terminal.out
+    assert terminal.err.splitlines()[0] == "Run: runs/shorter"
+    assert [line for line in terminal.err.splitlines() if " step 6/6 " in line]
+    for litter in ("Warning", "%|", "it/s", "Traceback", "\x1b["):
+        assert litter not in terminal.err + terminal.out
+    assert max(map(len, terminal.err.splitlines())) <= 80
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "torch transformers peft matplotlib openai numpy jinja2 rich"
+    code = f"""
+import sys
+sys.argv = ["refine", "--help"]
+from refine_rl.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print([name for name in "{heavy}".split() if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "..." not in done.stdout.replace("[ARGS]...", "")  # every command's line is whole
+
+
+def test_version(refine: Refine) -> None:
+    from importlib.metadata import version
+
+    assert refine("--version").out == f"refine {version('refine-rl')}\n"
+
+
+def test_recipes(refine: Refine) -> None:
+    listed = json.loads(refine("recipes", "--json").out)
+    assert {"dots", "style"} <= {r["name"] for r in listed}
+    text = refine("recipes").out
+    assert all(r["name"] in text and r["summary"] in text for r in listed)
+
+
+def test_init_from_a_sentence_and_from_a_recipe(refine: Refine, tmp_path: Path) -> None:
+    done = refine("init", "mine", "--task", 'Say "hi".')
+    assert done.code == 0
+    assert 'task = "Say \\"hi\\"."' in (tmp_path / "mine" / "task.toml").read_text()
+    assert "refine train mine/task.toml" in done.out
+    assert refine("init", "dots", "--recipe", "dots").code == 0
+    assert (tmp_path / "dots" / "README.md").is_file()
+    assert refine("init", "dots").code == 2
+    both = refine("init", "other", "--recipe", "dots", "--task", "Count.")
+    assert (both.code, (tmp_path / "other").exists()) == (2, False)
+
+
+def test_prompts(refine: Refine, task: Path, tmp_path: Path) -> None:
+    shown = refine("prompts", task, "--out", "out.jsonl")
+    assert "kept 35 train, 4 validation, 6 held-out" in shown.out
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert written == json.loads(refine("prompts", task, "--json").out)
+    assert len(written) == 45
+    assert refine("prompts", task, "--out", "out.jsonl").code == 2  # nothing is overwritten
+
+
+def test_set_and_json(refine: Refine, task: Path, tmp_path: Path) -> None:
+    done = refine("train", task, "--run", "here", "--set", "grpo.steps=1", "--json")
+    result = json.loads(done.out)
+    assert (done.code, result["run"], result["prompts"]) == (0, "here", 6)
+    assert len((tmp_path / "here" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert "steps = 1\n" in (tmp_path / "here" / "config.toml").read_text()
+
+
+def test_a_second_run_gets_a_name_of_its_own(refine: Refine, task: Path, tmp_path: Path) -> None:
+    for name in ("shorter", "shorter-2"):
+        assert refine("train", task, "--set", "grpo.steps=1").code == 0
+        assert (tmp_path / "runs" / name / "report.html").is_file()
+
+
+def test_resuming_a_finished_run_changes_no_result(refine: Refine, run: Path) -> None:
+    names = ("comparison.json", "groups.jsonl", "metrics.jsonl", "validation.jsonl")
+    before = [(run / name).read_bytes() for name in names]
+    assert refine("train", "--resume", run).code == 0
+    assert [(run / name).read_bytes() for name in names] == before
+
+
+def test_eval(refine: Refine, run: Path, task: Path) -> None:
+    done = refine("eval", run, "--json", "--name", "again", "--samples", "1", "--seed", "5")
+    result = json.loads(done.out)
+    assert (done.code, result["samples"], result["prompts"]) == (0, 1, 6)
+    assert json.loads((run / "evaluations" / "again.json").read_text()) == result
+    other = run.parent / "other.jsonl"
+    other.write_text('{"prompt": "who are you?"}\n{"prompt": "say something about the cat and a dog"}\n')
+    done = refine("eval", run, "--prompts", other)
+    assert done.code == 0
+    assert "1 prompts left out: too close to the run's own" in done.err
+    assert "evaluations/eval.json" in done.out
+
+
+def test_eval_keeps_to_its_folder(refine: Refine, run: Path) -> None:
+    assert refine("eval", run, "--name", "../comparison").code == 2
+
+
+def test_report_is_the_same_from_the_files_alone(refine: Refine, run: Path) -> None:
+    page = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    done = refine("report", run)
+    assert (done.code, done.out.strip()) == (0, str(run / "report.html"))
+    assert (run / "report.html").read_text() == page
+
+
+def test_replay_makes_the_same_tokens(refine: Refine, run: Path) -> None:
+    groups = [json.loads(line) for line in (run / "groups.jsonl").read_text().splitlines()]
+    group = next(g for g in groups if g["step"] == 4)
+    done = refine("replay", run, "--step", "4", "--prompt", group["prompt_id"], "--json")
+    members = json.loads(done.out)
+    assert done.code == 0
+    assert [m["text"] for m in members] == [t["messages"][-1]["content"] for t in group["trajectories"]]
+    assert all(m["same"] and m["prompt_id"] == group["prompt_id"] for m in members)
+    whole = refine("replay", run, "--step", "4")
+    assert whole.code == 0
+    assert whole.out.count(": same, ") == 12
+
+
+def test_replay_finds_a_changed_token(refine: Refine, run: Path) -> None:
+    lines = (run / "groups.jsonl").read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if json.loads(line)["step"] == 4)
+    group = json.loads(lines[at])
+    tokens = group["trajectories"][2]["tokens"]
+    tokens[3] = (tokens[3] + 1) % 300
+    lines[at] = json.dumps(group)
+    (run / "groups.jsonl").write_text("".join(line + "\n" for line in lines))
+    done = refine("replay", run, "--step", "4")
+    assert done.code == 2
+    assert done.out.count("DIFFERENT") == 1
+    assert f"{group['prompt_id']} member 2: DIFFERENT" in done.out
+    assert "differs from the record in 1 of 12 completions" in done.err
+
+
+def test_chat_with_piped_input(refine: Refine, run: Path) -> None:
+    done = refine("chat", run, "--base", stdin="hello there\nthe cat\n")
+    assert done.code == 0
+    assert [line[:7] for line in done.out.splitlines()] == ["base:  ", "tuned: "] * 2
+    again = refine("chat", run, stdin="hello there\n\nthe cat\n")  # an empty line ends
+    assert again.out.splitlines() == [done.out.splitlines()[1]]
+
+
+def test_chat_says_so_when_a_message_is_too_long(refine: Refine, run: Path) -> None:
+    done = refine("chat", run, stdin="hello " * 400 + "\nhello\n")
+    assert done.code == 0
+    assert "the model reads 256 in all" in done.err
+    assert done.out.count("tuned: ") == 1
+
+
+def test_export_loads_in_transformers(refine: Refine, run: Path) -> None:
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert refine("export", run, "--out", "adapter").out == "adapter\n"
+    assert refine("export", run, "--out", "whole/model", "--merged").out == "whole/model\n"
+    assert refine("export", run, "--out", "adapter").code == 2
+    assert [p.name for p in Path("whole").iterdir()] == ["model"]
+
+    base = json.loads(Path("adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+    tuned = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "adapter").eval()
+    merged = AutoModelForCausalLM.from_pretrained("whole/model").eval()
+    tokenizer = AutoTokenizer.from_pretrained("whole/model")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained("adapter").chat_template
+    ids = tokenizer("hello there", return_tensors="pt").input_ids
+    with torch.no_grad(), tuned.disable_adapter():
+        untrained = tuned(ids).logits
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, tuned(ids).logits, rtol=1e-4, atol=1e-4)
+        assert (merged(ids).logits - untrained).abs().max() > 1e-2
+
+
+def test_the_page_of_the_command_line_is_fresh() -> None:
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    assert page.read_text(encoding="utf-8") == cli_markdown(), "make docs"

@@ -1,0 +1,174 @@
+"""Ctrl-C: once saves and ends with 130, twice ends at once; after either, --resume changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine_rl.cli.interrupt import StopNow, interruptible
+from refine_rl.errors import Interrupted
+
+Refine = Callable[..., Any]
+STEPS = 25
+# Waits as long as the file "slow" lies beside it: a reward that does not come back.
+REWARD = """
+import time
+from pathlib import Path
+
+def patient(completion):
+    for _ in range(600):
+        if not Path(__file__).with_name("slow").exists():
+            break
+        time.sleep(0.1)
+    return 1.0 if len(completion) < 8 else 0.0
+"""
+
+
+@pytest.fixture(scope="module")
+def patient(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(task.parent, tmp_path_factory.mktemp("patient") / "task"))
+    text = task.read_text().replace("[reward]", '[reward]\nfunctions = ["rewards.py:patient"]')
+    (folder / "task.toml").write_text(text.replace("steps = 6", f"steps = {STEPS}"))
+    (folder / "rewards.py").write_text(REWARD)
+    return folder / "task.toml"
+
+
+@pytest.fixture(scope="module")
+def whole(patient: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    from refine_rl.config_file import load_settings
+    from refine_rl.pipeline import run
+    from refine_rl.runs import RunFolder
+
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole", load_settings(patient))
+    run(folder)
+    return folder.path
+
+
+def same(a: Path, b: Path) -> None:
+    for file in ("groups.jsonl", "validation.jsonl", "comparison.json"):
+        assert (a / file).read_text() == (b / file).read_text(), file
+    weights = f"checkpoints/step-{STEPS:06d}/weights.safetensors"
+    assert (a / weights).read_bytes() == (b / weights).read_bytes()
+    assert [json.loads(line)["step"] for line in (b / "metrics.jsonl").read_text().splitlines()] == list(
+        range(1, STEPS + 1)
+    )
+
+
+class Child:
+    """`refine train` at work in a process of its own."""
+
+    def __init__(self, task: Path, run: Path, log: Path) -> None:
+        import torch
+
+        self.run, self.log = run, log
+        command = [str(Path(sys.executable).with_name("refine")), "train", str(task), "--run", str(run)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        with log.open("w") as err:
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err, env=environment)
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 100
+        while not ready():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.005)
+
+    def steps(self) -> int:
+        file = self.run / "metrics.jsonl"
+        return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+@pytest.fixture
+def child(patient: Path, tmp_path: Path) -> Iterator[Child]:
+    started = Child(patient, tmp_path / "run", tmp_path / "log")
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+        started.process.wait()
+
+
+def test_once(child: Child, whole: Path, refine: Refine) -> None:
+    child.wait_for(lambda: child.steps() >= 3)
+    child.process.send_signal(signal.SIGINT)
+    assert child.process.wait(60) == 130
+    log = child.log.read_text()
+    assert "Stopping at the next safe place (Ctrl-C again: at once)" in log
+    assert f"The state was saved. Go on with: refine train --resume {child.run}" in log
+    assert "Traceback" not in log
+    assert 3 <= child.steps() < STEPS
+    assert refine("train", "--resume", child.run).code == 0
+    same(whole, child.run)
+
+
+def test_twice_while_a_reward_hangs(child: Child, whole: Path, patient: Path, refine: Refine) -> None:
+    child.wait_for(lambda: child.steps() >= 2)
+    slow = patient.with_name("slow")
+    slow.touch()
+    try:
+        time.sleep(0.5)
+        child.process.send_signal(signal.SIGINT)
+        child.wait_for(lambda: "Ctrl-C again" in child.log.read_text())
+        time.sleep(0.2)
+        assert child.process.poll() is None  # the reward has not come back
+        child.process.send_signal(signal.SIGINT)
+        assert child.process.wait(10) == 130
+    finally:
+        slow.unlink()
+    log = child.log.read_text()
+    assert f"Stopped at once. Go on with: refine train --resume {child.run}" in log
+    assert "Traceback" not in log
+    assert refine("train", "--resume", child.run).code == 0
+    same(whole, child.run)
+
+
+def test_the_second_is_no_exception_that_a_library_could_swallow(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible() as pause:
+        pause()
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            pause()
+        with pytest.raises(StopNow):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert not issubclass(StopNow, Exception)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "Ctrl-C again" in capfd.readouterr().err
+
+
+def test_stopped_in_the_middle_of_an_update_saves_no_half_moved_weights(
+    whole: Path, patient: Path, tmp_path: Path, refine: Refine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from refine_rl.config_file import load_settings
+    from refine_rl.pipeline import run
+    from refine_rl.runs import RunFolder
+
+    step, left = torch.optim.AdamW.step, 5
+
+    def torn(self: torch.optim.AdamW, closure: Any = None) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].add_(1.0)
+            raise StopNow("Stopped at once.")
+        return step(self, closure)
+
+    folder = RunFolder.create(tmp_path / "run", load_settings(patient))
+    monkeypatch.setattr(torch.optim.AdamW, "step", torn)
+    with pytest.raises(StopNow):
+        run(folder)
+    assert refine("train", "--resume", folder.path).code == 0
+    same(whole, folder.path)

@@ -1,0 +1,214 @@
+"""The Python front door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refine_rl as refine
+from refine_rl import api
+from refine_rl.errors import GuardStop, SettingsError, UserError
+from refine_rl.progress import Quiet
+
+MakeModel = Callable[..., Path]
+WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud"]
+PROMPTS = [f"say something about the {a} and a {b}" for a in WORDS for b in WORDS if a < b]
+
+
+def brevity(prompt: str, completion: str) -> float:
+    return 1.0 if len(completion) <= 8 else 0.0
+
+
+@pytest.fixture
+def small(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """small(...) -> arguments of a training of a second, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def arguments(**changes: Any) -> dict[str, Any]:
+        usual: dict[str, Any] = {
+            "model": {"name": str(make_model("llama")), "device": "cpu", "dtype": "float32", "rank": 2},
+            "rollout": {"group_size": 3, "max_tokens": 8},
+            "grpo": {"steps": 2, "prompts_per_step": 2, "all_cut_patience": 99, "validate_every": 0},
+            "evaluate": {"samples": 1, "bootstrap": 100},
+            "observer": Quiet(),
+        }
+        return {**usual, **changes}
+
+    return arguments
+
+
+def breakdowns(run: refine.Run) -> set[str]:
+    lines = (run.folder / "groups.jsonl").read_text().splitlines()
+    return {name for line in lines for t in json.loads(line)["trajectories"] for name in t["breakdown"]}
+
+
+def test_a_function_and_a_list_of_prompts(small: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    run = refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small())
+    assert run.folder == Path("runs/run")
+    assert breakdowns(run) == {"brevity"}
+    recorded = [json.loads(line) for line in (run.folder / "prompts.jsonl").read_text().splitlines()]
+    assert sorted(r["messages"][0]["content"] for r in recorded) == sorted(PROMPTS)
+    assert run.comparison.prompts == 4  # 20 % of 21
+    assert run.report.is_file()
+    assert (run.model / "adapter_model.safetensors").is_file()
+    assert str(run.comparison).startswith(run.comparison.verdict)
+    again = refine.open_run(run.folder)
+    assert again == run
+    # The next one gets a folder of its own.
+    assert refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small()).folder == Path(
+        "runs/run-2"
+    )
+
+
+def test_rules_a_file_and_data_for_a_function(small: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    rows = [{"prompt": p, "limit": len(p)} for p in PROMPTS]
+    (tmp_path / "tickets.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    async def shorter(completion: str, limit: int) -> refine.Score:
+        return refine.Score(value=float(len(completion) < limit))
+
+    run = refine.train(
+        "Be brief.",
+        prompts="tickets.jsonl",
+        rules=[{"rule": "words", "max": 2}],
+        rewards=[shorter],
+        run=tmp_path / "mine",
+        **small(),
+    )
+    assert breakdowns(run) == {"words", "shorter"}
+    assert run.folder == tmp_path / "mine"
+
+
+def test_a_task_file_with_sections_over_it(small: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    folder.mkdir()
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    (folder / "task.toml").write_text(
+        'task = "Be brief."\nname = "brief"\n[prompts]\nsource = "file:prompts.txt"\nheld_out = 3\n'
+        '[reward]\nrules = [{rule = "chars", max = 9}]\n[grpo]\nlearning_rate = 0.02\nsteps = 50\n'
+    )
+    run = refine.train(folder / "task.toml", **small())
+    assert run.folder == Path("runs/brief")
+    assert breakdowns(run) == {"chars"}
+    assert run.comparison.prompts == 3
+    config = (run.folder / "config.toml").read_text()
+    assert "steps = 2\n" in config  # given here
+    assert "learning_rate = 0.02\n" in config  # of the file
+
+
+def test_it_works_inside_a_running_event_loop(small: Callable[..., dict[str, Any]]) -> None:
+    async def cell() -> refine.Run:
+        return refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small())
+
+    assert asyncio.run(cell()).comparison.prompts == 4
+
+
+def test_the_example_of_the_module_runs(
+    small: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert api.__doc__ is not None
+    (tmp_path / "tickets.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS))
+    train = api.train
+    monkeypatch.setattr(refine, "train", lambda **given: train(**{**small(), **given}))
+    exec(api.__doc__.split("\n\n", 1)[1], {})  # noqa: S102  the docstring is ours
+    assert "on 4 held-out prompts" in capsys.readouterr().out
+
+
+def test_resuming(small: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    calls, back = 0, False
+
+    def patchy(prompt: str, completion: str) -> float:
+        nonlocal calls
+        calls += 1
+        if calls > 40 and not back:
+            raise RuntimeError("away")
+        return brevity(prompt, completion)
+
+    grpo = {"steps": 8, "prompts_per_step": 2, "all_cut_patience": 99, "validate_every": 0}
+    with pytest.raises(GuardStop, match="away"):
+        refine.train("Be brief.", prompts=PROMPTS, rewards=[patchy], run="mine", **small(grpo=grpo))
+    with pytest.raises(UserError, match="is not finished: refine train --resume mine"):
+        refine.open_run("mine")
+    with pytest.raises(UserError, match=r"\[patchy\], not with \[\].*resume\('mine', rewards=\[patchy\]\)"):
+        refine.resume("mine")
+    with pytest.raises(UserError, match=r"not with \[brevity\]"):
+        refine.resume("mine", rewards=[brevity])
+    assert Path("mine/config.toml").is_file()  # a refused resume takes nothing away
+    back = True
+    run = refine.resume("mine", rewards=[patchy], observer=Quiet())
+    steps = [json.loads(line)["step"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 9))
+    with pytest.raises(UserError, match="not a run"):
+        refine.resume("elsewhere")
+
+
+def test_no_functions_where_there_were_none(small: Callable[..., dict[str, Any]]) -> None:
+    rules = [{"rule": "words", "max": 2}]
+    run = refine.train("Be brief.", prompts=PROMPTS, rules=rules, **small())
+    with pytest.raises(UserError, match="without Python reward functions"):
+        refine.resume(run.folder, rewards=[brevity])
+
+
+def test_an_evaluation_wants_the_functions_too(small: Callable[..., dict[str, Any]]) -> None:
+    from refine_rl.again import evaluate_again
+    from refine_rl.runs import RunFolder
+
+    run = refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small())
+    folder = RunFolder.open(run.folder)
+    with pytest.raises(UserError, match="brevity"):
+        evaluate_again(folder)
+    comparison, _ = evaluate_again(folder, functions=[brevity])
+    assert "component:brevity" in comparison.details
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": [lambda text: 1.0]}, "is no reward function"),
+        ({"rewards": brevity}, r"rewards is a list of functions: rewards=\[...\]"),
+        ({"rewards": []}, "reward"),
+        ({"prompts": []}, "no prompts|prompt"),
+        ({"prompts": ["one", 2]}, r"prompts\[1\] is 2"),
+        ({"prompts": [{"prompt": "one", "x": {1}}]}, r"prompts\[0\] cannot be written as JSON"),
+        ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
+        ({"grop": {"steps": 3}}, "`grop` is not a setting; did you mean `grpo`"),
+        ({"grpo": {"stepz": 3}}, "did you mean `grpo.steps`"),
+        ({"grpo": 3}, "grpo"),
+        ({"model": "/no/model"}, "there is no such folder"),
+        ({"task": "nothing.toml"}, "nothing.toml: no such file"),
+        ({"task": " "}, "say in plain words"),
+    ],
+    ids=str,
+)
+def test_mistakes_leave_no_folder(
+    small: Callable[..., dict[str, Any]], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    usual = {"task": "Be brief.", "prompts": PROMPTS, "rewards": [brevity], **small()}
+    with pytest.raises(UserError, match=message):
+        refine.train(**{**usual, **changes})
+    assert [p for p in tmp_path.rglob("*") if p.name != "runs"] == []
+
+
+def test_a_used_folder_is_refused_before_anything_is_written(
+    small: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="already exists"):
+        refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], run="notes", **small())
+    assert [p.name for p in (tmp_path / "notes").iterdir()] == ["mine.txt"]
+
+
+def test_a_section_that_does_not_fit_names_its_key(small: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(SettingsError, match=r"grpo\.loss.*dapo"):
+        refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small(grpo={"loss": "ppo"}))

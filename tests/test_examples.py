@@ -1,0 +1,86 @@
+"""The examples run, with a few steps; their size is what they promise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refine_rl
+from refine_rl.config_file import load_settings
+from refine_rl.pipeline import run
+from refine_rl.runs import RunFolder
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FEW = {"steps": 2, "prompts_per_step": 4}
+
+
+def test_short_answers(tmp_path: Path) -> None:
+    task = EXAMPLES / "short_answers" / "task.toml"
+    assert len(task.read_text().splitlines()) < 20
+    overrides = [f"grpo.{key}={value}" for key, value in FEW.items()]
+    settings = load_settings(task, overrides=[*overrides, "evaluate.samples=1", "grpo.validate_every=0"])
+    comparison = run(RunFolder.create(tmp_path / "run", settings))
+    assert comparison.prompts >= 40
+    assert set(comparison.details) >= {"component:words", "component:sentences", "component:contains"}
+
+
+def test_short_answers_can_be_told_apart() -> None:
+    """The rules give full marks to an answer that is right, and fewer to what the base model does wrong."""
+    from refine_rl.rewards import build_reward
+    from refine_rl.rewards.scoring import ScoringLoop
+    from refine_rl.types import Prompt, Trajectory
+
+    reward = build_reward(load_settings(EXAMPLES / "short_answers"))
+    prompt = Prompt(
+        id="p", split="train", messages=({"role": "user", "content": "Is golf fun?"},), data={"topic": "golf"}
+    )
+    answers = ["I like golf.", "Yes.", "It depends. Golf is good for the knee.", "The car is red."]
+    trajectories = [
+        Trajectory(
+            prompt_id="p",
+            member=n,
+            segments=(),
+            stop_reason="stop",
+            messages=(*prompt.messages, {"role": "assistant", "content": text}),
+        )
+        for n, text in enumerate(answers)
+    ]
+    with ScoringLoop(reward) as scoring:
+        right, *wrong = [s.value for s in scoring.submit(prompt, trajectories).result()]
+    assert right == 3.0
+    assert all(value is not None and value < 3.0 for value in wrong)
+
+
+def test_prompts_name_their_topic() -> None:
+    for line in (EXAMPLES / "short_answers" / "prompts.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert row.keys() == {"prompt", "topic"}
+        assert row["topic"] in row["prompt"]
+
+
+def test_python_reward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = EXAMPLES / "python_reward.py"
+    code = compile(script.read_text(), str(script), "exec")
+    train: Callable[..., Any] = refine_rl.train
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(refine_rl, "train", lambda task, **given: train(task, **{**given, "grpo": FEW}))
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(code, names)  # noqa: S102  the example is ours
+    assert "on 21 held-out prompts" in capsys.readouterr().out
+    asks = names["asks"]
+    assert asks("Greet Anna", "Hi Anna! How are you?") == 1.0
+    assert asks("Greet Anna", "Hi! How are you?") == 0.5
+    assert asks("Greet Anna", "Hi Anna!") == 0.0
+    assert asks("Greet Anna", "Hi Anna! " + "Make yourself at home. " * 3 + "How are you?") == 0.0
+
+
+def test_python_reward_takes_under_ten_lines() -> None:
+    _, docstring, code = (EXAMPLES / "python_reward.py").read_text().split('"""')
+    assert "python examples/python_reward.py" in docstring
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 10
