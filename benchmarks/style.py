@@ -25,9 +25,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="style")
     arguments = parser.parse_args()
-    print(
-        "| seed | reward, base | reward, tuned | success, base | success, tuned | greedy, base -> tuned | seconds |"
-    )
+    heads = ["seed", "reward, base", "reward, tuned", "success, base", "success, tuned"]
+    print("| " + " | ".join([*heads, "greedy, base -> tuned", "seconds"]) + " |")
     print("|---|---|---|---|---|---|---|")
     seconds = []
     for seed in range(arguments.seeds):

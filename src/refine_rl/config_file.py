@@ -35,6 +35,9 @@ class _Places:
         for key in around:
             if key in self.overrides:
                 return sys.maxsize, f"--set {self.overrides[key]}: "
+        for key, override in self.overrides.items():
+            if key[: len(path)] == path:  # a table that only a --set names
+                return sys.maxsize, f"--set {override}: "
         for key in around:
             if key in self.lines:
                 return self.lines[key], f"{self.file}:{self.lines[key]}: "

@@ -97,6 +97,9 @@ def reopen(path: Path, overrides: list[str]) -> RunFolder:
                     f"--set {key}: this cannot change within a run, because base and tuned would not be "
                     "measured alike. Start a new run with it."
                 )
+        done = max((m["step"] for m in folder.metrics()), default=0)
+        if after.grpo.steps < done:
+            raise UserError(f"--set grpo.steps={after.grpo.steps}: {path} has {done} steps already.")
         folder.save_settings(after)
     return folder
 
