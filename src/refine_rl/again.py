@@ -15,7 +15,8 @@ from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.train import Parts, take_step
 from refine_rl.grpo.update import make_optimizer
-from refine_rl.policy.load import Policy, load_policy
+from refine_rl.policy.load import load_policy
+from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refine_rl.errors import UserError
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, Sampling, sample
 from refine_rl.types import Message, Prompt
 

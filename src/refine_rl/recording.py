@@ -9,7 +9,7 @@ import torch
 from refine_rl.config import Settings
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.runs import RunFolder
 from refine_rl.types import Group, StepMetrics

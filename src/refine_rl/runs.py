@@ -25,20 +25,16 @@ from typing import IO, Any
 from refine_rl.config import Settings
 from refine_rl.config_file import dump_settings, settings_from_run
 from refine_rl.errors import UserError
-from refine_rl.toml_write import dump_toml
-from refine_rl.types import (
-    Comparison,
-    Contrast,
-    Estimate,
-    Example,
-    Group,
-    Outcome,
-    Prompt,
-    Score,
-    Segment,
-    StepMetrics,
-    Trajectory,
+from refine_rl.records import (
+    comparison_from,
+    comparison_text,
+    group_from,
+    group_record,
+    outcome_from,
+    outcome_record,
 )
+from refine_rl.toml_write import dump_toml
+from refine_rl.types import Comparison, Group, Outcome, Prompt, StepMetrics
 
 _GIVEN_PROMPTS = "given_prompts.jsonl"
 _PACKAGES = ("refine-rl", "torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
@@ -157,7 +153,7 @@ class RunFolder:
 
     def append_groups(self, groups: Sequence[Group]) -> None:
         """All groups of one step, in one write: a step is there whole or not at all."""
-        records = [_group_record(g) | {"groups_in_step": len(groups)} for g in groups]
+        records = [group_record(g) | {"groups_in_step": len(groups)} for g in groups]
         self._append("groups.jsonl", "".join(map(_line, records)))
 
     def groups(self) -> Iterator[dict[str, Any]]:
@@ -170,7 +166,7 @@ class RunFolder:
         steps: dict[int, list[Group]] = {}
         for record in self.groups():
             if record["step"] > after:
-                steps.setdefault(record["step"], []).append(_group_from(record, prompts))
+                steps.setdefault(record["step"], []).append(group_from(record, prompts))
         return steps
 
     def append_metrics(self, metrics: StepMetrics) -> None:
@@ -245,27 +241,27 @@ class RunFolder:
 
     def save_outcomes(self, which: str, outcomes: Sequence[Outcome]) -> None:
         """What a model did with the held-out prompts (`which`: "base" or "tuned", or of an eval)."""
-        self._replace(f"evaluations/{which}.jsonl", "".join(_line(_outcome_record(o)) for o in outcomes))
+        self._replace(f"evaluations/{which}.jsonl", "".join(_line(outcome_record(o)) for o in outcomes))
 
     def outcomes(self, which: str, prompts: Sequence[Prompt] | None = None) -> list[Outcome] | None:
         """Outcomes saved before, or None where there are none."""
         if not (self.path / f"evaluations/{which}.jsonl").is_file():
             return None
         by_id = {p.id: p for p in (self.prompts() if prompts is None else prompts)}
-        return [_outcome_from(r, by_id) for r in self._lines(f"evaluations/{which}.jsonl")]
+        return [outcome_from(r, by_id) for r in self._lines(f"evaluations/{which}.jsonl")]
 
     def save_comparison(self, comparison: Comparison) -> Path:
         """The run's own comparison."""
-        return self._replace("comparison.json", _comparison_text(comparison))
+        return self._replace("comparison.json", comparison_text(comparison))
 
     def save_evaluation(self, name: str, comparison: Comparison) -> Path:
         """A later comparison, beside the run's own."""
-        return self._replace(f"evaluations/{name}.json", _comparison_text(comparison))
+        return self._replace(f"evaluations/{name}.json", comparison_text(comparison))
 
     def comparison(self) -> Comparison | None:
         if not (self.path / "comparison.json").is_file():
             return None
-        return _comparison_from(json.loads(self._text("comparison.json")))
+        return comparison_from(json.loads(self._text("comparison.json")))
 
     @property
     def model(self) -> Path:
@@ -402,117 +398,3 @@ def _reward_files(settings: Settings) -> dict[str, str]:
         for file in sorted(files)
         if (settings.folder / file).is_file()
     }
-
-
-# -- records <-> lines ------------------------------------------------------------------------
-
-
-def _trajectory_record(t: Trajectory, score: Score) -> dict[str, Any]:
-    after_prompt = t.segments[1:]
-    return {
-        "member": t.member,
-        "messages": list(t.messages),
-        "tokens": [i for s in after_prompt for i in s.token_ids],
-        "logprobs": [x for s in after_prompt for x in s.logprobs],
-        "spans": [[len(s.token_ids), s.trainable] for s in after_prompt],
-        "stop_reason": t.stop_reason,
-        "reward": score.value,
-        "status": score.status,
-        "breakdown": dict(score.breakdown),
-        "explanation": score.explanation,
-    }
-
-
-def _trajectory_from(
-    record: Mapping[str, Any], prompt_id: str, prompt_tokens: Sequence[int]
-) -> tuple[Trajectory, Score]:
-    segments = [Segment(token_ids=tuple(prompt_tokens), trainable=False)]
-    tokens, logprobs = iter(record["tokens"]), iter(record["logprobs"])
-    for length, trainable in record["spans"]:
-        ids = tuple(next(tokens) for _ in range(length))
-        sampled = tuple(next(logprobs) for _ in range(length)) if trainable else ()
-        segments.append(Segment(token_ids=ids, trainable=trainable, logprobs=sampled))
-    trajectory = Trajectory(
-        prompt_id=prompt_id,
-        member=record["member"],
-        messages=tuple(record["messages"]),
-        segments=tuple(segments),
-        stop_reason=record["stop_reason"],
-    )
-    score = Score(
-        value=record["reward"],
-        status=record["status"],
-        breakdown=record["breakdown"],
-        explanation=record["explanation"],
-    )
-    return trajectory, score
-
-
-def _group_record(group: Group) -> dict[str, Any]:
-    return {
-        "step": group.step,
-        "prompt_id": group.prompt.id,
-        "prompt_tokens": list(group.trajectories[0].segments[0].token_ids),
-        "trajectories": [
-            _trajectory_record(t, s) | {"advantage": a}
-            for t, s, a in zip(group.trajectories, group.scores, group.advantages, strict=True)
-        ],
-    }
-
-
-def _group_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Group:
-    pairs = [
-        _trajectory_from(t, record["prompt_id"], record["prompt_tokens"]) for t in record["trajectories"]
-    ]
-    return Group(
-        step=record["step"],
-        prompt=prompts[record["prompt_id"]],
-        trajectories=tuple(t for t, _ in pairs),
-        scores=tuple(s for _, s in pairs),
-        advantages=tuple(t["advantage"] for t in record["trajectories"]),
-    )
-
-
-def _outcome_record(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "prompt_id": outcome.prompt.id,
-        "prompt_tokens": list(outcome.greedy[0].segments[0].token_ids),
-        "sampled": [_trajectory_record(t, s) for t, s in outcome.sampled],
-        "greedy": _trajectory_record(*outcome.greedy),
-    }
-
-
-def _outcome_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Outcome:
-    def pair(r: Mapping[str, Any]) -> tuple[Trajectory, Score]:
-        return _trajectory_from(r, record["prompt_id"], record["prompt_tokens"])
-
-    return Outcome(
-        prompt=prompts[record["prompt_id"]],
-        sampled=tuple(pair(r) for r in record["sampled"]),
-        greedy=pair(record["greedy"]),
-    )
-
-
-def _estimate(record: Mapping[str, Any]) -> Estimate:
-    return Estimate(mean=record["mean"], ci95=(record["ci95"][0], record["ci95"][1]))
-
-
-def _comparison_text(comparison: Comparison) -> str:
-    return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _comparison_from(record: Mapping[str, Any]) -> Comparison:
-    details = {
-        name: Contrast(**{side: _estimate(d[side]) for side in ("base", "tuned", "difference")})
-        for name, d in record["details"].items()
-    }
-    return Comparison(
-        **{
-            k: v for k, v in record.items() if k not in ("base", "tuned", "difference", "examples", "details")
-        },
-        base=_estimate(record["base"]),
-        tuned=_estimate(record["tuned"]),
-        difference=_estimate(record["difference"]),
-        examples=tuple(Example(**e) for e in record["examples"]),
-        details=details,
-    )

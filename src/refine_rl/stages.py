@@ -17,7 +17,7 @@ from refine_rl.grpo.rollout import require_scores
 from refine_rl.grpo.train import Parts, train
 from refine_rl.grpo.update import make_optimizer
 from refine_rl.policy.card import model_card
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, Sampling, sample
 from refine_rl.progress import Observer, Pause, never
 from refine_rl.prompts.sources import load_prompts

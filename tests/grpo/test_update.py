@@ -17,7 +17,8 @@ from refine_rl.grpo import checkpoint
 from refine_rl.grpo.batch import Row, rows
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.update import kl_per_token, make_optimizer, reference_logprobs, update
-from refine_rl.policy.load import Policy, load_policy
+from refine_rl.policy.load import load_policy
+from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, Sampling, sample
 from refine_rl.types import Group, Prompt, Score, Segment
 

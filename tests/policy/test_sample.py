@@ -11,8 +11,9 @@ import torch
 
 from refine_rl.config import ModelSettings
 from refine_rl.errors import Interrupted
-from refine_rl.policy.load import Policy, load_policy
+from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, token_batch
+from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, Sampling, draw, sample
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Trajectory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, Sampling, sample
 from refine_rl.types import Outcome, Prompt, Score, Trajectory
 

@@ -12,8 +12,8 @@ import torch
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
 from refine_rl.grpo.batch import sampled_logprobs
-from refine_rl.policy.load import Policy
 from refine_rl.policy.logprobs import logprobs, token_batch
+from refine_rl.policy.policy import Policy
 from refine_rl.types import Trajectory
 
 TOLERANCE = {torch.float32: 5e-4, torch.bfloat16: 3e-2}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refine_rl.errors import UserError
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

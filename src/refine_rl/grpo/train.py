@@ -35,7 +35,7 @@ from refine_rl.grpo.update import (
     reference_logprobs,
     update,
 )
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 from refine_rl.types import Group, Prompt, StepMetrics
 
 

@@ -14,8 +14,8 @@ from refine_rl.errors import GuardStop
 from refine_rl.grpo import check
 from refine_rl.grpo.batch import MemberKey, Row, micro_batch, micro_batches, sampled_logprobs
 from refine_rl.grpo.loss import LossSums, kl_terms, policy_loss
-from refine_rl.policy.load import Policy
 from refine_rl.policy.logprobs import logprobs, token_batch
+from refine_rl.policy.policy import Policy
 from refine_rl.randomness import torch_seed
 from refine_rl.types import Trajectory
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 from refine_rl.types import Trajectory
 
 

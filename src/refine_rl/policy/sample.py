@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from refine_rl.policy.load import Policy
+from refine_rl.policy.policy import Policy
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Segment, StopReason, Trajectory
 

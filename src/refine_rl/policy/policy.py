@@ -1,0 +1,136 @@
+"""A policy: the model that is trained, its tokenizer and its way of talking."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from refine_rl.errors import UserError
+from refine_rl.types import Message
+
+
+@dataclass(kw_only=True, eq=False)
+class Policy:
+    """The model with everything that is needed to talk to it.
+
+    `compute_dtype` is the number format of the matrix products; `frozen` a copy of the untrained
+    model, kept only where there is no adapter to switch off.
+    """
+
+    model: Any
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    device: torch.device
+    compute_dtype: torch.dtype
+    context_length: int
+    source: str
+    adapter: bool
+    frozen: Any = None
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt's token ids in the model's own template, ready for an answer."""
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise whatever their author chose
+            roles = ", ".join(m["role"] for m in messages)
+            raise UserError(
+                f"The chat template of {self.source} refuses a conversation of the roles {roles}: {error}. "
+                "A template that knows no system message wants it inside the first user message."
+            ) from error
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of sampled tokens, special tokens left out."""
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's output in the policy's precision. `position_ids` and `logits_to_keep` are left
+        out for the few architectures whose forward does not know them: those derive positions from
+        the attention mask, and return the logits of every column."""
+        known = inspect.signature(self._bare_model.forward).parameters
+        for name in ("position_ids", "logits_to_keep"):
+            if name not in known:
+                inputs.pop(name, None)
+        with self.precision():
+            return self.model(**inputs)
+
+    @property
+    def _bare_model(self) -> Any:
+        return self.model.get_base_model() if self.adapter else self.model
+
+    @contextlib.contextmanager
+    def precision(self) -> Iterator[None]:
+        """Forward passes of sampler and trainer run in here, so that both compute the same."""
+        weights = next(self.model.parameters()).dtype
+        if weights == self.compute_dtype:
+            yield
+        else:
+            with torch.autocast(self.device.type, dtype=self.compute_dtype):
+                yield
+
+    @contextlib.contextmanager
+    def dropout(self, rate: float, seed: int) -> Iterator[None]:
+        """LoRA dropout on, with its own randomness; everything else stays as in sampling."""
+        if rate == 0:
+            yield
+            return
+        layers = [
+            m for n, m in self.model.named_modules() if isinstance(m, nn.Dropout) and "lora_dropout" in n
+        ]
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            try:
+                for layer in layers:
+                    layer.train()
+                yield
+            finally:
+                for layer in layers:
+                    layer.eval()
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[Policy]:
+        """The policy as it was before training: the adapter off, or the frozen copy."""
+        if self.adapter:
+            with self.model.disable_adapter():
+                yield self
+        elif self.frozen is not None:
+            yield Policy(**{k: v for k, v in vars(self).items() if k != "model"}, model=self.frozen)
+        else:
+            raise RuntimeError("this policy was loaded without a frozen copy (keep_reference=True)")
+
+    def save(self, folder: Path) -> None:
+        """The adapter or the model, with tokenizer and chat template, as transformers reads it."""
+        if self.adapter:
+            self.model.save_pretrained(folder, safe_serialization=True)
+        else:
+            copied = copy.deepcopy(self.model).to(self.compute_dtype)
+            copied.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
+    def save_merged(self, folder: Path) -> None:
+        """One ordinary model, the adapter's product added into its weights."""
+        if not self.adapter:
+            self.save(folder)
+            return
+        # In float32: adding a small product to a bfloat16 weight would round most of it away first.
+        merged = copy.deepcopy(self.model).float().merge_and_unload().to(self.compute_dtype)
+        merged.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)

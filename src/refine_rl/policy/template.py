@@ -1,0 +1,55 @@
+"""How a model is talked to: its chat template, and the tokens that end its answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refine_rl.errors import UserError
+
+PLAIN_TEMPLATE = (
+    "{{ START }}"
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}\n"
+    "{% else %}{{ message.role | capitalize }}: {{ message.content }}\n"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For models without a template of their own; it is saved with the tuned model."""
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends an answer: the model's own, the tokenizer's, the template's end of turn."""
+    ids: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+        value = getattr(holder, "eos_token_id", None)
+        ids.update([value] if isinstance(value, int) else value or [])
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    end_of_turn = _end_of_turn(tokenizer)
+    if end_of_turn is not None:
+        ids.add(end_of_turn)
+    if not ids:
+        raise UserError(
+            "The model and its tokenizer name no stop token: set eos_token in tokenizer_config.json."
+        )
+    return frozenset(ids)
+
+
+def _end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the template puts behind an assistant's words, where it puts one."""
+    word = "refine"
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "hello"}, {"role": "assistant", "content": word}], tokenize=False
+        )
+    except Exception:  # an odd template has no end of turn that we could learn
+        return None
+    ids = tokenizer(text[text.rindex(word) + len(word) :].lstrip(), add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    return ids[0] if ids and ids[0] in special else None
+
+
+def ensure_template(tokenizer: Any) -> None:
+    if tokenizer.chat_template is None:
+        starts = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = PLAIN_TEMPLATE.replace("{{ START }}", "{{ bos_token }}" if starts else "")

@@ -1,0 +1,133 @@
+"""The records of types.py as JSON, and back: what stands on a line of a run's files.
+
+Tokens, log-probs and scores come back exactly as they went in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from refine_rl.types import (
+    Comparison,
+    Contrast,
+    Estimate,
+    Example,
+    Group,
+    Outcome,
+    Prompt,
+    Score,
+    Segment,
+    Trajectory,
+)
+
+
+def trajectory_record(t: Trajectory, score: Score) -> dict[str, Any]:
+    after_prompt = t.segments[1:]
+    return {
+        "member": t.member,
+        "messages": list(t.messages),
+        "tokens": [i for s in after_prompt for i in s.token_ids],
+        "logprobs": [x for s in after_prompt for x in s.logprobs],
+        "spans": [[len(s.token_ids), s.trainable] for s in after_prompt],
+        "stop_reason": t.stop_reason,
+        "reward": score.value,
+        "status": score.status,
+        "breakdown": dict(score.breakdown),
+        "explanation": score.explanation,
+    }
+
+
+def trajectory_from(
+    record: Mapping[str, Any], prompt_id: str, prompt_tokens: Sequence[int]
+) -> tuple[Trajectory, Score]:
+    segments = [Segment(token_ids=tuple(prompt_tokens), trainable=False)]
+    tokens, logprobs = iter(record["tokens"]), iter(record["logprobs"])
+    for length, trainable in record["spans"]:
+        ids = tuple(next(tokens) for _ in range(length))
+        sampled = tuple(next(logprobs) for _ in range(length)) if trainable else ()
+        segments.append(Segment(token_ids=ids, trainable=trainable, logprobs=sampled))
+    trajectory = Trajectory(
+        prompt_id=prompt_id,
+        member=record["member"],
+        messages=tuple(record["messages"]),
+        segments=tuple(segments),
+        stop_reason=record["stop_reason"],
+    )
+    score = Score(
+        value=record["reward"],
+        status=record["status"],
+        breakdown=record["breakdown"],
+        explanation=record["explanation"],
+    )
+    return trajectory, score
+
+
+def group_record(group: Group) -> dict[str, Any]:
+    return {
+        "step": group.step,
+        "prompt_id": group.prompt.id,
+        "prompt_tokens": list(group.trajectories[0].segments[0].token_ids),
+        "trajectories": [
+            trajectory_record(t, s) | {"advantage": a}
+            for t, s, a in zip(group.trajectories, group.scores, group.advantages, strict=True)
+        ],
+    }
+
+
+def group_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Group:
+    pairs = [trajectory_from(t, record["prompt_id"], record["prompt_tokens"]) for t in record["trajectories"]]
+    return Group(
+        step=record["step"],
+        prompt=prompts[record["prompt_id"]],
+        trajectories=tuple(t for t, _ in pairs),
+        scores=tuple(s for _, s in pairs),
+        advantages=tuple(t["advantage"] for t in record["trajectories"]),
+    )
+
+
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "prompt_id": outcome.prompt.id,
+        "prompt_tokens": list(outcome.greedy[0].segments[0].token_ids),
+        "sampled": [trajectory_record(t, s) for t, s in outcome.sampled],
+        "greedy": trajectory_record(*outcome.greedy),
+    }
+
+
+def outcome_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Outcome:
+    def pair(r: Mapping[str, Any]) -> tuple[Trajectory, Score]:
+        return trajectory_from(r, record["prompt_id"], record["prompt_tokens"])
+
+    return Outcome(
+        prompt=prompts[record["prompt_id"]],
+        sampled=tuple(pair(r) for r in record["sampled"]),
+        greedy=pair(record["greedy"]),
+    )
+
+
+def _estimate(record: Mapping[str, Any]) -> Estimate:
+    return Estimate(mean=record["mean"], ci95=(record["ci95"][0], record["ci95"][1]))
+
+
+def comparison_text(comparison: Comparison) -> str:
+    return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def comparison_from(record: Mapping[str, Any]) -> Comparison:
+    details = {
+        name: Contrast(**{side: _estimate(d[side]) for side in ("base", "tuned", "difference")})
+        for name, d in record["details"].items()
+    }
+    return Comparison(
+        **{
+            k: v for k, v in record.items() if k not in ("base", "tuned", "difference", "examples", "details")
+        },
+        base=_estimate(record["base"]),
+        tuned=_estimate(record["tuned"]),
+        difference=_estimate(record["difference"]),
+        examples=tuple(Example(**e) for e in record["examples"]),
+        details=details,
+    )
