@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from refine_rl.cli.training import reopen
 from refine_rl.config import Settings
 from refine_rl.config_file import override, settings_from_dict
 from refine_rl.errors import GuardStop, Interrupted, UserError
@@ -238,8 +240,6 @@ def test_a_torn_line_and_half_a_step_are_made_again(
         f.write('{"step": 99, "rew')
     (folder.path / "checkpoints" / ".step-000099.1").mkdir()
     for step in folder.checkpoints()[-1:]:
-        import shutil
-
         shutil.rmtree(folder.checkpoint(step))
     run(folder)
     same(whole, folder)
@@ -267,10 +267,9 @@ def test_a_guard_saves_and_reports(task: Callable[..., Settings], tmp_path: Path
         run(folder)
     assert folder.events()[-1]["name"] == "all_cut"
     page = (folder.path / "report.html").read_text()
-    assert "Raise rollout.max_tokens" in page
+    assert "Start anew with a larger rollout.max_tokens" in page
     assert folder.checkpoints()
-    settings = folder.settings()
-    folder.save_settings(override(settings, ["rollout.max_tokens=10", "grpo.all_cut_patience=99"]))
+    folder.save_settings(override(folder.settings(), ["grpo.all_cut_patience=99"]))
     assert isinstance(run(folder), Comparison)
 
 
@@ -420,3 +419,81 @@ def test_prompts_too_long_are_set_aside(task: Callable[..., Settings], tmp_path:
     assert longer > 0
     assert f"{longer} prompts set aside: longer than {limit} tokens" in note
     assert sorted(len(policy.encode(p.messages)) for p in folder.prompts()) == lengths[:-longer]
+
+
+def test_new_settings_count_from_the_newest_checkpoint(task: Callable[..., Settings], tmp_path: Path) -> None:
+    """Killed between checkpoints and resumed with another learning rate: the steps recorded since were
+    made under the old one, and must not be mixed with the new."""
+    schedule = {"schedule": "cosine", "validate_every": 0}
+    folder = RunFolder.create(tmp_path / "run", task(grpo=schedule))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(112))
+    shutil.rmtree(folder.checkpoint(folder.checkpoints()[-1]))  # as if killed instead of interrupted
+    assert folder.checkpoints() == [4]
+    assert max(m["step"] for m in folder.metrics()) > 4
+    reopen(folder.path, ["grpo.learning_rate=0.001"])
+    assert [m["step"] for m in folder.metrics()] == [1, 2, 3, 4]
+    assert {g["step"] for g in folder.groups()} == {1, 2, 3, 4}
+    run(folder)
+    rates = [m["learning_rate"] for m in folder.metrics()]
+    assert len(rates) == 10
+    assert rates[3] > 0.01
+    assert max(rates[4:]) < 0.001
+
+
+def test_back_to_an_earlier_checkpoint(
+    whole: RunFolder, task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", task())
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(118))
+    first = folder.checkpoints()[0]
+    assert len(folder.checkpoints()) > 1
+    with pytest.raises(UserError, match=f"it has 0, {first}"):
+        reopen(folder.path, [], from_step=5)
+    reopen(folder.path, [], from_step=first)
+    assert folder.checkpoints() == [first]
+    assert [m["step"] for m in folder.metrics()] == list(range(1, first + 1))
+    run(folder)
+    same(whole, folder)
+    with pytest.raises(UserError, match="held-out prompts are read"):
+        reopen(folder.path, ["grpo.steps=20"])
+
+
+def test_the_cap_on_hours_counts_everything(task: Callable[..., Settings], tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", task(budget={"hours": 1e-6}))
+    with pytest.raises(GuardStop, match=r"budget\.hours"):
+        run(folder)
+    assert [m["step"] for m in folder.metrics()] == [1]
+    assert folder.checkpoints() == [1]
+
+
+def test_what_each_stage_asks_of_the_sampler(
+    task: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rollouts follow [rollout]; evaluations draw at temperature 1 from everything; each reads its split."""
+    from refine_rl import stages
+    from refine_rl.evaluate import answer
+    from refine_rl.policy.sample import sample
+
+    seen: list[tuple[str, Any, set[str]]] = []
+
+    def spy(policy: Any, prompts: Any, **options: Any) -> Any:
+        seen.append((options["purpose"].name, options["sampling"], {p.split for p in prompts}))
+        return sample(policy, prompts, **options)
+
+    monkeypatch.setattr(stages, "sample", spy)
+    monkeypatch.setattr(answer, "sample", spy)
+    rollout = {"temperature": 0.7, "top_p": 0.9, "top_k": 40}
+    run(RunFolder.create(tmp_path / "run", task(rollout=rollout, grpo={"steps": 2, "validate_every": 1})))
+    for name, sampling, splits in seen:
+        drawn = (sampling.temperature, sampling.top_p, sampling.top_k)
+        if name == "rollout":
+            assert drawn == (0.7, 0.9, 40)
+            assert splits == {"train"}
+        else:
+            assert drawn[0] in (0.0, 1.0)
+            assert drawn[1:] == (1.0, 0)
+            assert splits == {name}
+    assert [name for name, _, _ in seen].count("held_out") == 4  # base and tuned, sampled and greedy
+    assert {name for name, _, _ in seen} == {"rollout", "validation", "held_out"}

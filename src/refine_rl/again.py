@@ -137,6 +137,7 @@ def replay(
         component_weights={},
         recorder=_Record(recorded),
         pause=never,
+        began=0.0,
     )
     for earlier in range(start.step + 1, step):
         take_step([], earlier, parts, settings)

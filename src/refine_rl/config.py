@@ -162,7 +162,8 @@ class RewardSettings(_Section):
     overlong: OverlongSettings | None = None
     """A penalty on long completions; none without this table."""
     success: float = 1.0
-    """A completion is a full success when every component (penalties apart) reaches this."""
+    """A completion is a full success when every component of a weight above 0 (penalties apart) reaches
+    this."""
     sanity: list[SanityCase] = []
     """Checked before training; a bad completion that scores as high as the good one stops the run."""
     max_missing: Share = 0.2
@@ -218,7 +219,8 @@ class GRPOSettings(_Section):
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL term. At 0 the KL is still measured, on a few completions a step."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """With d = log pi_ref - log pi: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1."""
+    """With d = log pi_ref - log pi: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. In the loss the gradient
+    of k1 is 0 on average: use it in the reward."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
     updates_per_step: Positive = 1
@@ -254,7 +256,7 @@ class BudgetSettings(_Section):
     """[budget]: a hard cap; reaching it saves, reports and ends with exit code 3."""
 
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock time of the run; without it, no cap."""
+    """Wall-clock time up to the end of training, over all resumes; without it, no cap."""
 
 
 class Settings(_Section):
@@ -301,6 +303,8 @@ class Settings(_Section):
             problems.append("`grpo.warmup_steps` is larger than `grpo.steps`")
         if self.grpo.advantage == "gdpo" and self.reward.combine == "product":
             problems.append('`grpo.advantage = "gdpo"` sums components: use `reward.combine = "sum"`')
+        if self.grpo.advantage == "gdpo" and self.grpo.kl > 0 and self.grpo.kl_in == "reward":
+            problems.append('`grpo.advantage = "gdpo"` normalises components: use `grpo.kl_in = "loss"`')
         return _refuse(self, problems)
 
     @property

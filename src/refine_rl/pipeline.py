@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def run(
     ends it early, the folder can be resumed, and after a guard the report is there.
     """
     observer = observer or Quiet()
+    began = time.perf_counter()
     with folder.writing():
         folder.repair()
         settings = folder.settings()
@@ -51,6 +53,7 @@ def run(
                     scoring=scoring,
                     observer=observer,
                     pause=pause,
+                    began=began,
                 )
                 base = work.evaluate("base", prompts["held_out"])
                 position = work.train(prompts["train"], prompts["validation"])

@@ -203,8 +203,23 @@ class RunFolder:
         self._keep_lines("groups.jsonl", lambda r: there[r["step"]] == r["groups_in_step"])
         for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl"):
             self._keep_lines(file, lambda record: True)
-        for leftover in self._checkpoints.glob(".*"):
+        for leftover in (*self._checkpoints.glob(".step-*"), *self._checkpoints.glob(".old-*")):
             shutil.rmtree(leftover)
+        for leftover in self.path.glob(f".{self.model.name}.*"):
+            shutil.rmtree(leftover)
+
+    def rewind(self, step: int) -> None:
+        """Forgets everything that training did after the checkpoint of `step` (0: all of it)."""
+        if step and step not in self.checkpoints():
+            there = ", ".join(map(str, (0, *self.checkpoints())))
+            raise UserError(f"{self.path} has no checkpoint of step {step}; it has {there}.")
+        for file in ("groups.jsonl", "metrics.jsonl"):
+            self._keep_lines(file, lambda record: record["step"] <= step)
+        # The checkpoint of a step may have been saved before its validation: that is made again.
+        self._keep_lines("validation.jsonl", lambda record: record["step"] <= step)
+        for later in self.checkpoints():
+            if later > step:
+                shutil.rmtree(self.checkpoint(later))
 
     # -- checkpoints --------------------------------------------------------------------------
 

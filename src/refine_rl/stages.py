@@ -136,6 +136,7 @@ class Work:
     scoring: ScoringLoop
     observer: Observer
     pause: Pause
+    began: float = 0.0  # time.perf_counter() when the process took up the run
 
     # -- evidence -----------------------------------------------------------------------------
 
@@ -192,6 +193,7 @@ class Work:
             component_weights=self._component_weights(),
             recorder=FolderRecorder(self.folder, self.policy, optimizer, self.settings, self.observer, start),
             pause=self.pause,
+            began=self.began,
         )
         return train(prompts, parts, self.settings, start)
 
@@ -213,7 +215,8 @@ class Work:
         ]
         estimate = mean_ci(rewards, resamples=1000, seed=self.settings.grpo.seed)
         names = dict.fromkeys(name for s in scores for name in s.breakdown)
-        spread = sum(len({s.value for _, s in o.sampled}) > 1 for o in outcomes) / len(outcomes)
+        values = [{s.value for _, s in o.sampled if s.value is not None} for o in outcomes]
+        spread = sum(len(v) > 1 for v in values) / len(outcomes)
         self.folder.append_validation(
             {
                 "step": step,

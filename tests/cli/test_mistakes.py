@@ -78,7 +78,7 @@ def test_mistakes_with_a_finished_run(
     refused(refine("eval", run, "--prompts", "recipe:dotz"), "did you mean 'dots'")
     refused(refine("export", run, "--out", "/proc/no/model"), "/proc/no")
     refused(refine("export", run, "--out", tmp_path), "exists already")
-    refused(refine("train", "--resume", run, "--set", "grpo.steps=9"), "is finished")
+    refused(refine("train", "--resume", run, "--set", "grpo.steps=9"), "training is done")
     assert sorted(p.name for p in run.rglob("*")) == before
 
 
@@ -90,7 +90,7 @@ def test_a_guard_stops_with_3_and_says_how_to_go_on(refine: Refine, task: Path, 
     assert "every completion was cut at rollout.max_tokens = 2" in done.err
     assert "Report: cut/report.html" in done.err
     assert "refine train --resume cut" in done.err
-    assert "Raise rollout.max_tokens" in (tmp_path / "cut" / "report.html").read_text()
+    assert "Start anew with a larger rollout.max_tokens" in (tmp_path / "cut" / "report.html").read_text()
     # With other limits, base and tuned would not be measured alike.
     refused(refine("train", "--resume", "cut", "--set", "rollout.max_tokens=10"), "Start a new run")
     refused(refine("train", "--resume", "cut", "--set", "grpo.seed=1"), "grpo.seed: this cannot change")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,3 +155,16 @@ def test_learning_rates_by_hand() -> None:
     )
     assert learning_rate(1, settings()) == 1e-4
     assert learning_rate(1, settings(model={"adapter": "none"})) == 1e-5
+
+
+def test_rows_know_the_length_limit() -> None:
+    p = prompt(0)
+    group = Group(
+        step=1,
+        prompt=p,
+        trajectories=(trajectory(p, 0, 2), trajectory(p, 1, 4)),
+        scores=(Score(value=1.0), Score(value=0.0)),
+        advantages=(1.0, -1.0),
+    )
+    assert [r.weight for r in rows([group], loss="dr_grpo", max_tokens=8)] == [1 / 16, 1 / 16]
+    assert rows([replace(group, advantages=(None, None))], loss="grpo", max_tokens=8) == []

@@ -294,3 +294,78 @@ def test_checkpoints_keep_every_bit(make_model: MakeModel, tmp_path: Path, adapt
     update(again, other, second, s, step=2)
     for name, p in policy.trainable().items():
         assert torch.equal(p, again.trainable()[name])
+
+
+def test_the_check_is_made_also_where_nothing_is_trained(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    with torch.no_grad():
+        for p in policy.trainable().values():
+            p += 0.1
+    with policy.reference() as untrained:
+        batch = rows(groups_of(untrained), loss="grpo", max_tokens=8)
+    flat = [replace(r, advantage=0.0) for r in batch]
+    for s in (settings(), settings(model={"dropout": 0.2})):
+        with pytest.raises(GuardStop) as stop:
+            update(policy, make_optimizer(policy, s), flat, s, step=1)
+        assert stop.value.guard == "mismatch"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clip_low": 0.01, "clip_high": 0.5},
+        {"clip_low": 0.01, "clip_high": 0.01},
+        {"kl": 1.0, "kl_estimator": "k2"},
+        {"kl": 1.0, "kl_estimator": "k3"},
+        {"weight_decay": 0.9, "learning_rate": 0.5},
+    ],
+)
+def test_every_setting_reaches_the_update(make_model: MakeModel, changes: dict[str, Any]) -> None:
+    """Two updates on the same rows, against the loss written out with the setting's own number."""
+    policy, twin = policy_of(make_model), policy_of(make_model)
+    for model in (policy, twin):
+        with torch.no_grad():
+            for p in model.trainable().values():
+                p += 0.03
+    s = settings(**{"updates_per_step": 2, "max_grad_norm": 1e9, **changes})
+    groups = groups_of(policy)
+    members = [t for g in groups for t in g.trajectories]
+    references = reference_logprobs(policy, members, s) if s.grpo.kl else None
+    batch = rows(groups, loss="dr_grpo", max_tokens=8, references=references)
+    # Old log-probs that are off by a quarter: the ratio 1.28 lies between the two upper clips.
+    loose = s.model_copy(update={"grpo": s.grpo.model_copy(update={"mismatch_tolerance": 9.0})})
+    update(policy, make_optimizer(policy, loose), shifted(batch, -0.25), loose, step=1)
+
+    optimizer = torch.optim.AdamW(
+        [p for _, p in sorted(twin.trainable().items())], lr=s.learning_rate, weight_decay=s.grpo.weight_decay
+    )
+    for _ in range(2):
+        optimizer.zero_grad()
+        total = torch.zeros(())
+        for row in batch:
+            prompt, answer = row.trajectory.segments[0].token_ids, row.trajectory.segments[1].token_ids
+            table = twin.model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            for i, token in enumerate(answer):
+                new = table[len(prompt) - 1 + i, token]
+                ratio = torch.exp(new - (row.old[i] - 0.25))
+                clipped = ratio.clamp(1 - s.grpo.clip_low, 1 + s.clip_high)
+                loss = -torch.minimum(ratio * row.advantage, clipped * row.advantage)
+                if row.reference is not None:
+                    d = row.reference[i] - new
+                    loss = loss + s.grpo.kl * (d * d / 2 if s.grpo.kl_estimator == "k2" else d.exp() - d - 1)
+                total = total + loss / (len(batch) * 8)
+        torch.autograd.backward(total)
+        optimizer.step()
+    for name, p in policy.trainable().items():
+        torch.testing.assert_close(p, twin.trainable()[name], rtol=1e-2, atol=2e-4)
+
+
+def shifted(batch: Sequence[Row], by: float) -> list[Row]:
+    """The rows as if the sampler had given each token another log-prob."""
+    out = []
+    for row in batch:
+        prompt, answer = row.trajectory.segments
+        logprobs = tuple(x + by for x in answer.logprobs)
+        segments = (prompt, replace(answer, logprobs=logprobs))
+        out.append(replace(row, trajectory=replace(row.trajectory, segments=segments)))
+    return out

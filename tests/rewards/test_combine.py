@@ -78,8 +78,8 @@ def test_sum_is_literal() -> None:
 
 
 def test_product_raises_to_the_weight() -> None:
-    result = score(build(half, quarter, combine="product", weights={"half": 2.0, "quarter": 0.5}))
-    assert result.value == pytest.approx(0.5**2 * 0.25**0.5)
+    result = score(build(half, quarter, combine="product", weights={"half": 3.0, "quarter": 0.5}))
+    assert result.value == pytest.approx(0.5**3 * 0.25**0.5)
     assert result.breakdown == {"half": 0.5, "quarter": 0.25}
 
 

@@ -43,6 +43,9 @@ def train(
     recipe: str | None = typer.Option(None, "--recipe", help="Train a bundled recipe, without a task.toml."),
     run: Path | None = typer.Option(None, "--run", help="The run's folder, where runs/NAME will not do."),
     resume: Path | None = typer.Option(None, "--resume", help="Go on with this run where it stopped."),
+    from_step: int | None = typer.Option(
+        None, "--from-step", min=0, help="With --resume: go back to this checkpoint first (0: the start)."
+    ),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
@@ -53,8 +56,10 @@ def train(
     if resume is not None:
         if task or recipe or run:
             raise UserError("--resume takes the run's folder alone: its settings are in the folder.")
-        _work(reopen(resume, overrides), as_json)
+        _work(reopen(resume, overrides, from_step), as_json)
         return
+    if from_step is not None:
+        raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
     if (task is None) == (recipe is None):
         raise UserError(
             "Name a task.toml (refine train task.toml) or a recipe (refine train --recipe style)."
@@ -75,10 +80,13 @@ def _start(path: Path, settings: Settings, as_json: bool) -> None:
         raise
 
 
-def reopen(path: Path, overrides: list[str]) -> RunFolder:
-    """The run to go on with, `overrides` put into its settings where they leave base and tuned comparable.
+def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> RunFolder:
+    """The run to go on with: gone back to the checkpoint of `from_step` where one is named, and with
+    `overrides` put into its settings where they leave base and tuned comparable.
 
-    Raises UserError where they do not, or where the run's reward cannot be found from its files.
+    New settings count from the newest checkpoint on: steps recorded after it were made under the old
+    ones, and are made anew. Raises UserError where that cannot be, or where the run's reward cannot be
+    found from its files.
     """
     from refine_rl.api import require_functions
     from refine_rl.config_file import override
@@ -86,20 +94,25 @@ def reopen(path: Path, overrides: list[str]) -> RunFolder:
 
     folder = RunFolder.open(path)
     require_functions(folder, [])
-    if overrides:
-        before = folder.settings()
-        after = override(before, overrides)
-        if folder.comparison() is not None:
-            raise UserError(f"{path} is finished; --set needs a new run.")
-        for key, value in _fixed(before).items():
-            if _fixed(after)[key] != value:
-                raise UserError(
-                    f"--set {key}: this cannot change within a run, because base and tuned would not be "
-                    "measured alike. Start a new run with it."
-                )
-        done = max((m["step"] for m in folder.metrics()), default=0)
-        if after.grpo.steps < done:
-            raise UserError(f"--set grpo.steps={after.grpo.steps}: {path} has {done} steps already.")
+    if not overrides and from_step is None:
+        return folder
+    if folder.outcomes("tuned") is not None:
+        raise UserError(f"{path}: training is done and the held-out prompts are read; start a new run.")
+    before = folder.settings()
+    after = override(before, overrides)
+    for key, value in _fixed(before).items():
+        if _fixed(after)[key] != value:
+            raise UserError(
+                f"--set {key}: this cannot change within a run, because base and tuned would not be "
+                "measured alike. Start a new run with it."
+            )
+    with folder.writing():
+        folder.repair()
+        newest = max(folder.checkpoints(), default=0)
+        to = newest if from_step is None else from_step
+        if after.grpo.steps < to:
+            raise UserError(f"--set grpo.steps={after.grpo.steps}: {path} has {to} steps already.")
+        folder.rewind(to)
         folder.save_settings(after)
     return folder
 

@@ -47,14 +47,14 @@ def answer(
             pause=pause,
         )
         if greedy
-        else [group[:1] for group in sampled]
+        else [() for _ in sampled]
     )
     scores = score(prompts, [(*group, *one) for group, one in zip(sampled, best, strict=True)])
     return [
         Outcome(
             prompt=prompt,
-            sampled=tuple(zip(group, group_scores[:-1], strict=True)),
-            greedy=(one[0], group_scores[-1]),
+            sampled=tuple(zip(group, group_scores[:samples], strict=True)),
+            greedy=(one[0], group_scores[-1]) if greedy else (group[0], group_scores[0]),
         )
         for prompt, group, one, group_scores in zip(prompts, sampled, best, scores, strict=True)
     ]

@@ -49,6 +49,8 @@ def rows(
     members = [
         (t, a) for g in groups for t, a in zip(g.trajectories, g.advantages, strict=True) if a is not None
     ]
+    if not members:
+        return []
     weights = row_weights(loss, [t.completion_tokens for t, _ in members], max_tokens=max_tokens)
     return [
         Row(

@@ -56,5 +56,5 @@ def mismatch(
         f"Step {step}: sampler and trainer disagree by {mean:.4f} nats a token on average "
         f"(allowed: {limit:g}).",
         f"Likely cause: {cause} Nothing was learned from these rollouts. If the difference is rounding, "
-        'raise grpo.mismatch_tolerance or set model.dtype = "float32".',
+        'go on with --set grpo.mismatch_tolerance=..., or start anew with model.dtype = "float32".',
     )

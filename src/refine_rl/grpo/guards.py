@@ -29,8 +29,9 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "all_cut",
             f"Step {newest.step}: every completion was cut at rollout.max_tokens = "
             f"{settings.rollout.max_tokens}; none reached its stop token.",
-            "Raise rollout.max_tokens, or choose a model that ends its answers (an instruct model with "
-            "its own chat template). If it should learn to stop, raise grpo.all_cut_patience.",
+            "Start anew with a larger rollout.max_tokens, or a model that ends its answers (an instruct "
+            "model with its own chat template). If it should learn to stop, go on with --resume RUN --set "
+            "grpo.all_cut_patience=...",
         )
     patience = settings.grpo.zero_variance_patience
     recent = history[-patience:]
@@ -40,8 +41,10 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "no_variance",
             f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
             f"(mean {level:.3f}), so there was nothing to learn from.",
-            "If the reward is at its top, training is done. Otherwise make it finer (partial credit, "
-            "rules that grade), the prompts easier or harder, the temperature or the group larger.",
+            "If the reward is at its top, training is done: end it here with --resume RUN --set "
+            f"grpo.steps={newest.step}. To try on, --set grpo.zero_variance_patience=... Otherwise start "
+            "anew with a finer reward (partial credit, rules that grade), other prompts, a higher "
+            "temperature or larger groups.",
         )
     before = [m.grad_norm for m in history[:-EXPLODED_STEPS] if m.grad_norm]
     last = [m.grad_norm or 0.0 for m in history[-EXPLODED_STEPS:]]
@@ -50,7 +53,8 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "exploding_gradient",
             f"Step {newest.step}: for {EXPLODED_STEPS} steps the gradient's norm was over {EXPLODED:.0f} "
             f"times its median ({median(before):.3g}).",
-            "Lower grpo.learning_rate or add grpo.warmup_steps, and go on from an earlier checkpoint.",
+            "Go back to an earlier checkpoint with a lower rate: --resume RUN --from-step N "
+            "--set grpo.learning_rate=...",
         )
 
 

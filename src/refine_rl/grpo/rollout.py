@@ -55,7 +55,7 @@ def require_scores(scores: Sequence[Score], max_missing: float, where: str) -> N
             f"{where}: {len(missing)} of {len(scores)} scores are missing "
             f"(allowed: {max_missing:.0%}, reward.max_missing). The first reason:\n"
             f"{missing[0].explanation}\n",
-            "A missing score is never counted as 0. Mend the reward, then go on with --resume.",
+            "A missing score is never counted as 0. Mend what failed, then go on with --resume.",
         )
 
 

@@ -67,6 +67,7 @@ class Parts:
     component_weights: Mapping[str, float]
     recorder: Recorder
     pause: Callable[[], None]
+    began: float  # time.perf_counter() when this process took up the run; budget.hours counts from there
 
 
 def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Position) -> Position:
@@ -78,9 +79,8 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
             position = _keep(start, parts, settings)
         for step in range(start.step + 1, settings.grpo.steps + 1):
             parts.pause()
-            began = time.perf_counter()
             metrics = take_step(prompts, step, parts, settings)
-            position = replace(position, step=step, seconds=position.seconds + time.perf_counter() - began)
+            position = replace(position, step=step, seconds=start.seconds + time.perf_counter() - parts.began)
             if metrics is not None:
                 recorder.metrics(metrics)
                 for name, text in guards.warnings(recorder.history()).items():

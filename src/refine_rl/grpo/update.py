@@ -84,9 +84,9 @@ def update(
             clipped += sums.clipped_tokens
             differences.append(new_minus_old.abs())
         norm = float(nn.utils.clip_grad_norm_(list(policy.trainable().values()), g.max_grad_norm))
+        _require_finite(loss, norm, step)
         if seen is None:
             seen = _require_match(policy, worked, torch.cat(differences), settings, step)
-        _require_finite(loss, norm, step)
         optimizer.step()
         losses.append(loss)
         norms.append(norm)
@@ -141,7 +141,8 @@ def _require_match(
     policy: Policy, rows: Sequence[Row], found: torch.Tensor, settings: Settings, step: int
 ) -> torch.Tensor:
     mean = float(found.mean())
-    if math.isfinite(mean) and mean > check.tolerance(policy, settings):
+    _require_finite(0.0, mean, step)
+    if mean > check.tolerance(policy, settings):
         raise check.mismatch(policy, [r.trajectory for r in rows], mean, settings, step)
     return found
 
@@ -151,8 +152,8 @@ def _require_finite(loss: float, norm: float, step: int) -> None:
         raise GuardStop(
             "not_finite",
             f"Step {step}: the loss is {loss} and the gradient's norm {norm}.",
-            'No weight was changed by it. Lower grpo.learning_rate, or set model.dtype = "float32"; '
-            "then go on with --resume.",
+            "No weight was changed by it. Go back to an earlier checkpoint with a lower rate: --resume RUN "
+            "--from-step N --set grpo.learning_rate=...",
         )
 
 

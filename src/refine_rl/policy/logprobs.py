@@ -15,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from refine_rl.policy.policy import Policy
 from refine_rl.types import Trajectory
 
+MAX_LOGITS = 1 << 25
+"""Logits that are turned into float32 at once (128 MiB); in the backward pass they are made again."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenBatch:
@@ -59,10 +62,15 @@ def logprobs(policy: Policy, batch: TokenBatch, *, temperature: float = 1.0) -> 
     if logits.shape[1] != len(columns):  # an architecture that does not know logits_to_keep
         logits = logits[:, columns]
     targets = ids[:, columns + 1]
-    if torch.is_grad_enabled():
-        chosen = checkpoint(_gather, logits, targets, temperature, use_reentrant=False)
-    else:
-        chosen = _gather(logits, targets, temperature)
+    rows = max(1, MAX_LOGITS // max(1, logits[0].numel()))
+    chosen = torch.cat(
+        [
+            checkpoint(_gather, some, chosen_ids, temperature, use_reentrant=False)
+            if torch.is_grad_enabled()
+            else _gather(some, chosen_ids, temperature)
+            for some, chosen_ids in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
+        ]
+    )
     out = torch.zeros(ids.shape, dtype=torch.float32, device=device)
     return out.index_copy(1, columns + 1, chosen).masked_fill(~trainable, 0.0)
 

@@ -7,12 +7,14 @@ inversion of the cumulative distribution, so what a member draws does not depend
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from refine_rl.errors import GuardStop
 from refine_rl.policy.policy import Policy
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Segment, StopReason, Trajectory
@@ -20,13 +22,15 @@ from refine_rl.types import Prompt, Segment, StopReason, Trajectory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How to draw. `temperature` 0 takes the most likely token; `max_rows` bounds the batch."""
+    """How to draw. `temperature` 0 takes the most likely token; `max_rows`, and `max_cached` tokens of
+    prompts and answers together, bound the batch."""
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_rows: int = 512
+    max_cached: int = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +57,9 @@ def sample(
     at `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p.
     """
     groups: list[tuple[Trajectory, ...]] = []
-    prompts_at_once = max(1, sampling.max_rows // members)
+    longest = max((len(policy.encode(p.messages)) for p in prompts), default=0)
+    rows = min(sampling.max_rows, sampling.max_cached // (longest + sampling.max_tokens))
+    prompts_at_once = max(1, rows // members)
     for start in range(0, len(prompts), prompts_at_once):
         chunk = prompts[start : start + prompts_at_once]
         groups += _sample_chunk(policy, chunk, members, sampling, purpose, pause)
@@ -156,6 +162,8 @@ def _decode(
             rows.tolist(), alive.tolist(), token.tolist(), logprob.tolist(), strict=True
         ):
             if ok:
+                if not math.isfinite(x):
+                    raise _not_finite()
                 tokens[row].append(i)
                 # The shortest decimal that gives the same float32 back: exact, and short on disk.
                 logprobs[row].append(float(str(np.float32(x))))
@@ -180,6 +188,15 @@ def _decode(
         )
         logits = out.logits[:, -1]
     return tokens, logprobs
+
+
+def _not_finite() -> GuardStop:
+    return GuardStop(
+        "not_finite",
+        "While sampling, the model's log-probs were not finite numbers: its weights are broken.",
+        "Go back to an earlier checkpoint with a lower rate: --from-step N --set grpo.learning_rate=...; "
+        'in a new run, model.dtype = "float32" helps where bfloat16 is too coarse.',
+    )
 
 
 def _left_padded(
