@@ -360,23 +360,67 @@ def test_it_learns(task: Callable[..., Settings], tmp_path: Path) -> None:
     assert comparison.tuned.mean > 2 * comparison.base.mean
 
 
-def test_a_resume_says_what_has_changed(task: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_resume_refuses_another_reward_and_says_what_else_has_changed(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
     settings = task(reward={"functions": ["mine.py:score"]}, grpo={"steps": 2})
     code = "def score(prompt, completion):\n    return float(len(completion) < 9)\n"
     (settings.folder / "mine.py").write_text(code)
     folder = RunFolder.create(tmp_path / "run", settings)
     with pytest.raises(Interrupted):
-        run(folder, pause=Pause(20))
-    assert folder.changes() == []
-    (settings.folder / "mine.py").write_text(code.replace("9", "8"))
+        run(folder, pause=Pause(40))
     config = folder.path / "config.toml"
     config.write_text(
         config.read_text().replace(f'torch = "{folder.versions()["torch"]}"', 'torch = "2.0.0"')
     )
+    (settings.folder / "mine.py").write_text(code.replace("9", "8"))
+    with pytest.raises(UserError, match=r"mine\.py has changed since the base model was scored"):
+        run(folder)
+    reopen(folder.path, [], from_step=0)
+    assert folder.metrics() == folder.validation() == []
+    assert folder.outcomes("base") is None
     run(folder)
     warned = [e["text"] for e in folder.events() if e["name"] == "changed"]
     assert any("torch was 2.0.0" in text for text in warned)
-    assert any("mine.py has changed" in text for text in warned)
+    base = folder.outcomes("base")
+    assert base
+    for outcome in base:
+        for t, s in outcome.sampled:
+            assert s.breakdown["score"] == float(len(t.completion) < 8)
+
+
+def test_a_reward_may_be_mended_before_anything_is_scored(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = task(reward={"rules": [], "functions": ["broken.py:score"]}, grpo={"steps": 1})
+    (settings.folder / "broken.py").write_text("def score(prompt, completion):\n    return 1 / 0\n")
+    folder = RunFolder.create(tmp_path / "run", settings)
+    with pytest.raises(GuardStop, match="ZeroDivisionError"):
+        run(folder)
+    (settings.folder / "broken.py").write_text("def score(prompt, completion):\n    return len(completion)\n")
+    run(folder)
+    assert len(folder.metrics()) == 1
+
+
+def test_training_ends_early_where_nothing_is_left_to_win(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = task(reward={"rules": [{"rule": "chars", "min": 1}, {"rule": "not_copy", "weight": 0.0}]})
+    folders = []
+    for name in ("whole", "stopped"):
+        folder = RunFolder.create(tmp_path / name, settings)
+        if name == "stopped":  # in the middle of the tuned evaluation
+            with pytest.raises(Interrupted):
+                run(folder, pause=Pause(85))
+            assert [m["step"] for m in folder.metrics()] == [1, 2, 3]
+            assert folder.outcomes("tuned") is None
+        run(folder)
+        folders.append(folder)
+    whole, stopped = folders
+    assert [m["step"] for m in stopped.metrics()] == [1, 2, 3]
+    assert [v["step"] for v in stopped.validation()] == [0, 3]
+    assert stopped.comparison() == whole.comparison()
+    assert any(e["name"] == "done_early" for e in stopped.events())
 
 
 def test_the_number_format_that_was_found_is_kept(task: Callable[..., Settings], tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ class GRPOSettings(_Section):
     prompts_per_step: Positive = 8
     """Prompts a step; each gets rollout.group_size completions."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Without it: 1e-4 for LoRA, 1e-5 for full fine-tuning."""
+    """Without it: 1e-4 for LoRA, 1e-5 for full fine-tuning; for "tiny" 1e-3 and 3e-4."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What follows the warm-up; "linear" and "cosine" end at 0."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -312,6 +312,8 @@ class Settings(_Section):
         """The learning rate in force: LoRA wants about ten times that of full fine-tuning."""
         if self.grpo.learning_rate is not None:
             return self.grpo.learning_rate
+        if self.model.name == "tiny":  # a small model takes, and needs, larger steps
+            return 1e-3 if self.model.adapter == "lora" else 3e-4
         return 1e-4 if self.model.adapter == "lora" else 1e-5
 
     @property

@@ -35,6 +35,7 @@ def run(
     began = time.perf_counter()
     with folder.writing():
         folder.repair()
+        folder.require_same_reward()
         settings = folder.settings()
         reward = build_reward(settings, functions)
         check_sanity(reward, settings.reward.sanity)

@@ -120,14 +120,28 @@ class RunFolder:
     def changes(self) -> list[str]:
         """What is not as it was when the run began, and may make a resume differ from an unbroken run."""
         then, now = self.versions(), _versions()
-        found = [
+        return [
             f"{name} was {then.get(name, 'absent')} and is {now.get(name, 'absent')}"
             for name in sorted(then.keys() | now.keys())
             if then.get(name) != now.get(name)
         ]
-        files = self._config().get("source", {}).get("reward_files", {})
-        changed = _reward_files(self.settings())
-        return found + [f"{name} has changed" for name, sha in files.items() if changed.get(name) != sha]
+
+    def require_same_reward(self) -> None:
+        """Raises UserError where a reward's file is another one than that which scored the base model.
+        As long as nothing was scored, a file may be mended freely."""
+        settings = self.settings()
+        source = self._config().get("source", {})
+        now = _reward_files(settings)
+        changed = [name for name, sha in source.get("reward_files", {}).items() if now.get(name) != sha]
+        if not changed:
+            return
+        if self.outcomes("base") is not None:
+            raise UserError(
+                f"{', '.join(changed)} has changed since the base model was scored with it: base and tuned "
+                f"would be measured by different rewards. Put it back; or start the training over, base "
+                f"model included, with: refine train --resume {self.path} --from-step 0"
+            )
+        self._save_config(settings, {**source, "reward_files": now}, self.versions())
 
     def versions(self) -> dict[str, str]:
         """Package versions at the start of the run."""
@@ -209,7 +223,8 @@ class RunFolder:
             shutil.rmtree(leftover)
 
     def rewind(self, step: int) -> None:
-        """Forgets everything that training did after the checkpoint of `step` (0: all of it)."""
+        """Forgets everything that training did after the checkpoint of `step` (0: all of it, and what the
+        base model was scored with)."""
         if step and step not in self.checkpoints():
             there = ", ".join(map(str, (0, *self.checkpoints())))
             raise UserError(f"{self.path} has no checkpoint of step {step}; it has {there}.")
@@ -217,6 +232,9 @@ class RunFolder:
             self._keep_lines(file, lambda record: record["step"] <= step)
         # The checkpoint of a step may have been saved before its validation: that is made again.
         self._keep_lines("validation.jsonl", lambda record: record["step"] <= step)
+        if step == 0:
+            shutil.rmtree(self.path / "evaluations", ignore_errors=True)
+            (self.path / "validation.jsonl").unlink(missing_ok=True)
         for later in self.checkpoints():
             if later > step:
                 shutil.rmtree(self.checkpoint(later))
@@ -272,6 +290,14 @@ class RunFolder:
     def save_evaluation(self, name: str, comparison: Comparison) -> Path:
         """A later comparison, beside the run's own."""
         return self._replace(f"evaluations/{name}.json", comparison_text(comparison))
+
+    def free_evaluation(self, name: str) -> str:
+        """`name`, or `name-2` ... where there is an evaluation of that name."""
+        free, n = name, 1
+        while (self.path / f"evaluations/{free}.json").exists():
+            n += 1
+            free = f"{name}-{n}"
+        return free
 
     def comparison(self) -> Comparison | None:
         if not (self.path / "comparison.json").is_file():

@@ -68,7 +68,7 @@ def test_missing_members_are_named(wide: Callable[[int], Screen], capsys: pytest
 
 def test_spark() -> None:
     assert spark([]) == ""
-    assert spark([2.0, 2.0]) == "▁▁"
+    assert spark([2.0, 2.0]) == "▅▅"
     assert spark([0.0, 1.0, 2.0]) == "▁▅█"
 
 
@@ -122,4 +122,4 @@ def test_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1] == (
         "reward: base 0.100 [0.050, 0.150], tuned 0.900 [0.850, 0.950] (95 % intervals)"
     )  # 64 prompts are enough: no word about narrow intervals
-    assert len(lines) == 6
+    assert len(lines) == 7

@@ -88,7 +88,8 @@ def test_every_measure_is_a_mean_a_prompt() -> None:
     ],
 )
 def test_the_verdict_is_the_sign_of_the_interval(ci95: tuple[float, float], word: str) -> None:
-    assert verdict(Estimate(mean=sum(ci95) / 2, ci95=ci95)) == word
+    assert verdict(Estimate(mean=sum(ci95) / 2, ci95=ci95), 5) == word
+    assert verdict(Estimate(mean=sum(ci95) / 2, ci95=ci95), 4) == "not better"
 
 
 def test_the_verdict_needs_the_pairing() -> None:

@@ -104,3 +104,15 @@ def test_collapses_are_named(first: dict[str, Any], last: dict[str, Any], names:
 
 def test_no_warning_before_there_is_a_past() -> None:
     assert guards.warnings(history(*[{"tokens_mean": 100.0}] * 5, *[{"tokens_mean": 1.0}] * 4)) == {}
+
+
+def test_the_top_is_reached_only_with_every_paid_component_full() -> None:
+    weights = {"a": 1.0, "b": 0.5, "watched": 0.0}
+    full = {"groups_zero_variance": 4, "components": {"a": 1.0, "b": 1.0, "watched": 0.2}}
+    low = {"groups_zero_variance": 4, "components": {"a": 1.0, "b": 0.9, "watched": 1.0}}
+    spread = {**full, "groups_zero_variance": 3}
+    assert guards.at_the_top(history(*[full] * 3), weights)
+    assert not guards.at_the_top(history(*[full] * 2), weights)
+    assert not guards.at_the_top(history(full, full, low), weights)
+    assert not guards.at_the_top(history(full, spread, full), weights)
+    assert not guards.at_the_top(history(*[full] * 3), {**weights, "overlong": 1.0})

@@ -25,7 +25,7 @@ def evaluate(
     ),
     samples: int | None = typer.Option(None, "--samples", min=1, help="Sampled answers a prompt."),
     seed: int = typer.Option(1, "--seed", min=0, help="Of the draws; another one than the run's."),
-    name: str = typer.Option("eval", "--name", help="Writes evaluations/NAME.json in the run's folder."),
+    name: str = typer.Option("eval", "--name", help="Writes evaluations/NAME.json (NAME-2 ... if taken)."),
     as_json: bool = JSON,
 ) -> None:
     """Compare base and tuned again. With fresh draws, or on other prompts."""
@@ -39,12 +39,18 @@ def evaluate(
         prompts = f"file:{Path(prompts.removeprefix('file:')).resolve()}"
     with interruptible() as pause:
         comparison, file = evaluate_again(
-            folder, source=prompts, samples=samples, seed=seed, name=name, observer=Screen(), pause=pause
+            folder,
+            source=prompts,
+            samples=samples,
+            seed=seed,
+            name=folder.free_evaluation(name),
+            observer=Screen(),
+            pause=pause,
         )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(comparison)))
         return
-    print_comparison(comparison)
+    print_comparison(comparison, what="held-out prompts" if prompts is None else "prompts")
     results().print(f"\nwritten to {file}", markup=False)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from refine_rl.errors import RefineError
 from refine_rl.types import Comparison, Contrast, StepMetrics
 
+EXAMPLES = 3
 FEW_PROMPTS = 20  # with fewer, a bootstrap interval promises more than it holds
 _MEASURES = {"success_greedy": "success, greedy"}
 _BARS = "▁▂▃▄▅▆▇█"
@@ -68,24 +69,29 @@ class Screen:
         )
         missing = f", missing {m.members_missing}" if m.members_missing else ""
         bars = max(0, min(16, self._console.width - len(head + tail + missing)))
-        curve = spark(self._rewards[-bars:] if bars else [])
+        curve = spark(self._rewards, bars)
         self._console.print(f"{head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{missing}[/]")
 
     def _clock(self) -> str:
         return f"{time.perf_counter() - self._began:6.1f} s"
 
 
-def spark(values: list[float]) -> str:
-    """A small bar for each value, between the smallest and the largest.
+def spark(values: list[float], bars: int = 16) -> str:
+    """A small bar for each of the last `bars` values, between the smallest and the largest of all.
 
-    >>> spark([0.0, 0.5, 1.0])
-    '▁▅█'
+    >>> spark([0.0, 0.5, 1.0]), spark([0.0, 1.0, 0.9, 1.0], bars=2), spark([1.0, 1.0])
+    ('▁▅█', '██', '▅▅')
     """
-    if not values:
+    if not values or not bars:
         return ""
     low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(_BARS[min(7, int((v - low) / span * 8))] for v in values)
+    shares = [(v - low) / (high - low) if high > low else 0.5 for v in values[-bars:]]
+    return "".join(_BARS[min(7, int(share * 8))] for share in shares)
+
+
+def _one_line(text: str) -> str:
+    line = " / ".join(part.strip() for part in text.splitlines() if part.strip())
+    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def print_error(error: RefineError) -> None:
@@ -95,11 +101,11 @@ def print_error(error: RefineError) -> None:
     console.print(f"[bold red]{head}[/]  {escape(shown(str(error)))}")
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """The verdict, and base against tuned in a small table."""
+def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> None:
+    """The verdict, base against tuned in a small table, and two answers side by side."""
     colour = {"better": "green", "worse": "red"}.get(comparison.verdict, "yellow")
     console = results()
-    console.print(f"\n[bold {colour}]{comparison.verdict}[/] on {comparison.prompts} held-out prompts")
+    console.print(f"\n[bold {colour}]{comparison.verdict}[/] on {comparison.prompts} {what}")
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("", "base", "tuned", "difference", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -118,7 +124,13 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(f"[yellow]only {comparison.prompts} prompts: the intervals are too narrow; use more[/]")
     b, t = comparison.base, comparison.tuned
     console.print(
-        f"reward: base {b.mean:.3f} [{b.ci95[0]:.3f}, {b.ci95[1]:.3f}], "
-        f"tuned {t.mean:.3f} [{t.ci95[0]:.3f}, {t.ci95[1]:.3f}] (95 % intervals)",
-        markup=False,
+        "[dim]success: every component at its full value; greedy: the most likely answer[/]\n"
+        + escape(
+            f"reward: base {b.mean:.3f} [{b.ci95[0]:.3f}, {b.ci95[1]:.3f}], "
+            f"tuned {t.mean:.3f} [{t.ci95[0]:.3f}, {t.ci95[1]:.3f}] (95 % intervals)"
+        )
     )
+    for example in comparison.examples[:EXAMPLES]:
+        console.print()
+        for side, text in (("prompt", example.prompt), ("base", example.base), ("tuned", example.tuned)):
+            console.print(f"{side:<6}  [dim]{escape(shown(_one_line(text)))}[/]")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from refine_rl.cli.training import JSON, SET
+from refine_rl.cli.training import JSON, SET, program
 from refine_rl.errors import UserError
 
 
@@ -50,7 +50,13 @@ def init(
         write_task(folder, sentence)
     for file in sorted(folder.iterdir()):
         typer.echo(f"  {file}")
-    typer.echo(f"\nRead {folder / 'task.toml'}, then: refine train {folder / 'task.toml'}")
+    if recipe is None:
+        typer.echo(
+            "\nThe prompts and the reward are an example, for polite and brief answers. What makes an "
+            f"answer good\nis for you to say: [reward] in {folder / 'task.toml'}, and "
+            f"{folder / 'rewards.py'}."
+        )
+    typer.echo(f"\nRead {folder / 'task.toml'}, then: {program()} train {folder / 'task.toml'}")
 
 
 def prompts(

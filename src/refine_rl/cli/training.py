@@ -20,6 +20,14 @@ SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a setting: -
 JSON = typer.Option(False, "--json", help="Print the result as JSON on standard output.")
 
 
+def program() -> str:
+    """How to call this program again: `refine` where the shell finds it, else its path."""
+    import shutil
+    import sys
+
+    return "refine" if shutil.which("refine") else sys.argv[0]
+
+
 def add_to(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(train)
@@ -134,7 +142,7 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     from refine_rl.cli.screen import Screen, print_comparison, results, talk
 
     talk().print(f"Run: {folder.path}", markup=False)
-    report, go_on = folder.report, f"refine train --resume {folder.path}"
+    report, go_on = folder.report, f"{program()} train --resume {folder.path}"
     try:
         with interruptible() as pause:
             screen = Screen()
@@ -153,6 +161,6 @@ def _work(folder: RunFolder, as_json: bool) -> None:
         return
     print_comparison(comparison)
     results().print(
-        f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: refine chat {folder.path}",
+        f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: {program()} chat {folder.path}",
         markup=False,
     )

@@ -10,6 +10,7 @@ from refine_rl.evaluate.stats import paired
 from refine_rl.types import Comparison, Contrast, Estimate, Example, Outcome, Score, Verdict
 
 Pair = tuple[Outcome, Outcome]  # the same prompt, answered by base and by tuned
+MIN_PROMPTS = 5
 Measure = Callable[[Outcome], float | None]  # one number a prompt; None where it has none
 
 
@@ -65,7 +66,7 @@ def compare(
         base=reward.base,
         tuned=reward.tuned,
         difference=reward.difference,
-        verdict=verdict(reward.difference),
+        verdict=verdict(reward.difference, len(kept)),
         examples=tuple(_example(*kept[i]) for i in chosen),
         details={name: detail for name, detail in details.items() if detail is not None},
         samples=len(kept[0][0].sampled),
@@ -73,12 +74,17 @@ def compare(
     )
 
 
-def verdict(difference: Estimate) -> Verdict:
-    """What the interval of the difference allows to say.
+def verdict(difference: Estimate, prompts: int) -> Verdict:
+    """What the interval of the difference allows to say. Over fewer than 5 prompts a bootstrap interval
+    means nothing (over one it has no width at all), so nothing is claimed.
 
-    >>> verdict(Estimate(mean=0.2, ci95=(0.1, 0.3))), verdict(Estimate(mean=0.2, ci95=(0.0, 0.4)))
+    >>> verdict(Estimate(mean=0.2, ci95=(0.1, 0.3)), 64), verdict(Estimate(mean=0.2, ci95=(0.0, 0.4)), 64)
     ('better', 'not better')
+    >>> verdict(Estimate(mean=0.2, ci95=(0.1, 0.3)), 4)
+    'not better'
     """
+    if prompts < MIN_PROMPTS:
+        return "not better"
     low, high = difference.ci95
     if low > 0:
         return "better"

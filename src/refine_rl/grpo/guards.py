@@ -7,7 +7,7 @@ any weight moves; too many missing scores in rollout.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 from refine_rl.config import Settings
@@ -15,6 +15,7 @@ from refine_rl.errors import GuardStop
 from refine_rl.types import StepMetrics
 
 WINDOW = 5  # steps over which the start and the present are averaged
+TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
 EXPLODED = 1000.0  # times the median of the gradient norms before
 EXPLODED_STEPS = 3
 
@@ -56,6 +57,17 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "Go back to an earlier checkpoint with a lower rate: --resume RUN --from-step N "
             "--set grpo.learning_rate=...",
         )
+
+
+def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> bool:
+    """Whether nothing is left to win: no group had any spread for a while, and every component that is
+    paid for is 1 (components that go higher, or penalties, are never called done)."""
+    recent = history[-TOP_STEPS:]
+    paid = [name for name, weight in weights.items() if weight > 0]
+    return len(recent) == TOP_STEPS and all(
+        m.groups_zero_variance == m.groups and all(m.components.get(name) == 1.0 for name in paid)
+        for m in recent
+    )
 
 
 def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:

@@ -76,9 +76,15 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
     position, recorder = start, parts.recorder
     try:
         if start.kept < start.step:
-            position = _keep(start, parts, settings)
+            position = _keep(start, parts, settings, last=start.step == settings.grpo.steps)
         for step in range(start.step + 1, settings.grpo.steps + 1):
             parts.pause()
+            past = [m for m in recorder.history() if m.step < step]
+            if guards.at_the_top(past, parts.component_weights):
+                why = f"Every answer earns the full reward: training ended after {position.step} steps."
+                recorder.warning(position.step, "done_early", why)
+                position = _keep(position, parts, settings, last=True)
+                break
             metrics = take_step(prompts, step, parts, settings)
             position = replace(position, step=step, seconds=start.seconds + time.perf_counter() - parts.began)
             if metrics is not None:
@@ -86,7 +92,7 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
                 for name, text in guards.warnings(recorder.history()).items():
                     recorder.warning(step, name, text)
                 guards.stop(recorder.history(), settings)
-            position = _keep(position, parts, settings)
+            position = _keep(position, parts, settings, last=step == settings.grpo.steps)
             _require_budget(position, settings)
     except (GuardStop, Interrupted):
         # With several updates a step, a step broken off may have moved the weights already; then the
@@ -179,10 +185,9 @@ def _metrics(
     )
 
 
-def _keep(position: Position, parts: Parts, settings: Settings) -> Position:
+def _keep(position: Position, parts: Parts, settings: Settings, *, last: bool) -> Position:
     """Validates and checkpoints where it is time to."""
     g, step = settings.grpo, position.step
-    last = step == g.steps
     best = False
     if parts.validate is not None and g.validate_every and (step % g.validate_every == 0 or last):
         reward = parts.validate(step)
