@@ -104,7 +104,8 @@ def test_once(child: Child, whole: Path, refine: Refine) -> None:
     assert child.process.wait(60) == 130
     log = child.log.read_text()
     assert "Stopping at the next safe place (Ctrl-C again: at once)" in log
-    assert f"The state was saved. Go on with: refine train --resume {child.run}" in log
+    assert "The state was saved. Go on with: " in log
+    assert f"refine train --resume {child.run}" in log
     assert "Traceback" not in log
     assert 3 <= child.steps() < STEPS
     assert refine("train", "--resume", child.run).code == 0
@@ -126,7 +127,8 @@ def test_twice_while_a_reward_hangs(child: Child, whole: Path, patient: Path, re
     finally:
         slow.unlink()
     log = child.log.read_text()
-    assert f"Stopped at once. Go on with: refine train --resume {child.run}" in log
+    assert "Stopped at once. Go on with: " in log
+    assert f"refine train --resume {child.run}" in log
     assert "Traceback" not in log
     assert refine("train", "--resume", child.run).code == 0
     same(whole, child.run)
