@@ -141,13 +141,13 @@ def test_a_component_that_an_answer_lacks_is_compared_without_its_prompt() -> No
     assert result.details["component:short"] == expected([0.5], [1.0])
 
 
-def test_examples_are_first_sampled_answers_whatever_their_reward() -> None:
-    base = [outcome(n, [v, 1.0], 1.0, who="base") for n, v in [("a", 0.0), ("b", 1.0), ("c", 0.5)]]
-    tuned = [outcome(n, [v, 0.0], 0.0, who="tuned") for n, v in [("a", 0.5), ("b", 0.25), ("c", 1.0)]]
+def test_examples_are_greedy_answers_whatever_their_reward() -> None:
+    base = [outcome(n, [1.0, 1.0], v, who="base") for n, v in [("a", 0.0), ("b", 1.0), ("c", 0.5)]]
+    tuned = [outcome(n, [0.0, 0.0], v, who="tuned") for n, v in [("a", 0.5), ("b", 0.25), ("c", 1.0)]]
     result = run(base, tuned, max_examples=2)
     assert [(e.prompt, e.base, e.tuned, e.base_reward, e.tuned_reward) for e in result.examples] == [
-        ("say a", "base a 0", "tuned a 0", 0.0, 0.5),
-        ("say b", "base b 0", "tuned b 0", 1.0, 0.25),
+        ("say a", "base a greedy", "tuned a greedy", 0.0, 0.5),
+        ("say b", "base b greedy", "tuned b greedy", 1.0, 0.25),
     ]
 
 

@@ -224,4 +224,5 @@ def _validation(step: int, skill: float) -> dict[str, Any]:
 def _outcome(prompt: Prompt, skill: float, chance: random.Random, texts: tuple[str, ...] = ()) -> Outcome:
     given = [*texts, *[None] * (4 - len(texts))]
     sampled = tuple(_attempt(prompt, m, skill, chance, given[m]) for m in range(4))
-    return Outcome(prompt=prompt, sampled=sampled, greedy=_attempt(prompt, 0, min(1, skill * 1.1), chance))
+    greedy = _attempt(prompt, 0, min(1, skill * 1.1), chance, given[0])
+    return Outcome(prompt=prompt, sampled=sampled, greedy=greedy)

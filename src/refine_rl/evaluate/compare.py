@@ -30,7 +30,7 @@ def compare(
     both and counted in `prompts_missing`. A component is compared on the prompts where every
     sampled answer of both models has it.
 
-    `examples` are at most `max_examples` prompts with the first sampled answer of each model. They
+    `examples` are at most `max_examples` prompts with the greedy answer of each model (no luck in it). They
     are chosen by order and facets alone (see `spread`), never by what was answered or scored.
 
     Raises UserError when base and tuned did not answer the same prompts in the same order, with
@@ -165,7 +165,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _example(base: Outcome, tuned: Outcome) -> Example:
-    (base_answer, base_score), (tuned_answer, tuned_score) = base.sampled[0], tuned.sampled[0]
+    (base_answer, base_score), (tuned_answer, tuned_score) = base.greedy, tuned.greedy
     return Example(
         prompt=base.prompt.text,
         base=base_answer.completion,
