@@ -38,7 +38,7 @@ class Run:
     @property
     def model(self) -> Path:
         """The tuned model, as transformers and peft load it."""
-        return self.folder / "model"
+        return RunFolder(self.folder).model
 
     @property
     def report(self) -> Path:

@@ -45,7 +45,6 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -228,10 +227,8 @@ class RunFolder:
         if step and step not in self.checkpoints():
             there = ", ".join(map(str, (0, *self.checkpoints())))
             raise UserError(f"{self.path} has no checkpoint of step {step}; it has {there}.")
-        for file in ("groups.jsonl", "metrics.jsonl"):
+        for file in ("groups.jsonl", "metrics.jsonl", "validation.jsonl"):
             self._keep_lines(file, lambda record: record["step"] <= step)
-        # The checkpoint of a step may have been saved before its validation: that is made again.
-        self._keep_lines("validation.jsonl", lambda record: record["step"] <= step)
         if step == 0:
             shutil.rmtree(self.path / "evaluations", ignore_errors=True)
             (self.path / "validation.jsonl").unlink(missing_ok=True)
@@ -293,11 +290,7 @@ class RunFolder:
 
     def free_evaluation(self, name: str) -> str:
         """`name`, or `name-2` ... where there is an evaluation of that name."""
-        free, n = name, 1
-        while (self.path / f"evaluations/{free}.json").exists():
-            n += 1
-            free = f"{name}-{n}"
-        return free
+        return _free(name, lambda free: (self.path / f"evaluations/{free}.json").exists())
 
     def comparison(self) -> Comparison | None:
         if not (self.path / "comparison.json").is_file():
@@ -362,11 +355,21 @@ class RunFolder:
 
 def free_name(parent: Path, name: str) -> Path:
     """`parent/name`, or `parent/name-2` ... where that is taken."""
-    path, n = parent / name, 1
-    while path.exists() and (not path.is_dir() or any(path.iterdir())):
+
+    def taken(free: str) -> bool:
+        path = parent / free
+        return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+    return parent / _free(name, taken)
+
+
+def _free(name: str, taken: Callable[[str], bool]) -> str:
+    """The first of `name`, `name-2`, `name-3` ... that is not taken."""
+    free, n = name, 1
+    while taken(free):
         n += 1
-        path = parent / f"{name}-{n}"
-    return path
+        free = f"{name}-{n}"
+    return free
 
 
 def _line(record: Mapping[str, Any]) -> str:

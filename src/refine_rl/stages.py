@@ -167,8 +167,7 @@ class Work:
         self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]
     ) -> list[list[Score]]:
         """Scores of many groups at once; raises GuardStop where too many are missing."""
-        promised = [self.scoring.submit(p, g) for p, g in zip(prompts, groups, strict=True)]
-        scores = [future.result() for future in promised]
+        scores = self.scoring.score(list(zip(prompts, groups, strict=True)))
         require_scores([s for g in scores for s in g], self.settings.reward.max_missing, "Evaluation")
         return scores
 
@@ -210,13 +209,11 @@ class Work:
         purpose = Purpose(seed=self.settings.grpo.seed, step=0, name="validation")
         outcomes = self.answers(prompts, purpose, greedy=False)
         scores = [s for o in outcomes for _, s in o.sampled if s.value is not None]
-        rewards = [
-            fmean(v) for o in outcomes if (v := [s.value for _, s in o.sampled if s.value is not None])
-        ]
+        values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
+        rewards = [fmean(v) for v in values if v]
         estimate = mean_ci(rewards, resamples=1000, seed=self.settings.grpo.seed)
         names = dict.fromkeys(name for s in scores for name in s.breakdown)
-        values = [{s.value for _, s in o.sampled if s.value is not None} for o in outcomes]
-        spread = sum(len(v) > 1 for v in values) / len(outcomes)
+        spread = sum(len(set(v)) > 1 for v in values) / len(values)
         self.folder.append_validation(
             {
                 "step": step,

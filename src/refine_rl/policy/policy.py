@@ -6,7 +6,8 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,17 @@ class Policy:
         """The model's output in the policy's precision. `position_ids` and `logits_to_keep` are left
         out for the few architectures whose forward does not know them: those derive positions from
         the attention mask, and return the logits of every column."""
-        known = inspect.signature(self._bare_model.forward).parameters
-        for name in ("position_ids", "logits_to_keep"):
-            if name not in known:
-                inputs.pop(name, None)
+        for name in self._unknown_inputs:
+            inputs.pop(name, None)
         with self.precision():
             return self.model(**inputs)
 
-    @property
-    def _bare_model(self) -> Any:
-        return self.model.get_base_model() if self.adapter else self.model
+    @cached_property
+    def _unknown_inputs(self) -> tuple[str, ...]:
+        """Looked up once: `forward` runs for every token that is sampled."""
+        bare = self.model.get_base_model() if self.adapter else self.model
+        known = inspect.signature(bare.forward).parameters
+        return tuple(name for name in ("position_ids", "logits_to_keep") if name not in known)
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -112,7 +114,7 @@ class Policy:
             with self.model.disable_adapter():
                 yield self
         elif self.frozen is not None:
-            yield Policy(**{k: v for k, v in vars(self).items() if k != "model"}, model=self.frozen)
+            yield replace(self, model=self.frozen)
         else:
             raise RuntimeError("this policy was loaded without a frozen copy (keep_reference=True)")
 

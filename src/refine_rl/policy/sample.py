@@ -57,24 +57,25 @@ def sample(
     at `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p.
     """
     groups: list[tuple[Trajectory, ...]] = []
-    longest = max((len(policy.encode(p.messages)) for p in prompts), default=0)
+    prompt_ids = [policy.encode(p.messages) for p in prompts]
+    longest = max(map(len, prompt_ids), default=0)
     rows = min(sampling.max_rows, sampling.max_cached // (longest + sampling.max_tokens))
     prompts_at_once = max(1, rows // members)
     for start in range(0, len(prompts), prompts_at_once):
-        chunk = prompts[start : start + prompts_at_once]
-        groups += _sample_chunk(policy, chunk, members, sampling, purpose, pause)
+        some = slice(start, start + prompts_at_once)
+        groups += _sample_chunk(policy, prompts[some], prompt_ids[some], members, sampling, purpose, pause)
     return groups
 
 
 def _sample_chunk(
     policy: Policy,
     prompts: Sequence[Prompt],
+    prompt_ids: Sequence[tuple[int, ...]],
     members: int,
     sampling: Sampling,
     purpose: Purpose,
     pause: Callable[[], None],
 ) -> list[tuple[Trajectory, ...]]:
-    prompt_ids = [policy.encode(p.messages) for p in prompts]
     draws_R_T = np.stack(
         [
             uniforms(
