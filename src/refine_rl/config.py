@@ -56,22 +56,100 @@ class PromptSettings(_Section):
     """[prompts]: where prompts come from and how they are split."""
 
     source: str = ""
-    """"recipe:NAME" or "file:PATH" (.jsonl, .json, .csv, .txt, or a .py file with a function
-    `prompts(split, count, seed)`)."""
+    """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME" or "file:PATH" (.jsonl,
+    .json, .csv, .txt, or a .py file with a function `prompts(split, count, seed)`). Without it, the writer
+    where there is one."""
     train: Positive | None = None
-    """Number of training prompts; without it, all that are left (256 from a generator)."""
+    """Number of training prompts; without it, all that are left (256 from a generator, 64 from a writer)."""
     validation: Annotated[int, Field(ge=0)] | None = None
-    """Prompts that choose the checkpoint; without it, 10 % of a file up to 32 (32 from a generator)."""
+    """Prompts that choose the checkpoint; without it, 10 % of a file up to 32 (32 from a generator, 12 from
+    a writer)."""
     held_out: Positive | None = None
     """Prompts that only the final comparison reads; without it, 20 % of a file up to 100 (64 from a
-    generator)."""
+    generator, 24 from a writer)."""
+    facets: dict[str, list[str]] = {}
+    """What a writer's prompts vary in: {tone = ["angry", "calm"], length = ["a line", "a page"]}. Without
+    it, the writer names the facets itself, from the task."""
     system: str = ""
-    """System message put before every prompt that has none."""
+    """System message put before every prompt that has none; without it, a writer writes one (see
+    writer.system)."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.85
-    """Prompts of different splits whose word-trigram Jaccard similarity reaches this are not both kept;
-    1 turns it off."""
+    """Prompts of different splits (a writer's: any two) whose similarity reaches this are not both kept; 1
+    turns it off."""
+    similarity: Literal["words", "meaning"] = "words"
+    """What near-duplicates are measured by: "words" (Jaccard similarity of word trigrams) or "meaning" (as
+    well the cosine of a small sentence encoder; needs the extra refine-rl[encoder])."""
     max_tokens: Positive = 2048
     """Longer prompts are set aside, with a word."""
+    pool: Literal["all", "informative"] = "all"
+    """"all": every pass takes every training prompt once. "informative": prompts whose group had no spread
+    rest for some steps, longer each time, and then get another chance."""
+    probe: Annotated[int, Field(ge=0)] = 0
+    """With pool = "informative": answers that the untrained model gives to every training prompt before the
+    first step; prompts without spread begin by resting. 0: no probe."""
+
+    @field_validator("facets")
+    @classmethod
+    def _vary(cls, facets: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, values in facets.items():
+            if len(values) < 2 or len({v.strip() for v in values}) < len(values) or not all(values):
+                raise ValueError(f"`{name}` needs at least two values, each of them once and none empty")
+        return facets
+
+    @model_validator(mode="after")
+    def _combinations(self) -> PromptSettings:
+        problems = []
+        if self.probe == 1:
+            problems.append("`probe` needs at least 2 answers: one answer has no spread")
+        if self.probe and self.pool != "informative":
+            problems.append('`probe` goes with `pool = "informative"`')
+        return _refuse(self, problems)
+
+
+class PriceSettings(_Section):
+    """What a model costs, in dollars a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    """A million tokens that go in."""
+    output: Annotated[float, Field(ge=0)]
+    """A million tokens that come out, those of its reasoning included."""
+
+
+class EndpointSettings(_Section):
+    """[endpoints.NAME]: where LLMs answer. "NAME/model" names one of its models in [writer], [reward] and
+    [judge]; openai, openrouter, together, groq, ollama, vllm and lm-studio need no table."""
+
+    base_url: str | None = None
+    """The API's address, such as "http://127.0.0.1:8000/v1"; a preset's own without it."""
+    key_env: str | None = None
+    """The environment variable that holds the key ("" where none is needed); a preset's own without it. Keys
+    stand nowhere else."""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds that one attempt may take."""
+    concurrency: Positive = 8
+    """Calls under way at once."""
+    retries: Annotated[int, Field(ge=0)] = 5
+    """Further attempts after a busy or failing server (429, 5xx, no connection, no answer in time)."""
+    prices: dict[str, PriceSettings] = {}
+    """By model ("*": all others): {"deepseek/deepseek-r1" = {input = 0.5, output = 2.2}}. Without it, the
+    price that the endpoint reports or that the extra refine-rl[prices] knows; else the cost is unknown."""
+    cache: bool = True
+    """Replies are kept on disk, so that what was paid for once is not asked again."""
+
+
+class WriterSettings(_Section):
+    """[writer]: the LLM that writes prompts from the task, and a rubric or questions where asked to."""
+
+    model: str = ""
+    """"ENDPOINT/MODEL", such as "openrouter/moonshotai/kimi-k2"."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """Of its sampling."""
+    batch: Positive = 10
+    """Prompts asked for in one call."""
+    system: bool = True
+    """It writes a system message for the policy too, where prompts.system has none."""
+    max_tokens: Positive = 8192
+    """Of one reply."""
 
 
 class RuleSettings(BaseModel):
@@ -147,9 +225,38 @@ class OverlongSettings(_Section):
         return _refuse(self, problems)
 
 
-class RewardSettings(_Section):
-    """[reward]: what is wanted, as rules and functions."""
+class QuizSettings(_Section):
+    """A quiz as reward: an LLM writes multiple-choice questions from a source text, another answers them
+    from the completion alone; the reward is the share that it gets right."""
 
+    writer: str = ""
+    """"ENDPOINT/MODEL" that writes the questions; without it, [writer]'s."""
+    reader: str = ""
+    """"ENDPOINT/MODEL" that answers them; without it, the first judge, else the writer of the questions."""
+    source: str = "source"
+    """The key of the prompt's data that holds the text which the questions are about."""
+    questions: Annotated[int, Field(ge=1, le=20)] = 10
+    """Questions asked for; those that cannot be answered from the source are not used."""
+    options: Annotated[int, Field(ge=2, le=6)] = 4
+    """Options of each question, "don't know" apart."""
+    max_copied: Share = 0.3
+    """A completion whose share of word 5-grams that stand in the source is larger loses the rest:
+    copying the source answers every question."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+
+
+class RewardSettings(_Section):
+    """[reward]: what is wanted, as judges, rules and functions."""
+
+    judges: list[str] = []
+    """LLMs that score the answers, each "ENDPOINT/MODEL"; several are a panel, and their scores are
+    averaged. [judge] says how they judge."""
+    rubric: str = ""
+    """What they judge by, beside the task: a text, "file:PATH", or "write" (the writer makes a list of
+    weighted criteria from the task). Without it, the task and a general rubric."""
+    quiz: QuizSettings | None = None
+    """A quiz; none without this table."""
     rules: list[RuleSettings] = []
     """Built-in rules, each a table: {rule = "words", max = 20, weight = 0.5}."""
     functions: list[str | FunctionSettings] = []
@@ -163,11 +270,47 @@ class RewardSettings(_Section):
     """A penalty on long completions; none without this table."""
     success: float = 1.0
     """A completion is a full success when every component of a weight above 0 (penalties apart) reaches
-    this."""
+    this; a judge's or quiz's component, judge.success."""
     sanity: list[SanityCase] = []
     """Checked before training; a bad completion that scores as high as the good one stops the run."""
     max_missing: Share = 0.2
     """The run stops when more than this share of a step's scores is missing."""
+
+
+class JudgeSettings(_Section):
+    """[judge]: how the judges of reward.judges judge."""
+
+    kind: Literal["ruler", "absolute", "pairwise"] = "ruler"
+    """"ruler": a group in one request, each answer scored beside the others; "absolute": each answer
+    alone, 1 to 10; "pairwise": two answers at a time, in both orders, scored by the share of wins."""
+    weight: float = 1.0
+    """Weight of the judges' component in the combination."""
+    repeats: Positive = 1
+    """Looks that each judge takes at a group, each in another order; their scores are averaged."""
+    adaptive: bool = False
+    """Two looks first; the others only where those two disagree."""
+    larger: str = ""
+    """"ENDPOINT/MODEL" that is asked only where the looks disagree; then its word counts alone."""
+    agree: Annotated[float, Field(ge=-1, le=1)] = 0.5
+    """Looks disagree below this agreement (mean Kendall tau-b of their orders: 1 the same, -1 opposite)."""
+    shrink: bool = False
+    """A group's advantages are multiplied by its agreement, or by 0 where that is negative."""
+    gate: list[str] = []
+    """Names of rules that an answer must fully pass before a judge sees it; others get the judges' floor of
+    0 without a call."""
+    anchors: bool = True
+    """At the start and with each validation, bad answers on purpose (empty, off the topic, the prompt
+    copied, an order to the judge ...) are judged beside real ones; a judge that likes them stops the run."""
+    anchor_prompts: Positive = 2
+    """Prompts with which the bad answers are judged each time."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Of the judges' sampling."""
+    max_tokens: Positive = 8192
+    """Of one reply, its reasoning included."""
+    corrections: Annotated[int, Field(ge=0)] = 2
+    """Times that a reply which cannot be used is sent back with what is wrong with it."""
+    success: Share = 0.75
+    """Scores from here on count as a full success (see reward.success)."""
 
 
 class RolloutSettings(_Section):
@@ -183,6 +326,10 @@ class RolloutSettings(_Section):
     """Only this many of the likeliest tokens are sampled; 0: all."""
     max_tokens: Positive = 256
     """A completion is cut here, with stop reason "length"."""
+    ahead: Literal["auto", 0, 1] = "auto"
+    """1: the next step's answers are sampled while this step's are being judged, so with weights one update
+    older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 with a judge or
+    quiz, else 0."""
 
 
 class GRPOSettings(_Section):
@@ -255,6 +402,9 @@ class EvaluateSettings(_Section):
 class BudgetSettings(_Section):
     """[budget]: a hard cap; reaching it saves, reports and ends with exit code 3."""
 
+    dollars: Annotated[float, Field(gt=0)] | None = None
+    """Cost of all LLM calls of the run, over all resumes; every model then needs a known price. Calls under
+    way when it is reached are still paid. Without it, no cap."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock time up to the end of training, over all resumes; without it, no cap."""
 
@@ -270,8 +420,14 @@ class Settings(_Section):
     """Which model is trained, and how much of it."""
     prompts: PromptSettings = PromptSettings()
     """Where prompts come from and how they are split."""
+    endpoints: dict[str, EndpointSettings] = {}
+    """Where LLMs answer, by name."""
+    writer: WriterSettings = WriterSettings()
+    """The LLM that writes prompts from the task."""
     reward: RewardSettings = RewardSettings()
-    """What is wanted, as rules and functions."""
+    """What is wanted, as judges, rules and functions."""
+    judge: JudgeSettings = JudgeSettings()
+    """How the judges judge."""
     rollout: RolloutSettings = RolloutSettings()
     """How the policy answers."""
     grpo: GRPOSettings = GRPOSettings()
@@ -305,7 +461,29 @@ class Settings(_Section):
             problems.append('`grpo.advantage = "gdpo"` sums components: use `reward.combine = "sum"`')
         if self.grpo.advantage == "gdpo" and self.grpo.kl > 0 and self.grpo.kl_in == "reward":
             problems.append('`grpo.advantage = "gdpo"` normalises components: use `grpo.kl_in = "loss"`')
+        if self.prompts.source == "writer" and not self.writer.model:
+            problems.append('`prompts.source = "writer"` needs `writer.model = "ENDPOINT/MODEL"`')
+        if self.reward.rubric == "write" and not self.writer.model:
+            problems.append('`reward.rubric = "write"` needs `writer.model = "ENDPOINT/MODEL"`')
+        if self.reward.rubric and not self.reward.judges:
+            problems.append('`reward.rubric` needs `reward.judges = ["ENDPOINT/MODEL"]`')
+        looks = self.judge.repeats * len(self.reward.judges)
+        if self.reward.judges and self.judge.adaptive and looks < 3:
+            problems.append("`judge.adaptive` saves looks after the second: set `judge.repeats` to 3 or more")
+        if self.reward.judges and (self.judge.larger or self.judge.shrink) and looks < 2:
+            which = "larger" if self.judge.larger else "shrink"
+            problems.append(
+                f"`judge.{which}` acts on how far looks agree: set `judge.repeats` to 2 or more, or name "
+                "several judges"
+            )
         return _refuse(self, problems)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a step's answers are sampled while those of the step before are being judged."""
+        if self.rollout.ahead == "auto":
+            return bool(self.reward.judges) or self.reward.quiz is not None
+        return self.rollout.ahead == 1
 
     @property
     def learning_rate(self) -> float:

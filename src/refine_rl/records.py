@@ -37,6 +37,7 @@ def trajectory_record(t: Trajectory, score: Score) -> dict[str, Any]:
         "status": score.status,
         "breakdown": dict(score.breakdown),
         "explanation": score.explanation,
+        "agreement": score.agreement,
     }
 
 
@@ -61,6 +62,7 @@ def trajectory_from(
         status=record["status"],
         breakdown=record["breakdown"],
         explanation=record["explanation"],
+        agreement=record.get("agreement"),
     )
     return trajectory, score
 

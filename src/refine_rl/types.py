@@ -116,7 +116,8 @@ class Score:
     - `missing`: our fault (a judge or a tool failed); `value` is None, and the trajectory leaves
       the group's statistics and the loss. A failure is never a reward.
 
-    `breakdown` keeps every component before weights are applied.
+    `breakdown` keeps every component before weights are applied. `agreement` says how far the judges'
+    looks at the whole group agreed, from -1 (opposite orders) to 1 (the same); None without two looks.
 
     >>> Score(value=0.5, breakdown={"words": 1.0, "keeps": 0.0}).status
     'scored'
@@ -128,6 +129,7 @@ class Score:
     status: Status = "scored"
     breakdown: Mapping[str, float] = field(default_factory=dict)
     explanation: str = ""
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) != (self.status == "missing"):
@@ -158,6 +160,11 @@ class Group:
     def __post_init__(self) -> None:
         if not len(self.trajectories) == len(self.scores) == len(self.advantages):
             raise ValueError("a group needs one score and one advantage for each trajectory")
+
+    @property
+    def agreement(self) -> float | None:
+        """How far the judges' looks at this group agreed; None without two looks."""
+        return next((s.agreement for s in self.scores if s.agreement is not None), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,1 @@
+"""Talking to LLMs behind OpenAI-compatible endpoints: calls, structured replies, money, cache."""
