@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -33,6 +37,46 @@ def _only_loopback(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def _cache_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("llm_cache")
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, _cache_folders: Path) -> None:
+    """Every test begins with an empty cache of replies."""
+    monkeypatch.setenv("REFINE_CACHE", str(_cache_folders / str(next(_numbers))))
+
+
+def _beside(name: str) -> ModuleType:
+    """A module of this folder; tests cannot import each other by name."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def llm_server() -> Iterator[Callable[..., Any]]:
+    """llm_server(brain=..., moods=..., delay=...) -> a running server; see llm_server.py."""
+    module = sys.modules.get("llm_server") or _beside("llm_server")
+    running: list[Any] = []
+
+    def start(**how: Any) -> Any:
+        running.append(module.LlmServer(**how))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -16,10 +17,13 @@ from typing import Any
 
 import pytest
 
+from refine_rl.again import replay
 from refine_rl.cli.training import reopen
 from refine_rl.config import Settings
 from refine_rl.config_file import override, settings_from_dict
 from refine_rl.errors import GuardStop, Interrupted, UserError
+from refine_rl.grpo import check, checkpoint
+from refine_rl.grpo.ahead import sampled_after
 from refine_rl.pipeline import run
 from refine_rl.policy.load import load_policy
 from refine_rl.runs import RunFolder
@@ -322,8 +326,18 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
             "rollout": {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
         },
         {"prompts": {"validation": 0}, "reward": {"overlong": {"limit": 8, "buffer": 4}}},
+        {"rollout": {"ahead": 1}, "grpo": {"steps": 8, "checkpoint_every": 4, "validate_every": 0}},
+        {"rollout": {"ahead": 1}, "grpo": {"updates_per_step": 2, "kl": 0.1}, "model": {"dropout": 0.1}},
     ],
-    ids=["full", "kl-in-reward", "dapo-gdpo", "dropout-bf16-truncated", "no-validation-overlong"],
+    ids=[
+        "full",
+        "kl-in-reward",
+        "dapo-gdpo",
+        "dropout-bf16-truncated",
+        "no-validation-overlong",
+        "ahead",
+        "ahead-dropout",
+    ],
 )
 def test_other_settings_run_and_resume_to_the_bit(
     task: Callable[..., Settings], tmp_path: Path, sections: dict[str, Any]
@@ -338,10 +352,104 @@ def test_other_settings_run_and_resume_to_the_bit(
         run(folder)
         folders.append(folder)
     a, b = folders
-    assert (a.checkpoint(4) / "weights.safetensors").read_bytes() == (
-        b.checkpoint(4) / "weights.safetensors"
+    last = f"{grpo['steps']}"
+    assert (a.checkpoint(int(last)) / "weights.safetensors").read_bytes() == (
+        b.checkpoint(int(last)) / "weights.safetensors"
     ).read_bytes()
     assert a.comparison() == b.comparison()
+    timeless = [
+        [{k: v for k, v in m.items() if k not in ("seconds", "tokens_per_second")} for m in r.metrics()]
+        for r in folders
+    ]
+    assert timeless[0] == timeless[1]
+
+
+AHEAD: dict[str, dict[str, Any]] = {
+    "rollout": {"ahead": 1},
+    "grpo": {"steps": 8, "checkpoint_every": 4, "validate_every": 0, "learning_rate": 0.05},
+}
+
+
+@pytest.fixture(scope="module")
+def ahead(task: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose steps are sampled while the one before is being scored, by a reward that takes its time."""
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "ahead", task(**AHEAD))
+    run(folder, functions=[_waits(0)])
+    return folder
+
+
+def _waits(seed: int) -> Callable[..., Any]:
+    """A reward whose answers come in an order of chance."""
+    chance = random.Random(seed)
+
+    async def slow(prompt: str, completion: str) -> float:
+        await asyncio.sleep(chance.random() * 0.05 if seed else 0)
+        return len(completion) / 20
+
+    return slow
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_order_in_which_scores_arrive_changes_nothing(
+    ahead: RunFolder, task: Callable[..., Settings], tmp_path: Path, seed: int
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", task(**AHEAD))
+    run(folder, functions=[_waits(seed)])
+    for step in ahead.checkpoints():
+        weights = [(f.checkpoint(step) / "weights.safetensors").read_bytes() for f in (ahead, folder)]
+        assert weights[0] == weights[1]
+    assert list(ahead.groups()) == list(folder.groups())
+    assert ahead.comparison() == folder.comparison()
+
+
+def test_ahead_samples_with_weights_one_update_older_but_after_checkpoints(
+    ahead: RunFolder, task: Callable[..., Settings]
+) -> None:
+    """The recorded log-probs are those of the weights that the rule names, and of no others."""
+    settings = ahead.settings()
+    assert [sampled_after(s, settings) for s in range(1, 9)] == [0, 0, 1, 2, 4, 4, 5, 6]
+    steps = ahead.recorded_steps()
+    # A checkpoint of every step, from the record alone.
+    policy = load_policy(settings.model, seed=0, keep_reference=False)
+    differences = {}
+    for after in (0, 4):
+        if after:
+            checkpoint.load(ahead.checkpoint(after), policy)
+        for step in (2, 3, 5, 6, 7):
+            found = check.difference(policy, steps[step][0].trajectories, 1.0)
+            differences[after, step] = float(found.mean())
+    assert max(differences[0, 2], differences[4, 5], differences[4, 6]) < 1e-5
+    assert min(differences[0, 3], differences[4, 7], differences[4, 2]) > 1e-4
+    assert all(m["mismatch_mean"] < 1e-5 for m in ahead.metrics())
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 8])
+def test_ahead_is_replayed_to_the_token(ahead: RunFolder, step: int) -> None:
+    assert all(member.same for member in replay(ahead, step=step))
+
+
+def test_ahead_overlaps_scoring_with_sampling_and_training(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """A reward that waits does so while the next step is sampled: at most one wait a step, not one more."""
+    began: list[float] = []
+    ended: list[float] = []
+
+    async def waits(prompts: list[str], completions: list[str]) -> list[float]:
+        began.append(time.perf_counter())
+        await asyncio.sleep(0.3)
+        ended.append(time.perf_counter())
+        return [len(c) / 20 for c in completions]
+
+    settings = task(
+        **{**AHEAD, "prompts": {"validation": 0}, "grpo": {"steps": 4, "checkpoint_every": 99}},
+        reward={"rules": []},
+    )
+    run(RunFolder.create(tmp_path / "run", settings), functions=[waits])
+    held_out, groups = 6, 3
+    # The second step's groups are sent before the first step's scores are there.
+    second = held_out + groups
+    assert began[second] < ended[held_out]
 
 
 def test_it_learns(task: Callable[..., Settings], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ RUN_FILES = {
     "validation.jsonl",
     "events.jsonl",
     "llm_calls.jsonl",
+    "pool.jsonl",
     "comparison.json",
     "report.html",
     "evaluations/",

@@ -9,18 +9,24 @@ from typing import Any
 
 from refine_rl.api import RewardFunction, require_functions
 from refine_rl.config import Settings
+from refine_rl.config_file import override
+from refine_rl.connecting import check_models, connect, spending
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import compare
 from refine_rl.grpo import checkpoint
+from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.checkpoint import Position
-from refine_rl.grpo.train import Parts, take_step
+from refine_rl.grpo.pool import Chosen, Seen
+from refine_rl.grpo.train import Flights, Parts, take_step
 from refine_rl.grpo.update import make_optimizer
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
+from refine_rl.preparing import exam_reward
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.rubric import load_rubric
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.runs import RunFolder
 from refine_rl.stages import Work, rollouts
@@ -44,12 +50,14 @@ def evaluate_again(
     samples: int | None = None,
     seed: int = 1,
     name: str = "eval",
+    judge: str | None = None,
     functions: Sequence[RewardFunction] = (),
     observer: Observer | None = None,
     pause: Pause = never,
 ) -> tuple[Comparison, Path]:
-    """Base against tuned with other draws, and on other prompts where `source` names some (prompts
-    too close to a training prompt are left out). Returns the comparison and its file.
+    """Base against tuned with other draws, on other prompts where `source` names some (prompts too close
+    to a training prompt are left out), and by another judge ("ENDPOINT/MODEL") where one is named.
+    Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap.
 
     `functions` are the reward functions that the run was given from Python. Raises UserError where they
     are others, or where the run or the prompts do not allow an evaluation.
@@ -62,7 +70,12 @@ def evaluate_again(
     if samples is not None:
         evaluation = settings.evaluate.model_copy(update={"samples": samples})
         settings = settings.model_copy(update={"evaluate": evaluation})
-    reward = build_reward(settings, functions)
+    if judge is not None:
+        settings = override(settings, [f'evaluate.judge="{judge}"'])
+    connections = connect(settings, folder, observer.warning)
+    check_models(settings, connections)
+    reward = build_reward(settings, functions, connections, load_rubric(settings))
+    exam = exam_reward(settings, functions, connections, load_rubric(settings)) or reward
     if source is None:
         prompts: Sequence[Prompt] = [p for p in folder.prompts() if p.split == "held_out"]
     else:
@@ -71,24 +84,25 @@ def evaluate_again(
             observer.note(f"{dropped} prompts left out: too close to the run's own")
     reward.check_data(prompts)
     purpose = Purpose(seed=seed, step=0, name="held_out")
-    with ScoringLoop(reward) as scoring:
+    with ScoringLoop(reward, closing=connections.close) as scoring:
         work = Work(
             folder=folder,
             settings=settings,
             policy=policy,
             reward=reward,
+            exam=exam,
             scoring=scoring,
+            cost=spending(settings, connections.ledger),
             observer=observer,
             pause=pause,
         )
         observer.stage(f"The base model answers {len(prompts)} prompts")
         with policy.reference() as untrained:
-            base = replace(work, policy=untrained).answers(prompts, purpose)
+            before = replace(work, policy=untrained).answers(prompts, purpose)
         observer.stage(f"The tuned model answers {len(prompts)} prompts")
-        tuned = work.answers(prompts, purpose)
-    comparison = compare(
-        base, tuned, success=reward.success, resamples=settings.evaluate.bootstrap, seed=seed
-    )
+        after = work.answers(prompts, purpose)
+        base, tuned = work.examined(before, after)
+    comparison = compare(base, tuned, success=exam.success, resamples=settings.evaluate.bootstrap, seed=seed)
     return comparison, folder.save_evaluation(name, comparison)
 
 
@@ -125,7 +139,8 @@ def replay(
     policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
     optimizer = make_optimizer(policy, settings)
     start = Position()
-    if before := [s for s in folder.checkpoints() if s < step]:
+    weights = sampled_after(step, settings)
+    if before := [s for s in folder.checkpoints() if s <= weights]:
         start = checkpoint.load(folder.checkpoint(before[-1]), policy, optimizer)
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     parts = Parts(
@@ -135,12 +150,15 @@ def replay(
         score=_not_needed,
         validate=None,
         component_weights={},
+        top=None,
         recorder=_Record(recorded),
+        cost=lambda: None,
         pause=never,
         began=0.0,
     )
-    for earlier in range(start.step + 1, step):
-        take_step([], earlier, parts, settings)
+    flights: Flights = {}
+    for earlier in range(start.step + 1, weights + 1):
+        take_step([], earlier, parts, settings, flights)
     observer.stage(f"Sampling step {step}")
     again = rollouts(policy, [g.prompt for g in recorded[step]], step, settings)
     return [
@@ -172,12 +190,16 @@ class _Record:
     def __init__(self, recorded: dict[int, list[Group]]) -> None:
         self._recorded = recorded
 
-    def recorded(self, step: int) -> list[Group] | None:
+    def recorded(self, step: int) -> Sequence[Group] | None:
         return self._recorded[step]
 
     def history(self) -> Sequence[StepMetrics]:
         return []
 
+    def seen(self) -> Sequence[Seen]:
+        return []
+
+    def pool(self, step: int, chosen: Chosen) -> None: ...
     def groups(self, groups: Sequence[Group]) -> None: ...
     def metrics(self, metrics: StepMetrics) -> None: ...
     def warning(self, step: int, name: str, text: str) -> None: ...

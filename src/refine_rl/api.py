@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from refine_rl.config import Settings
 from refine_rl.config_file import load_settings, settings_from_dict
@@ -23,7 +23,10 @@ from refine_rl.errors import UserError
 from refine_rl.progress import Observer
 from refine_rl.rewards.functions import function_reward
 from refine_rl.runs import RunFolder, free_name
-from refine_rl.types import Comparison
+from refine_rl.types import Comparison, Score
+
+if TYPE_CHECKING:
+    from refine_rl.llm.client import Connections
 
 RewardFunction = Callable[..., Any]
 
@@ -107,6 +110,47 @@ def open_run(run: str | Path) -> Run:
     if comparison is None:
         raise UserError(f"{run} is not finished: refine train --resume {run}")
     return Run(folder=Path(run), comparison=comparison)
+
+
+async def score_group(
+    messages: Sequence[Mapping[str, str]],
+    completions: Sequence[str],
+    *,
+    judge: str | Sequence[str],
+    task: str = "",
+    rubric: str | Path | None = None,
+    base_url: str | None = None,
+    repeats: int = 1,
+    kind: Literal["ruler", "absolute", "pairwise"] = "ruler",
+    connections: Connections | None = None,
+) -> list[Score]:
+    """An LLM's scores of several completions of one chat, in their order, each from 0 to 1.
+
+    Args:
+        messages: what was asked, each {"role", "content"}.
+        completions: what was answered.
+        judge: "ENDPOINT/MODEL", or several as a panel.
+        task: what is wanted, in plain words; without it, what the messages ask for.
+        rubric: what to judge by, as text, or the path of a text file; without it, a general rubric.
+        base_url: the address of the judge's endpoint; any name may then stand for it in `judge`.
+        repeats: looks of each judge, each in another order; scores are averaged.
+        kind: the whole group in one request, each answer alone, or two at a time.
+        connections: who asks, in the place of real endpoints (`refine_rl.llm.scripted`).
+
+    What could not be had has the status "missing", with the reason. Raises UserError for what cannot be
+    asked, MachineError where the endpoint refuses or does not answer.
+    """
+    from refine_rl.judging import Judges, score_one  # late: not everybody judges
+
+    judges = Judges(
+        models=(judge,) if isinstance(judge, str) else tuple(judge),
+        task=task,
+        rubric=rubric,
+        base_url=base_url,
+        repeats=repeats,
+        kind=kind,
+    )
+    return await score_one(messages, completions, judges, connections)
 
 
 def require_functions(folder: RunFolder, rewards: Sequence[RewardFunction]) -> None:

@@ -148,6 +148,8 @@ class WriterSettings(_Section):
     """Prompts asked for in one call."""
     system: bool = True
     """It writes a system message for the policy too, where prompts.system has none."""
+    check: bool = True
+    """It is asked once more of each batch which of its prompts are answers in truth; those are refused."""
     max_tokens: Positive = 8192
     """Of one reply."""
 
@@ -393,6 +395,9 @@ class GRPOSettings(_Section):
 class EvaluateSettings(_Section):
     """[evaluate]: base against tuned on held-out prompts."""
 
+    judge: str = ""
+    """"ENDPOINT/MODEL" that judges the comparison in place of reward.judges: an eye that training did not
+    please. Only with reward.judges."""
     samples: Positive = 4
     """Sampled answers a prompt, at temperature 1 from the whole distribution, beside one greedy answer."""
     bootstrap: Annotated[int, Field(ge=100)] = 10_000
@@ -467,6 +472,8 @@ class Settings(_Section):
             problems.append('`reward.rubric = "write"` needs `writer.model = "ENDPOINT/MODEL"`')
         if self.reward.rubric and not self.reward.judges:
             problems.append('`reward.rubric` needs `reward.judges = ["ENDPOINT/MODEL"]`')
+        if self.evaluate.judge and not self.reward.judges:
+            problems.append('`evaluate.judge` needs `reward.judges = ["ENDPOINT/MODEL"]`')
         looks = self.judge.repeats * len(self.reward.judges)
         if self.reward.judges and self.judge.adaptive and looks < 3:
             problems.append("`judge.adaptive` saves looks after the second: set `judge.repeats` to 3 or more")
@@ -477,6 +484,11 @@ class Settings(_Section):
                 "several judges"
             )
         return _refuse(self, problems)
+
+    @property
+    def writes_prompts(self) -> bool:
+        """Whether the writer makes the prompts."""
+        return self.prompts.source == "writer" or (not self.prompts.source and bool(self.writer.model))
 
     @property
     def ahead(self) -> bool:

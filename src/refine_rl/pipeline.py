@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from refine_rl.errors import GuardStop, Interrupted
+from refine_rl.connecting import spending
+from refine_rl.errors import GuardStop, Interrupted, MachineError
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare
-from refine_rl.policy.load import load_policy
+from refine_rl.preparing import prepare
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
-from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.runs import RunFolder
-from refine_rl.stages import Work, begin, read_prompts, settle_prompts
+from refine_rl.stages import Work
 from refine_rl.types import Comparison
 
 
@@ -33,53 +34,57 @@ def run(
     """
     observer = observer or Quiet()
     began = time.perf_counter()
-    with folder.writing():
+    with folder.writing(), _on_record(folder):
         folder.repair()
         folder.require_same_reward()
-        settings = folder.settings()
-        reward = build_reward(settings, functions)
-        check_sanity(reward, settings.reward.sanity)
-        read = read_prompts(folder, settings, reward)
-        observer.stage(f"Loading {settings.model.name}")
-        policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
-        prompts = settle_prompts(folder, settings, policy, read, observer)
-        settings = begin(folder, settings, policy, observer)
-        try:
-            with ScoringLoop(reward) as scoring:
-                work = Work(
-                    folder=folder,
-                    settings=settings,
-                    policy=policy,
-                    reward=reward,
-                    scoring=scoring,
-                    observer=observer,
-                    pause=pause,
-                    began=began,
-                )
-                base = work.evaluate("base", prompts["held_out"])
-                position = work.train(prompts["train"], prompts["validation"])
-                work.load_best(position)
-                tuned = work.evaluate("tuned", prompts["held_out"])
-            comparison = compare(
-                base,
-                tuned,
-                success=reward.success,
-                resamples=settings.evaluate.bootstrap,
-                seed=settings.grpo.seed,
+        made = prepare(folder, functions, observer, pause)
+        settings, held_out = made.settings, made.prompts["held_out"]
+        with ScoringLoop(made.reward, closing=made.connections.close) as scoring:
+            work = Work(
+                folder=folder,
+                settings=settings,
+                policy=made.policy,
+                reward=made.reward,
+                exam=made.exam,
+                scoring=scoring,
+                cost=spending(settings, made.connections.ledger),
+                observer=observer,
+                pause=pause,
+                began=began,
             )
-            folder.save_comparison(comparison)
-            for name, text in audit(comparison).items():
-                folder.event("warning", name, text, position.step)
-                observer.warning(text)
-            work.write_model(comparison)
-            folder.event("finished", "finished", str(comparison), position.step)
-        except GuardStop as stop:
-            folder.event("guard", stop.guard, f"{stop.what} {stop.advice}")
-            folder.save_report(render(folder))
-            raise
-        except Interrupted:
-            folder.event("interrupted", "interrupted", "Stopped by Ctrl-C; the state was saved.")
-            raise
+            base = work.base(held_out)
+            position = work.train(made.prompts["train"], made.prompts["validation"])
+            work.load_best(position)
+            outcomes = work.tuned(held_out, base)
+        comparison = compare(
+            *outcomes,
+            success=made.exam.success,
+            resamples=settings.evaluate.bootstrap,
+            seed=settings.grpo.seed,
+        )
+        folder.save_comparison(comparison)
+        for name, text in audit(comparison).items():
+            folder.event("warning", name, text, position.step)
+            observer.warning(text)
+        work.write_model(comparison)
+        folder.event("finished", "finished", str(comparison), position.step)
         observer.stage("Writing the report")
         folder.save_report(render(folder))
     return comparison
+
+
+@contextlib.contextmanager
+def _on_record(folder: RunFolder) -> Iterator[None]:
+    """Whatever ends the run early stands in its events; after a guard there is a report."""
+    try:
+        yield
+    except GuardStop as stop:
+        folder.event("guard", stop.guard, f"{stop.what} {stop.advice}")
+        folder.save_report(render(folder))
+        raise
+    except MachineError as error:
+        folder.event("failure", "endpoint", str(error))
+        raise
+    except Interrupted:
+        folder.event("interrupted", "interrupted", "Stopped by Ctrl-C; the state was saved.")
+        raise

@@ -9,6 +9,7 @@ import torch
 from refine_rl.config import Settings
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.runs import RunFolder
@@ -31,15 +32,32 @@ class FolderRecorder:
         self._settings, self._observer = settings, observer
         self._recorded = run.recorded_steps(after=start.step)
         self._history = run.history()
+        self._seen = _seen(run)
+        self._pooled = {record["step"] for record in run.pool()}
         self._warned = {e["name"] for e in run.events() if e["kind"] == "warning"}
 
-    def recorded(self, step: int) -> list[Group] | None:
-        return self._recorded.pop(step, None)
+    def recorded(self, step: int) -> Sequence[Group] | None:
+        return self._recorded.get(step)
 
     def history(self) -> Sequence[StepMetrics]:
         return self._history
 
+    def seen(self) -> Sequence[Seen]:
+        return self._seen
+
+    def pool(self, step: int, chosen: Chosen) -> None:
+        if step in self._pooled:
+            return
+        self._pooled.add(step)
+        aside = [
+            {"step": step, "prompt_id": a.prompt_id, "state": "aside", "why": a.why, "returns": a.returns}
+            for a in chosen.aside
+        ]
+        back = [{"step": step, "prompt_id": name, "state": "back"} for name in chosen.back]
+        self._run.append_pool([*aside, *back])
+
     def groups(self, groups: Sequence[Group]) -> None:
+        self._seen += map(Seen.of, groups)
         self._run.append_groups(groups)
 
     def metrics(self, metrics: StepMetrics) -> None:
@@ -65,3 +83,23 @@ class FolderRecorder:
         self._run.prune_checkpoints(
             keep_newest=self._settings.grpo.keep_checkpoints, keep={position.best_step}
         )
+
+
+def _seen(run: RunFolder) -> list[Seen]:
+    """What the groups on record were worth, a probe's first."""
+    probed = [
+        Seen(
+            step=0,
+            prompt_id=o.prompt.id,
+            values=tuple(s.value for _, s in o.sampled if s.value is not None),
+        )
+        for o in run.outcomes("probe") or []
+    ]
+    return probed + [
+        Seen(
+            step=g["step"],
+            prompt_id=g["prompt_id"],
+            values=tuple(t["reward"] for t in g["trajectories"] if t["reward"] is not None),
+        )
+        for g in run.groups()
+    ]

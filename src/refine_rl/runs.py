@@ -25,6 +25,7 @@ from typing import IO, Any
 from refine_rl.config import Settings
 from refine_rl.config_file import dump_settings, settings_from_run
 from refine_rl.errors import UserError
+from refine_rl.llm.client import Call
 from refine_rl.records import (
     comparison_from,
     comparison_text,
@@ -162,6 +163,16 @@ class RunFolder:
             for record in self._lines("prompts.jsonl")
         ]
 
+    # -- money --------------------------------------------------------------------------------
+
+    def append_call(self, call: Call) -> None:
+        """One call to an LLM. Nothing ever takes a line away: going back in training brings no money back."""
+        self._append("llm_calls.jsonl", _line(dataclasses.asdict(call)))
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Every call of the run, over all resumes."""
+        return list(self._lines("llm_calls.jsonl"))
+
     # -- training -----------------------------------------------------------------------------
 
     def append_groups(self, groups: Sequence[Group]) -> None:
@@ -192,6 +203,15 @@ class RunFolder:
         """metrics.jsonl as records."""
         return [StepMetrics(**m) for m in self.metrics()]
 
+    def append_pool(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """What the choice of a step's prompts set aside and took back, in one write."""
+        if records:
+            self._append("pool.jsonl", "".join(map(_line, records)))
+
+    def pool(self) -> list[dict[str, Any]]:
+        """Which prompts were set aside, why, and which came back: a line each time."""
+        return list(self._lines("pool.jsonl"))
+
     def append_validation(self, record: Mapping[str, Any]) -> None:
         self._append("validation.jsonl", _line(record))
 
@@ -214,7 +234,7 @@ class RunFolder:
         checkpoints half written."""
         there = Counter(record["step"] for record in self.groups())
         self._keep_lines("groups.jsonl", lambda r: there[r["step"]] == r["groups_in_step"])
-        for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl"):
+        for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl", "pool.jsonl", "llm_calls.jsonl"):
             self._keep_lines(file, lambda record: True)
         for leftover in (*self._checkpoints.glob(".step-*"), *self._checkpoints.glob(".old-*")):
             shutil.rmtree(leftover)
@@ -227,7 +247,7 @@ class RunFolder:
         if step and step not in self.checkpoints():
             there = ", ".join(map(str, (0, *self.checkpoints())))
             raise UserError(f"{self.path} has no checkpoint of step {step}; it has {there}.")
-        for file in ("groups.jsonl", "metrics.jsonl", "validation.jsonl"):
+        for file in ("groups.jsonl", "metrics.jsonl", "validation.jsonl", "pool.jsonl"):
             self._keep_lines(file, lambda record: record["step"] <= step)
         if step == 0:
             shutil.rmtree(self.path / "evaluations", ignore_errors=True)
@@ -434,9 +454,11 @@ def _source(settings: Settings, python_rewards: Sequence[str]) -> dict[str, Any]
 
 
 def _reward_files(settings: Settings) -> dict[str, str]:
-    """SHA-256 of each file that a reward function of the settings comes from."""
+    """SHA-256 of each file that a reward function of the settings, or the rubric, comes from."""
     specs = [f if isinstance(f, str) else f.function for f in settings.reward.functions]
     files = {spec.rpartition(":")[0] for spec in specs}
+    if settings.reward.rubric.startswith("file:"):
+        files.add(settings.reward.rubric.removeprefix("file:"))
     return {
         file: hashlib.sha256((settings.folder / file).read_bytes()).hexdigest()
         for file in sorted(files)

@@ -1,119 +1,44 @@
-"""The stages of a run that need the model: prompts that fit, evaluation, training, saving."""
+"""The stages of a run that need the model: evaluation, training, a look at the judges, saving."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 from statistics import fmean
 
 from refine_rl.config import Settings
-from refine_rl.errors import UserError
-from refine_rl.evaluate.answer import answer
+from refine_rl.errors import GuardStop
+from refine_rl.evaluate.answer import Answers, answer, answers_of, scored, unscored
 from refine_rl.evaluate.stats import mean_ci
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
-from refine_rl.grpo.rollout import require_scores
+from refine_rl.grpo.rollout import Finished, require_scores, wait
 from refine_rl.grpo.train import Parts, train
 from refine_rl.grpo.update import make_optimizer
 from refine_rl.policy.card import model_card
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, Sampling, sample
 from refine_rl.progress import Observer, Pause, never
-from refine_rl.prompts.sources import load_prompts
+from refine_rl.randomness import generator
 from refine_rl.recording import FolderRecorder
+from refine_rl.rewards.anchors import check_anchors
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.runs import RunFolder
-from refine_rl.types import Comparison, Outcome, Prompt, Score, Split, Trajectory
-
-
-def read_prompts(
-    folder: RunFolder, settings: Settings, reward: CombinedReward
-) -> tuple[list[Prompt], list[str]]:
-    """The run's prompts: those on record, or loaded, curated and checked, with a few lines about that.
-
-    It needs no model, so that a mistake shows at once."""
-    prompts = folder.prompts()
-    if prompts:
-        return prompts, []
-    prompts, report = load_prompts(settings)
-    reward.check_data(prompts)
-    _require_enough(prompts, settings)
-    return prompts, report.lines()
-
-
-def settle_prompts(
-    folder: RunFolder,
-    settings: Settings,
-    policy: Policy,
-    read: tuple[list[Prompt], list[str]],
-    observer: Observer,
-) -> dict[Split, list[Prompt]]:
-    """The prompts by split, once those that are too long for the model are set aside; put on record."""
-    prompts, lines = read
-    if not folder.prompts():
-        prompts, too_long = _fitting(prompts, settings, policy)
-        _require_enough(prompts, settings)
-        for line in (*lines, *too_long):
-            observer.note(line)
-        folder.event("curation", "prompts", "\n".join((*lines, *too_long)))
-        folder.save_prompts(prompts)
-    splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
-    for prompt in prompts:
-        splits[prompt.split].append(prompt)
-    return splits
-
-
-def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
-    train = sum(p.split == "train" for p in prompts)
-    if train < settings.grpo.prompts_per_step:
-        raise UserError(
-            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but there are only {train} training "
-            "prompts. Give more prompts, or lower it."
-        )
-    if not any(p.split == "held_out" for p in prompts):
-        raise UserError("No held-out prompt is left, so nothing could be proved. Give more prompts.")
-
-
-def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Observer) -> Settings:
-    """Puts the start (or the resume) on record, with the number format that was found; the settings in
-    force. A resume goes on in the format of the start, and says what else has changed since."""
-    resumed = any(e["kind"] == "started" for e in folder.events())
-    form = str(policy.compute_dtype).removeprefix("torch.")
-    folder.event("resumed" if resumed else "started", "run", f"on {policy.device} in {form}")
-    for change in folder.changes() if resumed else []:
-        text = f"Since the run began, {change}: it may not go on exactly as it would have."
-        folder.event("warning", "changed", text)
-        observer.warning(text)
-    if settings.model.dtype == form:
-        return settings
-    model = settings.model.model_copy(update={"dtype": form})
-    settings = settings.model_copy(update={"model": model})
-    folder.save_settings(settings)
-    return settings
-
-
-def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
-    """Prompts that leave room for an answer, and a line about the others."""
-    room = policy.context_length - settings.rollout.max_tokens
-    limit = min(settings.prompts.max_tokens, room)
-    if limit < 1:
-        raise UserError(
-            f"rollout.max_tokens = {settings.rollout.max_tokens} leaves no room for a prompt: the model "
-            f"reads {policy.context_length} tokens in all. Lower it."
-        )
-    kept = [p for p in prompts if len(policy.encode(p.messages)) <= limit]
-    if len(kept) == len(prompts):
-        return kept, []
-    why = "prompts.max_tokens" if limit < room else "the model's context less rollout.max_tokens"
-    return kept, [f"{len(prompts) - len(kept)} prompts set aside: longer than {limit} tokens ({why})"]
+from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory
 
 
 def rollouts(
-    policy: Policy, prompts: Sequence[Prompt], step: int, settings: Settings, pause: Pause = never
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    step: int,
+    settings: Settings,
+    pause: Pause = never,
+    finished: Finished = lambda place, group: None,
 ) -> list[tuple[Trajectory, ...]]:
-    """The groups of one training step."""
+    """The groups of one training step; each is told to `finished` as soon as it is whole."""
     r = settings.rollout
     return sample(
         policy,
@@ -122,6 +47,7 @@ def rollouts(
         sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k),
         purpose=Purpose(seed=settings.grpo.seed, step=step, name="rollout"),
         pause=pause,
+        finished=finished,
     )
 
 
@@ -133,29 +59,63 @@ class Work:
     settings: Settings
     policy: Policy
     reward: CombinedReward
+    exam: CombinedReward  # scores the final comparison
     scoring: ScoringLoop
+    cost: Callable[[], float | None]  # dollars since it was last asked
     observer: Observer
     pause: Pause
     began: float = 0.0  # time.perf_counter() when the process took up the run
 
     # -- evidence -----------------------------------------------------------------------------
 
-    def evaluate(self, which: str, prompts: Sequence[Prompt]) -> list[Outcome]:
-        """Answers to the held-out prompts, from the record where they were given before."""
-        known = self.folder.outcomes(which, prompts)
+    def base(self, prompts: Sequence[Prompt]) -> list[Outcome]:
+        """The untrained model's answers to the held-out prompts. Where scores compare only within a group
+        they are still missing: they are given beside the tuned model's, by `tuned`."""
+        known = self.folder.outcomes("base")
         if known is not None:
             return known
-        self.observer.stage(f"The {which} model answers {len(prompts)} held-out prompts")
-        outcomes = self.answers(prompts, Purpose(seed=self.settings.grpo.seed, step=0, name="held_out"))
-        self.folder.save_outcomes(which, outcomes)
+        self.observer.stage(f"The base model answers {len(prompts)} held-out prompts")
+        answers = self.answers(prompts, self._exam_purpose)
+        outcomes = unscored(answers) if self.exam.relative else scored([answers], self.examine)[0]
+        self.folder.save_outcomes("base", outcomes)
         return outcomes
 
-    def answers(self, prompts: Sequence[Prompt], purpose: Purpose, *, greedy: bool = True) -> list[Outcome]:
-        """Scored answers of the policy as it is now."""
+    def tuned(
+        self, prompts: Sequence[Prompt], base: Sequence[Outcome]
+    ) -> tuple[Sequence[Outcome], Sequence[Outcome]]:
+        """The outcomes of base and tuned on the held-out prompts, both scored, base's answers where scores
+        are relative in one group with the tuned model's."""
+        known = self.folder.outcomes("tuned")
+        if known is not None:
+            return base, known
+        self.observer.stage(f"The tuned model answers {len(prompts)} held-out prompts")
+        answers = self.answers(prompts, self._exam_purpose)
+        if self.exam.relative:
+            base, outcomes = self.examined(answers_of(base), answers)
+            self.folder.save_outcomes("base", base)
+        else:
+            outcomes = scored([answers], self.examine)[0]
+        self.folder.save_outcomes("tuned", outcomes)
+        return base, outcomes
+
+    def examined(
+        self, base: Sequence[Answers], tuned: Sequence[Answers]
+    ) -> tuple[list[Outcome], list[Outcome]]:
+        """Both sides' answers scored: in one group a prompt where scores are relative, else apart."""
+        if self.exam.relative:
+            base_outcomes, tuned_outcomes = scored([base, tuned], self.examine)
+            return base_outcomes, tuned_outcomes
+        return scored([base], self.examine)[0], scored([tuned], self.examine)[0]
+
+    @property
+    def _exam_purpose(self) -> Purpose:
+        return Purpose(seed=self.settings.grpo.seed, step=0, name="held_out")
+
+    def answers(self, prompts: Sequence[Prompt], purpose: Purpose, *, greedy: bool = True) -> list[Answers]:
+        """Answers of the policy as it is now."""
         return answer(
             self.policy,
             prompts,
-            self.score_all,
             samples=self.settings.evaluate.samples,
             max_tokens=self.settings.rollout.max_tokens,
             purpose=purpose,
@@ -163,11 +123,23 @@ class Work:
             pause=self.pause,
         )
 
+    def examine(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
+        """Scores of the final comparison; raises GuardStop where too many are missing."""
+        return self._score(self.exam, prompts, groups)
+
     def score_all(
         self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]
     ) -> list[list[Score]]:
         """Scores of many groups at once; raises GuardStop where too many are missing."""
-        scores = self.scoring.score(list(zip(prompts, groups, strict=True)))
+        return self._score(self.reward, prompts, groups)
+
+    def _score(
+        self, reward: CombinedReward, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]
+    ) -> list[list[Score]]:
+        futures = [
+            self.scoring.start(reward.score_group(p, tuple(g))) for p, g in zip(prompts, groups, strict=True)
+        ]
+        scores = [wait(future, self.pause) for future in futures]
         require_scores([s for g in scores for s in g], self.settings.reward.max_missing, "Evaluation")
         return scores
 
@@ -175,8 +147,12 @@ class Work:
 
     def train(self, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Position:
         """Trains from the newest checkpoint on (from the start where there is none)."""
-        if validation and not self.folder.validation():
-            self._look_before(validation)
+        if not self.folder.validation():
+            self._check_judges(prompts, 0)
+            if self.settings.prompts.probe:
+                self._probe(prompts)
+            if validation:
+                self._look_before(validation)
         optimizer = make_optimizer(self.policy, self.settings)
         start = Position()
         if steps := self.folder.checkpoints():
@@ -186,11 +162,15 @@ class Work:
         parts = Parts(
             policy=self.policy,
             optimizer=optimizer,
-            sample=lambda some, step: rollouts(self.policy, some, step, self.settings, self.pause),
+            sample=lambda some, step, finished: rollouts(
+                self.policy, some, step, self.settings, self.pause, finished
+            ),
             score=self.scoring.submit,
-            validate=(lambda step: self._validate(validation, step)) if validation else None,
+            validate=(lambda step: self._validate(validation, prompts, step)) if validation else None,
             component_weights=self._component_weights(),
+            top=None if self.reward.relative else fsum(w for w in self.reward.weights.values() if w > 0),
             recorder=FolderRecorder(self.folder, self.policy, optimizer, self.settings, self.observer, start),
+            cost=self.cost,
             pause=self.pause,
             began=self.began,
         )
@@ -201,13 +181,23 @@ class Work:
         overlong = self.settings.reward.overlong
         return {**self.reward.weights, **({} if overlong is None else {"overlong": overlong.weight})}
 
-    def _validate(self, prompts: Sequence[Prompt], step: int) -> float:
-        """Mean reward on the validation prompts, always with the same draws; put on record."""
+    def _validate(self, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
+        """Mean reward on the validation prompts, always with the same draws; put on record. Where scores
+        compare only within a group, the untrained model's answers are judged in it too."""
         for record in self.folder.validation():
             if record["step"] == step:
                 return float(record["reward"]["mean"])
+        if step:
+            self._check_judges(training, step)
         purpose = Purpose(seed=self.settings.grpo.seed, step=0, name="validation")
-        outcomes = self.answers(prompts, purpose, greedy=False)
+        answers = self.answers(prompts, purpose, greedy=False)
+        first = self.folder.outcomes("validation") if self.reward.relative and step else None
+        if first is not None:
+            _, outcomes = scored([answers_of(first), answers], self.score_all)
+        else:
+            outcomes = scored([answers], self.score_all)[0]
+            if self.reward.relative:
+                self.folder.save_outcomes("validation", outcomes)
         scores = [s for o in outcomes for _, s in o.sampled if s.value is not None]
         values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
         rewards = [fmean(v) for v in values if v]
@@ -225,9 +215,51 @@ class Work:
         )
         return estimate.mean
 
+    def _probe(self, prompts: Sequence[Prompt]) -> None:
+        """What the untrained model makes of every training prompt; put on record for the pool."""
+        if self.folder.outcomes("probe") is not None:
+            return
+        self.observer.stage(f"The pool is probed with {len(prompts)} training prompts")
+        r, members = self.settings.rollout, self.settings.prompts.probe
+        groups = sample(
+            self.policy,
+            prompts,
+            members=members,
+            sampling=Sampling(
+                max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k
+            ),
+            purpose=Purpose(seed=self.settings.grpo.seed, step=0, name="probe"),
+            pause=self.pause,
+        )
+        answers = [Answers(prompt=p, sampled=g, greedy=g[0]) for p, g in zip(prompts, groups, strict=True)]
+        outcomes = scored([answers], self.score_all)[0]
+        self.folder.save_outcomes("probe", outcomes)
+        flat = sum(len({s.value for _, s in o.sampled}) == 1 for o in outcomes)
+        self.observer.note(
+            f"{flat} of {len(prompts)} training prompts get answers of equal reward and begin by resting"
+        )
+
+    def _check_judges(self, prompts: Sequence[Prompt], step: int) -> None:
+        """Bad answers on purpose, beside the policy's: raises GuardStop where the judges like them."""
+        panel, judge = self.reward.panel, self.settings.judge
+        if panel is None or not judge.anchors:
+            return
+        self.observer.stage("The judges are shown bad answers on purpose")
+        seed = self.settings.grpo.seed
+        order = generator(seed, "anchors", step).permutation(len(prompts))
+        chosen = [prompts[i] for i in order[: judge.anchor_prompts]]
+        answers = self.answers(chosen, Purpose(seed=seed, step=step, name="anchors"), greedy=False)
+        cases = [(a.prompt, a.sampled) for a in answers]
+        report = wait(self.scoring.start(check_anchors(panel, cases)), self.pause)
+        text = "\n".join(report.lines())
+        self.folder.event("anchors", "judges", text, step)
+        if report.liked:
+            raise GuardStop("judge", f"Step {step}: the judges like bad answers.\n{text}\n", report.advice)
+        self.observer.note(text)
+
     def _look_before(self, validation: Sequence[Prompt]) -> None:
         """Step 0 of the validation record, and a word where the base model gives GRPO nothing to grip."""
-        self._validate(validation, 0)
+        self._validate(validation, [], 0)
         first = self.folder.validation()[0]
         if first["prompts_with_spread"] < 0.1:
             text = (

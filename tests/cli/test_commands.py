@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from refine_rl.cli.docs import cli_markdown
+from refine_rl.config_file import load_settings
+from refine_rl.llm.client import Reply, Request
+from refine_rl.llm.scripted import Scripted, ScriptedConnections
 
 Refine = Callable[..., Any]  # its results have .code, .out and .err
 Trained = tuple[Path, Any]
@@ -91,6 +94,83 @@ def test_init_from_a_sentence_and_from_a_recipe(refine: Refine, tmp_path: Path) 
     assert refine("init", "dots").code == 2
     both = refine("init", "other", "--recipe", "dots", "--task", "Count.")
     assert (both.code, (tmp_path / "other").exists()) == (2, False)
+
+
+def test_init_with_a_writer_and_a_judge(refine: Refine, tmp_path: Path) -> None:
+    sentence = 'Say "hi"\\n in a \\1 friendly way.'
+    llms = ["--writer", "openrouter/moonshotai/kimi-k2", "--judge", "mine/judge"]
+    done = refine("init", "mine", "--task", sentence, *llms)
+    assert done.code == 0
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["task.toml"]
+    assert "refine plan mine/task.toml" in done.out
+    assert "refine prompts mine/task.toml" in done.out
+    settings = load_settings(tmp_path / "mine")
+    assert (settings.task, settings.model.name) == (sentence, "Qwen/Qwen2.5-0.5B-Instruct")
+    assert (settings.writer.model, settings.reward.judges) == (llms[1], ["mine/judge"])
+    assert settings.writes_prompts
+    assert set(settings.endpoints) == {"mine"}
+    refine(
+        "init", "other", "--task", "Say hi.", "--writer", "ollama/a", "--judge", "ollama/b", "--model", "tiny"
+    )
+    other = load_settings(tmp_path / "other")
+    assert (other.model.name, other.endpoints) == ("tiny", {})
+    refine("init", "plain", "--task", "Say hi.", "--model", "some/model")
+    assert load_settings(tmp_path / "plain").model.name == "some/model"
+    for wrong in (["--task", "a", *llms[:2]], llms, ["--recipe", "dots", *llms], ["--task", " ", *llms]):
+        assert refine("init", "wrong", *wrong).code == 2
+    nameless = refine("init", "wrong", "--task", "a", "--writer", "ollama", "--judge", "ollama/b")
+    assert (nameless.code, "does not name a model" in nameless.err) == (2, True)
+    assert not (tmp_path / "wrong").exists()
+
+
+def written(request: Request) -> str:
+    """A writer's reply to anything."""
+    if request.about == "system":
+        return '{"system": "You answer."}'
+    if request.about.endswith("check"):
+        return '{"mistakes": []}'
+    numbers = range(1, request.messages[0]["content"].count("tone: ") + 1)
+    entries = [{"combination": n, "prompt": f"What is {n} and {request.about}?"} for n in numbers]
+    return json.dumps({"prompts": entries})
+
+
+def test_prompts_from_a_writer(refine: Refine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refine("init", "mine", "--task", "Answer.", "--writer", "ollama/w", "--judge", "ollama/j")
+    sizes = ["--set", "prompts.train=8", "--set", "prompts.validation=2", "--set", "prompts.held_out=4"]
+    facets = ["--set", 'prompts.facets={tone = ["calm", "angry"], topic = ["tea", "rain"]}']
+
+    def connect(settings: object, folder: object, note: object) -> ScriptedConnections:
+        client = Scripted(lambda request: Reply(text=written(request), cost_usd=0.25), model="ollama/w")
+        return ScriptedConnections({"ollama/w": client})
+
+    monkeypatch.setattr("refine_rl.gathering.connect", connect)
+    done = refine("prompts", "mine", *sizes, *facets, "--out", "out.jsonl")
+    assert done.code == 0, done.err
+    assert "14 of 14 prompts written" in done.err
+    for line in (
+        "14 prompts written by ollama/w",
+        "kept 8 train, 2 validation, 4 held-out",
+        "system message: You answer.",
+        "facet  value  train  validation  held-out",
+        "5 calls for $1.2500; `refine train` takes the same prompts from the cache",
+    ):
+        assert line in done.out.splitlines()
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert {r["origin"] for r in records} == {"writer:ollama/w"}
+    again = refine("prompts", "mine", *sizes, "--set", "prompts.source=file:../out.jsonl", "--json")
+    assert [r["messages"] for r in json.loads(again.out)] != []
+    assert {json.dumps(r["messages"]) for r in json.loads(again.out)} == {
+        json.dumps(r["messages"]) for r in records
+    }
+
+
+def test_prompts_of_a_writer_without_its_key(refine: Refine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    refine("init", "mine", "--task", "Answer.", "--writer", "openrouter/w", "--judge", "ollama/j")
+    done = refine("prompts", "mine")
+    assert done.code == 2
+    assert "writer.model: " in done.err
+    assert "OPENROUTER_API_KEY" in done.err
 
 
 def test_prompts(refine: Refine, task: Path, tmp_path: Path) -> None:

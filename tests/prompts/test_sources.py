@@ -52,14 +52,22 @@ def test_a_file_becomes_prompts(tmp_path: Path) -> None:
         {"role": "user", "content": f"a{first.data['n']} b{first.data['n']} c{first.data['n']}"},
     )
     assert first.origin == f"file:a.jsonl:{first.data['n'] + 1}"
+    train = [p.data["n"] % 2 for p in prompts[:14]]
+    validation = [p.data["n"] % 2 for p in prompts[14:16]]
+    odd = [
+        f"{name:<5}  {value:<5}  {train.count(value):>5}  {validation.count(value):>10}  "
+        f"{10 - train.count(value) - validation.count(value):>8}"
+        for name, value in (("odd", train[0]), ("", 1 - train[0]))
+    ]
     assert report.lines() == [
         "21 prompts read from file:a.jsonl",
         "1 dropped as exact duplicates",
         "kept 14 train, 2 validation, 4 held-out",
-        "odd: 0 10, 1 10" if prompts[0].facets["odd"] == "0" else "odd: 1 10, 0 10",
+        "facet  value  train  validation  held-out",
+        *odd,
     ]
     assert (report.read, report.count("duplicate"), report.splits["held_out"]) == (21, 1, 4)
-    assert sum(report.facets["odd"]["0"].values()) == 10
+    assert sum(report.coverage.facets["odd"]["0"].values()) == 10
 
 
 def test_order_of_the_file_and_seed_change_nothing(tmp_path: Path) -> None:
@@ -87,7 +95,7 @@ def test_too_few_prompts_are_refused_with_the_numbers(tmp_path: Path) -> None:
         load_prompts(settings(tmp_path, source, train=8, held_out=4, validation=1))
     assert str(caught.value).startswith(
         "too few prompts: `prompts.train` needs 8 and got 5 (11 prompts read from file:a.jsonl; "
-        "1 dropped as exact duplicates; kept 5 train (8 asked for), 1 validation, 4 held-out; "
+        "1 dropped as exact duplicates; kept 5 train (8 asked for), 1 validation, 4 held-out); "
     )
     with pytest.raises(UserError, match=r"`prompts.train` needs 1 and got 0"):
         load_prompts(settings(tmp_path, write(tmp_path, *numbered(1))))
@@ -102,7 +110,11 @@ def test_a_generator(tmp_path: Path) -> None:
         "146 prompts read from file:prompts.py",
         "34 dropped as exact duplicates",
         "kept 40 train (50 asked for), 32 validation, 40 held-out (64 asked for)",
-        "split: train 40, held_out 40, validation 32",
+        "facet  value       train  validation  held-out",
+        "split  train          40           0         0",
+        "       held_out        0           0        40",
+        "       validation      0          32         0",
+        "40 of 40 held-out prompts have a combination of facets that no other prompt has (1 combination)",
     ]
     assert [p.text for p in prompts[:2]] == ["train 5 0 x0", "train 5 1 x1"]  # in the generator's order
     assert prompts[1].origin == "file:prompts.py:train[1]"

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from refine_rl.cli import evidence, model, tasks, training
+from refine_rl.cli import evidence, model, planning, scoring, tasks, training
 from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (training, tasks, evidence, model):
+for room in (training, tasks, planning, scoring, evidence, model):
     room.add_to(app)
 
 

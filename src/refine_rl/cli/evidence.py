@@ -25,10 +25,13 @@ def evaluate(
     ),
     samples: int | None = typer.Option(None, "--samples", min=1, help="Sampled answers a prompt."),
     seed: int = typer.Option(1, "--seed", min=0, help="Of the draws; another one than the run's."),
+    judge: str | None = typer.Option(
+        None, "--judge", metavar="ENDPOINT/MODEL", help="Another judge than the run's."
+    ),
     name: str = typer.Option("eval", "--name", help="Writes evaluations/NAME.json (NAME-2 ... if taken)."),
     as_json: bool = JSON,
 ) -> None:
-    """Compare base and tuned again. With fresh draws, or on other prompts."""
+    """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
     from refine_rl.again import evaluate_again
     from refine_rl.cli.interrupt import interruptible
     from refine_rl.cli.screen import Screen, print_comparison, results
@@ -43,6 +46,7 @@ def evaluate(
             source=prompts,
             samples=samples,
             seed=seed,
+            judge=judge,
             name=folder.free_evaluation(name),
             observer=Screen(),
             pause=pause,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from refine_rl.cli.interrupt import interruptible
 from refine_rl.cli.training import JSON, SET, program
 from refine_rl.errors import UserError
 
@@ -38,25 +39,46 @@ def init(
     folder: Path = typer.Argument(..., help="The folder to make."),
     recipe: str | None = typer.Option(None, "--recipe", help="Start from a copy of this recipe."),
     sentence: str | None = typer.Option(None, "--task", "--sentence", help="What you want, in one sentence."),
+    writer: str | None = typer.Option(
+        None, "--writer", metavar="ENDPOINT/MODEL", help="With --judge: the LLM that writes the prompts."
+    ),
+    judge: str | None = typer.Option(
+        None, "--judge", metavar="ENDPOINT/MODEL", help="With --writer: the LLM that judges the answers."
+    ),
+    model: str | None = typer.Option(None, "--model", help="The model to train."),
 ) -> None:
     """Make a folder with a commented task.toml. From a recipe, or from one sentence."""
-    from refine_rl.recipes import copy_recipe, write_task
+    from refine_rl.recipes import copy_recipe, write_judged_task, write_task
 
-    if recipe is not None and sentence is not None:
+    if recipe is not None and (sentence or writer or judge or model):
         raise UserError("Start from a recipe or from a sentence, not from both.")
+    if (writer is None) != (judge is None) or (writer and not (sentence or "").strip()):
+        raise UserError(
+            "A task without data needs all three: --task SENTENCE --writer ENDPOINT/MODEL "
+            "--judge ENDPOINT/MODEL."
+        )
     if recipe is not None:
         copy_recipe(recipe, folder)
+    elif writer is not None and judge is not None:
+        write_judged_task(folder, str(sentence), writer=writer, judge=judge, model=model)
     else:
-        write_task(folder, sentence)
+        write_task(folder, sentence, model)
     for file in sorted(folder.iterdir()):
         typer.echo(f"  {file}")
-    if recipe is None:
+    task = folder / "task.toml"
+    if writer is not None:
+        typer.echo(
+            f"\nBefore anything is spent: {program()} plan {task}\n"
+            f"To see the prompts: {program()} prompts {task}"
+        )
+    elif recipe is None:
         typer.echo(
             "\nThe prompts and the reward are an example, for polite and brief answers. What makes an "
-            f"answer good\nis for you to say: [reward] in {folder / 'task.toml'}, and "
-            f"{folder / 'rewards.py'}."
+            f"answer good\nis for you to say: [reward] in {task}, and {folder / 'rewards.py'}.\n"
+            "With no prompts of your own, let LLMs write them and judge the answers: --task SENTENCE\n"
+            "--writer ENDPOINT/MODEL --judge ENDPOINT/MODEL."
         )
-    typer.echo(f"\nRead {folder / 'task.toml'}, then: {program()} train {folder / 'task.toml'}")
+    typer.echo(f"\nRead {task}, then: {program()} train {task}")
 
 
 def prompts(
@@ -66,22 +88,28 @@ def prompts(
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Load the prompts and split them. Shows what was dropped, the coverage and a few of each split."""
-    from refine_rl.cli.screen import shown
+    """Load or write the prompts, and split them. Shows what was dropped, the coverage and a few of each."""
+    from refine_rl.cli.screen import shown, talk
     from refine_rl.config_file import load_settings
-    from refine_rl.prompts.sources import load_prompts
+    from refine_rl.gathering import gather_prompts
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")
-    found, report = load_prompts(load_settings(task, recipe=recipe, overrides=overrides))
+    settings = load_settings(task, recipe=recipe, overrides=overrides)
+    console = talk()
+    with interruptible() as pause:
+        gathered = gather_prompts(settings, lambda line: console.print(shown(line), markup=False), pause)
+    found = gathered.prompts
     records = [dataclasses.asdict(prompt) for prompt in found]
     if out is not None:
         out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(records))
         return
-    for line in report.lines():
+    for line in gathered.report.lines():
         typer.echo(shown(line))
+    if settings.writes_prompts:
+        typer.echo(gathered.cost())
     for split in ("train", "validation", "held_out"):
         typer.echo(f"\n{split}:")
         for prompt in [p for p in found if p.split == split][:3]:

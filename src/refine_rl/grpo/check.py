@@ -5,6 +5,7 @@ they do not, the rollouts came from another policy, and training on them would t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +38,37 @@ def difference(policy: Policy, trajectories: Sequence[Trajectory], temperature: 
     return (new - torch.tensor([x for t in trajectories for x in sampled_logprobs(t)])).abs()
 
 
-def mismatch(
+def compare(
+    policy: Policy, trajectories: Sequence[Trajectory], settings: Settings, step: int
+) -> torch.Tensor:
+    """`difference` over the first few trajectories, [N]; raises GuardStop where it is too large."""
+    found = difference(policy, trajectories[:PROBE_ROWS], settings.rollout.temperature)
+    require_match(policy, trajectories, found, settings, step)
+    return found
+
+
+def require_match(
+    policy: Policy, trajectories: Sequence[Trajectory], found: torch.Tensor, settings: Settings, step: int
+) -> None:
+    """Raises GuardStop where the mean of `found` (differences of these trajectories) is too large."""
+    mean = float(found.mean())
+    require_finite(0.0, mean, step)
+    if mean > tolerance(policy, settings):
+        raise _mismatch(policy, trajectories, mean, settings, step)
+
+
+def require_finite(loss: float, norm: float, step: int) -> None:
+    """Raises GuardStop unless both are finite."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise GuardStop(
+            "not_finite",
+            f"Step {step}: the loss is {loss} and the gradient's norm {norm}.",
+            "No weight was changed by it. Go back to an earlier checkpoint with a lower rate: --resume RUN "
+            "--from-step N --set grpo.learning_rate=...",
+        )
+
+
+def _mismatch(
     policy: Policy, trajectories: Sequence[Trajectory], mean: float, settings: Settings, step: int
 ) -> GuardStop:
     """The error for a mean difference beyond the tolerance, with its likely cause."""

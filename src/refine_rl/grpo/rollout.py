@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
@@ -15,11 +16,16 @@ from refine_rl.grpo.update import kl_per_token
 from refine_rl.randomness import generator
 from refine_rl.types import Group, Prompt, Score, Trajectory
 
-Sampler = Callable[[Sequence[Prompt], int], list[tuple[Trajectory, ...]]]
-"""(prompts, step) -> the trajectories of each prompt."""
+Finished = Callable[[int, tuple[Trajectory, ...]], None]
+"""Told a prompt's place and its group as soon as the group is whole."""
+
+Sampler = Callable[[Sequence[Prompt], int, Finished], list[tuple[Trajectory, ...]]]
+"""(prompts, step, finished) -> the trajectories of each prompt."""
 
 Scorer = Callable[[Prompt, Sequence[Trajectory]], Future[list[Score]]]
 """Takes a group and promises its scores; many groups may be under way at once."""
+
+T = TypeVar("T")
 
 Sampled = tuple[Prompt, tuple[Trajectory, ...], tuple[Score, ...]]
 
@@ -33,17 +39,43 @@ def choose_prompts(prompts: Sequence[Prompt], step: int, per_step: int, seed: in
     return [prompts[i] for i in order[place * per_step : (place + 1) * per_step]]
 
 
-def collect(
-    prompts: Sequence[Prompt], step: int, *, sample: Sampler, score: Scorer
-) -> tuple[list[Sampled], dict[str, float]]:
-    """Samples and scores one group a prompt; with the seconds that each took."""
-    started = time.perf_counter()
-    groups = sample(prompts, step)
-    sampled_at = time.perf_counter()
-    promised = [score(p, trajectories) for p, trajectories in zip(prompts, groups, strict=True)]
-    scores = [tuple(future.result()) for future in promised]
-    seconds = {"sample": sampled_at - started, "score": time.perf_counter() - sampled_at}
-    return list(zip(prompts, groups, scores, strict=True)), seconds
+@dataclass(frozen=True, kw_only=True)
+class UnderWay:
+    """A step's groups: sampled, and being scored. `promised` has a future for each of them."""
+
+    prompts: Sequence[Prompt]
+    groups: Sequence[tuple[Trajectory, ...]]
+    promised: Sequence[Future[list[Score]]]
+
+    def scored(self, pause: Callable[[], None]) -> list[Sampled]:
+        """Waits for the scores. The order in which they come is of no account."""
+        scores = [wait(future, pause) for future in self.promised]
+        return [
+            (prompt, group, tuple(its))
+            for prompt, group, its in zip(self.prompts, self.groups, scores, strict=True)
+        ]
+
+
+def start(prompts: Sequence[Prompt], step: int, *, sample: Sampler, score: Scorer) -> UnderWay:
+    """Samples one group a prompt; each goes to be scored as soon as it is whole."""
+    promised: dict[int, Future[list[Score]]] = {}
+
+    def finished(place: int, group: tuple[Trajectory, ...]) -> None:
+        promised[place] = score(prompts[place], group)
+
+    groups = sample(prompts, step, finished)
+    return UnderWay(prompts=prompts, groups=groups, promised=[promised[i] for i in range(len(prompts))])
+
+
+def wait(future: Future[T], pause: Callable[[], None]) -> T:
+    """The future's result; `pause` is called while it is not there."""
+    while True:
+        try:
+            return future.result(timeout=0.05)
+        except TimeoutError:
+            if future.done():  # the error is the future's own
+                return future.result()
+            pause()
 
 
 def require_scores(scores: Sequence[Score], max_missing: float, where: str) -> None:
@@ -94,10 +126,22 @@ def with_advantages(
                 if g.advantage == "zscore"
                 else mean_only(rewards)
             )
+    if settings.judge.shrink:
+        advantages = [shrunk(a, scores) for a, (_, _, scores) in zip(advantages, sampled, strict=True)]
     return [
         Group(step=step, prompt=p, trajectories=tuple(t), scores=tuple(s), advantages=a)
         for (p, t, s), a in zip(sampled, advantages, strict=True)
     ]
+
+
+def shrunk(advantages: Sequence[float | None], scores: Sequence[Score]) -> tuple[float | None, ...]:
+    """A group's advantages times the agreement of its judges; 0 where they contradict each other.
+
+    >>> shrunk((1.0, None), (Score(value=1.0, agreement=0.5), Score.missing("no reply")))
+    (0.5, None)
+    """
+    agreed = next((s.agreement for s in scores if s.agreement is not None), 1.0)
+    return tuple(None if a is None else a * max(0.0, agreed) for a in advantages)
 
 
 def group_statistics(groups: Sequence[Group]) -> dict[str, object]:

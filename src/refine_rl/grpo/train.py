@@ -15,19 +15,22 @@ from typing import Protocol
 import torch
 
 from refine_rl.config import Settings
-from refine_rl.errors import GuardStop, Interrupted
+from refine_rl.errors import GuardStop, Interrupted, MachineError
 from refine_rl.grpo import check, guards
+from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.batch import rows
 from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.pool import Chosen, Seen, choose
 from refine_rl.grpo.rollout import (
     Sampler,
     Scorer,
+    UnderWay,
     choose_prompts,
-    collect,
     group_statistics,
     require_scores,
     with_advantages,
 )
+from refine_rl.grpo.rollout import start as start_rollouts
 from refine_rl.grpo.update import (
     UpdateMetrics,
     kl_per_token,
@@ -36,18 +39,22 @@ from refine_rl.grpo.update import (
     update,
 )
 from refine_rl.policy.policy import Policy
-from refine_rl.types import Group, Prompt, StepMetrics
+from refine_rl.types import Group, Prompt, StepMetrics, Trajectory
 
 
 class Recorder(Protocol):
     """What the loop tells the outside, and what the outside may know already."""
 
-    def recorded(self, step: int) -> list[Group] | None:
+    def recorded(self, step: int) -> Sequence[Group] | None:
         """The groups of this step, where an earlier process sampled and scored them."""
 
     def history(self) -> Sequence[StepMetrics]:
         """Metrics of all steps so far."""
 
+    def seen(self) -> Sequence[Seen]:
+        """What every group so far was worth, for the choice of prompts; step 0 is a probe."""
+
+    def pool(self, step: int, chosen: Chosen) -> None: ...
     def groups(self, groups: Sequence[Group]) -> None: ...
     def metrics(self, metrics: StepMetrics) -> None: ...
     def warning(self, step: int, name: str, text: str) -> None: ...
@@ -56,8 +63,10 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the loop works with. `validate` gives the mean reward on the validation prompts; `pause`
-    may raise Interrupted wherever it is called."""
+    """What the loop works with. `validate` gives the mean reward on the validation prompts; `top` is the
+    highest reward there is (None where none means "solved"); `cost` says what
+    scoring has cost in dollars since it was last asked (None where that is unknown, or nothing has a
+    price); `pause` may raise Interrupted wherever it is called."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
@@ -66,6 +75,8 @@ class Parts:
     validate: Callable[[int], float] | None
     component_weights: Mapping[str, float]
     recorder: Recorder
+    top: float | None
+    cost: Callable[[], float | None]
     pause: Callable[[], None]
     began: float  # time.perf_counter() when this process took up the run; budget.hours counts from there
 
@@ -74,6 +85,7 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
     """Trains from `start` to `grpo.steps`. Whatever stops it early, the recorder holds a checkpoint of
     the last whole step when the error leaves here."""
     position, recorder = start, parts.recorder
+    flights: Flights = {}
     try:
         if start.kept < start.step:
             position = _keep(start, parts, settings, last=start.step == settings.grpo.steps)
@@ -85,7 +97,7 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
                 recorder.warning(position.step, "done_early", why)
                 position = _keep(position, parts, settings, last=True)
                 break
-            metrics = take_step(prompts, step, parts, settings)
+            metrics = take_step(prompts, step, parts, settings, flights)
             position = replace(position, step=step, seconds=start.seconds + time.perf_counter() - parts.began)
             if metrics is not None:
                 recorder.metrics(metrics)
@@ -94,38 +106,55 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
                 guards.stop(recorder.history(), settings)
             position = _keep(position, parts, settings, last=step == settings.grpo.steps)
             _require_budget(position, settings)
-    except (GuardStop, Interrupted):
-        # With several updates a step, a step broken off may have moved the weights already; then the
-        # last checkpoint and the recorded groups lead to the same place.
-        if position.step > start.step and settings.grpo.updates_per_step == 1:
+    except (GuardStop, Interrupted, MachineError):
+        # With several updates a step, a step broken off may have moved the weights already; and where the
+        # next step is sampled ahead, its rollouts belong to older weights. Then the last checkpoint and
+        # the recorded groups lead to the same place.
+        whole = settings.grpo.updates_per_step == 1 and not settings.ahead
+        if position.step > start.step and whole:
             recorder.checkpoint(position, best=False)
         raise
     return position
 
 
-def take_step(prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings) -> StepMetrics | None:
-    """One step; None where its metrics were recorded before."""
+@dataclass(frozen=True, kw_only=True)
+class Flight:
+    """A step's rollouts from their sampling until they are trained on. `under_way` is None where they are
+    on record; `seen` compares sampler and trainer where the weights move before the step is trained."""
+
+    under_way: UnderWay | None
+    seen: torch.Tensor | None
+
+
+Flights = dict[int, Flight]
+
+
+def take_step(
+    prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings, flights: Flights
+) -> StepMetrics | None:
+    """One step; None where its metrics were recorded before. `flights` holds what was sampled ahead."""
     policy, g = parts.policy, settings.grpo
-    seconds: dict[str, float] = {}
-    recorded = parts.recorder.recorded(step)
-    if recorded is None:
-        chosen = choose_prompts(prompts, step, g.prompts_per_step, g.seed)
-        sampled, seconds = collect(chosen, step, sample=parts.sample, score=parts.score)
+    began = time.perf_counter()
+    flight = flights.pop(step, None) or _take_off(prompts, step, parts, settings)
+    if step < g.steps and sampled_after(step + 1, settings) < step:
+        flights[step + 1] = _take_off(prompts, step + 1, parts, settings, ahead=True)
+    sampled_at = time.perf_counter()
+    sampled = None
+    if flight.under_way is not None:
+        sampled = flight.under_way.scored(parts.pause)
         scores = [s for _, _, group_scores in sampled for s in group_scores]
         require_scores(scores, settings.reward.max_missing, f"Step {step}")
-        members = [t for _, trajectories, _ in sampled for t in trajectories]
-    else:
-        members = [t for group in recorded for t in group.trajectories]
+    scored_at = time.perf_counter()
 
-    began = time.perf_counter()
+    members = _members(flight, step, parts)
     references = reference_logprobs(policy, members, settings) if g.kl > 0 else {}
-    if recorded is None:
-        groups = with_advantages(
+    if sampled is not None:
+        groups: Sequence[Group] = with_advantages(
             sampled, step, settings, component_weights=parts.component_weights, references=references
         )
         parts.recorder.groups(groups)
     else:
-        groups = recorded
+        groups = parts.recorder.recorded(step) or []
     kl = _kl(policy, groups, references, settings)
     batch = rows(
         groups,
@@ -133,11 +162,55 @@ def take_step(prompts: Sequence[Prompt], step: int, parts: Parts, settings: Sett
         max_tokens=settings.rollout.max_tokens,
         references=references if g.kl > 0 and g.kl_in == "loss" else None,
     )
-    result = update(policy, parts.optimizer, batch, settings, step=step, pause=parts.pause)
-    seconds["train"] = time.perf_counter() - began
+    result = update(policy, parts.optimizer, batch, settings, step=step, seen=flight.seen, pause=parts.pause)
+    seconds = {
+        "sample": sampled_at - began,
+        "score": scored_at - sampled_at,
+        "train": time.perf_counter() - scored_at,
+    }
+    cost = parts.cost()
     if any(m.step == step for m in parts.recorder.history()):
         return None
-    return _metrics(step, groups, result, kl, learning_rate(step, settings), seconds)
+    return _metrics(step, groups, result, kl, learning_rate(step, settings), seconds, cost)
+
+
+def _take_off(
+    prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings, *, ahead: bool = False
+) -> Flight:
+    """Samples a step and sends its groups to be scored, unless they are on record."""
+    under_way = None
+    if parts.recorder.recorded(step) is None:
+        chosen = _choose(prompts, step, parts, settings)
+        under_way = start_rollouts(chosen, step, sample=parts.sample, score=parts.score)
+    flight = Flight(under_way=under_way, seen=None)
+    if not ahead:
+        return flight
+    # Compared now, while the weights are those that sampled.
+    return replace(flight, seen=check.compare(parts.policy, _members(flight, step, parts), settings, step))
+
+
+def _choose(prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings) -> Sequence[Prompt]:
+    per_step, seed = settings.grpo.prompts_per_step, settings.grpo.seed
+    if settings.prompts.pool == "all":
+        return choose_prompts(prompts, step, per_step, seed)
+    chosen = choose(
+        prompts,
+        step,
+        per_step,
+        seed,
+        parts.recorder.seen(),
+        known=sampled_after(step, settings),
+        told=sampled_after(step - 1, settings) if step > 1 else -1,
+        top=parts.top,
+    )
+    parts.recorder.pool(step, chosen)
+    return chosen.prompts
+
+
+def _members(flight: Flight, step: int, parts: Parts) -> list[Trajectory]:
+    if flight.under_way is not None:
+        return [t for group in flight.under_way.groups for t in group]
+    return [t for group in parts.recorder.recorded(step) or [] for t in group.trajectories]
 
 
 def _kl(
@@ -166,6 +239,7 @@ def _metrics(
     kl: float | None,
     rate: float,
     seconds: Mapping[str, float],
+    cost: float | None,
 ) -> StepMetrics:
     total = sum(seconds.values())
     tokens = sum(t.completion_tokens for g in groups for t in g.trajectories)
@@ -177,7 +251,7 @@ def _metrics(
         learning_rate=rate,
         seconds={**seconds, "total": total},
         tokens_per_second=tokens / total,
-        cost_usd=None,
+        cost_usd=cost,
         clip_share=result.clip_share,
         mismatch_mean=result.mismatch_mean,
         mismatch_max=result.mismatch_max,

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from refine_rl.config import Settings
-from refine_rl.errors import GuardStop
 from refine_rl.grpo import check
 from refine_rl.grpo.batch import MemberKey, Row, micro_batch, micro_batches, sampled_logprobs
 from refine_rl.grpo.loss import LossSums, kl_terms, policy_loss
@@ -57,19 +56,23 @@ def update(
     settings: Settings,
     *,
     step: int,
+    seen: torch.Tensor | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> UpdateMetrics:
     """Moves the policy by `grpo.updates_per_step` optimizer steps on the same rows.
 
-    The log-probs of the rollouts stay the old ones throughout. `pause` may raise as long as no weight
-    has moved. Raises GuardStop on a mismatch of sampler and trainer, and on a loss or gradient that is
-    not finite, before it moves a weight.
+    The log-probs of the rollouts stay the old ones throughout. `seen` is the comparison of sampler and
+    trainer where it was made when the rows were sampled, with weights that have moved since; else it is
+    made here. `pause` may raise as long as no weight has moved. Raises GuardStop on a mismatch of sampler
+    and trainer, and on a loss or gradient that is not finite, before it moves a weight.
     """
     g = settings.grpo
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, settings)
     worked = [r for r in rows if r.advantage != 0 or r.reference is not None]
-    seen = _check_without_training(policy, rows, worked, settings, step)
+    if seen is None and rows and (not worked or settings.model.dropout > 0):
+        # The training pass cannot give the comparison: there is none, or dropout disturbs it.
+        seen = check.compare(policy, [r.trajectory for r in rows], settings, step)
     losses: list[float] = []
     norms: list[float] = []
     clipped = 0
@@ -84,9 +87,10 @@ def update(
             clipped += sums.clipped_tokens
             differences.append(new_minus_old.abs())
         norm = float(nn.utils.clip_grad_norm_(list(policy.trainable().values()), g.max_grad_norm))
-        _require_finite(loss, norm, step)
+        check.require_finite(loss, norm, step)
         if seen is None:
-            seen = _require_match(policy, worked, torch.cat(differences), settings, step)
+            seen = torch.cat(differences)
+            check.require_match(policy, [r.trajectory for r in worked], seen, settings, step)
         optimizer.step()
         losses.append(loss)
         norms.append(norm)
@@ -124,37 +128,6 @@ def _backward(
         )
         torch.autograd.backward(sums.loss)
     return sums, (new.detach() - batch.old_B_T)[mask]
-
-
-def _check_without_training(
-    policy: Policy, rows: Sequence[Row], worked: Sequence[Row], settings: Settings, step: int
-) -> torch.Tensor | None:
-    """The comparison where the training pass cannot give it: no row to train on, or dropout."""
-    if not rows or (worked and settings.model.dropout == 0):
-        return None
-    some = rows[: check.PROBE_ROWS]
-    found = check.difference(policy, [r.trajectory for r in some], settings.rollout.temperature)
-    return _require_match(policy, rows, found, settings, step)
-
-
-def _require_match(
-    policy: Policy, rows: Sequence[Row], found: torch.Tensor, settings: Settings, step: int
-) -> torch.Tensor:
-    mean = float(found.mean())
-    _require_finite(0.0, mean, step)
-    if mean > check.tolerance(policy, settings):
-        raise check.mismatch(policy, [r.trajectory for r in rows], mean, settings, step)
-    return found
-
-
-def _require_finite(loss: float, norm: float, step: int) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise GuardStop(
-            "not_finite",
-            f"Step {step}: the loss is {loss} and the gradient's norm {norm}.",
-            "No weight was changed by it. Go back to an earlier checkpoint with a lower rate: --resume RUN "
-            "--from-step N --set grpo.learning_rate=...",
-        )
 
 
 def reference_logprobs(

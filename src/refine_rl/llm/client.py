@@ -1,10 +1,10 @@
 """What a call to an LLM is: the records, the protocol of whoever answers, and how a call can fail.
 
-    Request -> Client.complete -> Reply                     (one call, retried inside where that helps)
-                                  raises CallFailed         this call cannot be had; others may
-                                  raises EndpointRefused    no call will be had: key, model, account
-                                  raises EndpointDown       the endpoint does not answer at all
-                                  raises GuardStop          the budget is spent
+Request -> Client.complete -> Reply                     (one call, retried inside where that helps)
+                              raises CallFailed         this call cannot be had; others may
+                              raises EndpointRefused    no call will be had: key, model, account
+                              raises EndpointDown       the endpoint does not answer at all
+                              raises GuardStop          the budget is spent
 """
 
 from __future__ import annotations
@@ -91,6 +91,9 @@ class Connections(Protocol):
         """The client of "ENDPOINT/MODEL"; one object a model. Raises SettingsError for an unknown
         endpoint, a name without a model, or a key that is not in the environment."""
 
+    async def close(self) -> None:
+        """Closes what is open; a client that is asked again opens it again."""
+
 
 class CallFailed(Exception):  # noqa: N818 - the family's other members are errors of the whole endpoint
     """This call could not be had (after retries); the text says why. What asked for it decides what that
@@ -105,11 +108,11 @@ class TooLong(CallFailed):
     """The request does not fit into the model's context."""
 
 
-class EndpointRefused(MachineError):
+class EndpointRefused(MachineError):  # noqa: N818 - a state of the endpoint
     """The endpoint will answer no call of this kind: wrong key, unknown model, no money on the account."""
 
 
-class EndpointDown(MachineError):
+class EndpointDown(MachineError):  # noqa: N818 - a state of the endpoint
     """The endpoint does not answer, also after retries."""
 
 

@@ -42,6 +42,9 @@ class Purpose:
     name: str
 
 
+Finished = Callable[[int, tuple[Trajectory, ...]], None]
+
+
 def sample(
     policy: Policy,
     prompts: Sequence[Prompt],
@@ -50,10 +53,12 @@ def sample(
     sampling: Sampling,
     purpose: Purpose,
     pause: Callable[[], None] = lambda: None,
+    finished: Finished = lambda place, group: None,
 ) -> list[tuple[Trajectory, ...]]:
     """`members` trajectories for each prompt, in order.
 
-    `pause` is called between tokens; it may raise to leave early. Log-probs are natural logarithms
+    `pause` is called between tokens; it may raise to leave early. `finished` gets each prompt's place and
+    group as soon as its last member has ended, while others are still being sampled. Log-probs are natural logarithms
     at `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p.
     """
     groups: list[tuple[Trajectory, ...]] = []
@@ -63,7 +68,13 @@ def sample(
     prompts_at_once = max(1, rows // members)
     for start in range(0, len(prompts), prompts_at_once):
         some = slice(start, start + prompts_at_once)
-        groups += _sample_chunk(policy, prompts[some], prompt_ids[some], members, sampling, purpose, pause)
+
+        def of_chunk(place: int, group: tuple[Trajectory, ...], start: int = start) -> None:
+            finished(start + place, group)
+
+        groups += _sample_chunk(
+            policy, prompts[some], prompt_ids[some], members, sampling, purpose, pause, of_chunk
+        )
     return groups
 
 
@@ -75,6 +86,7 @@ def _sample_chunk(
     sampling: Sampling,
     purpose: Purpose,
     pause: Callable[[], None],
+    finished: Finished,
 ) -> list[tuple[Trajectory, ...]]:
     draws_R_T = np.stack(
         [
@@ -90,17 +102,17 @@ def _sample_chunk(
             for m in range(members)
         ]
     )
-    tokens, logprobs = _decode(policy, prompt_ids, members, sampling, draws_R_T, pause)
-    groups = []
-    for p, prompt in enumerate(prompts):
-        rows = range(p * members, (p + 1) * members)
-        groups.append(
-            tuple(
-                _trajectory(policy, prompt, m, prompt_ids[p], tokens[row], logprobs[row])
-                for m, row in enumerate(rows)
-            )
+    groups: dict[int, tuple[Trajectory, ...]] = {}
+
+    def ended(p: int, tokens: list[list[int]], logprobs: list[list[float]]) -> None:
+        groups[p] = tuple(
+            _trajectory(policy, prompts[p], m, prompt_ids[p], *written)
+            for m, written in enumerate(zip(tokens, logprobs, strict=True))
         )
-    return groups
+        finished(p, groups[p])
+
+    _decode(policy, prompt_ids, members, sampling, draws_R_T, pause, ended)
+    return [groups[p] for p in range(len(prompts))]
 
 
 def _trajectory(
@@ -135,12 +147,15 @@ def _decode(
     sampling: Sampling,
     draws_R_T: np.ndarray,
     pause: Callable[[], None],
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Token ids and log-probs for R = len(prompt_ids) * members rows, prompt by prompt."""
+    ended: Callable[[int, list[list[int]], list[list[float]]], None],
+) -> None:
+    """Samples R = len(prompt_ids) * members rows, prompt by prompt; `ended` gets a prompt's place with its
+    members' token ids and log-probs as soon as the last of them has stopped."""
     device = policy.device
     R = len(prompt_ids) * members
     tokens: list[list[int]] = [[] for _ in range(R)]
     logprobs: list[list[float]] = [[] for _ in range(R)]
+    writing = [members] * len(prompt_ids)  # members of each prompt that go on
     stop = torch.tensor(sorted(policy.stop_ids), device=device)
     draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
 
@@ -168,9 +183,16 @@ def _decode(
                 tokens[row].append(i)
                 # The shortest decimal that gives the same float32 back: exact, and short on disk.
                 logprobs[row].append(float(str(np.float32(x))))
-        alive = alive & ~torch.isin(token, stop)
+        stopped = alive & (torch.isin(token, stop) | (t + 1 == sampling.max_tokens))
+        alive = alive & ~stopped
+        for row in rows[stopped].tolist():
+            p = row // members
+            writing[p] -= 1
+            if writing[p] == 0:
+                its = slice(p * members, (p + 1) * members)
+                ended(p, tokens[its], logprobs[its])
         left = int(alive.sum())
-        if left == 0 or t + 1 == sampling.max_tokens:
+        if left == 0:
             break
         # Leaving costs a copy of the cache, so rows leave once an eighth of the batch has finished.
         if len(rows) - left >= max(1, len(rows) // 8):
@@ -188,7 +210,6 @@ def _decode(
             use_cache=True,
         )
         logits = out.logits[:, -1]
-    return tokens, logprobs
 
 
 def _not_finite() -> GuardStop:

@@ -9,27 +9,34 @@ from dataclasses import dataclass
 from typing import Literal
 
 from refine_rl.prompts.candidates import Candidate
-from refine_rl.prompts.near_duplicates import NearDuplicates
+from refine_rl.prompts.coverage import Coverage
+from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.types import Message, Prompt, Split
 
-_VALUES_SHOWN = 8  # values of a facet that the terminal shows
+Kind = Literal["duplicate", "near-duplicate", "rejected", "surplus"]
+WRITER = "writer:"
+"""How the origin of a prompt begins that an LLM wrote; its "ENDPOINT/MODEL" follows."""
+
+_EXCERPT = 60  # characters of a text in a report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
-    """A candidate that became no prompt: `origin` says which, `why` in words what it clashed with."""
+    """A candidate that became no prompt: `origin` says which, `why` in words what it clashed with or what
+    is wrong with it; `text` is what a writer wrote."""
 
     origin: str
-    kind: Literal["duplicate", "near-duplicate", "surplus"]
+    kind: Kind
     why: str
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurationReport:
     """The way from the source's rows to the prompts, in numbers.
 
-    `asked` has the numbers that the settings ask for (None: as many as there are); `facets` counts the
-    prompts by facet, value and split.
+    `asked` has the numbers that the settings ask for (None: as many as there are). `remarks` are what a
+    writer has to say besides, a line each: why it ended early, its system message.
     """
 
     source: str
@@ -37,40 +44,59 @@ class CurationReport:
     dropped: tuple[Dropped, ...]
     splits: Mapping[Split, int]
     asked: Mapping[Split, int | None]
-    facets: Mapping[str, Mapping[str, Mapping[Split, int]]]
+    coverage: Coverage
+    remarks: tuple[str, ...] = ()
 
-    def count(self, kind: Literal["duplicate", "near-duplicate", "surplus"]) -> int:
+    def count(self, kind: Kind) -> int:
         """How many candidates were dropped for this reason."""
         return sum(dropped.kind == kind for dropped in self.dropped)
 
     def lines(self) -> list[str]:
-        """The report for the terminal."""
-        return [f"{self.read} prompts read from {self.source}", *self._dropped_lines(), *self._kept_lines()]
+        """The report for the terminal: the summary, then the table of the coverage."""
+        return [*self.summary(), *self.coverage.lines()]
+
+    def summary(self) -> list[str]:
+        """What was read or written, dropped and kept, a line each."""
+        if self.source.startswith(WRITER):
+            first = f"{self.read} prompts written by {self.source.removeprefix(WRITER)}"
+        else:
+            first = f"{self.read} prompts read from {self.source}"
+        return [first, *self._dropped_lines(), self._kept_line(), *self.remarks]
 
     def _dropped_lines(self) -> Iterator[str]:
         if self.count("duplicate"):
             yield f"{self.count('duplicate')} dropped as exact duplicates"
         near = [dropped for dropped in self.dropped if dropped.kind == "near-duplicate"]
         if near:
+            which = "" if self.source.startswith(WRITER) else " across splits"
             yield (
-                f"{len(near)} dropped as near-duplicates across splits (`prompts.near_duplicate`), "
+                f"{len(near)} dropped as near-duplicates{which} (`prompts.near_duplicate`), "
                 f"such as {near[0].origin}: {near[0].why}"
             )
+        rejected = [dropped for dropped in self.dropped if dropped.kind == "rejected"]
+        for why, number in Counter(dropped.why for dropped in rejected).most_common():
+            first = next(dropped for dropped in rejected if dropped.why == why)
+            yield f"{number} rejected: {why}" + (f", such as “{excerpt(first.text)}”" if first.text else "")
         if self.count("surplus"):
             yield f"{self.count('surplus')} set aside: more than the settings ask for"
 
-    def _kept_lines(self) -> Iterator[str]:
+    def _kept_line(self) -> str:
         counts = []
         for split, count in self.splits.items():
             asked = self.asked[split]
             short = f" ({asked} asked for)" if asked is not None and count < asked else ""
             counts.append(f"{count} {split.replace('_', '-')}{short}")
-        yield "kept " + ", ".join(counts)
-        for name, values in self.facets.items():
-            totals = Counter({value: sum(by_split.values()) for value, by_split in values.items()})
-            shown = [f"{value} {count}" for value, count in totals.most_common(_VALUES_SHOWN)]
-            more = f" and {len(totals) - _VALUES_SHOWN} more" if len(totals) > _VALUES_SHOWN else ""
-            yield f"{name}: {', '.join(shown)}{more}"
+        return "kept " + ", ".join(counts)
+
+
+def excerpt(text: str, longest: int = _EXCERPT) -> str:
+    """The beginning of a text on one line.
+
+    >>> excerpt("one\\n two three", 9)
+    'one tw...'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def normalised(text: str) -> str:
@@ -105,18 +131,23 @@ def drop_duplicates(candidates: Sequence[Candidate]) -> tuple[list[Candidate], l
     return kept, dropped
 
 
-def drop_seen(candidates: Sequence[Candidate], seen: Sequence[Prompt], threshold: float) -> list[Candidate]:
+def drop_seen(
+    candidates: Sequence[Candidate],
+    seen: Sequence[Prompt],
+    threshold: float,
+    similarity: Literal["words", "meaning"] = "words",
+) -> list[Candidate]:
     """Keep the candidates that neither equal nor (below a threshold of 1) resemble a prompt of `seen`."""
     before = [conversation(prompt.messages) for prompt in seen]
     texts = [conversation(candidate.messages) for candidate in candidates]
-    near = NearDuplicates([*texts, *before], threshold)
+    near = near_duplicates([*texts, *before], threshold, similarity)
     for index in range(len(texts), len(texts) + len(before)):
         near.add(index)
     exact = set(before)
     return [
         candidate
         for index, (candidate, text) in enumerate(zip(candidates, texts, strict=True))
-        if text not in exact and (threshold == 1 or near.find(index) is None)
+        if text not in exact and near.find(index) is None
     ]
 
 

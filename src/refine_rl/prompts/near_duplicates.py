@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain
+from typing import Literal, Protocol
 
 _WORD = re.compile(r"\w+")
 _SYMBOL = re.compile(r"\S")
@@ -38,6 +39,45 @@ def similarity(a: AbstractSet[object], b: AbstractSet[object]) -> float:
     shared = len(a & b)
     union = len(a) + len(b) - shared
     return shared / union if union else 1.0
+
+
+class Finder(Protocol):
+    """Whoever finds, among texts that were added by their number, those that resemble another one."""
+
+    def add(self, index: int) -> None:
+        """Add text number `index`."""
+
+    def find(self, index: int) -> tuple[int, float] | None:
+        """The most similar added text at or above the threshold, with the similarity."""
+
+
+def near_duplicates(
+    texts: Sequence[str], threshold: float, similarity: Literal["words", "meaning"] = "words"
+) -> Finder:
+    """The finder that the settings ask for: by words, or by words and by meaning; with a threshold of 1 it
+    finds nothing."""
+    if threshold == 1:
+        return _Either()
+    by_words = NearDuplicates(texts, threshold)
+    if similarity == "words":
+        return by_words
+    from refine_rl.prompts.meaning import NearMeanings
+
+    return _Either(by_words, NearMeanings(texts, threshold))
+
+
+class _Either:
+    """Several finders as one: the first that finds something says what."""
+
+    def __init__(self, *finders: Finder) -> None:
+        self._finders = finders
+
+    def add(self, index: int) -> None:
+        for finder in self._finders:
+            finder.add(index)
+
+    def find(self, index: int) -> tuple[int, float] | None:
+        return next((found for finder in self._finders if (found := finder.find(index))), None)
 
 
 class NearDuplicates:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from refine_rl.config import PromptSettings, Settings
 from refine_rl.config_file import load_settings
 from refine_rl.errors import SettingsError, UserError
+from refine_rl.llm.background import run_blocking
+from refine_rl.llm.client import Connections
+from refine_rl.progress import Pause, never
 from refine_rl.prompts.candidates import SPLITS, Candidate
-from refine_rl.prompts.curate import CurationReport, Dropped, drop_duplicates, drop_seen
+from refine_rl.prompts.coverage import cover
+from refine_rl.prompts.curate import WRITER, CurationReport, Dropped, drop_duplicates, drop_seen
 from refine_rl.prompts.files import read_prompt_file
 from refine_rl.prompts.generate import generate_prompts
+from refine_rl.prompts.meaning import require_encoder
 from refine_rl.prompts.split import by_hash, split_candidates
+from refine_rl.prompts.write import Written, write_prompts
 from refine_rl.recipes import recipe_folder
 from refine_rl.types import Message, Prompt, Split
 
-_GENERATED: dict[Split, int] = {"train": 256, "validation": 32, "held_out": 64}  # without a number asked for
+# Without a number asked for:
+_GENERATED: dict[Split, int] = {"train": 256, "validation": 32, "held_out": 64}
+_WRITTEN: dict[Split, int] = {"train": 64, "validation": 12, "held_out": 24}
+_FEWEST_WRITTEN = (
+    0.5  # share of the prompts asked for with which a run may begin where the writer stops early
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,23 +41,40 @@ class _Source:
     asked: Mapping[Split, int | None]
     settings: PromptSettings
     generated: bool
+    name: str
+    read: int
+    dropped: tuple[Dropped, ...] = ()
+    remarks: tuple[str, ...] = ()
+    fewest: float = 0.0  # the share of what is asked for that must be there, of a generated source
 
 
-def load_prompts(settings: Settings) -> tuple[list[Prompt], CurationReport]:
-    """The prompts of a task: read, curated and split.
+def load_prompts(
+    settings: Settings,
+    connections: Connections | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    pause: Pause = never,
+) -> tuple[list[Prompt], CurationReport]:
+    """The prompts of a task: read or written, curated and split.
 
     Train comes first, then validation, then held_out. From a file the order within a split, the ids and
-    the split itself depend on the texts alone, not on the file's order and not on the seed. Raises
-    UserError (SettingsError for the source's name) where there is nothing, something broken, or too
-    little for the numbers that the settings ask for.
+    the split itself depend on the texts alone, not on the file's order and not on the seed. A writer needs
+    `connections`; `note` hears how far it is, and `pause` may stop it. Raises UserError (SettingsError for
+    the source's name) where there is nothing, something broken, or too little for the numbers that the
+    settings ask for; what `write_prompts` raises goes through.
     """
-    source = _read(settings.prompts, settings.folder, settings.grpo.seed, SPLITS)
+    if settings.prompts.similarity == "meaning":
+        require_encoder()
+    if settings.writes_prompts:
+        source = _write(settings, connections, note, pause)
+    else:
+        source = _read(settings.prompts, settings.folder, settings.grpo.seed, SPLITS)
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
-    chosen, others = split_candidates(ordered, source.asked, source.settings.near_duplicate)
-    prompts = _prompts(chosen, source.settings.system)
-    report = _report(settings.prompts.source, source, [*duplicates, *others], prompts)
-    _refuse_too_few(report, generated=source.generated)
+    own = source.settings
+    chosen, others = split_candidates(ordered, source.asked, own.near_duplicate, own.similarity)
+    prompts = _prompts(chosen, own.system)
+    report = _report(source, [*source.dropped, *duplicates, *others], prompts)
+    _refuse_too_few(report, source)
     return prompts, report
 
 
@@ -57,15 +86,50 @@ def load_all_prompts(
     Left out are those that equal or resemble a train or validation prompt of `apart_from`. From a
     generator come its held_out prompts. Raises UserError as `load_prompts` does.
     """
+    if source == "writer":
+        raise UserError(
+            "to evaluate on prompts of a writer, write them first: `refine prompts task.toml --out "
+            'more.jsonl`, then evaluate on "file:more.jsonl"'
+        )
     own = settings.prompts.model_copy(update={"source": source})
     found = _read(own, settings.folder, settings.grpo.seed, ("held_out",))
     candidates, _ = drop_duplicates(found.candidates)
     seen = [prompt for prompt in apart_from if prompt.split != "held_out"]
-    kept = drop_seen(candidates, seen, found.settings.near_duplicate)
+    kept = drop_seen(candidates, seen, found.settings.near_duplicate, found.settings.similarity)
     if not kept:
         raise UserError(f"{source}: all {len(candidates)} prompts are too close to the run's own")
     chosen: dict[Split, list[Candidate]] = {"train": [], "validation": [], "held_out": kept}
     return _prompts(chosen, found.settings.system), len(candidates) - len(kept)
+
+
+def _write(
+    settings: Settings, connections: Connections | None, note: Callable[[str], None], pause: Pause
+) -> _Source:
+    if connections is None:
+        raise UserError("the prompts of a writer need `connections` to its endpoint")
+    client = connections.client(settings.writer.model)
+    opened = connections
+    given = {split: getattr(settings.prompts, split) for split in SPLITS}
+    asked = {split: _WRITTEN[split] if count is None else count for split, count in given.items()}
+
+    async def write() -> Written:
+        try:
+            return await write_prompts(settings, client, asked, note=note)
+        finally:
+            await opened.close()
+
+    written = run_blocking(write, pause)
+    return _Source(
+        candidates=list(written.candidates),
+        asked=asked,
+        settings=settings.prompts.model_copy(update={"system": written.system}),
+        generated=True,
+        name=f"{WRITER}{client.model}",
+        read=written.read,
+        dropped=written.dropped,
+        remarks=written.remarks(),
+        fewest=_FEWEST_WRITTEN,
+    )
 
 
 def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Split]) -> _Source:
@@ -75,8 +139,8 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
     if kind != "file" or not name:
         what = f"not {settings.source!r}" if settings.source else "and it is not set"
         raise SettingsError(
-            f'`prompts.source` must be "file:PATH" or "recipe:NAME", {what}; for example '
-            'source = "file:prompts.jsonl"'
+            f'`prompts.source` must be "file:PATH", "recipe:NAME" or "writer", {what}; for example '
+            'source = "file:prompts.jsonl", or a `model = "ENDPOINT/MODEL"` in [writer] that writes them'
         )
     path = folder / Path(name).expanduser()
     asked: dict[Split, int | None] = {
@@ -86,10 +150,27 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
     }
     if path.suffix != ".py":
         candidates = read_prompt_file(path)
-        return _Source(candidates=candidates, asked=asked, settings=settings, generated=False)
+        return _source(settings, candidates, asked, generated=False)
     counts = {split: _GENERATED[split] if count is None else count for split, count in asked.items()}
     candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed)
-    return _Source(candidates=candidates, asked=counts, settings=settings, generated=True)
+    return _source(settings, candidates, counts, generated=True)
+
+
+def _source(
+    settings: PromptSettings,
+    candidates: list[Candidate],
+    asked: Mapping[Split, int | None],
+    *,
+    generated: bool,
+) -> _Source:
+    return _Source(
+        candidates=candidates,
+        asked=asked,
+        settings=settings,
+        generated=generated,
+        name=settings.source,
+        read=len(candidates),
+    )
 
 
 def _read_recipe(settings: PromptSettings, name: str, seed: int, splits: Sequence[Split]) -> _Source:
@@ -101,7 +182,8 @@ def _read_recipe(settings: PromptSettings, name: str, seed: int, splits: Sequenc
         if key != "source" and getattr(settings, key) != field.default
     }
     source = _read(recipe.model_copy(update=changed), recipe_folder(name), seed, splits)
-    return replace(source, candidates=[replace(c, origin=f"recipe:{name}") for c in source.candidates])
+    own = [replace(c, origin=f"recipe:{name}") for c in source.candidates]
+    return replace(source, candidates=own, name=settings.source)
 
 
 def _prompts(chosen: Mapping[Split, Sequence[Candidate]], system: str) -> list[Prompt]:
@@ -136,35 +218,38 @@ def _with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, .
     return (Message(role="system", content=system), *messages)
 
 
-def _report(
-    name: str, source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt]
-) -> CurationReport:
-    facets: dict[str, dict[str, Counter[Split]]] = {}
-    for prompt in prompts:
-        for facet, value in prompt.facets.items():
-            facets.setdefault(facet, {}).setdefault(value, Counter())[prompt.split] += 1
+def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt]) -> CurationReport:
     splits = Counter(prompt.split for prompt in prompts)
     return CurationReport(
-        source=name,
-        read=len(source.candidates),
+        source=source.name,
+        read=source.read,
         dropped=tuple(dropped),
         splits={split: splits[split] for split in SPLITS},
         asked=source.asked,
-        facets=facets,
+        coverage=cover(prompts),
+        remarks=source.remarks,
     )
 
 
-def _refuse_too_few(report: CurationReport, *, generated: bool) -> None:
-    """A file must have what is asked for; a generator may run dry, but not be empty."""
+def _refuse_too_few(report: CurationReport, source: _Source) -> None:
+    """A file must have what is asked for; a generator may run dry, but not be empty, and a writer must have
+    half of it."""
     least = {split: int(split != "validation") for split in SPLITS}
-    wanted = least if generated else {split: report.asked[split] or least[split] for split in SPLITS}
+    wanted = dict(least)
+    for split in SPLITS:
+        asked = report.asked[split]
+        if asked:
+            wanted[split] = max(least[split], ceil(source.fewest * asked)) if source.generated else asked
     short = [
         f"`prompts.{split}` needs {wanted[split]} and got {report.splits[split]}"
         for split in SPLITS
         if report.splits[split] < wanted[split]
     ]
-    if short:
-        raise UserError(
-            f"too few prompts: {'; '.join(short)} ({'; '.join(report.lines())}); "
-            "add prompts, ask for fewer, or drop less with a higher `prompts.near_duplicate`"
-        )
+    if not short:
+        return
+    way_out = (
+        "say more in the task, fix `prompts.facets`, take another `writer.model`, or ask for fewer"
+        if report.source.startswith(WRITER)
+        else "add prompts, ask for fewer, or drop less with a higher `prompts.near_duplicate`"
+    )
+    raise UserError(f"too few prompts: {'; '.join(short)} ({'; '.join(report.summary())}); {way_out}")

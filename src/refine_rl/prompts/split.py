@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Literal
 
 from refine_rl.prompts.candidates import SPLITS, Candidate
-from refine_rl.prompts.curate import Dropped, conversation, normalised
-from refine_rl.prompts.near_duplicates import NearDuplicates
+from refine_rl.prompts.curate import Dropped, conversation, excerpt, normalised
+from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.types import Split
 
 _DEFAULT_SHARE: dict[Split, tuple[float, int]] = {"held_out": (0.2, 100), "validation": (0.1, 32)}
-_SHOWN = 60  # characters of the other text in a reason
 
 
 def by_hash(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -24,7 +24,10 @@ def by_hash(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def split_candidates(
-    candidates: Sequence[Candidate], asked: Mapping[Split, int | None], near_duplicate: float
+    candidates: Sequence[Candidate],
+    asked: Mapping[Split, int | None],
+    near_duplicate: float,
+    similarity: Literal["words", "meaning"] = "words",
 ) -> tuple[dict[Split, list[Candidate]], list[Dropped]]:
     """Share candidates out, each split in the order in which they are given.
 
@@ -32,7 +35,7 @@ def split_candidates(
     the candidates that say so themselves; where there are none, for 20 % of the others, at least 1 and
     at most 100 (held_out), 10 % of them up to 32 (validation), all that are left (train).
     """
-    near = NearDuplicates([conversation(c.messages) for c in candidates], near_duplicate)
+    near = near_duplicates([conversation(c.messages) for c in candidates], near_duplicate, similarity)
     free = [index for index, c in enumerate(candidates) if c.split is None]
     limits = _limits(candidates, asked, len(free))
     chosen: dict[Split, list[int]] = {split: [] for split in SPLITS}
@@ -44,12 +47,13 @@ def split_candidates(
             limit = limits[split]
             if limit is not None and len(chosen[split]) >= limit:
                 break
-            clash = near.find(index) if near_duplicate < 1 else None
+            clash = near.find(index)
             if clash is None:
                 chosen[split].append(index)
             else:
                 other = candidates[clash[0]]
-                why = f"{clash[1]:.2f} like {other.origin} in {split_of[clash[0]]} ({_excerpt(other)})"
+                words = excerpt(conversation(other.messages))
+                why = f"{clash[1]:.2f} like {other.origin} in {split_of[clash[0]]} ({words})"
                 dropped.append(Dropped(origin=candidates[index].origin, kind="near-duplicate", why=why))
             split_of[index] = split
         free = [index for index in free if index not in split_of]
@@ -81,8 +85,3 @@ def _rank(candidate: Candidate) -> tuple[bytes, str]:
     """Prompts that differ only in their system message lie side by side."""
     whole = "\n".join(f"{m['role']} {normalised(m['content'])}" for m in candidate.messages)
     return blake2b(conversation(candidate.messages).encode(), digest_size=16).digest(), whole
-
-
-def _excerpt(candidate: Candidate) -> str:
-    text = conversation(candidate.messages)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,8 @@ from refine_rl.toml_write import toml_string
 
 _HERE = Path(__file__).parent
 _TEMPLATE = _HERE / "_template"
+_FROM_SENTENCE = _HERE / "_from_sentence"
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # a TOML key that needs no quotes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,18 +56,52 @@ def copy_recipe(name: str, target: Path) -> Path:
     return _copy(recipe_folder(name), target) / "task.toml"
 
 
-def write_task(target: Path, sentence: str | None = None) -> Path:
+def write_task(target: Path, sentence: str | None = None, model: str | None = None) -> Path:
     """Write a commented task with example prompts and a reward into the new folder `target`.
 
     `sentence` describes the behaviour in plain words; without it, the example's own stays.
     Returns the task.toml; raises UserError where `target` holds something already.
     """
+    changes = {"task": (sentence or "").strip(), "name": model or ""}
     task = _copy(_TEMPLATE, target) / "task.toml"
-    if sentence and sentence.strip():
-        line = f"task = {toml_string(sentence.strip())}"
-        text = task.read_text(encoding="utf-8")
-        text = re.sub(r"^task = .*$", lambda _: line, text, count=1, flags=re.MULTILINE)
-        task.write_text(text, encoding="utf-8")
+    return _change(task, {key: toml_string(value) for key, value in changes.items() if value})
+
+
+def write_judged_task(
+    target: Path, sentence: str, *, writer: str, judge: str, model: str | None = None
+) -> Path:
+    """Write a commented task whose prompts an LLM writes and whose answers an LLM judges.
+
+    `writer` and `judge` are "ENDPOINT/MODEL"; an endpoint that is not known by name gets a table to fill in.
+    Returns the task.toml; raises UserError where `target` holds something already, SettingsError where a
+    name lacks its model.
+    """
+    from refine_rl.llm.endpoints import PRESETS, parse_model
+
+    names = dict.fromkeys(parse_model(m)[0] for m in (writer, judge))
+    changes = {"task": toml_string(sentence.strip()), "judges": f"[{toml_string(judge)}]"}
+    if model:
+        changes["name"] = toml_string(model)
+    task = _change(_copy(_FROM_SENTENCE, target) / "task.toml", changes)
+    text = task.read_text(encoding="utf-8").replace('"ENDPOINT/WRITER"', toml_string(writer))
+    tables = [
+        f"\n[endpoints.{name if _BARE.fullmatch(name) else toml_string(name)}]\n"
+        "# Where it answers; and the environment variable that holds its key, if it needs one.\n"
+        'base_url = "http://127.0.0.1:8000/v1"\nkey_env = ""\n'
+        for name in names
+        if name not in PRESETS
+    ]
+    task.write_text(text + "".join(tables), encoding="utf-8")
+    return task
+
+
+def _change(task: Path, values: Mapping[str, str]) -> Path:
+    """Put TOML values in the place of those that the file has."""
+    text = task.read_text(encoding="utf-8")
+    for key, value in values.items():
+        line = f"{key} = {value}".replace("\\", "\\\\")
+        text = re.sub(rf"^{key} = .*$", line, text, count=1, flags=re.MULTILINE)
+    task.write_text(text, encoding="utf-8")
     return task
 
 

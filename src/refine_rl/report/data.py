@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from refine_rl.types import Comparison, Contrast, Estimate, Example
+from refine_rl.prompts.coverage import Coverage, cover
+from refine_rl.prompts.curate import WRITER
+from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
 
 if TYPE_CHECKING:
     from refine_rl.config import Settings
@@ -19,6 +22,8 @@ Json = Mapping[str, Any]
 
 GLUE = "\N{NO-BREAK SPACE}"
 LONGEST_TEXT = 4000  # characters of a prompt or an answer in the examples
+PROMPTS_SHOWN = 3  # of each split
+VALUES_SHOWN = 40  # of each facet
 _LABELS = {
     "greedy": "Reward, greedy answer",
     "success": "Full successes, sampled",
@@ -134,6 +139,61 @@ def cut(text: str, longest: int) -> str:
     return f"{text[:longest]} […] ({len(text) - longest} more characters in the run’s files)"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """The prompts of the run: how they came to be, what they cover, and a few of each split. `whole` has the
+    combinations that are held out whole, with their numbers of prompts."""
+
+    notes: tuple[str, ...]
+    coverage: Coverage
+    facets: tuple[tuple[str, tuple[tuple[str, tuple[int, int, int]], ...], int], ...]
+    whole: tuple[tuple[str, int], ...]
+    examples: tuple[tuple[str, tuple[Prompt, ...]], ...]
+
+
+def prompts(run: RunFolder, events: Sequence[Json]) -> Prompts | None:
+    """What the page shows of the prompts, or None before there are any.
+
+    A facet has its values with their numbers in train, validation and held-out, the most frequent first, and
+    how many values are not shown.
+    """
+    found = run.prompts()
+    if not found:
+        return None
+    coverage = cover(found)
+    text = next((e["text"] for e in events if (e["kind"], e["name"]) == ("curation", "prompts")), "")
+    facets = tuple(
+        (
+            facet,
+            tuple((v, _by_split(n)) for v, n in list(values.items())[:VALUES_SHOWN]),
+            max(0, len(values) - VALUES_SHOWN),
+        )
+        for facet, values in coverage.facets.items()
+    )
+    examples = (
+        (split.replace("_", "-"), tuple([p for p in found if p.split == split][:PROMPTS_SHOWN]))
+        for split in ("train", "validation", "held_out")
+    )
+    return Prompts(
+        notes=_before_the_table(text),
+        coverage=coverage,
+        facets=facets,
+        whole=tuple((", ".join(c), number) for c, number in coverage.whole.items()),
+        examples=tuple((split, some) for split, some in examples if some),
+    )
+
+
+def _by_split(counts: Mapping[Any, int]) -> tuple[int, int, int]:
+    return counts.get("train", 0), counts.get("validation", 0), counts.get("held_out", 0)
+
+
+def _before_the_table(text: str) -> tuple[str, ...]:
+    """The lines of a curation report without the terminal's table, which the page draws itself."""
+    lines = text.splitlines()
+    table = next((n for n, line in enumerate(lines) if re.match(r"facet\s+value\s", line)), len(lines))
+    return tuple(lines[:table])
+
+
 def best_step(events: Sequence[Json]) -> int | None:
     """The step of the checkpoint that validation chose last, or None."""
     return next((e["step"] for e in reversed(events) if e["kind"] == "best"), None)
@@ -143,11 +203,12 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
     """A few lines on what was trained, on what, and what it took."""
     m, g = settings.model, settings.grpo
     adapter = f"LoRA, rank {m.rank}, alpha {m.alpha:g}" if m.adapter == "lora" else "all weights"
-    splits = Counter(p.split for p in run.prompts())
+    prompts = run.prompts()
+    splits = Counter(p.split for p in prompts)
     lines = {
         "Model": f"{m.name} ({adapter})",
         "Prompts": f"{splits['train']} train, {splits['validation']} validation, "
-        f"{splits['held_out']} held-out",
+        f"{splits['held_out']} held-out{_written_by(prompts)}",
         "Training": f"{len(metrics)} of {g.steps} steps, {g.prompts_per_step} prompts × "
         f"{settings.rollout.group_size} completions each",
         "Update": f"{g.loss} loss, learning rate {settings.learning_rate:g}, KL coefficient {g.kl:g}",
@@ -163,6 +224,12 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
     if costs:
         lines["Endpoint costs"] = f"${sum(costs):.2f}" if sum(costs) >= 0.01 else f"${sum(costs):.4f}"
     return lines
+
+
+def _written_by(prompts: Sequence[Prompt]) -> str:
+    origins = {p.origin for p in prompts}
+    writer = origins.pop() if len(origins) == 1 else ""
+    return f", written by {writer.removeprefix(WRITER)}" if writer.startswith(WRITER) else ""
 
 
 def time_spent(metrics: Sequence[Json]) -> dict[str, float]:

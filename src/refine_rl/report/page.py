@@ -42,6 +42,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
         "comparison": comparison,
         "measures": data.measures(comparison) if comparison is not None else [],
         "examples": data.examples(comparison) if comparison is not None else [],
+        "prompts": data.prompts(run, events),
         "plots": [(plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, best=best)],
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,
@@ -58,7 +59,11 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": data.number, "raw_json": Markup}
+    environment.filters |= {
+        "number": data.number,
+        "cut": lambda text: data.cut(text, data.LONGEST_TEXT),
+        "raw_json": Markup,
+    }
     html = environment.from_string(_file("page.html.j2")).render(page)
     # Half a surrogate pair, which a model may write, cannot be stored as UTF-8.
     return html.encode("utf-8", "replace").decode("utf-8")

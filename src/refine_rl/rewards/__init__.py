@@ -1,8 +1,11 @@
-"""Trajectories -> scores: rules, reward functions, their combination.
+"""Trajectories -> scores: rules, reward functions, judges, their combination.
 
     rules.py      ready rules by name; rules_form.py and rules_content.py hold them
     functions.py  the user's own functions
-    combine.py    several components as one reward, with overlong.py's penalty
+    judge.py      the judges of the settings: a panel (panel.py) of LLMs that look at a group (looks.py)
+                  as a ruler (ruler.py), each answer alone (absolute.py) or two at a time (pairwise.py)
+    quiz.py       questions about a source, answered from the completion
+    combine.py    several components as one reward, with overlong.py's penalty and gate.py before judges
     sanity.py     good and bad examples, checked before training
     scoring.py    scoring in the background while sampling goes on
 

@@ -1,20 +1,23 @@
-"""Rules, functions and penalties brought together into one reward, every component kept apart."""
+"""Rules, functions, judges and penalties brought together into one reward, every component kept apart."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from refine_rl.config import FunctionSettings, RewardSettings, Settings
-from refine_rl.errors import SettingsError, UserError
-from refine_rl.rewards.base import FAILURES, CompletionReward, Reward, describe_failure
-from refine_rl.rewards.functions import FunctionReward, function_reward, load_function
+from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
+from refine_rl.llm.client import Connections
+from refine_rl.rewards.base import FAILURES, Reward, describe_failure
+from refine_rl.rewards.functions import function_reward, load_function
+from refine_rl.rewards.gate import gated
+from refine_rl.rewards.looks import all_of
 from refine_rl.rewards.overlong import Overlong
+from refine_rl.rewards.panel import Panel
 from refine_rl.rewards.rules import nearest, rule_reward
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -24,26 +27,38 @@ OVERLONG = "overlong"
 _TOLERANCE = 1e-9
 
 
-def build_reward(settings: Settings, extra_functions: Sequence[Callable[..., Any]] = ()) -> CombinedReward:
+def build_reward(
+    settings: Settings,
+    extra_functions: Sequence[Callable[..., Any]] = (),
+    connections: Connections | None = None,
+    rubric: str = "",
+) -> CombinedReward:
     """The reward that the settings and the given Python functions describe.
 
-    A component is called by its table's `name`, else by its rule or function; where two are called
-    the same, the second gets "-2". Raises SettingsError for everything that cannot be scored so,
-    before a model is loaded.
+    A component is called by its table's `name`, else by its rule or function, "judge" or "quiz"; where two
+    are called the same, the second gets "-2". Judges and a quiz are asked through `connections`; `rubric`
+    is what judges go by (without it, what the settings name). Raises SettingsError for everything that
+    cannot be scored so, before a model is loaded.
     """
     reward = settings.reward
-    parts = _parts(reward, settings.folder, extra_functions)
+    plain = _parts(reward, settings.folder, extra_functions)
+    asking = _asking_parts(settings, connections, rubric)
+    parts = [*plain, *asking]
     if not parts:
         raise SettingsError(
-            "nothing says what is good: add a rule or a function to the task file, for example\n"
+            "nothing says what is good: add a rule, a function or a judge to the task file, for example\n"
             '[reward]\nrules = [{rule = "words", max = 20}]'
         )
     names = _unique_names(parts)
     return CombinedReward(
-        components=tuple(replace(part.reward, name=name) for part, name in zip(parts, names, strict=True)),
+        components=tuple(
+            replace(cast(Any, part.reward), name=name) for part, name in zip(parts, names, strict=True)
+        ),
         weights=_weights(parts, names, reward),
         combine=reward.combine,
         threshold=reward.success,
+        thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success),
+        gate=_gate(settings, names[: len(plain)]),
         overlong=Overlong(reward.overlong, settings.rollout.max_tokens) if reward.overlong else None,
     )
 
@@ -55,7 +70,11 @@ class CombinedReward:
     sum: sum of weight * value (not divided by the weights). product: product of value ** weight,
     each value in [0, 1]. The overlong penalty is added afterwards. A missing component makes the
     whole missing; an invalid one enters with the floor that its scorer gave, and makes the whole
-    invalid. The breakdown has each component's own value, and "overlong" the raw penalty.
+    invalid. The breakdown has each component's own value, and "overlong" the raw penalty. The agreement
+    is the smallest of the components'.
+
+    `gate` names components that an answer must fully pass before the panel sees it (see gate.py).
+    `thresholds` are those of single components, by name, in the place of `threshold`.
     """
 
     components: tuple[Reward, ...]
@@ -63,6 +82,8 @@ class CombinedReward:
     combine: Literal["sum", "product"] = "sum"
     threshold: float = 1.0
     overlong: Overlong | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    gate: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,6 +93,16 @@ class CombinedReward:
     def component_names(self) -> tuple[str, ...]:
         """The components in order, penalties excluded."""
         return tuple(component.name for component in self.components)
+
+    @property
+    def panel(self) -> Panel | None:
+        """The judges, where there are any."""
+        return next((component for component in self.components if isinstance(component, Panel)), None)
+
+    @property
+    def relative(self) -> bool:
+        """Whether scores compare only within one group: a component of a weight above 0 is relative."""
+        return any(getattr(c, "relative", False) and self.weights[c.name] > 0 for c in self.components)
 
     def check_prompt(self, prompt: Prompt) -> None:
         for component in self.components:
@@ -91,18 +122,53 @@ class CombinedReward:
         return (
             score.status == "scored"
             and bool(wanted)
-            and all(score.breakdown[name] >= self.threshold - _TOLERANCE for name in wanted)
+            and all(
+                score.breakdown[name] >= self.thresholds.get(name, self.threshold) - _TOLERANCE
+                for name in wanted
+            )
         )
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        """One score a trajectory, in the same order; components that wait do so at the same time."""
-        columns = await asyncio.gather(*(_scores_of(c, prompt, trajectories) for c in self.components))
+        """One score a trajectory, in the same order; components that wait do so at the same time. What
+        stops a whole run (MachineError, GuardStop) is let through."""
+        columns: dict[str, list[Score]] = {}
+        gate = [c for c in self.components if c.name in self.gate]
+        others = [c for c in self.components if c.name not in self.gate]
+        for components in (gate, others):
+            scored = await all_of(self._scores_of(c, prompt, trajectories, columns) for c in components)
+            columns.update(zip([c.name for c in components], scored, strict=True))
         return [
-            self._combined(trajectory, dict(zip(self.component_names, scores, strict=True)))
-            for trajectory, *scores in zip(trajectories, *columns, strict=True)
+            self._combined(trajectory, {name: columns[name][member] for name in self.component_names})
+            for member, trajectory in enumerate(trajectories)
         ]
 
+    async def _scores_of(
+        self,
+        component: Reward,
+        prompt: Prompt,
+        trajectories: Sequence[Trajectory],
+        before: Mapping[str, Sequence[Score]],
+    ) -> list[Score]:
+        try:
+            if self.gate and isinstance(component, Panel):
+                columns = {name: before[name] for name in self.gate}
+                scores = await gated(component, columns, prompt, trajectories)
+            else:
+                scores = await component.score_group(prompt, trajectories)
+            if len(scores) != len(trajectories):
+                raise RuntimeError(f"{len(scores)} scores for {len(trajectories)} trajectories")
+        except (MachineError, GuardStop):
+            raise
+        except FAILURES as error:
+            return [Score.missing(describe_failure(error))] * len(trajectories)
+        return scores
+
     def _combined(self, trajectory: Trajectory, scores: Mapping[str, Score]) -> Score:
+        agreements = [score.agreement for score in scores.values() if score.agreement is not None]
+        combined = self._valued(trajectory, scores)
+        return replace(combined, agreement=min(agreements)) if agreements else combined
+
+    def _valued(self, trajectory: Trajectory, scores: Mapping[str, Score]) -> Score:
         had = {name: score.value for name, score in scores.items() if score.value is not None}
         explanation = "\n".join(f"{name}: {_explain(score)}" for name, score in scores.items())
         if len(had) < len(scores):
@@ -128,16 +194,6 @@ class CombinedReward:
         )
 
 
-async def _scores_of(component: Reward, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-    try:
-        scores = await component.score_group(prompt, trajectories)
-        if len(scores) != len(trajectories):
-            raise RuntimeError(f"{len(scores)} scores for {len(trajectories)} trajectories")
-    except FAILURES as error:
-        return [Score.missing(describe_failure(error))] * len(trajectories)
-    return scores
-
-
 def _explain(score: Score) -> str:
     if score.value is None:
         return f"missing: {score.explanation}"
@@ -149,7 +205,7 @@ def _explain(score: Score) -> str:
 class _Part:
     """A component with what its own table says: its weight, and whether it is named there."""
 
-    reward: CompletionReward | FunctionReward
+    reward: Reward  # a dataclass with a field `name`
     weight: float
     named: bool
 
@@ -157,7 +213,7 @@ class _Part:
 def _parts(
     settings: RewardSettings, folder: Path, extra_functions: Sequence[Callable[..., Any]]
 ) -> list[_Part]:
-    parts = []
+    parts: list[_Part] = []
     for number, rule in enumerate(settings.rules, start=1):
         where = f"reward.rules, entry {number} (`{rule.rule}`)"
         component = rule_reward(rule, name=rule.name or rule.rule, where=where)
@@ -173,6 +229,35 @@ def _parts(
         parts.append(_Part(reward=made, weight=table.weight, named=table.name is not None))
     parts.extend(_Part(reward=function_reward(f), weight=1.0, named=False) for f in extra_functions)
     return parts
+
+
+def _asking_parts(settings: Settings, connections: Connections | None, rubric: str) -> list[_Part]:
+    """The components that ask an LLM."""
+    judges, quiz = settings.reward.judges, settings.reward.quiz
+    if not judges and quiz is None:
+        return []
+    if connections is None:
+        key = "reward.judges" if judges else "reward.quiz"
+        raise SettingsError(f"{key}: an LLM scores here, and no connections to endpoints were given")
+    parts: list[_Part] = []
+    if judges:
+        from refine_rl.rewards.judge import build_panel
+
+        panel = build_panel(settings, connections, rubric)
+        parts.append(_Part(reward=panel, weight=settings.judge.weight, named=False))
+    if quiz is not None:
+        from refine_rl.rewards.quiz import build_quiz
+
+        parts.append(_Part(reward=build_quiz(settings, connections), weight=quiz.weight, named=False))
+    return parts
+
+
+def _gate(settings: Settings, names: Sequence[str]) -> tuple[str, ...]:
+    """The components before the judges, checked."""
+    for name in settings.judge.gate:
+        if name not in names:
+            raise SettingsError(f"judge.gate: there is no rule or function `{name}`{nearest(name, names)}")
+    return tuple(settings.judge.gate) if settings.reward.judges else ()
 
 
 def _unique_names(parts: Sequence[_Part]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from refine_rl.config import SanityCase
 from refine_rl.errors import UserError
@@ -11,7 +11,12 @@ from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.types import Prompt, Score, Trajectory
 
 
-def check_sanity(reward: Reward, cases: Sequence[SanityCase]) -> None:
+def check_sanity(
+    reward: Reward,
+    cases: Sequence[SanityCase],
+    *,
+    closing: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Score each case's good and bad completion; raise a UserError that names every case ordered wrongly.
 
     A case that cannot be scored stops as well, with the traceback. The completions are not
@@ -23,7 +28,9 @@ def check_sanity(reward: Reward, cases: Sequence[SanityCase]) -> None:
             reward.check_prompt(prompt)
         except UserError as error:
             raise UserError(f"{error} A sanity case takes it in `data`.") from None
-    with ScoringLoop(reward) as scoring:
+    if not cases:
+        return
+    with ScoringLoop(reward, closing=closing) as scoring:
         pairs = scoring.score(
             [
                 (

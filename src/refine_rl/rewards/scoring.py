@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Any, TypeVar
 
 from refine_rl.rewards.base import Reward
 from refine_rl.types import Prompt, Score, Trajectory
+
+
+T = TypeVar("T")
 
 
 class ScoringLoop:
@@ -18,7 +22,8 @@ class ScoringLoop:
     Async rewards of all submitted groups overlap. Sync functions share one worker thread, so no two
     of them ever run at the same time. The caller may itself stand in an event loop (a notebook).
     Each group's scores are its own: the order of completion changes nothing. Leaving the block
-    cancels what was not finished; after an error it does not wait for a sync function that still runs.
+    cancels what was not finished, and awaits `closing` in the loop (connections that were opened there);
+    after an error it does not wait for a sync function that still runs.
 
     >>> from refine_rl.rewards.functions import function_reward
     >>> prompt = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
@@ -29,8 +34,9 @@ class ScoringLoop:
     3.0
     """
 
-    def __init__(self, reward: Reward) -> None:
+    def __init__(self, reward: Reward, *, closing: Callable[[], Awaitable[None]] | None = None) -> None:
         self._reward = reward
+        self._closing = closing
         self._loop = asyncio.new_event_loop()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="refine-reward")
         self._loop.set_default_executor(self._worker)
@@ -44,11 +50,14 @@ class ScoringLoop:
 
     def submit(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> Future[list[Score]]:
         """The scores to come of one group, in the order of its trajectories. RuntimeError once closed."""
+        return self.start(self._reward.score_group(prompt, tuple(trajectories)))
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Any other work for the same loop. RuntimeError once closed."""
         if not self._open:
+            work.close()
             raise RuntimeError("the scoring loop is closed; use it in a `with` block")
-        return asyncio.run_coroutine_threadsafe(
-            self._reward.score_group(prompt, tuple(trajectories)), self._loop
-        )
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def score(self, groups: Sequence[tuple[Prompt, Sequence[Trajectory]]]) -> list[list[Score]]:
         """The scores of several groups, all submitted at once, in their order."""
@@ -60,10 +69,16 @@ class ScoringLoop:
     ) -> None:
         self._open = False
         asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+        if self._closing is not None:
+            asyncio.run_coroutine_threadsafe(_closed(self._closing), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._worker.shutdown(wait=kind is None, cancel_futures=True)
         self._loop.close()
+
+
+async def _closed(closing: Callable[[], Awaitable[None]]) -> None:
+    await closing()
 
 
 async def _cancel_all() -> None:

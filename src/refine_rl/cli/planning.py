@@ -1,0 +1,229 @@
+"""refine plan: before any money or hour is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from refine_rl.cli.training import JSON, SET, program
+from refine_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from refine_rl.config import Settings
+    from refine_rl.plan import Plan
+    from refine_rl.plan.probe import Probed
+    from refine_rl.types import Prompt
+
+LITTLE_SIGNAL = 0.75  # share of groups without spread from which advice is given
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(plan)
+
+
+def plan(
+    task: Path | None = typer.Argument(None, help="A task.toml, or a folder that has one."),
+    recipe: str | None = typer.Option(None, "--recipe", help="A bundled recipe instead."),
+    probe: bool = typer.Option(
+        False, "--probe", help="Also let the untrained model answer a few prompts, after asking you."
+    ),
+    yes: bool = typer.Option(False, "--yes", help="With --probe: do not ask."),
+    overrides: list[str] = SET,
+    as_json: bool = JSON,
+) -> None:
+    """Say what a run will take. Calls, tokens, dollars, minutes, memory; nothing is spent."""
+    from refine_rl.config_file import load_settings
+    from refine_rl.plan import make_plan, survey
+
+    if yes and not probe:
+        raise UserError("--yes goes with --probe: without it there is nothing to agree to.")
+    if (task is None) == (recipe is None):
+        raise UserError("Name a task.toml (refine plan task.toml) or a recipe (refine plan --recipe style).")
+    settings = load_settings(task, recipe=recipe, overrides=overrides)
+    found = survey(settings)
+    if probe and not found.prompts:
+        here = task or Path("task.toml")
+        raise UserError(
+            f"--probe needs prompts, and the writer has not written them yet: {program()} prompts {here} "
+            '--out prompts.jsonl, then prompts.source = "file:prompts.jsonl".'
+        )
+    planned = make_plan(settings, found.counts)
+    if not as_json:
+        _show(settings, planned)
+    probed = _probe(settings, found.prompts, planned, yes) if probe else None
+    if as_json:
+        whole = {**dataclasses.asdict(planned), "probe": probed and dataclasses.asdict(probed)}
+        typer.echo(json.dumps(whole))
+    elif probed is not None:
+        _show_probe(probed)
+
+
+def _probe(settings: Settings, prompts: Sequence[Prompt], planned: Plan, yes: bool) -> Probed | None:
+    """The probe, once the person has agreed to it."""
+    from refine_rl.cli.interrupt import interruptible
+    from refine_rl.cli.screen import Screen
+    from refine_rl.plan.probe import PROMPTS, probe, probe_calls
+
+    calls = sum(c.high for c in probe_calls(settings, planned.counts, prompts))
+    what = f"The probe loads {settings.model.name} and lets it answer at most {PROMPTS} prompts" + (
+        f"; scoring them takes up to {calls} calls to LLMs." if calls else ". It asks no LLM."
+    )
+    if not yes and not sys.stdin.isatty():
+        raise UserError(f"{what} There is no terminal to ask you on: say --yes.")
+    if not yes and not typer.confirm(f"{what} Go on?", err=True):
+        return None
+    with interruptible() as pause:
+        return probe(settings, prompts, Screen(), pause=pause)
+
+
+# -- what it looks like -----------------------------------------------------------------------------
+
+
+def _show(settings: Settings, planned: Plan) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from refine_rl.cli.screen import results, shown
+
+    console, c = results(), planned.counts
+    console.print(
+        f"{c.train} training, {c.validation} validation, {c.held_out} held-out prompts of about {c.tokens} "
+        f"tokens; {settings.grpo.steps} steps of {settings.grpo.prompts_per_step} prompts x "
+        f"{settings.rollout.group_size} answers of at most {settings.rollout.max_tokens} tokens\n"
+    )
+    if planned.lines:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for heading in ("calls to LLMs", "calls", "tokens in", "tokens out", "dollars"):
+            table.add_column(heading, justify="left" if heading == "calls to LLMs" else "right", no_wrap=True)
+        for model in dict.fromkeys(line.calls.model for line in planned.lines):
+            table.add_row(f"[bold]{escape(shown(model))}[/]")
+            for line in planned.lines:
+                k = line.calls
+                if k.model == model:
+                    table.add_row(
+                        f"  {k.stage}",
+                        _number(k.low, k.high),
+                        _number(k.low * k.tokens_in[0], k.high * k.tokens_in[1]),
+                        _number(k.low * k.tokens_out[0], k.high * k.tokens_out[1]),
+                        "unknown" if line.dollars is None else _dollars(*line.dollars),
+                    )
+        console.print(table)
+        console.print()
+    for name, text in _totals(planned):
+        console.print(f"{name:<9}{shown(text)}", markup=False)
+    for text in planned.over:
+        console.print(f"[yellow]budget[/]   {escape(shown(text))}")
+    for text in planned.notes:
+        console.print(f"note     {shown(text)}", markup=False)
+    console.print(
+        "\n[dim]The numbers of calls are exact where all answers differ and every reply can be used; the rest is "
+        "estimated.\nLow: answers of half the allowed length, judges that write little. High: all of it, judges "
+        "that think first.[/]"
+    )
+
+
+def _totals(planned: Plan) -> list[tuple[str, str]]:
+    cost, s, found = planned.cost, planned.seconds, []
+    if planned.lines:
+        calls = [line.calls for line in planned.lines]
+        found.append(("calls", _number(sum(k.low for k in calls), sum(k.high for k in calls))))
+        known = any(line.dollars is not None for line in planned.lines)
+        parts = [_dollars(cost.low, cost.high)] if known else []
+        parts += [f"unknown for {', '.join(cost.unknown)}"] if cost.unknown else []
+        found.append(("dollars", ", and ".join(parts)))
+    if s.total is not None and s.machine is not None:
+        waiting = f", waiting for LLMs {_time(*s.judges)}" if planned.lines else ""
+        found.append(("time", f"{_time(*s.total)} (this machine {_time(*s.machine)}{waiting})"))
+    elif planned.lines:
+        found.append(("time", f"{_time(*s.judges)} of waiting for LLMs; the machine's is unknown"))
+    if planned.work is not None and planned.size is not None and planned.rates is not None:
+        size, rates = planned.size, planned.rates
+        found.append(("memory", _bytes(*planned.work.memory)))
+        found.append(("disk", _bytes(planned.work.disk, planned.work.disk)))
+        found.append(
+            (
+                "machine",
+                f"{size.parameters / 1e6:.3g} M parameters on {rates.device} in {rates.dtype}; measured now: "
+                f"matrices {rates.train / 1e12:.2g} TFLOP/s, memory {rates.bytes / 1e9:.2g} GB/s",
+            )
+        )
+    return found
+
+
+def _show_probe(probed: Probed) -> None:
+    from refine_rl.cli.screen import results
+
+    low, high = probed.no_signal_ci95
+    console = results()
+    console.print(
+        f"\nprobe    {probed.flat} of {probed.groups} groups had no spread in their rewards: about "
+        f"{probed.no_signal:.0%} of all\n         will carry no signal ({low:.0%} to {high:.0%} with 95 % "
+        f"confidence)\n         mean reward {probed.reward_mean:.3f}, {probed.tokens_mean:.0f} tokens an answer, "
+        f"{probed.clipped_share:.0%} cut; sampling took {probed.seconds:.1f} s"
+    )
+    if probed.missing:
+        console.print(f"         {probed.missing} of {probed.answers} scores are missing")
+    if probed.no_signal > LITTLE_SIGNAL:
+        console.print(
+            "[yellow]         GRPO learns from differences within a group alone: make the reward finer "
+            "(partial credit),[/]\n[yellow]         the prompts easier or harder, or start from a model that "
+            "sometimes succeeds.[/]"
+        )
+
+
+def _span(low: float, high: float, form: str) -> str:
+    """Both numbers, or one where they look the same."""
+    one, other = format(low, form), format(high, form)
+    return one if one == other else f"{one}–{other}"
+
+
+def _number(low: float, high: float) -> str:
+    """
+    >>> _number(3, 3), _number(0, 12345), _number(151_000, 2_330_000)
+    ('3', '0–12 k', '0.15–2.33 M')
+    """
+    if high < 10_000:
+        return _span(low, high, ",.0f")
+    if high < 1e6:
+        return f"{_span(low / 1e3, high / 1e3, '.0f')} k"
+    return f"{_span(low / 1e6, high / 1e6, '.2f')} M"
+
+
+def _dollars(low: float, high: float) -> str:
+    """
+    >>> _dollars(0.0, 0.0), _dollars(0.00123, 0.012), _dollars(1.5, 12.345)
+    ('$0.00', '$0.0012–0.0120', '$1.50–12.35')
+    """
+    return f"${_span(low, high, '.2f' if high >= 0.1 or not high else '.4f')}"
+
+
+def _time(low: float, high: float) -> str:
+    """
+    >>> _time(80, 100), _time(60, 600), _time(3600, 20_000)
+    ('80–100 s', '1–10 min', '1.0–5.6 h')
+    """
+    if high < 120:
+        return f"{_span(low, high, '.0f')} s"
+    return (
+        f"{_span(low / 60, high / 60, '.0f')} min"
+        if high < 7200
+        else f"{_span(low / 3600, high / 3600, '.1f')} h"
+    )
+
+
+def _bytes(low: float, high: float) -> str:
+    """
+    >>> _bytes(2.3e7, 2.3e7), _bytes(8.5e8, 1.2e9)
+    ('23 MB', '0.8–1.2 GB')
+    """
+    return (
+        f"{_span(low / 1e6, high / 1e6, '.0f')} MB"
+        if high < 1e9
+        else f"{_span(low / 1e9, high / 1e9, '.1f')} GB"
+    )

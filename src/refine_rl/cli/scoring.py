@@ -1,0 +1,122 @@
+"""refine score: the judges alone, on completions from anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from refine_rl.cli.interrupt import interruptible
+from refine_rl.cli.training import JSON
+from refine_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from refine_rl.scoring_files import Tally
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(score)
+
+
+def score(
+    groups: Path = typer.Argument(..., help='JSONL: {"id", "messages": [...], "completions": ["...", ...]}.'),
+    out: Path = typer.Option(..., "--out", help="The JSONL file to write; it must not exist yet."),
+    judge: list[str] = typer.Option(
+        ..., "--judge", metavar="ENDPOINT/MODEL", help="Who judges; several times for a panel."
+    ),
+    task: str = typer.Option("", "--task", help="What is wanted; without it, what the messages ask for."),
+    rubric: Path | None = typer.Option(
+        None, "--rubric", help="A text file that says what makes an answer good."
+    ),
+    base_url: str | None = typer.Option(
+        None, "--base-url", help="The endpoint's address; any name may stand for it in --judge."
+    ),
+    key_env: str | None = typer.Option(
+        None,
+        "--key-env",
+        metavar="NAME",
+        help="The variable that holds the key of --base-url, if one is needed.",
+    ),
+    kind: Literal["ruler", "absolute", "pairwise"] = typer.Option(
+        "ruler", "--kind", help="How they judge: the whole group, each answer alone, two at a time."
+    ),
+    repeats: int = typer.Option(1, "--repeats", min=1, help="Looks of each judge, averaged."),
+    concurrency: int = typer.Option(8, "--concurrency", min=1, help="Calls under way at once."),
+    dollars: float | None = typer.Option(None, "--dollars", help="Stop when this much is spent."),
+    price: str | None = typer.Option(
+        None, "--price", metavar="IN,OUT", help="Dollars a million tokens, where the price is not known."
+    ),
+    as_json: bool = JSON,
+) -> None:
+    """Score groups of completions with an LLM as judge. One line in, one line out, in the same order."""
+    from refine_rl.judging import Judges
+    from refine_rl.scoring_files import score_file
+
+    if dollars is not None and not dollars > 0:
+        raise UserError("--dollars must be more than 0.")
+    judges = Judges(
+        models=tuple(judge),
+        task=task,
+        rubric=rubric,
+        kind=kind,
+        repeats=repeats,
+        base_url=base_url,
+        key_env=key_env,
+        concurrency=concurrency,
+        dollars=dollars,
+        price=None if price is None else _price(price),
+    )
+    with _Line() as line, interruptible() as pause:
+        tally = score_file(groups, out, judges, pause=pause, note=line.note, progress=line.show)
+    line.note(_summary(tally))
+    typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(tally)}) if as_json else out)
+
+
+def _price(text: str) -> tuple[float, float]:
+    try:
+        into, out = (float(part) for part in text.split(","))
+    except ValueError:
+        into = out = -1.0
+    if not (0 <= into < float("inf") and 0 <= out < float("inf")):
+        raise UserError(f"--price {text}: give two numbers, dollars a million tokens in and out: 0.5,2.2")
+    return into, out
+
+
+def _summary(tally: Tally) -> str:
+    cost = "at unknown cost" if tally.cost_usd is None else f"${tally.cost_usd:.4f}"
+    return (
+        f"{tally.groups} groups, {tally.scores} scores, {tally.missing} missing; {tally.calls} calls, {cost}"
+    )
+
+
+class _Line:
+    """One line on a terminal that says how far it is; nothing where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.status import Status
+
+        from refine_rl.cli.screen import talk
+
+        self._console = talk()
+        self._status = Status("", console=self._console) if self._console.is_terminal else None
+
+    def __enter__(self) -> _Line:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def note(self, text: str) -> None:
+        from refine_rl.cli.screen import shown
+
+        self._console.print(shown(text), markup=False)
+
+    def show(self, tally: Tally, groups: int) -> None:
+        if self._status is not None:
+            self._status.update(f"{tally.groups}/{groups} groups, {tally.missing} missing")

@@ -1,0 +1,67 @@
+"""Settings -> the endpoints of a run, with its ledger and its cap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from refine_rl.config import Settings
+from refine_rl.errors import RefineError
+from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.ledger import Ledger, already_spent
+from refine_rl.runs import RunFolder
+
+
+def models_in(settings: Settings) -> dict[str, str]:
+    """The setting's key -> "ENDPOINT/MODEL", for every LLM that the settings name.
+
+    >>> models_in(Settings(task="Be brief."))
+    {}
+    """
+    reward, quiz = settings.reward, settings.reward.quiz
+    named = {
+        "writer.model": settings.writer.model,
+        **{f"reward.judges, entry {n}": model for n, model in enumerate(reward.judges, start=1)},
+        "judge.larger": settings.judge.larger if reward.judges else "",
+        "evaluate.judge": settings.evaluate.judge,
+        "reward.quiz.writer": quiz.writer if quiz else "",
+        "reward.quiz.reader": quiz.reader if quiz else "",
+    }
+    return {key: model for key, model in named.items() if model}
+
+
+def check_models(settings: Settings, connections: EndpointConnections) -> None:
+    """Raises an error that names the setting where an LLM cannot be asked: its endpoint is not known, its
+    key is not in the environment, or its price is not known under a cap in dollars."""
+    for key, model in models_in(settings).items():
+        try:
+            connections.client(model)
+        except RefineError as error:
+            raise type(error)(f"{key}: {error}") from None
+
+
+def connect(settings: Settings, folder: RunFolder | None, note: Callable[[str], None]) -> EndpointConnections:
+    """The endpoints that the settings name; every call goes into the run's ledger, and what the run has
+    spent before counts towards `budget.dollars`. Without a run, calls are only counted."""
+    spent, unknown = already_spent(folder.calls() if folder else ())
+    ledger = Ledger(
+        folder.append_call if folder else lambda call: None,
+        dollars=settings.budget.dollars,
+        spent=spent,
+        unknown=unknown,
+    )
+    return EndpointConnections(settings.endpoints, ledger, note=note)
+
+
+def spending(settings: Settings, ledger: Ledger) -> Callable[[], float | None]:
+    """A function that says how many dollars the calls since it was last asked have cost; None where the
+    settings name no LLM, or where the price of a call is not known."""
+    seen = (ledger.known_usd, ledger.unknown_calls)
+
+    def since() -> float | None:
+        nonlocal seen
+        before, seen = seen, (ledger.known_usd, ledger.unknown_calls)
+        if not models_in(settings) or seen[1] > before[1]:
+            return None
+        return seen[0] - before[0]
+
+    return since

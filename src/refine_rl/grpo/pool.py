@@ -1,0 +1,143 @@
+"""The pool of informative prompts: which ones a step takes, and which ones rest.
+
+A group whose rewards are all equal teaches nothing. Its prompt rests: after its n-th such group in a row
+for rest * 2**(n-1) steps (at most 8 * rest), where `rest` is one pass over the pool. Then it gets another
+chance: the policy has moved, and what was never solved may be solved now and then. A group with spread
+sets n back to 0.
+
+All of it is a function of the outcomes on record; nothing is remembered from step to step, so a resumed
+run chooses what the unbroken one would have chosen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from refine_rl.randomness import generator
+from refine_rl.types import Group, Prompt
+
+LEAST_REST = 2  # steps
+LONGEST = 3  # doublings of the rest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A group that was sampled at `step` (1, 2 ...; 0 for a probe before training). `values` are the
+    rewards of the members that have a score; with fewer than two it is a turn, but no evidence.
+
+    >>> Seen(step=1, prompt_id="p0001", values=(0.5, 0.5)).flat
+    True
+    """
+
+    step: int
+    prompt_id: str
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, group: Group) -> Seen:
+        """What the pool needs of a scored group."""
+        values = tuple(s.value for s in group.scores if s.value is not None)
+        return cls(step=group.step, prompt_id=group.prompt.id, values=values)
+
+    @property
+    def flat(self) -> bool | None:
+        """Whether all rewards were equal; None where that cannot be said."""
+        return None if len(self.values) < 2 else min(self.values) == max(self.values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aside:
+    """A prompt that rests: since which step's group, why, and the first step at which it is back."""
+
+    prompt_id: str
+    step: int
+    why: str
+    returns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """A step's prompts; the prompts that were newly set aside since the step before, and the ids of those
+    that came back."""
+
+    prompts: tuple[Prompt, ...]
+    aside: tuple[Aside, ...]
+    back: tuple[str, ...]
+
+
+def choose(
+    prompts: Sequence[Prompt],
+    step: int,
+    per_step: int,
+    seed: int,
+    outcomes: Iterable[Seen],
+    *,
+    known: int | None = None,
+    told: int | None = None,
+    top: float | None = 1.0,
+) -> Chosen:
+    """The prompts of `step`: those that do not rest, the longest unused first, of these the ones
+    with the fewest turns; among equals the order is drawn anew for each pass, as `choose_prompts` draws it. Where fewer than `per_step` are left, the ones
+    that return soonest fill up. No step holds a prompt twice.
+
+    `outcomes` are those of earlier steps, in any order; later ones are ignored. Rewards count up to step
+    `known` (without it, all before `step`); those after it are turns only, as when a step is sampled before
+    the one before it is scored. `told` is the `known` of the step before: what became known since is in
+    `aside`. `top` is the highest reward there is, for the reasons; None where no reward means "solved".
+    """
+    if len(prompts) < per_step:
+        raise ValueError(f"{per_step} prompts a step from a pool of {len(prompts)}")
+    known = step - 1 if known is None else known
+    told = known - 1 if told is None else told
+    past = sorted((o for o in outcomes if o.step < step), key=lambda o: o.step)
+    used = {o.prompt_id: o.step for o in past}
+    turns = Counter(o.prompt_id for o in past)
+    rest = max(LEAST_REST, -(-len(prompts) // per_step))
+    now, before = _resting(past, known, step, rest, top), _resting(past, told, step - 1, rest, top)
+
+    which_pass = (step - 1) // (len(prompts) // per_step)
+    order = generator(seed, "order", which_pass).permutation(len(prompts))
+    drawn = [prompts[i] for i in order]
+    drawn.sort(key=lambda p: (now[p.id].returns if p.id in now else 0, used.get(p.id, 0), turns[p.id]))
+    return Chosen(
+        prompts=tuple(drawn[:per_step]),
+        aside=tuple(now[p.id] for p in prompts if p.id in now and now[p.id] != before.get(p.id)),
+        back=tuple(p.id for p in prompts if p.id in before and p.id not in now),
+    )
+
+
+def _resting(past: Sequence[Seen], known: int, step: int, rest: int, top: float | None) -> dict[str, Aside]:
+    """Who rests at `step`, by what the groups up to step `known` showed."""
+    in_a_row: dict[str, int] = {}
+    aside: dict[str, Aside] = {}
+    for o in past:
+        if o.step > known or o.flat is None:
+            continue
+        if not o.flat:
+            in_a_row[o.prompt_id] = 0
+            aside.pop(o.prompt_id, None)
+            continue
+        n = in_a_row[o.prompt_id] = in_a_row.get(o.prompt_id, 0) + 1
+        returns = o.step + 1 + rest * 2 ** min(n - 1, LONGEST)
+        aside[o.prompt_id] = Aside(
+            prompt_id=o.prompt_id, step=o.step, why=_why(o.values, top), returns=returns
+        )
+    return {prompt_id: a for prompt_id, a in aside.items() if a.returns > step}
+
+
+def _why(values: Sequence[float], top: float | None) -> str:
+    """The reason in words.
+
+    >>> _why([1.0] * 8, 1.0), _why([0.0, 0.0], 1.0)
+    ('all 8 answers got 1.000 (always solved)', 'both answers got 0.000 (never solved)')
+    """
+    who = "both" if len(values) == 2 else f"all {len(values)}"
+    if top is not None and values[0] >= top:
+        what = "always solved"
+    elif top is not None and values[0] <= 0:
+        what = "never solved"
+    else:
+        what = "no spread"
+    return f"{who} answers got {values[0]:.3f} ({what})"

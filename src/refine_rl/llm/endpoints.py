@@ -1,0 +1,168 @@
+"""Where LLMs answer: the endpoints known by name, those of the settings, and their keys.
+
+A key comes from an environment variable and goes into the request's header; it stands in no repr, log or
+error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from urllib.parse import urlsplit
+
+from refine_rl.config import EndpointSettings, PriceSettings
+from refine_rl.errors import SettingsError, UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """An endpoint that needs no table. `key_env` is "" where no key is needed."""
+
+    base_url: str
+    key_env: str = ""
+
+
+PRESETS: Mapping[str, Preset] = {
+    "openai": Preset(base_url="https://api.openai.com/v1", key_env="OPENAI_API_KEY"),
+    "openrouter": Preset(base_url="https://openrouter.ai/api/v1", key_env="OPENROUTER_API_KEY"),
+    "together": Preset(base_url="https://api.together.xyz/v1", key_env="TOGETHER_API_KEY"),
+    "groq": Preset(base_url="https://api.groq.com/openai/v1", key_env="GROQ_API_KEY"),
+    "ollama": Preset(base_url="http://127.0.0.1:11434/v1"),
+    "vllm": Preset(base_url="http://127.0.0.1:8000/v1"),
+    "lm-studio": Preset(base_url="http://127.0.0.1:1234/v1"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """An endpoint as calls need it. `key` is "" where none is sent.
+
+    >>> Endpoint(name="vllm", base_url="http://127.0.0.1:8000/v1", key="secret")
+    Endpoint(name='vllm', base_url='http://127.0.0.1:8000/v1')
+    """
+
+    name: str
+    base_url: str
+    key: str = field(default="", repr=False)
+    key_env: str = field(default="", repr=False)
+    settings: EndpointSettings = field(default=EndpointSettings(), repr=False)
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine."""
+        return is_loopback(self.base_url)
+
+    def price(self, model: str) -> PriceSettings | None:
+        """What the settings say that a model of this endpoint costs."""
+        return self.settings.prices.get(model) or self.settings.prices.get("*")
+
+    def mask(self, text: str) -> str:
+        """The text without the key."""
+        return text.replace(self.key, "***") if self.key else text
+
+
+def parse_model(model: str) -> tuple[str, str]:
+    """The endpoint's name and its model's, which may have slashes of its own.
+
+    >>> parse_model("openrouter/moonshotai/kimi-k2")
+    ('openrouter', 'moonshotai/kimi-k2')
+    """
+    endpoint, _, name = model.partition("/")
+    if not endpoint.strip() or not name.strip():
+        raise SettingsError(
+            f'`{model}` does not name a model of an endpoint; write "ENDPOINT/MODEL", such as '
+            '"openrouter/moonshotai/kimi-k2" or "ollama/qwen3"'
+        )
+    return endpoint, name
+
+
+def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapping[str, str]) -> Endpoint:
+    """The endpoint of "ENDPOINT/MODEL". Raises SettingsError where it is not known, UserError without its
+    key."""
+    name, _ = parse_model(model)
+    preset, settings = PRESETS.get(name), endpoints.get(name)
+    if preset is None and settings is None:
+        raise SettingsError(_unknown(name, model, endpoints))
+    settings = settings or EndpointSettings()
+    base_url = settings.base_url or (preset.base_url if preset else "")
+    if not base_url:
+        raise SettingsError(
+            f"endpoints.{name} needs its address, since `{name}` is none of the known endpoints: "
+            'base_url = "http://.../v1"'
+        )
+    _check_address(name, base_url)
+    key_env = settings.key_env
+    if key_env is None and settings.base_url is not None and is_loopback(base_url):
+        key_env = ""
+    if key_env is None and preset is None:
+        raise SettingsError(
+            f"endpoints.{name} must say which environment variable holds its key: "
+            'key_env = "NAME_OF_THE_VARIABLE" ("" where no key is needed)'
+        )
+    if key_env is None and preset is not None:
+        key_env = preset.key_env
+    key = _key(name, key_env or "", environ)
+    return Endpoint(name=name, base_url=base_url, key=key, key_env=key_env or "", settings=settings)
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether an address leads to this machine.
+
+    >>> is_loopback("http://localhost:8000/v1"), is_loopback("http://127.0.0.1.example.com/v1")
+    (True, False)
+    """
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _unknown(name: str, model: str, endpoints: Mapping[str, EndpointSettings]) -> str:
+    known = sorted({*PRESETS, *endpoints})
+    near = get_close_matches(name.lower(), known, n=1)
+    hint = f"did you mean `{near[0]}`? Known" if near else "known"
+    return (
+        f"`{model}`: there is no endpoint `{name}`; {hint} are {', '.join(known)}. Another one is given by a "
+        f'table: [endpoints.{name}] with base_url = "https://.../v1" and key_env = "NAME_OF_THE_VARIABLE"'
+    )
+
+
+def _check_address(name: str, base_url: str) -> None:
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port  # a port that is none raises here
+    except ValueError:
+        raise SettingsError(f"endpoints.{name}.base_url is not an address") from None
+    if parts.username or parts.password:
+        raise SettingsError(
+            f"endpoints.{name}.base_url holds a name or password; keys come from the environment variable "
+            "that key_env names"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(
+            f"endpoints.{name}.base_url must begin with http:// or https:// and a host, as in "
+            f'"http://127.0.0.1:8000/v1", unlike "{base_url}"'
+        )
+
+
+def _key(name: str, key_env: str, environ: Mapping[str, str]) -> str:
+    if not key_env:
+        return ""
+    key = environ.get(key_env, "").strip()
+    if not key:
+        state = "is empty" if key_env in environ else "is not set"
+        raise UserError(
+            f"the endpoint `{name}` needs a key, and the environment variable {key_env} {state}: "
+            f"export {key_env}=..."
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UserError(
+            f"what the environment variable {key_env} holds is no key for the endpoint `{name}`: "
+            "it has blanks or signs that no key has"
+        )
+    return key

@@ -1,0 +1,100 @@
+"""The ledger: a line for every attempt at a call, the money spent, and the cap on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from refine_rl.errors import GuardStop
+from refine_rl.llm.client import Call
+from refine_rl.llm.meter import NANO, Meter, count, meter
+
+__all__ = ["Ledger", "Meter", "already_spent", "meter"]
+
+ESTIMATE = "estimated_usd"
+"""The key, in a line's `extra`, of what a call that was lost after sending may have cost."""
+
+
+class Ledger:
+    """Writes every call down, and knows what was spent. Threads may share it.
+
+    `spent` and `unknown` say how much, and how many calls of unknown cost, earlier parts of the run had (see
+    `already_spent`). With `dollars`, `check` raises GuardStop once that is reached; calls that were lost
+    after sending count there with a cautious estimate.
+
+    >>> lines = []
+    >>> ledger = Ledger(lines.append, dollars=1.0, spent=0.75)
+    >>> ledger.record(Call(purpose="judge", endpoint="e", model="m", tokens_in=9, tokens_out=9,
+    ...                    cost_usd=0.125, seconds=1.0, outcome="ok"))
+    >>> ledger.known_usd, ledger.unknown_calls, len(lines)
+    (0.875, 0, 1)
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Call], None],
+        *,
+        dollars: float | None = None,
+        spent: float = 0.0,
+        unknown: int = 0,
+    ) -> None:
+        self._write = write
+        self._lock = threading.Lock()
+        self._nano = round(spent * NANO)
+        self._lost_nano = 0
+        self._unknown = unknown
+        self.dollars = dollars
+
+    @property
+    def known_usd(self) -> float:
+        """What all calls of known cost came to, in dollars."""
+        return self._nano / NANO
+
+    @property
+    def unknown_calls(self) -> int:
+        """How many calls are not in that sum."""
+        return self._unknown
+
+    def check(self) -> None:
+        """Raises GuardStop where the cap is reached; to be called before every attempt."""
+        if self.dollars is None:
+            return
+        with self._lock:
+            nano, lost = self._nano, self._lost_nano
+        if nano + lost < round(self.dollars * NANO):
+            return
+        perhaps = f" (and perhaps ${lost / NANO:.4f} for calls that were lost on the way)" if lost else ""
+        raise GuardStop(
+            "budget",
+            f"The calls to LLMs have cost ${nano / NANO:.4f}{perhaps}; budget.dollars is {self.dollars:g}.",
+            "Raise budget.dollars and go on with --resume.",
+        )
+
+    def record(self, call: Call) -> None:
+        """Writes a line, and adds it to the sums and to the meters that are running."""
+        with self._lock:
+            self._write(call)
+            if call.cost_usd is None:
+                self._unknown += 1
+                self._lost_nano += round(call.extra.get(ESTIMATE, 0.0) * NANO)
+            else:
+                self._nano += round(call.cost_usd * NANO)
+        count(calls=0 if call.outcome == "cached" else 1, cost_usd=call.cost_usd)
+
+
+def already_spent(lines: Iterable[Mapping[str, Any]]) -> tuple[float, int]:
+    """What a ledger's lines (as JSON objects) come to, for the `spent` and `unknown` of the next Ledger.
+    Calls that were lost on the way count with their estimate.
+
+    >>> already_spent([{"cost_usd": 0.25}, {"cost_usd": None}, {"cost_usd": None, "extra": {ESTIMATE: 0.5}}])
+    (0.75, 2)
+    """
+    nano, unknown = 0, 0
+    for line in lines:
+        cost = line.get("cost_usd")
+        if cost is None:
+            unknown += 1
+            cost = line.get("extra", {}).get(ESTIMATE, 0.0)
+        nano += round(cost * NANO)
+    return nano / NANO, unknown

@@ -1,0 +1,19 @@
+"""What a run will take, before it takes anything: calls, tokens, dollars, minutes, memory.
+
+    counts.py    how many prompts there will be, and how long texts are
+    calls.py     settings -> calls to LLMs by purpose; pure
+    survey.py    a task -> its prompts and counts, its mistakes
+    money.py     calls -> dollars
+    machine.py   the model's size and this machine's speed -> seconds, memory, disk
+    probe.py     a look at the untrained model, where the person agrees to it
+    plan.py      all of it together
+
+Everything but the number of calls is an estimate. Nothing here needs a key or the network.
+"""
+
+from refine_rl.plan.calls import Calls, calls
+from refine_rl.plan.counts import Counts, count_prompts
+from refine_rl.plan.plan import Plan, make_plan
+from refine_rl.plan.survey import Survey, survey
+
+__all__ = ["Calls", "Counts", "Plan", "Survey", "calls", "count_prompts", "make_plan", "survey"]

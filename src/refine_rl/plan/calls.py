@@ -1,0 +1,282 @@
+"""Settings -> the calls to LLMs that a run makes, by purpose. Pure; nothing is asked of anybody.
+
+`low` and `high` count the calls of a run in which all answers of a group differ, every reply can be used
+at once and nothing is cached; they differ where the judges' own replies decide (adaptive looks, a larger
+judge, a gate) or where a writer has to write more than once. Answers that are alike, and replies from the
+cache, make it fewer; corrections and repeated attempts make it more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from refine_rl.config import Settings
+from refine_rl.plan.counts import Counts, tokens
+
+Range = tuple[int, int]
+
+INSTRUCTIONS = 500  # tokens of a judge's or writer's instructions, the default rubric included
+MEMBER = 30  # tokens around an answer: its tags, its JSON
+VERDICT = (40, 80)  # tokens of a reply for each answer that is scored: a reason and a number
+REASONING = 2000  # tokens that a model may spend on thinking first, in the high figure
+QUESTION = 50  # tokens of a question with its options
+FIRST = "first validation"
+COMPARISON = "held-out comparison"
+SHOWN_PROMPTS = 20  # prompts there are already, shown to the writer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calls:
+    """Calls of one purpose (the word that stands in the ledger) at one stage of the run, to one model; with
+    the tokens of one call, low and high."""
+
+    purpose: str
+    stage: str
+    model: str
+    low: int
+    high: int
+    tokens_in: Range
+    tokens_out: Range
+
+
+def calls(settings: Settings, counts: Counts) -> list[Calls]:
+    """Every call of a whole run, in the order in which they come."""
+    found = [*_writing(settings, counts), *_judging(settings, counts), *_quiz(settings, counts)]
+    return [c for c in found if c.high]
+
+
+def validations(settings: Settings, counts: Counts) -> int:
+    """How often the validation prompts are scored: before training, at every `validate_every`-th step and
+    at the last."""
+    every, steps = settings.grpo.validate_every, settings.grpo.steps
+    if not counts.validation:
+        return 0
+    return 1 + (steps // every + (steps % every > 0) if every else 0)
+
+
+# -- prompts and rubric ---------------------------------------------------------------------------
+
+
+def _writing(settings: Settings, counts: Counts) -> Iterator[Calls]:
+    w, task = settings.writer, tokens(len(settings.task))
+
+    def one(stage: str, low: int, high: int, tokens_in: int, out: Range, purpose: str = "writer") -> Calls:
+        most = min(out[1] + REASONING, w.max_tokens)
+        return Calls(
+            purpose=purpose,
+            stage=stage,
+            model=w.model,
+            low=low,
+            high=high,
+            tokens_in=(tokens_in, tokens_in),
+            tokens_out=(min(out[0], most), most),
+        )
+
+    if settings.writes_prompts:
+        if not settings.prompts.facets:
+            yield one("facets", 1, 1, INSTRUCTIONS + task, (100, 300))
+        batches = -(-counts.total // w.batch)
+        seen = SHOWN_PROMPTS * counts.tokens
+        each = counts.tokens + MEMBER
+        yield one(
+            "prompts",
+            batches,
+            2 * batches,  # near-duplicates and unusable ones are asked for again
+            INSTRUCTIONS + task + seen,
+            (w.batch * each // 2, w.batch * each * 2),
+        )
+        if w.check:
+            written = INSTRUCTIONS + task + w.batch * each
+            yield one("check of the prompts", batches, 2 * batches, written, (20, 10 * w.batch))
+        if w.system and not settings.prompts.system:
+            yield one("system message", 1, 1, INSTRUCTIONS + task, (60, 200))
+    if settings.reward.rubric == "write":
+        yield one("rubric", 1, 1, INSTRUCTIONS + task, (150, 500), purpose="rubric")
+
+
+# -- judges ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """Groups of one size that are judged at one stage. `gated`: rules may spare the judges an answer."""
+
+    stage: str
+    groups: int
+    answers: int
+    gated: bool = True
+
+
+def judged(settings: Settings, counts: Counts) -> list[Judged]:
+    """All groups that the judges see. Where scores are relative, the tuned model's answers are judged beside
+    the base model's, at validations and in the comparison; else each model's apart."""
+    g, samples = settings.grpo, settings.evaluate.samples
+    n, later = counts.validation, max(0, validations(settings, counts) - 1)
+    relative = is_relative(settings)
+    found = [
+        Judged(stage="sanity cases", groups=len(settings.reward.sanity), answers=2),
+        Judged(stage="probe of the pool", groups=_probed(settings, counts), answers=settings.prompts.probe),
+        Judged(stage=FIRST, groups=n, answers=samples),
+        Judged(stage="training", groups=g.steps * g.prompts_per_step, answers=settings.rollout.group_size),
+        Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
+        Judged(
+            stage=COMPARISON,
+            groups=counts.held_out if relative else 2 * counts.held_out,
+            answers=(2 if relative else 1) * (samples + 1),  # the greedy answer included
+        ),
+    ]
+    if settings.judge.anchors:
+        from refine_rl.rewards.anchors import KINDS  # late: few plans need it
+
+        prompts = min(settings.judge.anchor_prompts, counts.train)
+        found.append(
+            Judged(
+                stage="anchors",
+                groups=prompts * (1 + later),
+                answers=samples + len(KINDS),
+                gated=False,
+            )
+        )
+    return found
+
+
+def is_relative(settings: Settings) -> bool:
+    """Whether scores compare only within a group."""
+    r, j = settings.reward, settings.judge
+    return bool(r.judges) and j.kind != "absolute" and r.weights.get("judge", j.weight) > 0
+
+
+def _probed(settings: Settings, counts: Counts) -> int:
+    return counts.train if settings.prompts.probe else 0
+
+
+def requests(kind: str, answers: int) -> int:
+    """Requests of one look at a group of that many different answers."""
+    if kind == "absolute":
+        return answers
+    if answers < 2:
+        return 0
+    return 1 if kind == "ruler" else 2 * _pairs(answers)
+
+
+def _pairs(answers: int) -> int:
+    from refine_rl.rewards.pairwise import pairs_played
+
+    return pairs_played(answers)
+
+
+def looks(settings: Settings, stage: str = "training") -> list[tuple[str, int, int]]:
+    """(model, low, high) looks at a group: every judge `repeats` times in turn; with `adaptive` two, and
+    the others only where these disagree; the larger judge only where looks disagree. The judge that is
+    named for the comparison looks there alone."""
+    j, exam = settings.judge, settings.evaluate.judge
+    if stage == COMPARISON and exam:
+        return [(exam, j.repeats, j.repeats)]
+    order = [model for _ in range(j.repeats) for model in settings.reward.judges]
+    sure = Counter(order[:2] if j.adaptive else order)
+    found = [(model, sure[model], high) for model, high in Counter(order).items()]
+    return [*found, (j.larger, 0, 1)] if j.larger else found
+
+
+def _judging(settings: Settings, counts: Counts) -> Iterator[Calls]:
+    if not settings.reward.judges:
+        return
+    for group in judged(settings, counts):
+        yield from _judged_groups(settings, counts, group)
+
+
+def calls_for_groups(settings: Settings, counts: Counts, *, groups: int) -> list[Calls]:
+    """The calls that score so many groups of rollouts, their sources' questions included."""
+    group = Judged(stage="probe", groups=groups, answers=settings.rollout.group_size)
+    found = list(_judged_groups(settings, counts, group)) if settings.reward.judges else []
+    return [*found, *_asked_of(settings, counts, {"probe": (groups * group.answers, 1)}, sources=groups)]
+
+
+def _judged_groups(settings: Settings, counts: Counts, group: Judged) -> Iterator[Calls]:
+    each = group.groups * requests(settings.judge.kind, group.answers)
+    tokens_in, tokens_out = _judge_tokens(settings, counts, group.answers)
+    for model, low, high in looks(settings, group.stage):
+        yield Calls(
+            purpose="judge",
+            stage=group.stage,
+            model=model,
+            low=0 if settings.judge.gate and group.gated else each * low,
+            high=each * high,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+        )
+
+
+def _judge_tokens(settings: Settings, counts: Counts, answers: int) -> tuple[Range, Range]:
+    """Of one request: half of `rollout.max_tokens` an answer is low, all of it high."""
+    shown = {"ruler": answers, "absolute": 1, "pairwise": 2}[settings.judge.kind]
+    scored = answers if settings.judge.kind == "ruler" else 1
+    shared = INSTRUCTIONS + tokens(len(settings.task) + len(settings.reward.rubric)) + counts.tokens
+    low, high = (shared + shown * (n + MEMBER) for n in _answer(settings))
+    most = min(VERDICT[1] * scored + REASONING, settings.judge.max_tokens)
+    return (low, high), (min(VERDICT[0] * scored, most), most)
+
+
+def _answer(settings: Settings) -> Range:
+    """Tokens of an answer of the policy."""
+    most = settings.rollout.max_tokens
+    return -(-most // 2), most
+
+
+# -- quiz -----------------------------------------------------------------------------------------
+
+
+def _quiz(settings: Settings, counts: Counts) -> Iterator[Calls]:
+    if settings.reward.quiz is None:
+        return
+    samples, cases = settings.evaluate.samples, len(settings.reward.sanity)
+    groups = settings.grpo.steps * settings.grpo.prompts_per_step
+    used = counts.train_sources if settings.prompts.probe else min(counts.train_sources, groups)
+    n, later = counts.validation, max(0, validations(settings, counts) - 1)
+    # Beside a relative judge the base model's answers come up again; their replies are in the cache.
+    again = 2 if is_relative(settings) else 1
+    answers = {
+        "sanity cases": (2 * cases, 1),
+        "probe of the pool": (_probed(settings, counts) * settings.prompts.probe, 1),
+        FIRST: (n * samples, 1),
+        "training": (groups * settings.rollout.group_size, 1),
+        "validation": (n * later * samples, again),
+        COMPARISON: (2 * counts.held_out * (samples + 1), 1),
+    }
+    yield from _asked_of(settings, counts, answers, sources=used + counts.other_sources + cases)
+
+
+def _asked_of(
+    settings: Settings, counts: Counts, answers: dict[str, tuple[int, int]], *, sources: int
+) -> Iterator[Calls]:
+    """A source: one call that writes the questions, two that check them (with the source, and without any
+    text). Then one call an answer; `answers` has their number by stage, and how often they may come up."""
+    q = settings.reward.quiz
+    if q is None:
+        return
+    writer = q.writer or settings.writer.model
+    reader = q.reader or next(iter(settings.reward.judges), writer)
+    source, asked = tokens(counts.source_chars), q.questions * QUESTION
+    low, high = _answer(settings)
+    chosen = (8 * q.questions, 16 * q.questions + REASONING)
+
+    def one(stage: str, model: str, number: Range, tokens_in: Range, out: Range) -> Calls:
+        return Calls(
+            purpose="quiz",
+            stage=stage,
+            model=model,
+            low=number[0],
+            high=number[1],
+            tokens_in=tokens_in,
+            tokens_out=out,
+        )
+
+    writing, checking = INSTRUCTIONS + source, INSTRUCTIONS + asked + source // 2  # one check has no source
+    yield one("questions", writer, (sources, sources), (writing, writing), (asked, 2 * asked + REASONING))
+    twice = 2 * sources
+    yield one("check of the questions", reader, (twice, twice), (checking, checking), chosen)
+    answering = (INSTRUCTIONS + asked + low, INSTRUCTIONS + asked + high)
+    for stage, (number, times) in answers.items():
+        yield one(stage, reader, (number, number * times), answering, chosen)

@@ -1,0 +1,79 @@
+"""How many prompts a run will have, and how long its texts are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from refine_rl.config import Settings
+from refine_rl.types import Prompt
+
+CHARS_PER_TOKEN = 4  # of English, in the vocabularies of present models
+WRITTEN_CHARS = 240  # of a prompt, and of a system message, that a writer has yet to write
+FROM_WRITER = {"train": 64, "validation": 12, "held_out": 24}  # without a number in [prompts]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """Prompts by split; `chars`, the mean length of one with all its messages. For a quiz: different source
+    texts by split, and their mean length. `written`: the prompts are still to be written."""
+
+    train: int
+    validation: int
+    held_out: int
+    chars: float
+    written: bool = False
+    train_sources: int = 0
+    other_sources: int = 0
+    source_chars: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return self.train + self.validation + self.held_out
+
+    @property
+    def tokens(self) -> int:
+        """Of a prompt."""
+        return tokens(self.chars)
+
+
+def tokens(chars: float) -> int:
+    """About as many tokens as a text of that length has.
+
+    >>> tokens(10)
+    3
+    """
+    return -int(-chars // CHARS_PER_TOKEN)
+
+
+def written_counts(settings: Settings) -> Counts:
+    """Of prompts that a writer will write."""
+    p = settings.prompts
+    system = len(p.system) if p.system else WRITTEN_CHARS if settings.writer.system else 0
+    return Counts(
+        train=FROM_WRITER["train"] if p.train is None else p.train,
+        validation=FROM_WRITER["validation"] if p.validation is None else p.validation,
+        held_out=FROM_WRITER["held_out"] if p.held_out is None else p.held_out,
+        chars=WRITTEN_CHARS + system,
+        written=True,
+    )
+
+
+def count_prompts(prompts: Sequence[Prompt], settings: Settings) -> Counts:
+    """Of prompts that are there."""
+    splits = Counter(p.split for p in prompts)
+    quiz = settings.reward.quiz
+    texts = [(p.split, str(p.data.get(quiz.source, ""))) for p in prompts] if quiz is not None else []
+    train = {text for split, text in texts if split == "train"}
+    others = {text for split, text in texts if split != "train"}
+    return Counts(
+        train=splits["train"],
+        validation=splits["validation"],
+        held_out=splits["held_out"],
+        chars=fmean(sum(len(m["content"]) for m in p.messages) for p in prompts),
+        train_sources=len(train),
+        other_sources=len(others - train),
+        source_chars=fmean(len(text) for _, text in texts) if texts else 0.0,
+    )

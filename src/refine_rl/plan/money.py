@@ -1,0 +1,75 @@
+"""Calls -> dollars. A price that nobody knows stays unknown; it is never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from refine_rl.config import Settings
+from refine_rl.llm.endpoints import Endpoint, resolve
+from refine_rl.llm.meter import NANO
+from refine_rl.llm.prices import Price, find_price
+from refine_rl.plan.calls import Calls
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """Dollars of all calls whose model has a known price; `unknown` are the models without one."""
+
+    low: float
+    high: float
+    unknown: tuple[str, ...]
+
+
+def endpoint_of(model: str, settings: Settings) -> Endpoint:
+    """The endpoint of "ENDPOINT/MODEL", whether or not its key is in the environment. Raises SettingsError
+    where it is not known."""
+    return resolve(model, settings.endpoints, _EveryKey())
+
+
+def price_of(model: str, settings: Settings) -> Price | None:
+    """From the settings, else from the extra refine-rl[prices], else None."""
+    return find_price(endpoint_of(model, settings), model)
+
+
+def dollars(calls: Calls, settings: Settings) -> tuple[float, float] | None:
+    """What the calls cost, low and high; None where the price is unknown."""
+    price = price_of(calls.model, settings)
+    if price is None:
+        return None
+    return (
+        calls.low * price(calls.tokens_in[0], calls.tokens_out[0]) / NANO,
+        calls.high * price(calls.tokens_in[1], calls.tokens_out[1]) / NANO,
+    )
+
+
+def cost(planned: Sequence[Calls], settings: Settings) -> Cost:
+    """Of all calls together."""
+    low = high = 0.0
+    unknown: dict[str, None] = {}
+    for calls in planned:
+        found = dollars(calls, settings)
+        if found is None:
+            unknown[calls.model] = None
+        else:
+            low, high = low + found[0], high + found[1]
+    return Cost(low=low, high=high, unknown=tuple(unknown))
+
+
+def missing_keys(models: Sequence[str], settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Environment variables that a run will need and that are not set."""
+    names = dict.fromkeys(endpoint_of(model, settings).key_env for model in models)
+    return [name for name in names if name and not environ.get(name, "").strip()]
+
+
+class _EveryKey(dict[str, str]):
+    """An environment in which every key is there: a plan is made before the person has one."""
+
+    def get(self, name: str, default: object = None) -> str:
+        return "none"
+
+
+def price_line(model: str) -> str:
+    """What to write into a task.toml for a model without a price."""
+    endpoint, _, name = model.partition("/")
+    return f'[endpoints.{endpoint}] prices = {{"{name}" = {{input = ..., output = ...}}}}'

@@ -1,0 +1,184 @@
+"""The whole plan: what is known, what is estimated, what exceeds the budget, what dominates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refine_rl.config import EndpointSettings, Settings
+from refine_rl.errors import UserError
+from refine_rl.plan import machine
+from refine_rl.plan.calls import Calls, calls
+from refine_rl.plan.counts import Counts
+from refine_rl.plan.machine import Rates, Size, Work
+from refine_rl.plan.money import Cost, cost, dollars, missing_keys, price_line
+
+CALL_SECONDS = 3.0  # of a judge's or reader's call
+WRITING_SECONDS = 15.0  # of a call that writes prompts, a rubric or questions
+OVERLAP = 1.15  # a step's time over the longer of machine and judges, where they work side by side
+_WRITING = ("facets", "prompts", "system message", "rubric", "questions")
+_TRAINING = ("training", "questions", "check of the questions")
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """Calls with what they cost; None where the price is unknown."""
+
+    calls: Calls
+    dollars: Span | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seconds:
+    """How long the parts of a run take, low and high. `machine` and `total` are None where the model's size
+    is unknown; `training` is `total` up to the end of training, as budget.hours counts."""
+
+    machine: Span | None
+    judges: Span
+    training: Span | None
+    total: Span | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run will take. Spans are (low, high)."""
+
+    counts: Counts
+    lines: tuple[Line, ...]
+    cost: Cost
+    seconds: Seconds
+    size: Size | None
+    rates: Rates | None
+    work: Work | None
+    over: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None) -> Plan:
+    """The plan of a run with these settings on this machine, or on one with those `rates`."""
+    planned = calls(settings, counts)
+    lines = tuple(Line(calls=c, dollars=dollars(c, settings)) for c in planned)
+    paid = cost(planned, settings)
+    notes: list[str] = []
+    size = work = None
+    try:
+        size = machine.model_size(settings)
+    except UserError as error:
+        notes.append(f"{error}: neither time nor memory of the machine can be told.")
+    if size is not None:
+        rates = rates or machine.measure(settings, size)
+        work = machine.estimate(settings, size, rates, counts)
+    seconds = durations(settings, planned, work)
+    return Plan(
+        counts=counts,
+        lines=lines,
+        cost=paid,
+        seconds=seconds,
+        size=size,
+        rates=rates if size is not None else None,
+        work=work,
+        over=tuple(over_budget(settings, paid, seconds)),
+        notes=(*notes, *_notes(settings, counts, lines, paid, seconds)),
+    )
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+def durations(settings: Settings, planned: Sequence[Calls], work: Work | None) -> Seconds:
+    """Machine and LLMs together: side by side in training where steps are sampled ahead, else after one
+    another in the high figure."""
+    steps = settings.grpo.steps
+    training = [c for c in planned if c.stage in _TRAINING]
+    around = [c for c in planned if c.stage not in _TRAINING]
+    judged = tuple(steps * _waiting(settings, training, which, rounds=steps) for which in (0, 1))
+    beside = tuple(_waiting(settings, around, which, rounds=1) for which in (0, 1))
+    judges = (judged[0] + beside[0], judged[1] + beside[1])
+    if work is None:
+        return Seconds(machine=None, judges=judges, training=None, total=None)
+    low, high = (steps * s for s in work.step)
+    longer = max(high, judged[1])
+    # The comparison comes after training; what else is evaluated is counted here as well.
+    trained = (
+        machine.START + max(low, judged[0]),
+        machine.START + (OVERLAP * longer if settings.ahead else high + judged[1]),
+    )
+    return Seconds(
+        machine=(machine.START + low + work.evaluation[0], machine.START + high + work.evaluation[1]),
+        judges=judges,
+        training=trained,
+        total=(
+            trained[0] + max(work.evaluation[0], beside[0]),
+            trained[1] + work.evaluation[1] + beside[1],
+        ),
+    )
+
+
+def _waiting(settings: Settings, planned: Sequence[Calls], which: int, *, rounds: int) -> float:
+    """Seconds of one of `rounds` equal shares of the calls: each endpoint works on as many at once as its
+    `concurrency` allows, all endpoints side by side."""
+    busy: dict[str, float] = {}
+    for c in planned:
+        name = c.model.partition("/")[0]
+        number = (c.low, c.high)[which] / rounds
+        at_once = settings.endpoints.get(name, EndpointSettings()).concurrency
+        # In a round that is not full the last calls take as long as any.
+        waves = number / at_once if c.stage in _WRITING else -(-number // at_once)
+        busy[name] = busy.get(name, 0.0) + waves * (WRITING_SECONDS if c.stage in _WRITING else CALL_SECONDS)
+    return max(busy.values(), default=0.0)
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def over_budget(settings: Settings, paid: Cost, seconds: Seconds) -> list[str]:
+    """What the plan says about the caps of [budget]."""
+    found = []
+    cap, hours = settings.budget.dollars, settings.budget.hours
+    if cap is not None and paid.unknown:
+        found.append(
+            f"budget.dollars needs the price of every model. Write: "
+            f"{'; '.join(price_line(model) for model in paid.unknown)}"
+        )
+    for name, limit, span in (
+        ("dollars", cap, (paid.low, paid.high)),
+        (
+            "hours",
+            hours,
+            None if seconds.training is None else (seconds.training[0] / 3600, seconds.training[1] / 3600),
+        ),
+    ):
+        if limit is None or span is None or span[1] <= limit:
+            continue
+        how = "exceeds" if span[0] > limit else "may exceed"
+        found.append(
+            f"The plan {how} budget.{name} = {limit:g}: {span[0]:.3g} to {span[1]:.3g}. The run would stop "
+            "there, saved, with exit code 3."
+        )
+    return found
+
+
+def _notes(
+    settings: Settings, counts: Counts, lines: Sequence[Line], paid: Cost, seconds: Seconds
+) -> list[str]:
+    notes = []
+    if keys := missing_keys([line.calls.model for line in lines], settings, os.environ):
+        notes.append(f"Not set yet: {', '.join(keys)}. The run needs it.")
+    if paid.unknown and settings.budget.dollars is None:
+        notes.append(
+            f"Without a known price: {', '.join(paid.unknown)}. Write prices into the task, such as "
+            f"{price_line(paid.unknown[0])}, or install refine-rl[prices]."
+        )
+    if counts.written:
+        notes.append("The prompts are still to be written; their length is a guess.")
+    dear = [(line.dollars[1], line.calls) for line in lines if line.dollars and line.dollars[1] > 0]
+    if dear:
+        most, which = max(dear, key=lambda pair: pair[0])
+        notes.append(f"{most / paid.high:.0%} of the dollars go to {which.model}, {which.stage}.")
+    if seconds.machine is not None and lines:
+        slower = "the calls" if seconds.judges[1] > seconds.machine[1] else "the machine"
+        notes.append(f"Most of the time goes to {slower}.")
+    return notes

@@ -1,0 +1,127 @@
+"""A look at the untrained model before a run: how many groups will teach it anything?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from refine_rl.config import Settings
+from refine_rl.connecting import check_models, connect
+from refine_rl.errors import MachineError, UserError
+from refine_rl.plan.calls import Calls, calls_for_groups
+from refine_rl.plan.counts import Counts
+from refine_rl.policy.load import load_policy
+from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.progress import Observer, Pause, never
+from refine_rl.randomness import generator
+from refine_rl.rewards import build_reward
+from refine_rl.rewards.rubric import default_rubric
+from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.types import Prompt
+
+PROMPTS = 8  # that are looked at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probed:
+    """What the untrained model did with a few training prompts. `flat` counts the groups whose rewards were
+    all equal, out of `groups` that could be scored; `no_signal` is their share with its 95 % interval."""
+
+    groups: int
+    answers: int
+    flat: int
+    no_signal: float
+    no_signal_ci95: tuple[float, float]
+    reward_mean: float
+    tokens_mean: float
+    clipped_share: float
+    missing: int
+    seconds: float  # of sampling
+    cost_usd: float  # of the calls whose price is known
+
+
+def probe_calls(settings: Settings, counts: Counts, prompts: Sequence[Prompt]) -> list[Calls]:
+    """The calls that a probe makes."""
+    return calls_for_groups(settings, counts, groups=min(PROMPTS, _train(prompts)))
+
+
+def _train(prompts: Sequence[Prompt]) -> int:
+    return sum(p.split == "train" for p in prompts)
+
+
+def probe(
+    settings: Settings, prompts: Sequence[Prompt], observer: Observer, *, pause: Pause = never
+) -> Probed:
+    """Has the untrained model answer a few training prompts, a whole group each, and scores them.
+
+    Raises UserError (MachineError where LLMs score) when no group can be scored.
+    """
+    connections = connect(settings, None, observer.warning)
+    check_models(settings, connections)
+    rubric = ""
+    if settings.reward.rubric == "write":
+        observer.note("The rubric is still to be written: the judges go by the default one here.")
+        rubric = default_rubric()
+    asks = bool(settings.reward.judges) or settings.reward.quiz is not None
+    reward = build_reward(settings, (), connections, rubric)
+    observer.stage(f"Loading {settings.model.name}")
+    policy = load_policy(settings.model, seed=settings.grpo.seed)
+    r = settings.rollout
+    limit = min(settings.prompts.max_tokens, policy.context_length - r.max_tokens)
+    train = [p for p in prompts if p.split == "train" and len(policy.encode(p.messages)) <= limit]
+    if not train:
+        raise UserError(f"No training prompt has at most {limit} tokens, so none can be tried.")
+    order = generator(settings.grpo.seed, "plan").permutation(len(train))
+    chosen = [train[i] for i in order[:PROMPTS]]
+    observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
+    began = time.perf_counter()
+    groups = sample(
+        policy,
+        chosen,
+        members=r.group_size,
+        sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k),
+        purpose=Purpose(seed=settings.grpo.seed, step=0, name="plan"),
+        pause=pause,
+    )
+    seconds = time.perf_counter() - began
+    observer.stage("The answers are scored")
+    with ScoringLoop(reward, closing=connections.close) as scoring:
+        scores = scoring.score(list(zip(chosen, groups, strict=True)))
+    values = [[s.value for s in group if s.value is not None] for group in scores]
+    whole = [v for v in values if len(v) > 1]
+    if not whole:
+        why = next(s.explanation for group in scores for s in group if s.value is None)
+        kind = MachineError if asks else UserError
+        raise kind(f"No group could be scored. The first reason:\n{why}")
+    flat = sum(min(v) == max(v) for v in whole)
+    answers = [t for group in groups for t in group]
+    return Probed(
+        groups=len(whole),
+        answers=len(answers),
+        flat=flat,
+        no_signal=flat / len(whole),
+        no_signal_ci95=wilson(flat, len(whole)),
+        reward_mean=fmean(x for v in values for x in v),
+        tokens_mean=fmean(t.completion_tokens for t in answers),
+        clipped_share=fmean(t.stop_reason == "length" for t in answers),
+        missing=len(answers) - sum(map(len, values)),
+        seconds=seconds,
+        cost_usd=connections.ledger.known_usd,
+    )
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927); it stays within [0, 1], and is honest for few cases.
+
+    >>> [round(x, 3) for x in wilson(0, 8)], [round(x, 3) for x in wilson(4, 8)]
+    ([0.0, 0.324], [0.215, 0.785])
+    """
+    z = 1.959964
+    share = count / of
+    middle = share + z * z / (2 * of)
+    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    whole = 1 + z * z / of
+    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)

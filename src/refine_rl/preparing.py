@@ -1,0 +1,203 @@
+"""Before training: what is free of charge is checked first, then the model is loaded, then LLMs are
+asked (a rubric, prompts), then everything is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refine_rl.config import Settings
+from refine_rl.connecting import check_models, connect
+from refine_rl.errors import UserError
+from refine_rl.llm.background import run_blocking
+from refine_rl.llm.connections import EndpointConnections
+from refine_rl.policy.load import load_policy
+from refine_rl.policy.policy import Policy
+from refine_rl.progress import Observer, Pause
+from refine_rl.prompts.sources import load_prompts
+from refine_rl.rewards import build_reward, check_sanity
+from refine_rl.rewards.combine import CombinedReward
+from refine_rl.rewards.rubric import load_rubric, write_rubric
+from refine_rl.runs import RunFolder
+from refine_rl.types import Prompt, Split
+
+Functions = Sequence[Callable[..., Any]]
+_WRITTEN = "write"  # reward.rubric, where the writer is to write it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What training begins with. `exam` scores the final comparison: the reward itself, unless another
+    judge is named for it."""
+
+    settings: Settings
+    connections: EndpointConnections
+    reward: CombinedReward
+    exam: CombinedReward
+    policy: Policy
+    prompts: Mapping[Split, list[Prompt]]
+
+
+def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: Pause) -> Prepared:
+    """Everything before the base model's first answer; what an earlier process settled is taken from the
+    record. Raises UserError for a mistake; no LLM is asked before the settings, the keys, the files and
+    the model have been found good."""
+    settings = folder.settings()
+    connections = connect(settings, folder, observer.warning)
+    check_models(settings, connections)
+    given = settings.reward.rubric != _WRITTEN
+    rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "")
+    costs = bool(settings.reward.judges) or settings.reward.quiz is not None
+    asks_writer = settings.writes_prompts and not folder.prompts()
+    if not costs:
+        check_sanity(rewards[0], settings.reward.sanity)
+    read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
+    observer.stage(f"Loading {settings.model.name}")
+    policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    if not given:
+        settings = _settle_rubric(folder, settings, connections, observer, pause)
+        rewards = _rewards(settings, functions, connections, load_rubric(settings))
+    reward, exam = rewards
+    if costs:
+        check_sanity(reward, settings.reward.sanity, closing=connections.close)
+    if read is None:
+        observer.stage(f"{settings.writer.model} writes prompts")
+        read = read_prompts(folder, settings, reward, connections, observer, pause)
+    prompts = settle_prompts(folder, settings, policy, read, observer)
+    settings = begin(folder, settings, policy, observer)
+    return Prepared(
+        settings=settings, connections=connections, reward=reward, exam=exam, policy=policy, prompts=prompts
+    )
+
+
+def _rewards(
+    settings: Settings, functions: Functions, connections: EndpointConnections, rubric: str
+) -> tuple[CombinedReward, CombinedReward]:
+    """The reward of training, and that of the final comparison."""
+    reward = build_reward(settings, functions, connections, rubric)
+    return reward, exam_reward(settings, functions, connections, rubric) or reward
+
+
+def exam_reward(
+    settings: Settings, functions: Functions, connections: EndpointConnections, rubric: str
+) -> CombinedReward | None:
+    """The reward with the judge of `evaluate.judge` in place of training's; None where none is named."""
+    if not settings.evaluate.judge:
+        return None
+    judges = settings.reward.model_copy(update={"judges": [settings.evaluate.judge]})
+    panel = settings.judge.model_copy(update={"larger": "", "adaptive": False})
+    other = settings.model_copy(update={"reward": judges, "judge": panel})
+    return build_reward(other, functions, connections, rubric)
+
+
+def _settle_rubric(
+    folder: RunFolder,
+    settings: Settings,
+    connections: EndpointConnections,
+    observer: Observer,
+    pause: Pause,
+) -> Settings:
+    """The settings with the rubric that the writer makes of the task; put on record, so that a resume
+    judges by the same."""
+    observer.stage(f"{settings.writer.model} writes the rubric")
+
+    async def write() -> str:
+        try:
+            return await write_rubric(settings.task, connections.client(settings.writer.model))
+        finally:
+            await connections.close()
+
+    text = run_blocking(write, pause)
+    observer.note(f"rubric:\n{text}")
+    folder.event("curation", "rubric", text)
+    reward = settings.reward.model_copy(update={"rubric": text})
+    settings = settings.model_copy(update={"reward": reward})
+    folder.save_settings(settings)
+    return settings
+
+
+def read_prompts(
+    folder: RunFolder,
+    settings: Settings,
+    reward: CombinedReward,
+    connections: EndpointConnections,
+    observer: Observer,
+    pause: Pause,
+) -> tuple[list[Prompt], list[str]]:
+    """The run's prompts: those on record, or loaded (or written), curated and checked, with a few lines
+    about that. It needs no model, so that a mistake shows at once."""
+    prompts = folder.prompts()
+    if prompts:
+        return prompts, []
+    prompts, report = load_prompts(settings, connections, note=observer.note, pause=pause)
+    reward.check_data(prompts)
+    _require_enough(prompts, settings)
+    return prompts, report.lines()
+
+
+def settle_prompts(
+    folder: RunFolder,
+    settings: Settings,
+    policy: Policy,
+    read: tuple[list[Prompt], list[str]],
+    observer: Observer,
+) -> dict[Split, list[Prompt]]:
+    """The prompts by split, once those that are too long for the model are set aside; put on record."""
+    prompts, lines = read
+    if not folder.prompts():
+        prompts, too_long = _fitting(prompts, settings, policy)
+        _require_enough(prompts, settings)
+        for line in (*lines, *too_long):
+            observer.note(line)
+        folder.event("curation", "prompts", "\n".join((*lines, *too_long)))
+        folder.save_prompts(prompts)
+    splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
+    for prompt in prompts:
+        splits[prompt.split].append(prompt)
+    return splits
+
+
+def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
+    train = sum(p.split == "train" for p in prompts)
+    if train < settings.grpo.prompts_per_step:
+        raise UserError(
+            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but there are only {train} training "
+            "prompts. Give more prompts, or lower it."
+        )
+    if not any(p.split == "held_out" for p in prompts):
+        raise UserError("No held-out prompt is left, so nothing could be proved. Give more prompts.")
+
+
+def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Observer) -> Settings:
+    """Puts the start (or the resume) on record, with the number format that was found; the settings in
+    force. A resume goes on in the format of the start, and says what else has changed since."""
+    resumed = any(e["kind"] == "started" for e in folder.events())
+    form = str(policy.compute_dtype).removeprefix("torch.")
+    folder.event("resumed" if resumed else "started", "run", f"on {policy.device} in {form}")
+    for change in folder.changes() if resumed else []:
+        text = f"Since the run began, {change}: it may not go on exactly as it would have."
+        folder.event("warning", "changed", text)
+        observer.warning(text)
+    if settings.model.dtype == form:
+        return settings
+    model = settings.model.model_copy(update={"dtype": form})
+    settings = settings.model_copy(update={"model": model})
+    folder.save_settings(settings)
+    return settings
+
+
+def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
+    """Prompts that leave room for an answer, and a line about the others."""
+    room = policy.context_length - settings.rollout.max_tokens
+    limit = min(settings.prompts.max_tokens, room)
+    if limit < 1:
+        raise UserError(
+            f"rollout.max_tokens = {settings.rollout.max_tokens} leaves no room for a prompt: the model "
+            f"reads {policy.context_length} tokens in all. Lower it."
+        )
+    kept = [p for p in prompts if len(policy.encode(p.messages)) <= limit]
+    if len(kept) == len(prompts):
+        return kept, []
+    why = "prompts.max_tokens" if limit < room else "the model's context less rollout.max_tokens"
+    return kept, [f"{len(prompts) - len(kept)} prompts set aside: longer than {limit} tokens ({why})"]

@@ -1,0 +1,121 @@
+"""Prompts from a task alone: an LLM writes them, in rounds of batches, until there are as many as asked for.
+
+    task -> facets -> slots (split, combination) -> rounds: batches -> sifted, checked, merged -> candidates
+
+A round's batches are planned before it begins and merged in their order when all are back, and the first
+round is a single batch. So the prompts depend on the task, the settings and the replies, never on which
+reply came first; with the replies from the cache, the same prompts are there again at no cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeVar
+
+from refine_rl.config import Settings
+from refine_rl.errors import MachineError
+from refine_rl.llm.client import Client
+from refine_rl.prompts.board import Batch, Board
+from refine_rl.prompts.candidates import Candidate
+from refine_rl.prompts.curate import Dropped
+from refine_rl.prompts.facets import Facets
+from refine_rl.prompts.slots import plan_slots
+from refine_rl.prompts.writer import Writer
+from refine_rl.types import Split
+
+T = TypeVar("T")
+AT_ONCE = 4  # batches of a round; what they write is unknown to each other
+POOR = 0.1  # a round that fills a smaller share of its slots is a poor one
+POOR_ROUNDS = 2  # after so many in a row, writing ends
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What a writer made of a task. `read` counts all that it sent; `stopped` says why it ended before the
+    number asked for ("" where it did not); `unchecked` counts the prompts that no check was had for."""
+
+    candidates: tuple[Candidate, ...]
+    facets: Facets
+    system: str
+    read: int
+    dropped: tuple[Dropped, ...]
+    stopped: str
+    unchecked: int
+
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know beside the numbers."""
+        found = [f"the writer stopped early: {self.stopped}"] if self.stopped else []
+        if self.unchecked:
+            found.append(f"{self.unchecked} written prompts could not be checked for being answers")
+        if self.system:
+            found.append(f"system message: {' '.join(self.system.split())}")
+        return tuple(found)
+
+
+async def write_prompts(
+    settings: Settings,
+    client: Client,
+    asked: Mapping[Split, int],
+    *,
+    note: Callable[[str], None] = lambda text: None,
+) -> Written:
+    """Prompts for every split, as many as are asked for or as the writer has in it.
+
+    `note` hears of the progress. Raises MachineError where the writer gives no facets, no prompt or no system
+    message, EndpointRefused and EndpointDown where it cannot be reached, GuardStop where the budget is spent.
+    """
+    writer = Writer(settings, client)
+    facets = await writer.facets()
+    note("prompts vary in " + "; ".join(f"{name} ({', '.join(values)})" for name, values in facets.items()))
+    board = Board(plan_slots(facets, asked, settings.grpo.seed), facets, settings)
+    poor, stopped = 0, ""
+    for number in count():
+        batches = board.batches(1 if number == 0 else AT_ONCE)
+        if not batches:
+            break
+        results = await together(
+            [writer.batch(slots, board, f"{number}/{n}") for n, slots in enumerate(batches)]
+        )
+        slots = sum(map(len, batches))
+        new = board.merge(results)
+        note(f"{len(board.filled)} of {sum(asked.values())} prompts written")
+        poor = poor + 1 if new < POOR * slots else 0
+        if poor == POOR_ROUNDS:
+            stopped = _why(results, new, slots)
+            break
+        if poor:
+            board.change_open_slots(number)
+    if not board.filled:
+        raise MachineError(f"The writer gave no prompt that can be used: {stopped}{board.blame()}.")
+    return Written(
+        candidates=tuple(board.candidates(client.model)),
+        facets=facets,
+        system=await writer.system(board),
+        read=board.read,
+        dropped=tuple(board.dropped),
+        stopped=stopped,
+        unchecked=board.unchecked,
+    )
+
+
+async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order. Where one raises, the others are cancelled and ended before the error goes on."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _why(results: Sequence[Batch], new: int, slots: int) -> str:
+    failed = [batch.failed for batch in results if batch.failed and not batch.read]
+    if len(failed) == len(results):
+        return f"all calls of two rounds failed, the last one so: {failed[-1].rstrip('.')}"
+    return (
+        f"{POOR_ROUNDS} rounds in a row gave fewer than {POOR:.0%} new prompts ({new} of {slots} in the last)"
+    )

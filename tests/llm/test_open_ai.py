@@ -1,0 +1,678 @@
+"""Calls over real HTTP to a server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine_rl.config import EndpointSettings, PriceSettings
+from refine_rl.errors import GuardStop, RefineError, SettingsError
+from refine_rl.llm.client import (
+    Call,
+    CallFailed,
+    EndpointDown,
+    EndpointRefused,
+    Reply,
+    Request,
+    Schema,
+    TooLong,
+    Unsupported,
+)
+from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.ledger import Ledger, meter
+from refine_rl.llm.open_ai import EndpointClient, Pace
+from refine_rl.llm.structured import ask
+
+QUICK = Pace(base=0.002, busy=0.002, longest=0.01, obey=2.0)
+KEY = "sk-very-secret"
+SCHEMA = Schema(
+    name="a verdict", schema={"type": "object", "properties": {"score": {"type": "number"}, "why": {}}}
+)
+Server = Any
+StartServer = Callable[..., Server]
+
+
+def request(text: str = "Hi there.", **how: Any) -> Request:
+    return Request(messages=({"role": "user", "content": text},), purpose="test", **how)
+
+
+class Bench:
+    """Connections to one server, with everything that they leave behind."""
+
+    def __init__(self, server: Server | None, tmp_path: Path, **settings: Any) -> None:
+        self.server = server
+        self.calls: list[Call] = []
+        self.notes: list[str] = []
+        dollars = settings.pop("dollars", None)
+        environ = {"KEY": KEY}
+        settings.setdefault("base_url", server.base_url if server else None)
+        settings.setdefault("key_env", "KEY")
+        settings.setdefault("cache", False)
+        self.ledger = Ledger(self.calls.append, dollars=dollars)
+        self.connections = EndpointConnections(
+            {"here": EndpointSettings(**settings)},
+            self.ledger,
+            cache_folder=tmp_path / "cache",
+            environ=environ,
+            note=self.notes.append,
+            pace=settings.pop("pace", QUICK),
+        )
+
+    @property
+    def client(self) -> EndpointClient:
+        return self.connections.client("here/org/model")
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        async def whole() -> Any:
+            try:
+                return await work
+            finally:
+                await self.connections.close()
+
+        return asyncio.run(whole())
+
+    def complete(self, asked: Request | None = None) -> Reply:
+        reply = self.run(self.client.complete(asked or request()))
+        assert isinstance(reply, Reply)
+        return reply
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [call.outcome for call in self.calls]
+
+
+@pytest.fixture
+def bench(llm_server: StartServer, tmp_path: Path) -> Callable[..., Bench]:
+    """bench(brain=..., moods=..., delay=..., **settings of the endpoint)."""
+
+    def make(**how: Any) -> Bench:
+        of_server = {k: how.pop(k) for k in ("brain", "moods", "delay", "late", "cost") if k in how}
+        return Bench(llm_server(**of_server), tmp_path, **how)
+
+    return make
+
+
+MakeBench = Callable[..., Bench]
+PRICES = {"*": PriceSettings(input=0.5, output=2.2)}
+
+
+def test_a_call(bench: MakeBench) -> None:
+    here = bench(brain=lambda body: "Good day to you.", prices=PRICES)
+    reply = here.complete(request("one two three", temperature=0.7, max_tokens=55, about="p1"))
+    assert (reply.text, reply.finish, reply.tokens_in, reply.tokens_out) == ("Good day to you.", "stop", 3, 4)
+    assert reply.cost_usd == (3 * 500 + 4 * 2200) / 1e9
+    assert here.server.requests == [
+        {
+            "model": "org/model",
+            "messages": [{"role": "user", "content": "one two three"}],
+            "temperature": 0.7,
+            "max_tokens": 55,
+        }
+    ]
+    assert here.server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    (call,) = here.calls
+    assert (call.purpose, call.endpoint, call.model, call.outcome, call.about) == (
+        "test",
+        "here",
+        "org/model",
+        "ok",
+        "p1",
+    )
+    assert (call.tokens_in, call.tokens_out, call.cost_usd) == (3, 4, reply.cost_usd)
+
+
+def test_without_a_key_no_header_is_sent(bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "of-openai-only")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: of-openai-only")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    here = bench(key_env=None)
+    here.complete()
+    assert "Authorization" not in here.server.headers[0]
+    assert "of-openai-only" not in str(here.server.headers)
+
+
+@pytest.mark.parametrize(
+    ("mood", "outcome"),
+    [
+        ("busy", "busy"),
+        ("busy:0.01", "busy"),
+        ("busy-ms:10", "busy"),
+        ("500", "server error"),
+        ("503:0.01", "server error"),
+        ("408", "server error"),
+        ("409", "server error"),
+        ("529", "server error"),
+        ("drop-before", "no connection"),
+        ("drop-headers", "no connection"),
+        ("drop-body", "no connection"),
+        ("late", "timeout"),
+        ("no-choice", "empty"),
+        ("error-in-200", "server error"),
+        ("not-json", "server error"),
+        ("html", "server error"),
+        ("html-502", "server error"),
+    ],
+)
+def test_what_passes_is_tried_again(bench: MakeBench, mood: str, outcome: str) -> None:
+    here = bench(brain=lambda body: "fine", moods=[mood, mood], timeout=0.3 if mood == "late" else 10.0)
+    assert here.complete().text == "fine"
+    assert here.outcomes == [outcome, outcome, "ok"]
+    assert len(here.server.requests) == 3
+
+
+def test_retry_after_is_obeyed(bench: MakeBench) -> None:
+    here = bench(moods=["busy:0.3", "busy-ms:200", "busy-date:2"])
+    here.complete()
+    first, second, third, fourth = here.server.times
+    assert second - first >= 0.3
+    assert third - second >= 0.2
+    assert fourth - third >= 0.9  # a date has whole seconds only
+    assert fourth - first < 3.5
+
+
+def test_a_wait_that_is_too_long_is_named(bench: MakeBench) -> None:
+    here = bench(moods="busy:3600")
+    with pytest.raises(EndpointRefused, match="wait 3600 s"):
+        here.complete()
+    assert len(here.server.requests) == 1
+
+
+def test_backoff_grows_and_is_bounded(bench: MakeBench) -> None:
+    here = bench(moods="500", pace=Pace(base=0.04, busy=0.04, longest=0.08), retries=4)
+    with pytest.raises(EndpointDown):
+        here.complete()
+    times = here.server.times
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    assert len(gaps) == 4
+    assert 0.03 <= gaps[0] < gaps[1] + 0.03
+    assert all(gap >= 0.06 for gap in gaps[1:])
+    assert all(gap < 0.3 for gap in gaps)
+
+
+@pytest.mark.parametrize(
+    ("mood", "words"),
+    [
+        ("401", "environment variable KEY"),
+        ("402", "no money"),
+        ("403", "may not"),
+        ("404", r"does not exist.*Check the model's name \(`org/model`\)"),
+        ("quota", "no money or quota"),
+    ],
+)
+def test_refusals_end_at_once(bench: MakeBench, mood: str, words: str) -> None:
+    here = bench(moods=mood)
+    with pytest.raises(EndpointRefused, match=words) as error:
+        here.complete()
+    assert error.value.exit_code == 4
+    assert here.outcomes == ["refused"]
+    assert len(here.server.requests) == 1
+
+
+def test_a_quota_of_the_minute_is_waited_for(bench: MakeBench) -> None:
+    brain_moods = iter(["busy:0.01", "ok"])
+    here = bench(moods=lambda number, body: next(brain_moods))
+    assert here.complete().text == "ok"
+
+
+def test_no_error_and_no_line_shows_the_key(bench: MakeBench, tmp_path: Path) -> None:
+    moods = [
+        "401",
+        "402",
+        "403",
+        "404",
+        "quota",
+        "400",
+        "500",
+        "busy:9999",
+        "too-long",
+        "not-json",
+        "html-502",
+    ]
+    for mood in moods:
+        here = bench(moods=mood, retries=0)
+        with pytest.raises((RefineError, CallFailed)) as error:
+            here.complete()
+        seen = (
+            f"{error.value} {error.value!r} {here.calls} {here.client.__dict__} {here.connections.__dict__}"
+        )
+        assert KEY not in seen
+        assert KEY in str(here.server.headers)
+        assert here.calls[0].extra["error"]
+    echoed = bench(moods="401")
+    with pytest.raises(EndpointRefused, match=r"Incorrect API key provided: \*\*\*"):
+        echoed.complete()
+
+
+@pytest.mark.parametrize("mood", ["400", "418"])
+def test_other_mistakes_fail_the_call_alone(bench: MakeBench, mood: str) -> None:
+    here = bench(moods=[mood])
+    with pytest.raises(CallFailed, match=rf"Something is wrong\. \(HTTP {mood}\)"):
+        here.complete()
+    assert here.outcomes == ["rejected"]
+    assert here.complete().text == "ok"
+
+
+def test_a_context_that_is_too_short(bench: MakeBench) -> None:
+    here = bench(moods="too-long")
+    with pytest.raises(TooLong, match="maximum context length"):
+        here.complete()
+    assert here.outcomes == ["too long"]
+
+
+def test_an_unreachable_endpoint(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = Bench(None, tmp_path, base_url=f"http://127.0.0.1:{port}/v1", prices=PRICES)
+    with pytest.raises(EndpointDown, match=r"here.*6 attempts.*Is the server running\?") as error:
+        here.complete()
+    assert error.value.exit_code == 4
+    assert here.outcomes == ["no connection"] * 6
+    assert [call.cost_usd for call in here.calls] == [0.0] * 6
+
+
+def test_the_default_pace_gives_an_unreachable_endpoint_up_within_a_minute() -> None:
+    pace = Pace()
+    retries = EndpointSettings().retries
+    assert sum(min(pace.longest, pace.base * 2**n) * 1.25 for n in range(retries)) < 60
+
+
+def test_an_endpoint_that_never_answers_in_time_is_given_up_early(bench: MakeBench) -> None:
+    here = bench(moods="late", timeout=0.05)
+    with pytest.raises(EndpointDown, match=r"no answer within 0\.05 s \(3 attempts\)"):
+        here.complete()
+
+
+def test_one_lost_call_is_not_the_end_but_three_are(bench: MakeBench) -> None:
+    here = bench(moods=["ok", *["500"] * 6], retries=1)
+    here.complete()
+    for _ in range(2):
+        with pytest.raises(CallFailed):
+            here.complete()
+    with pytest.raises(EndpointDown, match="Try again later"):
+        here.complete()
+    assert here.complete().text == "ok"
+
+
+def test_answers_without_a_choice_never_bring_the_endpoint_down(bench: MakeBench) -> None:
+    here = bench(moods="no-choice", retries=1, prices=PRICES)
+    for _ in range(4):
+        with pytest.raises(CallFailed, match="no choice"):
+            here.complete()
+    assert {call.cost_usd for call in here.calls} == {(2 * 500 + 2200) / 1e9}
+
+
+@pytest.mark.parametrize(
+    ("mood", "finish", "text"),
+    [
+        ("cut", "length", "four"),
+        ("refusal", "refusal", "I cannot help with that."),
+        ("filtered", "refusal", "fourfour"),
+    ],
+)
+def test_how_a_reply_ended(bench: MakeBench, mood: str, finish: str, text: str) -> None:
+    here = bench(brain=lambda body: "fourfour", moods=mood)
+    reply = here.complete()
+    assert (reply.finish, reply.text) == (finish, text)
+    assert here.outcomes == ["cut" if mood == "cut" else "refusal"]
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None}, ""),
+        ({"content": None, "reasoning_content": "hm"}, ""),
+        ({"content": "yes", "reasoning_content": "hm", "refusal": None}, "yes"),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, {"type": "x"}]}, "ab"),
+        ({}, ""),
+    ],
+)
+def test_contents(bench: MakeBench, message: dict[str, Any], text: str) -> None:
+    assert bench(brain=lambda body: {"role": "assistant", **message}).complete().text == text
+
+
+def test_usage_that_is_not_told_is_unknown(bench: MakeBench) -> None:
+    here = bench(moods="no-usage", prices=PRICES)
+    reply = here.complete()
+    assert (reply.tokens_in, reply.tokens_out, reply.cost_usd) == (None, None, None)
+    assert here.ledger.unknown_calls == 1
+
+
+def test_quirks_are_learnt_once(bench: MakeBench) -> None:
+    def moods(number: int, body: dict[str, Any]) -> str:
+        return "no-temperature" if "temperature" in body else "new-max-tokens"
+
+    here = bench(moods=moods)
+    here.complete(request(max_tokens=7))
+    assert [sorted(set(r) - {"model", "messages"}) for r in here.server.requests] == [
+        ["max_tokens", "temperature"],
+        ["max_tokens"],
+        ["max_completion_tokens"],
+    ]
+    here.complete()
+    assert len(here.server.requests) == 4
+
+
+def test_quirks_learnt_by_several_calls_at_once(bench: MakeBench) -> None:
+    here = bench(moods="no-temperature", delay=0.02)
+
+    async def work() -> list[Reply]:
+        return await asyncio.gather(*(here.client.complete(request(str(n))) for n in range(4)))
+
+    assert [reply.text for reply in here.run(work())] == ["ok"] * 4
+
+
+def score(value: Any) -> float:
+    return float(value["score"])
+
+
+@pytest.mark.parametrize(
+    ("mood", "forms"),
+    [
+        ("ok", ["json_schema"]),
+        ("no-schema", ["json_schema", "json_object"]),
+        ("no-forms", ["json_schema", "json_object", None]),
+    ],
+)
+def test_forms_step_down(bench: MakeBench, mood: str, forms: list[str | None]) -> None:
+    here = bench(brain=lambda body: '{"score": 0.5}', moods=mood)
+    for _ in range(2):
+        answer = here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score))
+        assert answer.value == 0.5
+    sent = [r.get("response_format", {}).get("type") for r in here.server.requests]
+    assert sent == [*forms, forms[-1]]
+    assert here.outcomes == ["unsupported"] * (len(forms) - 1) + ["ok", "ok"]
+
+
+def test_a_form_may_be_refused_without_a_word_about_it(bench: MakeBench) -> None:
+    def moods(number: int, body: dict[str, Any]) -> str:
+        return "400" if "response_format" in body else "ok"
+
+    here = bench(brain=lambda body: '{"score": 0.5}', moods=moods)
+    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score)).value == 0.5
+    plain = bench(brain=lambda body: '{"score": 0.5}', moods=["ok", "400"])
+    plain.run(ask(plain.client, request(schema=SCHEMA, form="schema"), score))
+    with pytest.raises(CallFailed) as error:
+        plain.run(ask(plain.client, request(schema=SCHEMA, form="schema"), score))
+    assert not isinstance(error.value, Unsupported)
+
+
+def test_the_schema_goes_out_strict(bench: MakeBench) -> None:
+    here = bench(brain=lambda body: '{"score": 0.5}')
+    here.complete(request(schema=SCHEMA, form="schema"))
+    assert here.server.requests[0]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "a_verdict",
+            "strict": True,
+            "schema": {
+                "type": "object",
+                "properties": {"score": {"type": "number"}, "why": {}},
+                "additionalProperties": False,
+                "required": ["score", "why"],
+            },
+        },
+    }
+
+
+def test_concurrency_is_bounded_and_shared_by_the_models(bench: MakeBench) -> None:
+    here = bench(concurrency=5, delay=0.01)
+    clients = [here.client, here.connections.client("here/other")]
+
+    async def work() -> None:
+        await asyncio.gather(*(clients[n % 2].complete(request(str(n))) for n in range(40)))
+
+    here.run(work())
+    assert len(here.server.requests) == 40
+    assert here.server.most_at_once == 5
+    assert here.server.connections == 5  # they are used again
+
+
+def test_a_reply_that_trickles_in_has_the_same_time_limit(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = Bench(
+            None,
+            tmp_path,
+            base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1",
+            timeout=0.3,
+            retries=0,
+        )
+
+        async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            try:
+                while True:
+                    writer.write(b" ")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+            except (ConnectionError, asyncio.CancelledError):
+                pass
+            finally:
+                writer.close()
+
+        async def work() -> None:
+            server = await asyncio.start_server(trickle, sock=listening)
+            async with server:
+                try:
+                    await here.client.complete(request())
+                finally:
+                    await here.connections.close()
+
+        began = time.monotonic()
+        with pytest.raises(EndpointDown):
+            here.run(work())
+        assert 0.25 < time.monotonic() - began < 1.5
+    assert here.outcomes == ["timeout"]
+
+
+def test_several_event_loops_one_after_the_other(bench: MakeBench) -> None:
+    here = bench()
+    for _ in range(3):
+        assert here.complete().text == "ok"
+    assert here.server.connections == 3
+
+
+def test_a_loop_that_ends_without_close_leaves_nothing_open(bench: MakeBench) -> None:
+    here = bench()
+    assert asyncio.run(here.client.complete(request())).text == "ok"  # an open socket would be an error here
+    assert here.complete().text == "ok"
+
+
+def test_a_cancelled_call_leaves_a_line(bench: MakeBench) -> None:
+    here = bench(delay=2.0, prices=PRICES)
+
+    async def work() -> None:
+        task = asyncio.create_task(here.client.complete(request("a b c", max_tokens=10)))
+        while not here.server.requests:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    here.run(work())
+    (call,) = here.calls
+    assert (call.outcome, call.cost_usd) == ("cancelled", None)
+    assert call.extra["estimated_usd"] == (2 * 500 + 10 * 2200) / 1e9
+
+
+# Money
+
+
+def test_the_ledger_is_right_to_the_nano_dollar_whatever_the_moods(bench: MakeBench) -> None:
+    moods = ["ok", "500", "cut", "busy", "no-choice", "refusal", "503:0.001", "ok", "error-in-200", "400"] * 4
+    here = bench(brain=lambda body: "some words of an answer", moods=moods, prices=PRICES)
+    lost = 0
+
+    async def one(number: int) -> None:
+        nonlocal lost
+        try:
+            await here.client.complete(request("word " * number))
+        except CallFailed:
+            lost += 1
+
+    async def work() -> None:
+        await asyncio.gather(*(one(n) for n in range(1, 25)))
+
+    with meter() as counted:
+        here.run(work())
+    tokens_in, tokens_out = here.server.billed_tokens
+    bill = tokens_in * 500 + tokens_out * 2200
+    assert round(here.ledger.known_usd * 1e9) == bill
+    assert round(sum(call.cost_usd or 0.0 for call in here.calls) * 1e9) == bill
+    assert round((counted.cost_usd or 0.0) * 1e9) == bill
+    assert counted.calls == len(here.calls) == len(here.server.requests)
+    assert here.ledger.unknown_calls == 0
+    assert lost == 4
+
+
+def test_the_price_that_the_endpoint_reports(bench: MakeBench) -> None:
+    assert bench(cost=0.00123).complete().cost_usd == 0.00123
+    assert bench(cost=0.00123, prices=PRICES).complete().cost_usd == (2 * 500 + 2200) / 1e9
+    here = bench()
+    assert here.complete().cost_usd is None
+    assert here.calls[0].cost_usd is None
+    assert here.ledger.unknown_calls == 1
+
+
+def test_the_cap_stops_before_the_next_call(bench: MakeBench) -> None:
+    one = (2 * 500 + 2200) / 1e9
+    here = bench(prices=PRICES, dollars=3 * one)
+    for _ in range(3):
+        here.complete()
+    with pytest.raises(GuardStop, match="budget.dollars") as error:
+        here.complete()
+    assert (error.value.guard, error.value.exit_code) == ("budget", 3)
+    assert "--resume" in error.value.advice
+    assert len(here.server.requests) == 3
+
+
+def test_the_cap_is_overrun_by_no_more_than_the_calls_in_flight(bench: MakeBench) -> None:
+    one = (2 * 500 + 2200) / 1e9
+    here = bench(prices=PRICES, dollars=10 * one, concurrency=4, delay=0.01)
+
+    async def work() -> list[Any]:
+        calls = (here.client.complete(request(f"{n} x")) for n in range(40))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    results = here.run(work())
+    assert 10 <= len(here.server.requests) <= 13
+    assert sum(isinstance(r, GuardStop) for r in results) == 40 - len(here.server.requests)
+
+
+def test_calls_lost_on_the_way_count_for_the_cap_with_an_estimate(bench: MakeBench) -> None:
+    here = bench(moods="drop-body", prices=PRICES, dollars=1e-4, retries=5)
+    with pytest.raises(GuardStop, match="lost on the way"):
+        here.complete(request("x" * 300, max_tokens=20))
+    estimate = 101 * 500 + 20 * 2200
+    assert [call.cost_usd for call in here.calls] == [None, None]  # 2 * 94,500 nano-dollars reach 100,000
+    assert [round(call.extra["estimated_usd"] * 1e9) for call in here.calls] == [estimate, estimate]
+    assert here.ledger.known_usd == 0.0
+
+
+def test_a_cap_needs_prices(tmp_path: Path, bench: MakeBench) -> None:
+    here = bench(dollars=1.0)
+    with pytest.raises(SettingsError, match=r'\[endpoints\.here\] prices = \{"org/model"'):
+        _ = here.client
+    free = bench(dollars=1.0, prices={"org/model": PriceSettings(input=0, output=0)})
+    assert free.complete().cost_usd == 0.0
+
+
+# The cache
+
+
+def test_a_reply_is_kept_and_costs_nothing_again(bench: MakeBench) -> None:
+    here = bench(cache=True, prices=PRICES)
+    first = here.complete()
+    with meter() as counted:
+        again = here.complete()
+    assert (again.text, again.cached, again.cost_usd, again.seconds) == (first.text, True, 0.0, 0.0)
+    assert len(here.server.requests) == 1
+    assert here.outcomes == ["ok", "cached"]
+    assert (counted.calls, counted.cost_usd) == (0, 0.0)
+
+
+def test_equal_requests_under_way_share_one_call(bench: MakeBench) -> None:
+    here = bench(cache=True, delay=0.05)
+
+    async def work() -> list[Reply]:
+        return await asyncio.gather(*(here.client.complete(request()) for _ in range(6)))
+
+    replies = here.run(work())
+    assert len(here.server.requests) == 1
+    assert sorted(reply.cached for reply in replies) == [False, *[True] * 5]
+    assert sorted(here.outcomes) == [*["cached"] * 5, "ok"]
+
+
+def test_sharers_of_a_call_that_is_cancelled_ask_themselves(bench: MakeBench) -> None:
+    here = bench(cache=True, delay=0.1)
+
+    async def work() -> Reply:
+        first = asyncio.create_task(here.client.complete(request()))
+        while not here.server.requests:
+            await asyncio.sleep(0.005)
+        second = asyncio.create_task(here.client.complete(request()))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        return await second
+
+    assert here.run(work()).text == "ok"
+    assert len(here.server.requests) == 2
+
+
+@pytest.mark.parametrize("mood", ["cut", "refusal"])
+def test_only_whole_replies_are_kept(bench: MakeBench, mood: str) -> None:
+    here = bench(cache=True, moods=[mood], brain=lambda body: "whole")
+    here.complete()
+    assert here.complete().text == "whole"
+    assert len(here.server.requests) == 2
+
+
+def test_what_stayed_unusable_is_not_kept_for_ever(bench: MakeBench) -> None:
+    texts = iter(['{"score": "x"}', '{"score": "y"}', '{"score": 0.25}'])
+    here = bench(cache=True, brain=lambda body: next(texts))
+    asked = request(schema=SCHEMA, form="schema")
+
+    def read(value: Any) -> float:
+        from refine_rl.llm.structured import Unusable
+
+        if isinstance(value["score"], str):
+            raise Unusable("no number")
+        return score(value)
+
+    with pytest.raises(CallFailed, match="no number"):
+        here.run(ask(here.client, asked, read, corrections=1))
+    assert here.run(ask(here.client, asked, read, corrections=1)).value == 0.25
+
+
+def test_a_dialogue_with_corrections_comes_from_the_cache_whole(bench: MakeBench) -> None:
+    texts = iter(["no", "no", '{"score": 0.25}'])
+    here = bench(cache=True, brain=lambda body: next(texts))
+    asked = request(schema=SCHEMA, form="schema")
+    for _ in range(2):
+        assert here.run(ask(here.client, asked, score)).value == 0.25
+    assert len(here.server.requests) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_noted_once(bench: MakeBench, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    here = bench(cache=True)
+    for _ in range(2):
+        assert here.complete().text == "ok"
+    assert len(here.server.requests) == 2
+    assert len(here.notes) == 1
+    assert "cannot be kept" in here.notes[0]
+
+
+def test_the_body_is_sent_also_with_half_a_surrogate(bench: MakeBench) -> None:
+    here = bench()
+    here.complete(request("half \ud83d"))
+    assert here.server.requests[0]["messages"][0]["content"] == "half ?"
+    assert json.dumps(here.server.requests)
