@@ -21,7 +21,7 @@ requests, a sequence (one a request, then "ok"), or a function of the request's 
     quota                   429 with insufficient_quota
     too-long                400 context_length_exceeded
     no-schema, no-forms     400 where response_format is json_schema, or is there at all; else ok
-    no-temperature          400 where there is a temperature; else ok
+    no-temperature          400 where there is a temperature; else ok; never-temperature: 400 always
     new-max-tokens          400 where there is max_tokens; else ok
     no-usage                ok, but does not say what was used
 """
@@ -104,6 +104,7 @@ class LlmServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            inside = False
 
             def setup(self) -> None:
                 super().setup()
@@ -114,11 +115,16 @@ class LlmServer:
                 send(self, 200, models)
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                try:
+                    body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                except ValueError:  # whoever asked is gone
+                    self.close_connection = True
+                    return
+                self.inside = True
                 with server._lock:
                     number = len(server.requests)
                     server.requests.append(body)
-                    server.headers.append(dict(self.headers))
+                    server.headers.append({k.lower(): v for k, v in self.headers.items()})
                     server.times.append(time.monotonic())
                     server._at_once += 1
                     server.most_at_once = max(server.most_at_once, server._at_once)
@@ -127,8 +133,13 @@ class LlmServer:
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
                 finally:
-                    with server._lock:
-                        server._at_once -= 1
+                    self.leave()
+
+            def leave(self) -> None:
+                """The request is over as soon as its answer is on the way: the next may come at once."""
+                with server._lock:
+                    server._at_once -= self.inside
+                    self.inside = False
 
             def log_message(self, *args: Any) -> None: ...
 
@@ -224,6 +235,8 @@ class LlmServer:
                 400,
                 error("unsupported_value", "'temperature' does not support 0.0 with this model."),
             )
+        elif mood == "never-temperature":
+            send(handler, 400, error("unsupported_value", "temperature must be warmer"))
         elif mood == "new-max-tokens" and "max_tokens" in body:
             text = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
             send(handler, 400, error("unsupported_parameter", text))
@@ -257,6 +270,7 @@ def send(
 ) -> None:
     page = isinstance(content, bytes)
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    handler.leave()  # type: ignore[attr-defined]
     handler.send_response(status)
     handler.send_header("Content-Type", "text/html" if page else "application/json")
     handler.send_header("Content-Length", str(len(data)))

@@ -328,6 +328,8 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         {"prompts": {"validation": 0}, "reward": {"overlong": {"limit": 8, "buffer": 4}}},
         {"rollout": {"ahead": 1}, "grpo": {"steps": 8, "checkpoint_every": 4, "validate_every": 0}},
         {"rollout": {"ahead": 1}, "grpo": {"updates_per_step": 2, "kl": 0.1}, "model": {"dropout": 0.1}},
+        {"prompts": {"pool": "informative", "probe": 2, "train": 7}, "grpo": {"steps": 8}},
+        {"prompts": {"pool": "informative", "train": 7}, "rollout": {"ahead": 1}, "grpo": {"steps": 8}},
     ],
     ids=[
         "full",
@@ -337,6 +339,8 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         "no-validation-overlong",
         "ahead",
         "ahead-dropout",
+        "pool",
+        "pool-ahead",
     ],
 )
 def test_other_settings_run_and_resume_to_the_bit(
@@ -362,6 +366,32 @@ def test_other_settings_run_and_resume_to_the_bit(
         for r in folders
     ]
     assert timeless[0] == timeless[1]
+    assert a.pool() == b.pool()
+
+
+def test_the_pool_sets_prompts_without_spread_aside_and_says_why(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    def mostly_flat(prompt: str, completion: str) -> float:
+        return float(len(completion)) if "fish" in prompt or "river" in prompt else 0.0
+
+    settings = task(
+        prompts={"pool": "informative", "probe": 2, "train": 12},
+        reward={"rules": []},
+        grpo={"steps": 4, "zero_variance_patience": 99},
+    )
+    folder = RunFolder.create(tmp_path / "run", settings)
+    run(folder, functions=[mostly_flat])
+    train = {p.id: p.text for p in folder.prompts() if p.split == "train"}
+    flat = {name for name, text in train.items() if "fish" not in text and "river" not in text}
+    informative = set(train) - flat
+    assert len(informative) >= 2
+    at_start = {r["prompt_id"]: r for r in folder.pool() if r["step"] == 1}
+    assert set(at_start) >= flat
+    assert at_start[min(flat)]["why"] == "both answers got 0.000 (never solved)"
+    assert at_start[min(flat)]["state"] == "aside"
+    first = {g["prompt_id"] for g in folder.groups() if g["step"] == 1}
+    assert len(first & informative) == min(3, len(informative - set(at_start)))
 
 
 AHEAD: dict[str, dict[str, Any]] = {

@@ -15,6 +15,7 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
+from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.combine import CombinedReward
@@ -133,7 +134,7 @@ def read_prompts(
     prompts, report = load_prompts(settings, connections, note=observer.note, pause=pause)
     reward.check_data(prompts)
     _require_enough(prompts, settings)
-    return prompts, report.lines()
+    return prompts, report.summary()
 
 
 def settle_prompts(
@@ -148,7 +149,8 @@ def settle_prompts(
     if not folder.prompts():
         prompts, too_long = _fitting(prompts, settings, policy)
         _require_enough(prompts, settings)
-        for line in (*lines, *too_long):
+        table = cover(prompts).lines() if settings.writes_prompts else []
+        for line in (*lines, *too_long, *table):
             observer.note(line)
         folder.event("curation", "prompts", "\n".join((*lines, *too_long)))
         folder.save_prompts(prompts)

@@ -250,7 +250,7 @@ class Work:
         chosen = [prompts[i] for i in order[: judge.anchor_prompts]]
         answers = self.answers(chosen, Purpose(seed=seed, step=step, name="anchors"), greedy=False)
         cases = [(a.prompt, a.sampled) for a in answers]
-        report = wait(self.scoring.start(check_anchors(panel, cases)), self.pause)
+        report = wait(self.scoring.start(check_anchors(panel.asking_for("anchor"), cases)), self.pause)
         text = "\n".join(report.lines())
         self.folder.event("anchors", "judges", text, step)
         if report.liked:

@@ -18,7 +18,9 @@ import pytest
 
 import refine_rl
 from refine_rl.errors import MachineError, UserError
+from refine_rl.judging import Judges
 from refine_rl.llm.scripted import ScriptedConnections
+from refine_rl.scoring_files import Tally, score_file
 
 Refine = Callable[..., Any]
 StartServer = Callable[..., Any]
@@ -215,6 +217,19 @@ def test_the_cap_stops_with_3(refine: Refine, llm_server: StartServer, tmp_path:
     assert re.search(r"[1-8] of 9 groups are in out.jsonl.part", done.err)
 
 
+def test_every_line_is_on_the_disk_at_once(llm_server: StartServer, tmp_path: Path) -> None:
+    server = llm_server(brain=by_length)
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"), group("b", "x", "xx"))
+    seen: list[tuple[int, int]] = []
+
+    def progress(tally: Tally, groups: int) -> None:
+        seen.append((tally.groups, len(lines(tmp_path / "out.jsonl.part"))))
+
+    judges = Judges(models=("local/m",), base_url=server.base_url)
+    score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", judges, progress=progress)
+    assert seen == [(1, 1), (2, 2)]
+
+
 def test_mistakes_are_named_before_any_call(refine: Refine, llm_server: StartServer, tmp_path: Path) -> None:
     server = llm_server(brain=by_length)
     write(
@@ -281,6 +296,7 @@ LOCAL = ["--judge", "local/m", "--base-url", "http://127.0.0.1:1/v1"]
         (["in.jsonl", "--out", "o", *LOCAL, "--dollars", "0"], "--dollars must be more than 0"),
         (["in.jsonl", "--out", "o", *LOCAL, "--price", "1"], "--price 1: give two numbers"),
         (["in.jsonl", "--out", "o", *LOCAL, "--price", "1,-1"], "--price 1,-1: give two numbers"),
+        (["in.jsonl", "--out", "o", *LOCAL, "--price=-1,1"], "give two numbers"),
         (["in.jsonl", "--out", "o", *LOCAL, "--price", "1,nan"], "give two numbers"),
         (["in.jsonl", "--out", "o", *LOCAL, "--kind", "rule"], "ruler"),
         (["in.jsonl", "--out", "o", *LOCAL, "--repeats", "0"], "repeats"),

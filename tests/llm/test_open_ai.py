@@ -26,9 +26,11 @@ from refine_rl.llm.client import (
     Unsupported,
 )
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.failures import Failure
 from refine_rl.llm.ledger import Ledger, meter
 from refine_rl.llm.open_ai import EndpointClient, Pace
 from refine_rl.llm.structured import ask
+from refine_rl.randomness import generator
 
 QUICK = Pace(base=0.002, busy=0.002, longest=0.01, obey=2.0)
 KEY = "sk-very-secret"
@@ -51,6 +53,7 @@ class Bench:
         self.calls: list[Call] = []
         self.notes: list[str] = []
         dollars = settings.pop("dollars", None)
+        pace = settings.pop("pace", QUICK)
         environ = {"KEY": KEY}
         settings.setdefault("base_url", server.base_url if server else None)
         settings.setdefault("key_env", "KEY")
@@ -62,7 +65,7 @@ class Bench:
             cache_folder=tmp_path / "cache",
             environ=environ,
             note=self.notes.append,
-            pace=settings.pop("pace", QUICK),
+            pace=pace,
         )
 
     @property
@@ -116,7 +119,7 @@ def test_a_call(bench: MakeBench) -> None:
             "max_tokens": 55,
         }
     ]
-    assert here.server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert here.server.headers[0]["authorization"] == f"Bearer {KEY}"
     (call,) = here.calls
     assert (call.purpose, call.endpoint, call.model, call.outcome, call.about) == (
         "test",
@@ -135,7 +138,7 @@ def test_without_a_key_no_header_is_sent(bench: MakeBench, monkeypatch: pytest.M
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     here = bench(key_env=None)
     here.complete()
-    assert "Authorization" not in here.server.headers[0]
+    assert "authorization" not in here.server.headers[0]
     assert "of-openai-only" not in str(here.server.headers)
 
 
@@ -175,7 +178,7 @@ def test_retry_after_is_obeyed(bench: MakeBench) -> None:
     assert second - first >= 0.3
     assert third - second >= 0.2
     assert fourth - third >= 0.9  # a date has whole seconds only
-    assert fourth - first < 3.5
+    assert fourth - first < 10
 
 
 def test_a_wait_that_is_too_long_is_named(bench: MakeBench) -> None:
@@ -186,15 +189,17 @@ def test_a_wait_that_is_too_long_is_named(bench: MakeBench) -> None:
 
 
 def test_backoff_grows_and_is_bounded(bench: MakeBench) -> None:
-    here = bench(moods="500", pace=Pace(base=0.04, busy=0.04, longest=0.08), retries=4)
-    with pytest.raises(EndpointDown):
-        here.complete()
-    times = here.server.times
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    assert len(gaps) == 4
-    assert 0.03 <= gaps[0] < gaps[1] + 0.03
-    assert all(gap >= 0.06 for gap in gaps[1:])
-    assert all(gap < 0.3 for gap in gaps)
+    client = bench(pace=Pace(base=0.5, busy=2.0, longest=30.0)).client
+    for outcome, first in (("server error", 0.5), ("busy", 2.0)):
+        failure = Failure(kind="retry", outcome=outcome, text="")
+        waits = [client._wait(request(), failure, n) for n in range(8)]
+        middles = [min(30.0, first * 2**n) for n in range(8)]
+        assert all(0.75 * m <= wait <= 1.25 * m for wait, m in zip(waits, middles, strict=True))
+        assert len({wait / m for wait, m in zip(waits, middles, strict=True)}) == 8  # jitter
+        assert client._wait(request("other"), failure, 0) != waits[0]
+        assert client._wait(request(), failure, 0) == waits[0]
+    asked = Failure(kind="retry", outcome="busy", text="", wait=50.0)
+    assert 50.0 <= client._wait(request(), asked, 0) <= 50.125
 
 
 @pytest.mark.parametrize(
@@ -223,26 +228,11 @@ def test_a_quota_of_the_minute_is_waited_for(bench: MakeBench) -> None:
 
 
 def test_no_error_and_no_line_shows_the_key(bench: MakeBench, tmp_path: Path) -> None:
-    moods = [
-        "401",
-        "402",
-        "403",
-        "404",
-        "quota",
-        "400",
-        "500",
-        "busy:9999",
-        "too-long",
-        "not-json",
-        "html-502",
-    ]
-    for mood in moods:
+    for mood in ["401", "402", "403", "404", "quota", "400", "500", "busy:9999", "too-long", "html-502"]:
         here = bench(moods=mood, retries=0)
         with pytest.raises((RefineError, CallFailed)) as error:
             here.complete()
-        seen = (
-            f"{error.value} {error.value!r} {here.calls} {here.client.__dict__} {here.connections.__dict__}"
-        )
+        seen = f"{error.value} {error.value!r} {here.calls} {here.client.__dict__}"
         assert KEY not in seen
         assert KEY in str(here.server.headers)
         assert here.calls[0].extra["error"]
@@ -292,7 +282,11 @@ def test_an_endpoint_that_never_answers_in_time_is_given_up_early(bench: MakeBen
 
 
 def test_one_lost_call_is_not_the_end_but_three_are(bench: MakeBench) -> None:
-    here = bench(moods=["ok", *["500"] * 6], retries=1)
+    here = bench(moods=["ok", *["500"] * 4, "ok", *["500"] * 6], retries=1)
+    here.complete()
+    for _ in range(2):
+        with pytest.raises(CallFailed):
+            here.complete()
     here.complete()
     for _ in range(2):
         with pytest.raises(CallFailed):
@@ -359,6 +353,13 @@ def test_quirks_are_learnt_once(bench: MakeBench) -> None:
     ]
     here.complete()
     assert len(here.server.requests) == 4
+
+
+def test_a_quirk_that_does_not_help_is_a_failure(bench: MakeBench) -> None:
+    here = bench(moods="never-temperature")
+    with pytest.raises(CallFailed, match="must be warmer"):
+        here.complete()
+    assert len(here.server.requests) == 2
 
 
 def test_quirks_learnt_by_several_calls_at_once(bench: MakeBench) -> None:
@@ -469,7 +470,7 @@ def test_a_reply_that_trickles_in_has_the_same_time_limit(tmp_path: Path) -> Non
         began = time.monotonic()
         with pytest.raises(EndpointDown):
             here.run(work())
-        assert 0.25 < time.monotonic() - began < 1.5
+        assert 0.25 < time.monotonic() - began < 5
     assert here.outcomes == ["timeout"]
 
 
@@ -501,6 +502,29 @@ def test_a_cancelled_call_leaves_a_line(bench: MakeBench) -> None:
     (call,) = here.calls
     assert (call.outcome, call.cost_usd) == ("cancelled", None)
     assert call.extra["estimated_usd"] == (2 * 500 + 10 * 2200) / 1e9
+
+
+def test_nothing_is_lost_in_a_storm(bench: MakeBench) -> None:
+    kinds = ["busy", "500", "drop-before", "drop-body", "late", "no-choice", "not-json", "busy-ms:5", "cut"]
+    kinds += ["ok"] * 6
+
+    def moods(number: int, body: dict[str, Any]) -> str:
+        if number < len(kinds):
+            return kinds[number - 1]  # each of them at least once, "ok" first
+        return kinds[generator("mood", number).integers(len(kinds))]
+
+    def brain(body: dict[str, Any]) -> str:
+        return json.dumps({"score": float(body["messages"][0]["content"].split()[1])})
+
+    here = bench(brain=brain, moods=moods, late=0.5, timeout=0.2, retries=30)
+
+    async def work() -> list[Any]:
+        asked = [request(f"score {n}", schema=SCHEMA, form="schema") for n in range(25)]
+        return await asyncio.gather(*(ask(here.client, one, score, corrections=8) for one in asked))
+
+    assert [answer.value for answer in here.run(work())] == [float(n) for n in range(25)]
+    assert {"busy", "server error", "no connection", "timeout", "empty", "cut"} < set(here.outcomes)
+    assert len(here.calls) == len(here.server.requests)
 
 
 # Money
@@ -547,7 +571,7 @@ def test_the_cap_stops_before_the_next_call(bench: MakeBench) -> None:
     here = bench(prices=PRICES, dollars=3 * one)
     for _ in range(3):
         here.complete()
-    with pytest.raises(GuardStop, match="budget.dollars") as error:
+    with pytest.raises(GuardStop, match=r"budget\.dollars") as error:
         here.complete()
     assert (error.value.guard, error.value.exit_code) == ("budget", 3)
     assert "--resume" in error.value.advice
@@ -625,6 +649,22 @@ def test_sharers_of_a_call_that_is_cancelled_ask_themselves(bench: MakeBench) ->
 
     assert here.run(work()).text == "ok"
     assert len(here.server.requests) == 2
+
+
+def test_a_sharer_that_is_cancelled_takes_nobody_along(bench: MakeBench) -> None:
+    here = bench(cache=True, delay=0.1)
+
+    async def work() -> list[Reply]:
+        first = asyncio.create_task(here.client.complete(request()))
+        while not here.server.requests:
+            await asyncio.sleep(0.005)
+        second, third = (asyncio.create_task(here.client.complete(request())) for _ in range(2))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        return [await first, await third]
+
+    assert [reply.text for reply in here.run(work())] == ["ok", "ok"]
+    assert len(here.server.requests) == 1
 
 
 @pytest.mark.parametrize("mood", ["cut", "refusal"])

@@ -17,7 +17,7 @@ def prompt(split: str, **facets: str) -> Prompt:
 def test_counts_by_facet_value_and_split() -> None:
     found = cover(
         [
-            prompt("train", tone="calm", topic="tea"),  # the order of the facets
+            prompt("train", tone="calm", topic="tea"),
             prompt("train", tone="angry", topic="tea"),
             prompt("train", topic="rain", tone="angry"),
             prompt("validation", tone="angry", topic="tea"),

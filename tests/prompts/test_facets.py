@@ -61,6 +61,7 @@ def test_all_pairs_of_a_large_space_are_met_in_few_rows() -> None:
 def test_all_combinations_of_a_small_space_come_before_any_comes_again() -> None:
     assert set(chosen([3, 3], 9)) == set(product(("v00", "v01", "v02"), ("v10", "v11", "v12")))
     assert sorted(Counter(chosen([2, 2], 8)).values()) == [2, 2, 2, 2]
+    assert set(Counter(chosen([2, 2, 2, 2], 16)).values()) == {1}
 
 
 def test_the_choice_is_that_of_the_seed_alone() -> None:
@@ -74,6 +75,9 @@ def test_what_is_set_apart_is_not_chosen_until_nothing_else_is_left() -> None:
     covering = Covering(facets(2, 2), 0)
     rows = {covering.choose(besides=apart) for _ in range(6)}
     assert rows == {("v00", "v11"), ("v01", "v10")}
+    for only in product(*facets(3, 3, 3).values()):
+        others = frozenset(product(*facets(3, 3, 3).values())) - {only}
+        assert Covering(facets(3, 3, 3), 0).choose(besides=others) == only
     everything = frozenset(product(("v00", "v01"), ("v10", "v11")))
     assert covering.choose(besides=everything) in everything
 

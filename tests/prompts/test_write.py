@@ -16,6 +16,8 @@ from refine_rl.llm.client import CallFailed, EndpointDown, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.llm.structured import Unusable
 from refine_rl.prompts import load_all_prompts, load_prompts
+from refine_rl.prompts.board import Board
+from refine_rl.prompts.slots import Slot, plan_slots
 from refine_rl.prompts.write import Written, together, write_prompts
 from refine_rl.prompts.writer import CHECKED, read_system, sift
 from refine_rl.types import Prompt, Split
@@ -90,6 +92,15 @@ def test_batches_know_what_exists_and_what_went_wrong(scripts: SimpleNamespace) 
     assert "- Tell" not in batches["1/0 check"].messages[0]["content"] if "1/0 check" in batches else True
 
 
+def test_a_batch_is_shown_first_what_is_most_like_it() -> None:
+    kinds = [("a", "x"), ("b", "y"), ("a", "y"), ("a", "x")]
+    slots = [Slot(split="train", combination=kind) for kind in kinds]
+    board = Board(slots, {"one": ["a", "b"], "two": ["x", "y"]}, settings())
+    board.filled |= {1: "nothing shared", 2: "one shared", 3: "the same"}
+    assert board.examples([0], 2, "key") == ["the same", "one shared"]
+    assert board.examples([0], 9, "key") == ["the same", "one shared", "nothing shared"]
+
+
 def test_requests_carry_what_makes_them_repeatable(scripts: SimpleNamespace) -> None:
     client = Scripted(scripts.Brain(), model="scripted/writer")
     write(client, settings(7, temperature=0.9, max_tokens=77))
@@ -142,7 +153,7 @@ def test_repetitions_are_dropped_and_written_anew(scripts: SimpleNamespace) -> N
             return "Where is the old lighthouse of the town?"
         if number == 1003:
             return "where  is the OLD lighthouse of the town?"
-        if number == 4:
+        if number == 1004:
             return "Please tell me now where is the old lighthouse of the town today?"
         return str(scripts.plain(number, combination, batch))
 
@@ -156,6 +167,9 @@ def test_repetitions_are_dropped_and_written_anew(scripts: SimpleNamespace) -> N
     assert texts(found).count("Where is the old lighthouse of the town?") == 1
     off = write(Scripted(scripts.Brain(repeats)), settings(prompts={"near_duplicate": 1.0}))
     assert Counter(d.kind for d in off.dropped) == {"duplicate": 2}
+    twins = scripts.Brain(lambda n, c, b: "Where?" if n in (1002, 1003) else scripts.plain(n, c, b))
+    found = write(Scripted(twins), settings(prompts={"near_duplicate": 1.0}))
+    assert texts(found).count("Where?") == 1
 
 
 def test_a_writer_that_runs_dry_is_stopped(scripts: SimpleNamespace) -> None:
@@ -186,6 +200,8 @@ def test_a_combination_that_cannot_be_filled_is_given_up_for_another(scripts: Si
 
 def test_answers_that_pose_as_prompts_are_found_by_the_check(scripts: SimpleNamespace) -> None:
     def poses(number: int, combination: Any, batch: int) -> str:
+        if number == 1:
+            return "Sure, why?"
         return f"Gladly, {number} times!" if number == 3 else str(scripts.plain(number, combination, batch))
 
     def check(request: Request) -> str:
@@ -194,7 +210,13 @@ def test_answers_that_pose_as_prompts_are_found_by_the_check(scripts: SimpleName
         return json.dumps({"mistakes": wrong})
 
     found = write(Scripted(scripts.Brain(poses, check=check)))
-    assert [(d.kind, d.why, d.text) for d in found.dropped] == [("rejected", CHECKED, "Gladly, 3 times!")]
+    assert [(d.kind, d.why, d.text) for d in found.dropped] == [
+        ("rejected", "it talks about prompts", "Sure, why?"),
+        ("rejected", CHECKED, "Gladly, 3 times!"),
+    ]
+    slots = plan_slots(scripts.FACETS, ASKED, 0)  # the order of the prompts, whichever came late
+    assert [c.split for c in found.candidates] == [s.split for s in slots]
+    assert [tuple(c.facets.values()) for c in found.candidates] == [s.combination for s in slots]
     assert len(found.candidates) == 32
     assert not any("Gladly" in text for text in texts(found))
     brain = scripts.Brain(poses, check=check)
@@ -295,7 +317,7 @@ def test_after_an_error_nothing_goes_on_in_the_background() -> None:
 
     async def main() -> None:
         with pytest.raises(ValueError, match="no"):
-            await together([slow(), fails()])
+            await asyncio.wait_for(together([slow(), fails()]), 5)
         assert ended == ["slow"]
         assert len(asyncio.all_tasks()) == 1
 

@@ -109,8 +109,8 @@ def test_a_sane_judge_over_garbage_passes_also_where_the_copy_is_the_best() -> N
     assert check(lambda t: 0.94 if t == REQUEST else sane(t), case_of(GOOD, FAIR)).liked == ()
 
 
-@pytest.mark.parametrize("same", [0.5, 1.0])
-@pytest.mark.parametrize("answers", [[GOOD, FAIR], GARBAGE])
+@pytest.mark.parametrize("same", [0.5, 1.0, 0.8, 0.72])
+@pytest.mark.parametrize("answers", [[GOOD, FAIR], [GOOD, FAIR, "Yes."], GARBAGE])
 def test_a_judge_that_gives_everything_the_same_likes_everything(same, answers) -> None:
     report = check(lambda text: same, case_of(*answers))
     assert report.liked == tuple(KINDS)

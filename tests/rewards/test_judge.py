@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,30 @@ def test_every_gate_must_be_passed_in_full() -> None:
     scores = score(reward, "please", "please do", "go away", "pleased")
     assert [s.breakdown["judge"] for s in scores] == [0.6, 0.0, 0.0, 0.7]
     assert scores[2].explanation.endswith("it fails polite, words")
+
+
+def test_almost_passing_is_failing() -> None:
+    def almost(completion: str) -> float:
+        return 1.0 if completion.startswith("a") else 0.99
+
+    reward, _ = build(by_length, almost, judge={"gate": ["almost"]})
+    assert [s.breakdown["judge"] for s in score(reward, "aa", "b", "aaaa")] == [0.2, 0.0, 0.4]
+
+
+def test_the_smallest_agreement_of_the_components_counts() -> None:
+    @dataclass(frozen=True)
+    class Agreeing:
+        name: str
+        agreement: float | None
+
+        def check_prompt(self, prompt: Prompt) -> None: ...
+
+        async def score_group(self, prompt: Prompt, trajectories: Any) -> list[Score]:
+            return [Score(value=1.0, agreement=self.agreement) for _ in trajectories]
+
+    components = (Agreeing("a", 0.5), Agreeing("b", -0.5), Agreeing("c", None))
+    reward = CombinedReward(components=components, weights={"a": 1.0, "b": 1.0, "c": 1.0})
+    assert score(reward, "x")[0].agreement == -0.5
 
 
 def test_agreement_goes_into_every_score_of_the_group() -> None:

@@ -78,9 +78,10 @@ def test_the_reason_names_the_seat_in_which_the_judge_saw_the_answer() -> None:
     )
 
 
-def test_a_pair_of_which_one_order_fails_is_left_out() -> None:
+@pytest.mark.parametrize("order", [("bb", "ccc"), ("ccc", "bb")])
+def test_a_pair_of_which_one_order_fails_is_left_out(order) -> None:
     def brain(request: Request):
-        if shown(request) == ("bb", "ccc"):
+        if shown(request) == order:
             return CallFailed("cut off")
         return json.dumps({"explanation": "why", "winner": longer(*shown(request))})
 

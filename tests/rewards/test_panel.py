@@ -191,6 +191,12 @@ def test_the_threshold_of_agreement_is_that_of_the_settings(agree: float, asked:
     assert len(judging.asked) == asked
 
 
+def test_looks_agree_from_the_threshold_on() -> None:
+    judging = Fixed({("j", 0): [0.5, 0.5], ("j", 1): [0.1, 0.9]})  # agreement 0
+    score(panel(judging, repeats=3, adaptive=True, agree=0.0), "x", "y")
+    assert len(judging.asked) == 2
+
+
 def test_a_larger_judge_decides_alone_where_looks_disagree() -> None:
     looks = {("a", 0): [0.2, 0.8], ("b", 1): [0.8, 0.2], ("big", 2): [0.6, 0.1]}
     judging = Fixed(looks)
@@ -246,10 +252,11 @@ def test_what_stops_a_run_goes_through_and_nothing_goes_on(error: Exception) -> 
             if client.model == "bad":
                 raise error
             try:
-                await asyncio.sleep(10)
-            finally:
+                await asyncio.sleep(3)
+            except asyncio.CancelledError:
                 ended.append(client.model)
-            raise AssertionError
+                raise
+            raise AssertionError("it was not cancelled")
 
     async def main() -> int:
         with pytest.raises(type(error)):

@@ -204,6 +204,11 @@ def test_replies_that_are_understood(reply: object, values: tuple[float, float])
     assert read_reply(reply, ["aa", "bb"]).values == pytest.approx(values, abs=1e-12)
 
 
+def test_one_entry_may_stand_alone() -> None:
+    alone = {"trajectory_id": "aa", "explanation": "so", "score": 0.5}
+    assert read_reply(alone, ["aa"]) == Verdict(values=(0.5,), reasons=("so",))
+
+
 @pytest.mark.parametrize(
     ("reply", "words"),
     [

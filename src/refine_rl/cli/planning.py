@@ -51,7 +51,7 @@ def plan(
         here = task or Path("task.toml")
         raise UserError(
             f"--probe needs prompts, and the writer has not written them yet: {program()} prompts {here} "
-            '--out prompts.jsonl, then prompts.source = "file:prompts.jsonl".'
+            '--out written.jsonl, then prompts.source = "file:written.jsonl".'
         )
     planned = make_plan(settings, found.counts)
     if not as_json:
@@ -74,12 +74,16 @@ def _probe(settings: Settings, prompts: Sequence[Prompt], planned: Plan, yes: bo
     what = f"The probe loads {settings.model.name} and lets it answer at most {PROMPTS} prompts" + (
         f"; scoring them takes up to {calls} calls to LLMs." if calls else ". It asks no LLM."
     )
-    if not yes and not sys.stdin.isatty():
+    if not yes and not _on_a_terminal():
         raise UserError(f"{what} There is no terminal to ask you on: say --yes.")
     if not yes and not typer.confirm(f"{what} Go on?", err=True):
         return None
     with interruptible() as pause:
         return probe(settings, prompts, Screen(), pause=pause)
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 # -- what it looks like -----------------------------------------------------------------------------
@@ -122,9 +126,9 @@ def _show(settings: Settings, planned: Plan) -> None:
     for text in planned.notes:
         console.print(f"note     {shown(text)}", markup=False)
     console.print(
-        "\n[dim]The numbers of calls are exact where all answers differ and every reply can be used; the rest is "
-        "estimated.\nLow: answers of half the allowed length, judges that write little. High: all of it, judges "
-        "that think first.[/]"
+        "\n[dim]The numbers of calls are exact where all answers differ and every reply can be used; the\n"
+        "rest is estimated. Low: answers of half the allowed length, judges that write little. High:\n"
+        "answers of the full length, judges that think first.[/]"
     )
 
 
@@ -164,8 +168,8 @@ def _show_probe(probed: Probed) -> None:
     console.print(
         f"\nprobe    {probed.flat} of {probed.groups} groups had no spread in their rewards: about "
         f"{probed.no_signal:.0%} of all\n         will carry no signal ({low:.0%} to {high:.0%} with 95 % "
-        f"confidence)\n         mean reward {probed.reward_mean:.3f}, {probed.tokens_mean:.0f} tokens an answer, "
-        f"{probed.clipped_share:.0%} cut; sampling took {probed.seconds:.1f} s"
+        f"confidence)\n         mean reward {probed.reward_mean:.3f}, {probed.tokens_mean:.0f} tokens an "
+        f"answer, {probed.clipped_share:.0%} cut; sampling took {probed.seconds:.1f} s"
     )
     if probed.missing:
         console.print(f"         {probed.missing} of {probed.answers} scores are missing")

@@ -51,7 +51,7 @@ def score(
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Score groups of completions with an LLM as judge. One line in, one line out, in the same order."""
+    """Score completions with an LLM as judge. One line in, one line out, in the same order."""
     from refine_rl.judging import Judges
     from refine_rl.scoring_files import score_file
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from refine_rl.cli.interrupt import StopNow, interruptible
-from refine_rl.errors import GuardStop, Interrupted, UserError
+from refine_rl.errors import GuardStop, Interrupted, MachineError, UserError
 
 if TYPE_CHECKING:
     from refine_rl.config import Settings
@@ -156,6 +156,8 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     except GuardStop as stop:
         rest = f"The state was saved. Report: {report}\nTo go on all the same: {go_on}"
         raise GuardStop(stop.guard, stop.what, f"{stop.advice}\n{rest}") from stop
+    except MachineError as error:
+        raise type(error)(f"{error}\nThe state was saved. Go on with: {go_on}") from error
     if as_json:
         typer.echo(json.dumps({"run": str(folder.path), **dataclasses.asdict(comparison)}))
         return

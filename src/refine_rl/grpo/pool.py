@@ -78,9 +78,9 @@ def choose(
     told: int | None = None,
     top: float | None = 1.0,
 ) -> Chosen:
-    """The prompts of `step`: those that do not rest, the longest unused first, of these the ones
-    with the fewest turns; among equals the order is drawn anew for each pass, as `choose_prompts` draws it. Where fewer than `per_step` are left, the ones
-    that return soonest fill up. No step holds a prompt twice.
+    """The prompts of `step`: those that do not rest, the longest unused first, of these the ones with the
+    fewest turns; among equals the order is drawn anew for each pass, as `choose_prompts` draws it. Where
+    fewer than `per_step` are left, the ones that return soonest fill up. No step holds a prompt twice.
 
     `outcomes` are those of earlier steps, in any order; later ones are ignored. Rewards count up to step
     `known` (without it, all before `step`); those after it are turns only, as when a step is sampled before
@@ -95,7 +95,7 @@ def choose(
     used = {o.prompt_id: o.step for o in past}
     turns = Counter(o.prompt_id for o in past)
     rest = max(LEAST_REST, -(-len(prompts) // per_step))
-    now, before = _resting(past, known, step, rest, top), _resting(past, told, step - 1, rest, top)
+    before, now = _resting(past, ((told, step - 1), (known, step)), rest, top)
 
     which_pass = (step - 1) // (len(prompts) // per_step)
     order = generator(seed, "order", which_pass).permutation(len(prompts))
@@ -108,23 +108,35 @@ def choose(
     )
 
 
-def _resting(past: Sequence[Seen], known: int, step: int, rest: int, top: float | None) -> dict[str, Aside]:
-    """Who rests at `step`, by what the groups up to step `known` showed."""
-    in_a_row: dict[str, int] = {}
-    aside: dict[str, Aside] = {}
-    for o in past:
-        if o.step > known or o.flat is None:
-            continue
-        if not o.flat:
-            in_a_row[o.prompt_id] = 0
-            aside.pop(o.prompt_id, None)
-            continue
-        n = in_a_row[o.prompt_id] = in_a_row.get(o.prompt_id, 0) + 1
-        returns = o.step + 1 + rest * 2 ** min(n - 1, LONGEST)
-        aside[o.prompt_id] = Aside(
-            prompt_id=o.prompt_id, step=o.step, why=_why(o.values, top), returns=returns
-        )
-    return {prompt_id: a for prompt_id, a in aside.items() if a.returns > step}
+def _resting(
+    past: Sequence[Seen], times: Sequence[tuple[int, int]], rest: int, top: float | None
+) -> list[dict[str, Aside]]:
+    """For each (known, step), in rising order: who rests at `step`, by what the groups up to step `known`
+    showed."""
+    rows: dict[str, tuple[int, Seen]] = {}  # flat groups in a row, and the last of them
+    found = []
+    groups = iter(past)
+    waiting = next(groups, None)
+    for known, step in times:
+        while waiting is not None and waiting.step <= known:
+            flat, prompt_id = waiting.flat, waiting.prompt_id
+            if flat:
+                rows[prompt_id] = (rows[prompt_id][0] + 1 if prompt_id in rows else 1, waiting)
+            elif flat is not None:
+                rows.pop(prompt_id, None)
+            waiting = next(groups, None)
+        aside = (_aside(*row, rest, top) for row in rows.values())
+        found.append({a.prompt_id: a for a in aside if a.returns > step})
+    return found
+
+
+def _aside(in_a_row: int, last: Seen, rest: int, top: float | None) -> Aside:
+    return Aside(
+        prompt_id=last.prompt_id,
+        step=last.step,
+        why=_why(last.values, top),
+        returns=last.step + 1 + rest * 2 ** min(in_a_row - 1, LONGEST),
+    )
 
 
 def _why(values: Sequence[float], top: float | None) -> str:

@@ -137,7 +137,7 @@ def take_step(
     began = time.perf_counter()
     flight = flights.pop(step, None) or _take_off(prompts, step, parts, settings)
     if step < g.steps and sampled_after(step + 1, settings) < step:
-        flights[step + 1] = _take_off(prompts, step + 1, parts, settings, ahead=True)
+        flights[step + 1] = _take_off(prompts, step + 1, parts, settings, before=flight)
     sampled_at = time.perf_counter()
     sampled = None
     if flight.under_way is not None:
@@ -175,30 +175,41 @@ def take_step(
 
 
 def _take_off(
-    prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings, *, ahead: bool = False
+    prompts: Sequence[Prompt],
+    step: int,
+    parts: Parts,
+    settings: Settings,
+    *,
+    before: Flight | None = None,
 ) -> Flight:
-    """Samples a step and sends its groups to be scored, unless they are on record."""
+    """Samples a step and sends its groups to be scored, unless they are on record. `before` is the step
+    before where that is still under way."""
     under_way = None
     if parts.recorder.recorded(step) is None:
-        chosen = _choose(prompts, step, parts, settings)
+        chosen = _choose(prompts, step, parts, settings, before)
         under_way = start_rollouts(chosen, step, sample=parts.sample, score=parts.score)
     flight = Flight(under_way=under_way, seen=None)
-    if not ahead:
+    if before is None:
         return flight
     # Compared now, while the weights are those that sampled.
     return replace(flight, seen=check.compare(parts.policy, _members(flight, step, parts), settings, step))
 
 
-def _choose(prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings) -> Sequence[Prompt]:
+def _choose(
+    prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings, before: Flight | None
+) -> Sequence[Prompt]:
     per_step, seed = settings.grpo.prompts_per_step, settings.grpo.seed
     if settings.prompts.pool == "all":
         return choose_prompts(prompts, step, per_step, seed)
+    seen = list(parts.recorder.seen())
+    if before is not None and before.under_way is not None:  # not scored yet: a turn and no more
+        seen += [Seen(step=step - 1, prompt_id=p.id, values=()) for p in before.under_way.prompts]
     chosen = choose(
         prompts,
         step,
         per_step,
         seed,
-        parts.recorder.seen(),
+        seen,
         known=sampled_after(step, settings),
         told=sampled_after(step - 1, settings) if step > 1 else -1,
         top=parts.top,

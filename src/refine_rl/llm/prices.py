@@ -50,7 +50,8 @@ def _of_tables(endpoint: Endpoint, name: str) -> Price | None:
 
     def cost(tokens_in: int, tokens_out: int) -> int:
         usage = genai_prices.Usage(input_tokens=tokens_in, output_tokens=tokens_out)
-        return round(genai_prices.calc_price(usage, name, **where).total_price * NANO)
+        dollars: Decimal = genai_prices.calc_price(usage, name, **where).total_price
+        return round(dollars * NANO)
 
     try:
         cost(1, 1)

@@ -35,6 +35,7 @@ class Wire:
     closer: AsyncGenerator[None]
     slots: asyncio.Semaphore
     timeout: float
+    headers: Mapping[str, Any]
     in_flight: dict[str, asyncio.Future[Reply | None]] = field(default_factory=dict)
 
     async def post(self, body: Mapping[str, Any]) -> Answered | Failure:
@@ -44,7 +45,8 @@ class Wire:
         try:
             # The SDK's own limit is for each read, not for the whole.
             async with asyncio.timeout(self.timeout):
-                raw = await self.sdk.chat.completions.with_raw_response.create(**body)
+                create = self.sdk.chat.completions.with_raw_response.create
+                raw = await create(**body, extra_headers=self.headers)
             return Answered(status=raw.status_code, headers=raw.headers, body=raw.text)
         except openai.APIStatusError as error:
             response = error.response
@@ -77,7 +79,6 @@ async def open_wire(endpoint: Endpoint) -> Wire:
     connect = openai.Timeout(timeout, connect=min(_CONNECT, timeout))
     # A proxy from the environment is for the outside, not for a server on this machine.
     http = openai.DefaultAsyncHttpxClient(trust_env=not endpoint.local, timeout=connect)
-    headers: dict[str, Any] = {} if endpoint.key else {"Authorization": openai.Omit()}
     sdk = openai.AsyncOpenAI(
         api_key=endpoint.key or "none",
         base_url=endpoint.base_url,
@@ -89,7 +90,6 @@ async def open_wire(endpoint: Endpoint) -> Wire:
         # The SDK takes these from OPENAI_* variables; they are nobody else's business.
         sdk.organization = sdk.project = None
         sdk._custom_headers = {}
-    sdk._custom_headers = {**sdk._custom_headers, **headers}
     closer = _closing(sdk)
     await anext(closer)
     return Wire(
@@ -97,6 +97,7 @@ async def open_wire(endpoint: Endpoint) -> Wire:
         closer=closer,
         slots=asyncio.Semaphore(endpoint.settings.concurrency),
         timeout=timeout,
+        headers={} if endpoint.key else {"Authorization": openai.Omit()},
     )
 
 

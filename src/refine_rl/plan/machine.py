@@ -10,6 +10,7 @@ rows; one row of logits each) and training (activations and logits of grpo.token
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,21 +80,26 @@ class Work:
     disk: float  # bytes
 
 
+class UnknownSize(UserError):  # noqa: N818 - it is a gap in what is known, not a mistake
+    """The model's configuration is not on this machine."""
+
+
 def model_size(settings: Settings) -> Size:
-    """From the model's configuration alone; no weight is read and nothing is downloaded. Raises UserError
-    where the configuration is not on this machine."""
+    """From the model's configuration alone; no weight is read and nothing is downloaded. Raises
+    UnknownSize where the configuration is not on this machine."""
     import transformers
 
     from refine_rl.policy.load import model_source
 
     name = settings.model.name
+    source = model_source(name)
     try:
         config = transformers.AutoConfig.from_pretrained(
-            model_source(name), trust_remote_code=False, local_files_only=True
+            source, trust_remote_code=False, local_files_only=True
         )
         return size_of(config, settings.model.targets)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
+        raise UnknownSize(
             f"{name} is not on this machine yet, so its size is unknown (refine train loads it)"
         ) from error
 
@@ -173,6 +179,15 @@ def _a_second(work: Callable[[int], torch.Tensor], wait: Callable[[], None]) -> 
         wait()
         done += 4
     return done / (time.perf_counter() - began)
+
+
+def installed_memory(device: str) -> float:
+    """Bytes of the memory that a run on this device lives in."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 # -- time -----------------------------------------------------------------------------------------

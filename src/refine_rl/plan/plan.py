@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refine_rl.config import EndpointSettings, Settings
-from refine_rl.errors import UserError
 from refine_rl.plan import machine
 from refine_rl.plan.calls import Calls, calls
 from refine_rl.plan.counts import Counts
@@ -66,12 +65,14 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None)
     size = work = None
     try:
         size = machine.model_size(settings)
-    except UserError as error:
+    except machine.UnknownSize as error:
         notes.append(f"{error}: neither time nor memory of the machine can be told.")
     if size is not None:
         rates = rates or machine.measure(settings, size)
         work = machine.estimate(settings, size, rates, counts)
     seconds = durations(settings, planned, work)
+    if work is not None and rates is not None:
+        notes += _memory(work, machine.installed_memory(rates.device))
     return Plan(
         counts=counts,
         lines=lines,
@@ -161,6 +162,17 @@ def over_budget(settings: Settings, paid: Cost, seconds: Seconds) -> list[str]:
     return found
 
 
+def _memory(work: Work, installed: float) -> list[str]:
+    """A word where the run may not fit."""
+    if work.memory[1] <= installed:
+        return []
+    how = "does not fit" if work.memory[0] > installed else "may not fit"
+    return [
+        f"The run {how} into this machine's {installed / 1e9:.1f} GB: lower grpo.tokens_per_micro_batch, "
+        "rollout.max_tokens or rollout.group_size, or take a smaller model."
+    ]
+
+
 def _notes(
     settings: Settings, counts: Counts, lines: Sequence[Line], paid: Cost, seconds: Seconds
 ) -> list[str]:
@@ -177,7 +189,8 @@ def _notes(
     dear = [(line.dollars[1], line.calls) for line in lines if line.dollars and line.dollars[1] > 0]
     if dear:
         most, which = max(dear, key=lambda pair: pair[0])
-        notes.append(f"{most / paid.high:.0%} of the dollars go to {which.model}, {which.stage}.")
+        known = "known dollars" if paid.unknown else "dollars"
+        notes.append(f"{most / paid.high:.0%} of the {known} go to {which.model}, {which.stage}.")
     if seconds.machine is not None and lines:
         slower = "the calls" if seconds.judges[1] > seconds.machine[1] else "the machine"
         notes.append(f"Most of the time goes to {slower}.")

@@ -207,7 +207,7 @@ def whole_combinations(facets: Facets, count: int, seed: int) -> list[Combinatio
         combination = covering.choose(besides=frozenset(taken))
         places = list(enumerate(combination))
         room = [every // len(v) for v in facets.values()]  # combinations that a value of each facet is in
-        if combination not in taken and all(2 * (uses[p] + 1) <= room[p[0]] for p in places):
+        if all(2 * (uses[p] + 1) <= room[p[0]] for p in places):
             taken.append(combination)
             uses.update(places)
         if len(taken) == count:

@@ -6,7 +6,6 @@ side by side tells close ones apart less well, and each answer costs a call.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ class Absolute:
     temperature: float = 0.0
     max_tokens: int = 8192
     corrections: int = 2
+    purpose: str = "judge"
 
     @property
     def relative(self) -> bool:
@@ -69,7 +69,7 @@ class Absolute:
                 {"role": "system", "content": instructions("absolute.md", self.task, self.rubric)},
                 {"role": "user", "content": f"{context}<answer>\n{fenced_json(answer)}\n</answer>"},
             ),
-            purpose="judge",
+            purpose=self.purpose,
             about=case.about,
             variation=f"seed {self.seed}, look {look}",
             temperature=self.temperature,
@@ -107,7 +107,7 @@ def read_grade(reply: object) -> tuple[float, str]:
         written = float(found[1].replace(",", "."))
     if isinstance(written, bool) or not isinstance(written, int | float):
         raise Unusable(f"The score is {_short(written)}; it must be a number from {LOWEST} to {HIGHEST}.")
-    if not (math.isfinite(written) and LOWEST <= written <= HIGHEST):
+    if not LOWEST <= written <= HIGHEST:
         raise Unusable(f"The score is {_short(written)}, which is not from {LOWEST} to {HIGHEST}.")
     return float(written), explanation_of(reply)
 

@@ -20,6 +20,8 @@ LIKED = 0.5
 
 COPY = "copied prompt"
 
+_TOLERANCE = 1e-9  # the mean of equal numbers may be a little off
+
 _OFF_TOPIC = (
     "A lobster sheds its shell several times in its first year. It takes up water until the old shell "
     "splits across the back, pulls itself out, and hides until the new one is hard."
@@ -64,7 +66,7 @@ class Planted:
 
     @property
     def liked(self) -> bool:
-        return self.mean is not None and self.bar is not None and self.mean >= self.bar
+        return self.mean is not None and self.bar is not None and self.mean >= self.bar - _TOLERANCE
 
 
 def bar_of(kind: str, real: float, best: float) -> float | None:

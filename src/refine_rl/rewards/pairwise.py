@@ -59,6 +59,7 @@ class Pairwise:
     temperature: float = 0.0
     max_tokens: int = 8192
     corrections: int = 2
+    purpose: str = "judge"
 
     @property
     def relative(self) -> bool:
@@ -93,7 +94,7 @@ class Pairwise:
                 {"role": "system", "content": instructions("pairwise.md", self.task, self.rubric)},
                 {"role": "user", "content": context + answers},
             ),
-            purpose="judge",
+            purpose=self.purpose,
             about=case.about,
             variation=f"seed {self.seed}, look {look}",
             temperature=self.temperature,

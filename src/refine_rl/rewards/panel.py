@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import fsum
+from typing import Any, cast
 
 from refine_rl.llm.client import Client
 from refine_rl.rewards.looks import Case, Judging, Verdict, all_of
@@ -48,6 +49,10 @@ class Panel:
     def relative(self) -> bool:
         """Whether values compare only within one group."""
         return self.judging.relative
+
+    def asking_for(self, purpose: str) -> Panel:
+        """The same panel, whose calls stand under another purpose in the ledger."""
+        return replace(self, judging=replace(cast(Any, self.judging), purpose=purpose))
 
     def check_prompt(self, prompt: Prompt) -> None:
         """Every prompt can be judged."""

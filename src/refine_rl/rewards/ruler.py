@@ -43,6 +43,7 @@ class Ruler:
     temperature: float = 0.0
     max_tokens: int = 8192
     corrections: int = 2
+    purpose: str = "judge"
 
     @property
     def relative(self) -> bool:
@@ -60,7 +61,7 @@ class Ruler:
                 {"role": "system", "content": self._instructions(criteria)},
                 {"role": "user", "content": f"{context}Trajectories:\n\n{shown}"},
             ),
-            purpose="judge",
+            purpose=self.purpose,
             about=case.about,
             variation=f"look {look}",
             temperature=self.temperature,

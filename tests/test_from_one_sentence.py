@@ -1,0 +1,371 @@
+"""From one sentence to a tuned model: writer and judge on a server that misbehaves, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine_rl.runs import RunFolder
+from refine_rl.types import Prompt
+
+MakeModel = Callable[..., Path]
+IN, OUT = 3.0, 15.0  # dollars a million tokens
+TASK = "Answer the customer in short words."
+WORDS = ["lamp", "train", "soup", "coat", "bell", "garden", "letter", "clock", "chair", "ticket"]
+
+MOODS = [
+    *("ok", "busy:0.01", "ok", "500", "drop-before", "ok", "no-choice", "cut", "ok", "busy"),
+    *("503:0.01", "refusal", "no-schema", "ok", "html-502", "error-in-200", "not-json", "ok", "busy-ms:9"),
+]
+"""Every way to fail that another try mends."""
+
+
+def brain(body: dict[str, Any]) -> str:
+    """A writer and a judge in one. What it says is a function of the request alone, also in the middle of
+    a correction: it looks at the first message of the user."""
+    system = next((m["content"] for m in body["messages"] if m["role"] == "system"), "")
+    text = next(m["content"] for m in body["messages"] if m["role"] == "user")
+    if "<trajectory id=" in text:
+        return judged(text)
+    assert not system
+    if "Name the dimensions" in text:
+        values = {"topic": WORDS[:6], "tone": ["angry", "calm", "sad"], "length": ["a line", "two lines"]}
+        return json.dumps({"facets": [{"name": n, "values": v} for n, v in values.items()]})
+    if "Write its system message" in text:
+        return json.dumps({"system": "You answer customers."})
+    if "Which numbers are mistakes?" in text:
+        return json.dumps({"mistakes": []})
+    if "for each of these numbered combinations" in text:
+        text = text.partition("Reply with JSON alone")[0]  # what follows depends on the form of the reply
+        found = re.findall(r"(?m)^(\d+)\. topic: (\w+); tone: (\w+); length: .*$", text)
+        return json.dumps({"prompts": [written(int(n), topic, tone, text) for n, topic, tone in found]})
+    raise AssertionError(text)
+
+
+def written(number: int, topic: str, tone: str, request: str) -> dict[str, Any]:
+    """A prompt for a combination, another one for another request."""
+    chance = random.Random(f"{topic} {tone} {number} {request}")
+    things = " ".join(chance.choice(WORDS) for _ in range(9))
+    return {"combination": number, "prompt": f"I am {tone} about the {topic}: {things}"}
+
+
+def judged(text: str) -> str:
+    """Shorter words are better; commands to the judge, copies and nothing at all are worth nothing."""
+    scores = []
+    for name, content in re.findall(r'<trajectory id="([^"]+)">(.*?)</trajectory>', text, re.S):
+        answer = json.loads(content)[-1]["content"]
+        words = answer.split()
+        bad = not words or "score" in answer or "I am" in answer or ":" in answer or "lobster" in answer
+        mean = sum(map(len, words)) / max(1, len(words))
+        value = 0.0 if bad else 1 / (1 + mean / 4)
+        scores.append({"trajectory_id": name, "explanation": f"{mean:.1f}", "score": round(value, 4)})
+    return json.dumps({"scores": scores})
+
+
+def value_of(answer: str) -> float:
+    """What `judged` gives for an answer."""
+    record = json.dumps([{"role": "assistant", "content": answer}])
+    reply = json.loads(judged(f'<trajectory id="a">{record}</trajectory>'))
+    return float(reply["scores"][0]["score"])
+
+
+@pytest.fixture
+def task(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """task(url, more="", endpoint="") -> a task.toml of a run of some seconds."""
+    monkeypatch.setenv("MY_KEY", "sk-very-secret-1234")
+
+    def make(url: str, more: str = "", endpoint: str = "", reward: str = "", name: str = "task") -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "task.toml").write_text(f"""
+            task = "{TASK}"
+            [model]
+            name = "{make_model("llama")}"
+            device = "cpu"
+            dtype = "float32"
+            rank = 4
+            [writer]
+            model = "mine/some/writer"
+            batch = 6
+            [prompts]
+            train = 12
+            validation = 3
+            held_out = 6
+            max_tokens = 150
+            [endpoints.mine]
+            base_url = "{url}"
+            key_env = "MY_KEY"
+            prices = {{"*" = {{input = {IN}, output = {OUT}}}}}
+            retries = 8
+            {endpoint}
+            [reward]
+            judges = ["mine/judge"]
+            {reward}
+            [rollout]
+            group_size = 4
+            max_tokens = 10
+            [grpo]
+            steps = 4
+            prompts_per_step = 3
+            learning_rate = 0.02
+            checkpoint_every = 2
+            validate_every = 2
+            all_cut_patience = 99
+            [evaluate]
+            samples = 2
+            bootstrap = 200
+            {more}
+        """)
+        return folder / "task.toml"
+
+    return make
+
+
+def refine(*arguments: str | Path, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "REFINE_CACHE": str(cache), "OMP_NUM_THREADS": "2", **variables}
+    command = [sys.executable, "-m", "refine_rl", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+
+
+def content(run: RunFolder) -> dict[str, Any]:
+    """Everything of a run that clocks and money do not change."""
+    last = run.checkpoints()[-1]
+    clocks = ("seconds", "tokens_per_second", "cost_usd")
+    return {
+        "prompts": run.prompts(),
+        "groups": list(run.groups()),
+        "validation": run.validation(),
+        "metrics": [{k: v for k, v in m.items() if k not in clocks} for m in run.metrics()],
+        "comparison": run.comparison(),
+        "weights": (run.checkpoint(last) / "weights.safetensors").read_bytes(),
+    }
+
+
+def test_the_moods_of_the_server_change_nothing_but_the_bill(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    runs, servers = [], []
+    chance = random.Random(1)
+    for name, moods, delay in (
+        ("calm", "ok", 0.0),
+        ("moody", lambda n, body: MOODS[n % len(MOODS)], lambda n: chance.random() * 0.05),
+    ):
+        server = llm_server(brain=brain, moods=moods, delay=delay)
+        done = refine(
+            "train", task(server.base_url), "--run", tmp_path / name, cache=tmp_path / f"cache-{name}"
+        )
+        assert done.returncode == 0, done.stderr
+        runs.append(RunFolder.open(tmp_path / name))
+        servers.append(server)
+        assert "sk-very-secret" not in done.stdout + done.stderr
+    calm, moody = runs
+    for what, value in content(calm).items():
+        assert value == content(moody)[what], what
+    # The right scores: what the judge says of each answer, whatever it took to get it.
+    scores = [t for g in moody.groups() for t in g["trajectories"]]
+    assert len(scores) == 4 * 3 * 4
+    assert all(t["status"] == "scored" for t in scores)
+    for g in moody.groups():
+        answers = [t["messages"][-1]["content"] for t in g["trajectories"]]
+        for t, answer in zip(g["trajectories"], answers, strict=True):
+            alone = len(set(answers)) == 1
+            assert t["reward"] == pytest.approx(0.5 if alone else value_of(answer)), answer
+    # The prompts: as many as asked for, disjoint, with facets, all under the written system message.
+    prompts = moody.prompts()
+    assert [sum(p.split == s for p in prompts) for s in ("train", "validation", "held_out")] == [12, 3, 6]
+    assert len({p.text for p in prompts}) == 21
+    assert all(set(p.facets) >= {"topic", "tone", "length"} for p in prompts)
+    assert {p.messages[0]["content"] for p in prompts} == {"You answer customers."}
+    assert unseen_combinations(prompts)
+    # The bill, to the billionth of a dollar; calls that were lost have no price, and none is 0 by mistake.
+    for run, server in zip(runs, servers, strict=True):
+        calls = run.calls()
+        paid = [c for c in calls if c["cost_usd"]]
+        bill = sum(IN * tokens[0] + OUT * tokens[1] for tokens in server.billed) / 1e6
+        assert sum(c["cost_usd"] for c in paid) == pytest.approx(bill, abs=1e-9)
+        assert len(paid) == len(server.billed)
+        assert len([c for c in calls if c["outcome"] != "cached"]) == len(server.requests)
+        assert {c["purpose"] for c in calls} >= {"writer", "judge"}
+    steps = [m["cost_usd"] for m in calm.metrics()]
+    assert 0 < sum(steps) < sum(c["cost_usd"] for c in calm.calls())
+    assert None in [m["cost_usd"] for m in moody.metrics()]  # a lost call's price is not known, and not 0
+    assert len(servers[1].requests) > 1.5 * len(servers[0].requests)
+    outcomes = {c["outcome"] for c in moody.calls()}
+    assert outcomes >= {
+        "ok",
+        "busy",
+        "server error",
+        "no connection",
+        "empty",
+        "cut",
+        "refusal",
+        "unsupported",
+    }
+    for file in moody.path.rglob("*"):
+        assert not file.is_file() or b"sk-very-secret" not in file.read_bytes(), file
+
+
+def unseen_combinations(prompts: list[Prompt]) -> set[tuple[str, ...]]:
+    """Combinations of facets that only held-out prompts have."""
+    where: dict[tuple[str, ...], set[str]] = {}
+    for p in prompts:
+        where.setdefault(tuple(p.facets[f] for f in ("topic", "tone", "length")), set()).add(p.split)
+    return {combination for combination, splits in where.items() if splits == {"held_out"}}
+
+
+def test_killed_while_the_judge_thinks_and_resumed(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    """kill -9 at any moment: the run ends as if nothing had been, and what was paid for is not paid again."""
+    whole_server = llm_server(brain=brain)
+    whole = tmp_path / "whole"
+    assert refine("train", task(whole_server.base_url), "--run", whole, cache=tmp_path / "c1").returncode == 0
+    server = llm_server(brain=brain, delay=0.02)
+    file = task(server.base_url)
+    cut = tmp_path / "cut"
+    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c2"), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(cut)]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (cut / "metrics.jsonl").exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(random.Random(time.time_ns()).random() * 0.4)
+    child.kill()
+    child.wait()
+    done = refine("train", "--resume", cut, cache=tmp_path / "c2")
+    assert done.returncode == 0, done.stderr
+    for what, value in content(RunFolder.open(whole)).items():
+        assert value == content(RunFolder.open(cut))[what], what
+    # At most the calls in flight were made twice.
+    assert len(server.requests) <= len(whole_server.requests) + 8
+
+
+def test_the_cap_stops_saves_reports_and_lets_go_on(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = llm_server(brain=brain)
+    calm = tmp_path / "calm"
+    assert refine("train", task(server.base_url), "--run", calm, cache=tmp_path / "c1").returncode == 0
+    costs = [c["cost_usd"] for c in RunFolder.open(calm).calls()]
+    cap = sum(costs) / 2
+    poor = tmp_path / "poor"
+    file = task(server.base_url, f"[budget]\ndollars = {cap}", "concurrency = 2")
+    done = refine("train", file, "--run", poor, cache=tmp_path / "c2")
+    assert done.returncode == 3
+    assert "budget.dollars" in done.stderr
+    assert "--resume" in done.stderr
+    assert (poor / "report.html").is_file()
+    spent = sum(c["cost_usd"] for c in RunFolder.open(poor).calls())
+    assert cap <= spent <= cap + 2 * max(costs)
+    done = refine("train", "--resume", poor, "--set", "budget.dollars=99", cache=tmp_path / "c2")
+    assert done.returncode == 0, done.stderr
+    assert content(RunFolder.open(poor)) == content(RunFolder.open(calm))
+
+
+def test_a_writer_that_eats_the_cap_before_anything_else(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = llm_server(brain=brain)
+    run = tmp_path / "run"
+    file = task(server.base_url, "[budget]\ndollars = 0.000001")
+    done = refine("train", file, "--run", run, cache=tmp_path / "c")
+    assert done.returncode == 3
+    assert len(server.requests) == 1
+    assert (run / "report.html").is_file()
+    assert (run / "llm_calls.jsonl").read_text().count("\n") == 1  # what was paid for stays on record
+
+
+def test_what_is_missing_is_said_before_anything_is_loaded(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = llm_server(brain=brain)
+    for key, change, variables in (
+        ("MY_KEY", lambda text: text, {"MY_KEY": ""}),
+        ("reward.judges", lambda text: text.replace("mine/judge", "opnerouter/deepseek/r1"), {}),
+        ("prices", lambda text: re.sub(r"prices.*", "", text) + "[budget]\ndollars = 1.0\n", {}),
+        ("writer.model", lambda text: text.replace("mine/some/writer", "writer"), {}),
+    ):
+        file = task(server.base_url)
+        file.write_text(change(file.read_text()))
+        done = refine("train", file, "--run", tmp_path / "run", cache=tmp_path / "c", **variables)
+        assert done.returncode == 2, (key, done.stderr)
+        assert key in done.stderr
+        assert "Loading" not in done.stderr
+        assert not (tmp_path / "run").exists()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("mood", "text"),
+    [("401", "MY_KEY"), ("404", "judge"), ("402", "money"), ("500", "gives no reply")],
+)
+def test_a_judge_that_refuses_ends_the_run_with_4_and_it_can_go_on(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path, mood: str, text: str
+) -> None:
+    def moods(number: int, body: dict[str, Any]) -> str:
+        return mood if body["model"] == "judge" and not healed else "ok"
+
+    healed: list[bool] = []
+    server = llm_server(brain=brain, moods=moods)
+    run = tmp_path / "run"
+    file = task(server.base_url)
+    file.write_text(file.read_text().replace("retries = 8", "retries = 0"))
+    done = refine("train", file, "--run", run, cache=tmp_path / "c")
+    assert done.returncode == 4, done.stderr
+    assert text in done.stderr
+    assert "--resume" in done.stderr
+    assert "sk-very-secret" not in done.stderr
+    healed.append(True)
+    done = refine("train", "--resume", run, cache=tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_server_that_is_not_there(task: Callable[..., Path], tmp_path: Path) -> None:
+    file = task("http://127.0.0.1:9/v1", endpoint="timeout = 2.0")
+    file.write_text(file.read_text().replace("retries = 8", "retries = 1"))
+    done = refine("train", file, "--run", tmp_path / "run", cache=tmp_path / "c")
+    assert done.returncode == 4
+    assert "127.0.0.1:9" in done.stderr
+
+
+def test_a_judge_that_likes_bad_answers_stops_the_run_before_training(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    def gullible(body: dict[str, Any]) -> str:
+        reply = json.loads(brain(body))
+        for entry in reply.get("scores", []):
+            entry["score"] = 0.9
+        return json.dumps(reply)
+
+    server = llm_server(brain=gullible)
+    run = tmp_path / "run"
+    done = refine("train", task(server.base_url), "--run", run, cache=tmp_path / "c")
+    assert done.returncode == 3, done.stderr
+    assert "order to the judge" in done.stderr
+    assert RunFolder.open(run).metrics() == []
+    assert "order to the judge" in (run / "report.html").read_text()
+
+
+def test_a_judge_whose_replies_stay_unusable_stops_the_run_with_missing_scores(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    def mad(body: dict[str, Any]) -> str:
+        return "I like them all!" if "<trajectory id=" in body["messages"][-1]["content"] else brain(body)
+
+    server = llm_server(brain=lambda body: mad(body) if len(body["messages"]) < 4 else "Sorry, no.")
+    run = tmp_path / "run"
+    file = task(server.base_url, "[judge]\nanchors = false")
+    done = refine("train", file, "--run", run, cache=tmp_path / "c")
+    assert done.returncode == 3
+    assert "missing" in done.stderr
+    assert "never counted as 0" in done.stderr
