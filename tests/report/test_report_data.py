@@ -3,7 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from refine_rl.llm.client import Call
+from refine_rl.report.asked import asked
 from refine_rl.report.data import Measure, best_step, cut, facts, measures, settings_table, time_spent
+from refine_rl.report.page import render
 from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison, Contrast, Estimate, Verdict
 
@@ -83,9 +86,48 @@ def test_facts_come_from_the_files(run: RunFolder, make_run: Callable[..., RunFo
     assert lines["Prompts"] == "40 train, 8 validation, 64 held-out"
     assert lines["Training"] == "60 of 120 steps, 8 prompts × 8 completions each"
     assert lines["Checkpoint"].startswith("step 60")
-    assert "Endpoint costs" not in lines
-    paid = [m | {"cost_usd": 0.25} for m in run.metrics()[:3]] + [run.metrics()[3]]
-    assert facts(run, run.settings(), paid, None)["Endpoint costs"] == "$0.75"
+    assert "LLM calls" not in lines
+    paid = make_run(tmp_path / "paid")
+    for cost in (0.25, 0.5, None):
+        paid.append_call(call(cost))
+    assert facts(paid, paid.settings(), [], None)["LLM calls"] == "$0.75 and 1 call of unknown cost"
+
+
+def call(cost: float | None, *, outcome: str = "ok", purpose: str = "judge") -> Call:
+    return Call(
+        purpose=purpose,
+        endpoint="mine",
+        model="<b>judge</b>",
+        tokens_in=None if cost is None else 100,
+        tokens_out=None if cost is None else 20,
+        cost_usd=cost,
+        seconds=1.0,
+        outcome=outcome if cost is not None else "timeout",
+    )
+
+
+def test_what_was_asked_is_worked_out_from_the_ledger(
+    make_run: Callable[..., RunFolder], tmp_path: Any
+) -> None:
+    run = make_run(tmp_path / "run")
+    assert asked(run, run.events()) is None
+    calls = [call(0.25), call(None), call(0.0, outcome="cached"), call(0.1, purpose="writer")]
+    for one in calls:
+        run.append_call(one)
+    for step, text in ((0, "empty  0.00"), (10, "empty  0.10"), (20, "empty  <i>0.20</i>")):
+        run.event("anchors", "judges", text, step)
+    found = asked(run, run.events())
+    assert found is not None
+    judge, writer = found.bills
+    assert (judge.calls, judge.cached, judge.tokens_in, judge.tokens_out) == (2, 1, 100, 20)
+    assert (judge.dollars, judge.unknown, dict(judge.failed)) == (0.25, 1, {"timeout": 1})
+    assert (writer.purpose, writer.model, writer.dollars) == ("writer", "mine/<b>judge</b>", 0.1)
+    assert found.total == "$0.35 and 1 call of unknown cost"
+    assert found.anchors == ((0, "empty  0.00"), (20, "empty  <i>0.20</i>"))
+    page = render(run)
+    assert "&lt;b&gt;judge&lt;/b&gt;" in page
+    assert "&lt;i&gt;0.20&lt;/i&gt;" in page
+    assert "<b>judge" not in page
 
 
 def test_every_setting_in_force_is_listed(run: RunFolder) -> None:

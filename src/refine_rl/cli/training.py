@@ -162,6 +162,10 @@ def _work(folder: RunFolder, as_json: bool) -> None:
         typer.echo(json.dumps({"run": str(folder.path), **dataclasses.asdict(comparison)}))
         return
     print_comparison(comparison)
+    if calls := folder.calls():
+        from refine_rl.report.asked import bills, total
+
+        results().print(f"\nLLM calls: {len(calls)}, {total(bills(calls))}", markup=False)
     results().print(
         f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: {program()} chat {folder.path}",
         markup=False,

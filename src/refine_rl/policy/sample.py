@@ -58,8 +58,9 @@ def sample(
     """`members` trajectories for each prompt, in order.
 
     `pause` is called between tokens; it may raise to leave early. `finished` gets each prompt's place and
-    group as soon as its last member has ended, while others are still being sampled. Log-probs are natural logarithms
-    at `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p.
+    group as soon as its last member has ended, while others are still being sampled. Log-probs are natural
+    logarithms at `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and
+    top-p.
     """
     groups: list[tuple[Trajectory, ...]] = []
     prompt_ids = [policy.encode(p.messages) for p in prompts]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from refine_rl.prompts.coverage import Coverage, cover
 from refine_rl.prompts.curate import WRITER
+from refine_rl.report.asked import bills
+from refine_rl.report.asked import total as bill_of
 from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
 
 if TYPE_CHECKING:
@@ -220,9 +222,8 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         total = sum(seconds.values())
         parts = ", ".join(f"{name} {share(s / total)}" for name, s in seconds.items() if total > 0)
         lines["Time in steps"] = f"{duration(total)} ({parts})" if parts else duration(total)
-    costs = [x["cost_usd"] for x in metrics if x.get("cost_usd") is not None]
-    if costs:
-        lines["Endpoint costs"] = f"${sum(costs):.2f}" if sum(costs) >= 0.01 else f"${sum(costs):.4f}"
+    if calls := run.calls():
+        lines["LLM calls"] = bill_of(bills(calls))
     return lines
 
 

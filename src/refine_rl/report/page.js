@@ -77,6 +77,7 @@
     by("where").textContent =
       `Step ${steps[step].step}, prompt ${shown.prompt}: mean reward ${number(mean)} over ${rewards.length} of ` +
       `${shown.members.length} completions.` + (flat ? " All rewards are equal, so this group teaches nothing." : "");
+    if (shown.agreement !== null) by("where").textContent += ` The judges agree by ${number(shown.agreement)}.`;
     const facets = element("p", "facets");
     for (const [name, value] of Object.entries(shown.facets)) {
       facets.append(element("span", "", `${name}: ${value}`), " ");

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from refine_rl.report import data, rollouts
+from refine_rl.report.asked import asked, money
 from refine_rl.report.headline import headline
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
         "measures": data.measures(comparison) if comparison is not None else [],
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
+        "asked": asked(run, events),
         "plots": [(plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, best=best)],
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,
@@ -61,6 +63,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
     )
     environment.filters |= {
         "number": data.number,
+        "money": lambda bill: money(bill.dollars, bill.unknown),
         "cut": lambda text: data.cut(text, data.LONGEST_TEXT),
         "raw_json": Markup,
     }

@@ -103,6 +103,7 @@ def _slim(group: Json) -> dict[str, Any]:
     shared = _shared([t["messages"] for t in trajectories])
     return {
         "prompt": group["prompt_id"],
+        "agreement": next((t["agreement"] for t in trajectories if t.get("agreement") is not None), None),
         "context": [_message(m) for m in trajectories[0]["messages"][:shared]] if trajectories else [],
         "members": [
             {

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from refine_rl.rewards.base import Reward
 from refine_rl.types import Prompt, Score, Trajectory
 
-
 T = TypeVar("T")
 
 

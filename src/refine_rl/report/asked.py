@@ -1,0 +1,116 @@
+"""What LLMs were asked in a run, what it cost, and how far the judges can be trusted: from its files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refine_rl.runs import RunFolder
+
+Json = Mapping[str, Any]
+
+_GOOD = ("ok", "cached", "cut")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bill:
+    """The calls for one purpose to one model. `dollars` is the sum of the calls of known cost, None where
+    there is none; `unknown` is the number of the others. `failed` says what went wrong, by outcome."""
+
+    purpose: str
+    model: str
+    calls: int
+    cached: int
+    tokens_in: int
+    tokens_out: int
+    dollars: float | None
+    unknown: int
+    failed: Mapping[str, int]
+
+
+def bills(calls: Sequence[Json]) -> list[Bill]:
+    """The ledger by purpose and model, in the order in which they first came.
+
+    >>> line = {"purpose": "judge", "endpoint": "e", "model": "m", "tokens_in": 10, "tokens_out": 5,
+    ...         "cost_usd": 0.5, "outcome": "ok"}
+    >>> lost = line | {"tokens_in": None, "tokens_out": None, "cost_usd": None, "outcome": "timeout"}
+    >>> (bill,) = bills([line, lost])
+    >>> bill.calls, bill.dollars, bill.unknown, dict(bill.failed)
+    (2, 0.5, 1, {'timeout': 1})
+    """
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for call in calls:
+        groups.setdefault((call["purpose"], f"{call['endpoint']}/{call['model']}"), []).append(call)
+    return [_bill(purpose, model, some) for (purpose, model), some in groups.items()]
+
+
+def _bill(purpose: str, model: str, calls: Sequence[Json]) -> Bill:
+    asked = [c for c in calls if c["outcome"] != "cached"]
+    known = [c["cost_usd"] for c in calls if c["cost_usd"] is not None]
+    return Bill(
+        purpose=purpose,
+        model=model,
+        calls=len(asked),
+        cached=len(calls) - len(asked),
+        tokens_in=sum(c["tokens_in"] or 0 for c in asked),
+        tokens_out=sum(c["tokens_out"] or 0 for c in asked),
+        dollars=sum(known) if known else None,
+        unknown=len(calls) - len(known),
+        failed=Counter(c["outcome"] for c in calls if c["outcome"] not in _GOOD),
+    )
+
+
+def money(dollars: float | None, unknown: int) -> str:
+    """A sum with what is not in it.
+
+    >>> money(1.25, 0), money(0.00042, 2), money(None, 3), money(0.0, 0)
+    ('$1.25', '$0.00042 and 2 calls of unknown cost', 'unknown', '$0')
+    """
+    if dollars is None:
+        return "unknown" if unknown else "–"
+    shown = f"${dollars:.2f}" if dollars >= 0.1 else f"${dollars:.2g}"
+    calls = "1 call" if unknown == 1 else f"{unknown} calls"
+    return f"{shown} and {calls} of unknown cost" if unknown else shown
+
+
+def total(rows: Sequence[Bill]) -> str:
+    """What all calls came to."""
+    known = [row.dollars for row in rows if row.dollars is not None]
+    return money(sum(known) if known else None, sum(row.unknown for row in rows))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What the page shows. `agreement` is the mean over groups that had two looks, with their number;
+    `anchors` holds (step, what each kind of bad answer got) of the first and the newest look; `rubric` is
+    the text of the settings where it is no file's name."""
+
+    bills: tuple[Bill, ...]
+    total: str
+    agreement: tuple[float, int] | None
+    anchors: tuple[tuple[int, str], ...]
+    rubric: str
+
+
+def asked(run: RunFolder, events: Sequence[Json]) -> Asked | None:
+    """What the page shows of the LLMs of a run; None where none was asked."""
+    rows = bills(run.calls())
+    if not rows:
+        return None
+    looks = [e for e in events if e["kind"] == "anchors"]
+    agreed = [a for g in run.groups() if (a := _agreement(g)) is not None]
+    return Asked(
+        bills=tuple(rows),
+        total=total(rows),
+        agreement=(fmean(agreed), len(agreed)) if agreed else None,
+        anchors=tuple((e["step"], e["text"]) for e in {id(e): e for e in (*looks[:1], *looks[-1:])}.values()),
+        rubric="" if (rubric := run.settings().reward.rubric).startswith("file:") else rubric,
+    )
+
+
+def _agreement(group: Json) -> float | None:
+    return next((t["agreement"] for t in group["trajectories"] if t.get("agreement") is not None), None)
