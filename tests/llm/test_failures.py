@@ -38,6 +38,11 @@ from refine_rl.llm.failures import error_text, failure_of_status
         (400, "text", "Use 'max_completion_tokens' instead of 'max_tokens'", "new max_tokens"),
         (400, "text", "'temperature' does not support 0.0", "no temperature"),
         (400, "text", "messages[0].role is wrong", "failed"),
+        (400, "schema", "Server is pinned to 'a/model'; requested 'b'.", "refused"),
+        (400, "text", "API key not valid. Please pass a valid API key.", "refused"),
+        (400, "text", "b is not a valid model ID", "refused"),
+        (400, "text", "The model `b` does not exist", "refused"),
+        (422, "text", "model: field required, not an integer", "failed"),
         (500, "schema", "response_format made me crash", "retry"),
     ],
 )

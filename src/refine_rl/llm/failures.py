@@ -34,6 +34,13 @@ _QUOTA = re.compile(
     r"insufficient_quota|exceeded your current quota|credit balance|insufficient (credits|balance|funds)",
     re.I,
 )
+_REFUSED = re.compile(  # with status 400 or 422, as some say it
+    r"model_not_found|invalid_api_key|api key (is )?(not valid|invalid)|invalid api key"
+    r"|(unknown|invalid|no such|not a valid) model( id| name)?\b"
+    r"|model\W.{0,120}?(not found|not exist|not valid|not a valid|not available)"
+    r"|server is pinned to",
+    re.IGNORECASE | re.DOTALL,
+)
 _LATER = re.compile(r"retry (in|after)|try again in|per (minute|second)", re.IGNORECASE)
 
 
@@ -71,7 +78,7 @@ def failure_of_status(status: int, headers: Mapping[str, str], body: str, form: 
         return failure("refused", "refused") if poor else failure("retry", "busy")
     if status == 403 and re.search(r"moderation|flagged", words, re.IGNORECASE):
         return failure("failed", "rejected")
-    if status in (401, 402, 403, 404):
+    if status in (401, 402, 403, 404) or (status in (400, 422) and _REFUSED.search(words)):
         return failure("refused", "refused")
     if status in (408, 409) or status >= 500:
         return failure("retry", "server error")
