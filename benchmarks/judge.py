@@ -66,7 +66,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     print(
-        "| group size | concurrency | ahead | sampling + training | judge | bound | step | ratio | all steps |"
+        "| group size | concurrency | ahead | sampling + training | judge | bound | step | ratio "
+        "| all steps |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for group_size in (8, 64):

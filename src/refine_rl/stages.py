@@ -255,7 +255,8 @@ class Work:
         self.folder.event("anchors", "judges", text, step)
         if report.liked:
             raise GuardStop("judge", f"Step {step}: the judges like bad answers.\n{text}\n", report.advice)
-        self.observer.note(text)
+        for line in report.lines() if step == 0 else [report.line()]:
+            self.observer.note(line)
 
     def _look_before(self, validation: Sequence[Prompt]) -> None:
         """Step 0 of the validation record, and a word where the base model gives GRPO nothing to grip."""

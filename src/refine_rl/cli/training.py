@@ -93,8 +93,8 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
     `overrides` put into its settings where they leave base and tuned comparable.
 
     New settings count from the newest checkpoint on: steps recorded after it were made under the old
-    ones, and are made anew. Raises UserError where that cannot be, or where the run's reward cannot be
-    found from its files.
+    ones, and are made anew, unless only `budget` and `endpoints` are other ones: no result depends on
+    these. Raises UserError where that cannot be, or where the run's reward cannot be found from its files.
     """
     from refine_rl.api import require_functions
     from refine_rl.config_file import override
@@ -116,6 +116,10 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
             )
     with folder.writing():
         folder.repair()
+        same = {"budget": after.budget, "endpoints": after.endpoints}
+        if from_step is None and before.model_copy(update=same) == after:
+            folder.save_settings(after)
+            return folder
         newest = max(folder.checkpoints(), default=0)
         to = newest if from_step is None else from_step
         if after.grpo.steps < to:
@@ -127,7 +131,11 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
 
 def _fixed(settings: Settings) -> dict[str, object]:
     """What the run's prompts, its scores so far and its randomness depend on."""
+    training_only = {"anchors", "anchor_prompts", "shrink", "max_tokens", "corrections"}
+    judge = settings.judge.model_dump(exclude=training_only) if settings.reward.judges else {}
     return {
+        **{f"judge.{name}": value for name, value in judge.items()},
+        "evaluate.judge": settings.evaluate.judge,
         "task": settings.task,
         "model": settings.model,
         "prompts": settings.prompts,
@@ -154,7 +162,11 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     except StopNow as stop:
         raise StopNow(f"{stop} Go on with: {go_on}") from stop
     except GuardStop as stop:
-        rest = f"The state was saved. Report: {report}\nTo go on all the same: {go_on}"
+        way = f"To go on all the same: {go_on}"
+        if stop.guard == "budget":
+            cap = "budget.dollars" if "budget.dollars" in stop.what else "budget.hours"
+            way = f"To go on: {go_on} --set {cap}=MORE"
+        rest = f"The state was saved. Report: {report}\n{way}"
         raise GuardStop(stop.guard, stop.what, f"{stop.advice}\n{rest}") from stop
     except MachineError as error:
         raise type(error)(f"{error}\nThe state was saved. Go on with: {go_on}") from error

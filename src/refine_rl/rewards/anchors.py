@@ -120,6 +120,19 @@ class AnchorReport:
             lines.append(f"{self.missing} scores could not be had")
         return lines
 
+    def line(self) -> str:
+        """The worst of it on one line.
+
+        >>> bad = Planted(kind="empty", mean=0.1, bar=0.6)
+        >>> AnchorReport(planted=(bad,), real=0.6, cases=2).line()
+        'the best of the bad answers (empty) got 0.10, the model itself 0.60'
+        """
+        judged = [(planted.mean, planted.kind) for planted in self.planted if planted.mean is not None]
+        if not judged or self.real is None:
+            return self.lines()[0]
+        mean, kind = max(judged)
+        return f"the best of the bad answers ({kind}) got {mean:.2f}, the model itself {self.real:.2f}"
+
     @property
     def advice(self) -> str:
         """What to do; "" where nothing is liked."""
