@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,70 @@ def test_the_example_of_the_module_runs(
     monkeypatch.setattr(refine, "train", lambda **given: train(**{**small(), **given}))
     exec(api.__doc__.split("\n\n", 1)[1], {})  # noqa: S102  the docstring is ours
     assert "on 4 held-out prompts" in capsys.readouterr().out
+
+
+def writer_and_judge(body: dict[str, Any]) -> str:
+    """Writes prompts of random words; shorter answers are better."""
+    text = next(m["content"] for m in body["messages"] if m["role"] == "user")
+    if "<trajectory id=" in text:
+        found = re.findall(r'<trajectory id="([^"]+)">(.*?)</trajectory>', text, re.S)
+        lengths = {name: len(json.loads(content)[-1]["content"]) for name, content in found}
+        ranked = [
+            {"trajectory_id": name, "explanation": "-", "score": 1 / (2 + n) if 0 < n < 30 else 0.0}
+            for name, n in lengths.items()
+        ]
+        return json.dumps({"scores": ranked})
+    if "Name the dimensions" in text:
+        return json.dumps({"facets": [{"name": n, "values": WORDS[:3]} for n in ("topic", "place", "time")]})
+    places = re.findall(r"(?m)^(\d+)\. topic: .*$", text.partition("Reply with JSON alone")[0])
+    some = random.Random(text)
+    prompts = [{"combination": int(n), "prompt": " ".join(some.choices(WORDS, k=12))} for n in places]
+    return json.dumps({"prompts": prompts, "mistakes": [], "system": "Be brief."})
+
+
+def test_a_writer_and_a_judge_need_no_data(
+    small: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    llm_server: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REFINE_CACHE", str(tmp_path / "cache"))
+    server = llm_server(brain=writer_and_judge)
+    sections: dict[str, Any] = {
+        "endpoints": {"mine": {"base_url": server.base_url, "key_env": ""}},
+        "prompts": {"train": 6, "validation": 2, "held_out": 2, "max_tokens": 150},
+    }
+    run = refine.train("Be brief.", writer="mine/w", judge="mine/j", **small(**sections))
+    assert breakdowns(run) == {"judge"}
+    prompts = map(json.loads, (run.folder / "prompts.jsonl").read_text().splitlines())
+    assert {prompt["origin"] for prompt in prompts} == {"writer:mine/w"}
+    assert {request["model"] for request in server.requests} == {"w", "j"}
+
+
+def test_what_writer_and_judge_stand_for(tmp_path: Path) -> None:
+    def settings(**given: Any) -> Any:
+        writer, judge = given.pop("writer", None), given.pop("judge", None)
+        task = given.pop("task", "Be brief.")
+        sections = {**given, **api._models(writer, judge, given)}
+        return api._settings(task, None, None, (), sections)
+
+    both = settings(writer="a/w", judge="b/j", reward={"rubric": "Kind."})
+    assert (both.writer.model, both.reward.judges, both.reward.rubric) == ("a/w", ["b/j"], "Kind.")
+    assert settings(judge=("b/j", "b/k")).reward.judges == ["b/j", "b/k"]
+    tables = settings(
+        writer={"model": "a/w", "batch": 5}, judge={"kind": "absolute"}, reward={"judges": ["b/j"]}
+    )
+    assert (tables.writer.batch, tables.judge.kind, tables.reward.judges) == (5, "absolute", ["b/j"])
+    (tmp_path / "task.toml").write_text(
+        'task = "t"\n[writer]\nmodel = "a/x"\nbatch = 3\n[reward]\njudges = ["b/x"]\nrubric = "Kind."\n'
+    )
+    over = settings(task=tmp_path / "task.toml", writer="a/w", judge="b/j")
+    assert (over.writer.model, over.writer.batch) == ("a/w", 3)
+    assert (over.reward.judges, over.reward.rubric) == (["b/j"], "Kind.")
+    with pytest.raises(SettingsError, match=r"reward\.judges"):
+        settings(judge=3)
+    with pytest.raises(SettingsError, match="`reward` must be a table"):
+        settings(judge="b/j", reward=3)
 
 
 def test_resuming(small: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

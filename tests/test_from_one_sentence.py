@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from refine_rl import pipeline
+from refine_rl.config_file import load_settings
+from refine_rl.errors import Interrupted
 from refine_rl.runs import RunFolder
 from refine_rl.types import Prompt
 
@@ -272,6 +275,29 @@ def test_the_cap_stops_saves_reports_and_lets_go_on(
     assert content(RunFolder.open(poor)) == content(RunFolder.open(calm))
 
 
+def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = llm_server(brain=brain)
+    run, cache = tmp_path / "run", tmp_path / "c"
+    file = task(server.base_url, "[budget]\ndollars = 9.0")
+    assert refine("train", file, "--run", run, cache=cache).returncode == 0
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace("dollars = 9.0", "dollars = 0.01"))
+    again = ("eval", run, "--seed", "5", "--judge", "other/judge", "--set")
+    other = f'endpoints.other={{base_url="{server.base_url}", prices={{judge={{input=1.0, output=1.0}}}}}}'
+    done = refine(*again, other, cache=cache)
+    assert done.returncode == 3
+    assert "--set budget.dollars=MORE" in done.stderr
+    assert "--resume" not in done.stderr
+    done = refine(*again, other, "--set", "budget.dollars=9.0", cache=cache)
+    assert done.returncode == 0, done.stderr
+    assert RunFolder.open(run).calls()[-1]["endpoint"] == "other"
+    done = refine(*again, "judge.repeats=3", cache=cache)
+    assert done.returncode == 2
+    assert "alone" in done.stderr
+
+
 def test_a_writer_that_eats_the_cap_before_anything_else(
     task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -354,6 +380,26 @@ def test_a_judge_that_likes_bad_answers_stops_the_run_before_training(
     assert "order to the judge" in done.stderr
     assert RunFolder.open(run).metrics() == []
     assert "order to the judge" in (run / "report.html").read_text()
+
+
+def test_ctrl_c_while_a_sanity_case_waits_for_the_judge(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = llm_server(brain=brain, delay=20.0)
+    case = 'sanity = [{prompt = "Say hi to me.", good = "hi", bad = "I am: sorry"}]'
+    folder = RunFolder.create(tmp_path / "run", load_settings(task(server.base_url, reward=case)))
+    asked_at: list[float] = []
+
+    def pause() -> None:
+        if server.requests:
+            asked_at.append(time.monotonic())
+            raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        pipeline.run(folder, pause=pause)
+    assert time.monotonic() - asked_at[0] < 1
+    assert folder.events()[-1]["kind"] == "interrupted"
+    assert [c["outcome"] for c in folder.calls()] == ["cancelled"]  # it may have to be paid for
 
 
 def test_a_judge_whose_replies_stay_unusable_stops_the_run_with_missing_scores(

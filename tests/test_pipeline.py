@@ -623,6 +623,23 @@ def test_new_settings_count_from_the_newest_checkpoint(task: Callable[..., Setti
     assert max(rates[4:]) < 0.001
 
 
+def test_more_budget_takes_no_step_back(
+    whole: RunFolder, task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """No result depends on a cap or on where LLMs answer: what is on record stays, and is not paid again."""
+    folder = RunFolder.create(tmp_path / "run", task())
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(112))
+    shutil.rmtree(folder.checkpoint(folder.checkpoints()[-1]))
+    steps, base = [m["step"] for m in folder.metrics()], folder.outcomes("base")
+    assert max(steps) > max(folder.checkpoints())
+    reopen(folder.path, ["budget.dollars=2.5", 'endpoints.mine.base_url="http://127.0.0.1:1/v1"'])
+    assert folder.settings().budget.dollars == 2.5
+    assert ([m["step"] for m in folder.metrics()], folder.outcomes("base")) == (steps, base)
+    run(folder)
+    same(whole, folder)
+
+
 def test_back_to_an_earlier_checkpoint(
     whole: RunFolder, task: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -648,6 +665,25 @@ def test_the_cap_on_hours_counts_everything(task: Callable[..., Settings], tmp_p
         run(folder)
     assert [m["step"] for m in folder.metrics()] == [1]
     assert folder.checkpoints() == [1]
+
+
+def test_the_cap_on_hours_counts_steps_that_no_checkpoint_holds(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Killed between two checkpoints, again and again, a run may not have its hours anew each time."""
+    folder = RunFolder.create(tmp_path / "run", task(grpo={"validate_every": 0, "checkpoint_every": 9}))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(112))
+    shutil.rmtree(folder.checkpoint(folder.checkpoints()[-1]))  # as if killed instead of interrupted
+    file = folder.path / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        line["seconds"]["total"] = 3600.0
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    reopened = override(folder.settings(), ["budget.hours=2.0"])
+    folder.save_settings(reopened)
+    with pytest.raises(GuardStop, match=r"Step 1: the 2 hours of budget\.hours"):
+        run(folder)
 
 
 def test_what_each_stage_asks_of_the_sampler(

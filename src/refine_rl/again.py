@@ -51,13 +51,15 @@ def evaluate_again(
     seed: int = 1,
     name: str = "eval",
     judge: str | None = None,
+    overrides: Sequence[str] = (),
     functions: Sequence[RewardFunction] = (),
     observer: Observer | None = None,
     pause: Pause = never,
 ) -> tuple[Comparison, Path]:
     """Base against tuned with other draws, on other prompts where `source` names some (prompts too close
     to a training prompt are left out), and by another judge ("ENDPOINT/MODEL") where one is named.
-    Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap.
+    Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap; `overrides`
+    may raise that, and say where LLMs answer, for this evaluation.
 
     `functions` are the reward functions that the run was given from Python. Raises UserError where they
     are others, or where the run or the prompts do not allow an evaluation.
@@ -66,7 +68,9 @@ def evaluate_again(
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     require_functions(folder, functions)
+    now = _overridden(folder.settings(), overrides)
     settings, policy = open_model(folder)
+    settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
     if samples is not None:
         evaluation = settings.evaluate.model_copy(update={"samples": samples})
         settings = settings.model_copy(update={"evaluate": evaluation})
@@ -104,6 +108,18 @@ def evaluate_again(
         base, tuned = work.examined(before, after)
     comparison = compare(base, tuned, success=exam.success, resamples=settings.evaluate.bootstrap, seed=seed)
     return comparison, folder.save_evaluation(name, comparison)
+
+
+def _overridden(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """The settings with another cap or other endpoints; raises UserError for any other change."""
+    after = override(settings, list(overrides))
+    same = {"budget": after.budget, "endpoints": after.endpoints}
+    if settings.model_copy(update=same) != after:
+        raise UserError(
+            "--set: an evaluation takes other settings of `budget` and `endpoints` alone; the rest is as the "
+            "run had it."
+        )
+    return after
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,8 @@ def brevity(prompt, completion):
 
 run = refine.train(task="Answer in one short sentence.", prompts="tickets.jsonl", rewards=[brevity])
 print(run.comparison)
+
+# without any data: refine.train(task="...", writer="ENDPOINT/MODEL", judge="ENDPOINT/MODEL")
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ def train(
     prompts: str | Path | Sequence[str | Mapping[str, Any]] | Mapping[str, Any] | None = None,
     rewards: Sequence[RewardFunction] = (),
     rules: Sequence[Mapping[str, Any]] = (),
+    writer: str | Mapping[str, Any] | None = None,
+    judge: str | Sequence[str] | Mapping[str, Any] | None = None,
     run: str | Path | None = None,
     observer: Observer | None = None,
     **sections: Any,
@@ -64,11 +68,16 @@ def train(
     Args:
         task: what is wanted, in plain words; or the path of a task.toml.
         model: a hub id, a folder or "tiny"; or the [model] section as a dict.
-        prompts: a file of prompts, "recipe:NAME", a list of prompts (strings, or dicts as a line of a
-            JSONL file has them); or the [prompts] section as a dict.
+        prompts: a file of prompts, "recipe:NAME", "writer", a list of prompts (strings, or dicts as a line of
+            a JSONL file has them); or the [prompts] section as a dict.
         rewards: functions `(prompt, completion) -> float`; more parameters are filled by name from the
             prompt's data. TRL's list form works as well.
         rules: rule tables, e.g. `{"rule": "words", "max": 20}`; they replace those of a task.toml.
+        writer: "ENDPOINT/MODEL" of the LLM that writes prompts where none are given; or the [writer]
+            section as a dict.
+        judge: "ENDPOINT/MODEL" of the LLM that scores the answers, or several as a panel; they replace
+            those of a task.toml. Or the [judge] section as a dict, which says how they judge: then
+            `reward={"judges": [...]}` names them.
         run: the run's folder; without it, a new one below runs/.
         observer: hears the progress; without it, lines on the standard error stream.
         sections: further settings by section: `grpo={"steps": 50}, rollout={"group_size": 8}`; they go
@@ -78,7 +87,7 @@ def train(
     the training (the folder can be resumed).
     """
     names = _names(rewards)
-    settings = _settings(task, model, prompts, rules, sections)
+    settings = _settings(task, model, prompts, rules, {**sections, **_models(writer, judge, sections)})
     path = Path(run) if run is not None else free_name(Path("runs"), settings.name or "run")
     if isinstance(prompts, Sequence) and not isinstance(prompts, str):
         file = RunFolder.give_prompts(path, _prompt_lines(prompts))
@@ -131,7 +140,7 @@ async def score_group(
         completions: what was answered.
         judge: "ENDPOINT/MODEL", or several as a panel.
         task: what is wanted, in plain words; without it, what the messages ask for.
-        rubric: what to judge by, as text, or the path of a text file; without it, a general rubric.
+        rubric: what to judge by, as text, or the `Path` of a text file; without it, a general rubric.
         base_url: the address of the judge's endpoint; any name may then stand for it in `judge`.
         repeats: looks of each judge, each in another order; scores are averaged.
         kind: the whole group in one request, each answer alone, or two at a time.
@@ -194,7 +203,7 @@ def _settings(
         given["prompts"] = dict(prompts)
     elif isinstance(prompts, str | Path):
         text = str(prompts)
-        is_source = text.startswith(("file:", "recipe:"))
+        is_source = text.startswith(("file:", "recipe:")) or text == "writer"
         given["prompts"] = {"source": text if is_source else f"file:{Path(text).expanduser().resolve()}"}
     if rules:
         given["reward"] = {**given.get("reward", {}), "rules": [dict(r) for r in rules]}
@@ -208,6 +217,21 @@ def _settings(
             section = {**old, **section}
         merged[name] = section
     return settings_from_dict(merged, base.folder)
+
+
+def _models(writer: object, judge: object, sections: Mapping[str, object]) -> dict[str, object]:
+    """The sections that `writer` and `judge` stand for."""
+    given: dict[str, object] = {}
+    if writer is not None:
+        given["writer"] = {"model": writer} if isinstance(writer, str) else writer
+    if isinstance(judge, Mapping):
+        given["judge"] = judge
+    elif judge is not None:
+        reward = sections.get("reward", {})
+        if isinstance(reward, Mapping):  # else the check of the settings names it
+            judges = [judge] if isinstance(judge, str) else judge
+            given["reward"] = {**reward, "judges": list(judges) if isinstance(judges, Sequence) else judges}
+    return given
 
 
 def _plain(section: object) -> object:

@@ -39,8 +39,9 @@ def settings_markdown() -> str:
     scalars = {key: field for key, field in top.items() if "$ref" not in field}
     parts = [_HEAD, *_table(scalars)]
     for key, field in top.items():
-        if key not in scalars:
-            parts += _section(f"[{key}]", tables[_name(field)], tables)
+        title = f"[{key}.NAME]" if key in scalars else f"[{key}]"
+        for table in _references(field):
+            parts += _section(title, tables[table], tables)
     return "\n".join(parts) + "\n"
 
 
@@ -81,8 +82,9 @@ def _references(field: dict[str, Any]) -> Iterator[str]:
     """The names of the tables that a field's value may hold."""
     if "$ref" in field:
         yield _name(field)
-    for part in [*field.get("anyOf", []), field.get("items", {})]:
-        yield from _references(part) if part else ()
+    inside = [*field.get("anyOf", []), field.get("items"), field.get("additionalProperties")]
+    for part in inside:
+        yield from _references(part) if isinstance(part, dict) else ()
 
 
 def _name(field: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ _OTHER_NAMES = {  # what other trainers call it
     "lora_alpha": "model.alpha",
     "lora_r": "model.rank",
 }
+_GIVEN_NAMES = {"endpoints": ("NAME",), "prices": ("MODEL",)}  # tables of tables whose names the user gives
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +90,7 @@ def unknown_key(path: KeyPath) -> Problem:
         hint = f"; did you mean {' or '.join(f'`{name}`' for name in near)}?"
     else:
         table = path[:-1]
-        names = ", ".join(setting_names().get(_without_indices(table), ()))
+        names = ", ".join(setting_names().get(_table(table), ()))
         hint = f"; {f'`{dotted(table)}` has' if table else 'there are'}: {names}"
     return Problem(path=path, text=f"`{dotted(path)}` is not a setting{hint}")
 
@@ -117,10 +118,10 @@ def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _nearest(path: KeyPath) -> list[str]:
     """The right key in another table, another trainer's name, a slip in this table, in any table."""
-    table, key = _without_indices(path[:-1]), str(path[-1])
+    table, key = _table(path[:-1]), str(path[-1])
     siblings = setting_names().get(table, ())
     everywhere = {(*t, name) for t, names in setting_names().items() for name in names}
-    same = sorted(dotted(name) for name in everywhere if name[-1] == key)
+    same = sorted(_shown_name(name) for name in everywhere if name[-1] == key)
     if same:
         return same
     if key in _OTHER_NAMES:
@@ -129,11 +130,24 @@ def _nearest(path: KeyPath) -> list[str]:
     if slip:
         return [dotted((*path[:-1], slip[0]))]
     close = get_close_matches(key, sorted({name[-1] for name in everywhere}), n=1, cutoff=0.75)
-    return sorted(dotted(name) for name in everywhere if name[-1] in close)
+    return sorted(_shown_name(name) for name in everywhere if name[-1] in close)
 
 
-def _without_indices(path: KeyPath) -> tuple[str, ...]:
-    return tuple(key for key in path if isinstance(key, str))
+def _table(path: KeyPath) -> tuple[str, ...]:
+    """A table as `setting_names` has it: without places in lists, and without names that the user gave."""
+    table: list[str] = []
+    is_given = False
+    for key in path:
+        if isinstance(key, str) and not is_given:
+            table.append(key)
+        is_given = isinstance(key, str) and not is_given and key in _GIVEN_NAMES
+    return tuple(table)
+
+
+def _shown_name(name: tuple[str, ...]) -> str:
+    """A name of `setting_names` as a person writes it."""
+    tables = [part for key in name[:-1] for part in (key, *_GIVEN_NAMES.get(key, ()))]
+    return dotted([*tables, name[-1]])
 
 
 def _real_path(details: ErrorDetails, data: Any) -> tuple[KeyPath, bool]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from refine_rl.config import Settings
 from refine_rl.errors import RefineError
+from refine_rl.llm.client import Connections
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.ledger import Ledger, already_spent
 from refine_rl.runs import RunFolder
@@ -29,7 +30,7 @@ def models_in(settings: Settings) -> dict[str, str]:
     return {key: model for key, model in named.items() if model}
 
 
-def check_models(settings: Settings, connections: EndpointConnections) -> None:
+def check_models(settings: Settings, connections: Connections) -> None:
     """Raises an error that names the setting where an LLM cannot be asked: its endpoint is not known, its
     key is not in the environment, or its price is not known under a cap in dollars."""
     for key, model in models_in(settings).items():

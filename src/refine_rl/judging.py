@@ -19,7 +19,7 @@ from refine_rl.llm.ledger import Ledger
 from refine_rl.prompts.candidates import RowError
 from refine_rl.rewards.judge import make_panel
 from refine_rl.rewards.panel import Panel
-from refine_rl.rewards.rubric import default_rubric, parse_criteria, read_rubric
+from refine_rl.rewards.rubric import default_rubric, is_file_name, parse_criteria, read_rubric
 from refine_rl.types import Message, Prompt, Score, Trajectory
 
 
@@ -77,13 +77,17 @@ class Judges:
             return f"--dollars needs to know what `{model}` costs: {way_out}"
         if self.base_url is not None and "key_env" in problem:
             return f"--key-env must name the environment variable that holds the key for `{model}`"
-        return problem if self.base_url else f"{problem} (here: --base-url URL)"
+        return problem if self.base_url else f"{problem} (here: --base-url URL, in Python base_url=)"
 
     def _rubric(self) -> str:
         if self.rubric is None:
             return default_rubric()
         if isinstance(self.rubric, Path):
             return read_rubric(self.rubric)
+        if is_file_name(self.rubric):
+            raise UserError(
+                f"the rubric is a text, and {self.rubric!r} is a file's name: give a pathlib.Path"
+            )
         if not self.rubric.strip():
             raise UserError("the rubric is empty; say what makes an answer good, or leave it out")
         parse_criteria(self.rubric)

@@ -67,7 +67,8 @@ def run(
             folder.event("warning", name, text, position.step)
             observer.warning(text)
         work.write_model(comparison)
-        folder.event("finished", "finished", str(comparison), position.step)
+        if not any(e["kind"] == "finished" for e in folder.events()):
+            folder.event("finished", "finished", str(comparison), position.step)
         observer.stage("Writing the report")
         folder.save_report(render(folder))
     return comparison

@@ -52,7 +52,7 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     costs = bool(settings.reward.judges) or settings.reward.quiz is not None
     asks_writer = settings.writes_prompts and not folder.prompts()
     if not costs:
-        check_sanity(rewards[0], settings.reward.sanity)
+        check_sanity(rewards[0], settings.reward.sanity, pause=pause)
     read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
@@ -61,7 +61,7 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
         rewards = _rewards(settings, functions, connections, load_rubric(settings))
     reward, exam = rewards
     if costs:
-        check_sanity(reward, settings.reward.sanity, closing=connections.close)
+        check_sanity(reward, settings.reward.sanity, closing=connections.close, pause=pause)
     if read is None:
         observer.stage(f"{settings.writer.model} writes prompts")
         read = read_prompts(folder, settings, reward, connections, observer, pause)

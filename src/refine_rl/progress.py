@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
 
 from refine_rl.types import StepMetrics
+
+T = TypeVar("T")
 
 
 class Observer(Protocol):
@@ -39,3 +42,14 @@ Pause = Callable[[], None]
 
 def never() -> None:
     """A Pause that never stops."""
+
+
+def wait(future: Future[T], pause: Pause) -> T:
+    """The future's result; `pause` is called while it is not there."""
+    while True:
+        try:
+            return future.result(timeout=0.05)
+        except TimeoutError:
+            if future.done():  # the error is the future's own
+                return future.result()
+            pause()

@@ -49,6 +49,8 @@ def score_file(
     groups = read_groups(path)
     if out.exists():
         raise UserError(f"{out} exists already; name a new file.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}; make it first.")
     part = out.with_name(f"{out.name}.part")
     connections = judges.connect(note)
     panel = judges.panel(connections)

@@ -14,13 +14,13 @@ from refine_rl.evaluate.answer import Answers, answer, answers_of, scored, unsco
 from refine_rl.evaluate.stats import mean_ci
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
-from refine_rl.grpo.rollout import Finished, require_scores, wait
+from refine_rl.grpo.rollout import Finished, require_scores
 from refine_rl.grpo.train import Parts, train
 from refine_rl.grpo.update import make_optimizer
 from refine_rl.policy.card import model_card
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, Sampling, sample
-from refine_rl.progress import Observer, Pause, never
+from refine_rl.progress import Observer, Pause, never, wait
 from refine_rl.randomness import generator
 from refine_rl.recording import FolderRecorder
 from refine_rl.rewards.anchors import check_anchors

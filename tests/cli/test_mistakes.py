@@ -94,10 +94,21 @@ def test_a_guard_stops_with_3_and_says_how_to_go_on(refine: Refine, task: Path, 
     # With other limits, base and tuned would not be measured alike.
     refused(refine("train", "--resume", "cut", "--set", "rollout.max_tokens=10"), "Start a new run")
     refused(refine("train", "--resume", "cut", "--set", "grpo.seed=1"), "grpo.seed: this cannot change")
+    for other in ("judge.weight=3", "judge.kind=absolute", "judge.repeats=2", "judge.success=0.5"):
+        refused(
+            refine("train", "--resume", "cut", "--set", other),
+            f"{other.partition('=')[0]}: this cannot change",
+        )
     refused(refine("chat", "cut"), "no tuned model yet: refine train --resume cut")
     refused(refine("export", "cut", "--out", "x"), "no tuned model yet")
     assert refine("train", "--resume", "cut", "--set", "grpo.all_cut_patience=99").code == 0
     assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_cap_that_was_reached_says_how_to_raise_it(refine: Refine, task: Path) -> None:
+    done = refine("train", task, "--run", "short", "--set", "budget.hours=1e-6")
+    assert done.code == 3
+    assert "refine train --resume short --set budget.hours=MORE" in done.err
 
 
 def test_a_run_at_work_survives_a_second_process(refine: Refine, task: Path, tmp_path: Path) -> None:

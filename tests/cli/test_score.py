@@ -277,9 +277,12 @@ LOCAL = ["--judge", "local/m", "--base-url", "http://127.0.0.1:1/v1"]
         (["no.jsonl", "--out", "o", *LOCAL], "no.jsonl: no such file"),
         (["empty.jsonl", "--out", "o", *LOCAL], "empty.jsonl: there are no groups in it"),
         (["in.jsonl", "--out", "empty.jsonl", *LOCAL], "empty.jsonl exists already"),
-        (["in.jsonl", "--out", "no/o", *LOCAL], "no/o.part: No such file or directory"),
+        (["in.jsonl", "--out", "no/o", *LOCAL], "no/o: there is no folder no; make it first"),
         (["in.jsonl", "--out", "o", "--judge", "opnai/x"], "no endpoint `opnai`; did you mean `openai`"),
-        (["in.jsonl", "--out", "o", "--judge", "local/m"], r"no endpoint `local`.*\(here: --base-url URL\)"),
+        (
+            ["in.jsonl", "--out", "o", "--judge", "local/m"],
+            r"no endpoint `local`.*\(here: --base-url URL, in Python base_url=\)",
+        ),
         (["in.jsonl", "--out", "o", "--judge", "openai/x"], "OPENAI_API_KEY is not set"),
         (["in.jsonl", "--out", "o", "--judge", "local"], "`local` does not name a model"),
         (
@@ -377,6 +380,7 @@ def test_python_mistakes_and_refusals(llm_server: StartServer) -> None:
         ({"kind": "rule"}, "kind: Input should be"),
         ({"repeats": 0}, "repeats: Input should be"),
         ({"rubric": " "}, "the rubric is empty"),
+        ({"rubric": "rubric.md"}, "'rubric.md' is a file's name: give a pathlib.Path"),
         ({"rubric": "- a (weight 0): x"}, "line 1: the weight of `a`"),
         ({"judge": []}, "a panel needs a judge"),
         ({"judge": "s/other"}, "no scripted model `s/other`"),

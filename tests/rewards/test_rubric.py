@@ -56,6 +56,13 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | None
     assert words in str(caught.value)
 
 
+def test_a_files_name_is_no_rubric() -> None:
+    for name in ("rubric.md", "texts/My-rubric.TXT"):
+        with pytest.raises(SettingsError, match=f'"file:{name}"'):
+            load(name)
+    assert load("Be kind. See rubric.md") == "Be kind. See rubric.md"
+
+
 def test_a_rubric_that_is_to_be_written_cannot_be_loaded() -> None:
     settings = Settings.model_validate(
         {

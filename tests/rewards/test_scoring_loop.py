@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from refine_rl.errors import Interrupted
 from refine_rl.rewards.functions import function_reward
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.types import Prompt, Trajectory
@@ -96,6 +97,26 @@ def test_sync_functions_run_one_at_a_time_and_leave_async_ones_free() -> None:
     assert most == 1
 
 
+def test_a_sync_function_does_not_keep_addresses_from_being_looked_up() -> None:
+    """A judge's name is looked up in a thread of the loop."""
+    started, free = threading.Event(), threading.Event()
+
+    def stuck(completion: str) -> float:
+        started.set()
+        free.wait(timeout=10)
+        return 1.0
+
+    async def look_up() -> Any:
+        return await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+
+    with ScoringLoop(function_reward(stuck)) as scoring:
+        scoring.submit(*group(0))
+        assert started.wait(timeout=5)
+        assert scoring.start(look_up()).result(timeout=5)
+        free.set()
+    assert threads() == set()
+
+
 def test_it_works_inside_a_running_event_loop() -> None:
     async def notebook() -> list[list[float | None]]:
         return run(late_first, groups=2)
@@ -120,6 +141,21 @@ def test_an_error_in_the_block_cancels_what_waits(error: type[BaseException]) ->
         leave()
     with pytest.raises(CancelledError):
         futures[0].result(timeout=5)
+    assert threads() == set()
+
+
+def test_scores_that_do_not_come_can_be_interrupted() -> None:
+    async def hangs(completion: str) -> float:
+        await asyncio.sleep(3)
+        return 1.0
+
+    def stop() -> None:
+        raise Interrupted("stop")
+
+    begin = time.monotonic()
+    with pytest.raises(Interrupted), ScoringLoop(function_reward(hangs)) as scoring:
+        scoring.score([group(0)], stop)
+    assert time.monotonic() - begin < 1
     assert threads() == set()
 
 

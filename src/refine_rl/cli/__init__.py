@@ -9,6 +9,8 @@ import io
 import os
 import signal
 import sys
+import threading
+from typing import NoReturn
 
 import typer
 
@@ -52,15 +54,22 @@ def main() -> None:
         app()
     except StopNow as stop:
         _say(Interrupted(str(stop)))
-        # Not sys.exit: it would wait for the thread of a reward function that may never come back.
-        sys.stdout.flush()
-        os._exit(Interrupted.exit_code)
+        _leave(Interrupted.exit_code)
     except Exception as error:
         known = _known(error)
         if known is None:
             raise
         _say(known)
+        if any(thread.name.startswith("refine-") for thread in threading.enumerate()):
+            _leave(known.exit_code)
         sys.exit(known.exit_code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Not sys.exit: it would wait for the thread of a reward function that may never come back."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _known(error: Exception) -> RefineError | None:

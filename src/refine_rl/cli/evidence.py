@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from refine_rl.cli.training import JSON
-from refine_rl.errors import RefineError
+from refine_rl.cli.training import JSON, SET
+from refine_rl.errors import GuardStop, RefineError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,6 +29,7 @@ def evaluate(
         None, "--judge", metavar="ENDPOINT/MODEL", help="Another judge than the run's."
     ),
     name: str = typer.Option("eval", "--name", help="Writes evaluations/NAME.json (NAME-2 ... if taken)."),
+    overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
     """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
@@ -41,21 +42,28 @@ def evaluate(
     if prompts is not None and not prompts.startswith("recipe:"):
         prompts = f"file:{Path(prompts.removeprefix('file:')).resolve()}"
     with interruptible() as pause:
-        comparison, file = evaluate_again(
-            folder,
-            source=prompts,
-            samples=samples,
-            seed=seed,
-            judge=judge,
-            name=folder.free_evaluation(name),
-            observer=Screen(),
-            pause=pause,
-        )
+        try:
+            comparison, file = evaluate_again(
+                folder,
+                source=prompts,
+                samples=samples,
+                seed=seed,
+                judge=judge,
+                overrides=overrides,
+                name=folder.free_evaluation(name),
+                observer=Screen(),
+                pause=pause,
+            )
+        except GuardStop as stop:  # its advice is for a training
+            more = ", with --set budget.dollars=MORE" if stop.guard == "budget" else ""
+            advice = f"Give the same command again{more}: what was paid for is in the cache."
+            raise GuardStop(stop.guard, stop.what, advice) from stop
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(comparison)))
         return
     print_comparison(comparison, what="held-out prompts" if prompts is None else "prompts")
-    results().print(f"\nwritten to {file}", markup=False)
+    judged = f"judged by {judge}; " if judge else ""
+    results().print(f"\n{judged}written to {file}", markup=False)
 
 
 def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:

@@ -117,6 +117,8 @@ def _show(settings: Settings, planned: Plan) -> None:
                         _number(k.low * k.tokens_out[0], k.high * k.tokens_out[1]),
                         "unknown" if line.dollars is None else _dollars(*line.dollars),
                     )
+        if not console.is_terminal:  # into a file nothing is cut off
+            console.width = max(console.width, 120)
         console.print(table)
         console.print()
     for name, text in _totals(planned):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +16,10 @@ from refine_rl.types import Comparison, Contrast, StepMetrics
 
 EXAMPLES = 3
 FEW_PROMPTS = 20  # with fewer, a bootstrap interval promises more than it holds
+_SUCCESS = ("success", "success_greedy")
 _MEASURES = {"success_greedy": "success, greedy"}
+_INDENT = " " * 10
+_WRAP: dict[str, Any] = {"break_long_words": False, "drop_whitespace": True, "replace_whitespace": False}
 _BARS = "▁▂▃▄▅▆▇█"
 # What could move the cursor, recolour the screen or reverse the text: control characters but line end and
 # tab, marks of writing direction, and halves of surrogate pairs.
@@ -52,10 +57,18 @@ class Screen:
         self._console.print(f"[dim]{self._clock()}[/]  [bold]{escape(shown(text))}[/]")
 
     def note(self, text: str) -> None:
-        self._console.print(f"          {shown(text)}", markup=False)
+        self._console.print(self._under(text), markup=False)
 
     def warning(self, text: str) -> None:
-        self._console.print(f"[yellow]warning[/]   {escape(shown(text))}")
+        self._console.print(f"[yellow]warning[/]   {escape(self._under(text).lstrip())}")
+
+    def _under(self, text: str) -> str:
+        """The text in the column under a stage's words; on a terminal broken between words."""
+        lines = shown(text).splitlines() or [""]
+        if self._console.is_terminal:
+            room = max(30, self._console.width - len(_INDENT) - 1)
+            lines = [part for line in lines for part in textwrap.wrap(line, room, **_WRAP) or [""]]
+        return "\n".join(_INDENT + line for line in lines)
 
     def step(self, metrics: StepMetrics, steps: int) -> None:
         m = metrics
@@ -101,6 +114,14 @@ def print_error(error: RefineError) -> None:
     console.print(f"[bold red]{head}[/]  {escape(shown(str(error)))}")
 
 
+def _legend(never: list[str]) -> str:
+    """What the rows mean; `never` are the measures of success that are 0 on both sides."""
+    success = "success: every component at its full value, a judge's from judge.success on"
+    if len(never) == len(_SUCCESS):
+        success = "no answer of either model is a full success (docs/settings.md: reward.success)"
+    return f"{success}; greedy: the most likely answer"
+
+
 def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> None:
     """The verdict, base against tuned in a small table, and two answers side by side."""
     colour = {"better": "green", "worse": "red"}.get(comparison.verdict, "yellow")
@@ -110,7 +131,11 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
     for heading in ("", "base", "tuned", "difference", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     reward = Contrast(base=comparison.base, tuned=comparison.tuned, difference=comparison.difference)
-    for name, m in {"reward": reward, **comparison.details}.items():
+    details = comparison.details
+    never = [n for n in _SUCCESS if n in details and details[n].base.mean == details[n].tuned.mean == 0]
+    for name, m in {"reward": reward, **details}.items():
+        if name in never:
+            continue
         low, high = m.difference.ci95
         table.add_row(
             escape(shown(_MEASURES.get(name, name.replace("component:", "  ")))),
@@ -124,7 +149,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
         console.print(f"[yellow]only {comparison.prompts} prompts: the intervals are too narrow; use more[/]")
     b, t = comparison.base, comparison.tuned
     console.print(
-        "[dim]success: every component at its full value; greedy: the most likely answer[/]\n"
+        f"[dim]{_legend(never)}[/]\n"
         + escape(
             f"reward: base {b.mean:.3f} [{b.ci95[0]:.3f}, {b.ci95[1]:.3f}], "
             f"tuned {t.mean:.3f} [{t.ci95[0]:.3f}, {t.ci95[1]:.3f}] (95 % intervals)"

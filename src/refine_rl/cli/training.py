@@ -131,10 +131,11 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
 
 def _fixed(settings: Settings) -> dict[str, object]:
     """What the run's prompts, its scores so far and its randomness depend on."""
-    training_only = {"anchors", "anchor_prompts", "shrink", "max_tokens", "corrections"}
-    judge = settings.judge.model_dump(exclude=training_only) if settings.reward.judges else {}
+    quiz = settings.reward.quiz
+    not_measured_by = {"anchors", "anchor_prompts", "shrink", "max_tokens", "corrections"}
     return {
-        **{f"judge.{name}": value for name, value in judge.items()},
+        **{f"judge.{k}": v for k, v in settings.judge.model_dump(exclude=not_measured_by).items()},
+        "writer.model": settings.writer.model if quiz and not quiz.writer else "",
         "evaluate.judge": settings.evaluate.judge,
         "task": settings.task,
         "model": settings.model,
@@ -175,9 +176,9 @@ def _work(folder: RunFolder, as_json: bool) -> None:
         return
     print_comparison(comparison)
     if calls := folder.calls():
-        from refine_rl.report.asked import bills, total
+        from refine_rl.report.asked import bills, summary
 
-        results().print(f"\nLLM calls: {len(calls)}, {total(bills(calls))}", markup=False)
+        results().print(f"\nLLM calls: {summary(bills(calls))}", markup=False)
     results().print(
         f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: {program()} chat {folder.path}",
         markup=False,

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
 from refine_rl.grpo.advantage import gdpo, mean_only, zscore
 from refine_rl.grpo.batch import MemberKey, sampled_logprobs
 from refine_rl.grpo.update import kl_per_token
+from refine_rl.progress import wait
 from refine_rl.randomness import generator
 from refine_rl.types import Group, Prompt, Score, Trajectory
 
@@ -24,8 +24,6 @@ Sampler = Callable[[Sequence[Prompt], int, Finished], list[tuple[Trajectory, ...
 
 Scorer = Callable[[Prompt, Sequence[Trajectory]], Future[list[Score]]]
 """Takes a group and promises its scores; many groups may be under way at once."""
-
-T = TypeVar("T")
 
 Sampled = tuple[Prompt, tuple[Trajectory, ...], tuple[Score, ...]]
 
@@ -65,17 +63,6 @@ def start(prompts: Sequence[Prompt], step: int, *, sample: Sampler, score: Score
 
     groups = sample(prompts, step, finished)
     return UnderWay(prompts=prompts, groups=groups, promised=[promised[i] for i in range(len(prompts))])
-
-
-def wait(future: Future[T], pause: Callable[[], None]) -> T:
-    """The future's result; `pause` is called while it is not there."""
-    while True:
-        try:
-            return future.result(timeout=0.05)
-        except TimeoutError:
-            if future.done():  # the error is the future's own
-                return future.result()
-            pause()
 
 
 def require_scores(scores: Sequence[Score], max_missing: float, where: str) -> None:

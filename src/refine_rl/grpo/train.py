@@ -85,6 +85,8 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
     """Trains from `start` to `grpo.steps`. Whatever stops it early, the recorder holds a checkpoint of
     the last whole step when the error leaves here."""
     position, recorder = start, parts.recorder
+    # What an earlier process spent on steps that came after its last checkpoint.
+    spent = start.seconds + sum(m.seconds["total"] for m in recorder.history() if m.step > start.step)
     flights: Flights = {}
     try:
         if start.kept < start.step:
@@ -98,7 +100,7 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
                 position = _keep(position, parts, settings, last=True)
                 break
             metrics = take_step(prompts, step, parts, settings, flights)
-            position = replace(position, step=step, seconds=start.seconds + time.perf_counter() - parts.began)
+            position = replace(position, step=step, seconds=spent + time.perf_counter() - parts.began)
             if metrics is not None:
                 recorder.metrics(metrics)
                 for name, text in guards.warnings(recorder.history()).items():

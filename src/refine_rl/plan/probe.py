@@ -89,7 +89,7 @@ def probe(
     seconds = time.perf_counter() - began
     observer.stage("The answers are scored")
     with ScoringLoop(reward, closing=connections.close) as scoring:
-        scores = scoring.score(list(zip(chosen, groups, strict=True)))
+        scores = scoring.score(list(zip(chosen, groups, strict=True)), pause)
     values = [[s.value for s in group if s.value is not None] for group in scores]
     whole = [v for v in values if len(v) > 1]
     if not whole:

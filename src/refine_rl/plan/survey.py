@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refine_rl.config import Settings
+from refine_rl.connecting import check_models
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
 from refine_rl.plan.counts import Counts, count_prompts, written_counts
@@ -28,6 +29,7 @@ def survey(settings: Settings) -> Survey:
     """Reads the prompts and puts the reward together as a run would; a mistake in either is raised as it
     would be there. No call is made, and no key is needed."""
     rubric = default_rubric() if settings.reward.rubric == "write" else load_rubric(settings)
+    check_models(settings, _Nobody(settings))
     reward = build_reward(settings, (), _Nobody(settings), rubric)
     if settings.writes_prompts:
         return Survey(prompts=(), counts=written_counts(settings))

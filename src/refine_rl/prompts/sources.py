@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refine_rl.config import PromptSettings, Settings
 from refine_rl.config_file import load_settings
@@ -19,11 +20,12 @@ from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.curate import WRITER, CurationReport, Dropped, drop_duplicates, drop_seen
 from refine_rl.prompts.files import read_prompt_file
 from refine_rl.prompts.generate import generate_prompts
-from refine_rl.prompts.meaning import require_encoder
 from refine_rl.prompts.split import by_hash, split_candidates
-from refine_rl.prompts.write import Written, write_prompts
 from refine_rl.recipes import recipe_folder
 from refine_rl.types import Message, Prompt, Split
+
+if TYPE_CHECKING:
+    from refine_rl.prompts.write import Written
 
 # Without a number asked for:
 _GENERATED: dict[Split, int] = {"train": 256, "validation": 32, "held_out": 64}
@@ -63,6 +65,8 @@ def load_prompts(
     settings ask for; what `write_prompts` raises goes through.
     """
     if settings.prompts.similarity == "meaning":
+        from refine_rl.prompts.meaning import require_encoder  # late: numpy
+
         require_encoder()
     if settings.writes_prompts:
         source = _write(settings, connections, note, pause)
@@ -111,6 +115,8 @@ def _write(
     opened = connections
     given = {split: getattr(settings.prompts, split) for split in SPLITS}
     asked = {split: _WRITTEN[split] if count is None else count for split, count in given.items()}
+
+    from refine_rl.prompts.write import write_prompts  # late: numpy
 
     async def write() -> Written:
         try:

@@ -50,7 +50,7 @@ def bills(calls: Sequence[Json]) -> list[Bill]:
 
 def _bill(purpose: str, model: str, calls: Sequence[Json]) -> Bill:
     asked = [c for c in calls if c["outcome"] != "cached"]
-    known = [c["cost_usd"] for c in calls if c["cost_usd"] is not None]
+    known = [c["cost_usd"] for c in asked if c["cost_usd"] is not None]
     return Bill(
         purpose=purpose,
         model=model,
@@ -59,7 +59,7 @@ def _bill(purpose: str, model: str, calls: Sequence[Json]) -> Bill:
         tokens_in=sum(c["tokens_in"] or 0 for c in asked),
         tokens_out=sum(c["tokens_out"] or 0 for c in asked),
         dollars=sum(known) if known else None,
-        unknown=len(calls) - len(known),
+        unknown=len(asked) - len(known),
         failed=Counter(c["outcome"] for c in calls if c["outcome"] not in _GOOD),
     )
 
@@ -81,6 +81,20 @@ def total(rows: Sequence[Bill]) -> str:
     """What all calls came to."""
     known = [row.dollars for row in rows if row.dollars is not None]
     return money(sum(known) if known else None, sum(row.unknown for row in rows))
+
+
+def summary(rows: Sequence[Bill]) -> str:
+    """The whole ledger in a few words.
+
+    >>> bill = Bill(purpose="judge", model="e/m", calls=32, cached=8, tokens_in=9, tokens_out=9,
+    ...             dollars=None, unknown=32, failed={})
+    >>> summary([bill])
+    '32, cost unknown; 8 replies from the cache'
+    """
+    calls, cached = sum(row.calls for row in rows), sum(row.cached for row in rows)
+    cost = total(rows)
+    kept = f"; {cached} repl{'y' if cached == 1 else 'ies'} from the cache" if cached else ""
+    return f"{calls}, {'cost unknown' if cost == 'unknown' else cost}{kept}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

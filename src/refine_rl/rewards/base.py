@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +16,9 @@ from refine_rl.types import Prompt, Score, Trajectory
 FAILURES = (Exception, SystemExit, KeyboardInterrupt)
 """What foreign code may raise and we turn into a missing score. A SystemExit or KeyboardInterrupt
 that is raised inside a task would otherwise end the whole event loop."""
+
+WORKER: ContextVar[Executor | None] = ContextVar("refine_worker", default=None)
+"""Where sync functions run; the event loop's own threads without one."""
 
 _HERE = Path(__file__).parent
 _FIRST_FRAMES, _LAST_FRAMES = 2, 4

@@ -28,7 +28,7 @@ from types import CodeType, ModuleType
 from typing import Any, Literal
 
 from refine_rl.errors import SettingsError
-from refine_rl.rewards.base import FAILURES, describe_failure
+from refine_rl.rewards.base import FAILURES, WORKER, describe_failure
 from refine_rl.rewards.rules import nearest
 from refine_rl.rewards.rules_content import data_value
 from refine_rl.types import Prompt, Score, Trajectory
@@ -152,7 +152,8 @@ class _Failure:
 async def _call_all(calls: Sequence[Callable[[], Any]], *, in_thread: bool) -> list[Any]:
     """The calls' answers in order; an exception becomes a `_Failure`."""
     if in_thread:
-        answers = await asyncio.get_running_loop().run_in_executor(None, lambda: [_call(c) for c in calls])
+        loop = asyncio.get_running_loop()
+        answers = await loop.run_in_executor(WORKER.get(), lambda: [_call(c) for c in calls])
     else:
         answers = [_call(c) for c in calls]
     try:

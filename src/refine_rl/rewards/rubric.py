@@ -93,11 +93,22 @@ def load_rubric(settings: Settings) -> str:
         return default_rubric()
     if given.startswith("file:"):
         return read_rubric(settings.folder / given.removeprefix("file:"))
+    if is_file_name(given):
+        raise SettingsError(f'reward.rubric is a text, and {given!r} is a file\'s name: write "file:{given}"')
     try:
         parse_criteria(given)
     except UserError as error:
         raise SettingsError(f"reward.rubric, {error}") from None
     return given
+
+
+def is_file_name(rubric: str) -> bool:
+    """Whether a text can only be meant as the name of a text file: nobody judges by one word with a dot.
+
+    >>> is_file_name("texts/rubric.md"), is_file_name("Be brief. See README.md")
+    (True, False)
+    """
+    return re.fullmatch(r"\S+\.(md|markdown|txt|text)", rubric.strip(), re.I) is not None
 
 
 def read_rubric(path: Path) -> str:

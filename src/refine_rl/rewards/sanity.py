@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from refine_rl.config import SanityCase
 from refine_rl.errors import UserError
+from refine_rl.progress import Pause, never
 from refine_rl.rewards.base import Reward
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.types import Prompt, Score, Trajectory
@@ -16,6 +17,7 @@ def check_sanity(
     cases: Sequence[SanityCase],
     *,
     closing: Callable[[], Awaitable[None]] | None = None,
+    pause: Pause = never,
 ) -> None:
     """Score each case's good and bad completion; raise a UserError that names every case ordered wrongly.
 
@@ -38,7 +40,8 @@ def check_sanity(
                     [_trajectory(prompt, text, member) for member, text in enumerate((case.good, case.bad))],
                 )
                 for prompt, case in zip(prompts, cases, strict=True)
-            ]
+            ],
+            pause,
         )
     problems = [
         problem

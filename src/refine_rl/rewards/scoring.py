@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
 
-from refine_rl.rewards.base import Reward
+from refine_rl.progress import Pause, never, wait
+from refine_rl.rewards.base import WORKER, Reward
 from refine_rl.types import Prompt, Score, Trajectory
 
 T = TypeVar("T")
@@ -38,7 +40,9 @@ class ScoringLoop:
         self._closing = closing
         self._loop = asyncio.new_event_loop()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="refine-reward")
-        self._loop.set_default_executor(self._worker)
+        # The loop looks up addresses in threads of its own: a judge does not wait for a slow function.
+        self._others = ThreadPoolExecutor(max_workers=4, thread_name_prefix="refine-loop")
+        self._loop.set_default_executor(self._others)
         self._thread = threading.Thread(target=self._loop.run_forever, name="refine-scoring", daemon=True)
         self._open = False
 
@@ -56,12 +60,17 @@ class ScoringLoop:
         if not self._open:
             work.close()
             raise RuntimeError("the scoring loop is closed; use it in a `with` block")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        context = contextvars.copy_context()
+        context.run(WORKER.set, self._worker)
+        return context.run(asyncio.run_coroutine_threadsafe, work, self._loop)
 
-    def score(self, groups: Sequence[tuple[Prompt, Sequence[Trajectory]]]) -> list[list[Score]]:
-        """The scores of several groups, all submitted at once, in their order."""
+    def score(
+        self, groups: Sequence[tuple[Prompt, Sequence[Trajectory]]], pause: Pause = never
+    ) -> list[list[Score]]:
+        """The scores of several groups, all submitted at once, in their order. `pause` is called while they
+        are not there."""
         futures = [self.submit(prompt, trajectories) for prompt, trajectories in groups]
-        return [future.result() for future in futures]
+        return [wait(future, pause) for future in futures]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -72,7 +81,8 @@ class ScoringLoop:
             asyncio.run_coroutine_threadsafe(_closed(self._closing), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._worker.shutdown(wait=kind is None, cancel_futures=True)
+        for threads in (self._worker, self._others):
+            threads.shutdown(wait=kind is None, cancel_futures=True)
         self._loop.close()
 
 
