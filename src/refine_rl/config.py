@@ -411,7 +411,8 @@ class BudgetSettings(_Section):
     """Cost of all LLM calls of the run, over all resumes; every model then needs a known price. Calls under
     way when it is reached are still paid. Without it, no cap."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock time up to the end of training, over all resumes; without it, no cap."""
+    """Wall-clock time up to the end of training, over all resumes, looked at after each step; without it, no
+    cap."""
 
 
 class Settings(_Section):

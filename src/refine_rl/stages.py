@@ -159,6 +159,7 @@ class Work:
             start = checkpoint.load(self.folder.checkpoint(steps[-1]), self.policy, optimizer)
         if start.step < self.settings.grpo.steps:
             self.observer.stage(f"Training, steps {start.step + 1} to {self.settings.grpo.steps}")
+        self.cost()  # what is counted from here on belongs to the steps
         parts = Parts(
             policy=self.policy,
             optimizer=optimizer,
@@ -201,6 +202,8 @@ class Work:
         scores = [s for o in outcomes for _, s in o.sampled if s.value is not None]
         values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
         rewards = [fmean(v) for v in values if v]
+        if not rewards:  # reward.max_missing allows it, but nothing can be chosen by it
+            require_scores([s for o in outcomes for _, s in o.sampled], 0.0, f"Validation at step {step}")
         estimate = mean_ci(rewards, resamples=1000, seed=self.settings.grpo.seed)
         names = dict.fromkeys(name for s in scores for name in s.breakdown)
         spread = sum(len(set(v)) > 1 for v in values) / len(values)
@@ -234,7 +237,8 @@ class Work:
         answers = [Answers(prompt=p, sampled=g, greedy=g[0]) for p, g in zip(prompts, groups, strict=True)]
         outcomes = scored([answers], self.score_all)[0]
         self.folder.save_outcomes("probe", outcomes)
-        flat = sum(len({s.value for _, s in o.sampled}) == 1 for o in outcomes)
+        values = [{s.value for _, s in o.sampled if s.value is not None} for o in outcomes]
+        flat = sum(len(v) == 1 for v in values)
         self.observer.note(
             f"{flat} of {len(prompts)} training prompts get answers of equal reward and begin by resting"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refine_rl.report.data import plain
 from refine_rl.report.rollouts import choose, collect, for_script
 from refine_rl.runs import RunFolder
 
@@ -23,7 +24,9 @@ def test_everything_is_there_where_it_fits(run: RunFolder) -> None:
     assert shown["context"] == line["trajectories"][0]["messages"][:1]
     assert set(shown["facets"]) == {"style", "topic"}
     for member, trajectory in zip(shown["members"], line["trajectories"], strict=True):
-        assert member["messages"] == trajectory["messages"][1:]
+        assert member["messages"] == [
+            {**message, "content": plain(message["content"])} for message in trajectory["messages"][1:]
+        ]
         assert member["tokens"] == len(trajectory["tokens"])
         for key in ("reward", "status", "breakdown", "explanation", "advantage", "stop_reason", "member"):
             assert member[key] == trajectory[key]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]
 
 GLUE = "\N{NO-BREAK SPACE}"
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LONGEST_TEXT = 4000  # characters of a prompt or an answer in the examples
 PROMPTS_SHOWN = 3  # of each split
 VALUES_SHOWN = 40  # of each facet
@@ -132,6 +133,16 @@ def examples(comparison: Comparison) -> list[Example]:
         )
         for e in comparison.examples
     ]
+
+
+def plain(text: str) -> str:
+    """Text of a model, a judge or a file without what could hide or reverse it on a page: control
+    characters and marks of writing direction become their escapes.
+
+    >>> print(plain("a\x1b[31m\u202eb"))
+    a\x1b[31m\u202eb
+    """
+    return _UNSAFE.sub(lambda unsafe: repr(unsafe[0])[1:-1], text)
 
 
 def cut(text: str, longest: int) -> str:

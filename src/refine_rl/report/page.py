@@ -68,6 +68,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
         "raw_json": Markup,
     }
     html = environment.from_string(_file("page.html.j2")).render(page)
+    html = data.plain(html)
     # Half a surrogate pair, which a model may write, cannot be stored as UTF-8.
     return html.encode("utf-8", "replace").decode("utf-8")
 

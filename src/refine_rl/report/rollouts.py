@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from refine_rl.report.data import cut
+from refine_rl.report.data import cut, plain
 
 if TYPE_CHECKING:
     from refine_rl.runs import RunFolder
@@ -111,7 +111,7 @@ def _slim(group: Json) -> dict[str, Any]:
                 "messages": [_message(m) for m in t["messages"][shared:]],
                 "tokens": len(t["tokens"]),
                 **{key: t[key] for key in ("stop_reason", "reward", "status", "breakdown", "advantage")},
-                "explanation": cut(t["explanation"], LONGEST_TEXT),
+                "explanation": plain(cut(t["explanation"], LONGEST_TEXT)),
             }
             for t in trajectories
         ],
@@ -127,4 +127,4 @@ def _shared(conversations: Sequence[Sequence[Json]]) -> int:
 
 
 def _message(message: Json) -> dict[str, str]:
-    return {"role": message["role"], "content": cut(message["content"], LONGEST_TEXT)}
+    return {"role": message["role"], "content": plain(cut(message["content"], LONGEST_TEXT))}
