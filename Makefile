@@ -30,8 +30,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/style.py
+	$(BIN)/python benchmarks/against_trl.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m refine_rl.cli.docs > docs/cli.md

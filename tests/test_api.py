@@ -233,8 +233,13 @@ def test_an_evaluation_wants_the_functions_too(small: Callable[..., dict[str, An
     folder = RunFolder.open(run.folder)
     with pytest.raises(UserError, match="brevity"):
         evaluate_again(folder)
+    with folder.writing(), pytest.raises(UserError, match="another process"):
+        evaluate_again(folder, functions=[brevity])
+    with (folder.path / "events.jsonl").open("ab") as file:
+        file.write(b'{"time')
     comparison, _ = evaluate_again(folder, functions=[brevity])
     assert "component:brevity" in comparison.details
+    assert (folder.path / "events.jsonl").read_bytes().endswith(b"}\n")  # repaired
 
 
 @pytest.mark.parametrize(

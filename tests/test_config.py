@@ -30,7 +30,7 @@ def test_the_page_has_every_setting_with_its_meaning() -> None:
     for keys in setting_names().values():
         for key in keys:
             assert f"| `{key}` |" in page or f"\n## [{key}]" in page
-    assert "| `clip_low` | number, more than 0, at most 1 | `0.2` | The ratio" in page
+    assert "| `epsilon` | number, more than 0 | `0.0001` | Added" in page
     assert '| `targets` | `"all-linear"` or list of text | `"all-linear"` |' in page
     assert "folder" not in setting_names()[()]
 
@@ -45,6 +45,39 @@ def test_clip_high_follows_the_loss() -> None:
     assert settings(grpo={"clip_low": 0.1}).clip_high == 0.1
     assert settings(grpo={"clip_low": 0.1, "loss": "dapo"}).clip_high == 0.28
     assert settings(grpo={"clip_high": 0.3, "loss": "dapo"}).clip_high == 0.3
+
+
+@pytest.mark.parametrize(
+    ("loss", "low", "high"),
+    [
+        ("grpo", 0.2, 0.2),
+        ("bnpo", 0.2, 0.2),
+        ("dr_grpo", 0.2, 0.2),
+        ("dapo", 0.2, 0.28),
+        ("gspo", 3e-4, 4e-4),
+        ("cispo", 1.0, 4.0),
+    ],
+)
+def test_each_loss_has_its_own_clip(loss: str, low: float, high: float) -> None:
+    s = settings(grpo={"loss": loss})
+    assert (s.clip_low, s.clip_high) == (low, high)
+    s = settings(grpo={"loss": loss, "clip_low": 0.1, "clip_high": 0.7})
+    assert (s.clip_low, s.clip_high) == (0.1, 0.7)
+
+
+def test_groups_without_spread_leave_the_loss_where_others_take_their_place() -> None:
+    assert settings().flat == "keep"
+    assert settings(grpo={"resample": 2}).flat == "drop"
+    assert settings(grpo={"resample": 2, "flat": "keep"}).flat == "keep"
+
+
+def test_resampling_waits_for_scores() -> None:
+    judged = {
+        "reward": {"judges": ["here/judge"]},
+        "endpoints": {"here": {"base_url": "http://127.0.0.1:1/v1"}},
+    }
+    assert settings(**judged).ahead
+    assert not settings(**judged, grpo={"resample": 2}).ahead
 
 
 def test_rule_parameters_are_kept_apart() -> None:
@@ -65,6 +98,15 @@ def test_rule_parameters_are_kept_apart() -> None:
         ({"reward": {"overlong": {"limit": 3, "buffer": 4}}}, "larger than its `limit`"),
         ({"grpo": {"max_grad_norm": float("inf")}}, "finite"),
         ({"prompts": {"near_duplicate": 0.0}}, "greater than 0"),
+        ({"grpo": {"kl_target": 0.1}}, "set `grpo.kl` above 0"),
+        ({"grpo": {"importance_cap": 2.0}, "model": {"dropout": 0.1}}, "dropout disturbs"),
+        ({"grpo": {"resample": 1}, "rollout": {"ahead": 1}}, "waits for the rewards"),
+        ({"grpo": {"flat": "sign"}}, "is needed there"),
+        ({"grpo": {"solved": 1.0}}, 'goes with `grpo.flat = "sign"`'),
+        (
+            {"grpo": {"flat": "sign", "solved": 1.0}, "reward": {"judges": ["a/b"]}},
+            "judges that compare cannot say so",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(sections: dict[str, Any], words: str) -> None:

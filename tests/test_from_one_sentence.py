@@ -253,6 +253,41 @@ def test_killed_while_the_judge_thinks_and_resumed(
     assert len(server.requests) <= len(whole_server.requests) + 8
 
 
+def test_calls_under_way_at_a_kill_stand_in_the_ledger(
+    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    """kill -9 while the judge thinks about a whole step; without a cache, all of it is asked again."""
+    hangs, answered = True, 15
+
+    def delay(number: int) -> float:
+        return 60.0 if hangs and number >= answered else 0.0
+
+    server = llm_server(brain=brain, delay=delay)
+    file = task(server.base_url, "[budget]\ndollars = 9.0", "concurrency = 3\ncache = false")
+    cut = tmp_path / "cut"
+    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c"), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(cut)]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(server.requests) <= answered and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(1.0)  # until nothing more comes
+    child.kill()
+    child.wait()
+    hangs, under_way = False, len(server.requests) - answered
+    assert under_way == 3
+    assert len(RunFolder.open(cut).calls()) == answered
+    done = refine("train", "--resume", cut, cache=tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    calls = RunFolder.open(cut).calls()
+    assert len([c for c in calls if c["outcome"] != "cached"]) == len(server.requests)
+    assert [c["outcome"] for c in calls].count("killed") == under_way
+    for call in calls[answered : answered + under_way]:
+        assert (call["outcome"], call["cost_usd"], call["purpose"]) == ("killed", None, "judge")
+        assert call["extra"]["estimated_usd"] > 8192 * OUT / 1e6
+    assert not list(cut.glob(".*.jsonl"))
+
+
 def test_the_cap_stops_saves_reports_and_lets_go_on(
     task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import UserError
+from refine_rl.llm.client import Call
+from refine_rl.llm.ledger import already_spent
 from refine_rl.runs import RunFolder, free_name
 from refine_rl.types import (
     Comparison,
@@ -238,6 +240,74 @@ def test_repairing_a_sound_run_changes_no_byte(run: RunFolder) -> None:
     assert {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == before
 
 
+KILLED = Call(
+    purpose="judge",
+    endpoint="e",
+    model="m",
+    tokens_in=None,
+    tokens_out=None,
+    cost_usd=None,
+    seconds=0.0,
+    outcome="killed",
+    extra={"estimated_usd": 0.25},
+)
+
+
+def test_calls_that_were_under_way_count_as_spent(run: RunFolder) -> None:
+    for ticket in (1, 2, 3, 4):
+        run.call_sent(ticket, dataclasses.replace(KILLED, about=f"p{ticket}"))
+    for ticket in (3, 1):
+        run.append_call(dataclasses.replace(KILLED, outcome="ok", cost_usd=0.5, extra={}))
+        run.call_done(ticket)
+    run.call_sent(5, dataclasses.replace(KILLED, extra={}))  # of no known price
+    (hidden,) = run.path.glob(".*.jsonl")
+    with hidden.open("ab") as file:
+        file.write(b'{"ticket": 6, "call": {"purp')  # not sent yet
+    with (run.path / "llm_calls.jsonl").open("ab") as file:
+        file.write(b'{"purpose": "ju')
+    assert already_spent(run.calls()) == (1.0, 0)
+    run.repair()
+    assert already_spent(run.calls()) == (1.5, 3)
+    assert [c["outcome"] for c in run.calls()] == ["ok", "ok", "killed", "killed", "killed"]
+    assert [c["about"] for c in run.calls()[2:]] == ["p2", "p4", ""]
+    assert not hidden.exists()
+    run.repair()
+    run.call_sent(1, KILLED)  # tickets begin anew in each process
+    run.call_done(1)
+    run.repair()
+    assert len(run.calls()) == 5
+
+
+def test_what_was_under_way_goes_when_all_came_back(run: RunFolder) -> None:
+    with run.writing():
+        run.call_sent(1, KILLED)
+        run.call_done(1)
+    assert not list(run.path.glob(".*.jsonl"))
+    with run.writing():
+        run.call_sent(1, KILLED)
+    assert len(list(run.path.glob(".*.jsonl"))) == 1
+    assert run.calls() == []
+    run.repair()
+    assert len(run.calls()) == 1
+
+
+def test_the_shelf_of_the_quiz_keeps_the_newest(run: RunFolder) -> None:
+    shelf = run.quiz_shelf()
+    assert shelf.get("a") is None
+    shelf.put("a", {"n": 1})
+    shelf.put("b", {"n": 2})
+    shelf.put("a", {"n": 3})
+    assert (shelf.get("a"), shelf.get("b"), shelf.get("c")) == ({"n": 3}, {"n": 2}, None)
+    with (run.path / "quiz.jsonl").open("ab") as file:
+        file.write(b'{"key": "a", "ma')
+    assert run.quiz_shelf().get("a") == {"n": 3}
+    run.repair()
+    run.rewind(0)
+    again = run.quiz_shelf()
+    again.put("c", {"n": 4})
+    assert [run.quiz_shelf().get(key) for key in "abc"] == [{"n": 3}, {"n": 2}, {"n": 4}]
+
+
 def test_a_checkpoint_is_there_whole_or_not_at_all(run: RunFolder) -> None:
     def broken(folder: Path) -> None:
         (folder / "weights").write_text("half")
@@ -328,8 +398,19 @@ def test_abandoned_only_before_it_began(run: RunFolder) -> None:
     run.abandon()
     assert run.prompts() == [prompt(1)]
     (run.path / "prompts.jsonl").unlink()
+    run.call_sent(1, KILLED)
+    run.abandon()
+    assert run.path.exists()  # there is money in it
+    run.call_done(1)
     with run.writing():
         pass
+    run.abandon()
+    assert not run.path.exists()
+
+
+def test_abandoned_where_all_calls_came_back(run: RunFolder) -> None:
+    run.call_sent(1, KILLED)
+    run.call_done(1)
     run.abandon()
     assert not run.path.exists()
 

@@ -26,6 +26,8 @@ RUN_FILES = {
     "validation.jsonl",
     "events.jsonl",
     "llm_calls.jsonl",
+    ".calls_under_way.jsonl",
+    "quiz.jsonl",
     "pool.jsonl",
     "comparison.json",
     "report.html",

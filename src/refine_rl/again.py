@@ -17,6 +17,7 @@ from refine_rl.grpo import checkpoint
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.pool import Chosen, Seen
+from refine_rl.grpo.resample import waves
 from refine_rl.grpo.train import Flights, Parts, take_step
 from refine_rl.grpo.update import make_optimizer
 from refine_rl.policy.load import load_policy
@@ -69,45 +70,50 @@ def evaluate_again(
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     require_functions(folder, functions)
     now = _overridden(folder.settings(), overrides)
-    settings, policy = open_model(folder)
-    settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
-    if samples is not None:
-        evaluation = settings.evaluate.model_copy(update={"samples": samples})
-        settings = settings.model_copy(update={"evaluate": evaluation})
-    if judge is not None:
-        settings = override(settings, [f'evaluate.judge="{judge}"'])
-    connections = connect(settings, folder, observer.warning)
-    check_models(settings, connections)
-    reward = build_reward(settings, functions, connections, load_rubric(settings))
-    exam = exam_reward(settings, functions, connections, load_rubric(settings)) or reward
-    if source is None:
-        prompts: Sequence[Prompt] = [p for p in folder.prompts() if p.split == "held_out"]
-    else:
-        prompts, dropped = load_all_prompts(settings, source, apart_from=folder.prompts())
-        if dropped:
-            observer.note(f"{dropped} prompts left out: too close to the run's own")
-    reward.check_data(prompts)
-    purpose = Purpose(seed=seed, step=0, name="held_out")
-    with ScoringLoop(reward, closing=connections.close) as scoring:
-        work = Work(
-            folder=folder,
-            settings=settings,
-            policy=policy,
-            reward=reward,
-            exam=exam,
-            scoring=scoring,
-            cost=spending(settings, connections.ledger),
-            observer=observer,
-            pause=pause,
+    with folder.writing():
+        folder.repair()
+        settings, policy = open_model(folder)
+        settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
+        if samples is not None:
+            evaluation = settings.evaluate.model_copy(update={"samples": samples})
+            settings = settings.model_copy(update={"evaluate": evaluation})
+        if judge is not None:
+            settings = override(settings, [f'evaluate.judge="{judge}"'])
+        connections = connect(settings, folder, observer.warning)
+        check_models(settings, connections)
+        shelf = folder.quiz_shelf()
+        reward = build_reward(settings, functions, connections, load_rubric(settings), shelf)
+        exam = exam_reward(settings, functions, connections, load_rubric(settings), shelf) or reward
+        if source is None:
+            prompts: Sequence[Prompt] = [p for p in folder.prompts() if p.split == "held_out"]
+        else:
+            prompts, dropped = load_all_prompts(settings, source, apart_from=folder.prompts())
+            if dropped:
+                observer.note(f"{dropped} prompts left out: too close to the run's own")
+        reward.check_data(prompts)
+        purpose = Purpose(seed=seed, step=0, name="held_out")
+        with ScoringLoop(reward, closing=connections.close) as scoring:
+            work = Work(
+                folder=folder,
+                settings=settings,
+                policy=policy,
+                reward=reward,
+                exam=exam,
+                scoring=scoring,
+                cost=spending(settings, connections.ledger),
+                observer=observer,
+                pause=pause,
+            )
+            observer.stage(f"The base model answers {len(prompts)} prompts")
+            with policy.reference() as untrained:
+                before = replace(work, policy=untrained).answers(prompts, purpose)
+            observer.stage(f"The tuned model answers {len(prompts)} prompts")
+            after = work.answers(prompts, purpose)
+            base, tuned = work.examined(before, after)
+        comparison = compare(
+            base, tuned, success=exam.success, resamples=settings.evaluate.bootstrap, seed=seed
         )
-        observer.stage(f"The base model answers {len(prompts)} prompts")
-        with policy.reference() as untrained:
-            before = replace(work, policy=untrained).answers(prompts, purpose)
-        observer.stage(f"The tuned model answers {len(prompts)} prompts")
-        after = work.answers(prompts, purpose)
-        base, tuned = work.examined(before, after)
-    comparison = compare(base, tuned, success=exam.success, resamples=settings.evaluate.bootstrap, seed=seed)
-    return comparison, folder.save_evaluation(name, comparison)
+        return comparison, folder.save_evaluation(name, comparison)
 
 
 def _overridden(settings: Settings, overrides: Sequence[str]) -> Settings:
@@ -140,8 +146,8 @@ def replay(
     """Makes the groups of a step again: the weights of that step (from the nearest checkpoint, with the
     recorded groups of the steps since), then the same draws.
 
-    All prompts of the step are sampled together, as they were: the rounding of a matrix product may
-    depend on the size of the batch.
+    The prompts of the step are sampled together, as they were (in waves, with grpo.resample): the rounding
+    of a matrix product may depend on the size of the batch.
     """
     observer = observer or Quiet()
     settings = folder.settings()
@@ -167,7 +173,7 @@ def replay(
         validate=None,
         component_weights={},
         top=None,
-        recorder=_Record(recorded),
+        recorder=_Record(recorded, folder.history()),
         cost=lambda: None,
         pause=never,
         began=0.0,
@@ -176,7 +182,11 @@ def replay(
     for earlier in range(start.step + 1, weights + 1):
         take_step([], earlier, parts, settings, flights)
     observer.stage(f"Sampling step {step}")
-    again = rollouts(policy, [g.prompt for g in recorded[step]], step, settings)
+    again = [
+        group
+        for wave in waves(recorded[step], settings.grpo.prompts_per_step)
+        for group in rollouts(policy, [g.prompt for g in wave], step, settings)
+    ]
     return [
         _compare(new, old)
         for group, trajectories in zip(recorded[step], again, strict=True)
@@ -203,14 +213,14 @@ def _not_needed(*_: object) -> Any:
 class _Record:
     """A recorder that only plays back."""
 
-    def __init__(self, recorded: dict[int, list[Group]]) -> None:
-        self._recorded = recorded
+    def __init__(self, recorded: dict[int, list[Group]], history: Sequence[StepMetrics]) -> None:
+        self._recorded, self._history = recorded, history
 
     def recorded(self, step: int) -> Sequence[Group] | None:
         return self._recorded[step]
 
     def history(self) -> Sequence[StepMetrics]:
-        return []
+        return self._history
 
     def seen(self) -> Sequence[Seen]:
         return []

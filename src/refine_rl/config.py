@@ -6,6 +6,7 @@ only says what is allowed. An unknown key, a wrong type or an impossible combina
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -331,7 +332,7 @@ class RolloutSettings(_Section):
     ahead: Literal["auto", 0, 1] = "auto"
     """1: the next step's answers are sampled while this step's are being judged, so with weights one update
     older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 with a judge or
-    quiz, else 0."""
+    quiz and without grpo.resample, else 0."""
 
 
 class GRPOSettings(_Section):
@@ -351,22 +352,42 @@ class GRPOSettings(_Section):
     """Of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Larger gradients are scaled down to this norm."""
-    loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    """How tokens are averaged. "grpo": over each completion, then over completions (arXiv 2402.03300);
-    "dapo": over all tokens of the step (2503.14476); "dr_grpo": sum over a constant length (2503.20783)."""
-    advantage: Literal["zscore", "mean", "gdpo"] = "zscore"
-    """"zscore": (R - mean) / (std + epsilon); "mean": R - mean; "gdpo": z-score of each component,
-    then the weighted sum, then normalised over the batch."""
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo"] = "grpo"
+    """"grpo": tokens averaged over each completion, then over completions (arXiv 2402.03300); "dapo": over
+    all tokens of the step (2503.14476); "bnpo": as "dapo", with the clip of "grpo"; "dr_grpo": sum over a
+    constant length (2503.20783); "gspo": one ratio a completion (2507.18071); "cispo": the clip bounds a
+    token's weight (2506.13585); "sapo": a soft gate for the clip (2511.20347). See docs/algorithms.md."""
+    advantage: Literal["zscore", "mean", "rloo", "gdpo"] = "zscore"
+    """"zscore": (R - mean) / (std + epsilon); "mean": R - mean; "rloo": R - mean of the others; "gdpo":
+    z-score of each component, then the weighted sum, then normalised over the batch."""
+    flat: Literal["keep", "drop", "sign"] | None = None
+    """A group whose rewards are all equal: "keep": it counts in the loss's denominators, with advantage 0;
+    "drop": it does not count (AGPO, arXiv 2503.15952 v3; DAPO); "sign": advantage 1 where its reward reaches
+    grpo.solved, else -1 (AGPO v1). Without it: "drop" with grpo.resample, else "keep"."""
+    solved: float | None = None
+    """With flat = "sign", and needed there: the reward from which a group of equal rewards is solved."""
+    resample: Annotated[int, Field(ge=0)] = 0
+    """DAPO (2503.14476): at most this many groups of other prompts are sampled in a step in place of groups
+    whose rewards are all equal. Not with rollout.ahead."""
     deviation: Literal["sample", "population"] = "sample"
     """Standard deviation with denominator G - 1 or G."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-4
     """Added to the standard deviation."""
-    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """The ratio of new to old probability is clipped below 1 - clip_low ..."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The ratio of new to old probability is clipped below 1 - clip_low ... Without it: 0.2; 0.0003 for
+    "gspo", 1 (nothing is clipped) for "cispo". "sapo" has no clip."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
-    """... and above 1 + clip_high. Without it: 0.28 for "dapo", else clip_low."""
+    """... and above 1 + clip_high. Without it: 0.28 for "dapo", 0.0004 for "gspo", 4 for "cispo", else
+    clip_low."""
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """With it, each token weighs min(p / q, importance_cap), p its probability for the trainer before the
+    step's updates and q for the sampler, and the ratio is of new to p: for a sampler that is not the trainer,
+    or lags. Without it, q is the old probability. Not with model.dropout."""
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL term. At 0 the KL is still measured, on a few completions a step."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Nats a token. With it, grpo.kl is where the coefficient starts; after a step whose KL was above (below)
+    the target it grows (shrinks) by up to 2 % (arXiv 1909.08593). Without it, it is fixed."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """With d = log pi_ref - log pi: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. In the loss the gradient
     of k1 is 0 on average: use it in the reward."""
@@ -375,7 +396,8 @@ class GRPOSettings(_Section):
     updates_per_step: Positive = 1
     """Optimizer updates on the same rollouts; the log-probs of the first stay the old ones."""
     tokens_per_micro_batch: Positive = 2048
-    """Padded tokens that go through the model at once; the result does not depend on it."""
+    """Tokens that go through the model at once (a prompt once for all its completions); the result does
+    not depend on it but for rounding."""
     validate_every: Annotated[int, Field(ge=0)] = 10
     """Steps between scorings of the validation prompts; 0: never (the last checkpoint is used)."""
     checkpoint_every: Positive = 10
@@ -467,6 +489,7 @@ class Settings(_Section):
             problems.append('`grpo.advantage = "gdpo"` sums components: use `reward.combine = "sum"`')
         if self.grpo.advantage == "gdpo" and self.grpo.kl > 0 and self.grpo.kl_in == "reward":
             problems.append('`grpo.advantage = "gdpo"` normalises components: use `grpo.kl_in = "loss"`')
+        problems += self._impossible_updates()
         if self.prompts.source == "writer" and not self.writer.model:
             problems.append('`prompts.source = "writer"` needs `writer.model = "ENDPOINT/MODEL"`')
         if self.reward.rubric == "write" and not self.writer.model:
@@ -486,6 +509,22 @@ class Settings(_Section):
             )
         return _refuse(self, problems)
 
+    def _impossible_updates(self) -> Iterator[str]:
+        g = self.grpo
+        if g.kl_target is not None and g.kl == 0:
+            yield "`grpo.kl_target` needs a coefficient to start from: set `grpo.kl` above 0"
+        if g.importance_cap is not None and self.model.dropout > 0:
+            yield "`grpo.importance_cap` compares log-probs that dropout disturbs: set `model.dropout = 0`"
+        if g.resample and self.rollout.ahead == 1:
+            yield "`grpo.resample` waits for the rewards of a step: use `rollout.ahead = 0`"
+        if (g.flat == "sign") != (g.solved is not None):
+            yield '`grpo.solved` goes with `grpo.flat = "sign"`, and is needed there'
+        if g.flat == "sign" and self.reward.judges and self.judge.kind != "absolute":
+            yield (
+                '`grpo.flat = "sign"` asks whether a group is solved, and judges that compare cannot say so: '
+                'use `judge.kind = "absolute"`'
+            )
+
     @property
     def writes_prompts(self) -> bool:
         """Whether the writer makes the prompts."""
@@ -495,7 +534,7 @@ class Settings(_Section):
     def ahead(self) -> bool:
         """Whether a step's answers are sampled while those of the step before are being judged."""
         if self.rollout.ahead == "auto":
-            return bool(self.reward.judges) or self.reward.quiz is not None
+            return not self.grpo.resample and (bool(self.reward.judges) or self.reward.quiz is not None)
         return self.rollout.ahead == 1
 
     @property
@@ -508,8 +547,20 @@ class Settings(_Section):
         return 1e-4 if self.model.adapter == "lora" else 1e-5
 
     @property
+    def clip_low(self) -> float:
+        """The lower clip range in force."""
+        if self.grpo.clip_low is not None:
+            return self.grpo.clip_low
+        return {"gspo": 3e-4, "cispo": 1.0}.get(self.grpo.loss, 0.2)
+
+    @property
     def clip_high(self) -> float:
         """The upper clip range in force."""
         if self.grpo.clip_high is not None:
             return self.grpo.clip_high
-        return 0.28 if self.grpo.loss == "dapo" else self.grpo.clip_low
+        return {"dapo": 0.28, "gspo": 4e-4, "cispo": 4.0}.get(self.grpo.loss, self.clip_low)
+
+    @property
+    def flat(self) -> Literal["keep", "drop", "sign"]:
+        """What becomes of a group whose rewards are all equal."""
+        return self.grpo.flat or ("drop" if self.grpo.resample else "keep")

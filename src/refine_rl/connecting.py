@@ -43,13 +43,19 @@ def check_models(settings: Settings, connections: Connections) -> None:
 def connect(settings: Settings, folder: RunFolder | None, note: Callable[[str], None]) -> EndpointConnections:
     """The endpoints that the settings name; every call goes into the run's ledger, and what the run has
     spent before counts towards `budget.dollars`. Without a run, calls are only counted."""
-    spent, unknown = already_spent(folder.calls() if folder else ())
-    ledger = Ledger(
-        folder.append_call if folder else lambda call: None,
-        dollars=settings.budget.dollars,
-        spent=spent,
-        unknown=unknown,
-    )
+    dollars = settings.budget.dollars
+    if folder is None:
+        ledger = Ledger(lambda call: None, dollars=dollars)
+    else:
+        spent, unknown = already_spent(folder.calls())
+        ledger = Ledger(
+            folder.append_call,
+            dollars=dollars,
+            spent=spent,
+            unknown=unknown,
+            sent=folder.call_sent,
+            done=folder.call_done,
+        )
     return EndpointConnections(settings.endpoints, ledger, note=note)
 
 

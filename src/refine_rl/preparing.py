@@ -19,6 +19,7 @@ from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.combine import CombinedReward
+from refine_rl.rewards.quiz import Shelf
 from refine_rl.rewards.rubric import load_rubric, write_rubric
 from refine_rl.runs import RunFolder
 from refine_rl.types import Prompt, Split
@@ -48,7 +49,8 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     connections = connect(settings, folder, observer.warning)
     check_models(settings, connections)
     given = settings.reward.rubric != _WRITTEN
-    rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "")
+    shelf = folder.quiz_shelf()
+    rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
     costs = bool(settings.reward.judges) or settings.reward.quiz is not None
     asks_writer = settings.writes_prompts and not folder.prompts()
     if not costs:
@@ -56,9 +58,11 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    if policy.why_plain:
+        observer.note(f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly")
     if not given:
         settings = _settle_rubric(folder, settings, connections, observer, pause)
-        rewards = _rewards(settings, functions, connections, load_rubric(settings))
+        rewards = _rewards(settings, functions, connections, load_rubric(settings), shelf)
     reward, exam = rewards
     if costs:
         check_sanity(reward, settings.reward.sanity, closing=connections.close, pause=pause)
@@ -73,15 +77,15 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
 
 
 def _rewards(
-    settings: Settings, functions: Functions, connections: EndpointConnections, rubric: str
+    settings: Settings, functions: Functions, connections: EndpointConnections, rubric: str, shelf: Shelf
 ) -> tuple[CombinedReward, CombinedReward]:
     """The reward of training, and that of the final comparison."""
-    reward = build_reward(settings, functions, connections, rubric)
-    return reward, exam_reward(settings, functions, connections, rubric) or reward
+    reward = build_reward(settings, functions, connections, rubric, shelf)
+    return reward, exam_reward(settings, functions, connections, rubric, shelf) or reward
 
 
 def exam_reward(
-    settings: Settings, functions: Functions, connections: EndpointConnections, rubric: str
+    settings: Settings, functions: Functions, connections: EndpointConnections, rubric: str, shelf: Shelf
 ) -> CombinedReward | None:
     """The reward with the judge of `evaluate.judge` in place of training's; None where none is named."""
     if not settings.evaluate.judge:
@@ -89,7 +93,7 @@ def exam_reward(
     judges = settings.reward.model_copy(update={"judges": [settings.evaluate.judge]})
     panel = settings.judge.model_copy(update={"larger": "", "adaptive": False})
     other = settings.model_copy(update={"reward": judges, "judge": panel})
-    return build_reward(other, functions, connections, rubric)
+    return build_reward(other, functions, connections, rubric, shelf)
 
 
 def _settle_rubric(

@@ -38,6 +38,7 @@ from refine_rl.toml_write import dump_toml
 from refine_rl.types import Comparison, Group, Outcome, Prompt, StepMetrics
 
 _GIVEN_PROMPTS = "given_prompts.jsonl"
+_UNDER_WAY = ".calls_under_way.jsonl"
 _PACKAGES = ("refine-rl", "torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
 
@@ -86,7 +87,10 @@ class RunFolder:
         """Removes the folder of a run that was refused before it began (a mistake in the settings, a
         model that is not there), so that the next try finds its name free. With anything in it that a
         run has made, it stays."""
-        if {p.name for p in self.path.iterdir()} <= {"config.toml", ".lock", _GIVEN_PROMPTS}:
+        nothing = {"config.toml", ".lock", _GIVEN_PROMPTS}
+        if not self._under_way():
+            nothing.add(_UNDER_WAY)
+        if {p.name for p in self.path.iterdir()} <= nothing:
             shutil.rmtree(self.path)
 
     @property
@@ -99,7 +103,11 @@ class RunFolder:
         with (self.path / ".lock").open("w") as lock:
             if not _try_lock(lock):
                 raise UserError(f"{self.path} is being written by another process; wait for it or stop it.")
-            yield
+            try:
+                yield
+            finally:
+                if not self._under_way():
+                    (self.path / _UNDER_WAY).unlink(missing_ok=True)
 
     # -- settings and prompts -----------------------------------------------------------------
 
@@ -173,6 +181,31 @@ class RunFolder:
         """Every call of the run, over all resumes."""
         return list(self._lines("llm_calls.jsonl"))
 
+    def call_sent(self, ticket: int, killed: Call) -> None:
+        """A call is about to be sent. Where the process is killed before `call_done`, `repair` makes
+        `killed` a line of the ledger: the call may have to be paid for."""
+        self._append(_UNDER_WAY, _line({"ticket": ticket, "call": dataclasses.asdict(killed)}))
+
+    def call_done(self, ticket: int) -> None:
+        """What came of the call is in the ledger."""
+        self._append(_UNDER_WAY, _line({"ticket": ticket, "done": True}))
+
+    def _under_way(self) -> list[dict[str, Any]]:
+        """Calls that were sent, and of whose end nothing is known."""
+        calls: dict[int, dict[str, Any]] = {}
+        for record in self._lines(_UNDER_WAY):
+            if "call" in record:
+                calls[record["ticket"]] = record["call"]
+            else:
+                calls.pop(record["ticket"], None)
+        return list(calls.values())
+
+    # -- quiz ---------------------------------------------------------------------------------
+
+    def quiz_shelf(self) -> QuizShelf:
+        """The quiz's questions. Going back in training keeps them: base and tuned get the same ones."""
+        return QuizShelf(self)
+
     # -- training -----------------------------------------------------------------------------
 
     def append_groups(self, groups: Sequence[Group]) -> None:
@@ -231,11 +264,16 @@ class RunFolder:
 
     def repair(self) -> None:
         """Removes what a killed run may leave: torn lines, a step's groups written in part, and
-        checkpoints half written."""
+        checkpoints half written. Calls to LLMs that were under way get their lines."""
         there = Counter(record["step"] for record in self.groups())
         self._keep_lines("groups.jsonl", lambda r: there[r["step"]] == r["groups_in_step"])
-        for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl", "pool.jsonl", "llm_calls.jsonl"):
+        for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl", "pool.jsonl"):
             self._keep_lines(file, lambda record: True)
+        for file in ("llm_calls.jsonl", "quiz.jsonl"):
+            self._keep_lines(file, lambda record: True)
+        if killed := self._under_way():
+            self._append("llm_calls.jsonl", "".join(map(_line, killed)))
+        (self.path / _UNDER_WAY).unlink(missing_ok=True)
         for leftover in (*self._checkpoints.glob(".step-*"), *self._checkpoints.glob(".old-*")):
             shutil.rmtree(leftover)
         for leftover in self.path.glob(f".{self.model.name}.*"):
@@ -371,6 +409,27 @@ class RunFolder:
     def _keep_lines(self, file: str, keep: Callable[[dict[str, Any]], bool]) -> None:
         if (self.path / file).is_file():
             self._replace(file, "".join(_line(r) for r in self._lines(file) if keep(r)))
+
+
+class QuizShelf:
+    """What was made of each source, by a key; the newest line of a key counts. Read once, so that it
+    belongs to one writer."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._made: dict[str, dict[str, Any]] | None = None
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        return self._all().get(key)
+
+    def put(self, key: str, made: dict[str, Any]) -> None:
+        self._all()[key] = made
+        self._run._append("quiz.jsonl", _line({"key": key, "made": made}))
+
+    def _all(self) -> dict[str, dict[str, Any]]:
+        if self._made is None:
+            self._made = {record["key"]: record["made"] for record in self._run._lines("quiz.jsonl")}
+        return self._made
 
 
 def free_name(parent: Path, name: str) -> Path:

@@ -147,8 +147,8 @@ class Score:
 class Group:
     """The G trajectories of one prompt at one step, scored.
 
-    `advantages` has one entry a trajectory: 0.0 for a member that teaches nothing and None for a
-    member whose score is missing.
+    `advantages` has one entry a trajectory: 0.0 for a member that teaches nothing and None for one that
+    leaves the loss, as its score is missing or its group was dropped.
     """
 
     step: int
@@ -195,6 +195,9 @@ class StepMetrics:
     mismatch_mean: float | None = None  # |log-prob of the trainer - of the sampler|, nats a token
     mismatch_max: float | None = None
     members_missing: int = 0
+    kl_coefficient: float | None = None  # in force in this step
+    importance_mean: float | None = None  # importance weights before they are cut; None without a cap
+    importance_max: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

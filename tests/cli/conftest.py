@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from refine_rl import cli
 from refine_rl.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _the_tests_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is called in process may not end the process; the real executable does."""
+    monkeypatch.setattr(cli, "_leave", sys.exit)
+
 
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]

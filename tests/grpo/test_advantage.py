@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refine_rl.grpo.advantage import gdpo, mean_only, zscore
+from refine_rl.grpo.advantage import by_sign, gdpo, leave_one_out, mean_only, zscore
 from refine_rl.types import Score
 
 
@@ -29,6 +29,20 @@ def test_mean_only() -> None:
     assert mean_only([3.0, 1.0, 2.0]) == (1.0, -1.0, 0.0)
 
 
+def test_leave_one_out() -> None:
+    # 3 against the mean 1.5 of the others, 1 against 2.5, 2 against 2.
+    assert leave_one_out([3.0, 1.0, 2.0]) == (1.5, -1.5, 0.0)
+    # The others of a missing member's group are those that are there.
+    assert leave_one_out([3.0, None, 1.0]) == (2.0, None, -2.0)
+
+
+def test_by_sign() -> None:
+    assert by_sign([0.9, 0.9, None], solved=0.9) == (1.0, 1.0, None)
+    assert by_sign([0.8, 0.8], solved=0.9) == (-1.0, -1.0)
+    assert by_sign([0.8, 0.9], solved=0.9) == (0.0, 0.0)
+    assert by_sign([1.0, None], solved=0.9) == (0.0, None)  # one is no group
+
+
 def test_a_missing_member_leaves_the_statistics() -> None:
     with_gap = zscore([1.0, None, 0.0, 0.5])
     without = zscore([1.0, 0.0, 0.5])
@@ -44,6 +58,7 @@ def test_no_spread_is_exactly_zero(rewards: list[float | None]) -> None:
     expected = tuple(None if r is None else 0.0 for r in rewards)
     assert zscore(rewards, epsilon=1e-30) == expected
     assert mean_only(rewards) == expected
+    assert leave_one_out(rewards) == expected
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=16))

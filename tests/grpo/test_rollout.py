@@ -115,6 +115,46 @@ def test_kl_in_the_reward_moves_the_advantage_and_not_the_reward() -> None:
     assert [x.value for x in group.scores] == [1.0, 1.0]
 
 
+def flat_and_not(**grpo: Any) -> list[tuple[float | None, ...]]:
+    """Advantages of a group at 1, one at 0, one that spreads, and one with a single score."""
+    given = [(1.0, 1.0, None), (0.0, 0.0, 0.0), (0.0, 1.0, 0.5), (1.0, None, None)]
+    sampled = []
+    for n, values in enumerate(given):
+        p = prompt(n)
+        scores = tuple(Score.missing("x") if v is None else Score(value=v) for v in values)
+        sampled.append((p, tuple(trajectory(p, m, 2) for m in range(3)), scores))
+    s = settings(grpo={"advantage": "mean", **grpo})
+    return [g.advantages for g in with_advantages(sampled, 1, s, component_weights={}, references={})]
+
+
+def test_what_becomes_of_groups_without_spread() -> None:
+    spread = (-0.5, 0.5, 0.0)
+    assert flat_and_not() == [(0.0, 0.0, None), (0.0, 0.0, 0.0), spread, (0.0, None, None)]
+    none = (None, None, None)
+    assert flat_and_not(flat="drop") == [none, none, spread, none]
+    assert flat_and_not(resample=1) == flat_and_not(flat="drop")
+    signs = [(1.0, 1.0, None), (-1.0, -1.0, -1.0), spread, (0.0, None, None)]
+    assert flat_and_not(flat="sign", solved=1.0) == signs
+    assert flat_and_not(flat="sign", solved=0.0)[1] == (1.0, 1.0, 1.0)
+
+
+def test_leave_one_out_is_asked_for_by_name() -> None:
+    assert flat_and_not(advantage="rloo")[2] == (-0.75, 0.75, 0.0)
+
+
+def test_dropped_groups_leave_the_denominator() -> None:
+    p, q = prompt(0), prompt(1)
+    sampled = [
+        (p, (trajectory(p, 0, 2), trajectory(p, 1, 4)), (Score(value=1.0), Score(value=0.0))),
+        (q, (trajectory(q, 0, 5), trajectory(q, 1, 5)), (Score(value=1.0), Score(value=1.0))),
+    ]
+    for flat, tokens in (("keep", 16), ("drop", 6)):
+        s = settings(grpo={"flat": flat})
+        groups = with_advantages(sampled, 1, s, component_weights={}, references={})
+        found = rows(groups, loss="dapo", max_tokens=8)
+        assert {r.weight for r in found} == {1 / tokens}
+
+
 def test_rows_without_a_score_leave_the_loss_and_its_denominator() -> None:
     p = prompt(0)
     group = Group(
@@ -139,6 +179,15 @@ def test_micro_batches_hold_every_row_once_within_the_budget() -> None:
     for chunk in chunks:
         longest = max(trajectories[i].completion_tokens + 3 for i in chunk)
         assert len(chunk) == 1 or longest * len(chunk) <= 24
+
+
+def test_packed_micro_batches_count_a_prompt_once() -> None:
+    trajectories = [trajectory(prompt(p), m, n) for p in (0, 1) for m, n in enumerate([4, 4, 30, 1])]
+    own = len(trajectories[0].segments[0].token_ids)
+    assert own == 3
+    chunks = list(micro_batches(trajectories, 16, packed=True))
+    # Prompts of one text are one prompt: 3 + 4 + 4 leave no room for 30; 3 + 1 + 4 + 4 leave none for 30.
+    assert chunks == [[0, 1], [2], [3, 4, 5], [6], [7]]
 
 
 def test_learning_rates_by_hand() -> None:

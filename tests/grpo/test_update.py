@@ -348,7 +348,7 @@ def test_every_setting_reaches_the_update(make_model: MakeModel, changes: dict[s
             for i, token in enumerate(answer):
                 new = table[len(prompt) - 1 + i, token]
                 ratio = torch.exp(new - (row.old[i] - 0.25))
-                clipped = ratio.clamp(1 - s.grpo.clip_low, 1 + s.clip_high)
+                clipped = ratio.clamp(1 - s.clip_low, 1 + s.clip_high)
                 loss = -torch.minimum(ratio * row.advantage, clipped * row.advantage)
                 if row.reference is not None:
                     d = row.reference[i] - new

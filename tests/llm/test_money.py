@@ -28,6 +28,22 @@ CALL = Call(
 )
 
 
+def test_an_attempt_is_open_until_its_line_is_written() -> None:
+    seen: list[object] = []
+    ledger = Ledger(
+        lambda call: seen.append(call.outcome),
+        sent=lambda ticket, killed: seen.append((ticket, killed.outcome)),
+        done=lambda ticket: seen.append(("done", ticket)),
+    )
+    killed = replace(CALL, cost_usd=None, outcome="killed")
+    first, second = ledger.send(killed), ledger.send(killed)
+    assert (ledger.known_usd, ledger.unknown_calls) == (0.0, 0)  # not known before there is an outcome
+    ledger.record(CALL, second)
+    ledger.record(replace(CALL, outcome="cached"))
+    ledger.record(CALL, first)
+    assert seen == [(1, "killed"), (2, "killed"), "ok", ("done", 2), "cached", "ok", ("done", 1)]
+
+
 def test_sums_are_exact() -> None:
     ledger = Ledger([].append, spent=0.3)
     with meter() as counted:

@@ -58,7 +58,14 @@ class Bench:
         settings.setdefault("base_url", server.base_url if server else None)
         settings.setdefault("key_env", "KEY")
         settings.setdefault("cache", False)
-        self.ledger = Ledger(self.calls.append, dollars=dollars)
+        self.sent: list[tuple[int, Call]] = []
+        self.done: list[int] = []
+        self.ledger = Ledger(
+            self.calls.append,
+            dollars=dollars,
+            sent=lambda ticket, killed: self.sent.append((ticket, killed)),
+            done=self.done.append,
+        )
         self.connections = EndpointConnections(
             {"here": EndpointSettings(**settings)},
             self.ledger,
@@ -500,8 +507,27 @@ def test_a_cancelled_call_leaves_a_line(bench: MakeBench) -> None:
 
     here.run(work())
     (call,) = here.calls
+    assert here.done == [1]
     assert (call.outcome, call.cost_usd) == ("cancelled", None)
     assert call.extra["estimated_usd"] == (2 * 500 + 10 * 2200) / 1e9
+
+
+@pytest.mark.parametrize("mood", ["ok", "500", "drop-body", "no-choice", "busy:0.01"])
+def test_every_attempt_is_put_down_before_it_is_sent(bench: MakeBench, mood: str) -> None:
+    here = bench(moods=[mood], prices=PRICES, cache=True, brain=lambda body: f"{len(here.sent)} sent")
+    reply = here.complete(request("a b c", max_tokens=10))
+    here.complete(request("a b c", max_tokens=10))  # from the cache
+    attempts = 1 if mood == "ok" else 2
+    assert reply.text == f"{attempts} sent"
+    assert [ticket for ticket, _ in here.sent] == here.done == [1, 2][:attempts]
+    killed = here.sent[0][1]
+    assert (killed.outcome, killed.cost_usd, killed.tokens_in, killed.purpose) == (
+        "killed",
+        None,
+        None,
+        "test",
+    )
+    assert killed.extra == {"estimated_usd": (2 * 500 + 10 * 2200) / 1e9}
 
 
 def test_nothing_is_lost_in_a_storm(bench: MakeBench) -> None:

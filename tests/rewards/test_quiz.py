@@ -210,6 +210,60 @@ def test_a_quiz_outlives_the_loop_in_which_it_was_made() -> None:
     assert len(writer.requests) == 1
 
 
+class Shelf:
+    """As a file keeps it: JSON."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, str] = {}
+
+    def get(self, key: str):
+        return json.loads(self.lines[key]) if key in self.lines else None
+
+    def put(self, key: str, made) -> None:
+        self.lines[key] = json.dumps(made)
+
+
+def test_another_process_finds_the_questions_on_the_shelf() -> None:
+    shelf, texts = Shelf(), ("Ann.", "Ben; May", SOURCE)
+    first = score(quiz_of(shelf=shelf), *texts)
+    writer, reader = writes(QUESTIONS[:1]), reads()
+    assert score(quiz_of(writer, reader, shelf=shelf), *texts) == first
+    assert not writer.requests
+    assert len(reader.requests) == len(texts)
+    assert len(shelf.lines) == 1
+
+
+def test_also_that_no_question_is_usable_is_kept() -> None:
+    shelf = Shelf()
+    first = score(quiz_of(writes(QUESTIONS[3:]), shelf=shelf), "Ann.")
+    writer = writes()
+    assert score(quiz_of(writer, shelf=shelf), "Ann.") == first
+    assert first[0].status == "missing"
+    assert not writer.requests
+    failing = quiz_of(Scripted(lambda request: CallFailed("busy")), shelf=shelf)
+    score(failing, "Ann.", source=SOURCE + " Bye.")
+    assert len(shelf.lines) == 1  # a call that failed says nothing about the source
+
+
+@pytest.mark.parametrize(
+    ("changes", "quizzes"),
+    [
+        ({"task": "Sum it up in rhymes."}, 2),
+        ({"questions": 4}, 2),
+        ({"options": 3}, 2),
+        ({"writer": Asking(client=Scripted([], model="scripted/other"), seed=3)}, 2),
+        ({"reader": Asking(client=Scripted([], model="scripted/other"), seed=3)}, 2),
+        ({"reader": Asking(client=Scripted([], model="scripted/reader"), seed=4)}, 2),
+        ({"reader": Asking(client=Scripted([], model="scripted/reader"), seed=3, temperature=1.0)}, 1),
+        ({"max_copied": 0.5}, 1),
+    ],
+)
+def test_what_makes_it_another_quiz(changes, quizzes) -> None:
+    quiz = quiz_of()
+    assert len({quiz._key(SOURCE), replace(quiz, **changes)._key(SOURCE)}) == quizzes
+    assert quiz._key(SOURCE) != quiz._key(SOURCE + " Bye.")
+
+
 def test_a_cancelled_group_takes_nothing_from_the_others() -> None:
     answers = json.dumps({"questions": QUESTIONS})
 
@@ -485,9 +539,11 @@ def test_it_is_a_component_of_the_reward() -> None:
         {"writer": "scripted/a", "reader": "scripted/b", "weight": 2.0},
         reward={"overlong": {"kind": "linear", "limit": 4, "unit": "words"}},
     )
-    reward = build_reward(settings, connections=connections)
+    shelf = Shelf()
+    reward = build_reward(settings, connections=connections, shelf=shelf)
     texts = ("Ann, 300 euros, May", "Ann and only Ann: May, May, May, May")
     short, long = asyncio.run(reward.score_group(prompt_of(), group_of(*texts)))
+    assert len(shelf.lines) == 1
     assert (short.value, short.breakdown) == (2.0, {"quiz": 1.0, "overlong": 0.0})
     assert long.value == pytest.approx(2 * 2 / 3 - 1)
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from refine_rl.cli import evidence, model, planning, scoring, tasks, training
+from refine_rl.cli import bench, evidence, model, planning, scoring, tasks, training
 from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (training, tasks, planning, scoring, evidence, model):
+for room in (training, tasks, planning, scoring, evidence, model, bench):
     room.add_to(app)
 
 

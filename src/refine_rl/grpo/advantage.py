@@ -1,7 +1,8 @@
 """Rewards of a group -> advantages.
 
 A member whose score is missing has no advantage (None) and takes no part in the statistics of its
-group. A group whose rewards are all equal teaches nothing: its advantages are exactly 0.
+group. A group whose rewards are all equal teaches nothing: its advantages are exactly 0, unless `by_sign`
+is asked.
 """
 
 from __future__ import annotations
@@ -38,6 +39,33 @@ def mean_only(rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
     (0.5, -0.5, 0.0)
     """
     return _centred(rewards_G)[0]
+
+
+def leave_one_out(rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
+    """RLOO (Kool et al. 2019; arXiv 2402.14740): A = R - mean of the other members' R
+    = (R - mean) G / (G - 1). The baseline does not depend on the member itself, so the gradient is
+    unbiased; beside `mean_only` it is a factor, larger for small groups.
+
+    >>> leave_one_out([1.0, 0.0, None, 0.5])
+    (0.75, -0.75, None, 0.0)
+    """
+    centred, present = _centred(rewards_G)
+    n = len(present)
+    return centred if n < 2 else tuple(None if c is None else c * n / (n - 1) for c in centred)
+
+
+def by_sign(rewards_G: Sequence[float | None], solved: float) -> tuple[float | None, ...]:
+    """AGPO's first form (arXiv 2503.15952 v1) for a group whose rewards are all equal: every member gets 1
+    where the reward reaches `solved`, else -1. Other groups, and a member alone, get 0.
+
+    >>> by_sign([1.0, None, 1.0], solved=1.0), by_sign([0.2, 0.2], solved=1.0), by_sign([0.0, 1.0], 1.0)
+    ((1.0, None, 1.0), (-1.0, -1.0), (0.0, 0.0))
+    """
+    present = [r for r in rewards_G if r is not None]
+    sign = 0.0
+    if len(present) > 1 and min(present) == max(present):
+        sign = 1.0 if present[0] >= solved else -1.0
+    return tuple(None if r is None else sign for r in rewards_G)
 
 
 def gdpo(

@@ -68,9 +68,36 @@ def length(trajectory: Trajectory) -> int:
     return sum(len(s.token_ids) for s in trajectory.segments)
 
 
-def micro_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
-    """Indices of trajectories of similar length, each micro-batch at most `tokens` padded tokens (but
-    at least one row)."""
+def micro_batches(
+    trajectories: Sequence[Trajectory], tokens: int, *, packed: bool = False
+) -> Iterator[list[int]]:
+    """Indices of trajectories, each micro-batch at most `tokens` tokens as they go through the model (but
+    at least one row): `packed`, rows in their order, a prompt counted once for the rows that share it; else
+    rows of similar length, padded to the longest."""
+    yield from (_packed_batches if packed else _padded_batches)(trajectories, tokens)
+
+
+def _packed_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, trajectory in enumerate(trajectories):
+        groups.setdefault(trajectory.segments[0].token_ids, []).append(index)
+    chunk: list[int] = []
+    count = 0
+    for prompt, members in groups.items():
+        begun = False  # whether the prompt stands in this chunk
+        for index in members:
+            own = length(trajectories[index]) - len(prompt)
+            if chunk and count + own + (0 if begun else len(prompt)) > tokens:
+                yield chunk
+                chunk, count, begun = [], 0, False
+            count += own + (0 if begun else len(prompt))
+            begun = True
+            chunk.append(index)
+    if chunk:
+        yield chunk
+
+
+def _padded_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
     chunk: list[int] = []
     longest = 0
     for index in sorted(range(len(trajectories)), key=lambda i: -length(trajectories[i])):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
-from refine_rl.grpo.advantage import gdpo, mean_only, zscore
+from refine_rl.grpo.advantage import by_sign, gdpo, leave_one_out, mean_only, zscore
 from refine_rl.grpo.batch import MemberKey, sampled_logprobs
 from refine_rl.grpo.update import kl_per_token
 from refine_rl.progress import wait
@@ -86,7 +86,8 @@ def with_advantages(
     component_weights: Mapping[str, float],
     references: Mapping[MemberKey, tuple[float, ...]],
 ) -> list[Group]:
-    """Groups with the advantages that `grpo.advantage` asks for.
+    """Groups with the advantages that `grpo.advantage` asks for; `grpo.flat` says what becomes of a group
+    that has none.
 
     With `grpo.kl_in = "reward"`, kl * (the KL estimate summed over the trajectory's tokens) is taken
     off for the advantage; the recorded reward stays what was given.
@@ -108,13 +109,19 @@ def with_advantages(
                     g.kl * float(kl.sum()) for kl in kl_per_token(trajectories, references, g.kl_estimator)
                 ]
                 rewards = [None if r is None else r - p for r, p in zip(rewards, penalties, strict=True)]
-            advantages.append(
-                zscore(rewards, deviation=g.deviation, epsilon=g.epsilon)
-                if g.advantage == "zscore"
-                else mean_only(rewards)
-            )
+            if g.advantage == "zscore":
+                advantages.append(zscore(rewards, deviation=g.deviation, epsilon=g.epsilon))
+            else:
+                advantages.append((mean_only if g.advantage == "mean" else leave_one_out)(rewards))
+    if g.solved is not None:
+        advantages = [
+            a if any(a) else by_sign([s.value for s in scores], g.solved)
+            for a, (_, _, scores) in zip(advantages, sampled, strict=True)
+        ]
     if settings.judge.shrink:
         advantages = [shrunk(a, scores) for a, (_, _, scores) in zip(advantages, sampled, strict=True)]
+    if settings.flat == "drop":
+        advantages = [a if any(a) else (None,) * len(a) for a in advantages]
     return [
         Group(step=step, prompt=p, trajectories=tuple(t), scores=tuple(s), advantages=a)
         for (p, t, s), a in zip(sampled, advantages, strict=True)

@@ -16,11 +16,12 @@ import torch
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop, Interrupted, MachineError
-from refine_rl.grpo import check, guards
+from refine_rl.grpo import check, guards, kl
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.batch import rows
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.pool import Chosen, Seen, choose
+from refine_rl.grpo.resample import filled_up
 from refine_rl.grpo.rollout import (
     Sampler,
     Scorer,
@@ -135,6 +136,7 @@ def take_step(
     prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings, flights: Flights
 ) -> StepMetrics | None:
     """One step; None where its metrics were recorded before. `flights` holds what was sampled ahead."""
+    settings = kl.at_step(settings, parts.recorder.history(), step)
     policy, g = parts.policy, settings.grpo
     began = time.perf_counter()
     flight = flights.pop(step, None) or _take_off(prompts, step, parts, settings)
@@ -143,12 +145,15 @@ def take_step(
     sampled_at = time.perf_counter()
     sampled = None
     if flight.under_way is not None:
-        sampled = flight.under_way.scored(parts.pause)
+        whole = flight.under_way.scored(parts.pause)
+        sampled = filled_up(
+            whole, prompts, step, settings, sample=parts.sample, score=parts.score, pause=parts.pause
+        )
         scores = [s for _, _, group_scores in sampled for s in group_scores]
         require_scores(scores, settings.reward.max_missing, f"Step {step}")
     scored_at = time.perf_counter()
 
-    members = _members(flight, step, parts)
+    members = [t for _, group, _ in sampled for t in group] if sampled else _members(flight, step, parts)
     references = reference_logprobs(policy, members, settings) if g.kl > 0 else {}
     if sampled is not None:
         groups: Sequence[Group] = with_advantages(
@@ -157,7 +162,7 @@ def take_step(
         parts.recorder.groups(groups)
     else:
         groups = parts.recorder.recorded(step) or []
-    kl = _kl(policy, groups, references, settings)
+    distance = _kl(policy, groups, references, settings)
     batch = rows(
         groups,
         loss=g.loss,
@@ -173,7 +178,7 @@ def take_step(
     cost = parts.cost()
     if any(m.step == step for m in parts.recorder.history()):
         return None
-    return _metrics(step, groups, result, kl, learning_rate(step, settings), seconds, cost)
+    return _metrics(step, groups, result, distance, settings, seconds, cost)
 
 
 def _take_off(
@@ -249,8 +254,8 @@ def _metrics(
     step: int,
     groups: Sequence[Group],
     result: UpdateMetrics,
-    kl: float | None,
-    rate: float,
+    distance: float | None,
+    settings: Settings,
     seconds: Mapping[str, float],
     cost: float | None,
 ) -> StepMetrics:
@@ -259,15 +264,18 @@ def _metrics(
     return StepMetrics(
         step=step,
         loss=result.loss,
-        kl=kl,
+        kl=distance,
+        kl_coefficient=settings.grpo.kl,
         grad_norm=result.grad_norm,
-        learning_rate=rate,
+        learning_rate=learning_rate(step, settings),
         seconds={**seconds, "total": total},
         tokens_per_second=tokens / total,
         cost_usd=cost,
         clip_share=result.clip_share,
         mismatch_mean=result.mismatch_mean,
         mismatch_max=result.mismatch_max,
+        importance_mean=result.importance_mean,
+        importance_max=result.importance_max,
         **group_statistics(groups),  # type: ignore[arg-type]
     )
 

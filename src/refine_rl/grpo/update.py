@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from refine_rl.config import Settings
-from refine_rl.grpo import check
+from refine_rl.grpo import check, importance
 from refine_rl.grpo.batch import MemberKey, Row, micro_batch, micro_batches, sampled_logprobs
-from refine_rl.grpo.loss import LossSums, kl_terms, policy_loss
+from refine_rl.grpo.kl import kl_terms
+from refine_rl.grpo.loss import LossSums, policy_loss
 from refine_rl.policy.logprobs import logprobs, token_batch
 from refine_rl.policy.policy import Policy
 from refine_rl.randomness import torch_seed
@@ -28,6 +29,8 @@ class UpdateMetrics:
     clip_share: float | None
     mismatch_mean: float | None
     mismatch_max: float | None
+    importance_mean: float | None = None  # of the weights before they are cut; None without a cap
+    importance_max: float | None = None
 
 
 def make_optimizer(policy: Policy, settings: Settings) -> torch.optim.AdamW:
@@ -75,17 +78,24 @@ def update(
         seen = check.compare(policy, [r.trajectory for r in rows], settings, step)
     losses: list[float] = []
     norms: list[float] = []
+    uncut: list[torch.Tensor] = []
     clipped = 0
+    starts: dict[int, torch.Tensor] = {}  # each micro-batch's log-probs before any weight moves
     for u in range(g.updates_per_step if worked else 0):
         optimizer.zero_grad(set_to_none=True)
         loss, differences = 0.0, []
-        for n, chunk in enumerate(micro_batches([r.trajectory for r in worked], g.tokens_per_micro_batch)):
+        for n, chunk in enumerate(_chunks(policy, [r.trajectory for r in worked], settings)):
             if u == 0:
                 pause()
-            sums, new_minus_old = _backward(policy, [worked[i] for i in chunk], settings, seed=(step, u, n))
+            sums, new_B_T, new_minus_old = _backward(
+                policy, [worked[i] for i in chunk], settings, seed=(step, u, n), start_B_T=starts.get(n)
+            )
             loss += sums.loss.item()
             clipped += sums.clipped_tokens
             differences.append(new_minus_old.abs())
+            if g.importance_cap is not None and u == 0:
+                starts[n] = new_B_T
+                uncut.append(new_minus_old.exp())
         norm = float(nn.utils.clip_grad_norm_(list(policy.trainable().values()), g.max_grad_norm))
         check.require_finite(loss, norm, step)
         if seen is None:
@@ -102,32 +112,51 @@ def update(
         clip_share=clipped / tokens if tokens else None,
         mismatch_mean=float(seen.mean()) if seen is not None else None,
         mismatch_max=float(seen.max()) if seen is not None else None,
+        importance_mean=float(torch.cat(uncut).mean()) if uncut else None,
+        importance_max=float(torch.cat(uncut).max()) if uncut else None,
     )
 
 
 def _backward(
-    policy: Policy, rows: Sequence[Row], settings: Settings, *, seed: tuple[int, int, int]
-) -> tuple[LossSums, torch.Tensor]:
-    """Adds the rows' gradient; returns their share of the loss and log-probs new - old, [N]."""
+    policy: Policy,
+    rows: Sequence[Row],
+    settings: Settings,
+    *,
+    seed: tuple[int, int, int],
+    start_B_T: torch.Tensor | None,
+) -> tuple[LossSums, torch.Tensor, torch.Tensor]:
+    """Adds the rows' gradient; returns their share of the loss, the log-probs [B, T], and new - old, [N].
+    `start_B_T`: these log-probs when the step's update began, where that is over."""
     g = settings.grpo
     batch = micro_batch(rows, policy.device)
     mask = batch.tokens.trainable.to(policy.device)
     with policy.dropout(settings.model.dropout, torch_seed(g.seed, "dropout", *seed)):
         new = logprobs(policy, batch.tokens, temperature=settings.rollout.temperature)
+        old, weights = batch.old_B_T, None
+        if g.importance_cap is not None:
+            old = new.detach() if start_B_T is None else start_B_T
+            weights = importance.weights(old, batch.old_B_T).clamp(max=g.importance_cap)
         sums = policy_loss(
             new,
-            batch.old_B_T,
+            old,
             batch.advantages_B,
             batch.weights_B,
             mask,
-            clip_low=g.clip_low,
+            loss=g.loss,
+            clip_low=settings.clip_low,
             clip_high=settings.clip_high,
             reference_B_T=batch.reference_B_T,
             kl=g.kl,
             kl_estimator=g.kl_estimator,
+            importance_B_T=weights,
         )
         torch.autograd.backward(sums.loss)
-    return sums, (new.detach() - batch.old_B_T)[mask]
+    return sums, new.detach(), (new.detach() - batch.old_B_T)[mask]
+
+
+def _chunks(policy: Policy, trajectories: Sequence[Trajectory], settings: Settings) -> list[list[int]]:
+    tokens = settings.grpo.tokens_per_micro_batch
+    return list(micro_batches(trajectories, tokens, packed=policy.fast is not None))
 
 
 def reference_logprobs(
@@ -136,7 +165,7 @@ def reference_logprobs(
     """The reference's log-probs of each trajectory's sampled tokens."""
     found: dict[MemberKey, tuple[float, ...]] = {}
     with torch.no_grad(), policy.reference() as reference:
-        for chunk in micro_batches(trajectories, settings.grpo.tokens_per_micro_batch):
+        for chunk in _chunks(reference, trajectories, settings):
             some = [trajectories[i] for i in chunk]
             batch = token_batch(some)
             values = logprobs(reference, batch, temperature=settings.rollout.temperature).cpu()

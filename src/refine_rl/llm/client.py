@@ -122,8 +122,8 @@ class Call:
 
     `outcome`: "ok", "cached", "cut" (by length), "refusal", "empty" (no choice in it), "busy" (429),
     "server error" (5xx), "timeout", "no connection", "unsupported" (form of the reply), "too long",
-    "rejected" (another 4xx), "refused" (401, 402, 403, 404). `cost_usd` is None where the price, or
-    what was used, is unknown.
+    "rejected" (another 4xx), "refused" (401, 402, 403, 404), "cancelled" and "killed" (given up, or the
+    process ended, before an answer came). `cost_usd` is None where the price, or what was used, is unknown.
     """
 
     purpose: str

@@ -21,7 +21,8 @@ class Ledger:
 
     `spent` and `unknown` say how much, and how many calls of unknown cost, earlier parts of the run had (see
     `already_spent`). With `dollars`, `check` raises GuardStop once that is reached; calls that were lost
-    after sending count there with a cautious estimate.
+    after sending count there with a cautious estimate. `sent` and `done` are told of every attempt before
+    it is made and after its line is written, so that one can tell after a kill what was under way.
 
     >>> lines = []
     >>> ledger = Ledger(lines.append, dollars=1.0, spent=0.75)
@@ -38,8 +39,13 @@ class Ledger:
         dollars: float | None = None,
         spent: float = 0.0,
         unknown: int = 0,
+        sent: Callable[[int, Call], None] = lambda ticket, killed: None,
+        done: Callable[[int], None] = lambda ticket: None,
     ) -> None:
         self._write = write
+        self._sent = sent
+        self._done = done
+        self._tickets = 0
         self._lock = threading.Lock()
         self._nano = round(spent * NANO)
         self._lost_nano = 0
@@ -71,10 +77,21 @@ class Ledger:
             "Raise budget.dollars and go on with --resume.",
         )
 
-    def record(self, call: Call) -> None:
+    def send(self, killed: Call) -> int:
+        """Puts down that a call is about to be sent; returns the ticket under which `record` closes it.
+        `killed` is the line that stands for it where the process ends before that."""
+        with self._lock:
+            self._tickets += 1
+            self._sent(self._tickets, killed)
+            return self._tickets
+
+    def record(self, call: Call, ticket: int | None = None) -> None:
         """Writes a line, and adds it to the sums and to the meters that are running."""
         with self._lock:
             self._write(call)
+            if ticket is not None:
+                # A kill between the two counts the call twice: rather that than not at all.
+                self._done(ticket)
             if call.cost_usd is None:
                 self._unknown += 1
                 self._lost_nano += round(call.extra.get(ESTIMATE, 0.0) * NANO)

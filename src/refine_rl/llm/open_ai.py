@@ -137,7 +137,7 @@ class EndpointClient:
 
     def _free(self, request: Request, reply: Reply) -> Reply:
         free = replace(reply, tokens_in=0, tokens_out=0, cost_usd=0.0, seconds=0.0, cached=True)
-        self._record(request, "cached", free, seconds=0.0)
+        self._ledger.record(self._entry(request, "cached", free, seconds=0.0))
         return free
 
     async def _shared_call(self, wire: Wire, key: str, request: Request, cache: Cache) -> Reply:
@@ -180,14 +180,15 @@ class EndpointClient:
         return self._line.endpoint.settings.retries
 
     async def _attempt(self, wire: Wire, request: Request, quirks: Quirks) -> Reply | Failure:
-        """One request over the wire, written down."""
+        """One request over the wire, written down before and after."""
+        ticket = self._ledger.send(self._entry(request, "killed", None, seconds=0.0))
         began = time.perf_counter()
         completion = Completion()
         try:
             answer = await wire.post(body_of(self._name, request, quirks))
         except asyncio.CancelledError:
-            lost = Failure(kind="retry", outcome="cancelled", text="", lost=True)
-            self._record(request, "cancelled", None, seconds=time.perf_counter() - began, failure=lost)
+            seconds = time.perf_counter() - began
+            self._ledger.record(self._entry(request, "cancelled", None, seconds=seconds), ticket)
             raise
         seconds = time.perf_counter() - began
         failure: Failure | None
@@ -208,10 +209,11 @@ class EndpointClient:
         )
         if failure is not None:
             failure = replace(failure, text=self._line.endpoint.mask(failure.text))
-            self._record(request, failure.outcome, reply, seconds=seconds, failure=failure)
+            entry = self._entry(request, failure.outcome, reply, seconds=seconds, error=failure.text)
+            self._ledger.record(entry, ticket)
             return failure
         outcome = {"stop": "ok", "length": "cut", "refusal": "refusal"}[reply.finish]
-        self._record(request, outcome, reply, seconds=seconds)
+        self._ledger.record(self._entry(request, outcome, reply, seconds=seconds), ticket)
         return reply
 
     def _cost(self, completion: Completion, failure: Failure | None) -> float | None:
@@ -225,37 +227,28 @@ class EndpointClient:
         unpaid = failure is not None and not failure.lost and failure.outcome != "empty"
         return 0.0 if unpaid and self._priced else None
 
-    def _record(
-        self,
-        request: Request,
-        outcome: str,
-        reply: Reply | None,
-        *,
-        seconds: float,
-        failure: Failure | None = None,
-    ) -> None:
-        extra: dict[str, object] = {}
-        if failure is not None and failure.text:
-            extra["error"] = failure.text
+    def _entry(
+        self, request: Request, outcome: str, reply: Reply | None, *, seconds: float, error: str = ""
+    ) -> Call:
+        """The ledger's line."""
+        extra: dict[str, object] = {"error": error} if error else {}
         cost = None if reply is None else reply.cost_usd
         if cost is None and self._price is not None:
             chars = sum(len(m["content"]) for m in request.messages)
             if request.schema is not None:
                 chars += len(repr(request.schema.schema))
             extra[ESTIMATE] = self._price(chars // _CHARS_PER_TOKEN + 1, request.max_tokens) / NANO
-        self._ledger.record(
-            Call(
-                purpose=request.purpose,
-                endpoint=self._line.endpoint.name,
-                model=self._name,
-                tokens_in=None if reply is None else reply.tokens_in,
-                tokens_out=None if reply is None else reply.tokens_out,
-                cost_usd=cost,
-                seconds=round(seconds, 3),
-                outcome=outcome,
-                about=request.about,
-                extra=extra,
-            )
+        return Call(
+            purpose=request.purpose,
+            endpoint=self._line.endpoint.name,
+            model=self._name,
+            tokens_in=None if reply is None else reply.tokens_in,
+            tokens_out=None if reply is None else reply.tokens_out,
+            cost_usd=cost,
+            seconds=round(seconds, 3),
+            outcome=outcome,
+            about=request.about,
+            extra=extra,
         )
 
     def _adapts(self, failure: Failure, sent: Quirks) -> bool:

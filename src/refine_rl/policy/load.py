@@ -19,6 +19,7 @@ from torch import nn
 
 from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
+from refine_rl.policy.lora import make_lean
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.template import ensure_template, stop_ids
 from refine_rl.randomness import torch_seed
@@ -132,7 +133,9 @@ def _with_adapter(model: Any, settings: ModelSettings, seed: int, adapter_from: 
 
     if adapter_from is not None:
         with _peft_quiet():
-            return peft.PeftModel.from_pretrained(model, str(adapter_from), is_trainable=True)
+            adapted = peft.PeftModel.from_pretrained(model, str(adapter_from), is_trainable=True)
+        make_lean(adapted)
+        return adapted
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -143,7 +146,7 @@ def _with_adapter(model: Any, settings: ModelSettings, seed: int, adapter_from: 
     with torch.random.fork_rng(devices=[]), _peft_quiet():
         torch.manual_seed(torch_seed(seed, "adapter"))
         try:
-            return peft.get_peft_model(model, config)
+            adapted = peft.get_peft_model(model, config)
         except ValueError as error:
             linear = sorted(
                 {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -152,6 +155,8 @@ def _with_adapter(model: Any, settings: ModelSettings, seed: int, adapter_from: 
                 f"[model] targets = {settings.targets!r} matches no layer; "
                 f"this model has {', '.join(linear)}."
             ) from error
+    make_lean(adapted)
+    return adapted
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Log-probs of given tokens under the policy, with gradient.
 
-The plain form: every trajectory goes through the model whole. Rows are padded on the right, where
-causal attention never looks, so positions need no correction.
+The fast form packs the rows: a prompt that several rows begin with goes through the model once, and
+nothing is padded (prefix.py, head.py). The plain form, its twin, sends every trajectory through the model
+whole: rows are padded on the right, where causal attention never looks, so positions need no correction.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from refine_rl.policy.fast import Fast, gather
 from refine_rl.policy.policy import Policy
 from refine_rl.types import Trajectory
 
@@ -27,6 +29,8 @@ class TokenBatch:
     ids: torch.Tensor  # [B, T] long
     attention: torch.Tensor  # [B, T] long, 1 where there is a token
     trainable: torch.Tensor  # [B, T] bool, True where the token was sampled
+    prompts: tuple[int, ...]  # length of each row's prompt: its tokens before the first sampled one
+    lengths: tuple[int, ...]  # of each row, padding apart
 
 
 def token_batch(trajectories: Sequence[Trajectory]) -> TokenBatch:
@@ -44,11 +48,50 @@ def token_batch(trajectories: Sequence[Trajectory]) -> TokenBatch:
             start = end
         attention[row, :start] = 1
     trainable[:, 0] = False  # nothing stands before the first token that could predict it
-    return TokenBatch(ids=ids, attention=attention, trainable=trainable)
+    prompts = [len(t.segments[0].token_ids) if not t.segments[0].trainable else 0 for t in trajectories]
+    return TokenBatch(
+        ids=ids, attention=attention, trainable=trainable, prompts=tuple(prompts), lengths=tuple(lengths)
+    )
 
 
 def logprobs(policy: Policy, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
     """log pi(token | all before it) at `temperature`, [B, T] float32, 0 where not trainable."""
+    fast = policy.fast
+    if fast is None or min(batch.prompts) == 0:
+        return plain_logprobs(policy, batch, temperature=temperature)
+    return _packed_logprobs(policy, fast, batch, temperature)
+
+
+def _packed_logprobs(policy: Policy, fast: Fast, batch: TokenBatch, temperature: float) -> torch.Tensor:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, length in enumerate(batch.prompts):
+        groups.setdefault(tuple(batch.ids[row, :length].tolist()), []).append(row)
+    suffixes = [
+        [batch.ids[row, batch.prompts[row] : batch.lengths[row]].tolist() for row in rows]
+        for rows in groups.values()
+    ]
+    packed, sources, targets = gather(list(groups), suffixes, policy.device)
+    rows = torch.cat(
+        [
+            torch.full((len(s),), r)
+            for rs, ss in zip(groups.values(), suffixes, strict=True)
+            for r, s in zip(rs, ss, strict=True)
+        ]
+    )
+    columns = torch.cat(
+        [torch.arange(batch.prompts[r], batch.lengths[r]) for rs in groups.values() for r in rs]
+    )
+    wanted = batch.trainable[rows, columns]  # others were said by an environment
+    rows, columns = rows[wanted].to(policy.device), columns[wanted].to(policy.device)
+    wanted = wanted.to(policy.device)
+    with policy.precision():
+        found = fast.logprobs(packed, sources[wanted], targets[wanted], temperature)
+    out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=policy.device)
+    return out.index_put((rows, columns), found)
+
+
+def plain_logprobs(policy: Policy, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+    """The same, every row through the model whole: the plain twin."""
     device = policy.device
     ids, trainable = batch.ids.to(device), batch.trainable.to(device)
     # Columns whose successor is trained in some row; the head is computed for no others.

@@ -10,12 +10,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from refine_rl.errors import UserError
+from refine_rl.policy.fast import Fast, find_fast
 from refine_rl.types import Message
+
+_FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,6 +39,7 @@ class Policy:
     source: str
     adapter: bool
     frozen: Any = None
+    use_fast: bool = True
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt's token ids in the model's own template, ready for an answer."""
@@ -77,6 +82,31 @@ class Policy:
         bare = self.model.get_base_model() if self.adapter else self.model
         known = inspect.signature(bare.forward).parameters
         return tuple(name for name in ("position_ids", "logits_to_keep") if name not in known)
+
+    @property
+    def fast(self) -> Fast | None:
+        """The fast path of this model, found and checked against the plain one when it is first asked for;
+        None where there is none (`why_plain` says why), or where it is switched off."""
+        found = self._found_fast()
+        return found if isinstance(found, Fast) and self.use_fast else None
+
+    @property
+    def why_plain(self) -> str:
+        """Why the plain path is taken; "" where the fast one is."""
+        found = self._found_fast()
+        return found if isinstance(found, str) else ""
+
+    def _found_fast(self) -> Fast | str:
+        if self.model not in _FAST:
+            bare = self.model.get_base_model() if self.adapter else self.model
+            with torch.no_grad(), self.precision():
+                _FAST[self.model] = find_fast(
+                    bare,
+                    plain=lambda ids: self.model(input_ids=ids, use_cache=False).logits,
+                    compute_dtype=self.compute_dtype,
+                    vocabulary=bare.get_input_embeddings().weight.shape[0],
+                )
+        return _FAST[self.model]
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:

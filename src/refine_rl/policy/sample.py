@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from refine_rl.errors import GuardStop
+from refine_rl.policy.decode import decode
 from refine_rl.policy.policy import Policy
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Segment, StopReason, Trajectory
@@ -41,6 +42,9 @@ class Purpose:
     step: int
     name: str
 
+
+BLOCK = 256
+"""Tokens whose probabilities are added up at once when one is drawn."""
 
 Finished = Callable[[int, tuple[Trajectory, ...]], None]
 
@@ -112,7 +116,8 @@ def _sample_chunk(
         )
         finished(p, groups[p])
 
-    _decode(policy, prompt_ids, members, sampling, draws_R_T, pause, ended)
+    run = _decode if policy.fast is None else _decode_fast
+    run(policy, prompt_ids, members, sampling, draws_R_T, pause, ended)
     return [groups[p] for p in range(len(prompts))]
 
 
@@ -138,6 +143,47 @@ def _trajectory(
         ),
         stop_reason=stop_reason,
     )
+
+
+@torch.no_grad()
+def _decode_fast(
+    policy: Policy,
+    prompt_ids: Sequence[tuple[int, ...]],
+    members: int,
+    sampling: Sampling,
+    draws_R_T: np.ndarray,
+    pause: Callable[[], None],
+    ended: Callable[[int, list[list[int]], list[list[float]]], None],
+) -> None:
+    """`_decode` with shared prompts (decode.py)."""
+    fast, device = policy.fast, policy.device
+    assert fast is not None
+    draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
+
+    def draw_rows(logits: torch.Tensor, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw(logits, draws[rows, t], sampling)
+
+    with policy.precision():
+        decode(
+            fast.hidden,
+            fast.logits,
+            prompt_ids,
+            members,
+            room=sampling.max_tokens,
+            device=device,
+            draw=draw_rows,
+            stop=torch.tensor(sorted(policy.stop_ids), device=device),
+            pause=pause,
+            ended=ended,
+            write=_written,
+        )
+
+
+def _written(logprob: float) -> float:
+    """The shortest decimal that gives the same float32 back: exact, and short on disk."""
+    if not math.isfinite(logprob):
+        raise _not_finite()
+    return float(str(np.float32(logprob)))
 
 
 @torch.no_grad()  # not inference_mode: buffers made there (rotary caches) could not enter training
@@ -179,11 +225,8 @@ def _decode(
             rows.tolist(), alive.tolist(), token.tolist(), logprob.tolist(), strict=True
         ):
             if ok:
-                if not math.isfinite(x):
-                    raise _not_finite()
                 tokens[row].append(i)
-                # The shortest decimal that gives the same float32 back: exact, and short on disk.
-                logprobs[row].append(float(str(np.float32(x))))
+                logprobs[row].append(_written(x))
         stopped = alive & (torch.isin(token, stop) | (t + 1 == sampling.max_tokens))
         alive = alive & ~stopped
         for row in rows[stopped].tolist():
@@ -250,20 +293,32 @@ def draw(
     [0, 0, 1, 2]
     """
     if sampling.temperature == 0:
-        logprobs = logits_R_V.log_softmax(-1)
-        token = logprobs.argmax(-1)
-    else:
-        logprobs = (logits_R_V / sampling.temperature).log_softmax(-1)
-        token = _invert(_truncate(logprobs, sampling), uniform_R)
-    return token, logprobs.gather(1, token[:, None]).squeeze(1)
+        token = logits_R_V.argmax(-1)
+        chosen = logits_R_V.gather(1, token[:, None]).squeeze(1)
+        return token, chosen - logits_R_V.logsumexp(-1)
+    scaled = logits_R_V if sampling.temperature == 1 else logits_R_V / sampling.temperature
+    highest = scaled.amax(-1, keepdim=True)
+    weights = torch.exp(scaled - highest)  # in [0, 1], the likeliest token's 1
+    blocks = _in_blocks(weights)
+    totals = blocks.sum(-1, dtype=uniform_R.dtype)  # [R, V / BLOCK]
+    chosen_blocks, sums = blocks, totals
+    if 0 < sampling.top_k < weights.shape[1] or sampling.top_p < 1:
+        chosen_blocks = _in_blocks(_truncate(weights / totals.sum(-1, keepdim=True), sampling))
+        sums = chosen_blocks.sum(-1, dtype=uniform_R.dtype)
+    token = _invert(chosen_blocks, sums, uniform_R)
+    chosen = (scaled.gather(1, token[:, None]) - highest).squeeze(1)
+    return token, chosen - totals.sum(-1).log().to(chosen.dtype)
 
 
-def _truncate(logprobs_R_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Probabilities, 0 outside the top-k and outside the smallest set that holds top_p of the rest."""
-    probs = logprobs_R_V.exp()
+def _in_blocks(weights_R_V: torch.Tensor) -> torch.Tensor:
+    """[R, V] -> [R, V / BLOCK, BLOCK], filled up with zeros."""
+    R, V = weights_R_V.shape
+    return torch.nn.functional.pad(weights_R_V, (0, -V % BLOCK)).view(R, -1, BLOCK)
+
+
+def _truncate(probs: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Probabilities [R, V], 0 outside the top-k and outside the smallest set that holds top_p of the rest."""
     V = probs.shape[-1]
-    if (sampling.top_k == 0 or sampling.top_k >= V) and sampling.top_p >= 1:
-        return probs
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     if 0 < sampling.top_k < V:
         ordered[:, sampling.top_k :] = 0
@@ -273,11 +328,22 @@ def _truncate(logprobs_R_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return torch.zeros_like(probs).scatter(1, order, ordered)
 
 
-def _invert(probs_R_V: torch.Tensor, uniform_R: torch.Tensor) -> torch.Tensor:
-    cumulative = probs_R_V.to(uniform_R.dtype).cumsum(-1)
+def _invert(blocks: torch.Tensor, sums: torch.Tensor, uniform_R: torch.Tensor) -> torch.Tensor:
+    """The token in which each draw falls: first the block, then the place in it, so that no cumulative sum
+    runs over a whole vocabulary."""
+    cumulative = sums.cumsum(-1)
     target = (uniform_R * cumulative[:, -1])[:, None]
-    token = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-    # Rounding may put the target on the very end, behind the last token that has any probability.
-    V = probs_R_V.shape[-1]
-    last = V - 1 - (probs_R_V > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(token, last)
+    block = _first_beyond(cumulative, target, sums)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, BLOCK)).squeeze(1)
+    place = _first_beyond(inside.to(sums.dtype).cumsum(-1), target - before, inside)
+    return (block * BLOCK + place).squeeze(1)
+
+
+def _first_beyond(cumulative: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The first entry whose cumulative weight exceeds the target, [R, 1]. Rounding may put the target on the
+    very end, behind the last entry that has any weight."""
+    place = torch.searchsorted(cumulative, target, right=True)
+    n = weights.shape[-1]
+    last = n - 1 - (weights > 0).flip(-1).int().argmax(-1, keepdim=True)
+    return torch.minimum(place, last)

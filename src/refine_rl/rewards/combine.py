@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from refine_rl.config import FunctionSettings, RewardSettings, Settings
 from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
@@ -21,6 +21,9 @@ from refine_rl.rewards.panel import Panel
 from refine_rl.rewards.rules import nearest, rule_reward
 from refine_rl.types import Prompt, Score, Trajectory
 
+if TYPE_CHECKING:
+    from refine_rl.rewards.quiz import Shelf
+
 OVERLONG = "overlong"
 """The penalty's name in the breakdown; no component may have it."""
 
@@ -32,17 +35,18 @@ def build_reward(
     extra_functions: Sequence[Callable[..., Any]] = (),
     connections: Connections | None = None,
     rubric: str = "",
+    shelf: Shelf | None = None,
 ) -> CombinedReward:
     """The reward that the settings and the given Python functions describe.
 
     A component is called by its table's `name`, else by its rule or function, "judge" or "quiz"; where two
     are called the same, the second gets "-2". Judges and a quiz are asked through `connections`; `rubric`
-    is what judges go by (without it, what the settings name). Raises SettingsError for everything that
-    cannot be scored so, before a model is loaded.
+    is what judges go by (without it, what the settings name), and a quiz keeps its questions on `shelf`.
+    Raises SettingsError for everything that cannot be scored so, before a model is loaded.
     """
     reward = settings.reward
     plain = _parts(reward, settings.folder, extra_functions)
-    asking = _asking_parts(settings, connections, rubric)
+    asking = _asking_parts(settings, connections, rubric, shelf)
     parts = [*plain, *asking]
     if not parts:
         raise SettingsError(
@@ -231,7 +235,9 @@ def _parts(
     return parts
 
 
-def _asking_parts(settings: Settings, connections: Connections | None, rubric: str) -> list[_Part]:
+def _asking_parts(
+    settings: Settings, connections: Connections | None, rubric: str, shelf: Shelf | None
+) -> list[_Part]:
     """The components that ask an LLM."""
     judges, quiz = settings.reward.judges, settings.reward.quiz
     if not judges and quiz is None:
@@ -248,7 +254,8 @@ def _asking_parts(settings: Settings, connections: Connections | None, rubric: s
     if quiz is not None:
         from refine_rl.rewards.quiz import build_quiz
 
-        parts.append(_Part(reward=build_quiz(settings, connections), weight=quiz.weight, named=False))
+        made = build_quiz(settings, connections, shelf)
+        parts.append(_Part(reward=made, weight=quiz.weight, named=False))
     return parts
 
 

@@ -11,9 +11,11 @@ here, and the one on length (`reward.overlong`).
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from typing import Any, Protocol
 
 from refine_rl.config import Settings
 from refine_rl.errors import SettingsError, UserError
@@ -26,6 +28,16 @@ from refine_rl.types import Prompt, Score, Trajectory
 
 COPIED_WORDS = 5
 """So many words in a row that stand in the source as well are copied."""
+
+
+class Shelf(Protocol):
+    """Where questions outlast the process, as JSON objects."""
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """What was put there last under the key; None where nothing was."""
+
+    def put(self, key: str, made: dict[str, Any]) -> None:
+        """Keeps it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,14 +55,20 @@ class Checked:
             f"{self.guessed} could be answered without it"
         )
 
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Checked:
+        """From what `asdict` made of it."""
+        questions = [Question(**{**q, "wrong": tuple(q["wrong"])}) for q in record["questions"]]
+        return cls(**{**record, "questions": tuple(questions)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quiz:
     """The share of the source's questions that the reader answers rightly from the completion.
 
     `source` is the key of the prompt's data that holds the source text. Its questions are made once
-    (`make_questions`), also where many groups ask for them at the same time, and kept in memory. "Don't know"
-    counts as wrong.
+    (`make_questions`), also where many groups ask for them at the same time, and kept in memory and on the
+    shelf, if there is one: another process finds them there. "Don't know" counts as wrong.
 
     Where the share of the completion's word 5-grams that stand in the source is above `max_copied`, the
     value falls: value * (1 - (copied - max_copied) / (1 - max_copied)), so that a pure copy gets 0.
@@ -66,6 +84,7 @@ class Quiz:
     questions: int = 10
     options: int = 4
     max_copied: float = 0.3
+    shelf: Shelf | None = None
     name: str = "quiz"
     _made: dict[str, Checked] = field(default_factory=dict, init=False, repr=False, compare=False)
     _making: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Task[Checked]] = field(
@@ -127,7 +146,9 @@ class Quiz:
         What came of them is kept, also where no question is usable; a call that failed is tried again by
         the next group.
         """
-        key = blake2b(source.encode("utf-8", "replace"), digest_size=16).hexdigest()
+        key = self._key(source)
+        if key not in self._made and self.shelf is not None and (record := self.shelf.get(key)) is not None:
+            self._made[key] = Checked.of_record(record)
         if key in self._made:
             return self._made[key]
         place = asyncio.get_running_loop(), key
@@ -138,8 +159,14 @@ class Quiz:
         # Whoever waits may be cancelled without taking the questions from the others.
         return await asyncio.shield(self._making[place])
 
+    def _key(self, source: str) -> str:
+        """Everything that makes it another quiz. How LLMs are sampled does not: that may change in a run."""
+        who = [(asking.client.model, asking.seed) for asking in (self.writer, self.reader)]
+        what = json.dumps([source, self.task, self.questions, self.options, who])
+        return blake2b(what.encode(), digest_size=16).hexdigest()
+
     async def _make(self, key: str, source: str, about: str) -> Checked:
-        self._made[key] = await make_questions(
+        made = await make_questions(
             self.writer,
             self.reader,
             source,
@@ -148,7 +175,10 @@ class Quiz:
             options=self.options,
             about=about,
         )
-        return self._made[key]
+        if self.shelf is not None:
+            self.shelf.put(key, asdict(made))
+        self._made[key] = made
+        return made
 
 
 async def make_questions(
@@ -193,8 +223,8 @@ def _line(question: Question, chosen: str | None) -> str:
     return f"wrong: {question.text} {question.right} ({said})"
 
 
-def build_quiz(settings: Settings, connections: Connections) -> Quiz:
-    """The quiz that [reward.quiz] describes, without its weight.
+def build_quiz(settings: Settings, connections: Connections, shelf: Shelf | None = None) -> Quiz:
+    """The quiz that [reward.quiz] describes, without its weight; its questions are kept on `shelf`.
 
     The writer is sampled as [writer] says, the reader as [judge] says. Raises SettingsError where
     nobody is named to write the questions, or a model cannot be reached from the settings.
@@ -230,4 +260,5 @@ def build_quiz(settings: Settings, connections: Connections) -> Quiz:
         questions=quiz.questions,
         options=quiz.options,
         max_copied=quiz.max_copied,
+        shelf=shelf,
     )

@@ -1,0 +1,65 @@
+"""What the machine reaches and what a process took: the matrix rate, peak memory, the processor's name."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+SIDE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrices whose product is timed."""
+
+
+def matmul_rates(
+    device: torch.device, dtype: torch.dtype, *, times: int, side: int | None = None
+) -> list[float]:
+    """Operations a second of `times` products of large square matrices, after two that do not count."""
+    n = side or SIDE.get(device.type, 2048)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    rates = []
+    for number in range(times + 2):
+        synchronize(device)
+        began = time.perf_counter()
+        torch.mm(a, b, out=out)
+        synchronize(device)
+        if number >= 2:
+            rates.append(2 * n**3 / (time.perf_counter() - began))
+    return rates
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has held, in MB (10**6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss: a process that was just started has inherited its parent's peak there.
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def processor(device: torch.device) -> str:
+    """The name of what computes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

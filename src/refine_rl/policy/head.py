@@ -1,0 +1,167 @@
+"""Log-probs of given tokens from hidden states, without ever holding [tokens, vocabulary].
+
+The head is worked off in tiles of the vocabulary with a running log-sum-exp, as flash attention does.
+The gradient of a log-prob with respect to its hidden state,
+
+    d log p(y) / d h = (W_y - sum_v p(v) W_v) / temperature,
+
+is formed in the same pass, [T, hidden]: the backward pass only scales it, and the tiles are never made
+again. Where the head itself is trained, its gradient needs the probabilities a second time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+TILE = 8192  # of the vocabulary
+ROWS = 1024  # tokens that are worked off at once
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    """[T, hidden], [V, hidden], [V] or None, [T] -> [T] float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_T: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets_T: torch.Tensor,
+        scale: float,
+        cap: float,
+    ) -> torch.Tensor:
+        wants_hidden = ctx.needs_input_grad[0]
+        wants_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        T = hidden_T.shape[0]
+        out = torch.empty(T, dtype=torch.float32, device=hidden_T.device)
+        logsum = torch.empty_like(out)
+        slopes = torch.empty_like(hidden_T) if wants_hidden else None
+        for start in range(0, T, ROWS):
+            rows = slice(start, start + ROWS)
+            piece = _piece(hidden_T[rows], weight, bias, targets_T[rows], scale, cap, slope=wants_hidden)
+            out[rows], logsum[rows] = piece[0], piece[1]
+            if slopes is not None:
+                slopes[rows] = piece[2]
+        ctx.scale, ctx.cap = scale, cap
+        kept = (hidden_T, weight, bias, targets_T, logsum) if wants_head else (None,) * 5
+        ctx.save_for_backward(slopes, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_T: torch.Tensor) -> Any:
+        slopes, hidden_T, weight, bias, targets_T, logsum = ctx.saved_tensors
+        for_hidden = None if slopes is None else slopes * grad_T[:, None].to(slopes.dtype)
+        for_weight = for_bias = None
+        if weight is not None:
+            for_weight, for_bias = _head_gradient(
+                hidden_T, weight, bias, targets_T, logsum, grad_T, ctx.scale, ctx.cap
+            )
+        return for_hidden, for_weight, for_bias, None, None, None
+
+
+def target_logprobs(
+    hidden_T: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets_T: torch.Tensor,
+    *,
+    scale: float = 1.0,
+    cap: float = 0.0,
+) -> torch.Tensor:
+    """log softmax(scale * capped(hidden W^T + bias))[target] for each of T tokens, float32 [T].
+
+    `cap` > 0 is a soft cap, cap * tanh(x / cap) before the scale (Gemma 2). The products have the number
+    format of `hidden_T`; all sums are float32.
+    """
+    found: torch.Tensor = _TargetLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden_T, weight, bias, targets_T, scale, cap
+    )
+    return found
+
+
+def _logits(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: float, cap: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A tile's logits, float32 [R, tile], and the slope of the soft cap."""
+    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    slope = None
+    if cap:
+        bent = torch.tanh(logits / cap)
+        logits, slope = bent * cap, 1 - bent * bent
+    return logits if scale == 1.0 else logits * scale, slope
+
+
+def _piece(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    scale: float,
+    cap: float,
+    *,
+    slope: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-prob and log-sum-exp of some tokens, [R], and d log p / d hidden, [R, hidden]."""
+    R = hidden.shape[0]
+    highest = torch.full((R, 1), float("-inf"), device=hidden.device)
+    total = torch.zeros(R, 1, device=hidden.device)
+    chosen = torch.zeros(R, device=hidden.device)
+    mean = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+    chosen_slope = torch.ones(R, device=hidden.device)
+    for start in range(0, weight.shape[0], TILE):
+        w = weight[start : start + TILE].to(hidden.dtype)
+        b = None if bias is None else bias[start : start + TILE].to(hidden.dtype)
+        logits, bent = _logits(hidden, w, b, scale, cap)
+        here = (targets >= start) & (targets < start + w.shape[0])
+        place = (targets - start).clamp(0, w.shape[0] - 1)[:, None]
+        chosen = torch.where(here, logits.gather(1, place)[:, 0], chosen)
+        new = torch.maximum(highest, logits.amax(1, keepdim=True))
+        shrink = torch.exp(highest - new)
+        logits.sub_(new).exp_()
+        total = total * shrink + logits.sum(1, keepdim=True)
+        if slope:
+            if bent is not None:
+                chosen_slope = torch.where(here, bent.gather(1, place)[:, 0], chosen_slope)
+                logits = logits * bent
+            mean = mean * shrink + (logits.to(hidden.dtype) @ w).float()
+        highest = new
+    logsum = (highest + total.log())[:, 0]
+    if slope:
+        own = weight[targets].float() * chosen_slope[:, None]
+        mean = (own - mean / total) * scale
+    return chosen - logsum, logsum, mean.to(hidden.dtype)
+
+
+def _head_gradient(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    logsum: torch.Tensor,
+    grad: torch.Tensor,
+    scale: float,
+    cap: float,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradient of a trained head: sum_t g_t (onehot(y_t) - p_t) h_t^T, tile by tile."""
+    for_weight = torch.zeros_like(weight)
+    for_bias = None if bias is None else torch.zeros_like(bias)
+    for start in range(0, weight.shape[0], TILE):
+        tile = slice(start, start + TILE)
+        w = weight[tile].to(hidden.dtype)
+        b = None if bias is None else bias[tile].to(hidden.dtype)
+        for first in range(0, hidden.shape[0], ROWS):
+            rows = slice(first, first + ROWS)
+            logits, bent = _logits(hidden[rows], w, b, scale, cap)
+            pull = torch.exp(logits - logsum[rows, None]).neg_()
+            here = (targets[rows] >= start) & (targets[rows] < start + w.shape[0])
+            lines = here.nonzero()[:, 0]
+            pull[lines, targets[rows][lines] - start] += 1
+            if bent is not None:
+                pull = pull * bent
+            pull *= grad[rows, None] * scale
+            for_weight[tile] += (pull.to(hidden.dtype).T @ hidden[rows]).to(weight.dtype)
+            if for_bias is not None:
+                for_bias[tile] += pull.sum(0).to(for_bias.dtype)
+    return for_weight, for_bias

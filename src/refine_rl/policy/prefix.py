@@ -1,0 +1,279 @@
+"""Attention over a packed row in which every prompt stands once.
+
+A row of N tokens holds P blocks: a prompt, then the completions (suffixes) that go on from it, each with
+explicit positions that continue the prompt's. All layers but attention work on single tokens, so a prompt
+is computed once for all its completions, and nothing is padding. Attention is split: a prompt's tokens
+look at their prompt, causally; a suffix's tokens look at the whole prompt and, causally, at themselves.
+That is what each completion would see alone, so values and gradients are those of the plain forward pass
+(PrefixGrouper, arXiv 2506.05433), up to the order of floating-point sums.
+
+It is an attention function of transformers (AttentionInterface), which hands over queries, keys and
+values after rotary positions; the layout comes as the keyword `packed`. Architectures that do not pass it
+on, or that do something else inside attention (soft caps, sinks, biases), are found by a comparison with
+the plain forward pass when a model is loaded, and take the plain path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+NAME = "refine_packed"
+"""Our attention function's name in transformers' registry."""
+
+MAX_SCORES = 1 << 24
+"""Attention scores that stand in memory at once, for one part of a block."""
+
+
+_HARMLESS = {"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions", "return_dict"}
+
+
+def _matters(what: Any) -> bool:
+    return what is not None and not (isinstance(what, bool | int | float) and not what)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A prompt and its suffixes: where they lie in the packed row.
+
+    `start` is the first token of the prompt, `length` its number of tokens; the G suffixes follow one
+    after the other, `suffixes[g]` tokens each (there may be none).
+    """
+
+    start: int
+    length: int
+    suffixes: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """One past the block's last token."""
+        return self.start + self.length + sum(self.suffixes)
+
+    @cached_property
+    def widest(self) -> int:
+        """C: tokens of the longest suffix."""
+        return max(self.suffixes, default=0)
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Where token c of suffix g lies among the suffixes' tokens, [G, C]; padding points at the first."""
+        places = torch.zeros(len(self.suffixes), self.widest, dtype=torch.long)
+        start = 0
+        for g, n in enumerate(self.suffixes):
+            places[g, :n] = torch.arange(start, start + n)
+            start += n
+        return places
+
+    @cached_property
+    def real(self) -> torch.Tensor:
+        """Which of `places` are tokens, [G, C]."""
+        lengths = torch.tensor(self.suffixes)
+        return torch.arange(self.widest)[None] < lengths[:, None]
+
+    @property
+    def even(self) -> bool:
+        """Whether all suffixes are equally long."""
+        return min(self.suffixes) == self.widest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """The layout of a packed row. `keep` gets each layer's keys and values, where somebody wants them."""
+
+    blocks: tuple[Block, ...]
+    cache: dict[Any, torch.Tensor] = field(default_factory=dict)  # index tensors on the device
+    keep: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None  # layer, [K, N, D], [K, N, D]
+
+    @property
+    def tokens(self) -> int:
+        """N: the tokens of the row."""
+        return self.blocks[-1].end if self.blocks else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedRow:
+    """A row ready for the model: ids and positions [1, N], and its layout."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    packed: Packed
+
+
+def pack(prompts: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]) -> PackedRow:
+    """One row of all prompts and all their suffixes.
+
+    >>> row = pack([[7, 8]], [[[1], [2, 3]]])
+    >>> row.ids.tolist(), row.positions.tolist()
+    ([[7, 8, 1, 2, 3]], [[0, 1, 2, 2, 3]])
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    blocks = []
+    for prompt, members in zip(prompts, suffixes, strict=True):
+        blocks.append(Block(start=len(ids), length=len(prompt), suffixes=tuple(map(len, members))))
+        ids += prompt
+        positions += range(len(prompt))
+        for member in members:
+            ids += member
+            positions += range(len(prompt), len(prompt) + len(member))
+    return PackedRow(
+        ids=torch.tensor([ids], dtype=torch.long),
+        positions=torch.tensor([positions], dtype=torch.long),
+        packed=Packed(blocks=tuple(blocks)),
+    )
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    packed: Any = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: query [1, H, N, D], key and value [1, K, N, D] -> [1, N, H, D]."""
+    if packed is None:
+        raise NotImplementedError("the packed layout does not reach its attention")
+    # Soft caps, sinks, biases, dropout: in bfloat16 their absence would hide in the rounding.
+    strange = [name for name, what in others.items() if name not in _HARMLESS and _matters(what)]
+    if strange or attention_mask is not None:
+        raise NotImplementedError(f"its attention has {', '.join(strange) or 'a mask of its own'}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window or 0
+    if isinstance(packed, Packed):
+        if packed.keep is not None:
+            packed.keep(module.layer_idx, key[0], value[0])
+        out = _blocks(query[0], key[0], value[0], packed, scale, window)
+    else:  # a sampler's own layout
+        out = packed.attend(module.layer_idx, query, key, value, scale, window)
+    return out, None
+
+
+def _blocks(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scale: float, window: int
+) -> torch.Tensor:
+    """[H, N, D], [K, N, D], [K, N, D] -> [1, N, H, D]."""
+    parts = []
+    for block in packed.blocks:
+        a, b, c = block.start, block.start + block.length, block.end
+        parts.append(_prompt(q[:, a:b], k[:, a:b], v[:, a:b], scale, window))
+        if c > b:
+            inner = (q[:, b:c], k[:, b:c], v[:, b:c], k[:, a:b], v[:, a:b])
+            parts.append(_suffixes(*inner, block, packed, scale, window))
+    return torch.cat(parts, dim=1).transpose(0, 1)[None]
+
+
+def _prompt(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+    """Causal attention of a prompt's tokens among themselves, [H, L, D]."""
+    mask = None
+    length = q.shape[1]
+    if 0 < window < length:
+        place = torch.arange(length, device=q.device)
+        apart = place[:, None] - place[None]
+        mask = (apart >= 0) & (apart < window)
+    return scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )[0]
+
+
+def _suffixes(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    block: Block,
+    packed: Packed,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    """Attention of the suffixes' S tokens to their prompt and themselves: q [H, S, D] -> [H, S, D]."""
+    H, _, D = q.shape
+    K, L = prefix_k.shape[:2]
+    G, C = len(block.suffixes), block.widest
+
+    def spread(x: torch.Tensor) -> torch.Tensor:  # [heads, S, D] -> [heads, G, C, D]
+        if block.even:
+            return x.reshape(x.shape[0], G, C, D)
+        places = packed.cache.setdefault((block.start, "places"), block.places.to(x.device))
+        return x[:, places]
+
+    # Query heads that share a key head stand together: [K, G, rep, C, D].
+    q_K_G_R_C = spread(q).view(K, H // K, G, C, D).transpose(1, 2)
+    own_k, own_v = spread(k), spread(v)
+    at_once = max(1, MAX_SCORES // max(1, H * C * (L + C)))
+    parts = []
+    for some in range(0, G, at_once):
+        members = slice(some, some + at_once)
+        inputs = (q_K_G_R_C[:, members], own_k[:, members], own_v[:, members], prefix_k, prefix_v)
+        if torch.is_grad_enabled() and q.requires_grad:
+            parts.append(checkpoint(_joint, *inputs, scale, window, use_reentrant=False))
+        else:
+            parts.append(_joint(*inputs, scale, window))
+    out = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]  # [K, G, rep, C, D]
+    out = out.transpose(1, 2).reshape(H, G, C, D)
+    if block.even:
+        return out.reshape(H, G * C, D)
+    return out[:, packed.cache.setdefault((block.start, "real"), block.real.to(q.device))]
+
+
+def _joint(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    """One softmax over the prompt's scores and a suffix's own, [K, G, rep, C, D]."""
+    K, G, R, C, D = q.shape
+    L = prefix_k.shape[1]
+    before = q.reshape(K, G * R * C, D) @ prefix_k.transpose(1, 2)  # [K, G rep C, L]
+    own = q.reshape(K * G, R * C, D) @ k.reshape(K * G, C, D).transpose(1, 2)  # [K G, rep C, C]
+    scores = torch.cat([before.view(K, G, R, C, L), own.view(K, G, R, C, C)], dim=-1) * scale
+    place = torch.arange(C, device=q.device)
+    hidden = place[None] > place[:, None]  # [C, C]
+    if 0 < window < L + C:
+        hidden = hidden | (place[:, None] - place[None] >= window)
+        far = (L + place[:, None]) - torch.arange(L, device=q.device)[None] >= window  # [C, L]
+        hidden = torch.cat([far, hidden], dim=1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    else:
+        scores[..., L:].masked_fill_(hidden, float("-inf"))
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    out = weights[..., :L].reshape(K, G * R * C, L) @ prefix_v
+    inner = weights[..., L:].reshape(K * G, R * C, C) @ v.reshape(K * G, C, D)
+    return out.view(K, G, R, C, D) + inner.view(K, G, R, C, D)
+
+
+@contextlib.contextmanager
+def packed_mode(configs: Sequence[Any]) -> Iterator[None]:
+    """Inside, the modules that read these configs use our attention function and build no masks."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+    before = [config._attn_implementation_internal for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+
+
+def attention_configs(model: Any) -> list[Any]:
+    """The configs that the model's modules read, each once."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return list({id(c): c for c in configs if hasattr(c, "_attn_implementation_internal")}.values())
