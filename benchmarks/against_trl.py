@@ -357,7 +357,7 @@ def exact_prompts(tokenizer: Any, tokens: int, count: int, numbers: Any) -> list
     for _ in range(count):
         texts.append(tokenizer.decode(numbers.choices(words, k=tokens - added)))
         found = len(encoded(texts[-1]))
-        if False:
+        if found != tokens:
             raise SystemExit(f"a prompt that was to have {tokens} tokens has {found} for TRL")
     return texts
 

@@ -179,7 +179,8 @@ def test_the_matrix_rate_is_that_of_the_number_format(
     assert shapes == [(dtype, (10, 10))] * 5
 
 
-def test_peak_memory_is_what_was_held(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_peak_memory_is_what_was_held() -> None:
     now = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
     before = machine.peak_rss_mb()
     assert before >= 0.99 * now
@@ -202,6 +203,7 @@ def test_the_random_model(tmp_path: Path) -> None:
     assert policy.tokenizer("17 4 299 0 17")["input_ids"] == ids
     assert policy.encode([{"role": "user", "content": "17 4 299 0 17"}]) == tuple(ids)
     assert policy.decode([17, 4, 299]) == "17 4 299"
+    torch.rand(1)  # the weights depend on nothing that was drawn before
     write_random_model(tmp_path / "b", Shape(vocabulary=300, hidden=128, layers=1), context=40)
     again = policy_of(tmp_path / "b")
     for p, q in zip(policy.model.parameters(), again.model.parameters(), strict=True):
@@ -312,7 +314,7 @@ def test_the_figures_agree_with_each_other(measured: Measured, make_model: MakeM
     assert len(m.each_step) == m.steps == 2
     assert m.seconds_per_step == sum(m.each_step) / 2
     assert list(m.seconds) == ["sample", "score", "train"]
-    assert sum(m.seconds.values()) == pytest.approx(m.seconds_per_step, rel=0.5)
+    assert 0 < sum(m.seconds.values()) <= m.seconds_per_step  # medians of two are means
     assert m.tokens_per_second * m.seconds_per_step == pytest.approx(2 * 3 * 5)
     c = costs(policy_of(make_model("qwen3"), "lora"))
     assert c is not None

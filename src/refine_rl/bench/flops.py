@@ -122,8 +122,6 @@ def _windows(config: Any) -> tuple[int, ...] | None:
     window = getattr(config, "sliding_window", None) or 0
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        if not getattr(config, "use_sliding_window", True):
-            window = 0
         return (int(window),) * int(config.num_hidden_layers)
     known: dict[str, int] = {"full_attention": 0, "sliding_attention": int(window)}
     return tuple(known[kind] for kind in kinds) if set(kinds) <= known.keys() else None
