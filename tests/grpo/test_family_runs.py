@@ -13,7 +13,7 @@ import pytest
 from refine_rl.again import replay
 from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import Interrupted
-from refine_rl.grpo.kl import adapted
+from refine_rl.grpo import kl
 from refine_rl.pipeline import run
 from refine_rl.runs import RunFolder
 
@@ -73,12 +73,15 @@ def whole_and_stopped(make_model: MakeModel, folder: Path, sections: dict[str, A
     return whole
 
 
-def test_an_adaptive_kl_with_importance_weights(make_model: MakeModel, tmp_path: Path) -> None:
-    grpo = {"kl": 0.1, "kl_target": 0.001, "importance_cap": 2.0, "updates_per_step": 2, "loss": "gspo"}
+def test_an_adaptive_kl_with_importance_weights(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kl, "GAIN", 4.0)  # so that six steps show what the past does
+    grpo = {"kl": 2.0, "kl_target": 0.001, "importance_cap": 2.0, "updates_per_step": 2, "loss": "gspo"}
     whole = whole_and_stopped(make_model, tmp_path, {"grpo": grpo, "rollout": {"ahead": 1}})
     metrics = whole.metrics()
     kls = [m["kl"] for m in metrics]
-    assert [m["kl_coefficient"] for m in metrics] == [adapted(0.1, 0.001, kls[:n]) for n in range(6)]
+    assert [m["kl_coefficient"] for m in metrics] == [kl.adapted(2.0, 0.001, kls[:n]) for n in range(6)]
     assert len({m["kl_coefficient"] for m in metrics}) > 2
     # Sampled with the newest weights after a checkpoint and at the start, else with older ones.
     assert [m["importance_max"] == pytest.approx(1.0, abs=1e-4) for m in metrics] == [
@@ -95,7 +98,7 @@ def test_an_adaptive_kl_with_importance_weights(make_model: MakeModel, tmp_path:
 
 @pytest.mark.parametrize("pool", ["all", "informative"])
 def test_resampled_groups(make_model: MakeModel, tmp_path: Path, pool: str) -> None:
-    grpo = {"resample": 4, "loss": "cispo", "advantage": "rloo"}
+    grpo = {"resample": 4, "loss": "cispo", "advantage": "rloo", "kl": 0.01}
     whole = whole_and_stopped(make_model, tmp_path, {"grpo": grpo, "prompts": {"pool": pool}})
     steps = whole.recorded_steps()
     sizes = Counter(len(groups) for groups in steps.values())

@@ -13,6 +13,7 @@ import torch
 from refine_rl.config import ModelSettings, Settings
 from refine_rl.grpo.batch import Row, rows
 from refine_rl.grpo.importance import weights
+from refine_rl.grpo.surrogates import SURROGATES
 from refine_rl.grpo.update import UpdateMetrics, update
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
@@ -142,3 +143,24 @@ def test_where_sampler_and_trainer_agree_the_weight_is_one(make_model: MakeModel
 
 def test_a_weight_has_no_gradient() -> None:
     assert not weights(torch.zeros(2, requires_grad=True), torch.ones(2)).requires_grad
+
+
+@pytest.mark.parametrize("loss", ["grpo", "gspo", "cispo", "sapo"])
+def test_the_name_of_the_loss_reaches_the_update(make_model: MakeModel, loss: str) -> None:
+    """One update with ratios that are not 1, against the term of that name alone."""
+    policy, twin = fresh(make_model), fresh(make_model)
+    batch = foreign(policy)
+    s = settings(loss=loss, updates_per_step=1, learning_rate=0.5, clip_low=0.1, clip_high=0.15)
+    _, found = trained(policy, batch, s)
+    total = torch.zeros(())
+    for row in batch:
+        prompt, answer = (x.token_ids for x in row.trajectory.segments)
+        table = twin.model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        new = table[range(len(prompt) - 1, len(prompt) - 1 + len(answer)), list(answer)][None]
+        advantage, mask = torch.tensor([[row.advantage]]), torch.ones(new.shape, dtype=torch.bool)
+        term, _ = SURROGATES[loss](new, torch.tensor([row.old]), advantage, mask, 0.1, 0.15)
+        total = total + (term.expand(new.shape) * row.weight).sum()
+    torch.autograd.backward(total)
+    for name, p in twin.trainable().items():
+        assert p.grad is not None
+        torch.testing.assert_close(found[name], p.detach() - 0.5 * p.grad, rtol=1e-3, atol=2e-6)
