@@ -169,13 +169,21 @@ class Work:
             score=self.scoring.submit,
             validate=(lambda step: self._validate(validation, prompts, step)) if validation else None,
             component_weights=self._component_weights(),
-            top=None if self.reward.relative else fsum(w for w in self.reward.weights.values() if w > 0),
+            top=self._top(),
             recorder=FolderRecorder(self.folder, self.policy, optimizer, self.settings, self.observer, start),
             cost=self.cost,
             pause=self.pause,
             began=self.began,
         )
         return train(prompts, parts, self.settings, start)
+
+    def _top(self) -> float | None:
+        """The highest reward there is, for components in [0, 1]; None where no reward means "solved"."""
+        if self.reward.relative:
+            return None
+        if self.reward.combine == "product":
+            return 1.0
+        return fsum(weight for weight in self.reward.weights.values() if weight > 0)
 
     def _component_weights(self) -> dict[str, float]:
         """Weights of everything that a breakdown holds, the penalty included."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refine_rl.again import replay
+from refine_rl import again
+from refine_rl.config import Settings
 from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import Interrupted
 from refine_rl.grpo import kl
 from refine_rl.pipeline import run
 from refine_rl.runs import RunFolder
+from refine_rl.stages import rollouts
+from refine_rl.types import Prompt
 
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
@@ -92,12 +95,23 @@ def test_an_adaptive_kl_with_importance_weights(
         False,
         False,
     ]
-    for step in (3, 5):
-        assert all(member.same for member in replay(whole, step=step))
+    in_force = {}
+    at_step = kl.at_step
+
+    def listening(settings: Settings, history: Any, step: int) -> Settings:
+        found = at_step(settings, history, step)
+        in_force[step] = found.grpo.kl
+        return found
+
+    monkeypatch.setattr(kl, "at_step", listening)
+    assert all(member.same for member in again.replay(whole, step=6))
+    assert in_force == {4: metrics[3]["kl_coefficient"]}  # trained again, from the checkpoint of step 3
 
 
 @pytest.mark.parametrize("pool", ["all", "informative"])
-def test_resampled_groups(make_model: MakeModel, tmp_path: Path, pool: str) -> None:
+def test_resampled_groups(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
     grpo = {"resample": 4, "loss": "cispo", "advantage": "rloo", "kl": 0.01}
     whole = whole_and_stopped(make_model, tmp_path, {"grpo": grpo, "prompts": {"pool": pool}})
     steps = whole.recorded_steps()
@@ -111,4 +125,14 @@ def test_resampled_groups(make_model: MakeModel, tmp_path: Path, pool: str) -> N
             assert (g.advantages == (None,) * 4) == (len(values) == 1)
     assert [m["groups"] for m in whole.metrics()] == [len(steps[s]) for s in range(1, 7)]
     largest = max(steps, key=lambda s: (len(steps[s]), s))
-    assert all(member.same for member in replay(whole, step=largest))
+    together = []
+
+    def listening(policy: Any, prompts: Sequence[Prompt], *others: Any) -> Any:
+        together.append(len(prompts))
+        return rollouts(policy, prompts, *others)
+
+    monkeypatch.setattr(again, "rollouts", listening)
+    assert all(member.same for member in again.replay(whole, step=largest))
+    assert together[0] == 3
+    assert len(together) > 1
+    assert sum(together) == len(steps[largest])

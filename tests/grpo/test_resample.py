@@ -130,6 +130,15 @@ def test_the_waves_can_be_read_off_the_record(flat: set[str], budget: int) -> No
     assert found == [["p0", "p1", "p2"], *world.sampled]
 
 
+def test_waves_shrink_as_places_are_filled() -> None:
+    spread = [FLAT, FLAT, SPREAD, FLAT, SPREAD, FLAT, SPREAD]
+    groups = [
+        Group(step=7, prompt=p, trajectories=(trajectory(p, 0),) * 2, scores=s, advantages=(0.0, 0.0))
+        for p, s in zip(PROMPTS, spread, strict=False)
+    ]
+    assert [len(wave) for wave in waves(groups, 3)] == [3, 2, 1, 1]
+
+
 def test_a_record_of_other_settings_is_read_to_its_end() -> None:
     groups = [
         Group(step=7, prompt=p, trajectories=(trajectory(p, 0),) * 2, scores=SPREAD, advantages=(0.0, 0.0))

@@ -139,8 +139,8 @@ def plain(text: str) -> str:
     """Text of a model, a judge or a file without what could hide or reverse it on a page: control
     characters and marks of writing direction become their escapes.
 
-    >>> print(plain("a\x1b[31m\u202eb"))
-    a\x1b[31m\u202eb
+    >>> print(plain("a\\x1b[31m\\u202eb"))
+    a\\x1b[31m\\u202eb
     """
     return _UNSAFE.sub(lambda unsafe: repr(unsafe[0])[1:-1], text)
 

@@ -181,7 +181,7 @@ async def write_rubric(
         answer = await ask(client, request, _read_criteria, corrections=corrections)
     except CallFailed as error:
         raise MachineError(
-            f"{client.model} wrote no rubric that can be used: {error} Start a new run with one of your own, as "
+            f"{client.model} wrote no rubric that can be used: {error} Start a new run with your own, as "
             "text or as file:PATH in reward.rubric."
         ) from error
     return "\n".join(criterion.line for criterion in answer.value)
