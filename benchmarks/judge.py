@@ -64,13 +64,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--delay", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--group-sizes", type=int, nargs="+", default=[8, 64])
     arguments = parser.parse_args()
     print(
         "| group size | concurrency | ahead | sampling + training | judge | bound | step | ratio "
         "| all steps |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    for group_size in (8, 64):
+    for group_size in arguments.group_sizes:
         with judge(0.0) as url:
             work = median(
                 m["seconds"]["sample"] + m["seconds"]["train"]
