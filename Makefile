@@ -1,6 +1,6 @@
 # make demo   a fresh machine: environment, installation, the demo (offline once installed)
 # make test   a fresh machine: environment, installation, every test
-.PHONY: help demo test slow check bench docs clean browser
+.PHONY: help demo test slow check bench docs notebook clean browser
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -15,6 +15,7 @@ help:
 	@sed -n 's/^# //p' Makefile | head -2
 	@echo "make slow   the tests that take minutes        make check  format, lint, types"
 	@echo "make bench  the figures of the documentation   make docs   generated pages      make clean"
+	@echo "make notebook   runs the notebook anew and stores its tables and plots"
 
 demo: $(VENV)/.installed
 	$(BIN)/refine demo
@@ -38,6 +39,9 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m refine_rl.cli.docs > docs/cli.md
 	$(BIN)/python -m refine_rl.config_docs > docs/settings.md
 	$(BIN)/python -c "from refine_rl.rewards import rules_table_markdown as t; print(t(), end='')" > docs/rules.md
+
+notebook: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/run.py notebooks/tiny_grpo.ipynb
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,113 @@
+"""The notebook runs from top to bottom, and what is stored of it is fit to be read."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+FILE = FOLDER / "tiny_grpo.ipynb"
+SHORTER = {  # what the quick test changes; every cell still runs
+    'make_prompts("train", 400)': 'make_prompts("train", 40)',
+    'make_prompts("held_out", 64)': 'make_prompts("held_out", 6)',
+    "steps=30": "steps=2",
+    "steps=25": "steps=1",
+    "steps=12": "steps=1",
+}
+
+Notebook = Any
+Run = Callable[[Notebook], Notebook]
+
+
+@pytest.fixture
+def stored() -> Notebook:
+    return nbformat.read(FILE, as_version=4)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a notebook in a fresh kernel that leaves nothing in anybody's home."""
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    spec = importlib.util.spec_from_file_location("run_notebook", FOLDER / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda notebook: module.run(notebook, tmp_path)
+
+
+def code(notebook: Notebook) -> list[Notebook]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def said(notebook: Notebook, cell_id: str) -> str:
+    """What a cell printed, and the tables that it shows."""
+    [cell] = [cell for cell in notebook.cells if cell.id == cell_id]
+    texts = [o.text if o.output_type == "stream" else o.data.get("text/markdown", "") for o in cell.outputs]
+    return "\n".join(texts)
+
+
+def shows_what_it_should(notebook: Notebook) -> None:
+    """The claims of the text, read off the outputs."""
+    assert said(notebook, "code-compare").startswith("better: base 0.")
+    assert said(notebook, "code-hack").splitlines()[-1].startswith("better: base 0.")
+    assert "'exact' fell from" in said(notebook, "code-hack-seen")
+    assert "the bad completion scores at least as high" in said(notebook, "code-hack-sanity")
+    assert said(notebook, "code-hack-after").startswith("better: base 0.")
+    rows = [line.strip("| ").split(" | ") for line in said(notebook, "code-experiment-plot").splitlines()[2:]]
+    tried = {(knob, value): (float(reward[:4]), float(kl)) for knob, value, reward, _, kl in rows}
+    assert len(tried) == 9
+    assert tried["temperature", "1.6"][0] < tried["temperature", "1"][0]
+    assert tried["beta", "3"][0] < tried["beta", "0"][0]
+    assert tried["beta", "3"][1] < tried["beta", "0.3"][1] < tried["beta", "0"][1]
+
+
+def test_is_stored_with_its_results(stored: Notebook) -> None:
+    nbformat.validate(stored)
+    cells = code(stored)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert {o.output_type for o in outputs} <= {"stream", "display_data", "execute_result"}
+    assert all(o.name == "stdout" for o in outputs if o.output_type == "stream")
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 8
+    assert sum("text/markdown" in o.get("data", {}) for o in outputs) >= 8
+    shows_what_it_should(stored)
+
+
+def test_can_be_read_anywhere(stored: Notebook) -> None:
+    text = FILE.read_text()
+    assert len(text) < 400_000
+    assert not re.search(r"site-packages|(?<![\w.])/(home|root|tmp|usr|opt|Users|mnt|work)/", text)
+    assert str(FOLDER.parent) not in text
+    assert all(set(cell.metadata) == set() for cell in stored.cells)
+    prose = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\(([^)]+)\)", prose)
+    assert len(links) >= 8
+    assert [link for link in links if not (FOLDER / link).exists()] == []
+    assert max(len(cell.source.splitlines()) for cell in code(stored)) <= 50
+
+
+def test_every_cell_runs(stored: Notebook, run: Run) -> None:
+    for old, new in SHORTER.items():
+        assert any(old in cell.source for cell in code(stored)), f"the notebook has no {old} any more"
+        for cell in code(stored):
+            cell.source = cell.source.replace(old, new)
+    done = run(stored)
+    assert "on 6 held-out prompts" in said(done, "code-compare")
+    for cell in code(done):
+        assert [o.text for o in cell.outputs if o.get("name") == "stderr"] == []
+
+
+@pytest.mark.slow
+def test_shows_what_it_says(stored: Notebook, run: Run) -> None:
+    shows_what_it_should(run(stored))
