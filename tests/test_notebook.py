@@ -54,7 +54,7 @@ def said(notebook: Notebook, cell_id: str) -> str:
     """What a cell printed, and the tables that it shows."""
     [cell] = [cell for cell in notebook.cells if cell.id == cell_id]
     texts = [o.text if o.output_type == "stream" else o.data.get("text/markdown", "") for o in cell.outputs]
-    return "\n".join(texts)
+    return "\n".join(filter(None, texts))
 
 
 def shows_what_it_should(notebook: Notebook) -> None:
