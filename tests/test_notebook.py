@@ -16,13 +16,12 @@ pytest.importorskip("ipykernel")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 FILE = FOLDER / "tiny_grpo.ipynb"
-SHORTER = {  # what the quick test changes; every cell still runs
-    'make_prompts("train", 400)': 'make_prompts("train", 40)',
-    'make_prompts("held_out", 64)': 'make_prompts("held_out", 6)',
-    "steps=30": "steps=2",
-    "steps=25": "steps=1",
-    "steps=12": "steps=1",
-}
+SMALLER = """\
+TRAIN_PROMPTS, HELD_OUT_PROMPTS = 400, 64
+STEPS = 8
+EXPERIMENT_STEPS = 1
+HACK_STEPS, CURE_STEPS = 12, 16
+"""  # in place of the notebook's own sizes; every cell still runs, and only the experiment shows less
 
 Notebook = Any
 Run = Callable[[Notebook], Notebook]
@@ -57,13 +56,16 @@ def said(notebook: Notebook, cell_id: str) -> str:
     return "\n".join(filter(None, texts))
 
 
-def shows_what_it_should(notebook: Notebook) -> None:
+def tuned_wins_and_the_hack_is_stopped(notebook: Notebook) -> None:
     """The claims of the text, read off the outputs."""
     assert said(notebook, "code-compare").startswith("better: base 0.")
     assert said(notebook, "code-hack").splitlines()[-1].startswith("better: base 0.")
     assert "'exact' fell from" in said(notebook, "code-hack-seen")
     assert "the bad completion scores at least as high" in said(notebook, "code-hack-sanity")
     assert said(notebook, "code-hack-after").startswith("better: base 0.")
+
+
+def knobs_turn_as_told(notebook: Notebook) -> None:
     rows = [line.strip("| ").split(" | ") for line in said(notebook, "code-experiment-plot").splitlines()[2:]]
     tried = {(knob, value): (float(reward[:4]), float(kl)) for knob, value, reward, _, kl in rows}
     assert len(tried) == 9
@@ -81,7 +83,8 @@ def test_is_stored_with_its_results(stored: Notebook) -> None:
     assert all(o.name == "stdout" for o in outputs if o.output_type == "stream")
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 8
     assert sum("text/markdown" in o.get("data", {}) for o in outputs) >= 8
-    shows_what_it_should(stored)
+    tuned_wins_and_the_hack_is_stopped(stored)
+    knobs_turn_as_told(stored)
 
 
 def test_can_be_read_anywhere(stored: Notebook) -> None:
@@ -97,17 +100,20 @@ def test_can_be_read_anywhere(stored: Notebook) -> None:
     assert max(len(cell.source.splitlines()) for cell in code(stored)) <= 50
 
 
-def test_every_cell_runs(stored: Notebook, run: Run) -> None:
-    for old, new in SHORTER.items():
-        assert any(old in cell.source for cell in code(stored)), f"the notebook has no {old} any more"
-        for cell in code(stored):
-            cell.source = cell.source.replace(old, new)
+def test_every_cell_runs_and_shows_what_it_says(stored: Notebook, run: Run) -> None:
+    [sizes] = [cell for cell in code(stored) if cell.id == "code-sizes"]
+    names = re.compile(r"[A-Z_]{2,}")
+    assert set(names.findall(SMALLER)) == set(names.findall(re.sub("#.*", "", sizes.source)))
+    sizes.source = SMALLER
     done = run(stored)
-    assert "on 6 held-out prompts" in said(done, "code-compare")
+    tuned_wins_and_the_hack_is_stopped(done)
     for cell in code(done):
         assert [o.text for o in cell.outputs if o.get("name") == "stderr"] == []
 
 
 @pytest.mark.slow
-def test_shows_what_it_says(stored: Notebook, run: Run) -> None:
-    shows_what_it_should(run(stored))
+@pytest.mark.timeout(900)
+def test_the_whole_of_it(stored: Notebook, run: Run) -> None:
+    done = run(stored)
+    tuned_wins_and_the_hack_is_stopped(done)
+    knobs_turn_as_told(done)
