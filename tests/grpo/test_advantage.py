@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refine_rl.grpo.advantage import by_sign, gdpo, leave_one_out, mean_only, zscore
+from refine_rl.grpo.advantage import by_sign, by_steps, gdpo, leave_one_out, mean_only, zscore
 from refine_rl.types import Score
 
 
@@ -41,6 +41,24 @@ def test_by_sign() -> None:
     assert by_sign([0.8, 0.8], solved=0.9) == (-1.0, -1.0)
     assert by_sign([0.8, 0.9], solved=0.9) == (0.0, 0.0)
     assert by_sign([1.0, None], solved=0.9) == (0.0, None)  # one is no group
+
+
+def test_by_steps() -> None:
+    # 1/2 against the mean 1/8 of the others, 0 against 7/24, 1/4 against 1/6, 1/8 twice as written.
+    found = by_steps([0.5, 0.0, 0.25, 0.125], right=2.0, weight=0.5)
+    assert found == pytest.approx([0.375, -0.875 / 3, 0.125 / 3, -0.125])
+    assert by_steps([0.5, None, 0.0], right=1.0, weight=0.5) == (0.25, None, -0.25)
+    assert by_steps([0.1] * 3, right=2.0, weight=0.5) == (0.0,) * 3
+    assert by_steps([1.0, None], right=2.0, weight=0.5) == (0.0, None)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.floats(0.01, 0.99))
+def test_no_wrong_answer_counts_like_a_right_one(shares: list[float], weight: float) -> None:
+    only_right = zscore([1.0, *[0.0] * (len(shares) - 1)])[0]
+    assert only_right is not None
+    found = [a for a in by_steps(shares, right=only_right, weight=weight) if a is not None]
+    assert max(map(abs, found)) <= weight * only_right * (1 + 1e-12)
+    assert math.fsum(found) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_missing_member_leaves_the_statistics() -> None:

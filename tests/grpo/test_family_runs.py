@@ -16,6 +16,7 @@ from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import Interrupted
 from refine_rl.grpo import kl
 from refine_rl.pipeline import run
+from refine_rl.rewards.decayed import decayed
 from refine_rl.runs import RunFolder
 from refine_rl.stages import rollouts
 from refine_rl.types import Prompt
@@ -136,3 +137,61 @@ def test_resampled_groups(
     assert together[0] == 3
     assert len(together) > 1
     assert sum(together) == len(steps[largest])
+
+
+def test_early_exits(make_model: MakeModel, tmp_path: Path) -> None:
+    rollout = {"ahead": 1, "max_tokens": 10, "early_exit": {"ends": "the end", "answer_tokens": 2}}
+    sections = {"rollout": rollout, "grpo": {"advantage": "mean", "kl": 0.01, "resample": 0}}
+    whole = whole_and_stopped(make_model, tmp_path, sections)
+    groups = list(whole.groups())
+    rewards = {t["reward"] for g in groups for t in g["trajectories"]}
+    assert {0.0, 0.5, 1.0} <= rewards <= {0.0, 0.125, 0.25, 0.5, 1.0}
+    for group in groups:
+        *exits, last = group["trajectories"]
+        assert len(last["spans"]) == 1
+        for early in exits:
+            (thought, *_), (forced, trained), (answer, _) = early["spans"]
+            assert early["tokens"][:thought] == last["tokens"][:thought]
+            assert early["logprobs"] == [*last["logprobs"][:thought], *early["logprobs"][thought:]]
+            assert (len(early["logprobs"]), trained) == (thought + answer, False)
+            assert forced + thought + answer <= 10
+        rights = [t["breakdown"]["words"] == 1.0 for t in group["trajectories"]]
+        assert [t["reward"] for t in group["trajectories"]] == list(decayed(rights))
+    assert all(m.same for step in (2, 5) for m in again.replay(whole, step=step))
+    # The comparison lets the model think, and its rewards are the reward's own.
+    tuned = whole.outcomes("tuned")
+    assert tuned is not None
+    for trajectory, score in [pair for o in tuned for pair in (*o.sampled, o.greedy)]:
+        assert len(trajectory.segments) == 2
+        assert score.value == score.breakdown["words"]
+    assert whole.report.is_file()
+
+
+@pytest.mark.parametrize("pool", ["all", "informative"])
+def test_groups_told_apart_by_steps(make_model: MakeModel, tmp_path: Path, pool: str) -> None:
+    never = {"rule": "contains", "text": "not to be found"}
+    steps = {"split": "[aeiou ]", "rules": [{"rule": "chars", "max": 2}], "weight": 0.25}
+    sections = {
+        "grpo": {"flat": "steps", "solved": 1.0, "deviation": "population", "epsilon": 1e-6},
+        "reward": {"rules": [never], "steps": steps},
+        "prompts": {"pool": pool},
+    }
+    whole = whole_and_stopped(make_model, tmp_path, sections)
+    told_apart = Counter()
+    right = 3 / (3**0.5 + 4e-6)  # of four answers the only right one: 3/4 over a deviation of sqrt(3)/4
+    for step, groups in whole.recorded_steps().items():
+        for g in groups:
+            shares = [s.breakdown["right_steps"] for s in g.scores]
+            assert {s.value for s in g.scores} == {0.0}
+            told_apart[step] += len(set(shares)) > 1
+            others = [(sum(shares) - s) / 3 for s in shares]
+            assert g.advantages == pytest.approx(
+                [0.25 * right * (s - o) for s, o in zip(shares, others, strict=True)], abs=1e-9
+            )
+    metrics = whole.metrics()
+    assert [m["groups_by_steps"] for m in metrics] == [told_apart[step] for step in range(1, 7)]
+    assert [m["groups_zero_variance"] for m in metrics] == [3] * 6
+    assert sum(told_apart.values()) > 6
+    assert all(m["grad_norm"] for m in metrics)
+    flat = {g.prompt.id for gs in whole.recorded_steps().values() for g in gs if not any(g.advantages)}
+    assert {record["prompt_id"] for record in whole.pool()} <= flat

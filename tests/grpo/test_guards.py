@@ -72,6 +72,30 @@ def test_no_variance_needs_the_whole_patience() -> None:
     assert stopped(history(flat, {"groups_zero_variance": 3}, flat), zero_variance_patience=3) is None
 
 
+def test_graded_steps_are_something_to_learn_from() -> None:
+    shaped = {"groups_zero_variance": 4, "groups_by_steps": 1}
+    assert stopped(history(*[shaped] * 3), zero_variance_patience=3) is None
+    assert guards.warnings(history(*[shaped] * 10)) == {}
+
+
+@pytest.mark.parametrize(
+    ("sections", "text"),
+    [
+        ({}, r"\(mean 0.500\), so there was nothing to learn from"),
+        ({"grpo": {"resample": 4}}, r"nor had those sampled in their place \(grpo.resample = 4\)"),
+        ({"grpo": {"flat": "sign", "solved": 1.0}}, r"pushed all answers to a prompt the same way"),
+        (
+            {"grpo": {"flat": "steps", "solved": 1.0}, "reward": {"steps": {"judges": ["a/b"]}}},
+            r"and the steps of their answers did not differ either",
+        ),
+    ],
+)
+def test_no_variance_says_what_it_means_here(sections: dict[str, Any], text: str) -> None:
+    s = Settings.model_validate({"task": "x", **sections})
+    with pytest.raises(GuardStop, match=text):
+        guards.stop(history(*[{"groups_zero_variance": 4}] * 10), s)
+
+
 def test_exploding_gradient() -> None:
     calm = [{"grad_norm": 0.5}] * 5
     wild = {"grad_norm": 501.0}

@@ -15,9 +15,10 @@ from refine_rl.grpo.batch import Row, rows
 from refine_rl.grpo.importance import weights
 from refine_rl.grpo.surrogates import SURROGATES
 from refine_rl.grpo.update import UpdateMetrics, update
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.types import Group, Prompt, Score
 
 MakeModel = Callable[..., Path]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refine_rl.grpo.pool import Aside, Chosen, Seen, choose
+from refine_rl.grpo.pool import Aside, Chosen, Seen, choose, resting
 from refine_rl.grpo.rollout import choose_prompts
 from refine_rl.randomness import generator
 from refine_rl.types import Group, Prompt, Score, Trajectory
@@ -46,6 +46,25 @@ def test_without_evidence_the_first_pass_is_the_plain_one() -> None:
     second = [prompts[i].id for i in generator(7, "order", 1).permutation(10)]
     of_step_1 = {o.prompt_id for o in outcomes if o.step == 1}
     assert ids(choose(prompts, 4, 3, 7, outcomes)) == [*left, *[i for i in second if i in of_step_1][:2]]
+
+
+def test_who_rests_is_who_is_not_chosen_before_time() -> None:
+    prompts = pool(6)  # 2 a step: a rest is 3 steps
+    outcomes = [seen(1, "p0", *FLAT), seen(1, "p1", *SPREAD), seen(2, "gone", *FLAT), seen(9, "p2", *FLAT)]
+    assert [resting(prompts, step, 2, outcomes) for step in (1, 2, 4, 5)] == [set(), {"p0"}, {"p0"}, set()]
+    assert resting(prompts, 2, 2, outcomes, known=0) == set()
+
+
+def test_graded_steps_are_a_spread() -> None:
+    scores = tuple(Score(value=0.0, breakdown={"right_steps": x}) for x in (0.5, 0.25))
+    prompt = pool(1)[0]
+    attempts = tuple(
+        Trajectory(prompt_id="p0", member=m, messages=(), segments=(), stop_reason="stop") for m in (0, 1)
+    )
+    told = Group(step=1, prompt=prompt, trajectories=attempts, scores=scores, advantages=(0.1, -0.1))
+    same = Group(step=1, prompt=prompt, trajectories=attempts, scores=scores[:1] * 2, advantages=(0.0, 0.0))
+    assert (Seen.of(told).flat, Seen.of(same).flat) == (False, True)
+    assert Seen.of(same).values == (0.0, 0.0)  # "never solved", as without grading
 
 
 def test_rests_double_up_to_eight_passes_and_spread_ends_them() -> None:

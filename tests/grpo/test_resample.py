@@ -39,7 +39,7 @@ class World:
     """Two answers a prompt; `scores` says what they get. Remembers what was sampled together."""
 
     def __init__(self, scores: Callable[[Prompt], tuple[Score, ...]]) -> None:
-        self.scores, self.sampled = scores, list[list[str]]()
+        self.scores, self.sampled, self.resting = scores, list[list[str]](), set[str]()
 
     def sample(
         self, prompts: Sequence[Prompt], step: int, finished: Finished
@@ -59,7 +59,17 @@ class World:
     def fill(self, first: Sequence[Prompt], resample: int, seed: int = 0) -> list[Sampled]:
         start = [(p, (trajectory(p, 0), trajectory(p, 1)), self.scores(p)) for p in first]
         s = Settings.model_validate({"task": "x", "grpo": {"resample": resample, "seed": seed}})
-        return filled_up(start, PROMPTS, 7, s, sample=self.sample, score=self.score, pause=lambda: None)
+        found, _ = filled_up(
+            start,
+            PROMPTS,
+            7,
+            s,
+            sample=self.sample,
+            score=self.score,
+            pause=lambda: None,
+            resting=self.resting,
+        )
+        return found
 
 
 def test_a_draw_depends_on_its_key_alone_and_never_repeats_a_prompt() -> None:
@@ -109,6 +119,41 @@ def test_it_ends_with_the_budget_and_with_the_prompts(budget: int, sizes: list[i
 def test_a_missing_score_is_no_reason_to_sample_more() -> None:
     world = World(lambda p: GAP)
     assert len(world.fill(PROMPTS[:3], resample=9)) == 3
+
+
+def test_prompts_that_rest_take_no_place() -> None:
+    world = World(lambda p: FLAT)
+    world.resting = {f"p{n}" for n in range(3, 10)}
+    world.fill(PROMPTS[:3], resample=9)
+    assert [sorted(wave) for wave in world.sampled] == [["p10", "p11"]]
+
+
+def test_its_sampling_is_timed_and_its_scoring_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    world = World(lambda p: FLAT)
+
+    class Slow(Future[list[Score]]):
+        def result(self, timeout: float | None = None) -> list[Score]:
+            nonlocal now
+            now += 100
+            return super().result(timeout)
+
+    def sample(*given: Any) -> list[tuple[Trajectory, ...]]:
+        nonlocal now
+        now += 1
+        return world.sample(*given)
+
+    def score(prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
+        future = Slow()
+        future.set_result(list(FLAT))
+        return future
+
+    monkeypatch.setattr("refine_rl.grpo.resample.time.perf_counter", lambda: now)
+    start = [(p, (trajectory(p, 0), trajectory(p, 1)), FLAT) for p in PROMPTS[:3]]
+    s = Settings.model_validate({"task": "x", "grpo": {"resample": 5}})
+    _, seconds = filled_up(start, PROMPTS, 7, s, sample=sample, score=score, pause=lambda: None)
+    assert (seconds, len(world.sampled)) == (2.0, 2)
+    assert now >= 502
 
 
 def test_another_time_it_is_the_same() -> None:

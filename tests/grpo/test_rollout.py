@@ -138,6 +138,44 @@ def test_what_becomes_of_groups_without_spread() -> None:
     assert flat_and_not(flat="sign", solved=0.0)[1] == (1.0, 1.0, 1.0)
 
 
+def by_steps(shares: list[list[float | None]], value: float = 0.0, **sections: Any) -> list[Group]:
+    """A group of wrong answers for each row of shares, and behind them one with a spread."""
+    sampled = []
+    for n, row in enumerate(shares):
+        p = prompt(n)
+        scores = [Score(value=value, breakdown={} if s is None else {"right_steps": s}) for s in row]
+        sampled.append((p, tuple(trajectory(p, m, 2) for m in range(len(row))), tuple(scores)))
+    p = prompt(99)
+    sampled.append((p, (trajectory(p, 0, 2), trajectory(p, 1, 2)), (Score(value=1.0), Score(value=0.0))))
+    s = settings(
+        **{
+            "reward": {"steps": {"function": "r.py:right", "weight": 0.5}},
+            "grpo": {"flat": "steps", "solved": 1.0, **sections},
+        }
+    )
+    return with_advantages(sampled, 1, s, component_weights={}, references={})
+
+
+def test_steps_tell_wrong_answers_apart() -> None:
+    shares: list[list[float | None]] = [[1.0, 0.0, 0.5, None], [0.5] * 4, [None] * 4]
+    found = [g.advantages for g in by_steps(shares, advantage="mean")]
+    # The only right answer of three graded ones would get 2/3; half of it times 0.75, -0.75 and 0.
+    assert found[0] == pytest.approx((0.25, -0.25, 0.0, None))
+    assert found[1:] == [(0.0,) * 4, (0.0,) * 4, (0.5, -0.5)]
+    assert by_steps([[1.0, 0.0]], advantage="rloo")[0].advantages == (0.5, -0.5)
+    # Where solved is 2 and all got 1, the step from wrong to right is as large.
+    assert by_steps([[1.0, 0.0]], 1.0, advantage="rloo", solved=3.0)[0].advantages == (1.0, -1.0)
+    population = by_steps([[1.0, 0.0, 0.0]], deviation="population", epsilon=1e-9)[0].advantages
+    assert population == pytest.approx((0.5 * math.sqrt(2), -0.25 * math.sqrt(2), -0.25 * math.sqrt(2)))
+
+
+def test_groups_told_apart_by_steps_are_counted() -> None:
+    found = group_statistics(by_steps([[1.0, 0.0], [0.5, 0.5], [None, None], [0.5, None]]))
+    assert (found["groups"], found["groups_zero_variance"], found["groups_by_steps"]) == (5, 4, 1)
+    assert found["components"] == {"right_steps": 0.5}
+    assert found["reward_mean"] == 0.1
+
+
 def test_leave_one_out_is_asked_for_by_name() -> None:
     assert flat_and_not(advantage="rloo")[2] == (-0.75, 0.75, 0.0)
 
@@ -188,6 +226,12 @@ def test_packed_micro_batches_count_a_prompt_once() -> None:
     chunks = list(micro_batches(trajectories, 16, packed=True))
     # Prompts of one text are one prompt: 3 + 4 + 4 leave no room for 30; 3 + 1 + 4 + 4 leave none for 30.
     assert chunks == [[0, 1], [2], [3, 4, 5], [6], [7]]
+
+
+def test_a_group_is_not_cut_before_the_part_pays_for_its_prompt() -> None:
+    trajectories = [trajectory(prompt(0), m, n) for m, n in enumerate([1, 1, 1, 1, 1, 1, 1])]
+    # The prompt alone is over the budget: three completions of one token are as many tokens as it has.
+    assert list(micro_batches(trajectories, 2, packed=True)) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_learning_rates_by_hand() -> None:

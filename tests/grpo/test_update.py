@@ -17,9 +17,10 @@ from refine_rl.grpo import checkpoint
 from refine_rl.grpo.batch import Row, rows
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.update import kl_per_token, make_optimizer, reference_logprobs, update
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.types import Group, Prompt, Score, Segment
 
 MakeModel = Callable[..., Path]
@@ -65,6 +66,46 @@ def weights(policy: Policy) -> dict[str, torch.Tensor]:
 def updated(policy: Policy, batch: Sequence[Row], s: Settings, step: int = 1) -> dict[str, torch.Tensor]:
     update(policy, make_optimizer(policy, s), batch, s, step=step)
     return weights(policy)
+
+
+@pytest.mark.parametrize(
+    "grpo",
+    [
+        {},
+        {"updates_per_step": 3, "importance_cap": 1.5},
+        {"kl": 0.1, "loss": "gspo"},
+        {"tokens_per_micro_batch": 1},
+    ],
+)
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_lanes_change_nothing_but_the_rounding(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, grpo: dict[str, Any], adapter: str
+) -> None:
+    s = settings(**{"tokens_per_micro_batch": 60, **grpo})
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            policy = policy_of(make_model, adapter=adapter)
+            groups = groups_of(policy)
+            references = reference_logprobs(policy, [t for g in groups for t in g.trajectories], s)
+            batch = rows(groups, loss=s.grpo.loss, max_tokens=8, references=references if s.grpo.kl else None)
+            optimizer = torch.optim.SGD(policy.trainable().values(), lr=1.0)
+            metrics = update(policy, optimizer, batch, s, step=1)
+            found.append((metrics, weights(policy), references))
+    finally:
+        torch.set_num_threads(before)
+    (serial, moved, references), (metrics, beside, by_lanes), (again, once_more, _) = found
+    assert all(torch.equal(beside[n], once_more[n]) for n in beside)
+    assert metrics == again
+    assert metrics.loss == pytest.approx(serial.loss, abs=1e-6)
+    assert metrics.clip_share == serial.clip_share
+    for name in moved:
+        torch.testing.assert_close(moved[name], beside[name], atol=2e-5, rtol=1e-4)
+    assert by_lanes.keys() == references.keys()
+    for key, values in references.items():
+        assert by_lanes[key] == pytest.approx(values, abs=1e-5)
 
 
 def test_the_micro_batch_size_does_not_matter(make_model: MakeModel) -> None:

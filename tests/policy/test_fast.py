@@ -11,13 +11,14 @@ import torch
 from torch.nn.functional import linear
 
 from refine_rl.config import ModelSettings
-from refine_rl.policy import head, prefix
+from refine_rl.policy import attention, head
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import target_logprobs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.types import Prompt, Segment, Trajectory
 
 MakeModel = Callable[..., Path]
@@ -153,7 +154,7 @@ def test_parts_of_a_group_are_the_whole(
     policy = policy_of(make_model, kind, "none")
     batch = token_batch(trajectories())
     whole = logprobs(policy, batch)
-    monkeypatch.setattr(prefix, "MAX_SCORES", 1)
+    monkeypatch.setitem(attention.SCORES, "cpu", 1)
     assert (logprobs(policy, batch) - whole).abs().max() < 1e-5
 
 
@@ -167,7 +168,7 @@ def test_a_prompt_stands_once() -> None:
 @pytest.mark.parametrize("cap", [0.0, 2.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_tiled_head_is_a_log_softmax(cap: float, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "TILE", 7)
+    monkeypatch.setitem(head.TILE, "cpu", 7)
     monkeypatch.setattr(head, "ROWS", 5)
     generator = torch.Generator().manual_seed(0)
 

@@ -11,10 +11,12 @@ import torch
 
 from refine_rl.config import ModelSettings
 from refine_rl.errors import Interrupted
+from refine_rl.policy import draw as drawing
+from refine_rl.policy.draw import Sampling, draw
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, token_batch
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, Sampling, draw, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Trajectory
 
@@ -247,3 +249,25 @@ def test_text_has_no_stop_token_and_its_tokens_are_kept(make_model: MakeModel) -
         assert not set(answer[:-1]) & policy.stop_ids
         assert t.completion == policy.decode(answer[:-1])
         assert "<|end|>" not in t.completion
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_token_drawn_from_tiles_is_the_one_drawn_from_the_whole(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "TILE", 40 * 2 * drawing.BLOCK)  # tiles of two blocks for 40 rows
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 5 * drawing.BLOCK + 3, generator=generator) * 4
+    logits[7, -1] = 60.0  # the last block's only heavy token
+    uniform = torch.rand(40, generator=generator, dtype=torch.float64)
+    sampling = Sampling(max_tokens=1, temperature=temperature)
+
+    whole = draw(logits, uniform, sampling)
+    tiled = drawing.draw_tiled(lambda a, b: logits[:, a:b], logits.shape[1], uniform, temperature)
+
+    assert tiled[0].tolist() == whole[0].tolist()
+    assert whole[0][7] == logits.shape[1] - 1
+    torch.testing.assert_close(tiled[1], whole[1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        tiled[1], (logits / temperature).log_softmax(-1)[range(40), tiled[0]], atol=2e-6, rtol=0
+    )

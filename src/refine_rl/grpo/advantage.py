@@ -2,7 +2,7 @@
 
 A member whose score is missing has no advantage (None) and takes no part in the statistics of its
 group. A group whose rewards are all equal teaches nothing: its advantages are exactly 0, unless `by_sign`
-is asked.
+or `by_steps` is asked.
 """
 
 from __future__ import annotations
@@ -66,6 +66,21 @@ def by_sign(rewards_G: Sequence[float | None], solved: float) -> tuple[float | N
     if len(present) > 1 and min(present) == max(present):
         sign = 1.0 if present[0] >= solved else -1.0
     return tuple(None if r is None else sign for r in rewards_G)
+
+
+def by_steps(shares_G: Sequence[float | None], *, right: float, weight: float) -> tuple[float | None, ...]:
+    """SGPO (arXiv 2505.11595) for a group of wrong answers, of which s is the share of steps before the first
+    wrong one: A = weight * right * (s - mean of the other members' s).
+
+    `right` is the advantage that the only right answer of such a group would have. As s lies in [0, 1], no
+    wrong answer gets more than `weight` of it, nor less than minus that. The paper puts s in the place of
+    the reward, and so divides by its deviation; then the best of wrong answers may count as much as a right
+    one, also where they hardly differ. A member without a share takes no part (None).
+
+    >>> by_steps([1.0, 0.0, None, 0.0], right=2.0, weight=0.5)
+    (1.0, -0.5, None, -0.5)
+    """
+    return tuple(None if a is None else weight * right * a for a in leave_one_out(shares_G))
 
 
 def gdpo(

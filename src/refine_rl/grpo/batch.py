@@ -72,8 +72,9 @@ def micro_batches(
     trajectories: Sequence[Trajectory], tokens: int, *, packed: bool = False
 ) -> Iterator[list[int]]:
     """Indices of trajectories, each micro-batch at most `tokens` tokens as they go through the model (but
-    at least one row): `packed`, rows in their order, a prompt counted once for the rows that share it; else
-    rows of similar length, padded to the longest."""
+    at least one row): `packed`, rows in their order, a prompt counted once for the rows that share it, and
+    no group cut before as many tokens follow its prompt as that has; else rows of similar length, padded
+    to the longest."""
     yield from (_packed_batches if packed else _padded_batches)(trajectories, tokens)
 
 
@@ -84,14 +85,16 @@ def _packed_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator
     chunk: list[int] = []
     count = 0
     for prompt, members in groups.items():
-        begun = False  # whether the prompt stands in this chunk
+        written = 0  # tokens of this prompt's completions in this chunk
         for index in members:
             own = length(trajectories[index]) - len(prompt)
-            if chunk and count + own + (0 if begun else len(prompt)) > tokens:
+            # Where a group is cut its prompt is computed once more: not before the part pays for it.
+            pays = written == 0 or written >= len(prompt)
+            if chunk and pays and count + own + (0 if written else len(prompt)) > tokens:
                 yield chunk
-                chunk, count, begun = [], 0, False
-            count += own + (0 if begun else len(prompt))
-            begun = True
+                chunk, count, written = [], 0, 0
+            count += own + (0 if written else len(prompt))
+            written += own
             chunk.append(index)
     if chunk:
         yield chunk

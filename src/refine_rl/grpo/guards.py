@@ -36,12 +36,12 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
         )
     patience = settings.grpo.zero_variance_patience
     recent = history[-patience:]
-    if len(recent) == patience and all(m.groups_zero_variance == m.groups for m in recent):
+    if len(recent) == patience and all(_without_signal(m) == m.groups for m in recent):
         level = newest.reward_mean if newest.reward_mean is not None else float("nan")
         raise GuardStop(
             "no_variance",
             f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
-            f"(mean {level:.3f}), so there was nothing to learn from.",
+            f"(mean {level:.3f}), {_what_that_means(settings)}",
             "If the reward is at its top, training is done: end it here with --resume RUN --set "
             f"grpo.steps={newest.step}. To try on, --set grpo.zero_variance_patience=... Otherwise start "
             "anew with a finer reward (partial credit, rules that grade), other prompts, a higher "
@@ -57,6 +57,28 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "Go back to an earlier checkpoint with a lower rate: --resume RUN --from-step N "
             "--set grpo.learning_rate=...",
         )
+
+
+def _without_signal(metrics: StepMetrics) -> int:
+    """Groups in which nothing told the answers apart, neither rewards nor graded steps."""
+    return metrics.groups_zero_variance - metrics.groups_by_steps
+
+
+def _what_that_means(settings: Settings) -> str:
+    """The end of the sentence that no group had any spread."""
+    if settings.flat == "sign":
+        return (
+            'so grpo.flat = "sign" pushed all answers to a prompt the same way, up or down, and no update '
+            "compared any."
+        )
+    if settings.flat == "steps":
+        return "and the steps of their answers did not differ either: there was nothing to learn from."
+    if settings.grpo.resample:
+        return (
+            f"nor had those sampled in their place (grpo.resample = {settings.grpo.resample}), so there was "
+            "nothing to learn from."
+        )
+    return "so there was nothing to learn from."
 
 
 def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> bool:
@@ -100,9 +122,9 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             "More than half of the completions are cut at rollout.max_tokens; raise it, or reward "
             "shorter answers."
         )
-    if fmean(m.groups_zero_variance / m.groups for m in last) > 0.75:
+    if fmean(_without_signal(m) / m.groups for m in last) > 0.75:
         found["little_signal"] = (
-            "In more than three of four groups all rewards are equal, so most of the work teaches "
+            "In more than three of four groups all rewards are equal, so most of the work compares "
             "nothing: training may be done, or the reward is too coarse or too hard."
         )
     return found

@@ -12,11 +12,11 @@ run chooses what the unbroken one would have chosen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.randomness import generator
-from refine_rl.types import Group, Prompt
+from refine_rl.types import RIGHT_STEPS, Group, Prompt
 
 LEAST_REST = 2  # steps
 LONGEST = 3  # doublings of the rest
@@ -25,7 +25,8 @@ LONGEST = 3  # doublings of the rest
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """A group that was sampled at `step` (1, 2 ...; 0 for a probe before training). `values` are the
-    rewards of the members that have a score; with fewer than two it is a turn, but no evidence.
+    rewards of the members that have a score, or what told them apart instead (`worth`); with fewer than two
+    it is a turn, but no evidence.
 
     >>> Seen(step=1, prompt_id="p0001", values=(0.5, 0.5)).flat
     True
@@ -38,13 +39,27 @@ class Seen:
     @classmethod
     def of(cls, group: Group) -> Seen:
         """What the pool needs of a scored group."""
-        values = tuple(s.value for s in group.scores if s.value is not None)
+        values = worth((s.value, s.breakdown) for s in group.scores)
         return cls(step=group.step, prompt_id=group.prompt.id, values=values)
 
     @property
     def flat(self) -> bool | None:
         """Whether all rewards were equal; None where that cannot be said."""
         return None if len(self.values) < 2 else min(self.values) == max(self.values)
+
+
+def worth(members: Iterable[tuple[float | None, Mapping[str, float]]]) -> tuple[float, ...]:
+    """The rewards of a group's members, given as (reward, breakdown); or, where graded steps tell its wrong
+    answers apart, the shares of right steps.
+
+    >>> worth([(0.0, {}), (1.0, {}), (None, {})])
+    (0.0, 1.0)
+    >>> worth([(0.0, {"right_steps": 0.5}), (0.0, {"right_steps": 0.25})])
+    (0.5, 0.25)
+    """
+    known = [(reward, breakdown) for reward, breakdown in members if reward is not None]
+    shares = tuple(breakdown[RIGHT_STEPS] for _, breakdown in known if RIGHT_STEPS in breakdown)
+    return shares if len(set(shares)) > 1 else tuple(reward for reward, _ in known)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +109,7 @@ def choose(
     past = sorted((o for o in outcomes if o.step < step), key=lambda o: o.step)
     used = {o.prompt_id: o.step for o in past}
     turns = Counter(o.prompt_id for o in past)
-    rest = max(LEAST_REST, -(-len(prompts) // per_step))
+    rest = _rest(len(prompts), per_step)
     before, now = _resting(past, ((told, step - 1), (known, step)), rest, top)
 
     which_pass = (step - 1) // (len(prompts) // per_step)
@@ -106,6 +121,22 @@ def choose(
         aside=tuple(now[p.id] for p in prompts if p.id in now and now[p.id] != before.get(p.id)),
         back=tuple(p.id for p in prompts if p.id in before and p.id not in now),
     )
+
+
+def resting(
+    prompts: Sequence[Prompt], step: int, per_step: int, outcomes: Iterable[Seen], *, known: int | None = None
+) -> set[str]:
+    """The ids of the prompts that rest at `step`; the arguments are those of `choose`."""
+    past = sorted((o for o in outcomes if o.step < step), key=lambda o: o.step)
+    known = step - 1 if known is None else known
+    return _resting(past, ((known, step),), _rest(len(prompts), per_step), None)[0].keys() & {
+        p.id for p in prompts
+    }
+
+
+def _rest(prompts: int, per_step: int) -> int:
+    """One pass over the pool, in steps."""
+    return max(LEAST_REST, -(-prompts // per_step))
 
 
 def _resting(

@@ -3,12 +3,13 @@
 A step's groups come in waves: first the prompts chosen for it, then as many others as groups were without
 spread, and so on until each is replaced, or `grpo.resample` groups were added, or no prompt is left. Every
 group stays on record; with `grpo.flat = "drop"`, as DAPO has it, those without spread do not count in the
-loss. Which prompts a wave takes is a function of the seed, the step, the wave and what the step held
-before: a step that is made again is the same.
+loss. Prompts that rest (pool.py) are not taken. Which prompts a wave takes is a function of the seed, the
+step, the wave, what rests and what the step held before: a step that is made again is the same.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 
 from refine_rl.config import Settings
@@ -48,21 +49,26 @@ def filled_up(
     sample: Sampler,
     score: Scorer,
     pause: Callable[[], None],
-) -> list[Sampled]:
-    """The step's groups, and behind them those of the further waves."""
-    found, wave = list(sampled), 0
+    resting: Collection[str] = (),
+) -> tuple[list[Sampled], float]:
+    """The step's groups, and behind them those of the further waves; and the seconds that these took to
+    sample. `resting` are ids of prompts that no wave takes."""
+    found, wave, seconds = list(sampled), 0, 0.0
     budget, lacking = settings.grpo.resample, sum(without_spread(s) for _, _, s in sampled)
     while count := min(lacking, budget):
         wave += 1
-        used = {p.id for p, _, _ in found}
+        used = {*resting, *(p.id for p, _, _ in found)}
         fresh = draw(prompts, count, seed=settings.grpo.seed, step=step, wave=wave, used=used)
         if not fresh:
             break
-        more = start(fresh, step, sample=sample, score=score).scored(pause)
+        began = time.perf_counter()
+        under_way = start(fresh, step, sample=sample, score=score)
+        seconds += time.perf_counter() - began
+        more = under_way.scored(pause)
         found += more
         budget -= len(more)
         lacking -= sum(not without_spread(s) for _, _, s in more)
-    return found
+    return found, seconds
 
 
 def waves(groups: Sequence[Group], per_step: int) -> list[Sequence[Group]]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
-from refine_rl.grpo.advantage import by_sign, gdpo, leave_one_out, mean_only, zscore
+from refine_rl.grpo.advantage import by_sign, by_steps, gdpo, leave_one_out, mean_only, zscore
 from refine_rl.grpo.batch import MemberKey, sampled_logprobs
 from refine_rl.grpo.update import kl_per_token
 from refine_rl.progress import wait
 from refine_rl.randomness import generator
-from refine_rl.types import Group, Prompt, Score, Trajectory
+from refine_rl.types import RIGHT_STEPS, Group, Prompt, Score, Trajectory
 
 Finished = Callable[[int, tuple[Trajectory, ...]], None]
 """Told a prompt's place and its group as soon as the group is whole."""
@@ -109,11 +109,13 @@ def with_advantages(
                     g.kl * float(kl.sum()) for kl in kl_per_token(trajectories, references, g.kl_estimator)
                 ]
                 rewards = [None if r is None else r - p for r, p in zip(rewards, penalties, strict=True)]
-            if g.advantage == "zscore":
-                advantages.append(zscore(rewards, deviation=g.deviation, epsilon=g.epsilon))
-            else:
-                advantages.append((mean_only if g.advantage == "mean" else leave_one_out)(rewards))
-    if g.solved is not None:
+            advantages.append(_within(rewards, settings))
+    if settings.flat == "steps":
+        advantages = [
+            a if any(a) else _by_steps(scores, settings)
+            for a, (_, _, scores) in zip(advantages, sampled, strict=True)
+        ]
+    elif g.solved is not None:
         advantages = [
             a if any(a) else by_sign([s.value for s in scores], g.solved)
             for a, (_, _, scores) in zip(advantages, sampled, strict=True)
@@ -126,6 +128,26 @@ def with_advantages(
         Group(step=step, prompt=p, trajectories=tuple(t), scores=tuple(s), advantages=a)
         for (p, t, s), a in zip(sampled, advantages, strict=True)
     ]
+
+
+def _within(rewards_G: Sequence[float | None], settings: Settings) -> tuple[float | None, ...]:
+    """The advantages that a group's own rewards decide."""
+    g = settings.grpo
+    if g.advantage == "zscore":
+        return zscore(rewards_G, deviation=g.deviation, epsilon=g.epsilon)
+    return (mean_only if g.advantage == "mean" else leave_one_out)(rewards_G)
+
+
+def _by_steps(scores_G: Sequence[Score], settings: Settings) -> tuple[float | None, ...]:
+    """The advantages of a group of equal rewards: by the steps of its answers, where they were graded."""
+    table, solved = settings.reward.steps, settings.grpo.solved
+    rewards = [s.value for s in scores_G]
+    shares = [s.breakdown.get(RIGHT_STEPS) for s in scores_G]
+    graded = [r for r, share in zip(rewards, shares, strict=True) if share is not None]
+    if not graded or table is None or solved is None:
+        return _within(rewards, settings)
+    right = _within([solved, *graded[1:]], settings)[0]
+    return by_steps(shares, right=right or 0.0, weight=table.weight)
 
 
 def shrunk(advantages: Sequence[float | None], scores: Sequence[Score]) -> tuple[float | None, ...]:
@@ -146,6 +168,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
     tokens = [t.completion_tokens for g in groups for t in g.trajectories]
     reasons = [t.stop_reason for g in groups for t in g.trajectories]
     logprobs = [x for g in groups for t in g.trajectories for x in sampled_logprobs(t)]
+    shares = [{s.breakdown[RIGHT_STEPS] for s in g.scores if RIGHT_STEPS in s.breakdown} for g in groups]
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
     components = {
         name: _mean([s.breakdown[name] for s in scores if s.value is not None and name in s.breakdown])
@@ -157,6 +180,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
         "components": {name: mean for name, mean in components.items() if mean is not None},
         "groups": len(groups),
         "groups_zero_variance": sum(1 for r in by_group if r and min(r) == max(r)),
+        "groups_by_steps": sum(1 for found in shares if len(found) > 1),
         "groups_missing": sum(1 for g in groups if any(s.status == "missing" for s in g.scores)),
         "members_missing": sum(1 for s in scores if s.status == "missing"),
         "tokens_mean": math.fsum(tokens) / len(tokens),

@@ -20,7 +20,7 @@ from refine_rl.grpo import check, guards, kl
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.batch import rows
 from refine_rl.grpo.checkpoint import Position
-from refine_rl.grpo.pool import Chosen, Seen, choose
+from refine_rl.grpo.pool import Chosen, Seen, choose, resting
 from refine_rl.grpo.resample import filled_up
 from refine_rl.grpo.rollout import (
     Sampler,
@@ -143,11 +143,18 @@ def take_step(
     if step < g.steps and sampled_after(step + 1, settings) < step:
         flights[step + 1] = _take_off(prompts, step + 1, parts, settings, before=flight)
     sampled_at = time.perf_counter()
-    sampled = None
+    sampled, sampling = None, 0.0
     if flight.under_way is not None:
         whole = flight.under_way.scored(parts.pause)
-        sampled = filled_up(
-            whole, prompts, step, settings, sample=parts.sample, score=parts.score, pause=parts.pause
+        sampled, sampling = filled_up(
+            whole,
+            prompts,
+            step,
+            settings,
+            sample=parts.sample,
+            score=parts.score,
+            pause=parts.pause,
+            resting=_resting(prompts, step, parts, settings),
         )
         scores = [s for _, _, group_scores in sampled for s in group_scores]
         require_scores(scores, settings.reward.max_missing, f"Step {step}")
@@ -171,8 +178,8 @@ def take_step(
     )
     result = update(policy, parts.optimizer, batch, settings, step=step, seen=flight.seen, pause=parts.pause)
     seconds = {
-        "sample": sampled_at - began,
-        "score": scored_at - sampled_at,
+        "sample": sampled_at - began + sampling,
+        "score": scored_at - sampled_at - sampling,
         "train": time.perf_counter() - scored_at,
     }
     cost = parts.cost()
@@ -223,6 +230,13 @@ def _choose(
     )
     parts.recorder.pool(step, chosen)
     return chosen.prompts
+
+
+def _resting(prompts: Sequence[Prompt], step: int, parts: Parts, settings: Settings) -> set[str]:
+    """The prompts that do not take the place of others in this step."""
+    if settings.prompts.pool == "all" or not settings.grpo.resample:
+        return set()
+    return resting(prompts, step, settings.grpo.prompts_per_step, parts.recorder.seen())
 
 
 def _members(flight: Flight, step: int, parts: Parts) -> list[Trajectory]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from refine_rl.grpo import check, importance
 from refine_rl.grpo.batch import MemberKey, Row, micro_batch, micro_batches, sampled_logprobs
 from refine_rl.grpo.kl import kl_terms
 from refine_rl.grpo.loss import LossSums, policy_loss
+from refine_rl.policy.lanes import Gradients, in_lanes, lanes_of
 from refine_rl.policy.logprobs import logprobs, token_batch
 from refine_rl.policy.policy import Policy
 from refine_rl.randomness import torch_seed
@@ -31,6 +32,10 @@ class UpdateMetrics:
     mismatch_max: float | None
     importance_mean: float | None = None  # of the weights before they are cut; None without a cap
     importance_max: float | None = None
+
+
+_Starts = dict[int, torch.Tensor]
+"""Each micro-batch's log-probs [B, T] before any weight has moved."""
 
 
 def make_optimizer(policy: Policy, settings: Settings) -> torch.optim.AdamW:
@@ -73,6 +78,8 @@ def update(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, settings)
     worked = [r for r in rows if r.advantage != 0 or r.reference is not None]
+    lanes = 1 if settings.model.dropout > 0 else lanes_of(policy)  # dropout has one stream of randomness
+    parameters = [p for _, p in sorted(policy.trainable().items())]
     if seen is None and rows and (not worked or settings.model.dropout > 0):
         # The training pass cannot give the comparison: there is none, or dropout disturbs it.
         seen = check.compare(policy, [r.trajectory for r in rows], settings, step)
@@ -80,23 +87,31 @@ def update(
     norms: list[float] = []
     uncut: list[torch.Tensor] = []
     clipped = 0
-    starts: dict[int, torch.Tensor] = {}  # each micro-batch's log-probs before any weight moves
+    starts: _Starts = {}
+    chunks = _chunks([r.trajectory for r in worked], settings, policy, lanes)
     for u in range(g.updates_per_step if worked else 0):
         optimizer.zero_grad(set_to_none=True)
-        loss, differences = 0.0, []
-        for n, chunk in enumerate(_chunks(policy, [r.trajectory for r in worked], settings)):
-            if u == 0:
+        gradients = Gradients(parameters, lanes)
+
+        def backward(
+            n: int, lane: int, u: int = u, gradients: Gradients = gradients, starts: _Starts = starts
+        ) -> _Part:
+            if u == 0 and lane == 0:
                 pause()
-            sums, new_B_T, new_minus_old = _backward(
-                policy, [worked[i] for i in chunk], settings, seed=(step, u, n), start_B_T=starts.get(n)
-            )
-            loss += sums.loss.item()
-            clipped += sums.clipped_tokens
-            differences.append(new_minus_old.abs())
-            if g.importance_cap is not None and u == 0:
-                starts[n] = new_B_T
-                uncut.append(new_minus_old.exp())
-        norm = float(nn.utils.clip_grad_norm_(list(policy.trainable().values()), g.max_grad_norm))
+            some, start = [worked[i] for i in chunks[n]], starts.get(n)
+            part = _forward(policy, some, settings, seed=(step, u, n), start_B_T=start)
+            gradients.add(lane, part.sums.loss)
+            return part.detached()
+
+        parts = in_lanes(backward, len(chunks), lanes)
+        gradients.hand_over()
+        loss = sum(p.sums.loss.item() for p in parts)
+        clipped += sum(p.sums.clipped_tokens for p in parts)
+        differences = [p.new_minus_old.abs() for p in parts]
+        if g.importance_cap is not None and u == 0:
+            starts = {n: p.new_B_T for n, p in enumerate(parts)}
+            uncut = [p.new_minus_old.exp() for p in parts]
+        norm = float(nn.utils.clip_grad_norm_(parameters, g.max_grad_norm))
         check.require_finite(loss, norm, step)
         if seen is None:
             seen = torch.cat(differences)
@@ -117,16 +132,29 @@ def update(
     )
 
 
-def _backward(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What a micro-batch gave: its share of the loss, the log-probs [B, T], and new - old, [N]."""
+
+    sums: LossSums
+    new_B_T: torch.Tensor
+    new_minus_old: torch.Tensor
+
+    def detached(self) -> _Part:
+        """Without the graph, which is large."""
+        return replace(self, sums=replace(self.sums, loss=self.sums.loss.detach()))
+
+
+def _forward(
     policy: Policy,
     rows: Sequence[Row],
     settings: Settings,
     *,
     seed: tuple[int, int, int],
     start_B_T: torch.Tensor | None,
-) -> tuple[LossSums, torch.Tensor, torch.Tensor]:
-    """Adds the rows' gradient; returns their share of the loss, the log-probs [B, T], and new - old, [N].
-    `start_B_T`: these log-probs when the step's update began, where that is over."""
+) -> _Part:
+    """The rows' share of the loss. `start_B_T`: their log-probs when the step's update began, where that
+    is over."""
     g = settings.grpo
     batch = micro_batch(rows, policy.device)
     mask = batch.tokens.trainable.to(policy.device)
@@ -150,12 +178,13 @@ def _backward(
             kl_estimator=g.kl_estimator,
             importance_B_T=weights,
         )
-        torch.autograd.backward(sums.loss)
-    return sums, new.detach(), (new.detach() - batch.old_B_T)[mask]
+    return _Part(sums=sums, new_B_T=new.detach(), new_minus_old=(new.detach() - batch.old_B_T)[mask])
 
 
-def _chunks(policy: Policy, trajectories: Sequence[Trajectory], settings: Settings) -> list[list[int]]:
-    tokens = settings.grpo.tokens_per_micro_batch
+def _chunks(
+    trajectories: Sequence[Trajectory], settings: Settings, policy: Policy, lanes: int
+) -> list[list[int]]:
+    tokens = settings.grpo.tokens_per_micro_batch // lanes  # the lanes' micro-batches are in memory at once
     return list(micro_batches(trajectories, tokens, packed=policy.fast is not None))
 
 
@@ -165,12 +194,17 @@ def reference_logprobs(
     """The reference's log-probs of each trajectory's sampled tokens."""
     found: dict[MemberKey, tuple[float, ...]] = {}
     with torch.no_grad(), policy.reference() as reference:
-        for chunk in _chunks(reference, trajectories, settings):
-            some = [trajectories[i] for i in chunk]
+        lanes = lanes_of(reference)
+        chunks = _chunks(trajectories, settings, reference, lanes)
+
+        def work(n: int, lane: int) -> None:
+            some = [trajectories[i] for i in chunks[n]]
             batch = token_batch(some)
             values = logprobs(reference, batch, temperature=settings.rollout.temperature).cpu()
             for row, t in enumerate(some):
                 found[t.prompt_id, t.member] = tuple(values[row][batch.trainable[row]].tolist())
+
+        in_lanes(work, len(chunks), lanes)
     return found
 
 

@@ -5,4 +5,4 @@ import os
 # GNU OpenMP lets waiting threads spin. Where another program uses a core as well, the spinning takes the
 # very time that is waited for, and a step of 2 s was seen to take 30 s. A short spin keeps the speed of a
 # quiet machine. It counts only if torch has not been imported yet.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -40,9 +40,10 @@ class Fast:
             out = self.body(input_ids=ids, position_ids=positions, use_cache=False, packed=layout)
         return cast(torch.Tensor, out.last_hidden_state[0])
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[N, hidden] -> [N, V] float32."""
-        logits: torch.Tensor = self.head(hidden).float()
+    def logits(self, hidden: torch.Tensor, start: int = 0, end: int | None = None) -> torch.Tensor:
+        """[N, hidden] -> [N, V] float32, or those of a part of the vocabulary."""
+        bias = None if self.head.bias is None else self.head.bias[start:end]
+        logits = torch.nn.functional.linear(hidden, self.head.weight[start:end], bias).float()
         if self.cap:
             logits = torch.tanh(logits / self.cap) * self.cap
         return logits if self.scale == 1.0 else logits * self.scale

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-TILE = 8192  # of the vocabulary
 ROWS = 1024  # tokens that are worked off at once
+TILE = {"cpu": 1024}  # of the vocabulary: a tile's passes should find it in the processor's cache
+WIDE = 8192  # where every product is a launch
 
 
 class _TargetLogprobs(torch.autograd.Function):
@@ -110,9 +111,10 @@ def _piece(
     chosen = torch.zeros(R, device=hidden.device)
     mean = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
     chosen_slope = torch.ones(R, device=hidden.device)
-    for start in range(0, weight.shape[0], TILE):
-        w = weight[start : start + TILE].to(hidden.dtype)
-        b = None if bias is None else bias[start : start + TILE].to(hidden.dtype)
+    width = TILE.get(hidden.device.type, WIDE)
+    for start in range(0, weight.shape[0], width):
+        w = weight[start : start + width].to(hidden.dtype)
+        b = None if bias is None else bias[start : start + width].to(hidden.dtype)
         logits, bent = _logits(hidden, w, b, scale, cap)
         here = (targets >= start) & (targets < start + w.shape[0])
         place = (targets - start).clamp(0, w.shape[0] - 1)[:, None]
@@ -125,7 +127,7 @@ def _piece(
             if bent is not None:
                 chosen_slope = torch.where(here, bent.gather(1, place)[:, 0], chosen_slope)
                 logits = logits * bent
-            mean = mean * shrink + (logits.to(hidden.dtype) @ w).float()
+            mean.mul_(shrink).add_(logits.to(hidden.dtype) @ w)
         highest = new
     logsum = (highest + total.log())[:, 0]
     if slope:
@@ -147,8 +149,9 @@ def _head_gradient(
     """The gradient of a trained head: sum_t g_t (onehot(y_t) - p_t) h_t^T, tile by tile."""
     for_weight = torch.zeros_like(weight)
     for_bias = None if bias is None else torch.zeros_like(bias)
-    for start in range(0, weight.shape[0], TILE):
-        tile = slice(start, start + TILE)
+    width = TILE.get(hidden.device.type, WIDE)
+    for start in range(0, weight.shape[0], width):
+        tile = slice(start, start + width)
         w = weight[tile].to(hidden.dtype)
         b = None if bias is None else bias[tile].to(hidden.dtype)
         for first in range(0, hidden.shape[0], ROWS):
@@ -160,7 +163,7 @@ def _head_gradient(
             pull[lines, targets[rows][lines] - start] += 1
             if bent is not None:
                 pull = pull * bent
-            pull *= grad[rows, None] * scale
+            pull.mul_(grad[rows, None] * scale)
             for_weight[tile] += (pull.to(hidden.dtype).T @ hidden[rows]).to(weight.dtype)
             if for_bias is not None:
                 for_bias[tile] += pull.sum(0).to(for_bias.dtype)

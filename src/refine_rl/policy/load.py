@@ -20,7 +20,9 @@ from torch import nn
 from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy.lora import make_lean
+from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.recompute import recompute_layers
 from refine_rl.policy.template import ensure_template, stop_ids
 from refine_rl.randomness import torch_seed
 
@@ -52,6 +54,7 @@ def load_policy(
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
     dtype = compute_dtype if settings.adapter == "lora" else torch.float32
     model = _fetch(transformers.AutoModelForCausalLM, weights_from, dtype=dtype, use_safetensors=True)
+    lean_norms(model)
     tokenizer = _fetch(transformers.AutoTokenizer, source)
     frozen = None
     if settings.adapter == "lora":
@@ -64,6 +67,11 @@ def load_policy(
         )
         frozen = untrained.requires_grad_(False).eval().to(device)
     model.to(device).eval()
+    if settings.gradient_checkpointing and not recompute_layers(model):
+        raise UserError(
+            f"[model] gradient_checkpointing = true: {settings.name} ({model_config.model_type}) has no "
+            "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
+        )
     ensure_template(tokenizer)
     return Policy(
         model=model,

@@ -16,6 +16,7 @@ the plain forward pass when a model is loaded, and take the plain path.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,14 +24,11 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
+
+from refine_rl.policy.attention import shared_attention
 
 NAME = "refine_packed"
 """Our attention function's name in transformers' registry."""
-
-MAX_SCORES = 1 << 24
-"""Attention scores that stand in memory at once, for one part of a block."""
-
 
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions", "return_dict"}
 
@@ -199,8 +197,7 @@ def _suffixes(
 ) -> torch.Tensor:
     """Attention of the suffixes' S tokens to their prompt and themselves: q [H, S, D] -> [H, S, D]."""
     H, _, D = q.shape
-    K, L = prefix_k.shape[:2]
-    G, C = len(block.suffixes), block.widest
+    K, G, C = len(k), len(block.suffixes), block.widest
 
     def spread(x: torch.Tensor) -> torch.Tensor:  # [heads, S, D] -> [heads, G, C, D]
         if block.even:
@@ -210,67 +207,43 @@ def _suffixes(
 
     # Query heads that share a key head stand together: [K, G, rep, C, D].
     q_K_G_R_C = spread(q).view(K, H // K, G, C, D).transpose(1, 2)
-    own_k, own_v = spread(k), spread(v)
-    at_once = max(1, MAX_SCORES // max(1, H * C * (L + C)))
-    parts = []
-    for some in range(0, G, at_once):
-        members = slice(some, some + at_once)
-        inputs = (q_K_G_R_C[:, members], own_k[:, members], own_v[:, members], prefix_k, prefix_v)
-        if torch.is_grad_enabled() and q.requires_grad:
-            parts.append(checkpoint(_joint, *inputs, scale, window, use_reentrant=False))
-        else:
-            parts.append(_joint(*inputs, scale, window))
-    out = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]  # [K, G, rep, C, D]
+    # Under autocast rotary positions may leave queries and keys in a wider format than the values.
+    q_K_G_R_C, prefix_k = q_K_G_R_C.to(v.dtype), prefix_k.to(v.dtype)
+    own_k, own_v = spread(k).to(v.dtype), spread(v)
+    out = shared_attention(q_K_G_R_C, own_k, own_v, prefix_k, prefix_v, scale=scale, window=window)
     out = out.transpose(1, 2).reshape(H, G, C, D)
     if block.even:
         return out.reshape(H, G * C, D)
     return out[:, packed.cache.setdefault((block.start, "real"), block.real.to(q.device))]
 
 
-def _joint(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    prefix_k: torch.Tensor,
-    prefix_v: torch.Tensor,
-    scale: float,
-    window: int,
-) -> torch.Tensor:
-    """One softmax over the prompt's scores and a suffix's own, [K, G, rep, C, D]."""
-    K, G, R, C, D = q.shape
-    L = prefix_k.shape[1]
-    before = q.reshape(K, G * R * C, D) @ prefix_k.transpose(1, 2)  # [K, G rep C, L]
-    own = q.reshape(K * G, R * C, D) @ k.reshape(K * G, C, D).transpose(1, 2)  # [K G, rep C, C]
-    scores = torch.cat([before.view(K, G, R, C, L), own.view(K, G, R, C, C)], dim=-1) * scale
-    place = torch.arange(C, device=q.device)
-    hidden = place[None] > place[:, None]  # [C, C]
-    if 0 < window < L + C:
-        hidden = hidden | (place[:, None] - place[None] >= window)
-        far = (L + place[:, None]) - torch.arange(L, device=q.device)[None] >= window  # [C, L]
-        hidden = torch.cat([far, hidden], dim=1)
-        scores = scores.masked_fill(hidden, float("-inf"))
-    else:
-        scores[..., L:].masked_fill_(hidden, float("-inf"))
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
-    out = weights[..., :L].reshape(K, G * R * C, L) @ prefix_v
-    inner = weights[..., L:].reshape(K * G, R * C, C) @ v.reshape(K * G, C, D)
-    return out.view(K, G, R, C, D) + inner.view(K, G, R, C, D)
+_LOCK = threading.Lock()
+_INSIDE: dict[int, tuple[int, str]] = {}
+"""Of a config's id: how many threads are inside, and what it said before the first came."""
 
 
 @contextlib.contextmanager
 def packed_mode(configs: Sequence[Any]) -> Iterator[None]:
-    """Inside, the modules that read these configs use our attention function and build no masks."""
+    """Inside, the modules that read these configs use our attention function and build no masks. Several
+    threads may be inside at once."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
-    before = [config._attn_implementation_internal for config in configs]
-    for config in configs:
-        config._attn_implementation_internal = NAME
+    with _LOCK:
+        for config in configs:
+            count, before = _INSIDE.get(id(config), (0, config._attn_implementation_internal))
+            _INSIDE[id(config)] = (count + 1, before)
+            config._attn_implementation_internal = NAME
     try:
         yield
     finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation_internal = name
+        with _LOCK:
+            for config in configs:
+                count, before = _INSIDE.pop(id(config))
+                if count > 1:
+                    _INSIDE[id(config)] = (count - 1, before)
+                else:
+                    config._attn_implementation_internal = before
 
 
 def attention_configs(model: Any) -> list[Any]:

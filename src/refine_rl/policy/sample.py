@@ -16,22 +16,10 @@ import torch
 
 from refine_rl.errors import GuardStop
 from refine_rl.policy.decode import decode
+from refine_rl.policy.draw import TILE, Sampling, draw, draw_tiled
 from refine_rl.policy.policy import Policy
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Segment, StopReason, Trajectory
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How to draw. `temperature` 0 takes the most likely token; `max_rows`, and `max_cached` tokens of
-    prompts and answers together, bound the batch."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_rows: int = 512
-    max_cached: int = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +30,6 @@ class Purpose:
     step: int
     name: str
 
-
-BLOCK = 256
-"""Tokens whose probabilities are added up at once when one is drawn."""
 
 Finished = Callable[[int, tuple[Trajectory, ...]], None]
 
@@ -160,13 +145,25 @@ def _decode_fast(
     assert fast is not None
     draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
 
-    def draw_rows(logits: torch.Tensor, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return draw(logits, draws[rows, t], sampling)
+    vocabulary = fast.head.weight.shape[0]
+    # An accelerator is slower by many small products; there the logits stand whole.
+    tiled = device.type == "cpu" and sampling.whole(vocabulary) and len(draws) * vocabulary > 4 * TILE
+
+    def draw_rows(
+        hidden: torch.Tensor, rows: torch.Tensor, t: int, copies: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        uniform = draws[rows, t]
+        if tiled:
+
+            def some(start: int, end: int) -> torch.Tensor:
+                return fast.logits(hidden, start, end).repeat_interleave(copies, dim=0)
+
+            return draw_tiled(some, vocabulary, uniform, sampling.temperature)
+        return draw(fast.logits(hidden).repeat_interleave(copies, dim=0), uniform, sampling)
 
     with policy.precision():
         decode(
             fast.hidden,
-            fast.logits,
             prompt_ids,
             members,
             room=sampling.max_tokens,
@@ -278,72 +275,3 @@ def _left_padded(
     # Without explicit positions a padded prompt would start counting at its padding.
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return ids.to(device), mask.to(device), positions.to(device)
-
-
-def draw(
-    logits_R_V: torch.Tensor, uniform_R: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token a row and its log-prob, [R] each.
-
-    The token is the smallest one whose cumulative probability exceeds the uniform draw, among those
-    that top-k and top-p leave.
-
-    >>> logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
-    >>> [draw(logits, torch.tensor([u]), Sampling(max_tokens=1))[0].item() for u in (0.0, 0.49, 0.51, 0.99)]
-    [0, 0, 1, 2]
-    """
-    if sampling.temperature == 0:
-        token = logits_R_V.argmax(-1)
-        chosen = logits_R_V.gather(1, token[:, None]).squeeze(1)
-        return token, chosen - logits_R_V.logsumexp(-1)
-    scaled = logits_R_V if sampling.temperature == 1 else logits_R_V / sampling.temperature
-    highest = scaled.amax(-1, keepdim=True)
-    weights = torch.exp(scaled - highest)  # in [0, 1], the likeliest token's 1
-    blocks = _in_blocks(weights)
-    totals = blocks.sum(-1, dtype=uniform_R.dtype)  # [R, V / BLOCK]
-    chosen_blocks, sums = blocks, totals
-    if 0 < sampling.top_k < weights.shape[1] or sampling.top_p < 1:
-        chosen_blocks = _in_blocks(_truncate(weights / totals.sum(-1, keepdim=True), sampling))
-        sums = chosen_blocks.sum(-1, dtype=uniform_R.dtype)
-    token = _invert(chosen_blocks, sums, uniform_R)
-    chosen = (scaled.gather(1, token[:, None]) - highest).squeeze(1)
-    return token, chosen - totals.sum(-1).log().to(chosen.dtype)
-
-
-def _in_blocks(weights_R_V: torch.Tensor) -> torch.Tensor:
-    """[R, V] -> [R, V / BLOCK, BLOCK], filled up with zeros."""
-    R, V = weights_R_V.shape
-    return torch.nn.functional.pad(weights_R_V, (0, -V % BLOCK)).view(R, -1, BLOCK)
-
-
-def _truncate(probs: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Probabilities [R, V], 0 outside the top-k and outside the smallest set that holds top_p of the rest."""
-    V = probs.shape[-1]
-    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    if 0 < sampling.top_k < V:
-        ordered[:, sampling.top_k :] = 0
-    if sampling.top_p < 1:
-        before = ordered.cumsum(-1) - ordered  # the mass in front of each token
-        ordered = ordered.masked_fill(before >= sampling.top_p * ordered.sum(-1, keepdim=True), 0)
-    return torch.zeros_like(probs).scatter(1, order, ordered)
-
-
-def _invert(blocks: torch.Tensor, sums: torch.Tensor, uniform_R: torch.Tensor) -> torch.Tensor:
-    """The token in which each draw falls: first the block, then the place in it, so that no cumulative sum
-    runs over a whole vocabulary."""
-    cumulative = sums.cumsum(-1)
-    target = (uniform_R * cumulative[:, -1])[:, None]
-    block = _first_beyond(cumulative, target, sums)
-    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks.gather(1, block[..., None].expand(-1, 1, BLOCK)).squeeze(1)
-    place = _first_beyond(inside.to(sums.dtype).cumsum(-1), target - before, inside)
-    return (block * BLOCK + place).squeeze(1)
-
-
-def _first_beyond(cumulative: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The first entry whose cumulative weight exceeds the target, [R, 1]. Rounding may put the target on the
-    very end, behind the last entry that has any weight."""
-    place = torch.searchsorted(cumulative, target, right=True)
-    n = weights.shape[-1]
-    last = n - 1 - (weights > 0).flip(-1).int().argmax(-1, keepdim=True)
-    return torch.minimum(place, last)
