@@ -13,6 +13,8 @@ from refine_rl.config_docs import settings_markdown
 from refine_rl.config_errors import setting_names
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+STEPS = {"reward": {"steps": {"judges": ["a/b"]}}}
+BY_STEPS = {"flat": "steps", "solved": 1.0}
 
 
 def settings(**sections: Any) -> Settings:
@@ -85,6 +87,9 @@ def test_rule_parameters_are_kept_apart() -> None:
     assert (rule.rule, rule.weight, rule.name, rule.parameters) == ("words", 0.5, "short", {"max": 20})
 
 
+EARLY = {"ends": "</t>"}
+
+
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
@@ -103,15 +108,56 @@ def test_rule_parameters_are_kept_apart() -> None:
         ({"grpo": {"resample": 1}, "rollout": {"ahead": 1}}, "waits for the rewards"),
         ({"grpo": {"flat": "sign"}}, "is needed there"),
         ({"grpo": {"solved": 1.0}}, 'goes with `grpo.flat = "sign"`'),
+        ({"grpo": {"flat": "steps", "solved": 1.0}}, r"the table `\[reward.steps\]`"),
+        ({"reward": {"steps": {"judges": ["a/b"]}}}, r"the table `\[reward.steps\]`"),
+        ({**STEPS, "grpo": {"flat": "steps"}}, "is needed there"),
+        ({**STEPS, "grpo": {**BY_STEPS, "resample": 1}}, "leave one out"),
+        ({**STEPS, "grpo": {**BY_STEPS, "advantage": "gdpo"}}, "another advantage"),
+        ({**STEPS, "grpo": {**BY_STEPS, "kl": 0.1, "kl_in": "reward"}}, 'use `grpo.kl_in = "loss"`'),
+        (
+            {"reward": {"steps": {"judges": ["a/b"]}, "judges": ["a/b"]}, "grpo": BY_STEPS},
+            'use `judge.kind = "absolute"`',
+        ),
+        ({**STEPS, "grpo": BY_STEPS, "rollout": {"early_exit": {"ends": "</t>"}}}, "those of early exits"),
+        ({"reward": {"steps": {}}, "grpo": BY_STEPS}, "needs either `judges`, or `rules`"),
+        (
+            {"reward": {"steps": {"judges": ["a/b"], "function": "r.py:f"}}, "grpo": BY_STEPS},
+            "and not both",
+        ),
+        ({"reward": {"steps": {"judges": ["a/b"], "split": "("}}, "grpo": BY_STEPS}, "no regular expression"),
+        ({"reward": {"steps": {"judges": ["a/b"], "split": "x*"}}, "grpo": BY_STEPS}, "matches nothing"),
         (
             {"grpo": {"flat": "sign", "solved": 1.0}, "reward": {"judges": ["a/b"]}},
             "judges that compare cannot say so",
+        ),
+        ({"rollout": {"early_exit": {"ends": " "}}}, "needs `ends`"),
+        (
+            {"rollout": {"early_exit": {"ends": "</t>", "forced": "Now:"}}},
+            "does not end the thought: put '</t>'",
+        ),
+        ({"rollout": {"max_tokens": 64, "early_exit": EARLY}}, "leaves no room for a thought"),
+        ({"rollout": {"early_exit": EARLY}, "reward": {"judges": ["a/b"]}}, "whether an answer is right"),
+        ({"rollout": {"early_exit": EARLY}, "reward": {"overlong": {}}}, "leave `reward.overlong` out"),
+        ({"rollout": {"early_exit": EARLY}, "grpo": {"advantage": "gdpo"}}, "use another advantage"),
+        (
+            {"rollout": {"early_exit": EARLY}, "prompts": {"pool": "informative", "probe": 2}},
+            "still learns from them",
         ),
     ],
 )
 def test_impossible_settings_are_refused(sections: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         settings(**sections)
+
+
+def test_early_exits_may_be_judged_one_by_one() -> None:
+    made = settings(
+        rollout={"max_tokens": 65, "early_exit": {"ends": "</t>", "forced": "Time is up.</t>"}},
+        reward={"judges": ["a/b"]},
+        judge={"kind": "absolute"},
+    )
+    assert made.rollout.early_exit is not None
+    assert made.rollout.early_exit.answer_tokens == 64
 
 
 def test_all_impossible_combinations_are_told_at_once() -> None:

@@ -13,9 +13,10 @@ from refine_rl.config import ModelSettings
 from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline import run
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, token_batch
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.runs import RunFolder
 from refine_rl.types import Prompt
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +20,19 @@ from refine_rl.config_file import load_settings, settings_from_dict
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.client import Request
 from refine_rl.llm.scripted import ScriptedConnections
-from refine_rl.plan import Calls, Counts, calls, count_prompts, machine, make_plan, survey
-from refine_rl.plan.calls import judged, looks, requests, validations
+from refine_rl.plan import Calls, Counts, calls, count_prompts, machine, make_plan, memory, pace, survey
+from refine_rl.plan.calls import judged, looks, requests, resampled, validations
 from refine_rl.plan.counts import written_counts
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, cost, missing_keys
+from refine_rl.plan.pace import Fitted, Pace, Work
 from refine_rl.plan.plan import Seconds, durations, over_budget
 from refine_rl.plan.probe import probe_calls, wilson
 from refine_rl.rewards.judge import build_panel
 from refine_rl.types import Prompt, Trajectory
 
 MakeModel = Callable[..., Path]
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COUNTS = Counts(train=40, validation=5, held_out=7, chars=400)
 
 
@@ -469,8 +474,8 @@ def test_an_unknown_model_is_said() -> None:
         make_plan(make(model={"name": "./nothing"}), COUNTS)
 
 
-def work(step: float, evaluation: float = 0.0) -> machine.Work:
-    return machine.Work(step=(step, 2 * step), evaluation=(evaluation,) * 2, memory=(0.0, 0.0), disk=0.0)
+def work(step: float, evaluation: float = 0.0) -> Work:
+    return Work(step=(step, 2 * step), evaluation=(evaluation,) * 2, memory=(0.0, 0.0), disk=0.0)
 
 
 def test_waiting_for_judges() -> None:
@@ -480,10 +485,10 @@ def test_waiting_for_judges() -> None:
     planned = calls(settings, counts)
     assert durations(settings, planned, None).judges == (20 * 6.0 + 12.0, 20 * 6.0 + 12.0)
     beside = durations(settings, planned, work(step=5.0, evaluation=30.0))
-    assert beside.machine == (machine.START + 100 + 30, machine.START + 200 + 30)
+    assert beside.machine == (pace.START + 100 + 30, pace.START + 200 + 30)
     # Low: side by side. High: 1.15 times the longer, then the comparison and its judge one after the other.
-    assert beside.training == (machine.START + 120, machine.START + 1.15 * 200)
-    assert beside.total == (machine.START + 120 + 30, machine.START + 1.15 * 200 + 30 + 12)
+    assert beside.training == (pace.START + 120, pace.START + 1.15 * 200)
+    assert beside.total == (pace.START + 120 + 30, pace.START + 1.15 * 200 + 30 + 12)
     waits = make(
         **judging("e/j", anchors=False),
         grpo=GRPO,
@@ -491,8 +496,8 @@ def test_waiting_for_judges() -> None:
         rollout={"ahead": 0},
     )
     assert durations(waits, planned, work(step=5.0)).training == (
-        machine.START + 120,
-        machine.START + 200 + 120,
+        pace.START + 120,
+        pace.START + 200 + 120,
     )
 
 
@@ -517,38 +522,151 @@ SIZE = Size(
 )
 
 
+RATES = Rates(device="cpu", dtype="float32", train=1e9, decode=5e8, bytes=1e9)
+ROUND = Fitted(launch=1e-3, slowdown=3.0, traffic=10)
+
+
 def test_time_of_a_step() -> None:
     """The module's formulas, once by hand: 3 prompts of 100 tokens x 8 answers of 256."""
     settings = make(grpo=GRPO)
-    rates = Rates(device="cpu", dtype="float32", train=1e9, decode=5e8, bytes=1e9)
-    found = machine.estimate(settings, SIZE, rates, COUNTS)
-    e, launch = machine.EFFICIENCY, 4 * 2.5e-3
-    tokens = 24 * 256
+    found = Pace(settings=settings, size=SIZE, rates=RATES, prompt=100, given=ROUND)
+    said, launch = 24 * 256, 4 * 1e-3
     sampling = (
-        257 * launch + 300 * 2 * 800_000 / (1e9 * e) + tokens * (2 * 1_000_000 / (5e8 * e) + 2000 * 60 / 1e9)
+        257 * launch
+        + 3 * (300 * 2 * 800_000 / 1e9 + said * 2 * 1_000_000 / 5e8)
+        + said * 2000 * pace.VOCABULARY_BYTES / 1e9
     )
+    assert found.sampling(3, 8) == pytest.approx(sampling)
     activation = 4 * (34 * 100 + 4 * 400) + 4 * (600 + 400)
-    whole = 24 * 356
+    whole = 300 + said  # a prompt once for all its answers
     training = (
-        2 * (whole * 2 * 800_000 + tokens * 2 * 200_000) / (1e9 * e)
-        + machine.TRAFFIC * whole * 4 * activation / 1e9
+        3 * 2 * (whole * 2 * 800_000 + said * 2 * 200_000) / 1e9
+        + 10 * whole * 4 * activation / 1e9
         + 3 * math.ceil(whole / 2048) * launch
     )
-    assert found.step[1] == pytest.approx(sampling + training)
-    assert found.step[0] < 0.6 * found.step[1]
-    pace = machine._Pace(settings=settings, size=SIZE, rates=rates, prompt=100, share=1.0)
-    assert found.evaluation[1] == pytest.approx(
-        3 * pace.sampling(5, 4) + 2 * (pace.sampling(7, 4) + pace.sampling(7, 1))
+    assert found.training(3, 8) == pytest.approx(training)
+    assert found.step() == pytest.approx(sampling + training)
+    assert found.evaluation(COUNTS) == pytest.approx(
+        3 * found.sampling(5, 4) + 2 * (found.sampling(7, 4) + found.sampling(7, 1))
     )
-    full = make(model={"adapter": "none"}, grpo={**GRPO, "kl": 0.1, "updates_per_step": 2})
-    assert machine.estimate(full, SIZE, rates, COUNTS).step[1] > found.step[1] + training
+
+    def changed(**sections: Any) -> float:
+        return replace(found, settings=make(**{"grpo": GRPO, **sections})).training(3, 8)
+
+    assert changed(grpo={**GRPO, "kl": 0.1, "updates_per_step": 2}) == pytest.approx((2 + 1 / 3) * training)
+    assert changed(model={"gradient_checkpointing": True}) == pytest.approx(1.5 * training)
+    full = {"adapter": "none", "gradient_checkpointing": True}
+    assert changed(model=full) == pytest.approx(4 / 3 * changed(model={"adapter": "none"}))
+
+
+def test_low_and_high_of_a_step() -> None:
+    found = pace.estimate(make(grpo=GRPO), SIZE, RATES, COUNTS)
+    half, whole = (
+        Pace(settings=make(grpo=GRPO), size=SIZE, rates=RATES, prompt=100, share=share).step()
+        for share in (0.5, 1.0)
+    )
+    assert found.step == (half, whole)
+    assert 0 < half < 0.6 * whole
+
+
+def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("plan_fit", BENCHMARKS / "plan_fit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    plan_fit = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "plan_fit", plan_fit)  # its dataclasses look themselves up
+    spec.loader.exec_module(plan_fit)
+    shapes = [(3, 8, 100), (3, 8, 700), (1, 4, 20), (64, 4, 50)]
+
+    def times(true: Fitted) -> list[Any]:
+        found = []
+        for prompts, members, prompt in shapes:
+            settings = make(grpo={"prompts_per_step": prompts}, rollout={"group_size": members})
+            one = Pace(settings=settings, size=SIZE, rates=RATES, prompt=prompt, given=true)
+            seconds = {"sample": one.sampling(prompts, members), "train": one.training(prompts, members)}
+            found += [plan_fit.Timed(name="", seconds=s, pace=one, part=part) for part, s in seconds.items()]
+        return found
+
+    for true in (
+        Fitted(launch=1e-3, slowdown=3.0, traffic=10.0),
+        Fitted(launch=0.0, slowdown=2.0, traffic=5.0),
+    ):
+        fitted = plan_fit.fit(times(true))
+        assert [fitted.launch, fitted.slowdown, fitted.traffic] == pytest.approx(
+            [true.launch, true.slowdown, true.traffic], abs=1e-9
+        )
+        assert plan_fit.off(times(true), fitted) == pytest.approx((1.0, 1.0))
+    # Times that a figure below 0 would explain best: it is 0, and the others make up for it.
+    assert plan_fit.fit(times(Fitted(launch=-1e-4, slowdown=3.0, traffic=10.0))).launch == 0.0
+    twice = [replace(t, seconds=2 * t.seconds) for t in times(true)]
+    assert plan_fit.off(twice, true) == pytest.approx((2.0, 2.0))
+
+
+# -- groups in the place of those without spread ----------------------------------------------------
+
+
+def test_resampling_is_counted_in_the_high_figures_alone() -> None:
+    """20 steps of 3 groups, and up to 2 more in each; 8 answers and one look by a ruler each."""
+    settings = make(**judging("e/j", anchors=False), grpo={**GRPO, "resample": 2})
+    found = numbers(calls(settings, COUNTS))
+    assert found["training", "e/j"] == (60, 100)
+    assert found["validation", "e/j"] == (10, 10)
+    absolute = make(**judging("e/j", kind="absolute", anchors=False), grpo={**GRPO, "resample": 2})
+    assert numbers(calls(absolute, COUNTS))["training", "e/j"] == (480, 800)
+    # There are only 4 prompts: beside the 3 of a step there is one that can be added.
+    few = Counts(train=4, validation=0, held_out=7, chars=400)
+    assert resampled(settings, few) == 1
+    assert numbers(calls(settings, few))["training", "e/j"] == (60, 80)
+    assert resampled(settings, Counts(train=2, validation=0, held_out=7, chars=400)) == 0
+
+
+def test_resampling_asks_more_of_a_quiz() -> None:
+    quiz = {"reward": {"quiz": {"writer": "e/w", "reader": "e/r"}}}
+    counts = Counts(train=90, validation=0, held_out=1, chars=9, train_sources=90, other_sources=1)
+    found = numbers(calls(make(**quiz, grpo={**GRPO, "resample": 2}), counts))
+    assert found["questions", "e/w"] == (61, 91)  # 60 to 100 groups, of 90 sources
+    assert found["check of the questions", "e/r"] == (122, 182)
+    assert found["training", "e/r"] == (480, 800)
+
+
+def test_resampling_takes_time_and_disk() -> None:
+    plain, more = make(grpo=GRPO), make(grpo={**GRPO, "resample": 2})
+    sizes = {"size": SIZE, "rates": RATES, "counts": COUNTS}
+    one = Pace(settings=plain, size=SIZE, rates=RATES, prompt=100)
+    before, after = (pace.estimate(s, **sizes) for s in (plain, more))
+    assert after.step[0] == before.step[0]
+    # DAPO leaves the groups without spread out: what is trained on stays as much.
+    assert after.step[1] == pytest.approx(before.step[1] + 2 * one.sampling(1, 8))
+    kept = pace.estimate(make(grpo={**GRPO, "resample": 2, "flat": "keep"}), **sizes)
+    trained = one.training(5, 8) - one.training(3, 8)
+    assert kept.step[1] == pytest.approx(after.step[1] + trained)
+    assert after.disk - before.disk == 20 * 2 * 8 * (25 * 256 + 600 + 500)
+
+
+def test_resampling_waits_for_judges_again() -> None:
+    settings = make(**judging("e/j", anchors=False), grpo={**GRPO, "resample": 2})
+    counts = Counts(train=40, validation=0, held_out=0, chars=400)
+    planned = calls(settings, counts)
+    # Eight at once: 3 groups are one round; 5 are one as well, but may come in three waves.
+    assert durations(settings, planned, None, waves=2).judges == (20 * 3.0, 20 * 9.0)
+
+
+def test_resampling_is_told() -> None:
+    tiny = {"model": {"name": "tiny", "device": "cpu"}}
+    [note] = [
+        n
+        for n in make_plan(make(**tiny, grpo={**GRPO, "resample": 2}), COUNTS, rates=RATES).notes
+        if "resample" in n
+    ]
+    assert "up to 2 groups to a step, 40 in all" in note
+    assert not any("resample" in n for n in make_plan(make(**tiny, grpo=GRPO), COUNTS, rates=RATES).notes)
 
 
 def test_memory_grows_with_what_it_is_made_of() -> None:
     rates = Rates(device="cpu", dtype="bfloat16", train=1e9, decode=5e8, bytes=1e9)
 
     def held(**sections: Any) -> float:
-        return machine.memory(make(**sections), SIZE, rates, COUNTS, 1.0)
+        return memory.memory(make(**sections), SIZE, rates, COUNTS, 1.0)
 
     base = held()
     batch = 2048
@@ -565,8 +683,10 @@ def test_memory_grows_with_what_it_is_made_of() -> None:
     brief = Counts(train=40, validation=0, held_out=7, chars=40)
     short = make(grpo={"tokens_per_micro_batch": 1, "prompts_per_step": 128}, rollout={"max_tokens": 10})
     at_once = 512 * 20 * 4 * 2 * 50 * 2 + 512 * 2000 * 28  # never more than 512 rows
-    found = machine.memory(short, SIZE, rates, brief, 1.0)
+    found = memory.memory(short, SIZE, rates, brief, 1.0)
     assert found == 0.5e9 + adapter + 1_000_000 * 2 + at_once
+    again = base - batch * 3 * activation + batch * 4 * 100 * 2  # one layer whole, the inputs of four
+    assert held(model={"gradient_checkpointing": True}) == again
     assert held(model={"adapter": "none"}, grpo={"kl": 0.1}) - held(model={"adapter": "none"}) == 4_000_000
 
 
@@ -574,9 +694,9 @@ def test_disk() -> None:
     settings = make(grpo={**GRPO, "checkpoint_every": 5, "keep_checkpoints": 3})
     trained = 160_000
     record = 20 * 3 * 8 * (25 * 256 + 600 + 500)
-    assert machine.disk(settings, SIZE, COUNTS) == 4 * trained * 12 + trained * 4 + record
+    assert memory.disk(settings, SIZE, COUNTS) == 4 * trained * 12 + trained * 4 + record
     once = make(grpo={**GRPO, "checkpoint_every": 100})
-    assert machine.disk(once, SIZE, COUNTS) == 2 * trained * 12 + trained * 4 + record
+    assert memory.disk(once, SIZE, COUNTS) == 2 * trained * 12 + trained * 4 + record
 
 
 def test_this_machine_is_measured() -> None:

@@ -231,6 +231,17 @@ def test_repair_keeps_whole_steps_and_whole_lines(run: RunFolder) -> None:
     assert (run.path / "groups.jsonl").read_bytes() == whole
 
 
+def test_the_time_of_a_stage_is_on_record_however_it_ends(run: RunFolder) -> None:
+    with run.timed("prepare"):
+        pass
+    with pytest.raises(ValueError, match="stop"), run.timed("validation", 4):
+        raise ValueError("stop")
+    assert [(t["stage"], t["step"]) for t in run.times()] == [("prepare", None), ("validation", 4)]
+    assert all(t["seconds"] >= 0 for t in run.times())
+    run.rewind(0)  # what was spent stays spent
+    assert len(run.times()) == 2
+
+
 def test_repairing_a_sound_run_changes_no_byte(run: RunFolder) -> None:
     run.save_prompts([prompt(1)])
     run.append_groups([group(1, 1, "\ud83d ä 🙂\u2028")])

@@ -29,6 +29,7 @@ RUN_FILES = {
     ".calls_under_way.jsonl",
     "quiz.jsonl",
     "pool.jsonl",
+    "times.jsonl",
     "comparison.json",
     "report.html",
     "evaluations/",

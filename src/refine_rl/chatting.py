@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from refine_rl.errors import UserError
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.types import Message, Prompt
 
 

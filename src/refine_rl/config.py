@@ -6,6 +6,7 @@ only says what is allowed. An unknown key, a wrong type or an impossible combina
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -51,6 +52,9 @@ class ModelSettings(_Section):
     """Number format of the matrix products; "auto": bfloat16 where the processor is good at it."""
     device: str = "auto"
     """"auto" (cuda, else mps, else cpu) or a torch device."""
+    gradient_checkpointing: bool = False
+    """Training keeps each layer's input alone and computes the layer again on the way back: less memory, for
+    a third (LoRA: half) more work in training. The result is the same."""
 
 
 class PromptSettings(_Section):
@@ -249,6 +253,44 @@ class QuizSettings(_Section):
     """Weight of the component in the combination."""
 
 
+class StepSettings(_Section):
+    """What grades the steps of wrong answers, with grpo.flat = "steps" (arXiv 2505.11595): either rules and a
+    function, step by step, or judges, who name the first wrong step of an answer."""
+
+    split: str = r"\n+"
+    """A regular expression: steps are what stands between its matches. Empty ones do not count."""
+    rules: list[RuleSettings] = []
+    """A step is right where it gets 1 from every one of these rules ..."""
+    function: str = ""
+    """... and from this function, "rewards.py:right_step": the step is its `completion`; where it asks for
+    `earlier_steps`, it gets the list of those before it."""
+    judges: list[str] = []
+    """"ENDPOINT/MODEL": each names the first wrong step of an answer, judge.repeats times, a call each time;
+    the shares are averaged."""
+    weight: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """No wrong answer gets more than this share of the advantage that the only right one of a group gets."""
+
+    @field_validator("split")
+    @classmethod
+    def _splits(cls, split: str) -> str:
+        try:
+            found = re.compile(split)
+        except re.error as error:
+            raise ValueError(f"`split` is no regular expression: {error}") from None
+        if found.fullmatch(""):
+            raise ValueError('`split` matches nothing at all; say what stands between steps, such as "\\n+"')
+        return split
+
+    @model_validator(mode="after")
+    def _combinations(self) -> StepSettings:
+        problems = []
+        by_step = bool(self.rules) or bool(self.function)
+        if by_step == bool(self.judges):
+            which = "and not both" if by_step else "to grade the steps"
+            problems.append(f"needs either `judges`, or `rules` or a `function`, {which}")
+        return _refuse(self, problems)
+
+
 class RewardSettings(_Section):
     """[reward]: what is wanted, as judges, rules and functions."""
 
@@ -260,6 +302,8 @@ class RewardSettings(_Section):
     weighted criteria from the task). Without it, the task and a general rubric."""
     quiz: QuizSettings | None = None
     """A quiz; none without this table."""
+    steps: StepSettings | None = None
+    """What grades the steps of wrong answers; only with grpo.flat = "steps"."""
     rules: list[RuleSettings] = []
     """Built-in rules, each a table: {rule = "words", max = 20, weight = 0.5}."""
     functions: list[str | FunctionSettings] = []
@@ -278,6 +322,13 @@ class RewardSettings(_Section):
     """Checked before training; a bad completion that scores as high as the good one stops the run."""
     max_missing: Share = 0.2
     """The run stops when more than this share of a step's scores is missing."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether an LLM is asked while a step is scored."""
+        return (
+            bool(self.judges) or self.quiz is not None or (self.steps is not None and bool(self.steps.judges))
+        )
 
 
 class JudgeSettings(_Section):
@@ -316,6 +367,31 @@ class JudgeSettings(_Section):
     """Scores from here on count as a full success (see reward.success)."""
 
 
+class EarlyExitSettings(_Section):
+    """[rollout.early_exit]: S-GRPO (arXiv 2505.07686). A group is one answer with its whole thought and
+    rollout.group_size - 1 early exits (fewer where the thought is shorter): the same thought cut at random
+    places, ended there, and answered. Right answers (reward.success) earn 1, 1/2, 1/4 ... from the earliest
+    exit on, others 0. Only in training: validation and comparison let the model think."""
+
+    ends: str
+    """The text with which the model itself ends a thought, such as "</think>"."""
+    forced: str = ""
+    """What is put where a thought is cut: it ends the thought, so `ends` must stand in it. Without it, `ends`
+    alone."""
+    answer_tokens: Positive = 64
+    """The answer behind an early exit is cut here; thought, `forced` and answer together stay within
+    rollout.max_tokens."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> EarlyExitSettings:
+        problems = []
+        if not self.ends.strip():
+            problems.append("needs `ends`, the text with which the model ends a thought")
+        elif self.forced and self.ends not in self.forced:
+            problems.append(f"has a `forced` that does not end the thought: put {self.ends!r} into it")
+        return _refuse(self, problems)
+
+
 class RolloutSettings(_Section):
     """[rollout]: how the policy answers."""
 
@@ -331,8 +407,10 @@ class RolloutSettings(_Section):
     """A completion is cut here, with stop reason "length"."""
     ahead: Literal["auto", 0, 1] = "auto"
     """1: the next step's answers are sampled while this step's are being judged, so with weights one update
-    older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 with a judge or
-    quiz and without grpo.resample, else 0."""
+    older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 where an LLM
+    is asked for scores, without grpo.resample, else 0."""
+    early_exit: EarlyExitSettings | None = None
+    """Thoughts are cut and answered early, so that short ones win; not without this table."""
 
 
 class GRPOSettings(_Section):
@@ -360,15 +438,18 @@ class GRPOSettings(_Section):
     advantage: Literal["zscore", "mean", "rloo", "gdpo"] = "zscore"
     """"zscore": (R - mean) / (std + epsilon); "mean": R - mean; "rloo": R - mean of the others; "gdpo":
     z-score of each component, then the weighted sum, then normalised over the batch."""
-    flat: Literal["keep", "drop", "sign"] | None = None
+    flat: Literal["keep", "drop", "sign", "steps"] | None = None
     """A group whose rewards are all equal: "keep": it counts in the loss's denominators, with advantage 0;
     "drop": it does not count (AGPO, arXiv 2503.15952 v3; DAPO); "sign": advantage 1 where its reward reaches
-    grpo.solved, else -1 (AGPO v1). Without it: "drop" with grpo.resample, else "keep"."""
+    grpo.solved, else -1 (AGPO v1); "steps": where its reward is below grpo.solved, the steps of its answers
+    are graded by [reward.steps], and tell them apart (SGPO, 2505.11595). Without it: "drop" with
+    grpo.resample, else "keep"."""
     solved: float | None = None
-    """With flat = "sign", and needed there: the reward from which a group of equal rewards is solved."""
+    """With flat = "sign" or "steps", and needed there: the reward from which a group of equal rewards is
+    solved."""
     resample: Annotated[int, Field(ge=0)] = 0
     """DAPO (2503.14476): at most this many groups of other prompts are sampled in a step in place of groups
-    whose rewards are all equal. Not with rollout.ahead."""
+    whose rewards are all equal. Not with rollout.ahead or flat = "steps"."""
     deviation: Literal["sample", "population"] = "sample"
     """Standard deviation with denominator G - 1 or G."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-4
@@ -490,6 +571,7 @@ class Settings(_Section):
         if self.grpo.advantage == "gdpo" and self.grpo.kl > 0 and self.grpo.kl_in == "reward":
             problems.append('`grpo.advantage = "gdpo"` normalises components: use `grpo.kl_in = "loss"`')
         problems += self._impossible_updates()
+        problems += self._impossible_early_exits()
         if self.prompts.source == "writer" and not self.writer.model:
             problems.append('`prompts.source = "writer"` needs `writer.model = "ENDPOINT/MODEL"`')
         if self.reward.rubric == "write" and not self.writer.model:
@@ -517,12 +599,59 @@ class Settings(_Section):
             yield "`grpo.importance_cap` compares log-probs that dropout disturbs: set `model.dropout = 0`"
         if g.resample and self.rollout.ahead == 1:
             yield "`grpo.resample` waits for the rewards of a step: use `rollout.ahead = 0`"
-        if (g.flat == "sign") != (g.solved is not None):
-            yield '`grpo.solved` goes with `grpo.flat = "sign"`, and is needed there'
-        if g.flat == "sign" and self.reward.judges and self.judge.kind != "absolute":
+        if (g.flat in ("sign", "steps")) != (g.solved is not None):
+            yield '`grpo.solved` goes with `grpo.flat = "sign"` or `"steps"`, and is needed there'
+        if g.flat in ("sign", "steps") and self.reward.judges and self.judge.kind != "absolute":
             yield (
-                '`grpo.flat = "sign"` asks whether a group is solved, and judges that compare cannot say so: '
-                'use `judge.kind = "absolute"`'
+                f'`grpo.flat = "{g.flat}"` asks whether a group is solved, and judges that compare cannot '
+                'say so: use `judge.kind = "absolute"`'
+            )
+        if (g.flat == "steps") != (self.reward.steps is not None):
+            yield '`grpo.flat = "steps"` and the table `[reward.steps]`, which says what grades, go together'
+        if g.flat == "steps":
+            if g.resample:
+                yield '`grpo.resample` replaces the groups that `grpo.flat = "steps"` grades: leave one out'
+            if g.advantage == "gdpo":
+                yield (
+                    '`grpo.flat = "steps"` has no component for `grpo.advantage = "gdpo"` to normalise: use '
+                    "another advantage"
+                )
+            if g.kl > 0 and g.kl_in == "reward":
+                yield (
+                    '`grpo.kl_in = "reward"` tells the answers of every group apart, so that none is left '
+                    'for `grpo.flat = "steps"`: use `grpo.kl_in = "loss"`'
+                )
+
+    def _impossible_early_exits(self) -> Iterator[str]:
+        exits = self.rollout.early_exit
+        if exits is None:
+            return
+        if exits.answer_tokens >= self.rollout.max_tokens:
+            yield (
+                "`rollout.early_exit.answer_tokens` leaves no room for a thought: it must be below "
+                "`rollout.max_tokens`"
+            )
+        if self.reward.judges and self.judge.kind != "absolute":
+            yield (
+                "`rollout.early_exit` asks whether an answer is right, and judges that compare cannot say "
+                'so: use `judge.kind = "absolute"`'
+            )
+        if self.reward.overlong is not None:
+            yield "`rollout.early_exit` pays short thoughts itself: leave `reward.overlong` out"
+        if self.grpo.advantage == "gdpo":
+            yield (
+                '`rollout.early_exit` pays by the order of the right answers, and `grpo.advantage = "gdpo"` '
+                "looks at components alone: use another advantage"
+            )
+        if self.grpo.flat == "steps":
+            yield (
+                '`grpo.flat = "steps"` tells answers apart by their steps, and those of early exits are the '
+                "same: leave one of `rollout.early_exit` and `grpo.flat` out"
+            )
+        if self.prompts.probe:
+            yield (
+                "`prompts.probe` would set prompts aside that are always solved, and `rollout.early_exit` "
+                "still learns from them: leave it out"
             )
 
     @property
@@ -534,7 +663,7 @@ class Settings(_Section):
     def ahead(self) -> bool:
         """Whether a step's answers are sampled while those of the step before are being judged."""
         if self.rollout.ahead == "auto":
-            return not self.grpo.resample and (bool(self.reward.judges) or self.reward.quiz is not None)
+            return not self.grpo.resample and self.reward.asks
         return self.rollout.ahead == 1
 
     @property
@@ -561,6 +690,6 @@ class Settings(_Section):
         return {"dapo": 0.28, "gspo": 4e-4, "cispo": 4.0}.get(self.grpo.loss, self.clip_low)
 
     @property
-    def flat(self) -> Literal["keep", "drop", "sign"]:
+    def flat(self) -> Literal["keep", "drop", "sign", "steps"]:
         """What becomes of a group whose rewards are all equal."""
         return self.grpo.flat or ("drop" if self.grpo.resample else "keep")

@@ -24,6 +24,10 @@ def models_in(settings: Settings) -> dict[str, str]:
         **{f"reward.judges, entry {n}": model for n, model in enumerate(reward.judges, start=1)},
         "judge.larger": settings.judge.larger if reward.judges else "",
         "evaluate.judge": settings.evaluate.judge,
+        **{
+            f"reward.steps.judges, entry {n}": m
+            for n, m in enumerate(reward.steps.judges if reward.steps else (), 1)
+        },
         "reward.quiz.writer": quiz.writer if quiz else "",
         "reward.quiz.reader": quiz.reader if quiz else "",
     }

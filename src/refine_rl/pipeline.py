@@ -37,7 +37,8 @@ def run(
     with folder.writing(), _on_record(folder):
         folder.repair()
         folder.require_same_reward()
-        made = prepare(folder, functions, observer, pause)
+        with folder.timed("prepare"):
+            made = prepare(folder, functions, observer, pause)
         settings, held_out = made.settings, made.prompts["held_out"]
         with ScoringLoop(made.reward, closing=made.connections.close) as scoring:
             work = Work(
@@ -52,10 +53,12 @@ def run(
                 pause=pause,
                 began=began,
             )
-            base = work.base(held_out)
+            with folder.timed("base"):
+                base = work.base(held_out)
             position = work.train(made.prompts["train"], made.prompts["validation"])
             work.load_best(position)
-            outcomes = work.tuned(held_out, base)
+            with folder.timed("tuned"):
+                outcomes = work.tuned(held_out, base)
         comparison = compare(
             *outcomes,
             success=made.exam.success,

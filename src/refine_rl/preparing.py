@@ -10,6 +10,7 @@ from typing import Any
 from refine_rl.config import Settings
 from refine_rl.connecting import check_models, connect
 from refine_rl.errors import UserError
+from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.policy.load import load_policy
@@ -60,6 +61,8 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
     if policy.why_plain:
         observer.note(f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly")
+    if settings.rollout.early_exit is not None:
+        room_for_thought(policy, settings, settings.rollout.early_exit)
     if not given:
         settings = _settle_rubric(folder, settings, connections, observer, pause)
         rewards = _rewards(settings, functions, connections, load_rubric(settings), shelf)

@@ -9,7 +9,7 @@ import torch
 from refine_rl.config import Settings
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
-from refine_rl.grpo.pool import Chosen, Seen
+from refine_rl.grpo.pool import Chosen, Seen, worth
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.runs import RunFolder
@@ -75,9 +75,10 @@ class FolderRecorder:
     def checkpoint(self, position: Position, *, best: bool) -> None:
         step = position.step
         if step not in self._run.checkpoints():
-            self._run.write_checkpoint(
-                step, lambda folder: checkpoint.save(folder, self._policy, self._optimizer, position)
-            )
+            with self._run.timed("checkpoint", step):
+                self._run.write_checkpoint(
+                    step, lambda folder: checkpoint.save(folder, self._policy, self._optimizer, position)
+                )
         if best:
             self._run.event("best", "validation", f"validation reward {position.best_reward:.4f}", step)
         self._run.prune_checkpoints(
@@ -99,7 +100,7 @@ def _seen(run: RunFolder) -> list[Seen]:
         Seen(
             step=g["step"],
             prompt_id=g["prompt_id"],
-            values=tuple(t["reward"] for t in g["trajectories"] if t["reward"] is not None),
+            values=worth((t["reward"], t["breakdown"]) for t in g["trajectories"]),
         )
         for g in run.groups()
     ]

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -252,6 +253,21 @@ class RunFolder:
         """A line for each scoring of the validation prompts; step 0 is the untrained model."""
         return list(self._lines("validation.jsonl"))
 
+    @contextlib.contextmanager
+    def timed(self, stage: str, step: int | None = None) -> Iterator[None]:
+        """Puts on record what a stage outside of the steps took, however it ends. Nothing takes a line away:
+        what is done again after a stop takes its time again."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = round(time.perf_counter() - began, 4)
+            self._append("times.jsonl", _line({"stage": stage, "step": step, "seconds": seconds}))
+
+    def times(self) -> list[dict[str, Any]]:
+        """Seconds spent outside of the steps: a line for each time that a stage was gone through."""
+        return list(self._lines("times.jsonl"))
+
     def event(self, kind: str, name: str, text: str, step: int | None = None) -> None:
         """Something a person should read later: started, warning, guard, resumed, best ..."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -269,7 +285,7 @@ class RunFolder:
         self._keep_lines("groups.jsonl", lambda r: there[r["step"]] == r["groups_in_step"])
         for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl", "pool.jsonl"):
             self._keep_lines(file, lambda record: True)
-        for file in ("llm_calls.jsonl", "quiz.jsonl"):
+        for file in ("llm_calls.jsonl", "quiz.jsonl", "times.jsonl"):
             self._keep_lines(file, lambda record: True)
         if killed := self._under_way():
             self._append("llm_calls.jsonl", "".join(map(_line, killed)))
@@ -515,6 +531,8 @@ def _source(settings: Settings, python_rewards: Sequence[str]) -> dict[str, Any]
 def _reward_files(settings: Settings) -> dict[str, str]:
     """SHA-256 of each file that a reward function of the settings, or the rubric, comes from."""
     specs = [f if isinstance(f, str) else f.function for f in settings.reward.functions]
+    if settings.reward.steps is not None:
+        specs.append(settings.reward.steps.function)
     files = {spec.rpartition(":")[0] for spec in specs}
     if settings.reward.rubric.startswith("file:"):
         files.add(settings.reward.rubric.removeprefix("file:"))

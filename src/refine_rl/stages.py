@@ -14,18 +14,22 @@ from refine_rl.evaluate.answer import Answers, answer, answers_of, scored, unsco
 from refine_rl.evaluate.stats import mean_ci
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
-from refine_rl.grpo.rollout import Finished, require_scores
+from refine_rl.grpo.early_exit import serial_groups
+from refine_rl.grpo.rollout import Finished, Scorer, require_scores
 from refine_rl.grpo.train import Parts, train
 from refine_rl.grpo.update import make_optimizer
 from refine_rl.policy.card import model_card
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.progress import Observer, Pause, never, wait
 from refine_rl.randomness import generator
 from refine_rl.recording import FolderRecorder
 from refine_rl.rewards.anchors import check_anchors
 from refine_rl.rewards.combine import CombinedReward
+from refine_rl.rewards.decayed import Decayed
 from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.rewards.steps import Graded
 from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory
 
@@ -40,6 +44,8 @@ def rollouts(
 ) -> list[tuple[Trajectory, ...]]:
     """The groups of one training step; each is told to `finished` as soon as it is whole."""
     r = settings.rollout
+    if r.early_exit is not None:
+        return serial_groups(policy, prompts, step, settings, r.early_exit, pause=pause, finished=finished)
     return sample(
         policy,
         prompts,
@@ -148,11 +154,12 @@ class Work:
     def train(self, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Position:
         """Trains from the newest checkpoint on (from the start where there is none)."""
         if not self.folder.validation():
-            self._check_judges(prompts, 0)
-            if self.settings.prompts.probe:
-                self._probe(prompts)
-            if validation:
-                self._look_before(validation)
+            with self.folder.timed("validation", 0):
+                self._check_judges(prompts, 0)
+                if self.settings.prompts.probe:
+                    self._probe(prompts)
+                if validation:
+                    self._look_before(validation)
         optimizer = make_optimizer(self.policy, self.settings)
         start = Position()
         if steps := self.folder.checkpoints():
@@ -166,8 +173,8 @@ class Work:
             sample=lambda some, step, finished: rollouts(
                 self.policy, some, step, self.settings, self.pause, finished
             ),
-            score=self.scoring.submit,
-            validate=(lambda step: self._validate(validation, prompts, step)) if validation else None,
+            score=self._score_rollouts(),
+            validate=(lambda step: self._timed_validation(validation, prompts, step)) if validation else None,
             component_weights=self._component_weights(),
             top=self._top(),
             recorder=FolderRecorder(self.folder, self.policy, optimizer, self.settings, self.observer, start),
@@ -177,11 +184,22 @@ class Work:
         )
         return train(prompts, parts, self.settings, start)
 
+    def _score_rollouts(self) -> Scorer:
+        """Who scores training's groups: the reward, with the steps of wrong answers where they are graded; or
+        with early exits what it makes of their order."""
+        if self.reward.grader is not None and self.settings.grpo.solved is not None:
+            graded = Graded(reward=self.reward, grader=self.reward.grader, solved=self.settings.grpo.solved)
+            return lambda prompt, group: self.scoring.start(graded.score_group(prompt, group))
+        if self.settings.rollout.early_exit is None:
+            return self.scoring.submit
+        decayed = Decayed(reward=self.reward)
+        return lambda prompt, group: self.scoring.start(decayed.score_group(prompt, group))
+
     def _top(self) -> float | None:
         """The highest reward there is, for components in [0, 1]; None where no reward means "solved"."""
         if self.reward.relative:
             return None
-        if self.reward.combine == "product":
+        if self.reward.combine == "product" or self.settings.rollout.early_exit is not None:
             return 1.0
         return fsum(weight for weight in self.reward.weights.values() if weight > 0)
 
@@ -189,6 +207,10 @@ class Work:
         """Weights of everything that a breakdown holds, the penalty included."""
         overlong = self.settings.reward.overlong
         return {**self.reward.weights, **({} if overlong is None else {"overlong": overlong.weight})}
+
+    def _timed_validation(self, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
+        with self.folder.timed("validation", step):
+            return self._validate(prompts, training, step)
 
     def _validate(self, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
         """Mean reward on the validation prompts, always with the same draws; put on record. Where scores
@@ -274,7 +296,8 @@ class Work:
         """Step 0 of the validation record, and a word where the base model gives GRPO nothing to grip."""
         self._validate(validation, [], 0)
         first = self.folder.validation()[0]
-        if first["prompts_with_spread"] < 0.1:
+        # Early exits make a spread of their own: the length of the thought.
+        if first["prompts_with_spread"] < 0.1 and self.settings.rollout.early_exit is None:
             text = (
                 f"Before training, only {first['prompts_with_spread']:.0%} of the prompts get answers of "
                 f"different reward (mean {first['reward']['mean']:.3f}). GRPO learns from differences "

@@ -19,6 +19,9 @@ Status = Literal["scored", "invalid", "missing"]
 StopReason = Literal["stop", "length"]
 Verdict = Literal["better", "not better", "worse"]
 
+RIGHT_STEPS = "right_steps"
+"""In the breakdown of a wrong answer whose steps were graded: the share before its first wrong one."""
+
 
 class Message(TypedDict):
     """One message of a chat, as chat templates and endpoints know it."""
@@ -198,6 +201,7 @@ class StepMetrics:
     kl_coefficient: float | None = None  # in force in this step
     importance_mean: float | None = None  # importance weights before they are cut; None without a cap
     importance_max: float | None = None
+    groups_by_steps: int = 0  # of those without variance: told apart by the steps of their answers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -228,7 +228,7 @@ def test_everything_has_a_name_for_who_cannot_see_it(visit: Visit) -> None:
         assert control.evaluate(named)
     assert page.locator("main").count() == page.locator("h1").count() == page.locator("nav").count() == 1
     targets = page.eval_on_selector_all("nav a", "links => links.map((a) => a.getAttribute('href'))")
-    assert len(targets) == 7
+    assert len(targets) == 8
     for target in targets:
         assert page.locator(target).count() == 1
 

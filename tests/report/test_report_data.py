@@ -5,7 +5,16 @@ from typing import Any
 
 from refine_rl.llm.client import Call
 from refine_rl.report.asked import asked
-from refine_rl.report.data import Measure, best_step, cut, facts, measures, settings_table, time_spent
+from refine_rl.report.data import (
+    Measure,
+    best_step,
+    cut,
+    facts,
+    measures,
+    settings_table,
+    time_spent,
+    time_table,
+)
 from refine_rl.report.page import render
 from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison, Contrast, Estimate, Verdict
@@ -73,6 +82,26 @@ def test_time_is_added_up_and_the_rest_is_named() -> None:
     one = {"seconds": {"sample": 1.0, "score": 0.5, "train": 2.0, "total": 4.0}}
     assert time_spent([one, one]) == {"sample": 2.0, "score": 1.0, "train": 4.0, "other": 1.0}
     assert time_spent([]) == {}
+
+
+def test_the_table_of_times_by_hand() -> None:
+    one = {"seconds": {"sample": 1.0, "score": 0.0, "train": 2.0, "total": 4.0}}
+    times = [
+        {"stage": "prepare", "step": None, "seconds": 3.0},
+        {"stage": "validation", "step": 0, "seconds": 2.0},
+        {"stage": "validation", "step": 2, "seconds": 3.0},
+        {"stage": "elsewhere", "step": None, "seconds": 4.0},
+    ]
+    rows = [(r.label, r.times, r.seconds, r.share, r.each) for r in time_table([one, one], times)]
+    assert rows == [
+        ("Steps: sampling", 2, 2.0, 0.1, "1.0 s"),
+        ("Steps: training", 2, 4.0, 0.2, "2.0 s"),
+        ("Steps: the rest", 2, 2.0, 0.1, "1.0 s"),
+        ("Loading and preparing", 1, 3.0, 0.15, ""),
+        ("Validation", 2, 5.0, 0.25, "2.5 s"),
+        ("elsewhere", 1, 4.0, 0.2, ""),
+    ]
+    assert time_table([], []) == []
 
 
 def test_the_last_best_checkpoint_counts() -> None:

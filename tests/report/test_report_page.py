@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def test_texts_of_models_are_escaped(run: RunFolder, hostile: tuple[str, ...]) -
         assert text not in html
     assert "&lt;script&gt;window.hacked=1&lt;/script&gt;" in html  # in the side-by-side table
     assert html.count("<script") == html.count("</script>") == 2
+
+
+def test_the_page_says_where_the_time_went(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(tmp_path / "run", steps=2, held_out=4)
+    with run.timed("validation", 0):
+        time.sleep(0.001)  # what takes no time has no row
+    html = render(run).replace("\N{NO-BREAK SPACE}", " ")
+    for stage, times in (("Steps: sampling", 2), ("Steps: training", 2), ("Validation", 1)):
+        assert f'<th scope="row">{stage}</th><td class="num">{times}</td>' in html
 
 
 def test_texts_of_people_and_events_are_escaped(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:

@@ -95,6 +95,14 @@ def test_quantities_without_values_and_empty_runs_have_no_plot(run: RunFolder) -
     assert "Seconds a step" in plots(run.metrics()[:1], [])
 
 
+def test_graded_steps_have_a_plot_where_there_were_any(run: RunFolder) -> None:
+    title = "Share of groups told apart by their steps"
+    metrics = [m | {"groups": 4, "groups_by_steps": 0} for m in run.metrics()[:3]]
+    assert title not in plots(metrics, [])
+    metrics[1] |= {"groups_by_steps": 1}
+    assert "0.00 at step 1 to 0.00 at step 3, lowest 0.00, highest 0.25" in plots(metrics, [])[title].alt
+
+
 def test_thinning_and_smoothing_are_means_that_keep_gaps() -> None:
     assert thin([1.0, 2.0, 3.0], [5.0, 6.0, 7.0], most=3) == ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0])
     steps, values = thin([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, math.nan, math.nan, 9.0], most=3)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.types import Outcome, Prompt, Score, Trajectory
 
 ScoreGroups = Callable[[Sequence[Prompt], Sequence[Sequence[Trajectory]]], list[list[Score]]]

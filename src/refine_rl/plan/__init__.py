@@ -4,7 +4,9 @@
     calls.py     settings -> calls to LLMs by purpose; pure
     survey.py    a task -> its prompts and counts, its mistakes
     money.py     calls -> dollars
-    machine.py   the model's size and this machine's speed -> seconds, memory, disk
+    machine.py   the model's size, this machine's speed
+    pace.py      both -> seconds
+    memory.py    both -> memory and disk
     probe.py     a look at the untrained model, where the person agrees to it
     plan.py      all of it together
 

@@ -2,7 +2,8 @@
 
 `low` and `high` count the calls of a run in which all answers of a group differ, every reply can be used
 at once and nothing is cached; they differ where the judges' own replies decide (adaptive looks, a larger
-judge, a gate) or where a writer has to write more than once. Answers that are alike, and replies from the
+judge, a gate), where groups without spread are replaced (grpo.resample: none in `low`, as many as may be in
+`high`) or where a writer has to write more than once. Answers that are alike, and replies from the
 cache, make it fewer; corrections and repeated attempts make it more.
 """
 
@@ -56,6 +57,11 @@ def validations(settings: Settings, counts: Counts) -> int:
     return 1 + (steps // every + (steps % every > 0) if every else 0)
 
 
+def resampled(settings: Settings, counts: Counts) -> int:
+    """Groups that grpo.resample may add to a step: never two of a prompt."""
+    return min(settings.grpo.resample, max(0, counts.train - settings.grpo.prompts_per_step))
+
+
 # -- prompts and rubric ---------------------------------------------------------------------------
 
 
@@ -101,12 +107,14 @@ def _writing(settings: Settings, counts: Counts) -> Iterator[Calls]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """Groups of one size that are judged at one stage. `gated`: rules may spare the judges an answer."""
+    """Groups of one size that are judged at one stage, and as many `more` as there may be. `gated`: rules
+    may spare the judges an answer."""
 
     stage: str
     groups: int
     answers: int
     gated: bool = True
+    more: int = 0
 
 
 def judged(settings: Settings, counts: Counts) -> list[Judged]:
@@ -119,7 +127,12 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
         Judged(stage="sanity cases", groups=len(settings.reward.sanity), answers=2),
         Judged(stage="probe of the pool", groups=_probed(settings, counts), answers=settings.prompts.probe),
         Judged(stage=FIRST, groups=n, answers=samples),
-        Judged(stage="training", groups=g.steps * g.prompts_per_step, answers=settings.rollout.group_size),
+        Judged(
+            stage="training",
+            groups=g.steps * g.prompts_per_step,
+            more=g.steps * resampled(settings, counts),
+            answers=settings.rollout.group_size,
+        ),
         Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
         Judged(
             stage=COMPARISON,
@@ -191,19 +204,20 @@ def calls_for_groups(settings: Settings, counts: Counts, *, groups: int) -> list
     """The calls that score so many groups of rollouts, their sources' questions included."""
     group = Judged(stage="probe", groups=groups, answers=settings.rollout.group_size)
     found = list(_judged_groups(settings, counts, group)) if settings.reward.judges else []
-    return [*found, *_asked_of(settings, counts, {"probe": (groups * group.answers, 1)}, sources=groups)]
+    answers = groups * group.answers
+    return [*found, *_asked_of(settings, counts, {"probe": (answers, answers)}, sources=(groups, groups))]
 
 
 def _judged_groups(settings: Settings, counts: Counts, group: Judged) -> Iterator[Calls]:
-    each = group.groups * requests(settings.judge.kind, group.answers)
+    one = requests(settings.judge.kind, group.answers)
     tokens_in, tokens_out = _judge_tokens(settings, counts, group.answers)
     for model, low, high in looks(settings, group.stage):
         yield Calls(
             purpose="judge",
             stage=group.stage,
             model=model,
-            low=0 if settings.judge.gate and group.gated else each * low,
-            high=each * high,
+            low=0 if settings.judge.gate and group.gated else group.groups * one * low,
+            high=(group.groups + group.more) * one * high,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
         )
@@ -232,27 +246,32 @@ def _quiz(settings: Settings, counts: Counts) -> Iterator[Calls]:
     if settings.reward.quiz is None:
         return
     samples, cases = settings.evaluate.samples, len(settings.reward.sanity)
-    groups = settings.grpo.steps * settings.grpo.prompts_per_step
-    used = counts.train_sources if settings.prompts.probe else min(counts.train_sources, groups)
+    steps, members = settings.grpo.steps, settings.rollout.group_size
+    groups = [steps * settings.grpo.prompts_per_step]
+    groups.append(groups[0] + steps * resampled(settings, counts))
+    used = [counts.train_sources if settings.prompts.probe else min(counts.train_sources, n) for n in groups]
     n, later = counts.validation, max(0, validations(settings, counts) - 1)
     # Beside a relative judge the base model's answers come up again; their replies are in the cache.
     again = 2 if is_relative(settings) else 1
+    probed = _probed(settings, counts) * settings.prompts.probe
+    compared = 2 * counts.held_out * (samples + 1)
     answers = {
-        "sanity cases": (2 * cases, 1),
-        "probe of the pool": (_probed(settings, counts) * settings.prompts.probe, 1),
-        FIRST: (n * samples, 1),
-        "training": (groups * settings.rollout.group_size, 1),
-        "validation": (n * later * samples, again),
-        COMPARISON: (2 * counts.held_out * (samples + 1), 1),
+        "sanity cases": (2 * cases, 2 * cases),
+        "probe of the pool": (probed, probed),
+        FIRST: (n * samples, n * samples),
+        "training": (groups[0] * members, groups[1] * members),
+        "validation": (n * later * samples, n * later * samples * again),
+        COMPARISON: (compared, compared),
     }
-    yield from _asked_of(settings, counts, answers, sources=used + counts.other_sources + cases)
+    low, high = (number + counts.other_sources + cases for number in used)
+    yield from _asked_of(settings, counts, answers, sources=(low, high))
 
 
 def _asked_of(
-    settings: Settings, counts: Counts, answers: dict[str, tuple[int, int]], *, sources: int
+    settings: Settings, counts: Counts, answers: dict[str, Range], *, sources: Range
 ) -> Iterator[Calls]:
     """A source: one call that writes the questions, two that check them (with the source, and without any
-    text). Then one call an answer; `answers` has their number by stage, and how often they may come up."""
+    text). Then one call an answer; `sources` and `answers`, by stage, are their numbers, low and high."""
     q = settings.reward.quiz
     if q is None:
         return
@@ -274,9 +293,9 @@ def _asked_of(
         )
 
     writing, checking = INSTRUCTIONS + source, INSTRUCTIONS + asked + source // 2  # one check has no source
-    yield one("questions", writer, (sources, sources), (writing, writing), (asked, 2 * asked + REASONING))
-    twice = 2 * sources
-    yield one("check of the questions", reader, (twice, twice), (checking, checking), chosen)
+    yield one("questions", writer, sources, (writing, writing), (asked, 2 * asked + REASONING))
+    twice = 2 * sources[0], 2 * sources[1]
+    yield one("check of the questions", reader, twice, (checking, checking), chosen)
     answering = (INSTRUCTIONS + asked + low, INSTRUCTIONS + asked + high)
-    for stage, (number, times) in answers.items():
-        yield one(stage, reader, (number, number * times), answering, chosen)
+    for stage, number in answers.items():
+        yield one(stage, reader, number, answering, chosen)

@@ -1,12 +1,4 @@
-"""The model's size and this machine's speed -> seconds, memory and disk of a run.
-
-Time of a forward pass over n tokens: 2 * (weights in matrices) * n / (matrix rate * EFFICIENCY), and a
-fixed time a layer for everything that is started one by one. Training adds the way back, and the traffic
-of the activations to and from memory. All rates are measured here and now, in the shapes of the run.
-
-Peak memory: weights + adapter with gradient and optimizer + the larger of sampling (keys and values of all
-rows; one row of logits each) and training (activations and logits of grpo.tokens_per_micro_batch).
-"""
+"""The model's size from its configuration, and this machine's speed, measured now in the shapes of a run."""
 
 from __future__ import annotations
 
@@ -18,21 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from refine_rl.config import Settings
 from refine_rl.errors import UserError
-from refine_rl.plan.calls import validations
-from refine_rl.plan.counts import Counts
 
 if TYPE_CHECKING:
     import torch
 
-EFFICIENCY = 0.35  # of the measured matrix rate, inside a whole model
-LAUNCH = {"cpu": 2.5e-3, "cuda": 1.2e-3}  # seconds a layer and forward pass, its adapter included
-TRAFFIC = 20  # times that a training pass reads or writes its activations, fresh memory included
-VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw
-PASSES_BACK = {"lora": 2, "none": 3}  # matrix work of a training pass, forward included, in forward passes
-START = 5.0  # seconds: imports, prompts, the report
-PROGRAM = {"cpu": 0.5e9, "cuda": 0.7e9}  # bytes: Python and libraries; the device's context
-OPTIMIZER = 16  # bytes a trained weight: itself, its gradient, two moments of AdamW, all float32
-SLACK = 2.0  # activations and buffers in the high figure: what an allocator does not give back
 MAX_ROWS = 512  # sampled at once
 _MEASURED = 0.1  # seconds a rate
 _SPREAD = 1 << 27  # bytes of matrices, so that they are read from memory as a model's are
@@ -68,16 +49,6 @@ class Rates:
     train: float
     decode: float
     bytes: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """Estimates, low and high. Low: completions of half of rollout.max_tokens; high: all reach it."""
-
-    step: tuple[float, float]  # seconds of sampling and training in a step
-    evaluation: tuple[float, float]  # seconds of all validations and the comparison
-    memory: tuple[float, float]  # bytes
-    disk: float  # bytes
 
 
 class UnknownSize(UserError):  # noqa: N818 - it is a gap in what is known, not a mistake
@@ -188,122 +159,3 @@ def installed_memory(device: str) -> float:
 
         return float(torch.cuda.get_device_properties(0).total_memory)
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-# -- time -----------------------------------------------------------------------------------------
-
-
-def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Work:
-    """Seconds, bytes in memory and bytes on disk of a run."""
-    g, r, samples = settings.grpo, settings.rollout, settings.evaluate.samples
-    steps, evaluations = [], []
-    for share in (0.5, 1.0):
-        one = _Pace(settings=settings, size=size, rates=rates, prompt=counts.tokens, share=share)
-        steps.append(
-            one.sampling(g.prompts_per_step, r.group_size) + one.training(g.prompts_per_step * r.group_size)
-        )
-        times, judge = validations(settings, counts), settings.judge
-        validation = one.sampling(counts.validation, samples) * times
-        if settings.reward.judges and judge.anchors:
-            validation += one.sampling(min(judge.anchor_prompts, counts.train), samples) * max(1, times)
-        if settings.prompts.probe:
-            validation += one.sampling(counts.train, settings.prompts.probe)
-        comparison = one.sampling(counts.held_out, samples) + one.sampling(counts.held_out, 1)
-        evaluations.append(validation + 2 * comparison)
-    return Work(
-        step=(steps[0], steps[1]),
-        evaluation=(evaluations[0], evaluations[1]),
-        memory=(memory(settings, size, rates, counts, 1.0), memory(settings, size, rates, counts, SLACK)),
-        disk=disk(settings, size, counts),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pace:
-    """How long things take where answers have `share` of rollout.max_tokens."""
-
-    settings: Settings
-    size: Size
-    rates: Rates
-    prompt: int  # tokens
-    share: float
-
-    @property
-    def answer(self) -> float:
-        return self.share * self.settings.rollout.max_tokens
-
-    @property
-    def launch(self) -> float:
-        return self.size.layers * LAUNCH.get(self.rates.device, LAUNCH["cuda"])
-
-    def sampling(self, prompts: int, members: int) -> float:
-        """Seconds of sampling; the longest answer of a batch decides how many forward passes there are, and
-        with answers of half the length on average it is taken to reach three quarters."""
-        rows = prompts * members
-        if not rows:
-            return 0.0
-        batches = -(-rows // MAX_ROWS)
-        passes = batches * (1 + self.settings.rollout.max_tokens * (1 + self.share) / 2)
-        head = self.size.vocabulary * self.size.hidden
-        prefill = prompts * self.prompt * 2 * self.size.linear / (self.rates.train * EFFICIENCY)
-        decode = 2 * (self.size.linear + head) / (self.rates.decode * EFFICIENCY)
-        drawing = self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
-        return passes * self.launch + prefill + rows * self.answer * (decode + drawing)
-
-    def training(self, rows: int) -> float:
-        """Seconds of one step's updates: every completion goes through the model whole."""
-        m, g = self.settings.model, self.settings.grpo
-        tokens = rows * (self.prompt + self.answer)
-        work = PASSES_BACK[m.adapter] * (
-            tokens * 2 * self.size.linear + rows * self.answer * 2 * self.size.vocabulary * self.size.hidden
-        )
-        moved = TRAFFIC * tokens * self.size.layers * activation(self.settings, self.size, self.rates)
-        batches = -(-tokens // g.tokens_per_micro_batch)
-        once = work / (self.rates.train * EFFICIENCY) + moved / self.rates.bytes + 3 * batches * self.launch
-        return g.updates_per_step * once + (once / 3 if g.kl > 0 else 0.0)
-
-
-# -- memory ---------------------------------------------------------------------------------------
-
-
-def activation(settings: Settings, size: Size, rates: Rates) -> float:
-    """Bytes that one token leaves behind in one layer for the way back: 34 numbers of the hidden width and 4
-    of the inner one in the compute format; an adapter keeps its inputs in float32 beside them."""
-    form = 2 if rates.dtype == "bfloat16" else 4
-    kept = form * (34 * size.hidden + 4 * size.intermediate)
-    return kept + (4.0 * (6 * size.hidden + size.intermediate) if settings.model.adapter == "lora" else 0.0)
-
-
-def memory(settings: Settings, size: Size, rates: Rates, counts: Counts, slack: float) -> float:
-    """Bytes at the peak."""
-    m, g, r = settings.model, settings.grpo, settings.rollout
-    form = 2 if rates.dtype == "bfloat16" else 4
-    held = PROGRAM.get(rates.device, PROGRAM["cuda"]) + size.trainable(settings) * OPTIMIZER
-    if m.adapter == "lora":
-        held += size.parameters * form
-    else:
-        held += size.parameters * (form if form == 2 else 0)  # autocast keeps a copy in the compute format
-        held += size.parameters * 4 if g.kl > 0 else 0  # the reference
-    length = counts.tokens + r.max_tokens
-    asked = max(
-        g.prompts_per_step * r.group_size, max(counts.held_out, counts.validation) * settings.evaluate.samples
-    )
-    rows = min(asked, MAX_ROWS, max(1, (1 << 17) // length))
-    caches = rows * length * size.layers * 2 * size.kv * form
-    sampling = caches + rows * size.vocabulary * 28
-    batch = max(g.tokens_per_micro_batch, length)
-    logits = batch * size.vocabulary * 2 * form + min(batch * size.vocabulary, 1 << 25) * 12
-    training = batch * size.layers * activation(settings, size, rates) + logits
-    return held + slack * max(sampling, training)
-
-
-def disk(settings: Settings, size: Size, counts: Counts) -> float:
-    """Bytes of the run's folder: checkpoints (weights and two moments), the model, the record of every
-    completion (about 25 bytes a sampled token, 6 a prompt's)."""
-    g = settings.grpo
-    trained = size.trainable(settings)
-    form = 4 if settings.model.adapter == "lora" else 2
-    kept = min(g.keep_checkpoints, -(-g.steps // g.checkpoint_every)) + 1  # and the best one
-    completions = g.steps * g.prompts_per_step * settings.rollout.group_size
-    record = completions * (25 * settings.rollout.max_tokens + 6 * counts.tokens + 500)
-    return float(kept * trained * 12 + trained * form + record)

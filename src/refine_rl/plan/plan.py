@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refine_rl.config import EndpointSettings, Settings
-from refine_rl.plan import machine
-from refine_rl.plan.calls import Calls, calls
+from refine_rl.plan import machine, pace
+from refine_rl.plan.calls import Calls, calls, resampled
 from refine_rl.plan.counts import Counts
-from refine_rl.plan.machine import Rates, Size, Work
+from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, cost, dollars, missing_keys, price_line
+from refine_rl.plan.pace import Work
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
 WRITING_SECONDS = 15.0  # of a call that writes prompts, a rubric or questions
@@ -69,8 +70,8 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None)
         notes.append(f"{error}: neither time nor memory of the machine can be told.")
     if size is not None:
         rates = rates or machine.measure(settings, size)
-        work = machine.estimate(settings, size, rates, counts)
-    seconds = durations(settings, planned, work)
+        work = pace.estimate(settings, size, rates, counts)
+    seconds = durations(settings, planned, work, waves=resampled(settings, counts))
     if work is not None and rates is not None:
         notes += _memory(work, machine.installed_memory(rates.device))
     return Plan(
@@ -89,13 +90,16 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None)
 # -- time -----------------------------------------------------------------------------------------
 
 
-def durations(settings: Settings, planned: Sequence[Calls], work: Work | None) -> Seconds:
+def durations(settings: Settings, planned: Sequence[Calls], work: Work | None, *, waves: int = 0) -> Seconds:
     """Machine and LLMs together: side by side in training where steps are sampled ahead, else after one
-    another in the high figure."""
+    another in the high figure. `waves`: times that a step may have to wait again, for groups in the place of
+    others."""
     steps = settings.grpo.steps
     training = [c for c in planned if c.stage in _TRAINING]
     around = [c for c in planned if c.stage not in _TRAINING]
-    judged = tuple(steps * _waiting(settings, training, which, rounds=steps) for which in (0, 1))
+    judged = tuple(
+        steps * _waiting(settings, training, which, rounds=steps, waves=which * waves) for which in (0, 1)
+    )
     beside = tuple(_waiting(settings, around, which, rounds=1) for which in (0, 1))
     judges = (judged[0] + beside[0], judged[1] + beside[1])
     if work is None:
@@ -104,11 +108,11 @@ def durations(settings: Settings, planned: Sequence[Calls], work: Work | None) -
     longer = max(high, judged[1])
     # The comparison comes after training; what else is evaluated is counted here as well.
     trained = (
-        machine.START + max(low, judged[0]),
-        machine.START + (OVERLAP * longer if settings.ahead else high + judged[1]),
+        pace.START + max(low, judged[0]),
+        pace.START + (OVERLAP * longer if settings.ahead else high + judged[1]),
     )
     return Seconds(
-        machine=(machine.START + low + work.evaluation[0], machine.START + high + work.evaluation[1]),
+        machine=(pace.START + low + work.evaluation[0], pace.START + high + work.evaluation[1]),
         judges=judges,
         training=trained,
         total=(
@@ -118,17 +122,20 @@ def durations(settings: Settings, planned: Sequence[Calls], work: Work | None) -
     )
 
 
-def _waiting(settings: Settings, planned: Sequence[Calls], which: int, *, rounds: int) -> float:
+def _waiting(
+    settings: Settings, planned: Sequence[Calls], which: int, *, rounds: int, waves: int = 0
+) -> float:
     """Seconds of one of `rounds` equal shares of the calls: each endpoint works on as many at once as its
-    `concurrency` allows, all endpoints side by side."""
+    `concurrency` allows, all endpoints side by side. `waves`: times that a share is cut, each part asked for
+    after the one before."""
     busy: dict[str, float] = {}
     for c in planned:
         name = c.model.partition("/")[0]
         number = (c.low, c.high)[which] / rounds
         at_once = settings.endpoints.get(name, EndpointSettings()).concurrency
         # In a round that is not full the last calls take as long as any.
-        waves = number / at_once if c.stage in _WRITING else -(-number // at_once)
-        busy[name] = busy.get(name, 0.0) + waves * (WRITING_SECONDS if c.stage in _WRITING else CALL_SECONDS)
+        times = number / at_once if c.stage in _WRITING else -(-number // at_once) + waves
+        busy[name] = busy.get(name, 0.0) + times * (WRITING_SECONDS if c.stage in _WRITING else CALL_SECONDS)
     return max(busy.values(), default=0.0)
 
 
@@ -177,6 +184,11 @@ def _notes(
     settings: Settings, counts: Counts, lines: Sequence[Line], paid: Cost, seconds: Seconds
 ) -> list[str]:
     notes = []
+    if more := resampled(settings, counts):
+        notes.append(
+            f"grpo.resample may add up to {more} groups to a step, {more * settings.grpo.steps} in all: the "
+            "high figures count every one of them, the low ones none."
+        )
     if keys := missing_keys([line.calls.model for line in lines], settings, os.environ):
         notes.append(f"Not set yet: {', '.join(keys)}. The run needs it.")
     if paid.unknown and settings.budget.dollars is None:

@@ -13,8 +13,9 @@ from refine_rl.connecting import check_models, connect
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.sample import Purpose, Sampling, sample
+from refine_rl.policy.sample import Purpose, sample
 from refine_rl.progress import Observer, Pause, never
 from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward

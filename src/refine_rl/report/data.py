@@ -32,6 +32,19 @@ _LABELS = {
     "success": "Full successes, sampled",
     "success_greedy": "Full successes, greedy",
 }
+_PARTS = {  # of a step: label, colour
+    "sample": ("Steps: sampling", "sample"),
+    "score": ("Steps: waiting for scores", "score"),
+    "train": ("Steps: training", "update"),
+    "other": ("Steps: the rest", "other"),
+}
+_STAGES = {
+    "prepare": "Loading and preparing",
+    "base": "The base model’s held-out answers",
+    "validation": "Validation",
+    "checkpoint": "Checkpoints",
+    "tuned": "The tuned model’s held-out answers",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,9 +96,11 @@ def share(value: float | None) -> str:
 def duration(seconds: float) -> str:
     """A time for people.
 
-    >>> duration(7.23), duration(92), duration(4000)
-    ('7.2 s', '1 min 32 s', '1 h 06 min')
+    >>> duration(7.23), duration(92), duration(4000), duration(0.066), duration(0.0001)
+    ('7.2 s', '1 min 32 s', '1 h 06 min', '66 ms', 'under 1 ms')
     """
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.0005 else "under 1 ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -251,6 +266,39 @@ def time_spent(metrics: Sequence[Json]) -> dict[str, float]:
     if total <= 0:
         return {}
     return {**spent, "other": max(0.0, total - sum(spent.values()))}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """A row of the table of times: what was done how often, the seconds in all, and their share of all rows.
+    `colour` is the CSS variable of the plot's colour, for the parts of a step."""
+
+    label: str
+    times: int
+    seconds: float
+    share: float
+    colour: str = ""
+
+    @property
+    def each(self) -> str:
+        """What one took; "" where there was but one."""
+        return duration(self.seconds / self.times) if self.times > 1 else ""
+
+
+def time_table(metrics: Sequence[Json], times: Sequence[Json]) -> list[Spent]:
+    """Where the time of the run went, by its stages in order; those that took none are left out."""
+    inside = time_spent(metrics)
+    rows = [(label, len(metrics), inside.get(key, 0.0), colour) for key, (label, colour) in _PARTS.items()]
+    outside: dict[str, list[float]] = {}
+    for line in times:
+        outside.setdefault(line["stage"], []).append(line["seconds"])
+    around = [(_STAGES.get(s, s), len(spent), sum(spent), "") for s, spent in outside.items()]
+    total = sum(seconds for _, _, seconds, _ in (*rows, *around))
+    return [
+        Spent(label=label, times=count, seconds=seconds, share=seconds / total, colour=colour)
+        for label, count, seconds, colour in (*rows, *around)
+        if seconds > 0
+    ]
 
 
 def settings_table(settings: Settings) -> dict[str, dict[str, str]]:

@@ -48,6 +48,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
         "plots": [(plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, best=best)],
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,
+        "times": data.time_table(metrics, run.times()),
         "rollouts": rollouts.collect(run, rollout_bytes),
         "warnings": [e for e in events if e["kind"] in ("warning", "guard")],
         "events": events[-MOST_EVENTS:],
@@ -63,6 +64,8 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
     )
     environment.filters |= {
         "number": data.number,
+        "share": data.share,
+        "duration": data.duration,
         "money": lambda bill: money(bill.dollars, bill.unknown),
         "cut": lambda text: data.cut(text, data.LONGEST_TEXT),
         "raw_json": Markup,

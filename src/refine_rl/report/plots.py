@@ -77,6 +77,11 @@ def training_plots(
     def ratio(part: float, whole: float) -> float | None:
         return part / whole if whole else None
 
+    graded = any(m.get("groups_by_steps") for m in metrics)
+
+    def by_steps(m: Json) -> float | None:
+        return ratio(m.get("groups_by_steps", 0), m["groups"]) if graded else None
+
     band = [valid(lambda v, end=end: v["reward"]["ci95"][end]) for end in (0, 1)]  # type: ignore[misc]
     names = dict.fromkeys(name for line in (*metrics, *validation) for name in line["components"])
     nothing: Line = ([], [])
@@ -104,6 +109,7 @@ def training_plots(
             train(lambda m: ratio(m["groups_zero_variance"], m["groups"])),
             unit=True,
         ),
+        _curve("Share of groups told apart by their steps", train(by_steps), unit=True),
         _curve("Gradient norm before clipping", train(lambda m: m["grad_norm"])),
         _curve("Trainer against sampler, nats a token", train(lambda m: m.get("mismatch_mean"))),
         _times(metrics),

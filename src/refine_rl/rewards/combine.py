@@ -19,13 +19,15 @@ from refine_rl.rewards.looks import all_of
 from refine_rl.rewards.overlong import Overlong
 from refine_rl.rewards.panel import Panel
 from refine_rl.rewards.rules import nearest, rule_reward
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.rewards.steps import build_grader
+from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory
 
 if TYPE_CHECKING:
     from refine_rl.rewards.quiz import Shelf
 
 OVERLONG = "overlong"
-"""The penalty's name in the breakdown; no component may have it."""
+"""The penalty's name in the breakdown."""
+_TAKEN = {OVERLONG: "the penalty", RIGHT_STEPS: "graded steps"}  # no component may be called so
 
 _TOLERANCE = 1e-9
 
@@ -64,6 +66,7 @@ def build_reward(
         thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success),
         gate=_gate(settings, names[: len(plain)]),
         overlong=Overlong(reward.overlong, settings.rollout.max_tokens) if reward.overlong else None,
+        grader=build_grader(settings, connections),
     )
 
 
@@ -78,7 +81,8 @@ class CombinedReward:
     is the smallest of the components'.
 
     `gate` names components that an answer must fully pass before the panel sees it (see gate.py).
-    `thresholds` are those of single components, by name, in the place of `threshold`.
+    `thresholds` are those of single components, by name, in the place of `threshold`. `grader` grades the
+    steps of wrong answers in training (steps.py); no part of the reward.
     """
 
     components: tuple[Reward, ...]
@@ -88,6 +92,7 @@ class CombinedReward:
     overlong: Overlong | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     gate: tuple[str, ...] = ()
+    grader: Reward | None = None
 
     @property
     def name(self) -> str:
@@ -114,6 +119,8 @@ class CombinedReward:
                 component.check_prompt(prompt)
             except UserError as error:
                 raise UserError(f"component `{component.name}` cannot score this: {error}") from None
+        if self.grader is not None:
+            self.grader.check_prompt(prompt)
 
     def check_data(self, prompts: Iterable[Prompt]) -> None:
         """Raise a UserError for the first prompt that lacks the data which a component needs."""
@@ -270,13 +277,13 @@ def _gate(settings: Settings, names: Sequence[str]) -> tuple[str, ...]:
 def _unique_names(parts: Sequence[_Part]) -> list[str]:
     given = [part.reward.name for part in parts if part.named]
     for name in given:
-        if name == OVERLONG or given.count(name) > 1:
-            taken = "is kept for the penalty" if name == OVERLONG else "is given twice"
+        if name in _TAKEN or given.count(name) > 1:
+            taken = f"is kept for {_TAKEN[name]}" if name in _TAKEN else "is given twice"
             raise SettingsError(f"reward: the name `{name}` {taken}; choose another")
     names: list[str] = []
     for part in parts:
         name, number = part.reward.name, 1
-        while not part.named and name in (*given, *names, OVERLONG):
+        while not part.named and name in (*given, *names, *_TAKEN):
             number += 1
             name = f"{part.reward.name}-{number}"
         names.append(name)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-TAGS = ("trajectory", "context", "answer", "question", "source", "text", "summary", "task", "rubric")
+TAGS = ("trajectory", "context", "answer", "steps", "question", "source", "text", "summary", "task", "rubric")
 """Names of the tags that requests to judges use."""
 
 # Between `<` and the name: a slash, spaces, invisible signs, and their escapes in JSON.

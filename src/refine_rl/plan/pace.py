@@ -1,0 +1,134 @@
+"""The model's size and this machine's speed -> seconds of a run.
+
+A forward pass over n tokens takes 2 * (weights in matrices) * n / (matrix rate * efficiency), and a fixed
+time a layer for everything that is started one by one. Training adds the way back, and the traffic of the
+activations to and from memory. The rates are measured where the run will be (machine.py); what a model
+makes of them, `FITTED`, comes from timed steps: `python benchmarks/plan_fit.py` times them again, and
+prints the figures that fit best and how far off they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from refine_rl.config import Settings
+from refine_rl.plan.calls import resampled, validations
+from refine_rl.plan.counts import Counts
+from refine_rl.plan.machine import MAX_ROWS, Rates, Size
+from refine_rl.plan.memory import SLACK, activation, disk, memory
+
+START = 5.0  # seconds: imports, prompts, the report
+VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw
+PASSES_BACK = {"lora": 2, "none": 3}  # matrix work of a training pass, forward included, in forward passes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """What a model makes of a machine's rates. Seconds are linear in `launch`, `slowdown` and `traffic`."""
+
+    launch: float  # seconds a layer and forward pass, its adapter included
+    slowdown: float  # measured matrix rate over the one that is reached inside a whole model
+    traffic: float  # times that a training pass reads or writes its activations, fresh memory included
+
+
+FITTED = {
+    "cpu": Fitted(launch=2.5e-3, slowdown=1 / 0.35, traffic=20),
+    "cuda": Fitted(launch=1.2e-3, slowdown=1 / 0.35, traffic=20),  # not measured
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Estimates, low and high. Low: completions of half of rollout.max_tokens; high: all reach it, and
+    grpo.resample adds as many groups as it may."""
+
+    step: tuple[float, float]  # seconds of sampling and training in a step
+    evaluation: tuple[float, float]  # seconds of all validations and the comparison
+    memory: tuple[float, float]  # bytes
+    disk: float  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How long things take where answers have `share` of rollout.max_tokens."""
+
+    settings: Settings
+    size: Size
+    rates: Rates
+    prompt: int  # tokens
+    share: float = 1.0
+    given: Fitted | None = None
+
+    @property
+    def fitted(self) -> Fitted:
+        return self.given or FITTED.get(self.rates.device, FITTED["cuda"])
+
+    @property
+    def answer(self) -> float:
+        return self.share * self.settings.rollout.max_tokens
+
+    @property
+    def launch(self) -> float:
+        return self.size.layers * self.fitted.launch
+
+    def sampling(self, prompts: int, members: int) -> float:
+        """Seconds of sampling; the longest answer of a batch decides how many forward passes there are, and
+        with answers of half the length on average it is taken to reach three quarters."""
+        rows = prompts * members
+        if not rows:
+            return 0.0
+        batches = -(-rows // MAX_ROWS)
+        passes = batches * (1 + self.settings.rollout.max_tokens * (1 + self.share) / 2)
+        head = self.size.vocabulary * self.size.hidden
+        prefill = prompts * self.prompt * 2 * self.size.linear / self.rates.train
+        decode = rows * self.answer * 2 * (self.size.linear + head) / self.rates.decode
+        drawing = rows * self.answer * self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
+        return passes * self.launch + (prefill + decode) * self.fitted.slowdown + drawing
+
+    def training(self, prompts: int, members: int) -> float:
+        """Seconds of one step's updates: a prompt goes through the model once for all its completions."""
+        m, g = self.settings.model, self.settings.grpo
+        passes, said = PASSES_BACK[m.adapter], prompts * members * self.answer
+        tokens = prompts * self.prompt + said
+        work = passes * (tokens * 2 * self.size.linear + said * 2 * self.size.vocabulary * self.size.hidden)
+        moved = tokens * self.size.layers * activation(self.settings, self.size, self.rates)
+        once = (
+            work / self.rates.train * self.fitted.slowdown
+            + moved / self.rates.bytes * self.fitted.traffic
+            + 3 * -(-tokens // g.tokens_per_micro_batch) * self.launch
+        )
+        again = (passes + 1) / passes if m.gradient_checkpointing else 1.0
+        return g.updates_per_step * once * again + (once / 3 if g.kl > 0 else 0.0)
+
+    def step(self, *, more: int = 0) -> float:
+        """Seconds of a step to which grpo.resample adds `more` groups, at worst one after the other."""
+        g, members = self.settings.grpo, self.settings.rollout.group_size
+        trained = g.prompts_per_step + (0 if self.settings.flat == "drop" else more)
+        sampled = self.sampling(g.prompts_per_step, members) + more * self.sampling(1, members)
+        return sampled + self.training(trained, members)
+
+    def evaluation(self, counts: Counts) -> float:
+        """Seconds of all sampling outside of training."""
+        samples, judge = self.settings.evaluate.samples, self.settings.judge
+        times = validations(self.settings, counts)
+        validation = self.sampling(counts.validation, samples) * times
+        if self.settings.reward.judges and judge.anchors:
+            validation += self.sampling(min(judge.anchor_prompts, counts.train), samples) * max(1, times)
+        if self.settings.prompts.probe:
+            validation += self.sampling(counts.train, self.settings.prompts.probe)
+        comparison = self.sampling(counts.held_out, samples) + self.sampling(counts.held_out, 1)
+        return validation + 2 * comparison
+
+
+def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Work:
+    """Seconds, bytes in memory and bytes on disk of a run."""
+    low, high = (
+        Pace(settings=settings, size=size, rates=rates, prompt=counts.tokens, share=share)
+        for share in (0.5, 1.0)
+    )
+    return Work(
+        step=(low.step(), high.step(more=resampled(settings, counts))),
+        evaluation=(low.evaluation(counts), high.evaluation(counts)),
+        memory=(memory(settings, size, rates, counts, 1.0), memory(settings, size, rates, counts, SLACK)),
+        disk=disk(settings, size, counts),
+    )
