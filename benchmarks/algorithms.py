@@ -2,23 +2,26 @@
 
     python benchmarks/algorithms.py [--seeds 3] [--recipe dots] [--steps N] [--only LOSS ...]
                                     [--page docs/algorithms.md] [--plot docs/images/algorithms.svg]
+                                    [--results FILE]
 
 Each cell is one whole `refine train` in a process of its own; all of a table differ in the settings that
 are named and in nothing else. The losses are compared with four updates a step, as with one their ratios
 are 1 and several of them are the same. Reward and success are those of the tuned model on held-out
 prompts, sampled: mean over the seeds, with the smallest and the largest. `--page` puts the table between
-the page's marks; `--plot` draws the mean training reward of each step.
+the page's marks; `--plot` draws the mean training reward of each step. `--results` keeps what each
+row gave, and takes rows that it has from there: an hour of runs can be interrupted, or cut up by `--only`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
@@ -71,6 +74,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows or tables of these names alone")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--results", type=Path)
     a = parser.parse_args()
     steps = () if a.steps is None else (f"grpo.steps={a.steps}",)
     tables = {
@@ -78,13 +82,19 @@ def main() -> None:
         for title, rows in TABLES.items()
     }
     lines, curves = [], dict[str, dict[str, list[Result]]]()
+    kept = json.loads(a.results.read_text("utf-8")) if a.results and a.results.exists() else {}
     for title, rows in tables.items():
         if not rows:
             continue
         lines += head(title)
         print("\n".join(lines[-3:]), flush=True)
         for name, sets in rows.items():
-            results = [train(a.recipe, seed, (*steps, *sets)) for seed in range(a.seeds)]
+            key = " ".join([a.recipe, str(a.seeds), *steps, *sets])
+            if key not in kept:
+                kept[key] = [asdict(train(a.recipe, seed, (*steps, *sets))) for seed in range(a.seeds)]
+                if a.results:
+                    a.results.write_text(json.dumps(kept), encoding="utf-8")
+            results = [Result(**one) for one in kept[key]]
             curves.setdefault(title, {})[name] = results
             lines.append(row(name, results))
             print(lines[-1], flush=True)

@@ -477,8 +477,9 @@ class GRPOSettings(_Section):
     updates_per_step: Positive = 1
     """Optimizer updates on the same rollouts; the log-probs of the first stay the old ones."""
     tokens_per_micro_batch: Positive = 2048
-    """Tokens that go through the model at once (a prompt once for all its completions); the result does
-    not depend on it but for rounding."""
+    """Tokens that go through the model at once (a prompt once for all its completions), in all micro-batches
+    that a processor works side by side; a group is cut only behind as many tokens as its prompt has. The
+    result does not depend on it but for rounding."""
     validate_every: Annotated[int, Field(ge=0)] = 10
     """Steps between scorings of the validation prompts; 0: never (the last checkpoint is used)."""
     checkpoint_every: Positive = 10
@@ -490,7 +491,8 @@ class GRPOSettings(_Section):
     all_cut_patience: Positive = 1
     """The run stops after this many steps in which every completion was cut at rollout.max_tokens."""
     mismatch_tolerance: Annotated[float, Field(gt=0)] | None = None
-    """Allowed mean |trainer - sampler| log-prob; without it, derived from the number format."""
+    """Allowed mean |trainer - sampler| log-prob; without it, derived from the number format and the model's
+    size."""
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run follows from it."""
 

@@ -15,6 +15,7 @@ from refine_rl.config import ModelSettings, Settings
 from refine_rl.errors import GuardStop, Interrupted
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.batch import Row, rows
+from refine_rl.grpo.check import tolerance
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.update import kl_per_token, make_optimizer, reference_logprobs, update
 from refine_rl.policy.draw import Sampling
@@ -66,6 +67,17 @@ def weights(policy: Policy) -> dict[str, torch.Tensor]:
 def updated(policy: Policy, batch: Sequence[Row], s: Settings, step: int = 1) -> dict[str, torch.Tensor]:
     update(policy, make_optimizer(policy, s), batch, s, step=step)
     return weights(policy)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_the_tolerance_follows_from_format_and_size(make_model: MakeModel, adapter: str) -> None:
+    policy = policy_of(make_model, adapter=adapter)
+    config = (policy.model.get_base_model() if policy.adapter else policy.model).config
+    layers, width = config.num_hidden_layers, config.hidden_size
+    assert tolerance(policy, settings()) == pytest.approx(50 * 2**-24 * math.sqrt(2 * layers * width))
+    coarse = policy_of(make_model, adapter=adapter, dtype="bfloat16")
+    assert tolerance(coarse, settings()) == pytest.approx(2.5 * 2**-8 * math.sqrt(2 * layers))
+    assert tolerance(coarse, settings(mismatch_tolerance=0.5)) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,22 @@ class Fast:
             out = self.body(input_ids=ids, position_ids=positions, use_cache=False, packed=layout)
         return cast(torch.Tensor, out.last_hidden_state[0])
 
-    def logits(self, hidden: torch.Tensor, start: int = 0, end: int | None = None) -> torch.Tensor:
-        """[N, hidden] -> [N, V] float32, or those of a part of the vocabulary."""
-        bias = None if self.head.bias is None else self.head.bias[start:end]
-        logits = torch.nn.functional.linear(hidden, self.head.weight[start:end], bias).float()
+    def rounded(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The head's weight and bias in a number format: autocast keeps whole weights that it has rounded,
+        parts of them it rounds anew each time."""
+        bias = self.head.bias
+        return self.head.weight.to(dtype), None if bias is None else bias.to(dtype)
+
+    def logits(
+        self,
+        hidden: torch.Tensor,
+        head: tuple[torch.Tensor, torch.Tensor | None],
+        start: int = 0,
+        end: int | None = None,
+    ) -> torch.Tensor:
+        """[N, hidden] -> [N, V] float32, or those of a part of the vocabulary; `head` as of `rounded`."""
+        bias = None if head[1] is None else head[1][start:end]
+        logits = torch.nn.functional.linear(hidden.to(head[0].dtype), head[0][start:end], bias).float()
         if self.cap:
             logits = torch.tanh(logits / self.cap) * self.cap
         return logits if self.scale == 1.0 else logits * self.scale

@@ -145,7 +145,8 @@ def _decode_fast(
     assert fast is not None
     draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
 
-    vocabulary = fast.head.weight.shape[0]
+    head = fast.rounded(policy.compute_dtype)
+    vocabulary = len(head[0])
     # An accelerator is slower by many small products; there the logits stand whole.
     tiled = device.type == "cpu" and sampling.whole(vocabulary) and len(draws) * vocabulary > 4 * TILE
 
@@ -156,10 +157,10 @@ def _decode_fast(
         if tiled:
 
             def some(start: int, end: int) -> torch.Tensor:
-                return fast.logits(hidden, start, end).repeat_interleave(copies, dim=0)
+                return fast.logits(hidden, head, start, end).repeat_interleave(copies, dim=0)
 
             return draw_tiled(some, vocabulary, uniform, sampling.temperature)
-        return draw(fast.logits(hidden).repeat_interleave(copies, dim=0), uniform, sampling)
+        return draw(fast.logits(hidden, head).repeat_interleave(copies, dim=0), uniform, sampling)
 
     with policy.precision():
         decode(
