@@ -81,7 +81,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
             "[writer]\nbase_url = 'http://x/v1'",
             "3: `writer.base_url` is not a setting; did you mean `endpoints.NAME.base_url`?",
         ),
-        ("steps = 4", "2: `steps` is not a setting; did you mean `grpo.steps`?"),
+        ("steps = 4", "2: `steps` is not a setting; did you mean `grpo.steps` or `reward.steps`?"),
         ("[gpro]\nsteps = 4", "2: `gpro` is not a setting; did you mean `grpo`?"),
         ("[grpo]\nbeta = 0.1", "3: `grpo.beta` is not a setting; did you mean `grpo.kl`?"),
         (

@@ -39,6 +39,7 @@ from refine_rl.toml_write import dump_toml
 from refine_rl.types import Comparison, Group, Outcome, Prompt, StepMetrics
 
 _GIVEN_PROMPTS = "given_prompts.jsonl"
+_TIMES = "times.jsonl"
 _UNDER_WAY = ".calls_under_way.jsonl"
 _PACKAGES = ("refine-rl", "torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
@@ -88,7 +89,7 @@ class RunFolder:
         """Removes the folder of a run that was refused before it began (a mistake in the settings, a
         model that is not there), so that the next try finds its name free. With anything in it that a
         run has made, it stays."""
-        nothing = {"config.toml", ".lock", _GIVEN_PROMPTS}
+        nothing = {"config.toml", ".lock", _GIVEN_PROMPTS, _TIMES}
         if not self._under_way():
             nothing.add(_UNDER_WAY)
         if {p.name for p in self.path.iterdir()} <= nothing:
@@ -262,11 +263,11 @@ class RunFolder:
             yield
         finally:
             seconds = round(time.perf_counter() - began, 4)
-            self._append("times.jsonl", _line({"stage": stage, "step": step, "seconds": seconds}))
+            self._append(_TIMES, _line({"stage": stage, "step": step, "seconds": seconds}))
 
     def times(self) -> list[dict[str, Any]]:
         """Seconds spent outside of the steps: a line for each time that a stage was gone through."""
-        return list(self._lines("times.jsonl"))
+        return list(self._lines(_TIMES))
 
     def event(self, kind: str, name: str, text: str, step: int | None = None) -> None:
         """Something a person should read later: started, warning, guard, resumed, best ..."""
@@ -285,7 +286,7 @@ class RunFolder:
         self._keep_lines("groups.jsonl", lambda r: there[r["step"]] == r["groups_in_step"])
         for file in ("metrics.jsonl", "validation.jsonl", "events.jsonl", "pool.jsonl"):
             self._keep_lines(file, lambda record: True)
-        for file in ("llm_calls.jsonl", "quiz.jsonl", "times.jsonl"):
+        for file in ("llm_calls.jsonl", "quiz.jsonl", _TIMES):
             self._keep_lines(file, lambda record: True)
         if killed := self._under_way():
             self._append("llm_calls.jsonl", "".join(map(_line, killed)))
