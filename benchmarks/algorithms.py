@@ -98,7 +98,8 @@ def main() -> None:
             curves.setdefault(title, {})[name] = results
             lines.append(row(name, results))
             print(lines[-1], flush=True)
-    command = f"python benchmarks/algorithms.py {' '.join(sys.argv[1:])}".strip()
+    given = [f"--recipe {a.recipe}", f"--seeds {a.seeds}", *([f"--steps {a.steps}"] if a.steps else [])]
+    command = f"python benchmarks/algorithms.py {' '.join(given)}"
     if a.page is not None:
         fill(a.page, f"`{command}`\n" + "\n".join(lines))
     if a.plot is not None:

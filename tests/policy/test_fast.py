@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import linear
 
 from refine_rl.config import ModelSettings
-from refine_rl.policy import attention, head
+from refine_rl.policy import attention, head, lora
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import target_logprobs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
+from refine_rl.policy.lora import merged
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
 from refine_rl.policy.sample import Purpose, sample
@@ -213,6 +215,52 @@ def test_the_lean_adapter_is_peft_s(make_model: MakeModel) -> None:
         if dtype == "float32":
             with policy.model.disable_adapter():
                 assert (policy.model(input_ids=ids).logits - plain).abs().max() > 0.01
+
+
+def test_while_sampling_the_adapter_is_part_of_the_weights(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.randint(5, 290, (2, 17), generator=torch.Generator().manual_seed(0))
+    policy = policy_of(make_model, "qwen3")
+    untouched = {n: p.clone() for n, p in policy.model.state_dict().items()}
+    products: list[torch.Tensor] = []
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        products.append(weight)
+        return linear(x, weight, *rest)
+
+    monkeypatch.setattr(lora, "linear", counted)
+    apart = policy.model(input_ids=ids).logits
+    assert len(products) == 3 * 14
+    products.clear()
+    with merged(policy.model) as are:
+        together = policy.model(input_ids=ids).logits
+        assert are and len(products) == 14
+        with policy.reference() as reference:
+            base = reference.model(input_ids=ids).logits
+    assert 0 < (together - apart).abs().max() < 2e-5 < 0.01 < (base - apart).abs().max()
+    assert torch.equal(policy.model(input_ids=ids).logits, apart)
+    with pytest.raises(ZeroDivisionError), merged(policy.model):
+        raise ZeroDivisionError
+    assert torch.equal(policy.model(input_ids=ids).logits, apart)
+    assert policy.model.state_dict().keys() == untouched.keys()
+    assert all(torch.equal(p, untouched[n]) for n, p in policy.model.state_dict().items())
+    sampling, purpose = Sampling(max_tokens=3), Purpose(seed=0, step=0, name="x")
+    prompt = Prompt(id="p", split="train", messages=({"role": "user", "content": "hi"},))
+    assert policy.fast is not None
+    products.clear()
+    sample(policy, [prompt], members=2, sampling=sampling, purpose=purpose)
+    assert products and all(min(weight.shape) > 4 for weight in products)
+
+
+def test_what_is_not_merged(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with merged(policy_of(make_model, "qwen3", dtype="bfloat16").model) as are:
+        assert not are  # a small update would be rounded away
+    with merged(policy_of(make_model, "qwen3", adapter="none").model) as are:
+        assert not are
+    monkeypatch.setattr(lora, "MERGED_BYTES", 1000)
+    with merged(policy_of(make_model, "qwen3").model) as are:
+        assert not are
 
 
 def test_the_reference_is_without_the_adapter_on_the_fast_path_too(make_model: MakeModel) -> None:

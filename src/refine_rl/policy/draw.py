@@ -12,8 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
+from refine_rl.policy.head import LEAST
+
 BLOCK = 256
 """Tokens whose probabilities are added up at once when one is drawn."""
+
+NONE = 1e-35
+"""Beside the likeliest token's 1, the weight of a block of tokens that cannot be drawn is no more than this:
+an exponential ends at exp(LEAST), 2e-38, also for a logit of minus infinity."""
 
 TILE = 1 << 19
 """Logits that `draw_tiled` makes at once (2 MiB)."""
@@ -54,7 +60,7 @@ def draw(
         return token, chosen - logits_R_V.logsumexp(-1)
     scaled = logits_R_V if sampling.temperature == 1 else logits_R_V / sampling.temperature
     highest = scaled.amax(-1, keepdim=True)
-    weights = torch.exp(scaled - highest)  # in [0, 1], the likeliest token's 1
+    weights = (scaled - highest).clamp_(min=LEAST).exp_()  # in [0, 1], the likeliest token's 1
     blocks = _in_blocks(weights)
     totals = blocks.sum(-1).to(uniform_R.dtype)  # [R, V / BLOCK]
     chosen_blocks, sums = blocks, totals
@@ -83,7 +89,7 @@ def draw_tiled(
         if temperature != 1:
             tile = tile / temperature
         peak = tile.amax(-1, keepdim=True)
-        blocks = _in_blocks(torch.exp(tile - peak)).sum(-1)
+        blocks = _in_blocks((tile - peak).clamp_(min=LEAST).exp_()).sum(-1)
         sums.append(blocks.to(uniform_R.dtype))
         peaks.append(peak)
     peak_R_n = torch.cat(peaks, dim=1)
@@ -141,5 +147,5 @@ def _first_beyond(cumulative: torch.Tensor, target: torch.Tensor, weights: torch
     very end, behind the last entry that has any weight."""
     place = torch.searchsorted(cumulative, target, right=True)
     n = weights.shape[-1]
-    last = n - 1 - (weights > 0).flip(-1).int().argmax(-1, keepdim=True)
+    last = n - 1 - (weights > NONE).flip(-1).int().argmax(-1, keepdim=True)
     return torch.minimum(place, last)
