@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-
 MERGED_BYTES = 1 << 30
 """A copy of the adapted weights larger than this is not made."""
 
@@ -31,7 +30,7 @@ def make_lean(model: nn.Module) -> int:
     """
     from peft.tuners.lora import Linear
 
-    layers = [m for m in model.modules() if isinstance(m, Linear) and _is_plain(m)]
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, Linear) and _is_plain(m)]
     for layer in layers:
         layer.whole = None  # base and adapter in one weight, while they are merged
         layer.forward = _lean(layer)
@@ -42,7 +41,7 @@ def make_lean(model: nn.Module) -> int:
 def merged(model: nn.Module) -> Iterator[bool]:
     """Lean layers multiply by one weight, W + scaling B A, in here; W itself is never touched. Whether they
     do: not in bfloat16, not where the copies are too large. Gradients do not reach the adapter."""
-    layers = [m for m in model.modules() if hasattr(m, "whole")]
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "whole")]
     weights = [layer.base_layer.weight for layer in layers]
     small = sum(w.numel() for w in weights) * 4 <= MERGED_BYTES
     if not layers or not small or any(w.dtype != torch.float32 for w in weights):
