@@ -17,7 +17,7 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import target_logprobs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
-from refine_rl.policy.lora import merged
+from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
 from refine_rl.policy.sample import Purpose, sample
@@ -217,52 +217,73 @@ def test_the_lean_adapter_is_peft_s(make_model: MakeModel) -> None:
                 assert (policy.model(input_ids=ids).logits - plain).abs().max() > 0.01
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The weights that LoRA layers multiply by, in order."""
+    weights: list[torch.Tensor] = []
+
+    def counting(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        weights.append(weight)
+        return linear(x, weight, *rest)
+
+    monkeypatch.setattr(lora, "linear", counting)
+    return weights
+
+
+IDS = torch.randint(5, 290, (2, 17), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
 def test_while_sampling_the_adapter_is_part_of_the_weights(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = torch.randint(5, 290, (2, 17), generator=torch.Generator().manual_seed(0))
     policy = policy_of(make_model, "qwen3")
+    assert policy.fast is not None
     untouched = {n: p.clone() for n, p in policy.model.state_dict().items()}
-    products: list[torch.Tensor] = []
-
-    def counted(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
-        products.append(weight)
-        return linear(x, weight, *rest)
-
-    monkeypatch.setattr(lora, "linear", counted)
-    apart = policy.model(input_ids=ids).logits
-    assert len(products) == 3 * 14
-    products.clear()
-    with merged(policy.model) as are:
-        together = policy.model(input_ids=ids).logits
-        assert are
-        assert len(products) == 14
+    weights = counted(monkeypatch)
+    apart = policy.model(input_ids=IDS).logits
+    assert len(weights) == 2 * 14
+    weights.clear()
+    with at_rest(policy.model):
+        together = policy.model(input_ids=IDS).logits
+        assert len(weights) == 14
         with policy.reference() as reference:
-            base = reference.model(input_ids=ids).logits
+            base = reference.model(input_ids=IDS).logits
     assert 0 < (together - apart).abs().max() < 2e-5 < 0.01 < (base - apart).abs().max()
-    assert torch.equal(policy.model(input_ids=ids).logits, apart)
-    with pytest.raises(ZeroDivisionError), merged(policy.model):
+    with pytest.raises(ZeroDivisionError), at_rest(policy.model):
         raise ZeroDivisionError
-    assert torch.equal(policy.model(input_ids=ids).logits, apart)
+    assert torch.equal(policy.model(input_ids=IDS).logits, apart)
     assert policy.model.state_dict().keys() == untouched.keys()
     assert all(torch.equal(p, untouched[n]) for n, p in policy.model.state_dict().items())
-    sampling, purpose = Sampling(max_tokens=3), Purpose(seed=0, step=0, name="x")
     prompt = Prompt(id="p", split="train", messages=({"role": "user", "content": "hi"},))
-    assert policy.fast is not None
-    products.clear()
-    sample(policy, [prompt], members=2, sampling=sampling, purpose=purpose)
-    assert products
-    assert all(min(weight.shape) > 4 for weight in products)
+    weights.clear()
+    purpose = Purpose(seed=0, step=0, name="x")
+    sample(policy, [prompt], members=2, sampling=Sampling(max_tokens=3), purpose=purpose)
+    assert weights
+    assert all(min(weight.shape) > 4 for weight in weights)
 
 
-def test_what_is_not_merged(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    with merged(policy_of(make_model, "qwen3", dtype="bfloat16").model) as are:
-        assert not are  # a small update would be rounded away
-    with merged(policy_of(make_model, "qwen3", adapter="none").model) as are:
-        assert not are
-    monkeypatch.setattr(lora, "MERGED_BYTES", 1000)
-    with merged(policy_of(make_model, "qwen3").model) as are:
-        assert not are
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_not_merged_is_the_same_to_the_bit(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """In bfloat16 a small update would be rounded away; large weights are not copied."""
+    policy = policy_of(make_model, "qwen3", dtype=dtype)
+    if dtype == "float32":
+        monkeypatch.setattr(lora, "MERGED_BYTES", 1000)
+    weights = counted(monkeypatch)
+    apart = policy.model(input_ids=IDS).logits
+    weights.clear()
+    with at_rest(policy.model):
+        again = policy.model(input_ids=IDS).logits
+        assert torch.equal(again, apart)
+        assert len(weights) == 2 * 14
+        policy.model(input_ids=IDS)
+        assert all(
+            a is b for a, b in zip(weights[:28], weights[28:], strict=True)
+        )  # made once, not once a pass
+    with at_rest(policy_of(make_model, "qwen3", adapter="none").model):
+        pass
 
 
 def test_the_reference_is_without_the_adapter_on_the_fast_path_too(make_model: MakeModel) -> None:

@@ -7,6 +7,7 @@ only for it; where the processor multiplies bfloat16 fast, that is most of a LoR
 While tokens are sampled, the product of a float32 model's adapter is added to a copy of its weights, so
 that a token costs no more than without an adapter. In bfloat16 it is not: the sum would be rounded to the
 weight's own steps, most of a small update would be gone, and the sampler would not be the trainer's model.
+There the adapter's weights are rounded once instead of once a token.
 """
 
 from __future__ import annotations
@@ -32,31 +33,32 @@ def make_lean(model: nn.Module) -> int:
 
     layers: list[Any] = [m for m in model.modules() if isinstance(m, Linear) and _is_plain(m)]
     for layer in layers:
-        layer.whole = None  # base and adapter in one weight, while they are merged
+        layer.whole = None  # base and adapter in one weight, or ...
+        layer.rounded = None  # ... the adapter in the base's number format: see at_rest
         layer.forward = _lean(layer)
     return len(layers)
 
 
 @contextmanager
-def merged(model: nn.Module) -> Iterator[bool]:
-    """Lean layers multiply by one weight, W + scaling B A, in here; W itself is never touched. Whether they
-    do: not in bfloat16, not where the copies are too large. Gradients do not reach the adapter."""
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """In here the adapter does not change, and no gradient reaches it: what its products need is made once.
+    The base weights are never touched."""
     layers: list[Any] = [m for m in model.modules() if hasattr(m, "whole")]
     weights = [layer.base_layer.weight for layer in layers]
-    small = sum(w.numel() for w in weights) * 4 <= MERGED_BYTES
-    if not layers or not small or any(w.dtype != torch.float32 for w in weights):
-        yield False
-        return
+    merge = all(w.dtype == torch.float32 for w in weights)
+    merge = merge and sum(w.numel() for w in weights) * 4 <= MERGED_BYTES
     try:
         with torch.no_grad():
             for layer, weight in zip(layers, weights, strict=True):
-                (name,) = layer.lora_A
-                a, b = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
-                layer.whole = torch.addmm(weight, b, a, alpha=layer.scaling[name])
-        yield True
+                a, b = _rounded(layer, weight.dtype)
+                if merge:
+                    layer.whole = torch.addmm(weight, b, a)
+                else:
+                    layer.rounded = a, b
+        yield
     finally:
         for layer in layers:
-            layer.whole = None
+            layer.whole = layer.rounded = None
 
 
 def _is_plain(layer: Any) -> bool:
@@ -71,19 +73,25 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
+def _rounded(layer: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and scaling B."""
+    (name,) = layer.lora_A
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return a.to(dtype), (b * layer.scaling[name]).to(dtype)
+
+
 def _lean(layer: Any) -> Callable[..., torch.Tensor]:
     (name,) = layer.lora_A
-    base, a, b, scaling = layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling
-    dropout, plain = layer.lora_dropout[name], type(layer).forward
+    base, dropout, plain = layer.base_layer, layer.lora_dropout[name], type(layer).forward
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if args or kwargs or layer.disable_adapters or layer.merged:
             return plain(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
         if layer.whole is not None:
             return linear(x, layer.whole, base.bias)
+        a, b = layer.rounded or _rounded(layer, x.dtype)
         out = linear(x, base.weight, base.bias)
-        dropped = dropout(x) if dropout.training else x
-        inner = linear(dropped, a.weight.to(x.dtype))
-        return out + linear(inner, (b.weight * scaling[name]).to(x.dtype))
+        inner = linear(dropout(x) if dropout.training else x, a)
+        return torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), b.t()).view(out.shape)
 
     return forward

@@ -17,7 +17,7 @@ import torch
 from refine_rl.errors import GuardStop
 from refine_rl.policy.decode import decode
 from refine_rl.policy.draw import TILE, Sampling, draw, draw_tiled
-from refine_rl.policy.lora import merged
+from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Segment, StopReason, Trajectory
@@ -163,7 +163,7 @@ def _decode_fast(
             return draw_tiled(some, vocabulary, uniform, sampling.temperature)
         return draw(fast.logits(hidden, head).repeat_interleave(copies, dim=0), uniform, sampling)
 
-    with policy.precision(), merged(policy.model):
+    with policy.precision(), at_rest(policy.model):
         decode(
             fast.hidden,
             prompt_ids,
