@@ -149,7 +149,6 @@ def run(command: list[str], a: argparse.Namespace) -> dict[str, Any]:
         **os.environ,
         "OMP_NUM_THREADS": str(a.threads),
         "MKL_NUM_THREADS": str(a.threads),
-        "GOMP_SPINCOUNT": "1000",  # as Re:Fine sets it: waiting threads do not take the cores
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
