@@ -16,7 +16,9 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as refine_rl.policy does; here torch comes first
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as refine_rl.policy does; here torch comes first
+# Models of a few thousand weights gain nothing by more, and wait for it; here and in every child.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -79,13 +81,13 @@ def llm_server() -> Iterator[Callable[..., Any]]:
         server.stop()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> Iterator[None]:
-    """Tests share the machine; and bits are compared only between equal numbers of threads."""
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """As on a machine of two cores: micro-batches go in two lanes."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(min(2, before))
+    torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 

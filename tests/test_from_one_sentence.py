@@ -135,7 +135,7 @@ def task(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def refine(*arguments: str | Path, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "REFINE_CACHE": str(cache), "OMP_NUM_THREADS": "2", **variables}
+    environment = {**os.environ, "REFINE_CACHE": str(cache), **variables}
     command = [sys.executable, "-m", "refine_rl", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
 
@@ -236,7 +236,7 @@ def test_killed_while_the_judge_thinks_and_resumed(
     server = llm_server(brain=brain, delay=0.02)
     file = task(server.base_url)
     cut = tmp_path / "cut"
-    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c2"), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c2")}
     command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(cut)]
     child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -265,7 +265,7 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     server = llm_server(brain=brain, delay=delay)
     file = task(server.base_url, "[budget]\ndollars = 9.0", "concurrency = 3\ncache = false")
     cut = tmp_path / "cut"
-    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c"), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c")}
     command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(cut)]
     child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -29,6 +29,8 @@ from refine_rl.policy.load import load_policy
 from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
 

@@ -16,15 +16,9 @@ from refine_rl.policy.lanes import Gradients, in_lanes, lanes_of
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.prefix import NAME, packed_mode
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 MakeModel = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
