@@ -81,7 +81,7 @@ def llm_server() -> Iterator[Callable[..., Any]]:
         server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def two_threads() -> Iterator[None]:
     """As on a machine of two cores: micro-batches go in two lanes."""
     import torch
@@ -90,6 +90,12 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have their text and numbers, but none of the plots, which take a third of a small run."""
+    monkeypatch.setattr("refine_rl.report.plots._draw", lambda *arguments, **options: "")
 
 
 MakeModel = Callable[..., Path]

@@ -31,6 +31,7 @@ from __future__ import annotations
 import email.utils
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -52,6 +53,13 @@ _WORDS = {
 def count_tokens(text: str) -> int:
     """What this server calls tokens: words, at least one."""
     return max(1, len(text.split()))
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that resets its connection between two requests is no error; all else is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class LlmServer:
@@ -81,7 +89,7 @@ class LlmServer:
         self._at_once = 0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = _Server(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self._http.block_on_close = False
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)

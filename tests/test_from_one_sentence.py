@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refine_rl import pipeline
+from refine_rl import cli, connecting, pipeline
 from refine_rl.config_file import load_settings
 from refine_rl.errors import Interrupted
+from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.open_ai import Pace
 from refine_rl.runs import RunFolder
 from refine_rl.types import Prompt
 
@@ -134,10 +138,28 @@ def task(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return make
 
 
-def refine(*arguments: str | Path, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "REFINE_CACHE": str(cache), **variables}
-    command = [sys.executable, "-m", "refine_rl", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+@pytest.fixture
+def refine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Any]]:
+    """refine("train", ..., cache=folder) -> as subprocess.run, but in this process: imports take seconds."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(cli, "_leave", sys.exit)
+
+    def call(*arguments: str | Path, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in {"REFINE_CACHE": str(cache), **variables}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["refine", *map(str, arguments)])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        code = end.value.code or 0
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    yield call
+    signal.signal(signal.SIGINT, before)
 
 
 def content(run: RunFolder) -> dict[str, Any]:
@@ -155,8 +177,14 @@ def content(run: RunFolder) -> dict[str, Any]:
 
 
 def test_the_moods_of_the_server_change_nothing_but_the_bill(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any],
+    task: Callable[..., Path],
+    llm_server: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05))
+    monkeypatch.setattr(connecting, "EndpointConnections", quick)
     runs, servers = [], []
     chance = random.Random(1)
     for name, moods, delay in (
@@ -227,7 +255,7 @@ def unseen_combinations(prompts: list[Prompt]) -> set[tuple[str, ...]]:
 
 
 def test_killed_while_the_judge_thinks_and_resumed(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     """kill -9 at any moment: the run ends as if nothing had been, and what was paid for is not paid again."""
     whole_server = llm_server(brain=brain)
@@ -254,7 +282,7 @@ def test_killed_while_the_judge_thinks_and_resumed(
 
 
 def test_calls_under_way_at_a_kill_stand_in_the_ledger(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     """kill -9 while the judge thinks about a whole step; without a cache, all of it is asked again."""
     hangs, answered = True, 15
@@ -289,7 +317,7 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
 
 
 def test_the_cap_stops_saves_reports_and_lets_go_on(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = llm_server(brain=brain)
     calm = tmp_path / "calm"
@@ -311,7 +339,7 @@ def test_the_cap_stops_saves_reports_and_lets_go_on(
 
 
 def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = llm_server(brain=brain)
     run, cache = tmp_path / "run", tmp_path / "c"
@@ -334,7 +362,7 @@ def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
 
 
 def test_a_writer_that_eats_the_cap_before_anything_else(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = llm_server(brain=brain)
     run = tmp_path / "run"
@@ -347,7 +375,7 @@ def test_a_writer_that_eats_the_cap_before_anything_else(
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = llm_server(brain=brain)
     for key, change, variables in (
@@ -371,7 +399,12 @@ def test_what_is_missing_is_said_before_anything_is_loaded(
     [("401", "MY_KEY"), ("404", "judge"), ("402", "money"), ("500", "gives no reply")],
 )
 def test_a_judge_that_refuses_ends_the_run_with_4_and_it_can_go_on(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path, mood: str, text: str
+    refine: Callable[..., Any],
+    task: Callable[..., Path],
+    llm_server: Callable[..., Any],
+    tmp_path: Path,
+    mood: str,
+    text: str,
 ) -> None:
     def moods(number: int, body: dict[str, Any]) -> str:
         return mood if body["model"] == "judge" and not healed else "ok"
@@ -391,7 +424,9 @@ def test_a_judge_that_refuses_ends_the_run_with_4_and_it_can_go_on(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_server_that_is_not_there(task: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_server_that_is_not_there(
+    refine: Callable[..., Any], task: Callable[..., Path], tmp_path: Path
+) -> None:
     file = task("http://127.0.0.1:9/v1", endpoint="timeout = 2.0")
     file.write_text(file.read_text().replace("retries = 8", "retries = 1"))
     done = refine("train", file, "--run", tmp_path / "run", cache=tmp_path / "c")
@@ -400,7 +435,7 @@ def test_a_server_that_is_not_there(task: Callable[..., Path], tmp_path: Path) -
 
 
 def test_a_judge_that_likes_bad_answers_stops_the_run_before_training(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     def gullible(body: dict[str, Any]) -> str:
         reply = json.loads(brain(body))
@@ -438,7 +473,7 @@ def test_ctrl_c_while_a_sanity_case_waits_for_the_judge(
 
 
 def test_a_judge_whose_replies_stay_unusable_stops_the_run_with_missing_scores(
-    task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     def mad(body: dict[str, Any]) -> str:
         return "I like them all!" if "<trajectory id=" in body["messages"][-1]["content"] else brain(body)

@@ -21,6 +21,8 @@ from refine_rl.runs import RunFolder
 from refine_rl.stages import rollouts
 from refine_rl.types import Prompt
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
 
