@@ -44,6 +44,8 @@ def brain(body: dict[str, Any]) -> str:
     text = next(m["content"] for m in body["messages"] if m["role"] == "user")
     if "<trajectory id=" in text:
         return judged(text)
+    if "<steps>" in text:
+        return graded(text)
     assert not system
     if "Name the dimensions" in text:
         values = {"topic": WORDS[:6], "tone": ["angry", "calm", "sad"], "length": ["a line", "two lines"]}
@@ -77,6 +79,14 @@ def judged(text: str) -> str:
         value = 0.0 if bad else 1 / (1 + mean / 4)
         scores.append({"trajectory_id": name, "explanation": f"{mean:.1f}", "score": round(value, 4)})
     return json.dumps({"scores": scores})
+
+
+def graded(text: str) -> str:
+    """The first step of more than four characters is wrong."""
+    found = re.search(r"<steps>\n(.*)\n</steps>", text, re.S)
+    assert found
+    wrong = next((step["step"] for step in json.loads(found[1]) if len(step["text"]) > 4), 0)
+    return json.dumps({"explanation": "too long", "first_wrong": wrong})
 
 
 def value_of(answer: str) -> float:
@@ -244,6 +254,45 @@ def test_the_moods_of_the_server_change_nothing_but_the_bill(
     }
     for file in moody.path.rglob("*"):
         assert not file.is_file() or b"sk-very-secret" not in file.read_bytes(), file
+
+
+def test_steps_of_wrong_answers_graded_by_a_moody_server(
+    refine: Callable[..., Any],
+    task: Callable[..., Path],
+    llm_server: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No answer is ever right; its steps are its words, and a judge says how far they go."""
+    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05))
+    monkeypatch.setattr(connecting, "EndpointConnections", quick)
+    moods = [mood for mood in MOODS if mood != "refusal"]  # who refuses twice is not asked again
+    server = llm_server(brain=brain, moods=lambda n, body: moods[n % len(moods)])
+    judge = '[reward.steps]\njudges = ["mine/judge"]\nsplit = " +"\n[judge]\ncorrections = 9'
+    file = task(server.base_url, judge)
+    text = file.read_text().replace(
+        'judges = ["mine/judge"]\n            ', 'rules = [{rule = "words", min = 90, strict = true}]\n', 1
+    )
+    file.write_text(text.replace("[grpo]", '[grpo]\nflat = "steps"\nsolved = 1.0', 1))
+    done = refine("train", file, "--run", tmp_path / "run", cache=tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    run = RunFolder.open(tmp_path / "run")
+    shares = []
+    for group in run.groups():
+        for t in group["trajectories"]:
+            steps = t["messages"][-1]["content"].split(" ")
+            steps = [step.strip() for step in steps if step.strip()]
+            right = next((n for n, step in enumerate(steps) if len(step) > 4), len(steps))
+            assert t["reward"] == 0.0
+            assert t["breakdown"]["right_steps"] == pytest.approx(right / len(steps) if steps else 0.0)
+            shares.append(t["breakdown"]["right_steps"])
+    assert len(shares) == 4 * 3 * 4
+    assert len(set(shares)) > 3
+    assert sum(m["groups_by_steps"] for m in run.metrics()) > 6
+    calls = run.calls()
+    assert {c["purpose"] for c in calls} == {"writer", "steps"}
+    bill = sum(IN * tokens[0] + OUT * tokens[1] for tokens in server.billed) / 1e6
+    assert sum(c["cost_usd"] for c in calls if c["cost_usd"]) == pytest.approx(bill, abs=1e-9)
 
 
 def unseen_combinations(prompts: list[Prompt]) -> set[tuple[str, ...]]:

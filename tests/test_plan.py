@@ -620,6 +620,41 @@ def test_resampling_is_counted_in_the_high_figures_alone() -> None:
     assert resampled(settings, Counts(train=2, validation=0, held_out=7, chars=400)) == 0
 
 
+SOLVABLE = {"rules": [{"rule": "words", "max": 3, "strict": True}]}
+
+
+def test_graded_steps_are_counted_in_the_high_figures_alone() -> None:
+    """20 steps of 3 groups of 8; one judge twice in the list, each asked `repeats` times."""
+    graded = {"reward": {**SOLVABLE, "steps": {"judges": ["e/a", "e/b", "e/a"]}}, "judge": {"repeats": 2}}
+    settings = make(**graded, grpo={**GRPO, "flat": "steps", "solved": 1.0}, rollout={"max_tokens": 100})
+    found = calls(settings, COUNTS)
+    assert numbers(found) == {
+        ("steps of wrong answers", "e/a"): (0, 20 * 3 * 8 * 2 * 2),
+        ("steps of wrong answers", "e/b"): (0, 20 * 3 * 8 * 2),
+    }
+    assert {c.purpose for c in found} == {"steps"}
+    low, high = found[0].tokens_in
+    assert (high - low, found[0].tokens_out) == (50, (40, 2080))
+    # 20 steps wait for 48 + 96 calls each, 8 at once, 3 s a call.
+    assert durations(settings, found, None).judges == (0.0, 20 * (12 + 6) * 3.0)
+    priced = make(
+        **graded,
+        grpo={**GRPO, "flat": "steps", "solved": 1.0},
+        endpoints={"e": {"base_url": "http://127.0.0.1:9/v1", "concurrency": 8}},
+        budget={"dollars": 1.0},
+        model={"name": "tiny"},
+    )
+    plan = make_plan(priced, COUNTS, rates=RATES)
+    assert any("reward.steps.judges grade" in note for note in plan.notes)
+    assert plan.cost.unknown == ("e/a", "e/b")
+    assert any("budget.dollars needs the price" in line for line in plan.over)
+
+
+def test_steps_graded_by_rules_ask_nobody() -> None:
+    graded = {"reward": {**SOLVABLE, "steps": {"rules": SOLVABLE["rules"]}}}
+    assert calls(make(**graded, grpo={**GRPO, "flat": "steps", "solved": 1.0}), COUNTS) == []
+
+
 def test_resampling_asks_more_of_a_quiz() -> None:
     quiz = {"reward": {"quiz": {"writer": "e/w", "reader": "e/r"}}}
     counts = Counts(train=90, validation=0, held_out=1, chars=9, train_sources=90, other_sources=1)

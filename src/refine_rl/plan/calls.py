@@ -3,8 +3,9 @@
 `low` and `high` count the calls of a run in which all answers of a group differ, every reply can be used
 at once and nothing is cached; they differ where the judges' own replies decide (adaptive looks, a larger
 judge, a gate), where groups without spread are replaced (grpo.resample: none in `low`, as many as may be in
-`high`) or where a writer has to write more than once. Answers that are alike, and replies from the
-cache, make it fewer; corrections and repeated attempts make it more.
+`high`) or have the steps of their answers graded (none in `low`, all in `high`), or where a writer has to
+write more than once. Answers that are alike, and replies from the cache, make it fewer; corrections and
+repeated attempts make it more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ REASONING = 2000  # tokens that a model may spend on thinking first, in the high
 QUESTION = 50  # tokens of a question with its options
 FIRST = "first validation"
 COMPARISON = "held-out comparison"
+STEPS = "steps of wrong answers"
 SHOWN_PROMPTS = 20  # prompts there are already, shown to the writer
 
 
@@ -44,7 +46,12 @@ class Calls:
 
 def calls(settings: Settings, counts: Counts) -> list[Calls]:
     """Every call of a whole run, in the order in which they come."""
-    found = [*_writing(settings, counts), *_judging(settings, counts), *_quiz(settings, counts)]
+    found = [
+        *_writing(settings, counts),
+        *_judging(settings, counts),
+        *_quiz(settings, counts),
+        *_grading_of_steps(settings, counts, groups=settings.grpo.steps * settings.grpo.prompts_per_step),
+    ]
     return [c for c in found if c.high]
 
 
@@ -231,6 +238,26 @@ def _judge_tokens(settings: Settings, counts: Counts, answers: int) -> tuple[Ran
     low, high = (shared + shown * (n + MEMBER) for n in _answer(settings))
     most = min(VERDICT[1] * scored + REASONING, settings.judge.max_tokens)
     return (low, high), (min(VERDICT[0] * scored, most), most)
+
+
+def _grading_of_steps(settings: Settings, counts: Counts, *, groups: int) -> Iterator[Calls]:
+    """[reward.steps] judges: a call an answer, and only in groups without a right one."""
+    table = settings.reward.steps
+    if table is None:
+        return
+    shared = INSTRUCTIONS + tokens(len(settings.task)) + counts.tokens + MEMBER
+    low, high = _answer(settings)
+    most = min(VERDICT[1] + REASONING, settings.judge.max_tokens)
+    for model, times in Counter(table.judges).items():
+        yield Calls(
+            purpose="steps",
+            stage=STEPS,
+            model=model,
+            low=0,
+            high=groups * settings.rollout.group_size * times * settings.judge.repeats,
+            tokens_in=(shared + low, shared + high),
+            tokens_out=(min(VERDICT[0], most), most),
+        )
 
 
 def _answer(settings: Settings) -> Range:

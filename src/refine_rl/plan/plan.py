@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from refine_rl.config import EndpointSettings, Settings
 from refine_rl.plan import machine, pace
-from refine_rl.plan.calls import Calls, calls, resampled
+from refine_rl.plan.calls import STEPS, Calls, calls, resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, cost, dollars, missing_keys, price_line
@@ -18,7 +18,7 @@ CALL_SECONDS = 3.0  # of a judge's or reader's call
 WRITING_SECONDS = 15.0  # of a call that writes prompts, a rubric or questions
 OVERLAP = 1.15  # a step's time over the longer of machine and judges, where they work side by side
 _WRITING = ("facets", "prompts", "system message", "rubric", "questions")
-_TRAINING = ("training", "questions", "check of the questions")
+_TRAINING = ("training", "questions", "check of the questions", STEPS)
 
 Span = tuple[float, float]
 
@@ -188,6 +188,11 @@ def _notes(
         notes.append(
             f"grpo.resample may add up to {more} groups to a step, {more * settings.grpo.steps} in all: the "
             "high figures count every one of them, the low ones none."
+        )
+    if any(line.calls.stage == STEPS for line in lines):
+        notes.append(
+            "reward.steps.judges grade the answers of groups in which none is right: the high figures count "
+            "every group, the low ones none."
         )
     if keys := missing_keys([line.calls.model for line in lines], settings, os.environ):
         notes.append(f"Not set yet: {', '.join(keys)}. The run needs it.")
