@@ -65,6 +65,16 @@ def test_all_cut() -> None:
     assert stopped(history({"clipped_share": 1.0}, {"clipped_share": 1.0}), all_cut_patience=2) == "all_cut"
 
 
+def test_all_cut_names_every_limit_that_cuts() -> None:
+    both = {"max_tokens": 60, "early_exit": {"ends": "</think>", "answer_tokens": 5}}
+    with pytest.raises(
+        GuardStop, match=r"cut at rollout.max_tokens = 60 or rollout.early_exit.answer_tokens = 5"
+    ):
+        guards.stop(history({"clipped_share": 1.0}), Settings.model_validate({"task": "x", "rollout": both}))
+    with pytest.raises(GuardStop, match=r"cut at rollout.max_tokens = \d+; none"):
+        guards.stop(history({"clipped_share": 1.0}), settings())
+
+
 def test_no_variance_needs_the_whole_patience() -> None:
     flat = {"groups_zero_variance": 4}
     assert stopped(history(*[flat] * 3), zero_variance_patience=3) == "no_variance"

@@ -26,11 +26,14 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
     patience = settings.grpo.all_cut_patience
     recent = history[-patience:]
     if len(recent) == patience and all(m.clipped_share == 1.0 for m in recent):
+        limits = {"rollout.max_tokens": settings.rollout.max_tokens}
+        if exits := settings.rollout.early_exit:  # what comes after a cut thought has a limit of its own
+            limits["rollout.early_exit.answer_tokens"] = exits.answer_tokens
+        cut = " or ".join(f"{name} = {limit}" for name, limit in limits.items())
         raise GuardStop(
             "all_cut",
-            f"Step {newest.step}: every completion was cut at rollout.max_tokens = "
-            f"{settings.rollout.max_tokens}; none reached its stop token.",
-            "Start anew with a larger rollout.max_tokens, or a model that ends its answers (an instruct "
+            f"Step {newest.step}: every completion was cut at {cut}; none reached its stop token.",
+            f"Start anew with a larger {' or '.join(limits)}, or a model that ends its answers (an instruct "
             "model with its own chat template). If it should learn to stop, go on with --resume RUN --set "
             "grpo.all_cut_patience=...",
         )
