@@ -19,6 +19,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # a warning that others could listen: it is the loopback
         resources={"metadata": {"path": str(folder)}},
     ).execute()
     notebook.metadata.language_info = {"name": "python"}
