@@ -25,16 +25,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from teaching import TINY, teach
+from transformers import AutoTokenizer
 
-import refine_rl
 from refine_rl.runs import RunFolder
 from refine_rl.types import Outcome, Trajectory
 
-TINY = Path(refine_rl.__file__).parent / "assets" / "tiny"
 ENDS = "\nanswer"
 PASSES, OFTEN = (1, 2, 3, 4, 5), (1, 2, 3, 2, 2)  # how often a teaching text says the way, and its weight
 UPDATES = 80  # of teaching: enough for mostly right answers, with something left to win
@@ -84,44 +81,9 @@ def taught_answer(way: Sequence[str], rng: random.Random) -> str:
     return "\n".join(["go " + " ".join(way)] * times) + f"{ENDS} {way[-1]}"
 
 
-def teach(folder: Path, steps: int, batch: int = 32) -> None:
-    """Saves the bundled model, taught to answer with a thought that says the way more often than needed."""
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    model: Any = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    rng = random.Random("teach")
-    model.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
-        rows = [_tokens(tokenizer, *question(rng), rng) for _ in range(batch)]
-        width = -(-max(len(ids) for ids, _ in rows) // 8) * 8
-        ids_B_T = torch.zeros(batch, width, dtype=torch.long)
-        targets_B_T = torch.full((batch, width), -100)
-        for row, (ids, start) in enumerate(rows):
-            ids_B_T[row, : len(ids)] = torch.tensor(ids)
-            targets_B_T[row, start : len(ids)] = torch.tensor(ids[start:])
-        wanted = targets_B_T[:, 1:] != -100
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden = model.model(ids_B_T[:, :-1]).last_hidden_state
-            logits = model.lm_head(hidden[wanted])
-        loss = torch.nn.functional.cross_entropy(logits.float(), targets_B_T[:, 1:][wanted])
-        torch.autograd.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 20 == 0:
-            print(f"teaching, update {step}: {loss.item():.3f} nats a token", file=sys.stderr, flush=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _tokens(tokenizer: Any, asked: str, way: Sequence[str], rng: random.Random) -> tuple[list[int], int]:
-    """The ids of a whole chat, and how many stand before the answer."""
-    messages = [{"role": "user", "content": asked}]
-    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before = tokenizer(head, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(taught_answer(way, rng), add_special_tokens=False)["input_ids"]
-    return [*before, *answer, tokenizer.eos_token_id], len(before)
+def example(rng: random.Random) -> tuple[str, str]:
+    asked, way = question(rng)
+    return asked, taught_answer(way, rng)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,7 +142,7 @@ def main() -> None:
         model = a.model or a.keep or folder / "taught"
         if a.model is None:
             began = time.perf_counter()
-            teach(model, steps=UPDATES)
+            teach(model, example, updates=UPDATES)
             print(f"taught in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         write_task(folder, model)
         cells = ["way", "seed", "right", "thought, tokens", "right, greedy", "thought, greedy"]
