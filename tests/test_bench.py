@@ -215,7 +215,7 @@ def test_the_random_model(tmp_path: Path) -> None:
 
 
 def test_the_default_shape_is_the_bundled_models(tmp_path: Path) -> None:
-    write_random_model(tmp_path, Shape(), context=40)
+    write_random_model(tmp_path, Shape(), context=1024)
     mine = transformers.AutoConfig.from_pretrained(tmp_path)
     tiny = transformers.AutoConfig.from_pretrained(Path(machine.__file__).parents[1] / "assets" / "tiny")
     assert size_of(mine, "all-linear") == size_of(tiny, "all-linear")

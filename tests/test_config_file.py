@@ -230,6 +230,17 @@ def test_a_problem_in_an_overridden_table_is_the_overrides(tmp_path: Path) -> No
     ]
 
 
+def test_a_combination_that_an_override_makes_impossible_is_the_overrides(tmp_path: Path) -> None:
+    """Also where another key, which stands in the file, is named first."""
+    file = tmp_path / "task.toml"
+    file.write_text('task = "x"\n[grpo]\nsteps = 9\n')
+    with pytest.raises(SettingsError, match=r"^--set grpo.flat=sign: .* needs `grpo.solved`"):
+        load_settings(file, overrides=["grpo.flat=sign"])
+    file.write_text('task = "x"\n[grpo]\nwarmup_steps = 9\n')
+    with pytest.raises(SettingsError, match=r"^--set grpo.steps=3: `grpo.warmup_steps` is larger"):
+        load_settings(file, overrides=["grpo.steps=3"])
+
+
 def test_a_dict_is_as_strict_as_a_file(tmp_path: Path) -> None:
     settings = settings_from_dict({"task": "Say hi.", "grpo": {"steps": 3}}, tmp_path)
     assert (settings.grpo.steps, settings.folder) == (3, tmp_path)

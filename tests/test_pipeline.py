@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from refine_rl.again import replay
+from refine_rl.again import evaluate_again, replay
 from refine_rl.cli.training import reopen
 from refine_rl.config import Settings
 from refine_rl.config_file import override, settings_from_dict
@@ -646,6 +646,22 @@ def test_more_budget_takes_no_step_back(
     same(whole, folder)
 
 
+def test_one_answer_a_prompt_and_an_evaluation_with_draws_of_its_own(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    folder = RunFolder.create(
+        tmp_path / "run", task(grpo={"steps": 1, "seed": 3}, evaluate={"samples": 1, "bootstrap": 100})
+    )
+    run(folder)
+    assert folder.validation()[0]["prompts_with_spread"] == 0  # there is nothing that could differ
+    assert "no_start" not in [e["name"] for e in folder.events()]
+    default, _ = evaluate_again(folder, name="a")
+    assert default == evaluate_again(folder, seed=4, name="b")[0]
+    assert default != folder.comparison()
+    with pytest.raises(UserError, match="--seed 3 is the run's own"):
+        evaluate_again(folder, seed=3)
+
+
 def test_back_to_an_earlier_checkpoint(
     whole: RunFolder, task: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -656,6 +672,8 @@ def test_back_to_an_earlier_checkpoint(
     assert len(folder.checkpoints()) > 1
     with pytest.raises(UserError, match=f"it has 0, {first}"):
         reopen(folder.path, [], from_step=5)
+    with pytest.raises(UserError, match=f"it has 0, {first}"):  # also where no run of these settings has it
+        reopen(folder.path, [], from_step=77)
     reopen(folder.path, [], from_step=first)
     assert folder.checkpoints() == [first]
     assert [m["step"] for m in folder.metrics()] == list(range(1, first + 1))

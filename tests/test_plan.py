@@ -438,6 +438,7 @@ def test_size_of_the_bundled_model() -> None:
         intermediate=768,
         kv=128,
         vocabulary=2048,
+        context=1024,
     )
     assert size.trainable(settings) == 311_296  # as peft counts them
     assert size.trainable(make(model={"name": "tiny", "adapter": "none"})) == 3_672_832

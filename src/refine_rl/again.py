@@ -49,7 +49,7 @@ def evaluate_again(
     *,
     source: str | None = None,
     samples: int | None = None,
-    seed: int = 1,
+    seed: int | None = None,
     name: str = "eval",
     judge: str | None = None,
     overrides: Sequence[str] = (),
@@ -57,8 +57,9 @@ def evaluate_again(
     observer: Observer | None = None,
     pause: Pause = never,
 ) -> tuple[Comparison, Path]:
-    """Base against tuned with other draws, on other prompts where `source` names some (prompts too close
-    to a training prompt are left out), and by another judge ("ENDPOINT/MODEL") where one is named.
+    """Base against tuned with other draws (of `seed`; without one, of the run's plus 1), and on other prompts
+    where `source` names some (prompts too close to a training prompt are left out), and by another judge
+    ("ENDPOINT/MODEL") where one is named.
     Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap; `overrides`
     may raise that, and say where LLMs answer, for this evaluation.
 
@@ -74,6 +75,14 @@ def evaluate_again(
         folder.repair()
         settings, policy = open_model(folder)
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
+        if seed is None:
+            seed = settings.grpo.seed + 1
+        if source is None and seed == settings.grpo.seed:
+            raise UserError(
+                f"--seed {seed} is the run's own, whose draws stand in its comparison: take another."
+            )
+        if judge is not None and not settings.reward.judges:
+            raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
         if samples is not None:
             evaluation = settings.evaluate.model_copy(update={"samples": samples})
             settings = settings.model_copy(update={"evaluate": evaluation})

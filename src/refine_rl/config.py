@@ -276,9 +276,9 @@ class StepSettings(_Section):
         try:
             found = re.compile(split)
         except re.error as error:
-            raise ValueError(f"`split` is no regular expression: {error}") from None
+            raise ValueError(f"is no regular expression: {error}") from None
         if found.fullmatch(""):
-            raise ValueError('`split` matches nothing at all; say what stands between steps, such as "\\n+"')
+            raise ValueError('matches nothing at all; say what stands between steps, such as "\\n+"')
         return split
 
     @model_validator(mode="after")
@@ -597,19 +597,27 @@ class Settings(_Section):
         g = self.grpo
         if g.kl_target is not None and g.kl == 0:
             yield "`grpo.kl_target` needs a coefficient to start from: set `grpo.kl` above 0"
+        if g.kl_in == "reward" and g.kl == 0:
+            yield '`grpo.kl_in = "reward"` does nothing without a coefficient: set `grpo.kl` above 0'
+        if g.loss == "sapo" and not (g.clip_low is None and g.clip_high is None):
+            yield '`grpo.loss = "sapo"` does not clip: leave `grpo.clip_low` and `grpo.clip_high` out'
         if g.importance_cap is not None and self.model.dropout > 0:
             yield "`grpo.importance_cap` compares log-probs that dropout disturbs: set `model.dropout = 0`"
         if g.resample and self.rollout.ahead == 1:
             yield "`grpo.resample` waits for the rewards of a step: use `rollout.ahead = 0`"
-        if (g.flat in ("sign", "steps")) != (g.solved is not None):
-            yield '`grpo.solved` goes with `grpo.flat = "sign"` or `"steps"`, and is needed there'
+        if g.flat in ("sign", "steps") and g.solved is None:
+            yield f'`grpo.flat = "{g.flat}"` needs `grpo.solved`, the reward from which a group is solved'
+        if g.flat not in ("sign", "steps") and g.solved is not None:
+            yield '`grpo.solved` is for `grpo.flat = "sign"` or `"steps"` alone: leave it out'
         if g.flat in ("sign", "steps") and self.reward.judges and self.judge.kind != "absolute":
             yield (
                 f'`grpo.flat = "{g.flat}"` asks whether a group is solved, and judges that compare cannot '
                 'say so: use `judge.kind = "absolute"`'
             )
-        if (g.flat == "steps") != (self.reward.steps is not None):
-            yield '`grpo.flat = "steps"` and the table `[reward.steps]`, which says what grades, go together'
+        if g.flat == "steps" and self.reward.steps is None:
+            yield '`grpo.flat = "steps"` needs the table `[reward.steps]`, which says what grades them'
+        if g.flat != "steps" and self.reward.steps is not None:
+            yield '`reward.steps` grades for `grpo.flat = "steps"` alone: set that, or leave the table out'
         if g.flat == "steps":
             if g.resample:
                 yield '`grpo.resample` replaces the groups that `grpo.flat = "steps"` grades: leave one out'

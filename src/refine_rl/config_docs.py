@@ -52,7 +52,8 @@ def _section(title: str, section: dict[str, Any], tables: dict[str, Any]) -> Ite
     yield from _table(section["properties"])
     for key, field in section["properties"].items():
         for inner in _references(field):
-            yield from _section(f"A table of {title.strip('[]')}.{key}", tables[inner], tables)
+            table = title.removeprefix("A table of ").strip("[]")
+            yield from _section(f"A table of {table}.{key}", tables[inner], tables)
 
 
 def _table(fields: dict[str, Any]) -> Iterator[str]:

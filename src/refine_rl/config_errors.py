@@ -49,10 +49,12 @@ _GIVEN_NAMES = {"endpoints": ("NAME",), "prices": ("MODEL",)}  # tables of table
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One thing that is wrong, and the key where it is (() for the settings as a whole)."""
+    """One thing that is wrong, and the key where it is (() for the settings as a whole); `others` are further
+    keys that have a part in it."""
 
     path: KeyPath
     text: str
+    others: tuple[KeyPath, ...] = ()
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -184,9 +186,8 @@ def _combination_problems(path: KeyPath, details: ErrorDetails) -> Iterator[Prob
     """A validator's own words, a problem a line; the first key that a line names is its place."""
     prefix = f"`{dotted(path)}` " if path else ""
     for line in str(details["ctx"]["error"]).splitlines():
-        named = re.search(r"`([\w.]+)", line)
-        place = (*path, *named[1].split(".")) if named else path
-        yield Problem(path=place, text=prefix + line)
+        named = [(*path, *name.split(".")) for name in re.findall(r"`([\w.]+)", line)]
+        yield Problem(path=named[0] if named else path, text=prefix + line, others=tuple(named[1:]))
 
 
 def _shown(value: Any) -> str:

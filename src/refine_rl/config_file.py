@@ -29,15 +29,17 @@ class _Places:
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     overrides: Mapping[KeyPath, str] = field(default_factory=dict)
 
-    def find(self, path: KeyPath) -> tuple[int, str]:
-        """(order, label) of the key, or of the nearest table around it that is written somewhere."""
-        around = [path[:end] for end in range(len(path), 0, -1)]
-        for key in around:
-            if key in self.overrides:
-                return sys.maxsize, f"--set {self.overrides[key]}: "
-        for key, override in self.overrides.items():
-            if key[: len(path)] == path:  # a table that only a --set names
-                return sys.maxsize, f"--set {override}: "
+    def find(self, problem: Problem) -> tuple[int, str]:
+        """(order, label) of the problem's key, or of the nearest table around it that is written somewhere. A
+        --set that has a part in the problem comes before every line of a file."""
+        for path in (problem.path, *problem.others):
+            for end in range(len(path), 0, -1):
+                if path[:end] in self.overrides:
+                    return sys.maxsize, f"--set {self.overrides[path[:end]]}: "
+            for key, override in self.overrides.items():
+                if key[: len(path)] == path:  # a table that only a --set names
+                    return sys.maxsize, f"--set {override}: "
+        around = [problem.path[:end] for end in range(len(problem.path), 0, -1)]
         for key in around:
             if key in self.lines:
                 return self.lines[key], f"{self.file}:{self.lines[key]}: "
@@ -182,5 +184,5 @@ def _validate(data: Mapping[str, Any], folder: Path, places: _Places) -> Setting
     else:
         if not problems:
             return settings
-    placed = sorted((*places.find(problem.path), problem.text) for problem in problems)
+    placed = sorted((*places.find(problem), problem.text) for problem in problems)
     raise SettingsError("\n".join(f"{label}{text}" for _, label, text in placed))

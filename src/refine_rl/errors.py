@@ -40,6 +40,13 @@ class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
         self.advice = advice
 
 
+MEND = (
+    "Mend what failed, then go on with --resume; where that changes a file of the reward, with --from-step 0 "
+    "as well, so that the base model is measured by the same reward"
+)
+"""The advice where scores are missing."""
+
+
 class MachineError(RefineError):
     """An endpoint or the machine failed after retries."""
 

@@ -3,13 +3,14 @@ asked (a rubric, prompts), then everything is on record."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from refine_rl.config import Settings
 from refine_rl.connecting import check_models, connect
-from refine_rl.errors import UserError
+from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
@@ -167,17 +168,6 @@ def settle_prompts(
     return splits
 
 
-def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
-    train = sum(p.split == "train" for p in prompts)
-    if train < settings.grpo.prompts_per_step:
-        raise UserError(
-            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but there are only {train} training "
-            "prompts. Give more prompts, or lower it."
-        )
-    if not any(p.split == "held_out" for p in prompts):
-        raise UserError("No held-out prompt is left, so nothing could be proved. Give more prompts.")
-
-
 def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Observer) -> Settings:
     """Puts the start (or the resume) on record, with the number format that was found; the settings in
     force. A resume goes on in the format of the start, and says what else has changed since."""
@@ -196,15 +186,15 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Obser
     return settings
 
 
+def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
+    found = Counter(p.split for p in prompts)
+    require_enough(settings, train=found["train"], held_out=found["held_out"])
+
+
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
     """Prompts that leave room for an answer, and a line about the others."""
-    room = policy.context_length - settings.rollout.max_tokens
+    room = room_for_prompt(settings, policy.context_length)
     limit = min(settings.prompts.max_tokens, room)
-    if limit < 1:
-        raise UserError(
-            f"rollout.max_tokens = {settings.rollout.max_tokens} leaves no room for a prompt: the model "
-            f"reads {policy.context_length} tokens in all. Lower it."
-        )
     kept = [p for p in prompts if len(policy.encode(p.messages)) <= limit]
     if len(kept) == len(prompts):
         return kept, []

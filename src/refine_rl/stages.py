@@ -297,7 +297,8 @@ class Work:
         self._validate(validation, [], 0)
         first = self.folder.validation()[0]
         # Early exits make a spread of their own: the length of the thought.
-        if first["prompts_with_spread"] < 0.1 and self.settings.rollout.early_exit is None:
+        comparable = self.settings.evaluate.samples > 1 and self.settings.rollout.early_exit is None
+        if comparable and first["prompts_with_spread"] < 0.1:
             text = (
                 f"Before training, only {first['prompts_with_spread']:.0%} of the prompts get answers of "
                 f"different reward (mean {first['reward']['mean']:.3f}). GRPO learns from differences "

@@ -83,6 +83,9 @@ def test_an_architecture_of_unknown_operations(refine: Refine, make_model: Calla
         (["--model", "tiny", "--prompt-tokens", "1000"], "lower --prompt-tokens"),
         (["--model", "/no/model"], "there is no such folder"),
         (["--set", "grpo.steps=3"], "--set grpo.steps: the bench has an option of its own"),
+        (["--set", "model.name=tiny"], "--set model.name: the bench has an option of its own"),
+        (["--set", "model.dtype=float32"], "--set model.dtype: the bench has an option of its own"),
+        (["--prompt-tokens", "1000000000"], "--prompt-tokens"),
         (["--set", "grpo.stepz=3"], "did you mean `grpo.steps`"),
     ],
 )

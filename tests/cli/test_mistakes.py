@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from refine_rl.cli.training import program
 
 Refine = Callable[..., Any]
 
@@ -38,7 +41,7 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
     [
         (["train", "nothing.toml"], "nothing.toml: no such file"),
         (["train"], "Name a task.toml"),
-        (["train", "TASK", "--recipe", "style"], "Name a task.toml"),
+        (["train", "TASK", "--recipe", "style"], "A task and a recipe are two tasks"),
         (["train", "--recipe", "styel"], "did you mean 'style'"),
         (["init", "x", "--recipe", "styel"], "did you mean 'style'"),
         (["train", "TASK", "--set", "grpo.stesp=3"], "did you mean `grpo.steps`"),
@@ -74,12 +77,34 @@ def test_mistakes_with_a_finished_run(
     refused(refine("train", task, "--run", run), "already exists", "--resume")
     refused(refine("replay", run, "--step", "7"), "no step 7; it has 1 to 6")
     refused(refine("replay", run, "--step", "2", "--prompt", "p9"), "no group of 'p9'; it has p0")
-    refused(refine("eval", run, "--prompts", "no.jsonl"), "no.jsonl: no such file")
+    refused(refine("eval", run, "--prompts", "no.jsonl"), "--prompts no.jsonl: there is no file")
+    refused(refine("eval", run, "--seed", "0"), "--seed 0 is the run's own")
+    refused(refine("eval", run, "--judge", "a/b"), "--judge a/b: this run's reward has no judge")
     refused(refine("eval", run, "--prompts", "recipe:dotz"), "did you mean 'dots'")
     refused(refine("export", run, "--out", "/proc/no/model"), "/proc/no")
     refused(refine("export", run, "--out", tmp_path), "exists already")
     refused(refine("train", "--resume", run, "--set", "grpo.steps=9"), "training is done")
     assert sorted(p.name for p in run.rglob("*")) == before
+
+
+def test_memory_that_is_not_there_is_the_machines(refine: Refine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_left(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 99 bytes")
+
+    monkeypatch.setattr("refine_rl.bench.measure.measure", nothing_left)
+    done = refine("bench")
+    assert (done.code, done.out) == (4, "")
+    assert "Out of memory. Lower grpo.tokens_per_micro_batch" in done.err
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [("/here/refine", "/here/refine"), ("/there/refine_rl/__main__.py", f"{sys.executable} -m refine_rl")],
+)
+def test_what_is_printed_can_be_called(monkeypatch: pytest.MonkeyPatch, called: str, shown: str) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert program() == shown
 
 
 def test_a_guard_stops_with_3_and_says_how_to_go_on(refine: Refine, task: Path, tmp_path: Path) -> None:

@@ -47,6 +47,14 @@ def test_success_that_falls_is_named() -> None:
     assert set(audit(comparison(contrast(0.2, 0.9), success=contrast(0.5, 0.1)))) == {"success"}
 
 
+def test_greedy_answers_that_get_worse_are_named() -> None:
+    found = audit(comparison(contrast(0.2, 0.9), greedy=contrast(0.5, 0.1)))
+    assert set(found) == {"greedy"}
+    assert "greedy ones, which `refine chat` gives, fell from 0.500 to 0.100" in found["greedy"]
+    assert audit(comparison(contrast(0.2, 0.9), greedy=contrast(0.5, 0.48))) == {}
+    assert audit(comparison(contrast(0.5, 0.52), greedy=contrast(0.5, 0.1))) == {}
+
+
 def test_nothing_without_a_sure_rise_or_a_sure_fall() -> None:
     assert audit(comparison(contrast(0.5, 0.52), component__keeps=contrast(0.9, 0.4))) == {}
     assert audit(comparison(contrast(0.2, 0.9), component__keeps=contrast(0.5, 0.47))) == {}

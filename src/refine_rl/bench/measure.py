@@ -113,6 +113,9 @@ def _settings(bench: Bench, model: str) -> Settings:
     }
     settings = override(settings_from_dict(tables, Path()), bench.overrides)
     for key, asked, given in (
+        ("model.name", model, settings.model.name),
+        ("model.adapter", bench.adapter, settings.model.adapter),
+        ("model.dtype", bench.dtype, settings.model.dtype),
         ("grpo.steps", bench.warm_up + bench.steps, settings.grpo.steps),
         ("grpo.prompts_per_step", bench.prompts, settings.grpo.prompts_per_step),
         ("rollout.group_size", bench.group_size, settings.rollout.group_size),

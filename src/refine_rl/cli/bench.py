@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from refine_rl.bench.measure import Measured
 
 
+LONGEST = 1_000_000  # tokens; what is longer would take hours to draw
+
+
 def add_to(app: typer.Typer) -> None:
     app.command()(bench)
 
@@ -30,8 +33,12 @@ def bench(
         None, "--hidden", min=1, help="Its width, a multiple of 128; without it, 256."
     ),
     layers: int | None = typer.Option(None, "--layers", min=1, help="Its layers; without it, 4."),
-    prompt_tokens: int = typer.Option(512, "--prompt-tokens", min=1, help="Length of each prompt."),
-    completion_tokens: int = typer.Option(64, "--completion-tokens", min=1, help="Of each completion."),
+    prompt_tokens: int = typer.Option(
+        512, "--prompt-tokens", min=1, max=LONGEST, help="Length of each prompt."
+    ),
+    completion_tokens: int = typer.Option(
+        64, "--completion-tokens", min=1, max=LONGEST, help="Of each completion."
+    ),
     prompts: int = typer.Option(8, "--prompts", min=1, help="Prompts a step."),
     group_size: int = typer.Option(8, "--group-size", min=2, help="Completions a prompt."),
     steps: int = typer.Option(5, "--steps", min=1, help="Steps that are timed; the median counts."),

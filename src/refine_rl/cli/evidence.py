@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from refine_rl.cli.training import JSON, SET
-from refine_rl.errors import GuardStop, RefineError
+from refine_rl.errors import GuardStop, RefineError, UserError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,7 +24,9 @@ def evaluate(
         None, "--prompts", help="Other prompts: a file, or recipe:NAME. Without it, the held-out ones."
     ),
     samples: int | None = typer.Option(None, "--samples", min=1, help="Sampled answers a prompt."),
-    seed: int = typer.Option(1, "--seed", min=0, help="Of the draws; another one than the run's."),
+    seed: int | None = typer.Option(
+        None, "--seed", min=0, help="Of the draws; another one than the run's. Without it, the next."
+    ),
     judge: str | None = typer.Option(
         None, "--judge", metavar="ENDPOINT/MODEL", help="Another judge than the run's."
     ),
@@ -40,10 +42,13 @@ def evaluate(
 
     folder = RunFolder.open(run)
     if prompts is not None and not prompts.startswith("recipe:"):
-        prompts = f"file:{Path(prompts.removeprefix('file:')).resolve()}"
+        file = Path(prompts.removeprefix("file:")).resolve()
+        if not file.is_file():
+            raise UserError(f"--prompts {prompts}: there is no file {file}.")
+        prompts = f"file:{file}"
     with interruptible() as pause:
         try:
-            comparison, file = evaluate_again(
+            comparison, written = evaluate_again(
                 folder,
                 source=prompts,
                 samples=samples,
@@ -63,7 +68,7 @@ def evaluate(
         return
     print_comparison(comparison, what="held-out prompts" if prompts is None else "prompts")
     judged = f"judged by {judge}; " if judge else ""
-    results().print(f"\n{judged}written to {file}", markup=False)
+    results().print(f"\n{judged}written to {written}", markup=False)
 
 
 def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:

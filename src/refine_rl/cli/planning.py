@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from refine_rl.cli.training import JSON, SET, program
+from refine_rl.cli.training import JSON, SET, one_task, program
 from refine_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from refine_rl.plan.probe import Probed
     from refine_rl.types import Prompt
 
+_LOW_AND_HIGH = {
+    True: "The numbers of calls are exact where all answers differ and every reply can be used; the\n"
+    "rest is estimated. Low: answers of half the allowed length, judges that write little. High:\n"
+    "answers of the full length, judges that think first.",
+    False: "Estimated. Low: answers of half the allowed length. High: answers of the full length.",
+}
 LITTLE_SIGNAL = 0.75  # share of groups without spread from which advice is given
 
 
@@ -43,8 +49,7 @@ def plan(
 
     if yes and not probe:
         raise UserError("--yes goes with --probe: without it there is nothing to agree to.")
-    if (task is None) == (recipe is None):
-        raise UserError("Name a task.toml (refine plan task.toml) or a recipe (refine plan --recipe style).")
+    one_task("plan", task, recipe)
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     found = survey(settings)
     if probe and not found.prompts:
@@ -127,11 +132,7 @@ def _show(settings: Settings, planned: Plan) -> None:
         console.print(f"[yellow]budget[/]   {escape(shown(text))}")
     for text in planned.notes:
         console.print(f"note     {shown(text)}", markup=False)
-    console.print(
-        "\n[dim]The numbers of calls are exact where all answers differ and every reply can be used; the\n"
-        "rest is estimated. Low: answers of half the allowed length, judges that write little. High:\n"
-        "answers of the full length, judges that think first.[/]"
-    )
+    console.print(f"\n[dim]{_LOW_AND_HIGH[bool(planned.lines)]}[/]")
 
 
 def _totals(planned: Plan) -> list[tuple[str, str]]:
@@ -144,8 +145,8 @@ def _totals(planned: Plan) -> list[tuple[str, str]]:
         parts += [f"unknown for {', '.join(cost.unknown)}"] if cost.unknown else []
         found.append(("dollars", ", and ".join(parts)))
     if s.total is not None and s.machine is not None:
-        waiting = f", waiting for LLMs {_time(*s.judges)}" if planned.lines else ""
-        found.append(("time", f"{_time(*s.total)} (this machine {_time(*s.machine)}{waiting})"))
+        both = f" (this machine {_time(*s.machine)}, waiting for LLMs {_time(*s.judges)})"
+        found.append(("time", _time(*s.total) + (both if planned.lines else "")))
     elif planned.lines:
         found.append(("time", f"{_time(*s.judges)} of waiting for LLMs; the machine's is unknown"))
     if planned.work is not None and planned.size is not None and planned.rates is not None:

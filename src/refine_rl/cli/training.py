@@ -25,7 +25,20 @@ def program() -> str:
     import shutil
     import sys
 
-    return "refine" if shutil.which("refine") else sys.argv[0]
+    if shutil.which("refine"):
+        return "refine"
+    called = Path(sys.argv[0])
+    return f"{sys.executable} -m refine_rl" if called.name == "__main__.py" else str(called)
+
+
+def one_task(command: str, task: Path | None, recipe: str | None) -> None:
+    """Raises UserError unless exactly one is named."""
+    if task is not None and recipe is not None:
+        raise UserError("A task and a recipe are two tasks: leave one of them out.")
+    if task is None and recipe is None:
+        raise UserError(
+            f"Name a task.toml (refine {command} task.toml) or a recipe (refine {command} --recipe style)."
+        )
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,10 +81,7 @@ def train(
         return
     if from_step is not None:
         raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
-    if (task is None) == (recipe is None):
-        raise UserError(
-            "Name a task.toml (refine train task.toml) or a recipe (refine train --recipe style)."
-        )
+    one_task("train", task, recipe)
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     name = settings.name or recipe or settings.folder.resolve().name
     _start(run or free_name(Path("runs"), name), settings, as_json)
@@ -120,9 +130,10 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
         if from_step is None and before.model_copy(update=same) == after:
             folder.save_settings(after)
             return folder
-        newest = max(folder.checkpoints(), default=0)
+        checkpoints = folder.checkpoints()
+        newest = max(checkpoints, default=0)
         to = newest if from_step is None else from_step
-        if after.grpo.steps < to:
+        if to in checkpoints and after.grpo.steps < to:
             raise UserError(f"--set grpo.steps={after.grpo.steps}: {path} has {to} steps already.")
         folder.rewind(to)
         folder.save_settings(after)
@@ -164,6 +175,8 @@ def _work(folder: RunFolder, as_json: bool) -> None:
         raise StopNow(f"{stop} Go on with: {go_on}") from stop
     except GuardStop as stop:
         way = f"To go on all the same: {go_on}"
+        if stop.guard == "missing":
+            way = f"To go on: {go_on}"
         if stop.guard == "budget":
             cap = "budget.dollars" if "budget.dollars" in stop.what else "budget.hours"
             way = f"To go on: {go_on} --set {cap}=MORE"

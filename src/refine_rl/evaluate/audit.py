@@ -12,10 +12,18 @@ from refine_rl.types import Comparison
 
 def audit(comparison: Comparison) -> dict[str, str]:
     """Name -> text for every component that got surely worse while the reward got surely better, and
-    for full successes that did."""
+    for full successes and greedy answers that did."""
     if comparison.difference.ci95[0] <= 0:
         return {}
     found: dict[str, str] = {}
+    greedy = comparison.details.get("greedy")
+    if greedy is not None and greedy.difference.ci95[1] < 0:
+        found["greedy"] = (
+            f"The reward of sampled answers rose from {comparison.base.mean:.3f} to "
+            f"{comparison.tuned.mean:.3f}, while that of greedy ones, which `refine chat` gives, fell from "
+            f"{greedy.base.mean:.3f} to {greedy.tuned.mean:.3f}. Train longer, or with more prompts and "
+            "larger groups; or sample the answers where the model is used."
+        )
     for name, measure in comparison.details.items():
         watched = name.startswith("component:") or name == "success"
         if watched and measure.difference.ci95[1] < 0:

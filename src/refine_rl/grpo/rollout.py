@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from refine_rl.config import Settings
-from refine_rl.errors import GuardStop
+from refine_rl.errors import MEND, GuardStop
 from refine_rl.grpo.advantage import by_sign, by_steps, gdpo, leave_one_out, mean_only, zscore
 from refine_rl.grpo.batch import MemberKey, sampled_logprobs
 from refine_rl.grpo.update import kl_per_token
@@ -74,7 +74,7 @@ def require_scores(scores: Sequence[Score], max_missing: float, where: str) -> N
             f"{where}: {len(missing)} of {len(scores)} scores are missing "
             f"(allowed: {max_missing:.0%}, reward.max_missing). The first reason:\n"
             f"{missing[0].explanation}\n",
-            "A missing score is never counted as 0. Mend what failed, then go on with --resume.",
+            f"A missing score is never counted as 0. {MEND}",
         )
 
 

@@ -32,6 +32,7 @@ class Size:
     intermediate: int
     kv: int  # width of the keys of one token in one layer
     vocabulary: int
+    context: int = 1 << 20  # tokens that it reads, prompt and answer together
 
     def trainable(self, settings: Settings) -> int:
         """Weights that training changes."""
@@ -81,6 +82,8 @@ def size_of(config: Any, targets: str | list[str]) -> Size:
     import transformers
     from transformers.pytorch_utils import Conv1D
 
+    from refine_rl.policy.load import context_length
+
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     head = model.get_output_embeddings()
@@ -102,6 +105,7 @@ def size_of(config: Any, targets: str | list[str]) -> Size:
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         kv=(getattr(text, "num_key_value_heads", None) or heads) * width,
         vocabulary=text.vocab_size,
+        context=context_length(config),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refine_rl.config import EndpointSettings, Settings
+from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.plan import machine, pace
 from refine_rl.plan.calls import STEPS, Calls, calls, resampled
 from refine_rl.plan.counts import Counts
@@ -58,7 +59,9 @@ class Plan:
 
 
 def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None) -> Plan:
-    """The plan of a run with these settings on this machine, or on one with those `rates`."""
+    """The plan of a run with these settings on this machine, or on one with those `rates`. Raises UserError
+    where such a run would be refused: too few prompts, or no room for any beside an answer."""
+    require_enough(settings, train=counts.train, held_out=counts.held_out)
     planned = calls(settings, counts)
     lines = tuple(Line(calls=c, dollars=dollars(c, settings)) for c in planned)
     paid = cost(planned, settings)
@@ -69,6 +72,7 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None)
     except machine.UnknownSize as error:
         notes.append(f"{error}: neither time nor memory of the machine can be told.")
     if size is not None:
+        room_for_prompt(settings, size.context)
         rates = rates or machine.measure(settings, size)
         work = pace.estimate(settings, size, rates, counts)
     seconds = durations(settings, planned, work, waves=resampled(settings, counts))

@@ -79,7 +79,7 @@ def load_policy(
         stop_ids=stop_ids(model, tokenizer),
         device=device,
         compute_dtype=compute_dtype,
-        context_length=_context_length(model_config),
+        context_length=context_length(model_config),
         source=settings.name,
         adapter=settings.adapter == "lora",
         frozen=frozen,
@@ -131,7 +131,8 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _context_length(config: Any) -> int:
+def context_length(config: Any) -> int:
+    """Tokens that a model of this configuration reads, prompt and answer together."""
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(getattr(text_config, "max_position_embeddings", None) or 1 << 20)
 

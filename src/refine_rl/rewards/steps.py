@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from refine_rl.config import Settings, StepSettings
-from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
+from refine_rl.errors import MEND, GuardStop, MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions import function_reward, load_function
@@ -116,7 +116,7 @@ class Graded:
                 "missing",
                 f"Prompt {prompt.id}: the steps of none of its {len(grades)} wrong answers could be graded. "
                 f"The first reason:\n{grades[0].explanation}\n",
-                "Mend what reward.steps names, then go on with --resume.",
+                f"{MEND}.",
             )
         of_member = iter(grades)
         return [score if score.value is None else _noted(score, next(of_member)) for score in scores]

@@ -1,0 +1,30 @@
+"""What a run's prompts must be, whatever they say: enough of them, with room for an answer. A plan refuses
+what the training would refuse."""
+
+from __future__ import annotations
+
+from refine_rl.config import Settings
+from refine_rl.errors import UserError
+
+
+def require_enough(settings: Settings, *, train: int, held_out: int) -> None:
+    """Raises UserError where so many prompts do not make a run."""
+    if train < settings.grpo.prompts_per_step:
+        raise UserError(
+            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but there are only {train} training "
+            "prompts. Give more prompts, or lower it."
+        )
+    if not held_out:
+        raise UserError("No held-out prompt is left, so nothing could be proved. Give more prompts.")
+
+
+def room_for_prompt(settings: Settings, context: int) -> int:
+    """The most tokens of a prompt that leave room for an answer in a model that reads `context` tokens.
+    Raises UserError where there are none."""
+    room = context - settings.rollout.max_tokens
+    if room < 1:
+        raise UserError(
+            f"rollout.max_tokens = {settings.rollout.max_tokens} leaves no room for a prompt: the model "
+            f"reads {context} tokens in all. Lower it."
+        )
+    return room
