@@ -23,10 +23,12 @@ _SHOWN = 10  # broken lines that an error names
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """What has been scored so far; the cost is None where a price is unknown."""
+    """What has been scored so far: `asked` are the scores for which a judge was asked (an answer alone in its
+    group needs none). The cost is None where a price is unknown."""
 
     groups: int = 0
     scores: int = 0
+    asked: int = 0
     missing: int = 0
     calls: int = 0
     cost_usd: float | None = 0.0
@@ -126,6 +128,7 @@ class _Work:
         return line, Tally(
             groups=1,
             scores=len(scores),
+            asked=len(scores) if counted.calls else 0,
             missing=sum(s.status == "missing" for s in scores),
             calls=counted.calls,
             cost_usd=counted.cost_usd,
@@ -138,6 +141,7 @@ class _Work:
         self.tally = Tally(
             groups=so_far.groups + 1,
             scores=so_far.scores + more.scores,
+            asked=so_far.asked + more.asked,
             missing=so_far.missing + more.missing,
             calls=so_far.calls + more.calls,
             cost_usd=None

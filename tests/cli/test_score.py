@@ -107,7 +107,7 @@ def test_panel_repeats_rubric_and_json(refine: Refine, llm_server: StartServer, 
     )  # fmt: skip
     assert done.code == 0
     assert json.loads(done.out) == {
-        "out": "out.jsonl", "groups": 1, "scores": 2, "missing": 0, "calls": 4, "cost_usd": None,
+        "out": "out.jsonl", "groups": 1, "scores": 2, "asked": 2, "missing": 0, "calls": 4, "cost_usd": None,
     }  # fmt: skip
     assert "4 calls, at unknown cost" in done.err
     (line,) = lines(tmp_path / "out.jsonl")
@@ -155,6 +155,20 @@ def test_unusable_replies_are_missing_and_no_failure(
     assert [(s["value"], s["status"]) for s in bad["scores"]] == [(None, "missing")] * 2
     assert "no usable reply" in bad["scores"][0]["explanation"]
     assert [s["value"] for s in good["scores"]] == [0.1, 0.3]
+
+
+def test_a_judge_of_whom_nothing_can_be_used_is_a_failure(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    """Also beside an answer that is alone in its group, for which no judge is asked."""
+    server = llm_server(brain=lambda body: "No.")
+    write(tmp_path / "in.jsonl", group("bad", "x", "xxx"), group("alone", "x"))
+    done = refine(
+        "score", "in.jsonl", "--out", "out.jsonl", "--judge", "local/m", "--base-url", server.base_url
+    )
+    assert (done.code, done.out) == (4, "out.jsonl\n")
+    assert "all 2 scores for which a judge was asked are missing" in done.err
+    assert len(lines(tmp_path / "out.jsonl")) == 2
 
 
 @pytest.mark.parametrize(("mood", "words"), [("401", "key"), ("404", "model"), ("402", "credits|money|402")])

@@ -103,6 +103,29 @@ def test_graded_steps_have_a_plot_where_there_were_any(run: RunFolder) -> None:
     assert "0.00 at step 1 to 0.00 at step 3, lowest 0.00, highest 0.25" in plots(metrics, [])[title].alt
 
 
+def test_what_only_some_runs_have_is_drawn_where_they_have_it(run: RunFolder) -> None:
+    lines = run.metrics()[:3]
+    for name, values, title in (
+        ("kl_coefficient", (0.05, 0.049, 0.05), "KL coefficient"),
+        ("clip_share", (0.0, 0.1, 0.0), "Share of tokens outside the clip range"),
+        ("importance_mean", (1.0, 1.1, 0.9), "Importance weight before it is cut, mean"),
+        ("importance_max", (1.0, 3.0, 2.0), "Importance weight before it is cut, largest"),
+    ):
+        with_it = [{**m, name: value} for m, value in zip(lines, values, strict=True)]
+        assert title in plots(with_it, [])
+        assert title not in plots(lines, [])
+    still = [{**m, "kl_coefficient": 0.05, "clip_share": 0.0} for m in lines]
+    assert not {"KL coefficient", "Share of tokens outside the clip range"} & plots(still, []).keys()
+
+
+def test_a_single_step_is_a_whole_number(run: RunFolder) -> None:
+    """matplotlib would put it on an axis from -0.05 to 0.05."""
+    drawn = plots([], run.validation()[:1])["Reward"].svg
+    assert run.validation()[0]["step"] == 0
+    assert len(re.findall(r'id="reward-matplotlib\.axis_1', drawn)) == 1
+    assert len(re.findall(r'id="reward-xtick_\d+"', drawn)) == 1
+
+
 def test_thinning_and_smoothing_are_means_that_keep_gaps() -> None:
     assert thin([1.0, 2.0, 3.0], [5.0, 6.0, 7.0], most=3) == ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0])
     steps, values = thin([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, math.nan, math.nan, 9.0], most=3)

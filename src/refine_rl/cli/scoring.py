@@ -11,7 +11,7 @@ import typer
 
 from refine_rl.cli.interrupt import interruptible
 from refine_rl.cli.training import JSON
-from refine_rl.errors import UserError
+from refine_rl.errors import MachineError, UserError
 
 if TYPE_CHECKING:
     from refine_rl.scoring_files import Tally
@@ -73,6 +73,11 @@ def score(
         tally = score_file(groups, out, judges, pause=pause, note=line.note, progress=line.show)
     line.note(_summary(tally))
     typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(tally)}) if as_json else out)
+    if tally.missing and tally.missing == tally.asked:
+        raise MachineError(
+            f"No reply could be used: all {tally.asked} scores for which a judge was asked are missing. The "
+            f"reasons stand in {out}."
+        )
 
 
 def _price(text: str) -> tuple[float, float]:

@@ -82,6 +82,15 @@ def training_plots(
     def by_steps(m: Json) -> float | None:
         return ratio(m.get("groups_by_steps", 0), m["groups"]) if graded else None
 
+    moved = len({m.get("kl_coefficient") for m in metrics}) > 1
+    lagging = any(m.get("clip_share") for m in metrics)
+
+    def coefficient(m: Json) -> float | None:
+        return m.get("kl_coefficient") if moved else None
+
+    def clipped(m: Json) -> float | None:
+        return m.get("clip_share") if lagging else None
+
     band = [valid(lambda v, end=end: v["reward"]["ci95"][end]) for end in (0, 1)]  # type: ignore[misc]
     names = dict.fromkeys(name for line in (*metrics, *validation) for name in line["components"])
     nothing: Line = ([], [])
@@ -101,6 +110,10 @@ def training_plots(
         ),
         _curve("Policy loss", train(lambda m: m["loss"])),
         _curve("KL to the reference, nats a token", train(lambda m: m["kl"])),
+        _curve("KL coefficient", train(coefficient)),
+        _curve("Share of tokens outside the clip range", train(clipped), unit=True),
+        _curve("Importance weight before it is cut, mean", train(lambda m: m.get("importance_mean"))),
+        _curve("Importance weight before it is cut, largest", train(lambda m: m.get("importance_max"))),
         _curve("Entropy, nats a token", train(lambda m: m["entropy"])),
         _curve("Completion length, tokens", train(lambda m: m["tokens_mean"])),
         _curve("Share cut at the token limit", train(lambda m: m["clipped_share"]), unit=True),
@@ -149,6 +162,10 @@ def _curve(
         axes.plot(*thin(*validation), color=_COLOURS["validation"], lw=1.6, marker="o", ms=3.5, mew=0)
         if best is not None and present[-1][0] == "validation":
             axes.axvline(best, color=_COLOURS["text"], lw=0.9, ls=(0, (1, 2)))
+        if len({s for _, (at, _) in present for s in at}) == 1:  # one step: matplotlib would show fractions
+            only = present[0][1][0][0]
+            axes.set_xlim(only - 1, only + 1)
+            axes.set_xticks([only])
         everything = [x for _, (_, ys) in present for x in ys if math.isfinite(x)]
         if unit or (min(everything) >= 0 and 0.5 < max(everything) <= 1 and not band):
             axes.set_ylim(-0.02, 1.02)
