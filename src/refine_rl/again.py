@@ -71,18 +71,16 @@ def evaluate_again(
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     require_functions(folder, functions)
     now = _overridden(folder.settings(), overrides)
+    if seed is None:
+        seed = now.grpo.seed + 1
+    if source is None and seed == now.grpo.seed:
+        raise UserError(f"--seed {seed} is the run's own, whose draws stand in its comparison: take another.")
+    if judge is not None and not now.reward.judges:
+        raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
     with folder.writing():
         folder.repair()
         settings, policy = open_model(folder)
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
-        if seed is None:
-            seed = settings.grpo.seed + 1
-        if source is None and seed == settings.grpo.seed:
-            raise UserError(
-                f"--seed {seed} is the run's own, whose draws stand in its comparison: take another."
-            )
-        if judge is not None and not settings.reward.judges:
-            raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
         if samples is not None:
             evaluation = settings.evaluate.model_copy(update={"samples": samples})
             settings = settings.model_copy(update={"evaluate": evaluation})

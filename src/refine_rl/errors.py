@@ -42,7 +42,7 @@ class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
 
 MEND = (
     "Mend what failed, then go on with --resume; where that changes a file of the reward, with --from-step 0 "
-    "as well, so that the base model is measured by the same reward"
+    "as well, so that the base model is measured by the same reward."
 )
 """The advice where scores are missing."""
 

@@ -80,7 +80,7 @@ def _known(error: Exception) -> RefineError | None:
         text = f"{error.filename}: {error.strerror}."
         place = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
         return UserError(text) if isinstance(error, place) else MachineError(text)
-    no_memory = "can't allocate memory" in str(error)  # torch's RuntimeError on a processor
+    no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # a processor's
     if no_memory or type(error).__name__ in ("OutOfMemoryError", "MemoryError"):  # without importing torch
         return MachineError(
             "Out of memory. Lower grpo.tokens_per_micro_batch, rollout.group_size or rollout.max_tokens "

@@ -50,7 +50,7 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
         *_writing(settings, counts),
         *_judging(settings, counts),
         *_quiz(settings, counts),
-        *_grading_of_steps(settings, counts, groups=settings.grpo.steps * settings.grpo.prompts_per_step),
+        *_grading_of_steps(settings, counts),
     ]
     return [c for c in found if c.high]
 
@@ -240,11 +240,12 @@ def _judge_tokens(settings: Settings, counts: Counts, answers: int) -> tuple[Ran
     return (low, high), (min(VERDICT[0] * scored, most), most)
 
 
-def _grading_of_steps(settings: Settings, counts: Counts, *, groups: int) -> Iterator[Calls]:
+def _grading_of_steps(settings: Settings, counts: Counts) -> Iterator[Calls]:
     """[reward.steps] judges: a call an answer, and only in groups without a right one."""
     table = settings.reward.steps
     if table is None:
         return
+    answers = settings.grpo.steps * settings.grpo.prompts_per_step * settings.rollout.group_size
     shared = INSTRUCTIONS + tokens(len(settings.task)) + counts.tokens + MEMBER
     low, high = _answer(settings)
     most = min(VERDICT[1] + REASONING, settings.judge.max_tokens)
@@ -254,7 +255,7 @@ def _grading_of_steps(settings: Settings, counts: Counts, *, groups: int) -> Ite
             stage=STEPS,
             model=model,
             low=0,
-            high=groups * settings.rollout.group_size * times * settings.judge.repeats,
+            high=answers * times * settings.judge.repeats,
             tokens_in=(shared + low, shared + high),
             tokens_out=(min(VERDICT[0], most), most),
         )

@@ -240,7 +240,7 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         "Training": f"{len(metrics)} of {g.steps} steps, {g.prompts_per_step} prompts × "
         f"{settings.rollout.group_size} completions each",
         "Update": f"{g.loss} loss, learning rate {settings.learning_rate:g}, KL coefficient {g.kl:g}"
-        + ("" if g.kl_target is None else f", then as the KL of {g.kl_target:g} wants it"),
+        + ("" if g.kl_target is None else f" at first, aiming at a KL of {g.kl_target:g}"),
     }
     if best is not None:
         lines["Checkpoint"] = f"step {best}, chosen on the validation prompts"

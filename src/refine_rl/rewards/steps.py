@@ -116,7 +116,7 @@ class Graded:
                 "missing",
                 f"Prompt {prompt.id}: the steps of none of its {len(grades)} wrong answers could be graded. "
                 f"The first reason:\n{grades[0].explanation}\n",
-                f"{MEND}.",
+                MEND,
             )
         of_member = iter(grades)
         return [score if score.value is None else _noted(score, next(of_member)) for score in scores]
