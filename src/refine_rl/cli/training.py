@@ -177,6 +177,8 @@ def _work(folder: RunFolder, as_json: bool) -> None:
         way = f"To go on all the same: {go_on}"
         if stop.guard == "missing":
             way = f"To go on: {go_on}"
+        if stop.guard == "no_thoughts":
+            way = f"To go on: {go_on} --set rollout.early_exit.ends=..."
         if stop.guard == "budget":
             cap = "budget.dollars" if "budget.dollars" in stop.what else "budget.hours"
             way = f"To go on: {go_on} --set {cap}=MORE"
