@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from refine_rl.runs import RunFolder
+from whole_run import whole_run
 
 OFF_POLICY = ("grpo.updates_per_step=4", "grpo.learning_rate=1e-3")
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -108,16 +105,8 @@ def main() -> None:
 
 def train(recipe: str, seed: int, sets: Sequence[str]) -> Result:
     """One run in a folder that is thrown away."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run"
-        command = [sys.executable, "-m", "refine_rl", "train", "--recipe", recipe, "--run", str(path)]
-        for one in (f"grpo.seed={seed}", *sets):
-            command += ["--set", one]
-        began = time.perf_counter()
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-        run = RunFolder.open(path)
+    began = time.perf_counter()
+    with whole_run("--recipe", recipe, sets=(f"grpo.seed={seed}", *sets)) as run:
         comparison, metrics = run.comparison(), run.metrics()
         assert comparison is not None
         return Result(

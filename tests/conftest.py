@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,6 +82,40 @@ def llm_server() -> Iterator[Callable[..., Any]]:
     yield start
     for server in running:
         server.stop()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def refine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Result]]:
+    """refine("train", task, stdin="...") in process, in an empty folder: imports take seconds."""
+    from refine_rl import cli
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_leave", sys.exit)  # a command may not end the process, as the real one does
+
+    def call(*arguments: str | Path, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "argv", ["refine", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert end.value.code is None or isinstance(end.value.code, int)
+        return Result(end.value.code or 0, out, err)
+
+    yield call
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -259,7 +259,6 @@ def test_an_evaluation_wants_the_functions_too(small: Callable[..., dict[str, An
         ({"task": "nothing.toml"}, "nothing.toml: no such file"),
         ({"task": " "}, "say in plain words"),
     ],
-    ids=[f"mistake-{number}" for number in range(13)],
 )
 def test_mistakes_leave_no_folder(
     small: Callable[..., dict[str, Any]], tmp_path: Path, changes: dict[str, Any], message: str

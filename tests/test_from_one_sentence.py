@@ -7,17 +7,16 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refine_rl import cli, connecting, pipeline
+from refine_rl import connecting, pipeline
 from refine_rl.config_file import load_settings
 from refine_rl.errors import Interrupted
 from refine_rl.llm.connections import EndpointConnections
@@ -149,27 +148,30 @@ def task(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def refine(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Any]]:
-    """refine("train", ..., cache=folder) -> as subprocess.run, but in this process: imports take seconds."""
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(cli, "_leave", sys.exit)
+def refine(refine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """refine("train", ..., cache=folder, MY_KEY="...") in process, with that cache and those variables."""
 
-    def call(*arguments: str | Path, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        capsys.readouterr()
+    def call(*arguments: str | Path, cache: Path, **variables: str) -> Any:
         with monkeypatch.context() as patch:
             for name, value in {"REFINE_CACHE": str(cache), **variables}.items():
                 patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["refine", *map(str, arguments)])
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-        code = end.value.code or 0
-        assert isinstance(code, int)
-        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+            return refine(*arguments)
 
-    yield call
-    signal.signal(signal.SIGINT, before)
+    return call
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds where an endpoint is otherwise given seconds to recover."""
+    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05))
+    monkeypatch.setattr(connecting, "EndpointConnections", quick)
+
+
+def begun(file: Path, run: Path, cache: Path) -> subprocess.Popen[bytes]:
+    """A training in a process of its own, to be killed."""
+    environment = {**os.environ, "REFINE_CACHE": str(cache)}
+    command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(run)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def content(run: RunFolder) -> dict[str, Any]:
@@ -186,15 +188,10 @@ def content(run: RunFolder) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_the_moods_of_the_server_change_nothing_but_the_bill(
-    refine: Callable[..., Any],
-    task: Callable[..., Path],
-    llm_server: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05))
-    monkeypatch.setattr(connecting, "EndpointConnections", quick)
     runs, servers = [], []
     chance = random.Random(1)
     for name, moods, delay in (
@@ -205,10 +202,10 @@ def test_the_moods_of_the_server_change_nothing_but_the_bill(
         done = refine(
             "train", task(server.base_url), "--run", tmp_path / name, cache=tmp_path / f"cache-{name}"
         )
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.err
         runs.append(RunFolder.open(tmp_path / name))
         servers.append(server)
-        assert "sk-very-secret" not in done.stdout + done.stderr
+        assert "sk-very-secret" not in done.out + done.err
     calm, moody = runs
     for what, value in content(calm).items():
         assert value == content(moody)[what], what
@@ -256,16 +253,11 @@ def test_the_moods_of_the_server_change_nothing_but_the_bill(
         assert not file.is_file() or b"sk-very-secret" not in file.read_bytes(), file
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_steps_of_wrong_answers_graded_by_a_moody_server(
-    refine: Callable[..., Any],
-    task: Callable[..., Path],
-    llm_server: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     """No answer is ever right; its steps are its words, and a judge says how far they go."""
-    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05))
-    monkeypatch.setattr(connecting, "EndpointConnections", quick)
     moods = [mood for mood in MOODS if mood != "refusal"]  # who refuses twice is not asked again
     server = llm_server(brain=brain, moods=lambda n, body: moods[n % len(moods)])
     judge = '[reward.steps]\njudges = ["mine/judge"]\nsplit = " +"\n[judge]\ncorrections = 9'
@@ -275,7 +267,7 @@ def test_steps_of_wrong_answers_graded_by_a_moody_server(
     )
     file.write_text(text.replace("[grpo]", '[grpo]\nflat = "steps"\nsolved = 1.0', 1))
     done = refine("train", file, "--run", tmp_path / "run", cache=tmp_path / "c")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     run = RunFolder.open(tmp_path / "run")
     shares = []
     for group in run.groups():
@@ -309,13 +301,11 @@ def test_killed_while_the_judge_thinks_and_resumed(
     """kill -9 at any moment: the run ends as if nothing had been, and what was paid for is not paid again."""
     whole_server = llm_server(brain=brain)
     whole = tmp_path / "whole"
-    assert refine("train", task(whole_server.base_url), "--run", whole, cache=tmp_path / "c1").returncode == 0
+    assert refine("train", task(whole_server.base_url), "--run", whole, cache=tmp_path / "c1").code == 0
     server = llm_server(brain=brain, delay=0.02)
     file = task(server.base_url)
     cut = tmp_path / "cut"
-    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c2")}
-    command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(cut)]
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = begun(file, cut, tmp_path / "c2")
     deadline = time.monotonic() + 60
     while not (cut / "metrics.jsonl").exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -323,7 +313,7 @@ def test_killed_while_the_judge_thinks_and_resumed(
     child.kill()
     child.wait()
     done = refine("train", "--resume", cut, cache=tmp_path / "c2")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     for what, value in content(RunFolder.open(whole)).items():
         assert value == content(RunFolder.open(cut))[what], what
     # At most the calls in flight were made twice.
@@ -342,9 +332,7 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     server = llm_server(brain=brain, delay=delay)
     file = task(server.base_url, "[budget]\ndollars = 9.0", "concurrency = 3\ncache = false")
     cut = tmp_path / "cut"
-    environment = {**os.environ, "REFINE_CACHE": str(tmp_path / "c")}
-    command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(cut)]
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = begun(file, cut, tmp_path / "c")
     deadline = time.monotonic() + 60
     while len(server.requests) <= answered and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -355,7 +343,7 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     assert under_way == 3
     assert len(RunFolder.open(cut).calls()) == answered
     done = refine("train", "--resume", cut, cache=tmp_path / "c")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     calls = RunFolder.open(cut).calls()
     assert len([c for c in calls if c["outcome"] != "cached"]) == len(server.requests)
     assert [c["outcome"] for c in calls].count("killed") == under_way
@@ -370,20 +358,20 @@ def test_the_cap_stops_saves_reports_and_lets_go_on(
 ) -> None:
     server = llm_server(brain=brain)
     calm = tmp_path / "calm"
-    assert refine("train", task(server.base_url), "--run", calm, cache=tmp_path / "c1").returncode == 0
+    assert refine("train", task(server.base_url), "--run", calm, cache=tmp_path / "c1").code == 0
     costs = [c["cost_usd"] for c in RunFolder.open(calm).calls()]
     cap = sum(costs) / 2
     poor = tmp_path / "poor"
     file = task(server.base_url, f"[budget]\ndollars = {cap}", "concurrency = 2")
     done = refine("train", file, "--run", poor, cache=tmp_path / "c2")
-    assert done.returncode == 3
-    assert "budget.dollars" in done.stderr
-    assert "--resume" in done.stderr
+    assert done.code == 3
+    assert "budget.dollars" in done.err
+    assert "--resume" in done.err
     assert (poor / "report.html").is_file()
     spent = sum(c["cost_usd"] for c in RunFolder.open(poor).calls())
     assert cap <= spent <= cap + 2 * max(costs)
     done = refine("train", "--resume", poor, "--set", "budget.dollars=99", cache=tmp_path / "c2")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert content(RunFolder.open(poor)) == content(RunFolder.open(calm))
 
 
@@ -393,21 +381,21 @@ def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
     server = llm_server(brain=brain)
     run, cache = tmp_path / "run", tmp_path / "c"
     file = task(server.base_url, "[budget]\ndollars = 9.0")
-    assert refine("train", file, "--run", run, cache=cache).returncode == 0
+    assert refine("train", file, "--run", run, cache=cache).code == 0
     config = (run / "config.toml").read_text()
     (run / "config.toml").write_text(config.replace("dollars = 9.0", "dollars = 0.01"))
     again = ("eval", run, "--seed", "5", "--judge", "other/judge", "--set")
     other = f'endpoints.other={{base_url="{server.base_url}", prices={{judge={{input=1.0, output=1.0}}}}}}'
     done = refine(*again, other, cache=cache)
-    assert done.returncode == 3
-    assert "--set budget.dollars=MORE" in done.stderr
-    assert "--resume" not in done.stderr
+    assert done.code == 3
+    assert "--set budget.dollars=MORE" in done.err
+    assert "--resume" not in done.err
     done = refine(*again, other, "--set", "budget.dollars=9.0", cache=cache)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert RunFolder.open(run).calls()[-1]["endpoint"] == "other"
     done = refine(*again, "judge.repeats=3", cache=cache)
-    assert done.returncode == 2
-    assert "alone" in done.stderr
+    assert done.code == 2
+    assert "alone" in done.err
 
 
 def test_a_writer_that_eats_the_cap_before_anything_else(
@@ -417,7 +405,7 @@ def test_a_writer_that_eats_the_cap_before_anything_else(
     run = tmp_path / "run"
     file = task(server.base_url, "[budget]\ndollars = 0.000001")
     done = refine("train", file, "--run", run, cache=tmp_path / "c")
-    assert done.returncode == 3
+    assert done.code == 3
     assert len(server.requests) == 1
     assert (run / "report.html").is_file()
     assert (run / "llm_calls.jsonl").read_text().count("\n") == 1  # what was paid for stays on record
@@ -436,9 +424,9 @@ def test_what_is_missing_is_said_before_anything_is_loaded(
         file = task(server.base_url)
         file.write_text(change(file.read_text()))
         done = refine("train", file, "--run", tmp_path / "run", cache=tmp_path / "c", **variables)
-        assert done.returncode == 2, (key, done.stderr)
-        assert key in done.stderr
-        assert "Loading" not in done.stderr
+        assert done.code == 2, (key, done.err)
+        assert key in done.err
+        assert "Loading" not in done.err
         assert not (tmp_path / "run").exists()
     assert server.requests == []
 
@@ -464,13 +452,13 @@ def test_a_judge_that_refuses_ends_the_run_with_4_and_it_can_go_on(
     file = task(server.base_url)
     file.write_text(file.read_text().replace("retries = 8", "retries = 0"))
     done = refine("train", file, "--run", run, cache=tmp_path / "c")
-    assert done.returncode == 4, done.stderr
-    assert text in done.stderr
-    assert "--resume" in done.stderr
-    assert "sk-very-secret" not in done.stderr
+    assert done.code == 4, done.err
+    assert text in done.err
+    assert "--resume" in done.err
+    assert "sk-very-secret" not in done.err
     healed.append(True)
     done = refine("train", "--resume", run, cache=tmp_path / "c")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
 
 
 def test_a_server_that_is_not_there(
@@ -479,8 +467,8 @@ def test_a_server_that_is_not_there(
     file = task("http://127.0.0.1:9/v1", endpoint="timeout = 2.0")
     file.write_text(file.read_text().replace("retries = 8", "retries = 1"))
     done = refine("train", file, "--run", tmp_path / "run", cache=tmp_path / "c")
-    assert done.returncode == 4
-    assert "127.0.0.1:9" in done.stderr
+    assert done.code == 4
+    assert "127.0.0.1:9" in done.err
 
 
 def test_a_judge_that_likes_bad_answers_stops_the_run_before_training(
@@ -495,8 +483,8 @@ def test_a_judge_that_likes_bad_answers_stops_the_run_before_training(
     server = llm_server(brain=gullible)
     run = tmp_path / "run"
     done = refine("train", task(server.base_url), "--run", run, cache=tmp_path / "c")
-    assert done.returncode == 3, done.stderr
-    assert "order to the judge" in done.stderr
+    assert done.code == 3, done.err
+    assert "order to the judge" in done.err
     assert RunFolder.open(run).metrics() == []
     assert "order to the judge" in (run / "report.html").read_text()
 
@@ -531,6 +519,6 @@ def test_a_judge_whose_replies_stay_unusable_stops_the_run_with_missing_scores(
     run = tmp_path / "run"
     file = task(server.base_url, "[judge]\nanchors = false")
     done = refine("train", file, "--run", run, cache=tmp_path / "c")
-    assert done.returncode == 3
-    assert "missing" in done.stderr
-    assert "never counted as 0" in done.stderr
+    assert done.code == 3
+    assert "missing" in done.err
+    assert "never counted as 0" in done.err

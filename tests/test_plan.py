@@ -520,6 +520,7 @@ SIZE = Size(
     intermediate=400,
     kv=50,
     vocabulary=2000,
+    context=8192,
 )
 
 

@@ -1,28 +1,15 @@
-"""A small task, a finished run made by the real executable, and the command line called in process."""
+"""A small task, and a finished run made by the real executable."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-
-from refine_rl import cli
-from refine_rl.cli import main
-
-
-@pytest.fixture(autouse=True)
-def _the_tests_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that is called in process may not end the process; the real executable does."""
-    monkeypatch.setattr(cli, "_leave", sys.exit)
-
 
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
@@ -60,25 +47,9 @@ bootstrap = 200
 """
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a command ended, and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-
 def executable(*arguments: str) -> list[str]:
     """The real `refine` of this environment, as a command."""
     return [str(Path(sys.executable).with_name("refine")), *arguments]
-
-
-def environment() -> dict[str, str]:
-    """That of a child whose bits are those of this process: equal numbers of threads."""
-    import torch
-
-    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 @pytest.fixture(scope="session")
@@ -93,35 +64,8 @@ def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def trained(task: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def trained(task: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespace]:
     """A finished run (not to be changed by anybody), and what the terminal showed."""
     place = tmp_path_factory.mktemp("work")
-    done = subprocess.run(
-        executable("train", str(task)), cwd=place, env=environment(), capture_output=True, text=True
-    )
-    return place / "runs" / "shorter", Result(done.returncode, done.stdout, done.stderr)
-
-
-Refine = Callable[..., Result]
-
-
-@pytest.fixture
-def refine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Refine]:
-    """refine("train", task, stdin="...") in process, in an empty folder."""
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path, stdin: str = "") -> Result:
-        monkeypatch.setattr(sys, "argv", ["refine", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert end.value.code is None or isinstance(end.value.code, int)
-        return Result(end.value.code or 0, out, err)
-
-    yield call
-    signal.signal(signal.SIGINT, before)
+    done = subprocess.run(executable("train", str(task)), cwd=place, capture_output=True, text=True)
+    return place / "runs" / "shorter", SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)

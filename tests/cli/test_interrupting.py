@@ -69,13 +69,10 @@ class Child:
     """`refine train` at work in a process of its own."""
 
     def __init__(self, task: Path, run: Path, log: Path) -> None:
-        import torch
-
         self.run, self.log = run, log
         command = [str(Path(sys.executable).with_name("refine")), "train", str(task), "--run", str(run)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         with log.open("w") as err:
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err, env=environment)
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 100

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from refine_rl.plan.probe import Probed
     from refine_rl.types import Prompt
 
-_LOW_AND_HIGH = {
-    True: "The numbers of calls are exact where all answers differ and every reply can be used; the\n"
+_ABOUT_CALLS = (
+    "The numbers of calls are exact where all answers differ and every reply can be used; the\n"
     "rest is estimated. Low: answers of half the allowed length, judges that write little. High:\n"
-    "answers of the full length, judges that think first.",
-    False: "Estimated. Low: answers of half the allowed length. High: answers of the full length.",
-}
+    "answers of the full length, judges that think first."
+)
+_ABOUT_TIME = "Estimated. Low: answers of half the allowed length. High: answers of the full length."
 LITTLE_SIGNAL = 0.75  # share of groups without spread from which advice is given
 
 
@@ -132,7 +132,7 @@ def _show(settings: Settings, planned: Plan) -> None:
         console.print(f"[yellow]budget[/]   {escape(shown(text))}")
     for text in planned.notes:
         console.print(f"note     {shown(text)}", markup=False)
-    console.print(f"\n[dim]{_LOW_AND_HIGH[bool(planned.lines)]}[/]")
+    console.print(f"\n[dim]{_ABOUT_CALLS if planned.lines else _ABOUT_TIME}[/]")
 
 
 def _totals(planned: Plan) -> list[tuple[str, str]]:

@@ -174,14 +174,14 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     except StopNow as stop:
         raise StopNow(f"{stop} Go on with: {go_on}") from stop
     except GuardStop as stop:
-        way = f"To go on all the same: {go_on}"
-        if stop.guard == "missing":
-            way = f"To go on: {go_on}"
-        if stop.guard == "no_thoughts":
-            way = f"To go on: {go_on} --set rollout.early_exit.ends=..."
-        if stop.guard == "budget":
-            cap = "budget.dollars" if "budget.dollars" in stop.what else "budget.hours"
-            way = f"To go on: {go_on} --set {cap}=MORE"
+        cap = "budget.dollars" if "budget.dollars" in stop.what else "budget.hours"
+        mended_by = {
+            "missing": "",
+            "no_thoughts": " --set rollout.early_exit.ends=...",
+            "budget": f" --set {cap}=MORE",
+        }
+        mended = stop.guard in mended_by
+        way = f"To go on{'' if mended else ' all the same'}: {go_on}{mended_by.get(stop.guard, '')}"
         rest = f"The state was saved. Report: {report}\n{way}"
         raise GuardStop(stop.guard, stop.what, f"{stop.advice}\n{rest}") from stop
     except MachineError as error:

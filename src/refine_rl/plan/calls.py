@@ -234,7 +234,15 @@ def _judge_tokens(settings: Settings, counts: Counts, answers: int) -> tuple[Ran
     """Of one request: half of `rollout.max_tokens` an answer is low, all of it high."""
     shown = {"ruler": answers, "absolute": 1, "pairwise": 2}[settings.judge.kind]
     scored = answers if settings.judge.kind == "ruler" else 1
-    shared = INSTRUCTIONS + tokens(len(settings.task) + len(settings.reward.rubric)) + counts.tokens
+    goal = len(settings.task) + len(settings.reward.rubric)
+    return _looking_tokens(settings, counts, goal=goal, shown=shown, scored=scored)
+
+
+def _looking_tokens(
+    settings: Settings, counts: Counts, *, goal: int, shown: int, scored: int
+) -> tuple[Range, Range]:
+    """Of a request that says its goal in so many characters, and shows and has scored so many answers."""
+    shared = INSTRUCTIONS + tokens(goal) + counts.tokens
     low, high = (shared + shown * (n + MEMBER) for n in _answer(settings))
     most = min(VERDICT[1] * scored + REASONING, settings.judge.max_tokens)
     return (low, high), (min(VERDICT[0] * scored, most), most)
@@ -246,9 +254,8 @@ def _grading_of_steps(settings: Settings, counts: Counts) -> Iterator[Calls]:
     if table is None:
         return
     answers = settings.grpo.steps * settings.grpo.prompts_per_step * settings.rollout.group_size
-    shared = INSTRUCTIONS + tokens(len(settings.task)) + counts.tokens + MEMBER
-    low, high = _answer(settings)
-    most = min(VERDICT[1] + REASONING, settings.judge.max_tokens)
+    goal = len(settings.task)  # the rubric is for those who score
+    tokens_in, tokens_out = _looking_tokens(settings, counts, goal=goal, shown=1, scored=1)
     for model, times in Counter(table.judges).items():
         yield Calls(
             purpose="steps",
@@ -256,8 +263,8 @@ def _grading_of_steps(settings: Settings, counts: Counts) -> Iterator[Calls]:
             model=model,
             low=0,
             high=answers * times * settings.judge.repeats,
-            tokens_in=(shared + low, shared + high),
-            tokens_out=(min(VERDICT[0], most), most),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
         )
 
 

@@ -32,7 +32,7 @@ class Size:
     intermediate: int
     kv: int  # width of the keys of one token in one layer
     vocabulary: int
-    context: int = 1 << 20  # tokens that it reads, prompt and answer together
+    context: int  # tokens that it reads, prompt and answer together
 
     def trainable(self, settings: Settings) -> int:
         """Weights that training changes."""

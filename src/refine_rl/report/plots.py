@@ -78,19 +78,8 @@ def training_plots(
         return part / whole if whole else None
 
     graded = any(m.get("groups_by_steps") for m in metrics)
-
-    def by_steps(m: Json) -> float | None:
-        return ratio(m.get("groups_by_steps", 0), m["groups"]) if graded else None
-
     moved = len({m.get("kl_coefficient") for m in metrics}) > 1
-    lagging = any(m.get("clip_share") for m in metrics)
-
-    def coefficient(m: Json) -> float | None:
-        return m.get("kl_coefficient") if moved else None
-
-    def clipped(m: Json) -> float | None:
-        return m.get("clip_share") if lagging else None
-
+    clipped = any(m.get("clip_share") for m in metrics)
     band = [valid(lambda v, end=end: v["reward"]["ci95"][end]) for end in (0, 1)]  # type: ignore[misc]
     names = dict.fromkeys(name for line in (*metrics, *validation) for name in line["components"])
     nothing: Line = ([], [])
@@ -110,8 +99,10 @@ def training_plots(
         ),
         _curve("Policy loss", train(lambda m: m["loss"])),
         _curve("KL to the reference, nats a token", train(lambda m: m["kl"])),
-        _curve("KL coefficient", train(coefficient)),
-        _curve("Share of tokens outside the clip range", train(clipped), unit=True),
+        _curve("KL coefficient", train(lambda m: m.get("kl_coefficient"))) if moved else None,
+        _curve("Share of tokens outside the clip range", train(lambda m: m.get("clip_share")), unit=True)
+        if clipped
+        else None,
         _curve("Importance weight before it is cut, mean", train(lambda m: m.get("importance_mean"))),
         _curve("Importance weight before it is cut, largest", train(lambda m: m.get("importance_max"))),
         _curve("Entropy, nats a token", train(lambda m: m["entropy"])),
@@ -122,7 +113,13 @@ def training_plots(
             train(lambda m: ratio(m["groups_zero_variance"], m["groups"])),
             unit=True,
         ),
-        _curve("Share of groups told apart by their steps", train(by_steps), unit=True),
+        _curve(
+            "Share of groups told apart by their steps",
+            train(lambda m: ratio(m.get("groups_by_steps", 0), m["groups"])),
+            unit=True,
+        )
+        if graded
+        else None,
         _curve("Gradient norm before clipping", train(lambda m: m["grad_norm"])),
         _curve("Trainer against sampler, nats a token", train(lambda m: m.get("mismatch_mean"))),
         _times(metrics),
