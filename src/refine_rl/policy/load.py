@@ -42,6 +42,11 @@ def load_policy(
         # A resumed run equals an unbroken one to the bit only if the kernels do.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Neither cuDNN's attention nor the memory-efficient one keeps to that where it only warns; flash does.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        # Else every buffer that is made is written over once more, a launch each.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     compute_dtype = choose_dtype(settings.dtype, device)
     source = model_source(settings.name)
     weights_from = str(adapter_from) if adapter_from and settings.adapter == "none" else source
