@@ -49,7 +49,8 @@ class ModelSettings(_Section):
     targets: Literal["all-linear"] | list[str] = "all-linear"
     """Which layers the adapter is put on: all linear ones but the head, or a list of names."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the matrix products; "auto": bfloat16 where the processor is good at it."""
+    """Number format of the matrix products; "auto": the one in which a layer of this model's shape takes less
+    time here. What was found stands in the run's config.toml."""
     device: str = "auto"
     """"auto" (cuda, else mps, else cpu) or a torch device."""
     gradient_checkpointing: bool = False

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,11 @@ def load_policy(
         # A resumed run equals an unbroken one to the bit only if the kernels do.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # Neither cuDNN's attention nor the memory-efficient one keeps to that where it only warns; flash does.
+        # Neither cuDNN's attention nor the memory-efficient one keeps to that where torch only warns.
         torch.backends.cuda.enable_cudnn_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         # Else every buffer that is made is written over once more, a launch each.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    compute_dtype = choose_dtype(settings.dtype, device)
     source = model_source(settings.name)
     weights_from = str(adapter_from) if adapter_from and settings.adapter == "none" else source
     model_config = _fetch(transformers.AutoConfig, source)
@@ -56,6 +55,7 @@ def load_policy(
             f"{settings.name} is an encoder-decoder ({model_config.model_type}); GRPO here trains "
             "decoder-only models."
         )
+    compute_dtype = choose_dtype(settings.dtype, device, lambda: _faster(model_config, settings))
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
     dtype = compute_dtype if settings.adapter == "lora" else torch.float32
     model = _fetch(transformers.AutoModelForCausalLM, weights_from, dtype=dtype, use_safetensors=True)
@@ -119,8 +119,11 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """ "auto": bfloat16 where the processor multiplies it in hardware, else float32."""
+def choose_dtype(
+    wanted: str, device: torch.device, faster: Callable[[], torch.dtype] = lambda: torch.bfloat16
+) -> torch.dtype:
+    """ "auto": float32 where bfloat16 is not multiplied in hardware; else bfloat16 on an accelerator, and on a
+    processor what `faster` finds."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
     if device.type == "cuda":
@@ -131,9 +134,19 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
             getattr(torch.cpu, probe, bool)()
             for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         )
+        return faster() if fast else torch.float32
     else:
         fast = False
     return torch.bfloat16 if fast else torch.float32
+
+
+def _faster(config: Any, settings: ModelSettings) -> torch.dtype:
+    """The format in which this processor samples and trains this model sooner."""
+    from refine_rl.policy.number_format import faster_format
+
+    if settings.adapter == "none":
+        return faster_format(config, lambda model: model, trains_all=True)
+    return faster_format(config, lambda model: _with_adapter(model, settings, 0, None), trains_all=False)
 
 
 def context_length(config: Any) -> int:
