@@ -122,7 +122,7 @@ def choose_device(wanted: str) -> torch.device:
 def choose_dtype(
     wanted: str, device: torch.device, faster: Callable[[], torch.dtype] = lambda: torch.bfloat16
 ) -> torch.dtype:
-    """ "auto": float32 where bfloat16 is not multiplied in hardware; else bfloat16 on an accelerator, and on a
+    """ "auto": float32 where bfloat16 is not multiplied in hardware; else bfloat16 on an accelerator; on a
     processor what `faster` finds."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
