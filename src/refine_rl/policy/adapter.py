@@ -131,11 +131,11 @@ def save_adapter(adapted: Any, folder: Path, start: Start | None) -> None:
 @contextlib.contextmanager
 def peft_quiet() -> Iterator[None]:
     """Without peft's remarks that no user can act on: its use of a transformers name that is going to
-    change, that it transposes GPT-2's Conv1D by itself, and that tied weights need care (merging.py has
-    it)."""
+    change, that it transposes GPT-2's Conv1D (and not its head) by itself, and that tied weights need care
+    (merging.py has it)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to (True|False)")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         yield
 

@@ -11,6 +11,8 @@ from refine_rl.errors import UserError
 from refine_rl.policy.policy import Policy
 from refine_rl.types import Message
 
+_LEAK = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Parts of the largest logit that rounding may move, where experts are given other tokens beside."""
 _ASKED, _ANSWERED = "hello", "refine"
 
 
@@ -57,7 +59,10 @@ def require_causal(policy: Policy) -> None:
     except (TypeError, AttributeError, NotImplementedError, ImportError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{policy.source} ({kind}) cannot be used here: {reason}") from error
-    if length > 1 and (first[:-1] - second[:-1]).abs().max() > 1e-2 * first.abs().max():
+    if (
+        length > 1
+        and (first[:-1] - second[:-1]).abs().max() > _LEAK[policy.compute_dtype] * first.abs().max()
+    ):
         raise UserError(
             f"{policy.source} ({kind}) lets a token see what follows it: it is no causal language model, and "
             "cannot write. Only such models are trained here."
