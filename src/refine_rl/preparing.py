@@ -196,7 +196,7 @@ def settle_prompts(
         try:
             _require_enough(prompts, settings)
         except UserError as error:
-            raise UserError("\n".join((*too_long, str(error)))) from error
+            raise _too_few(error, too_long, settings, policy) from error
         table = cover(prompts).lines() if settings.writes_prompts else []
         for line in (*lines, *too_long, *table):
             observer.note(line)
@@ -229,6 +229,20 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Obser
 def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
     found = Counter(p.split for p in prompts)
     require_enough(settings, train=found["train"], held_out=found["held_out"])
+
+
+def _too_few(error: UserError, too_long: list[str], settings: Settings, policy: Policy) -> UserError:
+    """The refusal of so few prompts, with why they are so few."""
+    if not too_long:
+        return error
+    if "prompts.max_tokens" in too_long[0]:
+        way_out = f"Raise prompts.max_tokens ({settings.prompts.max_tokens}), or shorten the prompts."
+    else:
+        way_out = (
+            f"The model reads {policy.context_length} tokens, prompt and answer together: lower "
+            f"rollout.max_tokens ({settings.rollout.max_tokens}), shorten the prompts, or take another model."
+        )
+    return UserError(f"{too_long[0]}. That leaves too few: {error}\n{way_out}")
 
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:

@@ -280,3 +280,90 @@ def test_number_formats_that_are_none(refine: Refine, run: Path, options: list[s
     ended = refine("export", run, "--out", "out", *options)
     assert ended.code == 2
     assert words in ended.err
+
+
+def test_a_context_that_is_too_small(refine: Refine, task: Path, make_model: MakeModel) -> None:
+    for reads, words in (
+        (8, "leaves no room for a prompt: the model reads 8 tokens in all"),
+        (
+            20,
+            "45 prompts set aside: longer than 10 tokens (the model's context less rollout.max_tokens). ",
+        ),
+    ):
+        model = make_model("llama", max_position_embeddings=reads)
+        ended = refine("train", task, "--run", "new", "--set", f"model.name={model}")
+        assert ended.code == 2
+        assert words in " ".join(ended.err.split())
+        assert not Path("new").exists()
+    longer = "The model reads 20 tokens, prompt and answer together: lower rollout.max_tokens (10)"
+    assert longer in " ".join(ended.err.split())
+    short = refine("train", task, "--run", "new", "--set", "prompts.max_tokens=3")
+    assert short.code == 2
+    assert "Raise prompts.max_tokens (3)" in " ".join(short.err.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised (gptq)"),
+        ({"model_type": "warp_drive"}, "model_type = 'warp_drive'"),
+        ({"model_type": "vit"}, "is no causal language model"),
+        ({"num_attention_heads": 5}, "not a multiple"),
+    ],
+)
+def test_plan_and_train_refuse_alike(
+    refine: Refine, task: Path, model: Path, changes: dict[str, Any], words: str
+) -> None:
+    file = model / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    for command in (["plan", task], ["train", task, "--run", "new"]):
+        ended = refine(*command, "--set", f"model.name={model}")
+        assert ended.code == 2
+        assert words in " ".join(ended.err.split())
+        assert "Traceback" not in ended.err
+    assert not Path("new").exists()
+
+
+def test_a_target_that_is_no_layer(refine: Refine, task: Path) -> None:
+    for command in (["plan", task], ["train", task, "--run", "new"]):
+        ended = refine(*command, "--set", 'model.targets=["q_proj", "v_porj"]')
+        assert ended.code == 2
+        assert "'v_porj' is no layer of this model (nearest: v_proj" in " ".join(ended.err.split())
+
+
+def test_a_run_with_an_adapter_on_tied_words(
+    refine: Refine, task: Path, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Trained, merged and asked by plain transformers: the answers are the tuned model's."""
+    import transformers
+
+    from refine_rl.again import open_model
+    from refine_rl.runs import RunFolder
+
+    model = make_model("qwen3", tie_word_embeddings=True)
+    named = ("--set", f"model.name={model}", "--set", 'model.targets=["embed_tokens", "lm_head"]')
+    done = refine("train", task, "--run", "tied", *QUICK, *named)
+    assert done.code == 0, done.err
+    assert refine("export", "tied", "--merged", "--out", "merged").code == 0
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    _, policy = open_model(RunFolder.open(tmp_path / "tied"))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    tuned = policy.model(input_ids=ids).logits
+    torch.testing.assert_close(merged(input_ids=ids).logits, tuned, rtol=1e-4, atol=1e-4)
+    with policy.reference() as untrained:
+        assert not torch.allclose(untrained.model(input_ids=ids).logits, tuned, atol=1e-3)
+    assert refine("replay", "tied", "--step", "2").code == 0
+
+
+def test_stop_tokens_stand_in_model_and_export(
+    refine: Refine, task: Path, model: Path, tmp_path: Path
+) -> None:
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|end|>", "<|pad|>"))
+    done = refine("train", task, "--run", "run", *QUICK, "--set", f"model.name={model}")
+    assert done.code == 0, done.err
+    assert refine("export", "run", "--out", "adapter").code == 0
+    assert refine("export", "run", "--merged", "--out", "merged").code == 0
+    for folder in ("run/model", "adapter", "merged"):
+        stops = json.loads((tmp_path / folder / "generation_config.json").read_text())["eos_token_id"]
+        assert stops == [0, 1], folder
