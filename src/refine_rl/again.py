@@ -37,7 +37,13 @@ def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
     """The tuned model of a run; its reference is the model before training."""
     if not folder.model.is_dir():
         raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
-    return folder.settings(), run_policy(folder, adapter_from=folder.model, keep_reference=True)
+    try:
+        return folder.settings(), run_policy(folder, adapter_from=folder.model, keep_reference=True)
+    except UserError as error:
+        if str(folder.model) not in str(error):
+            raise
+        again = f"refine train --resume {folder.path}"
+        raise UserError(f"{error} The run writes it again, from its best checkpoint: {again}") from error
 
 
 def evaluate_again(

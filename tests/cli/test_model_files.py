@@ -105,6 +105,20 @@ def test_an_adapter_in_part_is_not_used(
     assert not list((run / "evaluations").glob("eval*"))
 
 
+def test_a_torn_model_is_written_again(refine: Refine, run: Path) -> None:
+    """As the refusal says."""
+    file = run / "model" / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    for spoil in (lambda: file.write_bytes(whole[:3000]), lambda: change(file, without("layers.1."))):
+        spoil()
+        ended = refine("eval", run)
+        assert ended.code == 2
+        assert f"The run writes it again, from its best checkpoint: refine train --resume {run}" in ended.err
+        assert refine("train", "--resume", run).code == 0
+        assert file.read_bytes() == whole
+        assert refine("chat", run).code == 0
+
+
 def test_the_base_of_a_finished_run_in_part(refine: Refine, own: tuple[Path, Path]) -> None:
     """Runs without a fingerprint, as older versions wrote them, are not served by a made-up base either."""
     run, model = own
@@ -145,6 +159,8 @@ def test_an_adapter_is_the_start(refine: Refine, task: Path, run: Path, tmp_path
     torch.testing.assert_close(merged(input_ids=ids).logits, tuned, rtol=1e-4, atol=1e-4)
     assert refine("replay", "next", "--step", "1").code == 0
     assert refine("chat", "next", stdin="hello\n").code == 0
+    edit(run / "model/adapter_config.json", '"lora_alpha": 32.0', '"lora_alpha": 16.0')
+    assert "other are: adapter." in refine("chat", "next", stdin="hello\n").err
 
 
 def test_a_model_with_an_adapter_beside_it(refine: Refine, task: Path, run: Path, model: Path) -> None:

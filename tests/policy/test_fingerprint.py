@@ -24,7 +24,7 @@ def model(make_model: MakeModel, tmp_path: Path) -> Path:
 
 
 def of(folder: Path) -> dict[str, str]:
-    return fingerprint(find_origin(str(folder)))
+    return of_name(str(folder))
 
 
 def flip(file: Path, place: int) -> None:
@@ -102,6 +102,41 @@ def test_small_and_large_files_hash_alike(model: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "_LARGE", 0)
     monkeypatch.setenv("REFINE_CACHE", "/proc/no/such/place")  # no place to keep it is no error
     assert of(model) == before
+
+
+def test_a_model_of_the_hub(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the hub's own cache keeps it: a base model, and an adapter that names it by its id."""
+    from huggingface_hub import constants
+
+    from refine_rl.config import ModelSettings
+    from refine_rl.policy.load import load_policy
+
+    def keep(name: str, folder: Path) -> Path:
+        place = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        return Path(shutil.copytree(folder, place / "snapshots" / ("0" * 40)))
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    keep("some/model", make_model("llama"))
+    hub, local = of_name("some/model"), of(make_model("llama"))
+    assert hub == local
+    load_policy(ModelSettings(name=str(make_model("llama")), device="cpu")).save(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    named = {**json.loads(config.read_text()), "base_model_name_or_path": "some/model"}
+    config.write_text(json.dumps(named))
+    kept = keep("some/adapter", tmp_path / "adapter")
+    both = of_name("some/adapter")
+    assert both["weights"] == local["weights"]
+    policy = load_policy(ModelSettings(name="some/adapter", device="cpu", dtype="float32"))
+    assert policy.start is not None
+    assert policy.start.base == "some/model"
+    flip(kept / "adapter_model.safetensors", -7)
+    assert of_name("some/adapter")["adapter"] != both["adapter"]
+
+
+def of_name(name: str) -> dict[str, str]:
+    return fingerprint(find_origin(name))
 
 
 def test_files_that_are_not_here_yet() -> None:

@@ -158,7 +158,12 @@ def _read(model: Any, source: str, *, trainable: bool) -> Any:
             shapes = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
             if not shapes:
                 raise refusal(error, source) from error
-            require_whole(source, [], [], [line.removeprefix("size mismatch for ") for line in shapes])
+            require_whole(
+                f"The adapter {source!r}",
+                [],
+                [],
+                [line.removeprefix("size mismatch for ") for line in shapes],
+            )
     _require_whole(adapted, result, source)
     return adapted
 
@@ -192,7 +197,7 @@ def _require_whole(adapted: Any, result: Any, source: str) -> None:
     # In the file the adapter's name is not part of a key.
     missing = sorted(key.replace(".default", "") for key in result.missing_keys if key in own)
     unexpected = sorted(key.replace(".default", "") for key in result.unexpected_keys)
-    require_whole(source, missing, unexpected, [])
+    require_whole(f"The adapter {source!r}", missing, unexpected, [])
 
 
 def check_targets(model: nn.Module, targets: str | list[str]) -> None:

@@ -30,7 +30,7 @@ def fetch_config(name: str, source: str) -> Any:
 
     # transformers passes over one that it cannot read, and the stop tokens in it would be gone.
     generation = Path(source) / "generation_config.json"
-    if generation.is_file() and (damage := _damage(Path(source))):
+    if generation.is_file() and (damage := _bad_json(generation)):
         raise UserError(f"Cannot load the model {source!r}: {damage}")
     config = fetch(transformers.AutoConfig, source)
     kind = getattr(config, "model_type", "")
@@ -64,11 +64,13 @@ def fetch_weights(source: str, dtype: torch.dtype) -> Any:
         f"{name} ({_shape(found)} instead of {_shape(wanted)})"
         for name, found, wanted in sorted(info["mismatched_keys"])
     ]
-    require_whole(source, sorted(info["missing_keys"]), sorted(info["unexpected_keys"]), shapes)
+    require_whole(
+        f"The model {source!r}", sorted(info["missing_keys"]), sorted(info["unexpected_keys"]), shapes
+    )
     return model
 
 
-def require_whole(source: str, missing: list[str], unexpected: list[str], shapes: list[str]) -> None:
+def require_whole(what: str, missing: list[str], unexpected: list[str], shapes: list[str]) -> None:
     """Raises UserError with the first names unless all three are empty."""
     problems = [
         f"{'1 weight' if len(names) == 1 else f'{len(names)} weights'} {what}: {', '.join(names[:SHOWN])}"
@@ -81,7 +83,7 @@ def require_whole(source: str, missing: list[str], unexpected: list[str], shapes
     hint = "Its files are not those of this configuration: copy or download all of them again"
     if missing and unexpected:
         hint += ", or give the weights the names that the configuration's architecture has"
-    raise UserError(f"The model {source!r} would be loaded in part. {'; '.join(problems)}. {hint}.")
+    raise UserError(f"{what} would be loaded in part. {'; '.join(problems)}. {hint}.")
 
 
 def fetch(kind: Any, source: str, **options: Any) -> Any:
@@ -166,16 +168,22 @@ def _damage(folder: Path) -> str:
         except SafetensorError as error:
             return f"{file} is damaged or was cut off ({error}). Copy or download it again."
     for file in sorted(folder.glob("*.json")):
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            return f"{file} is damaged: it is no JSON ({error}). Copy or download it again."
-        if not isinstance(found, dict) and file.name in _OBJECTS:
-            return f"{file} is damaged: it holds no JSON object. Copy or download it again."
+        if damage := _bad_json(file):
+            return damage
         if file.name.endswith(".safetensors.index.json"):
-            parts = sorted(set(found.get("weight_map", {}).values()))
+            parts = sorted(set(json.loads(file.read_text(encoding="utf-8")).get("weight_map", {}).values()))
             if gone := [part for part in parts if not (folder / part).is_file()]:
                 return f"{file} names {', '.join(gone[:SHOWN])}, which is not there. Copy or download it."
+    return ""
+
+
+def _bad_json(file: Path) -> str:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"{file} is damaged: it is no JSON ({error}). Copy or download it again."
+    if not isinstance(found, dict) and (file.name in _OBJECTS or ".index." in file.name):
+        return f"{file} is damaged: it holds no JSON object. Copy or download it again."
     return ""
 
 

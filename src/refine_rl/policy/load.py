@@ -48,7 +48,9 @@ def load_policy(
     dtype = compute_dtype if settings.adapter == "lora" else torch.float32
     tuned = adapter_from if settings.adapter == "none" else None
     model, start = _start(origin, dtype) if tuned is None else (_plain(str(tuned), dtype), None)
-    tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer)
+    # An adapter's folder has no configuration that would tell the tokenizer's kind.
+    known = {} if origin.adapter is None else {"config": config}
+    tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer, **known)
     ensure_template(tokenizer)
     require_words(model, tokenizer, settings.name)
     stops = stop_ids(model, tokenizer)

@@ -180,7 +180,9 @@ class Policy:
         template, and without them the model would talk on."""
         self.tokenizer.save_pretrained(folder)
         bare = self.model.get_base_model() if self.adapter else self.model
-        known = json.loads(bare.generation_config.to_json_string(use_diff=True))
+        config = getattr(bare, "generation_config", None)
+        known = {} if config is None else json.loads(config.to_json_string(use_diff=True))
+        known.pop("_from_model_config", None)  # else generate() may take the model's stop tokens instead
         own = known.get("eos_token_id")
         first = [own] if isinstance(own, int) else list(own or [])  # generate pads with the first
         known["eos_token_id"] = list(dict.fromkeys([*first, *sorted(self.stop_ids)]))
