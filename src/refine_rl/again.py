@@ -20,10 +20,9 @@ from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.grpo.resample import waves
 from refine_rl.grpo.train import Flights, Parts, take_step
 from refine_rl.grpo.update import make_optimizer
-from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
-from refine_rl.preparing import exam_reward
+from refine_rl.preparing import exam_reward, run_policy
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.rewards.combine import build_reward
@@ -38,10 +37,13 @@ def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
     """The tuned model of a run; its reference is the model before training."""
     if not folder.model.is_dir():
         raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
-    settings = folder.settings()
-    return settings, load_policy(
-        settings.model, seed=settings.grpo.seed, adapter_from=folder.model, keep_reference=True
-    )
+    try:
+        return folder.settings(), run_policy(folder, adapter_from=folder.model, keep_reference=True)
+    except UserError as error:
+        if str(folder.model) not in str(error):
+            raise
+        again = f"refine train --resume {folder.path}"
+        raise UserError(f"{error} The run writes it again, from its best checkpoint: {again}") from error
 
 
 def evaluate_again(
@@ -165,7 +167,7 @@ def replay(
     ids = [g.prompt.id for g in recorded[step]]
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
-    policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
     optimizer = make_optimizer(policy, settings)
     start = Position()
     weights = sampled_after(step, settings)

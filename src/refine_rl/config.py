@@ -37,7 +37,8 @@ class ModelSettings(_Section):
     """[model]: which model is trained, and how much of it."""
 
     name: str = "Qwen/Qwen2.5-0.5B-Instruct"
-    """A hub id, a folder, or "tiny" (the bundled model)."""
+    """A hub id, a folder, or "tiny" (the bundled model). An adapter too: its base model with the adapter
+    merged in is the start then."""
     adapter: Literal["lora", "none"] = "lora"
     """"lora" trains a low-rank adapter; "none" trains every weight."""
     rank: Positive = 16
@@ -47,7 +48,8 @@ class ModelSettings(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """LoRA dropout while training. Off by default: it makes trainer and sampler disagree."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Which layers the adapter is put on: all linear ones but the head, or a list of names."""
+    """Which layers the adapter is put on: all linear ones but the head, or a list of names (the last parts
+    of the layers' own, such as "q_proj")."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the matrix products; "auto": the one in which a layer of this model's shape takes less
     time here. What was found stands in the run's config.toml."""

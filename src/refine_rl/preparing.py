@@ -6,15 +6,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from refine_rl.config import Settings
 from refine_rl.connecting import check_models, connect
+from refine_rl.errors import UserError
 from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.load import load_policy
+from refine_rl.policy.merging import LOSS_WORTH_A_WORD
+from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
 from refine_rl.prompts.coverage import cover
@@ -59,7 +64,12 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
         check_sanity(rewards[0], settings.reward.sanity, pause=pause)
     read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
     observer.stage(f"Loading {settings.model.name}")
-    policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True)
+    if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
+        observer.warning(
+            f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "
+            f'{policy.start.lost:.0%} of it to rounding. [model] dtype = "float32" keeps all of it.'
+        )
     if policy.why_plain:
         observer.note(f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly")
     if settings.rollout.early_exit is not None:
@@ -78,6 +88,33 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     return Prepared(
         settings=settings, connections=connections, reward=reward, exam=exam, policy=policy, prompts=prompts
     )
+
+
+def run_policy(
+    folder: RunFolder, *, adapter_from: Path | None = None, keep_reference: bool, record: bool = False
+) -> Policy:
+    """The run's model, untrained or with the adapter in `adapter_from`. Raises UserError where its files are
+    others than when the run began (`record`: that they may be as long as nothing was scored)."""
+    settings = folder.settings()
+    known = require_same_model(folder, record=record)
+    policy = load_policy(
+        settings.model, seed=settings.grpo.seed, adapter_from=adapter_from, keep_reference=keep_reference
+    )
+    if not known:  # now the files have come from the hub
+        require_same_model(folder, record=record)
+    return policy
+
+
+def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
+    """Raises UserError where the base model's files are others than when the run began; False where they are
+    not on this machine."""
+    try:
+        origin = find_origin(folder.settings().model.name)
+    except UserError:  # loading it says so; and an adapter is exported without it
+        return False
+    hashes = fingerprint(origin)
+    folder.require_same_model(hashes, record=record)
+    return bool(hashes)
 
 
 def _rewards(
@@ -156,7 +193,10 @@ def settle_prompts(
     prompts, lines = read
     if not folder.prompts():
         prompts, too_long = _fitting(prompts, settings, policy)
-        _require_enough(prompts, settings)
+        try:
+            _require_enough(prompts, settings)
+        except UserError as error:
+            raise _too_few(error, too_long, settings, policy) from error
         table = cover(prompts).lines() if settings.writes_prompts else []
         for line in (*lines, *too_long, *table):
             observer.note(line)
@@ -189,6 +229,20 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Obser
 def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
     found = Counter(p.split for p in prompts)
     require_enough(settings, train=found["train"], held_out=found["held_out"])
+
+
+def _too_few(error: UserError, too_long: list[str], settings: Settings, policy: Policy) -> UserError:
+    """The refusal of so few prompts, with why they are so few."""
+    if not too_long:
+        return error
+    if "prompts.max_tokens" in too_long[0]:
+        way_out = f"Raise prompts.max_tokens ({settings.prompts.max_tokens}), or shorten the prompts."
+    else:
+        way_out = (
+            f"The model reads {policy.context_length} tokens, prompt and answer together: lower "
+            f"rollout.max_tokens ({settings.rollout.max_tokens}), shorten the prompts, or take another model."
+        )
+    return UserError(f"{too_long[0]}. That leaves too few: {error}\n{way_out}")
 
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:

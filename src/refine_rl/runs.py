@@ -153,6 +153,29 @@ class RunFolder:
             )
         self._save_config(settings, {**source, "reward_files": now}, self.versions())
 
+    def require_same_model(self, now: Mapping[str, str], *, record: bool = False) -> None:
+        """Raises UserError where a part of the base model (weights, tokenizer ...) has another hash in `now`
+        than when the run began. `record`: as long as nothing was scored, `now` is put on record instead."""
+        source = self._config().get("source", {})
+        then = source.get("model", {})
+        if not now or now == then:  # empty: no files on this machine to compare
+            return
+        changed = [part for part in dict.fromkeys((*then, *now)) if then.get(part) != now.get(part)]
+        if record and (not then or self.outcomes("base") is None):
+            self._save_config(self.settings(), {**source, "model": dict(now)}, self.versions())
+        elif then:
+            names = [part.replace("_", " ") for part in changed]
+            done = self.outcomes("tuned") is not None
+            raise UserError(
+                f"The base model of {self.path} ({self.settings().model.name}) is another one than when the "
+                f"run began; other are: {', '.join(names)}. What was trained and measured does not belong to "
+                "it. Put its files back; or "
+                + ("start a new run." if done else f"start the training over: {self._start_over()}")
+            )
+
+    def _start_over(self) -> str:
+        return f"refine train --resume {self.path} --from-step 0"
+
     def versions(self) -> dict[str, str]:
         """Package versions at the start of the run."""
         return {k: str(v) for k, v in self._config().get("versions", {}).items()}

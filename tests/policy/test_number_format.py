@@ -11,8 +11,9 @@ import transformers
 
 from refine_rl.config import ModelSettings
 from refine_rl.policy import load, number_format
-from refine_rl.policy.load import choose_dtype, load_policy, model_source
+from refine_rl.policy.load import choose_dtype, load_policy
 from refine_rl.policy.number_format import faster_format, one_layer
+from refine_rl.policy.origin import model_source
 
 MakeModel = Callable[..., Path]
 FORMATS = (torch.float32, torch.bfloat16)

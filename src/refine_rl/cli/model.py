@@ -5,10 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from refine_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from refine_rl.runs import RunFolder
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,11 +67,21 @@ def export(
     run: Path = typer.Argument(..., help="A run with a tuned model."),
     out: Path = typer.Option(..., "--out", help="The folder to write; it must not exist yet."),
     merged: bool = typer.Option(False, "--merged", help="One ordinary model, the adapter merged in."),
+    dtype: str | None = typer.Option(
+        None,
+        "--dtype",
+        metavar="float32|bfloat16",
+        help="With --merged: the weights' number format; without it, the run's.",
+    ),
 ) -> None:
     """Write the tuned model to a new folder. transformers loads it, and so does all that reads its form."""
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(run)
+    if dtype is not None and not merged:
+        raise UserError("--dtype goes with --merged: an adapter by itself is float32 always.")
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"--dtype {dtype}: it is float32 or bfloat16.")
     if out.exists():
         raise UserError(f"{out} exists already; name a new folder.")
     if not folder.model.is_dir():
@@ -77,14 +91,31 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if merged:
-            from refine_rl.again import open_model
-
-            _, policy = open_model(folder)
-            policy.save_merged(aside)
+            _merge(folder, aside, dtype)
         else:
+            from refine_rl.preparing import require_same_model
+
+            require_same_model(folder)
             shutil.copytree(folder.model, aside)
         aside.rename(out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     typer.echo(out)
+
+
+def _merge(folder: RunFolder, aside: Path, dtype: str | None) -> None:
+    """Writes the merged model; says so where rounding takes a good part of what training changed."""
+    from refine_rl.again import open_model
+    from refine_rl.cli.screen import Screen
+    from refine_rl.policy.load import DTYPES
+    from refine_rl.policy.merging import LOSS_WORTH_A_WORD
+
+    _, policy = open_model(folder)
+    lost = policy.save_merged(aside, None if dtype is None else DTYPES[dtype])
+    if lost >= LOSS_WORTH_A_WORD:
+        Screen().warning(
+            f"Rounding the merged weights to bfloat16 loses {lost:.0%} of what training changed: this is not "
+            "quite the tuned model. Export with --merged --dtype float32, which keeps all of it; or without "
+            "--merged."
+        )

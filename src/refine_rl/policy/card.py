@@ -17,8 +17,11 @@ def model_card(settings: Settings, comparison: Comparison) -> str:
     task = "\n".join(f"> {line}" for line in settings.task.strip().splitlines())
     if adapter:
         use = (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            "from peft import AutoPeftModelForCausalLM\n"
+            "from transformers import AutoTokenizer, GenerationConfig\n\n"
             'model = AutoPeftModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
+            "# The tokens that end an answer: peft takes the base model's alone.\n"
+            'model.generation_config = GenerationConfig.from_pretrained("THIS_FOLDER")\n'
         )
     else:
         use = (

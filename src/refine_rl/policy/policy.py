@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,9 @@ import torch
 from torch import nn
 
 from refine_rl.errors import UserError
+from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.fast import Fast, find_fast
+from refine_rl.policy.merging import merge
 from refine_rl.types import Message
 
 _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
@@ -26,8 +29,8 @@ _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
 class Policy:
     """The model with everything that is needed to talk to it.
 
-    `compute_dtype` is the number format of the matrix products; `frozen` a copy of the untrained
-    model, kept only where there is no adapter to switch off.
+    `compute_dtype` is the number format of the matrix products; `start` the adapter that the model came
+    with, merged in; `frozen` a copy of the untrained model, kept only where no adapter can be switched off.
     """
 
     model: Any
@@ -38,6 +41,7 @@ class Policy:
     context_length: int
     source: str
     adapter: bool
+    start: Start | None = None
     frozen: Any = None
     use_fast: bool = True
 
@@ -149,20 +153,38 @@ class Policy:
             raise RuntimeError("this policy was loaded without a frozen copy (keep_reference=True)")
 
     def save(self, folder: Path) -> None:
-        """The adapter or the model, with tokenizer and chat template, as transformers reads it."""
+        """The adapter or the model, with tokenizer, chat template and the tokens that end an answer, as
+        transformers reads it."""
         if self.adapter:
-            self.model.save_pretrained(folder, safe_serialization=True)
+            save_adapter(self.model, folder, self.start)
         else:
             copied = copy.deepcopy(self.model).to(self.compute_dtype)
             copied.save_pretrained(folder, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder)
+        self._save_around(folder)
 
-    def save_merged(self, folder: Path) -> None:
-        """One ordinary model, the adapter's product added into its weights."""
-        if not self.adapter:
-            self.save(folder)
-            return
-        # In float32: adding a small product to a bfloat16 weight would round most of it away first.
-        merged = copy.deepcopy(self.model).float().merge_and_unload().to(self.compute_dtype)
-        merged.save_pretrained(folder, safe_serialization=True)
+    def save_merged(self, folder: Path, dtype: torch.dtype | None = None) -> float:
+        """One ordinary model, the adapter's product added into its weights, in `dtype` (without one, the
+        policy's). Returns the share of what training changed that rounding to it took (see merging.py)."""
+        form, lost = dtype or self.compute_dtype, 0.0
+        copied = copy.deepcopy(self.model)
+        if self.adapter:
+            copied, lost = merge(copied, form)
+        else:
+            copied = copied.to(form)
+        copied.save_pretrained(folder, safe_serialization=True)
+        self._save_around(folder)
+        return lost
+
+    def _save_around(self, folder: Path) -> None:
+        """The tokenizer, and where an answer ends: the policy also stops at tokens that it learned from the
+        template, and without them the model would talk on."""
         self.tokenizer.save_pretrained(folder)
+        bare = self.model.get_base_model() if self.adapter else self.model
+        config = getattr(bare, "generation_config", None)
+        known = {} if config is None else json.loads(config.to_json_string(use_diff=True))
+        known.pop("_from_model_config", None)  # else generate() may take the model's stop tokens instead
+        own = known.get("eos_token_id")
+        first = [own] if isinstance(own, int) else list(own or [])  # generate pads with the first
+        known["eos_token_id"] = list(dict.fromkeys([*first, *sorted(self.stop_ids)]))
+        text = json.dumps(known, indent=2, sort_keys=True) + "\n"
+        (folder / "generation_config.json").write_text(text, encoding="utf-8")
