@@ -20,6 +20,7 @@ from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.grpo.resample import waves
 from refine_rl.grpo.train import Flights, Parts, take_step
 from refine_rl.grpo.update import make_optimizer
+from refine_rl.policy.control import readable
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
@@ -40,7 +41,11 @@ def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
         raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
     settings = folder.settings()
     return settings, load_policy(
-        settings.model, seed=settings.grpo.seed, adapter_from=folder.model, keep_reference=True
+        settings.model,
+        seed=settings.grpo.seed,
+        adapter_from=folder.model,
+        keep_reference=True,
+        moment=folder.created(),
     )
 
 
@@ -97,6 +102,11 @@ def evaluate_again(
             prompts, dropped = load_all_prompts(settings, source, apart_from=folder.prompts())
             if dropped:
                 observer.note(f"{dropped} prompts left out: too close to the run's own")
+        prompts, lines = readable(prompts, policy.encode, policy.control)
+        for line in lines:
+            observer.note(line)
+        if not prompts:
+            raise UserError("No prompt is left that this model can read.")
         reward.check_data(prompts)
         purpose = Purpose(seed=seed, step=0, name="held_out")
         with ScoringLoop(reward, closing=connections.close) as scoring:
@@ -165,7 +175,12 @@ def replay(
     ids = [g.prompt.id for g in recorded[step]]
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
-    policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    policy = load_policy(
+        settings.model,
+        seed=settings.grpo.seed,
+        keep_reference=settings.grpo.kl > 0,
+        moment=folder.created(),
+    )
     optimizer = make_optimizer(policy, settings)
     start = Position()
     weights = sampled_after(step, settings)

@@ -14,6 +14,7 @@ from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.policy.control import readable
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
@@ -59,7 +60,12 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
         check_sanity(rewards[0], settings.reward.sanity, pause=pause)
     read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
     observer.stage(f"Loading {settings.model.name}")
-    policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    policy = load_policy(
+        settings.model,
+        seed=settings.grpo.seed,
+        keep_reference=settings.grpo.kl > 0,
+        moment=folder.created(),
+    )
     if policy.why_plain:
         observer.note(f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly")
     if settings.rollout.early_exit is not None:
@@ -192,11 +198,15 @@ def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
 
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
-    """Prompts that leave room for an answer, and a line about the others."""
+    """Prompts that the model can read and that leave room for an answer, and lines about the others."""
     room = room_for_prompt(settings, policy.context_length)
     limit = min(settings.prompts.max_tokens, room)
-    kept = [p for p in prompts if len(policy.encode(p.messages)) <= limit]
-    if len(kept) == len(prompts):
-        return kept, []
+    read, lines = readable(prompts, policy.encode, policy.control)
+    kept = [p for p in read if len(policy.encode(p.messages)) <= limit]
+    if len(kept) == len(read):
+        return kept, lines
     why = "prompts.max_tokens" if limit < room else "the model's context less rollout.max_tokens"
-    return kept, [f"{len(prompts) - len(kept)} prompts set aside: longer than {limit} tokens ({why})"]
+    return kept, [
+        *lines,
+        f"{len(read) - len(kept)} prompts set aside: longer than {limit} tokens ({why})",
+    ]

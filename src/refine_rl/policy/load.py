@@ -10,6 +10,8 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,18 +21,25 @@ from torch import nn
 
 from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
+from refine_rl.policy.control import control_of
 from refine_rl.policy.lora import make_lean
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.recompute import recompute_layers
-from refine_rl.policy.template import ensure_template, stop_ids
+from refine_rl.policy.template import ensure_template, render, stop_ids
 from refine_rl.randomness import torch_seed
 
 
 def load_policy(
-    settings: ModelSettings, *, seed: int = 0, adapter_from: Path | None = None, keep_reference: bool = False
+    settings: ModelSettings,
+    *,
+    seed: int = 0,
+    adapter_from: Path | None = None,
+    keep_reference: bool = False,
+    moment: datetime | None = None,
 ) -> Policy:
-    """Loads the model of `settings`, with a fresh adapter (or the one in `adapter_from`).
+    """Loads the model of `settings`, with a fresh adapter (or the one in `adapter_from`). `moment` is what a
+    template that asks for the time is told; without it, now.
 
     Raises UserError where the model cannot be had or is of a kind that is not trained here.
     """
@@ -73,10 +82,13 @@ def load_policy(
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
     ensure_template(tokenizer)
+    stops, moment = stop_ids(model, tokenizer), moment or datetime.now()
     return Policy(
         model=model,
         tokenizer=tokenizer,
-        stop_ids=stop_ids(model, tokenizer),
+        stop_ids=stops,
+        control=control_of(tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.name)),
+        moment=moment,
         device=device,
         compute_dtype=compute_dtype,
         context_length=context_length(model_config),

@@ -7,6 +7,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from refine_rl.errors import UserError
+from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
 from refine_rl.policy.fast import Fast, find_fast
+from refine_rl.policy.template import render
 from refine_rl.types import Message
 
 _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
@@ -27,7 +29,8 @@ class Policy:
     """The model with everything that is needed to talk to it.
 
     `compute_dtype` is the number format of the matrix products; `frozen` a copy of the untrained
-    model, kept only where there is no adapter to switch off.
+    model, kept only where there is no adapter to switch off. `moment` is what a template that asks for the
+    time is told, now and later.
     """
 
     model: Any
@@ -38,29 +41,37 @@ class Policy:
     context_length: int
     source: str
     adapter: bool
+    control: Control
+    moment: datetime
     frozen: Any = None
     use_fast: bool = True
 
+    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+        """The conversation in the model's own template, ready for an answer or not."""
+        return render(self.tokenizer, messages, moment=self.moment, source=self.source, answer=answer)
+
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt's token ids in the model's own template, ready for an answer."""
-        try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # templates raise whatever their author chose
-            roles = ", ".join(m["role"] for m in messages)
-            raise UserError(
-                f"The chat template of {self.source} refuses a conversation of the roles {roles}: {error}. "
-                "A template that knows no system message wants it inside the first user message."
-            ) from error
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The prompt's token ids in the model's own template, ready for an answer. What reads like a control
+        token in a message stays text; raises ControlTextError where the tokenizer cannot do that."""
+        return tuple(encode_chat(self.tokenizer, self.control, messages, self.render))
+
+    def encode_words(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text that is put into an answer: without template, and without control tokens
+        but those that belong to an answer's text."""
+        return tuple(encode_words(self.tokenizer, self.control, text))
+
+    def opening(self, messages: Sequence[Message]) -> str:
+        """What the template itself writes of the answer to these messages: a thought's opening tag, or ""."""
+        return opening_of(messages, self.render)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of sampled tokens, special tokens left out."""
+        """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of
+        thoughts, channels and tools."""
+        ids, special = list(token_ids), False
+        if not self.control.content.isdisjoint(ids):
+            ids, special = [i for i in ids if i not in self.control.hidden], True
         return str(
-            self.tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
 
     def trainable(self) -> dict[str, nn.Parameter]:
