@@ -18,6 +18,7 @@ from torch import nn
 
 from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
 from refine_rl.policy.fast import Fast, find_fast
+from refine_rl.policy.files import as_other_files
 from refine_rl.policy.template import render
 from refine_rl.types import Message
 
@@ -167,6 +168,7 @@ class Policy:
             copied = copy.deepcopy(self.model).to(self.compute_dtype)
             copied.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+        as_other_files(folder)
 
     def save_merged(self, folder: Path) -> None:
         """One ordinary model, the adapter's product added into its weights."""
@@ -177,3 +179,4 @@ class Policy:
         merged = copy.deepcopy(self.model).float().merge_and_unload().to(self.compute_dtype)
         merged.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+        as_other_files(folder)
