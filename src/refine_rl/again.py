@@ -28,7 +28,7 @@ from refine_rl.policy.files import as_other_files
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
-from refine_rl.preparing import exam_reward
+from refine_rl.preparing import exam_reward, hold_positions
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.rewards.combine import build_reward
@@ -203,6 +203,7 @@ def evaluate_again(
             observer.note(line)
         if not prompts:
             raise UserError("No prompt is left that this model can read.")
+        hold_positions(settings, policy, [*folder.prompts(), *prompts], observer)
         reward.check_data(prompts)
         purpose = Purpose(seed=seed, step=0, name="held_out")
         with ScoringLoop(reward, closing=connections.close) as scoring:
@@ -277,6 +278,7 @@ def replay(
         keep_reference=settings.grpo.kl > 0,
         moment=folder.created(),
     )
+    hold_positions(settings, policy, folder.prompts(), observer)
     optimizer = make_optimizer(policy, settings)
     start = Position()
     weights = sampled_after(step, settings)

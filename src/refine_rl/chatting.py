@@ -23,9 +23,10 @@ Every message stands alone, as in training."""
 
 @dataclass(kw_only=True)
 class Chat:
-    """A talk with a policy: how it answers now."""
+    """A talk with a policy: how it answers now. `longest`: tokens of the longest text in its training."""
 
     policy: Policy
+    longest: int
     system: str
     temperature: float
     max_tokens: int
@@ -79,6 +80,7 @@ class Chat:
                 f"This message takes {length} tokens and the answer up to {self.max_tokens}, but the model "
                 f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
             )
+        policy.hold_still(max(length + self.max_tokens, self.longest))
         groups = sample(
             policy,
             [prompt],

@@ -80,6 +80,7 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
         observer.stage(f"{settings.writer.model} writes prompts")
         read = read_prompts(folder, settings, reward, connections, observer, pause)
     prompts = settle_prompts(folder, settings, policy, read, observer)
+    hold_positions(settings, policy, [p for some in prompts.values() for p in some], observer)
     settings = begin(folder, settings, policy, observer)
     return Prepared(
         settings=settings, connections=connections, reward=reward, exam=exam, policy=policy, prompts=prompts
@@ -172,6 +173,25 @@ def settle_prompts(
     for prompt in prompts:
         splits[prompt.split].append(prompt)
     return splits
+
+
+def hold_positions(settings: Settings, policy: Policy, prompts: Sequence[Prompt], observer: Observer) -> None:
+    """Where the model's positions follow the longest text of a batch, they are held at what the longest of
+    these prompts needs with an answer; base and tuned, sampler and trainer compute alike."""
+    kinds = policy.moving
+    if not kinds:
+        return
+    longest = longest_text(settings, policy, prompts)
+    if policy.hold_still(longest):
+        observer.note(
+            f"the model's positions follow the length of a text ({kinds}): all texts of the run are computed "
+            f"as its long ones are, as some may have {longest} tokens"
+        )
+
+
+def longest_text(settings: Settings, policy: Policy, prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest of these prompts with an answer."""
+    return max((len(policy.encode(p.messages)) for p in prompts), default=0) + settings.rollout.max_tokens
 
 
 def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Observer) -> Settings:

@@ -39,6 +39,7 @@ def chat(
     from refine_rl.again import choose_weights, open_model
     from refine_rl.chatting import Chat
     from refine_rl.cli.screen import results, shown, talk
+    from refine_rl.preparing import longest_text
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(run)
@@ -50,6 +51,7 @@ def chat(
     messages.print("Every message stands alone. /help says what else there is; an empty line ends.")
     talked = Chat(
         policy=policy,
+        longest=longest_text(settings, policy, folder.prompts()) if policy.moving else 0,
         system=settings.prompts.system if system is None else system,
         temperature=temperature,
         max_tokens=max_tokens or settings.rollout.max_tokens,

@@ -19,6 +19,7 @@ from torch import nn
 from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
 from refine_rl.policy.fast import Fast, find_fast
 from refine_rl.policy.files import as_other_files
+from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.template import render
 from refine_rl.types import Message
 
@@ -74,6 +75,20 @@ class Policy:
         return str(
             self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
+
+    @property
+    def moving(self) -> str:
+        """How the positions of this model follow the longest text of a batch ("longrope", "dynamic"); ""
+        where they do not, or no longer."""
+        return ", ".join(sorted(moving_kinds(self.model)))
+
+    def hold_still(self, longest: int) -> bool:
+        """Computes all texts as those of `longest` tokens from here on, where the model would follow the
+        longest text of each batch (rope.py); whether that is other than it computes a short text."""
+        longest = min(longest, self.context_length)
+        if self.frozen is not None:
+            hold_still(self.frozen, longest)
+        return hold_still(self.model, longest)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
