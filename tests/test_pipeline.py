@@ -26,6 +26,7 @@ from refine_rl.grpo import check, checkpoint
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.pipeline import run
 from refine_rl.policy.load import load_policy
+from refine_rl.progress import Quiet
 from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison
 
@@ -330,6 +331,7 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         {"prompts": {"validation": 0}, "reward": {"overlong": {"limit": 8, "buffer": 4}}},
         {"rollout": {"ahead": 1}, "grpo": {"steps": 8, "checkpoint_every": 4, "validate_every": 0}},
         {"rollout": {"ahead": 1}, "grpo": {"updates_per_step": 2, "kl": 0.1}, "model": {"dropout": 0.1}},
+        {"model": {"dropout": 0.1, "gradient_checkpointing": True}},
         {"prompts": {"pool": "informative", "probe": 2, "train": 7}, "grpo": {"steps": 8}},
         {"prompts": {"pool": "informative", "train": 7}, "rollout": {"ahead": 1}, "grpo": {"steps": 8}},
     ],
@@ -341,6 +343,7 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         "no-validation-overlong",
         "ahead",
         "ahead-dropout",
+        "dropout-checkpointing",
         "pool",
         "pool-ahead",
     ],
@@ -369,6 +372,53 @@ def test_other_settings_run_and_resume_to_the_bit(
     ]
     assert timeless[0] == timeless[1]
     assert a.pool() == b.pool()
+
+
+def test_positions_that_follow_the_length_of_a_text_are_held_for_a_run(
+    task: Callable[..., Settings], make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Prompts that lie on both sides of the border once they have an answer."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "original_max_position_embeddings": 28,
+        "factor": 4.0,
+    }
+
+    class Listener(Quiet):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    settings = task(
+        model={"name": str(make_model("llama", rope_parameters=rope))},
+        rollout={"temperature": 0.7},
+        grpo={"steps": 4, "checkpoint_every": 2},
+    )
+    folders, listener = [], Listener()
+    for name, pause in (("whole", None), ("stopped", Pause(62))):
+        folder = RunFolder.create(tmp_path / name, settings)
+        if pause is not None:
+            with pytest.raises(Interrupted):
+                run(folder, pause=pause)
+        run(folder, observer=listener)
+        folders.append(folder)
+    a, b = folders
+    lengths = {len(g["prompt_tokens"]) for g in a.groups()}
+    assert min(lengths) < 28 < max(lengths) + 10
+    assert [n for n in listener.notes if "follow the length of a text (longrope)" in n]
+    assert all(m["mismatch_mean"] < 1e-5 for m in a.metrics())
+    for step in (2, 4):
+        weights = [(f.checkpoint(step) / "weights.safetensors").read_bytes() for f in folders]
+        assert weights[0] == weights[1]
+    assert a.comparison() == b.comparison()
+    assert all(member.same for member in replay(a, step=4))
+    held_out = evaluate_again(a, name="again")[0]
+    assert held_out.prompts == 6
 
 
 def test_the_pool_sets_prompts_without_spread_aside_and_says_why(

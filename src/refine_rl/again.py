@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from refine_rl.api import RewardFunction, require_functions
@@ -13,16 +15,20 @@ from refine_rl.config_file import override
 from refine_rl.connecting import check_models, connect, spending
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import compare
-from refine_rl.grpo import checkpoint
+from refine_rl.grpo import checkpoint as checkpoints
 from refine_rl.grpo.ahead import sampled_after
-from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.checkpoint import Position, position_of
 from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.grpo.resample import waves
 from refine_rl.grpo.train import Flights, Parts, take_step
 from refine_rl.grpo.update import make_optimizer
+from refine_rl.policy.card import Trained, base_of, model_card
+from refine_rl.policy.control import readable
+from refine_rl.policy.files import as_other_files
+from refine_rl.policy.load import DTYPES
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
-from refine_rl.preparing import exam_reward, run_policy
+from refine_rl.preparing import exam_reward, hold_positions, require_same_model, run_policy
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.rewards.combine import build_reward
@@ -33,17 +39,114 @@ from refine_rl.stages import Work, rollouts
 from refine_rl.types import Comparison, Group, Prompt, StepMetrics, Trajectory
 
 
-def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
-    """The tuned model of a run; its reference is the model before training."""
-    if not folder.model.is_dir():
-        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Which weights of a run: those in a checkpoint's folder, or (None) the model that it ended with.
+    `tuned`: they are that model, so that the run's comparison is theirs."""
+
+    checkpoint: Path | None
+    trained: Trained
+    tuned: bool
+
+
+def choose_weights(folder: RunFolder, checkpoint: str | None = None) -> Weights:
+    """The tuned model of a run, or its checkpoint `checkpoint`: "best" (on validation), "last" or a step.
+    Raises UserError, which names what there is."""
+    steps, ended = folder.checkpoints(), folder.model.is_dir()
+    newest = position_of(folder.checkpoint(steps[-1])) if steps else Position()
+    taken = newest.step or max((m["step"] for m in folder.metrics()), default=0)
+    best = newest.best_step if newest.best_step in steps else 0
+    chosen = newest.best_step or taken
+    if checkpoint is None and ended:
+        trained = Trained(step=chosen, taken=taken, best=chosen == newest.best_step)
+        return Weights(checkpoint=None, trained=trained, tuned=True)
+    found = {"best": best, "last": max(steps, default=0)}.get(checkpoint or "") or _step(checkpoint or "")
+    if found not in steps:
+        raise UserError(_no_weights(folder, checkpoint, steps, best))
+    trained = Trained(step=found, taken=taken, best=found == best)
+    return Weights(checkpoint=folder.checkpoint(found), trained=trained, tuned=ended and found == chosen)
+
+
+def _step(text: str) -> int:
+    """A step's number; 0, which no checkpoint has, for what is none."""
+    return int(text) if text.isdecimal() else 0
+
+
+def _no_weights(folder: RunFolder, asked: str | None, steps: Sequence[int], best: int) -> str:
+    """What there is in the place of the weights that were asked for, and how to get further."""
+    resume = f"refine train --resume {quote(str(folder.path))}"
+    if not steps:
+        first = folder.settings().grpo.checkpoint_every
+        return (
+            f"{folder.path} has no tuned model and no checkpoint yet (the first comes after step {first}). "
+            f"Go on with the training: {resume}"
+        )
+    listed = ", ".join(map(str, steps)) + (f"; the best on validation is {best}" if best else "")
+    ways = "--checkpoint last" + (", --checkpoint best" if best else "") + f" or --checkpoint {steps[0]}"
+    if asked is None:
+        return (
+            f"{folder.path} is not finished and has no tuned model yet. It has checkpoints of the steps "
+            f"{listed}: take one with {ways}. Or go on with the training: {resume}"
+        )
+    why = "no validation has chosen one yet" if asked == "best" else "there is none"
+    return f"--checkpoint {asked}: {why}. {folder.path} has those of the steps {listed}: {ways}."
+
+
+def open_model(folder: RunFolder, weights: Weights | None = None) -> tuple[Settings, Policy]:
+    """The tuned model of a run, or other weights of it; its reference is the model before training."""
+    weights = weights or choose_weights(folder)
+    adapter_from = folder.model if weights.checkpoint is None else None
     try:
-        return folder.settings(), run_policy(folder, adapter_from=folder.model, keep_reference=True)
+        policy = run_policy(folder, adapter_from=adapter_from, keep_reference=True)
     except UserError as error:
         if str(folder.model) not in str(error):
             raise
-        again = f"refine train --resume {folder.path}"
+        again = f"refine train --resume {quote(str(folder.path))}"
         raise UserError(f"{error} The run writes it again, from its best checkpoint: {again}") from error
+    if weights.checkpoint is not None:
+        checkpoints.load(weights.checkpoint, policy)
+    return folder.settings(), policy
+
+
+def export_model(
+    folder: RunFolder, out: Path, *, merged: bool = False, dtype: str | None = None, weights: Weights
+) -> float:
+    """Writes weights of a run to the new folder `out`, with a card: as transformers and peft load them, or
+    `merged` into one ordinary model, in `dtype` (without one, the run's). Returns the share of what training
+    changed that rounding took. Raises UserError where `out` is there already."""
+    if out.exists():
+        raise UserError(f"{out} exists already; name a new folder.")
+    # Written aside first: under its name it is whole.
+    aside = out.with_name(f".{out.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    lost = 0.0
+    try:
+        if merged or weights.checkpoint is not None:
+            settings, policy = open_model(folder, weights)
+            if merged:
+                lost = policy.save_merged(aside, None if dtype is None else DTYPES[dtype])
+            else:
+                policy.save(aside)
+            (aside / "README.md").write_text(_card(folder, settings, weights, merged), encoding="utf-8")
+        else:
+            require_same_model(folder)
+            shutil.copytree(folder.model, aside)
+        as_other_files(aside)
+        aside.rename(out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return lost
+
+
+def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool) -> str:
+    return model_card(
+        settings,
+        folder.comparison() if weights.tuned else None,
+        trained=weights.trained,
+        base=base_of(settings.model.name),
+        merged=merged,
+    )
 
 
 def evaluate_again(
@@ -54,6 +157,7 @@ def evaluate_again(
     seed: int | None = None,
     name: str = "eval",
     judge: str | None = None,
+    weights: Weights | None = None,
     overrides: Sequence[str] = (),
     functions: Sequence[RewardFunction] = (),
     observer: Observer | None = None,
@@ -61,7 +165,8 @@ def evaluate_again(
 ) -> tuple[Comparison, Path]:
     """Base against tuned with other draws (of `seed`; without one, of the run's plus 1), and on other prompts
     where `source` names some (prompts too close to a training prompt are left out), and by another judge
-    ("ENDPOINT/MODEL") where one is named.
+    ("ENDPOINT/MODEL") where one is named. `weights` may be other ones than those of the tuned model, also of
+    a run that is not finished.
     Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap; `overrides`
     may raise that, and say where LLMs answer, for this evaluation.
 
@@ -81,7 +186,10 @@ def evaluate_again(
         raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
     with folder.writing():
         folder.repair()
-        settings, policy = open_model(folder)
+        weights = weights or choose_weights(folder)
+        if weights.checkpoint is not None:
+            observer.note(f"tuned is the checkpoint after {weights.trained.text(now.grpo.steps)}")
+        settings, policy = open_model(folder, weights)
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
         if samples is not None:
             evaluation = settings.evaluate.model_copy(update={"samples": samples})
@@ -99,6 +207,12 @@ def evaluate_again(
             prompts, dropped = load_all_prompts(settings, source, apart_from=folder.prompts())
             if dropped:
                 observer.note(f"{dropped} prompts left out: too close to the run's own")
+        prompts, lines = readable(prompts, policy.encode, policy.control)
+        for line in lines:
+            observer.note(line)
+        if not prompts:
+            raise UserError("No prompt is left that this model can read.")
+        hold_positions(settings, policy, [*folder.prompts(), *prompts], observer)
         reward.check_data(prompts)
         purpose = Purpose(seed=seed, step=0, name="held_out")
         with ScoringLoop(reward, closing=connections.close) as scoring:
@@ -168,11 +282,12 @@ def replay(
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
+    hold_positions(settings, policy, folder.prompts(), observer)
     optimizer = make_optimizer(policy, settings)
     start = Position()
     weights = sampled_after(step, settings)
     if before := [s for s in folder.checkpoints() if s <= weights]:
-        start = checkpoint.load(folder.checkpoint(before[-1]), policy, optimizer)
+        start = checkpoints.load(folder.checkpoint(before[-1]), policy, optimizer)
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     parts = Parts(
         policy=policy,

@@ -69,7 +69,7 @@ def run(
         for name, text in audit(comparison).items():
             folder.event("warning", name, text, position.step)
             observer.warning(text)
-        work.write_model(comparison)
+        work.write_model(comparison, position)
         if not any(e["kind"] == "finished" for e in folder.events()):
             folder.event("finished", "finished", str(comparison), position.step)
         observer.stage("Writing the report")

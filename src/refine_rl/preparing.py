@@ -16,6 +16,7 @@ from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.policy.control import readable
 from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
@@ -84,6 +85,7 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
         observer.stage(f"{settings.writer.model} writes prompts")
         read = read_prompts(folder, settings, reward, connections, observer, pause)
     prompts = settle_prompts(folder, settings, policy, read, observer)
+    hold_positions(settings, policy, [p for some in prompts.values() for p in some], observer)
     settings = begin(folder, settings, policy, observer)
     return Prepared(
         settings=settings, connections=connections, reward=reward, exam=exam, policy=policy, prompts=prompts
@@ -98,7 +100,11 @@ def run_policy(
     settings = folder.settings()
     known = require_same_model(folder, record=record)
     policy = load_policy(
-        settings.model, seed=settings.grpo.seed, adapter_from=adapter_from, keep_reference=keep_reference
+        settings.model,
+        seed=settings.grpo.seed,
+        adapter_from=adapter_from,
+        keep_reference=keep_reference,
+        moment=folder.created(),
     )
     if not known:  # now the files have come from the hub
         require_same_model(folder, record=record)
@@ -192,20 +198,40 @@ def settle_prompts(
     """The prompts by split, once those that are too long for the model are set aside; put on record."""
     prompts, lines = read
     if not folder.prompts():
-        prompts, too_long = _fitting(prompts, settings, policy)
+        prompts, changed = _fitting(prompts, settings, policy)
         try:
             _require_enough(prompts, settings)
         except UserError as error:
-            raise _too_few(error, too_long, settings, policy) from error
+            aside = [line for line in changed if "set aside" in line]
+            raise _too_few(error, aside, settings, policy) from error
         table = cover(prompts).lines() if settings.writes_prompts else []
-        for line in (*lines, *too_long, *table):
+        for line in (*lines, *changed, *table):
             observer.note(line)
-        folder.event("curation", "prompts", "\n".join((*lines, *too_long)))
+        folder.event("curation", "prompts", "\n".join((*lines, *changed)))
         folder.save_prompts(prompts)
     splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
     for prompt in prompts:
         splits[prompt.split].append(prompt)
     return splits
+
+
+def hold_positions(settings: Settings, policy: Policy, prompts: Sequence[Prompt], observer: Observer) -> None:
+    """Where the model's positions follow the longest text of a batch, they are held at what the longest of
+    these prompts needs with an answer; base and tuned, sampler and trainer compute alike."""
+    kinds = policy.moving
+    if not kinds:
+        return
+    longest = longest_text(settings, policy, prompts)
+    if policy.hold_still(longest):
+        observer.note(
+            f"the model's positions follow the length of a text ({kinds}): all texts of the run are computed "
+            f"as its long ones are, as some may have {longest} tokens"
+        )
+
+
+def longest_text(settings: Settings, policy: Policy, prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest of these prompts with an answer."""
+    return max((len(policy.encode(p.messages)) for p in prompts), default=0) + settings.rollout.max_tokens
 
 
 def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Observer) -> Settings:
@@ -231,26 +257,33 @@ def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
     require_enough(settings, train=found["train"], held_out=found["held_out"])
 
 
-def _too_few(error: UserError, too_long: list[str], settings: Settings, policy: Policy) -> UserError:
+def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Policy) -> UserError:
     """The refusal of so few prompts, with why they are so few."""
-    if not too_long:
+    if not aside:
         return error
-    if "prompts.max_tokens" in too_long[0]:
+    why = "; ".join(aside)
+    if "longer than" not in aside[-1]:
+        way_out = "Take those words out of the prompts."
+    elif "prompts.max_tokens" in aside[-1]:
         way_out = f"Raise prompts.max_tokens ({settings.prompts.max_tokens}), or shorten the prompts."
     else:
         way_out = (
             f"The model reads {policy.context_length} tokens, prompt and answer together: lower "
             f"rollout.max_tokens ({settings.rollout.max_tokens}), shorten the prompts, or take another model."
         )
-    return UserError(f"{too_long[0]}. That leaves too few: {error}\n{way_out}")
+    return UserError(f"{why}. That leaves too few: {error}\n{way_out}")
 
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
-    """Prompts that leave room for an answer, and a line about the others."""
+    """Prompts that the model can read and that leave room for an answer, and lines about the others."""
     room = room_for_prompt(settings, policy.context_length)
     limit = min(settings.prompts.max_tokens, room)
-    kept = [p for p in prompts if len(policy.encode(p.messages)) <= limit]
-    if len(kept) == len(prompts):
-        return kept, []
+    read, lines = readable(prompts, policy.encode, policy.control)
+    kept = [p for p in read if len(policy.encode(p.messages)) <= limit]
+    if len(kept) == len(read):
+        return kept, lines
     why = "prompts.max_tokens" if limit < room else "the model's context less rollout.max_tokens"
-    return kept, [f"{len(prompts) - len(kept)} prompts set aside: longer than {limit} tokens ({why})"]
+    return kept, [
+        *lines,
+        f"{len(read) - len(kept)} prompts set aside: longer than {limit} tokens ({why})",
+    ]

@@ -180,6 +180,10 @@ class RunFolder:
         """Package versions at the start of the run."""
         return {k: str(v) for k, v in self._config().get("versions", {}).items()}
 
+    def created(self) -> datetime:
+        """When the run began; a chat template that asks for the time is told this one, always."""
+        return datetime.fromisoformat(self._config()["source"]["created"])
+
     def python_rewards(self) -> list[str]:
         """Names of reward functions that were given from Python, and so cannot be found from files."""
         return list(self._config().get("source", {}).get("python_rewards", []))

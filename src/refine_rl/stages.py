@@ -18,7 +18,7 @@ from refine_rl.grpo.early_exit import serial_groups
 from refine_rl.grpo.rollout import Finished, Scorer, require_scores
 from refine_rl.grpo.train import Parts, train
 from refine_rl.grpo.update import make_optimizer
-from refine_rl.policy.card import model_card
+from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, sample
@@ -315,11 +315,14 @@ class Work:
 
     # -- the product --------------------------------------------------------------------------
 
-    def write_model(self, comparison: Comparison) -> None:
+    def write_model(self, comparison: Comparison, position: Position) -> None:
         """The tuned model in the run's folder, with its card."""
+        step = position.best_step or position.step
+        trained = Trained(step=step, taken=position.step, best=bool(position.best_step))
+        card = model_card(self.settings, comparison, trained=trained, base=base_of(self.settings.model.name))
 
         def write(folder: Path) -> None:
             self.policy.save(folder)
-            (folder / "README.md").write_text(model_card(self.settings, comparison), encoding="utf-8")
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
         self.folder.write_model(write)

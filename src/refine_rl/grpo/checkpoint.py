@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refine_rl.errors import UserError
+from refine_rl.policy.files import as_other_files
 from refine_rl.policy.policy import Policy
 
 
@@ -42,6 +43,12 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, positio
     }
     save_file(state, folder / "optimizer.safetensors")
     (folder / "position.json").write_text(json.dumps(dataclasses.asdict(position)), encoding="utf-8")
+    as_other_files(folder)
+
+
+def position_of(folder: Path) -> Position:
+    """How far training had come when this checkpoint was written."""
+    return Position(**json.loads((folder / "position.json").read_text(encoding="utf-8")))
 
 
 def load(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer | None = None) -> Position:
@@ -62,4 +69,4 @@ def load(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer | None =
             # AdamW counts its steps in a CPU tensor, whatever the parameter's device.
             on = value if key == "step" else value.to(parameter.device)
             optimizer.state[parameter][key] = on
-    return Position(**json.loads((folder / "position.json").read_text(encoding="utf-8")))
+    return position_of(folder)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,28 @@ import torch
 from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
+from refine_rl.policy.control import control_of
 from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights
 from refine_rl.policy.fit import require_causal, require_words
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.recompute import recompute_layers
-from refine_rl.policy.template import ensure_template, stop_ids
+from refine_rl.policy.template import ensure_template, render, stop_ids
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_policy(
-    settings: ModelSettings, *, seed: int = 0, adapter_from: Path | None = None, keep_reference: bool = False
+    settings: ModelSettings,
+    *,
+    seed: int = 0,
+    adapter_from: Path | None = None,
+    keep_reference: bool = False,
+    moment: datetime | None = None,
 ) -> Policy:
-    """Loads the model of `settings`, with a fresh adapter (or the one in `adapter_from`).
+    """Loads the model of `settings`, with a fresh adapter (or the one in `adapter_from`). `moment` is what a
+    template that asks for the time is told; without it, now.
 
     Raises UserError where the model cannot be had or is of a kind that is not trained here.
     """
@@ -75,10 +84,13 @@ def load_policy(
             f"[model] gradient_checkpointing = true: {settings.name} ({config.model_type}) has no "
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
+    moment = moment or datetime.now()
     policy = Policy(
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
+        control=control_of(tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.name)),
+        moment=moment,
         device=device,
         compute_dtype=compute_dtype,
         context_length=context_length(config),

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import torch
 
+from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.decode import Decoding, KeysAndValues
 from refine_rl.policy.fast import gather
 from refine_rl.policy.lora import at_rest
@@ -94,6 +96,8 @@ def one_layer(config: Any, dtype: torch.dtype, adapt: Adapt, *, trains_all: bool
         model=adapted.eval(),
         tokenizer=None,
         stop_ids=frozenset(),
+        control=NO_CONTROL,
+        moment=datetime.now(),  # nobody asks this one
         device=torch.device("cpu"),
         compute_dtype=dtype,
         context_length=PROMPT + COMPLETION,

@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, save_adapter
+from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
 from refine_rl.policy.fast import Fast, find_fast
+from refine_rl.policy.files import as_other_files
 from refine_rl.policy.merging import merge
+from refine_rl.policy.rope import hold_still, moving_kinds
+from refine_rl.policy.template import render
 from refine_rl.types import Message
 
 _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
@@ -29,8 +33,9 @@ _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
 class Policy:
     """The model with everything that is needed to talk to it.
 
-    `compute_dtype` is the number format of the matrix products; `start` the adapter that the model came
-    with, merged in; `frozen` a copy of the untrained model, kept only where no adapter can be switched off.
+    `compute_dtype` is the number format of the matrix products; `moment` what a template that asks for the
+    time is told, now and later; `start` the adapter that the model came with, merged in; `frozen` a copy of
+    the untrained model, kept only where no adapter can be switched off.
     """
 
     model: Any
@@ -41,31 +46,53 @@ class Policy:
     context_length: int
     source: str
     adapter: bool
+    control: Control
+    moment: datetime
     start: Start | None = None
     frozen: Any = None
     use_fast: bool = True
 
+    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+        """The conversation in the model's own template, ready for an answer or not."""
+        return render(self.tokenizer, messages, moment=self.moment, source=self.source, answer=answer)
+
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt's token ids in the model's own template, ready for an answer."""
-        try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # templates raise whatever their author chose
-            roles = ", ".join(m["role"] for m in messages)
-            raise UserError(
-                f"The chat template of {self.source} refuses a conversation of the roles {roles}: {error}. "
-                "A template that knows no system message wants it inside the first user message."
-            ) from error
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The prompt's token ids in the model's own template, ready for an answer. What reads like a control
+        token in a message stays text; raises ControlTextError where the tokenizer cannot do that."""
+        return tuple(encode_chat(self.tokenizer, self.control, messages, self.render))
+
+    def encode_words(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text that is put into an answer: without template, and without control tokens
+        but those that belong to an answer's text."""
+        return tuple(encode_words(self.tokenizer, self.control, text))
+
+    def opening(self, messages: Sequence[Message]) -> str:
+        """What the template itself writes of the answer to these messages: a thought's opening tag, or ""."""
+        return opening_of(messages, self.render)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of sampled tokens, special tokens left out."""
+        """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of
+        thoughts, channels and tools."""
+        ids, special = list(token_ids), False
+        if not self.control.content.isdisjoint(ids):
+            ids, special = [i for i in ids if i not in self.control.hidden], True
         return str(
-            self.tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
+
+    @property
+    def moving(self) -> str:
+        """How the positions of this model follow the longest text of a batch ("longrope", "dynamic"); ""
+        where they do not, or no longer."""
+        return ", ".join(sorted(moving_kinds(self.model)))
+
+    def hold_still(self, longest: int) -> bool:
+        """Computes all texts as those of `longest` tokens from here on, where the model would follow the
+        longest text of each batch (rope.py); whether that is other than it computes a short text."""
+        longest = min(longest, self.context_length)
+        if self.frozen is not None:
+            hold_still(self.frozen, longest)
+        return hold_still(self.model, longest)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
@@ -188,3 +215,4 @@ class Policy:
         known["eos_token_id"] = list(dict.fromkeys([*first, *sorted(self.stop_ids)]))
         text = json.dumps(known, indent=2, sort_keys=True) + "\n"
         (folder / "generation_config.json").write_text(text, encoding="utf-8")
+        as_other_files(folder)
