@@ -11,11 +11,11 @@ from refine_rl.api import RewardFunction, require_functions
 from refine_rl.config import Settings
 from refine_rl.config_file import override
 from refine_rl.connecting import check_models, connect, spending
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.compare import compare
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.ahead import sampled_after
-from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.checkpoint import DamagedCheckpoint, Position
 from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.grpo.resample import waves
 from refine_rl.grpo.train import Flights, Parts, take_step
@@ -37,7 +37,7 @@ from refine_rl.types import Comparison, Group, Prompt, StepMetrics, Trajectory
 def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
     """The tuned model of a run; its reference is the model before training."""
     if not folder.model.is_dir():
-        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
+        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {quoted(folder.path)}")
     settings = folder.settings()
     return settings, load_policy(
         settings.model, seed=settings.grpo.seed, adapter_from=folder.model, keep_reference=True
@@ -79,6 +79,7 @@ def evaluate_again(
         raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
     with folder.writing():
         folder.repair()
+        name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         settings, policy = open_model(folder)
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
         if samples is not None:
@@ -165,12 +166,21 @@ def replay(
     ids = [g.prompt.id for g in recorded[step]]
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
+    if others := [change for change in folder.changed_settings() if step <= change.step]:
+        raise UserError(
+            f"Step {step} was made under other settings than those in force, and cannot be made again. "
+            f"{'; '.join(map(str, others))}."
+        )
     policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
     optimizer = make_optimizer(policy, settings)
     start = Position()
     weights = sampled_after(step, settings)
-    if before := [s for s in folder.checkpoints() if s <= weights]:
-        start = checkpoint.load(folder.checkpoint(before[-1]), policy, optimizer)
+    for before in [s for s in reversed(folder.checkpoints()) if s <= weights]:
+        try:
+            start = checkpoint.load(folder.checkpoint(before), policy, optimizer)
+            break
+        except DamagedCheckpoint as damaged:
+            observer.warning(f"The checkpoint of step {before} is damaged: {damaged}")
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     parts = Parts(
         policy=policy,

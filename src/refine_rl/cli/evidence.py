@@ -55,7 +55,7 @@ def evaluate(
                 seed=seed,
                 judge=judge,
                 overrides=overrides,
-                name=folder.free_evaluation(name),
+                name=name,
                 observer=Screen(),
                 pause=pause,
             )

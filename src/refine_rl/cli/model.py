@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import typer
 
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 
 
 def add_to(app: typer.Typer) -> None:
@@ -71,9 +72,9 @@ def export(
     if out.exists():
         raise UserError(f"{out} exists already; name a new folder.")
     if not folder.model.is_dir():
-        raise UserError(f"{run} has no tuned model yet: refine train --resume {run}")
+        raise UserError(f"{run} has no tuned model yet: refine train --resume {quoted(run)}")
     # Written aside first: under its name it is whole.
-    aside = out.with_name(f".{out.name}.new")
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if merged:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from refine_rl.config import Settings
 from refine_rl.types import Comparison
 
 
-def model_card(settings: Settings, comparison: Comparison) -> str:
-    """Markdown with the metadata block that model hubs read."""
+def model_card(settings: Settings, comparison: Comparison, *, changes: Sequence[str] = ()) -> str:
+    """Markdown with the metadata block that model hubs read. `changes` says which settings were others in a
+    part of the training."""
     adapter = settings.model.adapter == "lora"
     base = settings.model.name
     front = ["---", "library_name: " + ("peft" if adapter else "transformers")]
@@ -60,6 +63,7 @@ def model_card(settings: Settings, comparison: Comparison) -> str:
             f"GRPO ({g.loss} loss), {g.steps} steps of {g.prompts_per_step} prompts x "
             f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, "
             + (f"LoRA rank {settings.model.rank}." if adapter else "all weights."),
+            *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
             "## Use",
             "",
