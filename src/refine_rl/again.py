@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from refine_rl.api import RewardFunction, require_functions
 from refine_rl.config import Settings
 from refine_rl.config_file import override
 from refine_rl.connecting import check_models, connect, spending
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.compare import compare
 from refine_rl.grpo import checkpoint as checkpoints
 from refine_rl.grpo.ahead import sampled_after
-from refine_rl.grpo.checkpoint import Position, position_of
+from refine_rl.grpo.checkpoint import DamagedCheckpoint, Position, position_of
 from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.grpo.resample import waves
 from refine_rl.grpo.train import Flights, Parts, take_step
@@ -53,7 +54,7 @@ def choose_weights(folder: RunFolder, checkpoint: str | None = None) -> Weights:
     """The tuned model of a run, or its checkpoint `checkpoint`: "best" (on validation), "last" or a step.
     Raises UserError, which names what there is."""
     steps, ended = folder.checkpoints(), folder.model.is_dir()
-    newest = position_of(folder.checkpoint(steps[-1])) if steps else Position()
+    newest = _newest(folder, steps)
     taken = newest.step or max((m["step"] for m in folder.metrics()), default=0)
     best = newest.best_step if newest.best_step in steps else 0
     chosen = newest.best_step or taken
@@ -67,6 +68,14 @@ def choose_weights(folder: RunFolder, checkpoint: str | None = None) -> Weights:
     return Weights(checkpoint=folder.checkpoint(found), trained=trained, tuned=ended and found == chosen)
 
 
+def _newest(folder: RunFolder, steps: Sequence[int]) -> Position:
+    """The position of the newest checkpoint of which one can be read."""
+    for step in reversed(steps):
+        with contextlib.suppress(DamagedCheckpoint):  # a resume names it, and goes on from the one before
+            return position_of(folder.checkpoint(step))
+    return Position()
+
+
 def _step(text: str) -> int:
     """A step's number; 0, which no checkpoint has, for what is none."""
     return int(text) if text.isdecimal() else 0
@@ -74,7 +83,7 @@ def _step(text: str) -> int:
 
 def _no_weights(folder: RunFolder, asked: str | None, steps: Sequence[int], best: int) -> str:
     """What there is in the place of the weights that were asked for, and how to get further."""
-    resume = f"refine train --resume {quote(str(folder.path))}"
+    resume = f"refine train --resume {quoted(folder.path)}"
     if not steps:
         first = folder.settings().grpo.checkpoint_every
         return (
@@ -101,7 +110,7 @@ def open_model(folder: RunFolder, weights: Weights | None = None) -> tuple[Setti
     except UserError as error:
         if str(folder.model) not in str(error):
             raise
-        again = f"refine train --resume {quote(str(folder.path))}"
+        again = f"refine train --resume {quoted(folder.path)}"
         raise UserError(f"{error} The run writes it again, from its best checkpoint: {again}") from error
     if weights.checkpoint is not None:
         checkpoints.load(weights.checkpoint, policy)
@@ -117,7 +126,7 @@ def export_model(
     if out.exists():
         raise UserError(f"{out} exists already; name a new folder.")
     # Written aside first: under its name it is whole.
-    aside = out.with_name(f".{out.name}.new")
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     lost = 0.0
     try:
@@ -146,6 +155,7 @@ def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool)
         trained=weights.trained,
         base=base_of(settings.model.name),
         merged=merged,
+        changes=[str(change) for change in folder.changed_settings()],
     )
 
 
@@ -189,6 +199,7 @@ def evaluate_again(
         weights = weights or choose_weights(folder)
         if weights.checkpoint is not None:
             observer.note(f"tuned is the checkpoint after {weights.trained.text(now.grpo.steps)}")
+        name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         settings, policy = open_model(folder, weights)
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
         if samples is not None:
@@ -281,13 +292,22 @@ def replay(
     ids = [g.prompt.id for g in recorded[step]]
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
+    if others := [change for change in folder.changed_settings() if step <= change.step]:
+        raise UserError(
+            f"Step {step} was made under other settings than those in force, and cannot be made again. "
+            f"{'; '.join(map(str, others))}."
+        )
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
     hold_positions(settings, policy, folder.prompts(), observer)
     optimizer = make_optimizer(policy, settings)
     start = Position()
     weights = sampled_after(step, settings)
-    if before := [s for s in folder.checkpoints() if s <= weights]:
-        start = checkpoints.load(folder.checkpoint(before[-1]), policy, optimizer)
+    for before in [s for s in reversed(folder.checkpoints()) if s <= weights]:
+        try:
+            start = checkpoints.load(folder.checkpoint(before), policy, optimizer)
+            break
+        except DamagedCheckpoint as damaged:
+            observer.warning(f"The checkpoint of step {before} is damaged: {damaged}")
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     parts = Parts(
         policy=policy,

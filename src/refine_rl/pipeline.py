@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from refine_rl.connecting import spending
-from refine_rl.errors import GuardStop, Interrupted, MachineError
+from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, quoted
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare
 from refine_rl.preparing import prepare
@@ -36,6 +36,8 @@ def run(
     began = time.perf_counter()
     with folder.writing(), _on_record(folder):
         folder.repair()
+        if (comparison := _finished(folder, observer)) is not None:
+            return comparison
         folder.require_same_reward()
         with folder.timed("prepare"):
             made = prepare(folder, functions, observer, pause)
@@ -77,6 +79,19 @@ def run(
     return comparison
 
 
+def _finished(folder: RunFolder, observer: Observer) -> Comparison | None:
+    """What came of a run in which nothing is left to do; None for any other."""
+    if not folder.finished():
+        return None
+    observer.note(
+        f"{folder.path} is finished: nothing is left to train. To compare again, with fresh draws: "
+        f"refine eval {quoted(folder.path)}"
+    )
+    if not folder.report.is_file():
+        folder.save_report(render(folder))
+    return folder.comparison()
+
+
 @contextlib.contextmanager
 def _on_record(folder: RunFolder) -> Iterator[None]:
     """Whatever ends the run early stands in its events; after a guard there is a report."""
@@ -86,6 +101,8 @@ def _on_record(folder: RunFolder) -> Iterator[None]:
         folder.event("guard", stop.guard, f"{stop.what} {stop.advice}")
         folder.save_report(render(folder))
         raise
+    except DiskError:
+        raise  # there is no room to say so
     except MachineError as error:
         folder.event("failure", "endpoint", str(error))
         raise

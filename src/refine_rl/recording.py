@@ -7,13 +7,50 @@ from collections.abc import Sequence
 import torch
 
 from refine_rl.config import Settings
+from refine_rl.errors import UserError, quoted
 from refine_rl.grpo import checkpoint
-from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.checkpoint import DamagedCheckpoint, Position
 from refine_rl.grpo.pool import Chosen, Seen, worth
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.runs import RunFolder
 from refine_rl.types import Group, StepMetrics
+
+
+def newest_whole(run: RunFolder, observer: Observer) -> int:
+    """The step of the newest checkpoint from which the run can go on; 0 where that is the start.
+
+    What is damaged is named and set aside. A checkpoint serves only where the best one that it names is
+    whole too, and the record reaches as far as it does: the steps after an earlier one are made again from
+    the record, to the same bits, and bring back what is missing.
+    """
+    positions: dict[int, Position] = {}
+    for step in run.checkpoints():
+        try:
+            positions[step] = checkpoint.check(run.checkpoint(step))
+        except DamagedCheckpoint as damaged:
+            aside = run.set_aside(step)
+            text = (
+                f"The checkpoint of step {step} is damaged: {damaged} It was set aside as {aside.name}, and "
+                "training goes on from the one before; the steps since are made again from the record."
+            )
+            run.event("warning", "damaged_checkpoint", text, step)
+            observer.warning(text)
+    reached = run.recorded_to()
+    usable = [
+        step
+        for step, position in positions.items()
+        if step <= reached and (not position.best_step or position.best_step in positions)
+    ]
+    newest = max(usable, default=0)
+    changed = max((change.step for change in run.changed_settings()), default=0)
+    if newest < min(changed, reached):
+        raise UserError(
+            f"{run.path}: the newest checkpoint that can be used is that of step {newest}, but the steps up "
+            f"to {changed} were made under other settings, and cannot be made again from the record. Train "
+            f"them anew: refine train --resume {quoted(run.path)} --from-step {newest}"
+        )
+    return newest
 
 
 class FolderRecorder:

@@ -24,7 +24,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, sample
 from refine_rl.progress import Observer, Pause, never, wait
 from refine_rl.randomness import generator
-from refine_rl.recording import FolderRecorder
+from refine_rl.recording import FolderRecorder, newest_whole
 from refine_rl.rewards.anchors import check_anchors
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
@@ -162,8 +162,8 @@ class Work:
                     self._look_before(validation)
         optimizer = make_optimizer(self.policy, self.settings)
         start = Position()
-        if steps := self.folder.checkpoints():
-            start = checkpoint.load(self.folder.checkpoint(steps[-1]), self.policy, optimizer)
+        if step := newest_whole(self.folder, self.observer):
+            start = checkpoint.load(self.folder.checkpoint(step), self.policy, optimizer)
         if start.step < self.settings.grpo.steps:
             self.observer.stage(f"Training, steps {start.step + 1} to {self.settings.grpo.steps}")
         self.cost()  # what is counted from here on belongs to the steps
@@ -319,7 +319,13 @@ class Work:
         """The tuned model in the run's folder, with its card."""
         step = position.best_step or position.step
         trained = Trained(step=step, taken=position.step, best=bool(position.best_step))
-        card = model_card(self.settings, comparison, trained=trained, base=base_of(self.settings.model.name))
+        card = model_card(
+            self.settings,
+            comparison,
+            trained=trained,
+            base=base_of(self.settings.model.name),
+            changes=[str(change) for change in self.folder.changed_settings()],
+        )
 
         def write(folder: Path) -> None:
             self.policy.save(folder)

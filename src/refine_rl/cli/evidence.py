@@ -65,7 +65,7 @@ def evaluate(
                 judge=judge,
                 weights=weights,
                 overrides=overrides,
-                name=folder.free_evaluation(name),
+                name=name,
                 observer=Screen(),
                 pause=pause,
             )

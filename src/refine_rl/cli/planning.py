@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from refine_rl.cli.streams import results_apart
 from refine_rl.cli.training import JSON, SET, one_task, program
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from refine_rl.config import Settings
@@ -51,11 +52,13 @@ def plan(
         raise UserError("--yes goes with --probe: without it there is nothing to agree to.")
     one_task("plan", task, recipe)
     settings = load_settings(task, recipe=recipe, overrides=overrides)
-    found = survey(settings)
+    with results_apart():
+        found = survey(settings)
     if probe and not found.prompts:
         here = task or Path("task.toml")
         raise UserError(
-            f"--probe needs prompts, and the writer has not written them yet: {program()} prompts {here} "
+            "--probe needs prompts, and the writer has not written them yet: "
+            f"{program()} prompts {quoted(here)} "
             '--out written.jsonl, then prompts.source = "file:written.jsonl".'
         )
     planned = make_plan(settings, found.counts)

@@ -10,7 +10,7 @@ import typer
 
 from refine_rl.cli.interrupt import interruptible
 from refine_rl.cli.training import JSON, SET, program
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,8 +68,8 @@ def init(
     task = folder / "task.toml"
     if writer is not None:
         typer.echo(
-            f"\nBefore anything is spent: {program()} plan {task}\n"
-            f"To see the prompts: {program()} prompts {task}"
+            f"\nBefore anything is spent: {program()} plan {quoted(task)}\n"
+            f"To see the prompts: {program()} prompts {quoted(task)}"
         )
     elif recipe is None:
         typer.echo(
@@ -78,7 +78,7 @@ def init(
             "With no prompts of your own, let LLMs write them and judge the answers: --task SENTENCE\n"
             "--writer ENDPOINT/MODEL --judge ENDPOINT/MODEL."
         )
-    typer.echo(f"\nRead {task}, then: {program()} train {task}")
+    typer.echo(f"\nRead {task}, then: {program()} train {quoted(task)}")
 
 
 def prompts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,11 @@ def model_card(
     trained: Trained,
     base: Base,
     merged: bool = False,
+    changes: Sequence[str] = (),
 ) -> str:
     """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
-    not compared with the base model; `merged`: one ordinary model was made of base and adapter."""
+    not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
+    settings that were others in a part of the training."""
     lora = settings.model.adapter == "lora"
     adapter = lora and not merged
     what = f"LoRA rank {settings.model.rank}" + ("" if adapter else ", merged into the weights")
@@ -133,6 +136,7 @@ def model_card(
             "",
             f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
             f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
+            *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
             *_about_licence(base),
             "## Use",
