@@ -12,7 +12,8 @@ from refine_rl.config import Settings
 from refine_rl.config_file import override
 from refine_rl.connecting import check_models, connect, spending
 from refine_rl.errors import UserError
-from refine_rl.evaluate.compare import compare
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import UNEXPECTED, cautions, updated
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.checkpoint import Position
@@ -118,8 +119,18 @@ def evaluate_again(
             after = work.answers(prompts, purpose)
             base, tuned = work.examined(before, after)
         comparison = compare(
-            base, tuned, success=exam.success, resamples=settings.evaluate.bootstrap, seed=seed
+            base,
+            tuned,
+            success=exam.success,
+            resamples=settings.evaluate.bootstrap,
+            seed=seed,
+            updated=updated(folder.history()),
+            seen=met_in_training(folder.prompts()),
         )
+        told = cautions(comparison)
+        for name in UNEXPECTED:
+            if name in told:
+                observer.warning(told[name])
         return comparison, folder.save_evaluation(name, comparison)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from refine_rl.config import Settings
 from refine_rl.types import Comparison
 
 
-def model_card(settings: Settings, comparison: Comparison) -> str:
-    """Markdown with the metadata block that model hubs read."""
+def model_card(settings: Settings, comparison: Comparison, said: Sequence[str] = ()) -> str:
+    """Markdown with the metadata block that model hubs read. `said` are sentences that belong to the
+    verdict."""
     adapter = settings.model.adapter == "lora"
     base = settings.model.name
     front = ["---", "library_name: " + ("peft" if adapter else "transformers")]
@@ -38,22 +41,7 @@ def model_card(settings: Settings, comparison: Comparison) -> str:
             "",
             "## Evidence",
             "",
-            f"Verdict on held-out prompts: **{comparison.verdict}**.",
-            "",
-            "| | mean reward | 95 % interval |",
-            "|---|---|---|",
-            *(
-                f"| {name} | {e.mean:.3f} | {e.ci95[0]:.3f} to {e.ci95[1]:.3f} |"
-                for name, e in (
-                    ("base", comparison.base),
-                    ("tuned", comparison.tuned),
-                    ("difference", comparison.difference),
-                )
-            ),
-            "",
-            f"{comparison.prompts} held-out prompts, {comparison.samples} sampled answers each, "
-            f"seed {g.seed}. "
-            "The reward is the task's own; it says nothing about other abilities of the model.",
+            *_evidence(settings, comparison, said),
             "",
             "## Training",
             "",
@@ -69,3 +57,25 @@ def model_card(settings: Settings, comparison: Comparison) -> str:
             "",
         ]
     )
+
+
+def _evidence(settings: Settings, comparison: Comparison, said: Sequence[str]) -> list[str]:
+    """The verdict, its numbers where there are any, and what has to be said with it."""
+    lines = [f"Verdict on held-out prompts: **{comparison.verdict}**.", ""]
+    if comparison.reward is not None:
+        intervals = comparison.verdict != "too few to tell"
+        lines += ["| | mean reward | 95 % interval |", "|---|---|---|"]
+        sides = ("base", "tuned", "difference")
+        for name, e in ((side, getattr(comparison.reward, side)) for side in sides):
+            interval = f"{e.ci95[0]:.3f} to {e.ci95[1]:.3f}" if intervals else "too few prompts"
+            lines.append(f"| {name} | {e.mean:.3f} | {interval} |")
+        lines.append("")
+    lines += [f"- {text}" for text in said]
+    whole = f" of {comparison.prompts_asked}" if comparison.prompts_missing else ""
+    return [
+        *lines,
+        *([""] if said else []),
+        f"{comparison.prompts}{whole} held-out prompts, {comparison.samples} sampled answers each, "
+        f"seed {settings.grpo.seed}. "
+        "The reward is the task's own; it says nothing about other abilities of the model.",
+    ]
