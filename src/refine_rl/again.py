@@ -13,7 +13,7 @@ from refine_rl.config_file import override
 from refine_rl.connecting import check_models, connect, spending
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import compare, met_in_training
-from refine_rl.evaluate.verdict import UNEXPECTED, cautions, updated
+from refine_rl.evaluate.verdict import unexpected, updated
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.checkpoint import Position
@@ -127,10 +127,8 @@ def evaluate_again(
             updated=updated(folder.history()),
             seen=met_in_training(folder.prompts()),
         )
-        told = cautions(comparison)
-        for name in UNEXPECTED:
-            if name in told:
-                observer.warning(told[name])
+        for text in unexpected(comparison).values():
+            observer.warning(text)
         return comparison, folder.save_evaluation(name, comparison)
 
 

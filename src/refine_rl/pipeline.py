@@ -11,7 +11,7 @@ from refine_rl.connecting import spending
 from refine_rl.errors import GuardStop, Interrupted, MachineError
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare, met_in_training
-from refine_rl.evaluate.verdict import UNEXPECTED, cautions, updated
+from refine_rl.evaluate.verdict import unexpected, updated
 from refine_rl.preparing import prepare
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -70,8 +70,7 @@ def run(
             seen=met_in_training(folder.prompts()),
         )
         folder.save_comparison(comparison)
-        told = {name: text for name, text in cautions(comparison).items() if name in UNEXPECTED}
-        for name, text in {**told, **audit(comparison)}.items():
+        for name, text in {**unexpected(comparison), **audit(comparison)}.items():
             folder.event("warning", name, text, position.step)
             observer.warning(text)
         work.write_model(comparison)

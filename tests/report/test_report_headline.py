@@ -85,7 +85,7 @@ def test_the_share_of_cut_answers_stands_beside_the_verdict() -> None:
     assert "Answers cut at the token limit: base 10 %, tuned 0 %." in said(0.1, 0.0)
     mostly = said(1.0, 0.97)
     assert mostly.startswith("The tuned model is better, on answers that were mostly cut off: reward")
-    assert "so the verdict is about beginnings" in mostly
+    assert "what is compared are beginnings" in mostly
 
 
 def test_successes_are_told_sampled_and_greedy() -> None:

@@ -54,7 +54,7 @@ def test_the_page_shows_facets_with_intervals_where_there_are_enough_prompts(
     together = {"seen": part(8, 0.125), "unseen": part(8, 0.375)}
     run.save_comparison(comparison(run, facets=facets, combinations=together))
     html = render(run)
-    table = re.sub(r"<[^>]+>", " ", html[html.index('<table class="numbers parts">') :])
+    table = re.sub(r"<[^>]+>", " ", html[html.index('<table class="numbers by-facet">') :])
     rows = " ".join(table[: table.index("Do the answers")].split())
     assert "combinations that training had 8 0.25 0.12 to 0.38 0.38 0.25 to 0.50 +0.12 0.00 to 0.25" in rows
     assert "combinations held out whole 8" in rows

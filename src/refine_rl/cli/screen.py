@@ -13,10 +13,12 @@ from rich.table import Table
 
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import MIN_PROMPTS, cautions, cut_text, mostly_cut
-from refine_rl.types import Comparison, Contrast, StepMetrics
+from refine_rl.types import Comparison, Contrast, Part, StepMetrics
 
 EXAMPLES = 3
 _VALUES = 8  # of each facet that are shown
+_NARROW = 88  # columns that the table by facet needs
+_COLUMNS = ("base", "tuned", "difference", "95 % interval")
 _SUCCESS = ("success", "success_greedy")
 _MEASURES = {"success_greedy": "success, greedy"}
 _INDENT = " " * 10
@@ -135,7 +137,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
     never = [n for n in _SUCCESS if n in details and details[n].base.mean == details[n].tuned.mean == 0]
     if c.reward is not None:
         intervals = c.prompts >= MIN_PROMPTS
-        table = _table("")
+        table = _table("", *_COLUMNS)
         for name, m in {"reward": c.reward, **details}.items():
             if name not in (*never, "cut"):
                 label = _MEASURES.get(name, name.replace("component:", "  "))
@@ -162,18 +164,18 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
 
 def _compared_on(c: Comparison, what: str) -> str:
     """The verdict's sentence after the verdict."""
-    qualified = ", on answers that were mostly cut" if mostly_cut(c) else ""
-    if c.prompts_missing:
-        return f"{qualified}: compared on {c.prompts} of {c.prompts_asked} {what}"
-    if c.verdict in ("better", "not better", "worse"):
-        return f"{qualified} on {c.prompts} {what}"
-    return f"{qualified}: compared on {c.prompts} {what}"
+    if c.verdict not in ("better", "not better", "worse"):
+        on = f": compared on {c.prompts}"
+    else:
+        qualified = " (answers mostly cut)" if mostly_cut(c) else ""
+        on = f"{qualified}: compared on {c.prompts}" if c.prompts_missing else f"{qualified} on {c.prompts}"
+    return f"{on} of {c.prompts_asked} {what}" if c.prompts_missing else f"{on} {what}"
 
 
-def _table(first: str, *more: str) -> Table:
+def _table(first: str, *headings: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column(first, overflow="fold")
-    for heading in (*more, "base", "tuned", "difference", "95 % interval"):
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
@@ -185,19 +187,28 @@ def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
 
 
 def _print_parts(c: Comparison, console: Console) -> None:
-    """The reward by facet, and on combinations of facets that training had and had not."""
+    """The reward by facet, and on combinations of facets that training had and had not. Values with too few
+    prompts for an interval are left to the report, and on a narrow screen the rewards themselves."""
     if not c.facets:
         return
-    table = _table("reward by facet", "prompts")
-    for name, label in (("seen", "combinations of training"), ("unseen", "combinations held out")):
+    narrow = console.width < _NARROW
+    table = _table("reward by facet", "prompts", *_COLUMNS[2 if narrow else 0 :])
+
+    def row(label: str, part: Part) -> None:
+        cells = _numbers(part, part.prompts >= MIN_PROMPTS)
+        table.add_row(escape(shown(f"  {_one_line(label)}")), str(part.prompts), *cells[2 if narrow else 0 :])
+
+    if c.combinations:
+        table.add_row("combinations")
+    for name, label in (("seen", "met in training"), ("unseen", "held out whole")):
         if name in c.combinations:
-            part = c.combinations[name]
-            table.add_row(label, str(part.prompts), *_numbers(part, part.prompts >= MIN_PROMPTS))
+            row(label, c.combinations[name])
     for facet, values in c.facets.items():
         table.add_row(escape(shown(_one_line(facet))))
-        for value, part in list(values.items())[:_VALUES]:
-            cells = _numbers(part, part.prompts >= MIN_PROMPTS)
-            table.add_row(escape(shown(f"  {_one_line(value)}")), str(part.prompts), *cells)
-        if len(values) > _VALUES:
-            table.add_row(f"  and {len(values) - _VALUES} more, in the report")
+        enough = {v: part for v, part in values.items() if part.prompts >= MIN_PROMPTS}
+        for value, part in list(enough.items())[:_VALUES]:
+            row(value, part)
+        if left_out := len(values) - min(len(enough), _VALUES):
+            table.add_row(f"[dim]  {'+ ' if enough else ''}{left_out} in the report[/]")
+    console.print()
     console.print(table)

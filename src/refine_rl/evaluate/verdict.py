@@ -9,8 +9,6 @@ from refine_rl.types import Comparison, Estimate, StepMetrics, Verdict
 MIN_PROMPTS = 5  # with fewer, a bootstrap interval means nothing
 FEW_PROMPTS = 20  # with fewer, it promises more than it holds
 MOSTLY = 0.5  # of the answers
-UNEXPECTED = ("no_signal", "not_possible", "mostly_cut")
-"""The cautions that a run gives as warnings when its comparison is made."""
 
 
 def verdict(difference: Estimate | None, prompts: int, *, updated: bool = True) -> Verdict:
@@ -88,10 +86,16 @@ def cautions(comparison: Comparison) -> dict[str, str]:
         )
     if mostly_cut(c):
         found["mostly_cut"] = (
-            "Most answers were cut at rollout.max_tokens before their end, so the verdict is about "
-            "beginnings. Raise it, or reward shorter answers."
+            "Most answers were cut at rollout.max_tokens before their end: what is compared are beginnings. "
+            "Raise it, or reward shorter answers."
         )
     return found
+
+
+def unexpected(comparison: Comparison) -> dict[str, str]:
+    """The cautions that are warnings when a comparison is made."""
+    found = cautions(comparison)
+    return {name: found[name] for name in ("no_signal", "not_possible", "mostly_cut") if name in found}
 
 
 def said_with(comparison: Comparison) -> list[str]:
