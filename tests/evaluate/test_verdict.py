@@ -109,5 +109,5 @@ def test_what_stands_in_the_place_of_a_verdict() -> None:
     assert learned.startswith("No step of the training moved a weight")
     nothing = {"base": None, "tuned": None, "difference": None}
     impossible = cautions(comparison(0, verdict="not possible", prompts_missing=2, **nothing))
-    assert "Of 2 prompts none has scores of both models." in impossible["not_possible"]
+    assert "No prompt (of 2) has scores of both models." in impossible["not_possible"]
     assert "few_prompts" not in impossible

@@ -98,11 +98,11 @@ def test_variety_of_both_sides_and_openings_of_a_few_steps(run: RunFolder) -> No
     assert variety(comparison(run, variety=sides)) == [
         "The base model: 100\N{NO-BREAK SPACE}% of the sampled answers.",
         "The tuned model: 25\N{NO-BREAK SPACE}% of the sampled answers. "
-        "Most frequent openings: “Ahoy, the” (50 %).",
+        "Most frequent openings: “Ahoy, the” (50\N{NO-BREAK SPACE}%).",
     ]
     assert variety(comparison(run, variety={"base": Variety(distinct_share=None)})) == []
     metrics = [{"step": n, "openings": {"So": 0.5} if n > 1 else {}} for n in range(1, 14)]
     assert [step for step, _ in openings(metrics)] == [2, 4, 6, 8, 10, 12, 13]
-    assert openings(metrics)[0] == (2, "“So” (50 %)")
+    assert openings(metrics)[0] == (2, "“So” (50\N{NO-BREAK SPACE}%)")
     assert openings([{"step": 1}, {"step": 2, "openings": {}}]) == []
     assert [step for step, _ in openings(metrics[:3])] == [2, 3]

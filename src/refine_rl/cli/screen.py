@@ -188,7 +188,7 @@ def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
 
 def _print_parts(c: Comparison, console: Console) -> None:
     """The reward by facet, and on combinations of facets that training had and had not. Values with too few
-    prompts for an interval are left to the report, and on a narrow screen the rewards themselves."""
+    prompts for an interval are left to the report; on a narrow screen so are the rewards of the two sides."""
     if not c.facets:
         return
     narrow = console.width < _NARROW
@@ -204,11 +204,15 @@ def _print_parts(c: Comparison, console: Console) -> None:
         if name in c.combinations:
             row(label, c.combinations[name])
     for facet, values in c.facets.items():
-        table.add_row(escape(shown(_one_line(facet))))
         enough = {v: part for v, part in values.items() if part.prompts >= MIN_PROMPTS}
+        if not enough:
+            continue
+        table.add_row(escape(shown(_one_line(facet))))
         for value, part in list(enough.items())[:_VALUES]:
             row(value, part)
         if left_out := len(values) - min(len(enough), _VALUES):
-            table.add_row(f"[dim]  {'+ ' if enough else ''}{left_out} in the report[/]")
+            table.add_row(f"[dim]  + {left_out} in the report[/]")
+    if not table.rows:
+        return
     console.print()
     console.print(table)

@@ -55,7 +55,7 @@ def cautions(comparison: Comparison) -> dict[str, str]:
         )
     if c.reward is None:
         found["not_possible"] = (
-            f"Of {_prompts(c.prompts_asked)} none has scores of both models. The model is trained and saved: "
+            f"No prompt (of {c.prompts_asked}) has scores of both models. The model is trained and saved: "
             "mend what keeps scores away, and compare with refine eval and this run’s folder."
         )
     elif c.prompts < MIN_PROMPTS:
@@ -79,7 +79,7 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             f"Scores are missing of {base} of the base model’s {answers} answers and of {tuned} of the tuned "
             f"model’s; a prompt counts by those that it has, if each side has one.{left_out}"
         )
-    elif c.prompts_missing:
+    elif c.prompts_missing and c.reward is not None:
         found["scores_missing"] = (
             "Left out on both sides, because a score was missing: "
             f"{c.prompts_missing} of {c.prompts_asked} prompts."

@@ -8,7 +8,7 @@ from typing import Any
 
 from refine_rl.evaluate.variety import openings_text
 from refine_rl.evaluate.verdict import FEW_PROMPTS, MIN_PROMPTS
-from refine_rl.report.data import VALUES_SHOWN, share
+from refine_rl.report.data import GLUE, VALUES_SHOWN, share
 from refine_rl.types import Comparison, Part
 
 Json = Mapping[str, Any]
@@ -67,7 +67,7 @@ def variety(comparison: Comparison) -> list[str]:
         found = comparison.variety.get(side)
         if found is None or found.distinct_share is None:
             continue
-        begin = f" Most frequent openings: {openings_text(found.openings.items())}." if found.openings else ""
+        begin = f" Most frequent openings: {_openings(found.openings)}." if found.openings else ""
         lines.append(f"{name}: {share(found.distinct_share)} of the sampled answers.{begin}")
     return lines
 
@@ -77,4 +77,8 @@ def openings(metrics: Sequence[Json]) -> list[tuple[int, str]]:
     told = [(m["step"], m["openings"]) for m in metrics if m.get("openings")]
     stride = max(1, (len(told) - 1) // 5)
     chosen = told[::stride] if len(told) < 2 or (len(told) - 1) % stride == 0 else [*told[::stride], told[-1]]
-    return [(step, openings_text(found.items())) for step, found in chosen]
+    return [(step, _openings(found)) for step, found in chosen]
+
+
+def _openings(found: Mapping[str, float]) -> str:
+    return openings_text(found.items()).replace(" %)", f"{GLUE}%)")
