@@ -169,6 +169,21 @@ def test_the_last_look_at_validation_is_lost_and_the_training_is_not(
     assert steps == [0]
 
 
+def test_while_training_goes_on_a_lost_validation_stops_it_and_it_goes_on_later(
+    refine: Refine, task: Callable[..., Path]
+) -> None:
+    longer = ["--set", "grpo.validate_every=3", "--set", "grpo.steps=4"]
+    stopped = refine("train", task(GONE.format(kind="validation"), validation=3), "--run", "run", *longer)
+    assert stopped.code == 3
+    assert "Validation at step 3: 6 of 6 scores are missing" in stopped.err
+    assert stopped.err.count("first missing score") == 1
+    Path("mended").touch()
+    done = refine("train", "--resume", "run")
+    assert done.code == 0, done.err
+    assert [v["step"] for v in lines("validation.jsonl")] == [0, 3, 4]
+    assert all(v["scores_missing"] == 0 for v in lines("validation.jsonl"))
+
+
 def test_a_flaky_function_costs_scores_and_no_prompts(refine: Refine, task: Callable[..., Path]) -> None:
     done = refine("train", task(FLAKY, held_out=12, validation=3), "--run", "run")
     assert done.code == 0, done.err
@@ -249,8 +264,9 @@ def test_a_flaky_judge_costs_prompts_and_never_the_model(
     assert found["verdict"] == ("not possible" if lost == 6 else "too few to tell")
     assert f"compared on {6 - lost} of 6 held-out prompts" in done.out
     assert f"on {6 - lost} of 6 held-out prompts" in page()
-    # The reason is the judge's reply, as it was.
-    assert "missing_in_comparison" in warnings()
+    text = warnings()["missing_in_comparison"]
+    assert text.startswith(f"The held-out answers: {6 * lost} of 36 scores are missing; ")
+    assert "\njudge: missing: mine/judge" in text  # the judge's failure, not what passed
     assert "first missing score" in done.err
     assert Path("run/model/adapter_model.safetensors").is_file()
     later = refine("eval", "run", "--json")  # the judge says something again
