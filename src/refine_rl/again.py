@@ -15,7 +15,8 @@ from refine_rl.config import Settings
 from refine_rl.config_file import override
 from refine_rl.connecting import check_models, connect, spending
 from refine_rl.errors import UserError, quoted
-from refine_rl.evaluate.compare import compare
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import said_with, unexpected, updated
 from refine_rl.grpo import checkpoint as checkpoints
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.grpo.checkpoint import DamagedCheckpoint, Position, position_of
@@ -149,13 +150,15 @@ def export_model(
 
 
 def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool) -> str:
+    comparison = folder.comparison() if weights.tuned else None
     return model_card(
         settings,
-        folder.comparison() if weights.tuned else None,
+        comparison,
         trained=weights.trained,
         base=base_of(settings.model.name),
         merged=merged,
         changes=[str(change) for change in folder.changed_settings()],
+        said=() if comparison is None else said_with(comparison),
     )
 
 
@@ -245,8 +248,16 @@ def evaluate_again(
             after = work.answers(prompts, purpose)
             base, tuned = work.examined(before, after)
         comparison = compare(
-            base, tuned, success=exam.success, resamples=settings.evaluate.bootstrap, seed=seed
+            base,
+            tuned,
+            success=exam.success,
+            resamples=settings.evaluate.bootstrap,
+            seed=seed,
+            updated=updated(folder.history()),
+            seen=met_in_training(folder.prompts()),
         )
+        for text in unexpected(comparison).values():
+            observer.warning(text)
         return comparison, folder.save_evaluation(name, comparison)
 
 

@@ -324,7 +324,9 @@ class RewardSettings(_Section):
     sanity: list[SanityCase] = []
     """Checked before training; a bad completion that scores as high as the good one stops the run."""
     max_missing: Share = 0.2
-    """The run stops when more than this share of a step's scores is missing."""
+    """The run stops when more than this share of the scores of a step, of a validation or of the base model's
+    held-out answers is missing. What is missing once training is over stops nothing; the comparison counts
+    it."""
 
     @property
     def asks(self) -> bool:

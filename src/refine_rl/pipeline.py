@@ -10,7 +10,8 @@ from typing import Any
 from refine_rl.connecting import spending
 from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, quoted
 from refine_rl.evaluate.audit import audit
-from refine_rl.evaluate.compare import compare
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import unexpected, updated
 from refine_rl.preparing import prepare
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -54,6 +55,7 @@ def run(
                 observer=observer,
                 pause=pause,
                 began=began,
+                warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
             )
             with folder.timed("base"):
                 base = work.base(held_out)
@@ -66,9 +68,11 @@ def run(
             success=made.exam.success,
             resamples=settings.evaluate.bootstrap,
             seed=settings.grpo.seed,
+            updated=updated(folder.history()),
+            seen=met_in_training(folder.prompts()),
         )
         folder.save_comparison(comparison)
-        for name, text in audit(comparison).items():
+        for name, text in {**unexpected(comparison), **audit(comparison)}.items():
             folder.event("warning", name, text, position.step)
             observer.warning(text)
         work.write_model(comparison, position)

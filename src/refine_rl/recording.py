@@ -14,7 +14,7 @@ from refine_rl.grpo.pool import Chosen, Seen, worth
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.runs import RunFolder
-from refine_rl.types import Group, StepMetrics
+from refine_rl.types import Group, Score, StepMetrics
 
 
 def newest_whole(run: RunFolder, observer: Observer) -> int:
@@ -96,6 +96,8 @@ class FolderRecorder:
     def groups(self, groups: Sequence[Group]) -> None:
         self._seen += map(Seen.of, groups)
         self._run.append_groups(groups)
+        if text := missing_text([s for g in groups for s in g.scores]):
+            self.warning(groups[0].step, "missing_in_training", text)
 
     def metrics(self, metrics: StepMetrics) -> None:
         self._history.append(metrics)
@@ -121,6 +123,18 @@ class FolderRecorder:
         self._run.prune_checkpoints(
             keep_newest=self._settings.grpo.keep_checkpoints, keep={position.best_step}
         )
+
+
+def missing_text(scores: Sequence[Score]) -> str:
+    """How many of the scores are missing, and why the first one is; "" where none is."""
+    missing = [s for s in scores if s.status == "missing"]
+    if not missing:
+        return ""
+    verb = "is" if len(missing) == 1 else "are"
+    return (
+        f"{len(missing)} of {len(scores)} scores {verb} missing; a missing score counts for nothing. "
+        f"The first reason:\n{missing[0].explanation}"
+    )
 
 
 def _seen(run: RunFolder) -> list[Seen]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum
 from pathlib import Path
 from statistics import fmean
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
-from refine_rl.evaluate.answer import Answers, answer, answers_of, scored, unscored
+from refine_rl.evaluate.answer import Answers, ScoreGroups, answer, answers_of, scored, unscored
 from refine_rl.evaluate.stats import mean_ci
+from refine_rl.evaluate.verdict import said_with
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.early_exit import serial_groups
@@ -24,7 +25,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, sample
 from refine_rl.progress import Observer, Pause, never, wait
 from refine_rl.randomness import generator
-from refine_rl.recording import FolderRecorder, newest_whole
+from refine_rl.recording import FolderRecorder, missing_text, newest_whole
 from refine_rl.rewards.anchors import check_anchors
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
@@ -71,18 +72,24 @@ class Work:
     observer: Observer
     pause: Pause
     began: float = 0.0  # time.perf_counter() when the process took up the run
+    warned: set[str] = field(default_factory=set)  # names of warnings that were given before
 
     # -- evidence -----------------------------------------------------------------------------
 
     def base(self, prompts: Sequence[Prompt]) -> list[Outcome]:
         """The untrained model's answers to the held-out prompts. Where scores compare only within a group
-        they are still missing: they are given beside the tuned model's, by `tuned`."""
+        they are still missing: they are given beside the tuned model's, by `tuned`. Raises GuardStop where
+        too many are missing: nothing is trained yet."""
         known = self.folder.outcomes("base")
         if known is not None:
             return known
         self.observer.stage(f"The base model answers {len(prompts)} held-out prompts")
         answers = self.answers(prompts, self._exam_purpose)
-        outcomes = unscored(answers) if self.exam.relative else scored([answers], self.examine)[0]
+        if self.exam.relative:
+            outcomes = unscored(answers)
+        else:
+            score = self._scorer(self.exam, "The base model's held-out answers", "missing_in_base")
+            outcomes = scored([answers], score)[0]
         self.folder.save_outcomes("base", outcomes)
         return outcomes
 
@@ -90,7 +97,8 @@ class Work:
         self, prompts: Sequence[Prompt], base: Sequence[Outcome]
     ) -> tuple[Sequence[Outcome], Sequence[Outcome]]:
         """The outcomes of base and tuned on the held-out prompts, both scored, base's answers where scores
-        are relative in one group with the tuned model's."""
+        are relative in one group with the tuned model's. Scores that are missing now end nothing: the
+        model is trained, and the comparison says what it lacks."""
         known = self.folder.outcomes("tuned")
         if known is not None:
             return base, known
@@ -100,18 +108,25 @@ class Work:
             base, outcomes = self.examined(answers_of(base), answers)
             self.folder.save_outcomes("base", base)
         else:
-            outcomes = scored([answers], self.examine)[0]
+            outcomes = scored([answers], self._last_look("tuned"))[0]
         self.folder.save_outcomes("tuned", outcomes)
         return base, outcomes
 
     def examined(
         self, base: Sequence[Answers], tuned: Sequence[Answers]
     ) -> tuple[list[Outcome], list[Outcome]]:
-        """Both sides' answers scored: in one group a prompt where scores are relative, else apart."""
+        """Both sides' answers scored: in one group a prompt where scores are relative, else apart. No number
+        of missing scores stops it."""
         if self.exam.relative:
-            base_outcomes, tuned_outcomes = scored([base, tuned], self.examine)
+            base_outcomes, tuned_outcomes = scored([base, tuned], self._last_look("comparison"))
             return base_outcomes, tuned_outcomes
-        return scored([base], self.examine)[0], scored([tuned], self.examine)[0]
+        return scored([base], self._last_look("base"))[0], scored([tuned], self._last_look("tuned"))[0]
+
+    def _last_look(self, which: str) -> ScoreGroups:
+        """Scores for a comparison of what is trained already."""
+        whose = {"comparison": "The held-out answers", "base": "The base model's answers"}
+        where = whose.get(which, "The tuned model's answers")
+        return self._scorer(self.exam, where, f"missing_in_{which}", stops=False)
 
     @property
     def _exam_purpose(self) -> Purpose:
@@ -129,25 +144,37 @@ class Work:
             pause=self.pause,
         )
 
-    def examine(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
-        """Scores of the final comparison; raises GuardStop where too many are missing."""
-        return self._score(self.exam, prompts, groups)
+    def _scorer(
+        self, reward: CombinedReward, where: str, name: str, step: int | None = None, *, stops: bool = True
+    ) -> ScoreGroups:
+        """Scores many groups at once. The first missing score is told as soon as it is known, as the warning
+        `name`; too many of them raise GuardStop, unless it `stops` nothing."""
 
-    def score_all(
-        self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]
-    ) -> list[list[Score]]:
-        """Scores of many groups at once; raises GuardStop where too many are missing."""
-        return self._score(self.reward, prompts, groups)
+        def score(prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
+            futures = [
+                self.scoring.start(reward.score_group(p, tuple(g)))
+                for p, g in zip(prompts, groups, strict=True)
+            ]
+            new, scores = name not in self.warned, []
+            for prompt, future in zip(prompts, futures, strict=True):
+                scores.append(wait(future, self.pause))
+                self._warn_of_missing(scores[-1], f"{where}, prompt {prompt.id}", name)
+            every = [s for group in scores for s in group]
+            if text := missing_text(every):
+                if new:
+                    self.folder.event("warning", name, f"{where}: {text}", step)
+                self.observer.note(f"{where}: {text.partition(';')[0]}")
+            if stops:
+                require_scores(every, self.settings.reward.max_missing, where)
+            return scores
 
-    def _score(
-        self, reward: CombinedReward, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]
-    ) -> list[list[Score]]:
-        futures = [
-            self.scoring.start(reward.score_group(p, tuple(g))) for p, g in zip(prompts, groups, strict=True)
-        ]
-        scores = [wait(future, self.pause) for future in futures]
-        require_scores([s for g in scores for s in g], self.settings.reward.max_missing, "Evaluation")
-        return scores
+        return score
+
+    def _warn_of_missing(self, scores: Sequence[Score], where: str, name: str) -> None:
+        missing = next((s for s in scores if s.status == "missing"), None)
+        if missing is not None and name not in self.warned:
+            self.warned.add(name)
+            self.observer.warning(f"{where}: the first missing score, and why:\n{missing.explanation}")
 
     # -- training -----------------------------------------------------------------------------
 
@@ -223,17 +250,19 @@ class Work:
         purpose = Purpose(seed=self.settings.grpo.seed, step=0, name="validation")
         answers = self.answers(prompts, purpose, greedy=False)
         first = self.folder.outcomes("validation") if self.reward.relative and step else None
+        where = f"Validation at step {step}"
+        score = self._scorer(self.reward, where, "missing_in_validation", step)
         if first is not None:
-            _, outcomes = scored([answers_of(first), answers], self.score_all)
+            _, outcomes = scored([answers_of(first), answers], score)
         else:
-            outcomes = scored([answers], self.score_all)[0]
+            outcomes = scored([answers], score)[0]
             if self.reward.relative:
                 self.folder.save_outcomes("validation", outcomes)
         scores = [s for o in outcomes for _, s in o.sampled if s.value is not None]
         values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
         rewards = [fmean(v) for v in values if v]
         if not rewards:  # reward.max_missing allows it, but nothing can be chosen by it
-            require_scores([s for o in outcomes for _, s in o.sampled], 0.0, f"Validation at step {step}")
+            require_scores([s for o in outcomes for _, s in o.sampled], 0.0, where)
         estimate = mean_ci(rewards, resamples=1000, seed=self.settings.grpo.seed)
         names = dict.fromkeys(name for s in scores for name in s.breakdown)
         spread = sum(len(set(v)) > 1 for v in values) / len(values)
@@ -244,6 +273,7 @@ class Work:
                 "success": fmean(self.reward.success(s) for s in scores),
                 "components": {n: fmean(s.breakdown[n] for s in scores if n in s.breakdown) for n in names},
                 "prompts_with_spread": spread,
+                "scores_missing": sum(s.status == "missing" for o in outcomes for _, s in o.sampled),
             }
         )
         return estimate.mean
@@ -265,7 +295,8 @@ class Work:
             pause=self.pause,
         )
         answers = [Answers(prompt=p, sampled=g, greedy=g[0]) for p, g in zip(prompts, groups, strict=True)]
-        outcomes = scored([answers], self.score_all)[0]
+        score = self._scorer(self.reward, "The pool's probe", "missing_in_probe", 0)
+        outcomes = scored([answers], score)[0]
         self.folder.save_outcomes("probe", outcomes)
         values = [{s.value for _, s in o.sampled if s.value is not None} for o in outcomes]
         flat = sum(len(v) == 1 for v in values)
@@ -325,6 +356,7 @@ class Work:
             trained=trained,
             base=base_of(self.settings.model.name),
             changes=[str(change) for change in self.folder.changed_settings()],
+            said=said_with(comparison),
         )
 
         def write(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict
 Split = Literal["train", "validation", "held_out"]
 Status = Literal["scored", "invalid", "missing"]
 StopReason = Literal["stop", "length"]
-Verdict = Literal["better", "not better", "worse"]
+Verdict = Literal["better", "not better", "worse", "too few to tell", "no signal", "not possible"]
 
 RIGHT_STEPS = "right_steps"
 """In the breakdown of a wrong answer whose steps were graded: the share before its first wrong one."""
@@ -202,6 +202,8 @@ class StepMetrics:
     importance_mean: float | None = None  # importance weights before they are cut; None without a cap
     importance_max: float | None = None
     groups_by_steps: int = 0  # of those without variance: told apart by the steps of their answers
+    distinct_share: float | None = None  # completions whose text no other prompt of the step got
+    openings: Mapping[str, float] = field(default_factory=dict)  # met under several prompts; share of all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,6 +237,27 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Part(Contrast):
+    """The rewards of base and tuned on some of the compared prompts; `prompts` is how many."""
+
+    prompts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variety:
+    """Whether answers depend on the prompt, read off a set of answers to several prompts.
+
+    `distinct_share` is the share of answers whose text no other prompt got: 1 where every prompt has answers
+    of its own, 0 where each answer is given to another prompt as well; None with fewer than two prompts.
+    `openings` are the most frequent first words that answers to several prompts begin with, each with the
+    share of all answers.
+    """
+
+    distinct_share: float | None
+    openings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One held-out prompt side by side."""
 
@@ -250,27 +273,59 @@ class Example:
 class Comparison:
     """Base against tuned on held-out prompts.
 
-    `verdict` is read off the interval of `difference` (sampled reward): "better" above 0, "worse"
-    below 0, else "not better". `details` holds the same contrast for other measures: "greedy"
-    (reward of the greedy answer), "success" and "success_greedy" (share of full successes), and
-    "component:NAME" for each component.
+    `verdict` is read off the interval of `difference` (sampled reward): "better" above 0, "worse" below 0,
+    else "not better". Three verdicts come before it: "no signal" where training moved no weight, "not
+    possible" where no prompt has a score on both sides (then the three estimates are None), "too few to
+    tell" where fewer than 5 have.
+
+    `details` holds the same contrast for other measures: "greedy" (reward of the greedy answer), "success"
+    and "success_greedy" (share of full successes), "cut" (share of sampled answers that were cut at the
+    token limit), and "component:NAME" for each component. `facets` has the rewards by facet and value,
+    `combinations` those on "seen" combinations of facets, which some prompt of training has, and on
+    "unseen" ones; it is empty where every combination was seen. `variety` is of "base" and of "tuned".
     """
 
     prompts: int
-    base: Estimate
-    tuned: Estimate
-    difference: Estimate
+    base: Estimate | None
+    tuned: Estimate | None
+    difference: Estimate | None
     verdict: Verdict
     examples: tuple[Example, ...]
     details: Mapping[str, Contrast] = field(default_factory=dict)
     samples: int = 1
-    prompts_missing: int = 0  # prompts left out because a score was missing on either side
+    prompts_missing: int = 0  # prompts left out because a side has no sampled score
+    scores_missing: Mapping[str, int] = field(default_factory=dict)  # of "base" and "tuned", greedy included
+    facets: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
+    combinations: Mapping[str, Part] = field(default_factory=dict)
+    variety: Mapping[str, Variety] = field(default_factory=dict)
+
+    @property
+    def prompts_asked(self) -> int:
+        """The prompts that both models answered, scored or not."""
+        return self.prompts + self.prompts_missing
+
+    @property
+    def reward(self) -> Contrast | None:
+        """The sampled reward of base and tuned; None where nothing could be compared."""
+        if self.base is None or self.tuned is None or self.difference is None:
+            return None
+        return Contrast(base=self.base, tuned=self.tuned, difference=self.difference)
 
     def __str__(self) -> str:
         def show(e: Estimate) -> str:
-            return f"{e.mean:.3f} [{e.ci95[0]:.3f}, {e.ci95[1]:.3f}]"
+            # Over so few prompts an interval would contradict the verdict.
+            few = self.verdict == "too few to tell"
+            return f"{e.mean:.3f}" if few else f"{e.mean:.3f} [{e.ci95[0]:.3f}, {e.ci95[1]:.3f}]"
 
+        prompts = f"{self.prompts} held-out prompts"
+        if self.prompts_missing:
+            prompts = f"{self.prompts} of {self.prompts_asked} held-out prompts"
+        if "cut" in self.details:
+            base, tuned = (side.mean for side in (self.details["cut"].base, self.details["cut"].tuned))
+            prompts += f", answers cut at the token limit: base {base:.0%}, tuned {tuned:.0%}"
+        if self.reward is None:
+            return f"{self.verdict}: scores of both models on {prompts}"
         return (
-            f"{self.verdict}: base {show(self.base)} -> tuned {show(self.tuned)}, "
-            f"difference {show(self.difference)} on {self.prompts} held-out prompts"
+            f"{self.verdict}: base {show(self.reward.base)} -> tuned {show(self.reward.tuned)}, "
+            f"difference {show(self.reward.difference)} on {prompts}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -150,3 +151,16 @@ def test_the_top_is_reached_only_with_every_paid_component_full() -> None:
     assert not guards.at_the_top(history(full, full, low), weights)
     assert not guards.at_the_top(history(full, spread, full), weights)
     assert not guards.at_the_top(history(*[full] * 3), {**weights, "overlong": 1.0})
+
+
+def test_a_collapse_across_prompts_is_named() -> None:
+    def shares(*values: float | None, **last: Any) -> dict[str, str]:
+        past = history(*[{"distinct_share": v} for v in values])
+        return guards.warnings([*past[:-1], dataclasses.replace(past[-1], **last)])
+
+    found = shares(*[1.0] * 5, *[0.25] * 5, openings={"Ahoy, matey, the ship": 0.75})["same_answers"]
+    assert "100 % belonged to one prompt alone, now 25 % do." in found
+    assert "They begin with “Ahoy, matey, the ship” (75 %)." in found
+    assert shares(*[1.0] * 5, *[0.75] * 5) == {}
+    assert shares(*[0.25] * 5, *[0.0] * 5) == {}  # labels: the same few answers from the start
+    assert shares(*[None] * 10) == {}  # one prompt a step

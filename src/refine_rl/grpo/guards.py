@@ -12,6 +12,7 @@ from statistics import fmean, median
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
+from refine_rl.evaluate.variety import collapse_text, collapsed
 from refine_rl.types import StepMetrics
 
 WINDOW = 5  # steps over which the start and the present are averaged
@@ -120,6 +121,9 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             f"Entropy fell from {entropy_then:.3f} to {entropy_now:.3f} nats a token: the policy hardly "
             "tries anything new. Stop here, or lower grpo.learning_rate, add grpo.kl, raise clip_high."
         )
+    distinct_then, distinct_now = _distinct(first), _distinct(last)
+    if distinct_then is not None and distinct_now is not None and collapsed(distinct_then, distinct_now):
+        found["same_answers"] = collapse_text(distinct_then, distinct_now, last[-1].openings)
     if fmean(m.clipped_share for m in last) > 0.5:
         found["many_cut"] = (
             "More than half of the completions are cut at rollout.max_tokens; raise it, or reward "
@@ -131,3 +135,9 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             "nothing: training may be done, or the reward is too coarse or too hard."
         )
     return found
+
+
+def _distinct(steps: Sequence[StepMetrics]) -> float | None:
+    """The mean share of answers that belong to one prompt alone, over the steps that have one."""
+    shares = [m.distinct_share for m in steps if m.distinct_share is not None]
+    return fmean(shares) if shares else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from refine_rl.config import Settings
 from refine_rl.errors import MEND, GuardStop
+from refine_rl.evaluate.variety import variety
 from refine_rl.grpo.advantage import by_sign, by_steps, gdpo, leave_one_out, mean_only, zscore
 from refine_rl.grpo.batch import MemberKey, sampled_logprobs
 from refine_rl.grpo.update import kl_per_token
@@ -170,6 +171,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
     logprobs = [x for g in groups for t in g.trajectories for x in sampled_logprobs(t)]
     shares = [{s.breakdown[RIGHT_STEPS] for s in g.scores if RIGHT_STEPS in s.breakdown} for g in groups]
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
+    answers = variety([(g.prompt.id, [t.completion for t in g.trajectories]) for g in groups])
     components = {
         name: _mean([s.breakdown[name] for s in scores if s.value is not None and name in s.breakdown])
         for name in names
@@ -185,6 +187,8 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
         "members_missing": sum(1 for s in scores if s.status == "missing"),
         "tokens_mean": math.fsum(tokens) / len(tokens),
         "clipped_share": reasons.count("length") / len(reasons),
+        "distinct_share": answers.distinct_share,
+        "openings": answers.openings,
         "entropy": None if not logprobs else -math.fsum(logprobs) / len(logprobs),
     }
 

@@ -90,10 +90,11 @@ def model_card(
     base: Base,
     merged: bool = False,
     changes: Sequence[str] = (),
+    said: Sequence[str] = (),
 ) -> str:
     """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
     not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
-    settings that were others in a part of the training."""
+    settings that were others in a part of the training; `said` are sentences that belong to the verdict."""
     lora = settings.model.adapter == "lora"
     adapter = lora and not merged
     what = f"LoRA rank {settings.model.rank}" + ("" if adapter else ", merged into the weights")
@@ -130,7 +131,7 @@ def model_card(
             "",
             "## Evidence",
             "",
-            *_evidence(settings, comparison),
+            *_evidence(settings, comparison, said),
             "",
             "## Training",
             "",
@@ -149,24 +150,25 @@ def model_card(
     )
 
 
-def _evidence(settings: Settings, comparison: Comparison | None) -> list[str]:
+def _evidence(settings: Settings, comparison: Comparison | None, said: Sequence[str]) -> list[str]:
+    """The verdict, its numbers where there are any, and what has to be said with it."""
     if comparison is None:
         return ["These weights are a checkpoint. They were not compared with the base model."]
+    lines = [f"Verdict on held-out prompts: **{comparison.verdict}**.", ""]
+    if comparison.reward is not None:
+        intervals = comparison.verdict != "too few to tell"
+        lines += ["| | mean reward | 95 % interval |", "|---|---|---|"]
+        sides = ("base", "tuned", "difference")
+        for name, e in ((side, getattr(comparison.reward, side)) for side in sides):
+            interval = f"{e.ci95[0]:.3f} to {e.ci95[1]:.3f}" if intervals else "too few prompts"
+            lines.append(f"| {name} | {e.mean:.3f} | {interval} |")
+        lines.append("")
+    lines += [f"- {text}" for text in said]
+    whole = f" of {comparison.prompts_asked}" if comparison.prompts_missing else ""
     return [
-        f"Verdict on held-out prompts: **{comparison.verdict}**.",
-        "",
-        "| | mean reward | 95 % interval |",
-        "|---|---|---|",
-        *(
-            f"| {name} | {e.mean:.3f} | {e.ci95[0]:.3f} to {e.ci95[1]:.3f} |"
-            for name, e in (
-                ("base", comparison.base),
-                ("tuned", comparison.tuned),
-                ("difference", comparison.difference),
-            )
-        ),
-        "",
-        f"{comparison.prompts} held-out prompts, {comparison.samples} sampled answers each, "
+        *lines,
+        *([""] if said else []),
+        f"{comparison.prompts}{whole} held-out prompts, {comparison.samples} sampled answers each, "
         f"seed {settings.grpo.seed}. "
         "The reward is the task's own; it says nothing about other abilities of the model.",
     ]

@@ -31,6 +31,7 @@ _LABELS = {
     "greedy": "Reward, greedy answer",
     "success": "Full successes, sampled",
     "success_greedy": "Full successes, greedy",
+    "cut": "Cut at the token limit, sampled",
 }
 _PARTS = {  # of a step: label, colour
     "sample": ("Steps: sampling", "sample"),
@@ -116,8 +117,7 @@ def measures(comparison: Comparison) -> list[Measure]:
     them and 0.
     """
     c = comparison
-    reward = Contrast(base=c.base, tuned=c.tuned, difference=c.difference)
-    rows = [_measure("Reward, sampled answers", reward, component=False)]
+    rows = [] if c.reward is None else [_measure("Reward, sampled answers", c.reward, component=False)]
     rows += [_measure(_LABELS[n], c.details[n], component=False) for n in _LABELS if n in c.details]
     rows += [
         _measure(name.removeprefix("component:"), contrast, component=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from refine_rl.report import data, rollouts
+from refine_rl.evaluate.verdict import MIN_PROMPTS
+from refine_rl.report import data, parts, rollouts
 from refine_rl.report.asked import asked, money
 from refine_rl.report.headline import headline
 
@@ -42,6 +43,10 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
         "facts": data.facts(run, settings, metrics, best),
         "comparison": comparison,
         "measures": data.measures(comparison) if comparison is not None else [],
+        "intervals": comparison is not None and comparison.prompts >= MIN_PROMPTS,
+        "parts": parts.by_facet(comparison) if comparison is not None else [],
+        "variety": parts.variety(comparison) if comparison is not None else [],
+        "openings": parts.openings(metrics),
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
         "asked": asked(run, events),

@@ -181,9 +181,12 @@ class CombinedReward:
 
     def _valued(self, trajectory: Trajectory, scores: Mapping[str, Score]) -> Score:
         had = {name: score.value for name, score in scores.items() if score.value is not None}
-        explanation = "\n".join(f"{name}: {_explain(score)}" for name, score in scores.items())
+        explained = {name: f"{name}: {_explain(score)}" for name, score in scores.items()}
         if len(had) < len(scores):
-            return Score.missing(explanation, had)
+            # What failed first: the beginning is what a person is shown.
+            failed = [line for name, line in explained.items() if name not in had]
+            return Score.missing("\n".join([*failed, *(explained[name] for name in had)]), had)
+        explanation = "\n".join(explained.values())
         if self.combine == "product":
             outside = [n for n, v in had.items() if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
             if outside:
