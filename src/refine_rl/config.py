@@ -322,6 +322,9 @@ class RewardSettings(_Section):
     """Checked before training; a bad completion that scores as high as the good one stops the run."""
     max_missing: Share = 0.2
     """The run stops when more than this share of a step's scores is missing."""
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds that one call of a function may take; in TRL's form a call scores a whole group. What takes
+    longer is stopped, and its score is missing."""
 
     @property
     def asks(self) -> bool:

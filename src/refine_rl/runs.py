@@ -48,7 +48,9 @@ class RunFolder:
     """The files of one run. Reading never needs more than the folder itself."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path  # as it was given, for words
+        # Where the files are, whatever becomes of the current folder: a reward function may change it.
+        self._root = path.absolute()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -92,24 +94,24 @@ class RunFolder:
         nothing = {"config.toml", ".lock", _GIVEN_PROMPTS, _TIMES}
         if not self._under_way():
             nothing.add(_UNDER_WAY)
-        if {p.name for p in self.path.iterdir()} <= nothing:
-            shutil.rmtree(self.path)
+        if {p.name for p in self._root.iterdir()} <= nothing:
+            shutil.rmtree(self._root)
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return self._root.resolve().name
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Holds the run for one writer; a second process that wants to write is refused."""
-        with (self.path / ".lock").open("w") as lock:
+        with (self._root / ".lock").open("w") as lock:
             if not _try_lock(lock):
                 raise UserError(f"{self.path} is being written by another process; wait for it or stop it.")
             try:
                 yield
             finally:
                 if not self._under_way():
-                    (self.path / _UNDER_WAY).unlink(missing_ok=True)
+                    (self._root / _UNDER_WAY).unlink(missing_ok=True)
 
     # -- settings and prompts -----------------------------------------------------------------
 
@@ -290,10 +292,10 @@ class RunFolder:
             self._keep_lines(file, lambda record: True)
         if killed := self._under_way():
             self._append("llm_calls.jsonl", "".join(map(_line, killed)))
-        (self.path / _UNDER_WAY).unlink(missing_ok=True)
+        (self._root / _UNDER_WAY).unlink(missing_ok=True)
         for leftover in (*self._checkpoints.glob(".step-*"), *self._checkpoints.glob(".old-*")):
             shutil.rmtree(leftover)
-        for leftover in self.path.glob(f".{self.model.name}.*"):
+        for leftover in self._root.glob(f".{self.model.name}.*"):
             shutil.rmtree(leftover)
 
     def rewind(self, step: int) -> None:
@@ -305,8 +307,8 @@ class RunFolder:
         for file in ("groups.jsonl", "metrics.jsonl", "validation.jsonl", "pool.jsonl"):
             self._keep_lines(file, lambda record: record["step"] <= step)
         if step == 0:
-            shutil.rmtree(self.path / "evaluations", ignore_errors=True)
-            (self.path / "validation.jsonl").unlink(missing_ok=True)
+            shutil.rmtree(self._root / "evaluations", ignore_errors=True)
+            (self._root / "validation.jsonl").unlink(missing_ok=True)
         for later in self.checkpoints():
             if later > step:
                 shutil.rmtree(self.checkpoint(later))
@@ -315,7 +317,7 @@ class RunFolder:
 
     @property
     def _checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self._root / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
         return self._checkpoints / f"step-{step:06d}"
@@ -350,7 +352,7 @@ class RunFolder:
 
     def outcomes(self, which: str, prompts: Sequence[Prompt] | None = None) -> list[Outcome] | None:
         """Outcomes saved before, or None where there are none."""
-        if not (self.path / f"evaluations/{which}.jsonl").is_file():
+        if not (self._root / f"evaluations/{which}.jsonl").is_file():
             return None
         by_id = {p.id: p for p in (self.prompts() if prompts is None else prompts)}
         return [outcome_from(r, by_id) for r in self._lines(f"evaluations/{which}.jsonl")]
@@ -365,10 +367,10 @@ class RunFolder:
 
     def free_evaluation(self, name: str) -> str:
         """`name`, or `name-2` ... where there is an evaluation of that name."""
-        return _free(name, lambda free: (self.path / f"evaluations/{free}.json").exists())
+        return _free(name, lambda free: (self._root / f"evaluations/{free}.json").exists())
 
     def comparison(self) -> Comparison | None:
-        if not (self.path / "comparison.json").is_file():
+        if not (self._root / "comparison.json").is_file():
             return None
         return comparison_from(json.loads(self._text("comparison.json")))
 
@@ -378,7 +380,7 @@ class RunFolder:
         return self.path / "model"
 
     def write_model(self, write: Callable[[Path], None]) -> None:
-        _write_folder(self.model, write)
+        _write_folder(self._root / self.model.name, write)
 
     @property
     def report(self) -> Path:
@@ -391,11 +393,11 @@ class RunFolder:
     # -- bytes --------------------------------------------------------------------------------
 
     def _text(self, file: str) -> str:
-        return (self.path / file).read_text(encoding="utf-8")
+        return (self._root / file).read_text(encoding="utf-8")
 
     def _lines(self, file: str) -> Iterator[dict[str, Any]]:
         """Whole lines only: what follows the last line end is still being written."""
-        path = self.path / file
+        path = self._root / file
         if not path.is_file():
             return
         with path.open("rb") as lines:
@@ -405,7 +407,7 @@ class RunFolder:
 
     def _append(self, file: str, text: str) -> None:
         data = _bytes(text)
-        descriptor = os.open(self.path / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._root / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             while data:
                 data = data[os.write(descriptor, data) :]
@@ -413,7 +415,7 @@ class RunFolder:
             os.close(descriptor)
 
     def _replace(self, file: str, text: str) -> Path:
-        path = self.path / file
+        path = self._root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.new")
         with aside.open("wb") as f:
@@ -421,10 +423,10 @@ class RunFolder:
             f.flush()
             os.fsync(f.fileno())
         aside.replace(path)
-        return path
+        return self.path / file
 
     def _keep_lines(self, file: str, keep: Callable[[dict[str, Any]], bool]) -> None:
-        if (self.path / file).is_file():
+        if (self._root / file).is_file():
             self._replace(file, "".join(_line(r) for r in self._lines(file) if keep(r)))
 
 

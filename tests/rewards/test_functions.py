@@ -56,7 +56,14 @@ async def one_async(completion: str) -> float:
 
 
 def many(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
-    assert set(kwargs) == {"prompts", "completion_ids", "points"}
+    assert set(kwargs) == {
+        "prompts",
+        "completion_ids",
+        "points",
+        "trainer_state",
+        "log_metric",
+        "log_extra",
+    }
     return [
         float(a in c) * p + ids[0]
         for c, a, p, ids in zip(completions, answer, kwargs["points"], kwargs["completion_ids"], strict=True)

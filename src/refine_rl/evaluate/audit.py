@@ -7,7 +7,7 @@ in a component that is only watched (weight 0), or that lost while the sum won.
 
 from __future__ import annotations
 
-from refine_rl.types import Comparison
+from refine_rl.types import LOGGED, Comparison
 
 
 def audit(comparison: Comparison) -> dict[str, str]:
@@ -25,11 +25,10 @@ def audit(comparison: Comparison) -> dict[str, str]:
             "larger groups; or sample the answers where the model is used."
         )
     for name, measure in comparison.details.items():
-        watched = name.startswith("component:") or name == "success"
+        component = name.removeprefix("component:")
+        watched = name == "success" or (component != name and not component.startswith(LOGGED))
         if watched and measure.difference.ci95[1] < 0:
-            what = (
-                f"the component {name.removeprefix('component:')!r}" if name != "success" else "full success"
-            )
+            what = f"the component {component!r}" if name != "success" else "full success"
             found[name] = (
                 f"The reward rose from {comparison.base.mean:.3f} to {comparison.tuned.mean:.3f} while "
                 f"{what} fell from {measure.base.mean:.3f} to {measure.tuned.mean:.3f}: the reward is won "
