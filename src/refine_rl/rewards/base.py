@@ -86,7 +86,10 @@ def foreign_frames(frames: Iterable[traceback.FrameSummary]) -> str:
     given = list(frames)
     called = max((i for i, frame in enumerate(given) if Path(frame.filename) == _CALLER), default=0)
     theirs = (i for i, frame in enumerate(given) if i >= called and not _is_ours(frame.filename))
-    lines = traceback.format_list(given[next(theirs, 0) :])
+    given = given[next(theirs, 0) :]
+    while len(given) > 1 and _is_ours(given[-1].filename):  # where we refused what it did
+        del given[-1]
+    lines = traceback.format_list(given)
     if len(lines) > _FIRST_FRAMES + _LAST_FRAMES:
         left_out = len(lines) - _FIRST_FRAMES - _LAST_FRAMES
         lines = [*lines[:_FIRST_FRAMES], f"  ... {left_out} frames ...\n", *lines[-_LAST_FRAMES:]]

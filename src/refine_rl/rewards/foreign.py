@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -297,11 +297,11 @@ class _Async:
                     target=_turn_loop, args=(self._loop,), name="refine-reward-async", daemon=True
                 )
                 self.seat.thread.start()
-            future = asyncio.run_coroutine_threadsafe(_settled(self.seat, call, seconds), self._loop)
-            opened = self._open
-        opened.add(future)
-        future.add_done_callback(opened.discard)
-        return future
+            done: Future[Any] = Future()
+            self._open.add(done)
+            done.add_done_callback(self._open.discard)
+            self._loop.call_soon_threadsafe(_begin, self._loop, done, _settled(self.seat, call, seconds))
+        return done
 
     def close(self) -> None:
         with self._lock:
@@ -320,6 +320,26 @@ class _Async:
             with contextlib.suppress(InvalidStateError):
                 future.set_result(failure)
         return False
+
+
+def _begin(loop: asyncio.AbstractEventLoop, done: Future[Any], work: Coroutine[Any, Any, Any]) -> None:
+    """`done` gets what comes of `work`, unless it has an answer already; cancelled, it cancels `work`."""
+    task = loop.create_task(work)
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        with contextlib.suppress(InvalidStateError):
+            if task.cancelled() or not done.set_running_or_notify_cancel():
+                done.cancel()
+            else:
+                done.set_result(task.result())
+
+    def given_up(done: Future[Any]) -> None:
+        if done.cancelled():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(task.cancel)
+
+    task.add_done_callback(ended)
+    done.add_done_callback(given_up)
 
 
 def _turn_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -361,10 +381,6 @@ async def _quietly(seat: _Seat, call: Callable[[], Awaitable[Any]], seconds: flo
     """As `call`; what it raises becomes a Failure, for in a task of its own some of it would end the loop."""
     try:
         return await _Watched(seat, call, seconds)
-    except GeneratorExit:
-        if asyncio.current_task() is None:  # this coroutine itself is being closed
-            raise
-        return Failure(why="GeneratorExit")
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
