@@ -40,6 +40,7 @@ from refine_rl.types import Prompt, Score, Trajectory
 
 _ONE = frozenset({"prompt", "completion"})
 _LIST = frozenset({"prompts", "completions", "completion_ids"})
+_ANSWERS = frozenset({"completion", "completions", "completion_ids"})
 _FORMS = "`def f(prompt, completion)` or `def f(prompts, completions, **kwargs)`"
 
 
@@ -140,7 +141,7 @@ def function_reward(
     accepts = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     one, many = accepts & _ONE, accepts & _LIST
     unnamed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
-    if unnamed or bool(one) == bool(many) or not accepts & {"completion", "completions"}:
+    if unnamed or bool(one) == bool(many) or not accepts & _ANSWERS:
         raise SettingsError(f"`{named}{inspect.signature(function)}` is no reward function: write {_FORMS}")
     return FunctionReward(
         name=named,
