@@ -327,6 +327,9 @@ class RewardSettings(_Section):
     """The run stops when more than this share of the scores of a step, of a validation or of the base model's
     held-out answers is missing. What is missing once training is over stops nothing; the comparison counts
     it."""
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds that one call of a function may take; in TRL's form a call scores a whole group. What takes
+    longer is stopped, and its score is missing."""
 
     @property
     def asks(self) -> bool:

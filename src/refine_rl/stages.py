@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import fsum
 from pathlib import Path
 from statistics import fmean
@@ -31,8 +33,9 @@ from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.rewards.steps import Graded
+from refine_rl.rewards.trl import TrainerState, trainer_state
 from refine_rl.runs import RunFolder
-from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory
+from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory, mean_of, same_value
 
 
 def rollouts(
@@ -151,10 +154,11 @@ class Work:
         `name`; too many of them raise GuardStop, unless it `stops` nothing."""
 
         def score(prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
-            futures = [
-                self.scoring.start(reward.score_group(p, tuple(g)))
-                for p, g in zip(prompts, groups, strict=True)
-            ]
+            with trainer_state(self._state_at(self.settings.grpo.steps + 1)):
+                futures = [
+                    self.scoring.start(reward.score_group(p, tuple(g)))
+                    for p, g in zip(prompts, groups, strict=True)
+                ]
             new, scores = name not in self.warned, []
             for prompt, future in zip(prompts, futures, strict=True):
                 scores.append(wait(future, self.pause))
@@ -197,9 +201,7 @@ class Work:
         parts = Parts(
             policy=self.policy,
             optimizer=optimizer,
-            sample=lambda some, step, finished: rollouts(
-                self.policy, some, step, self.settings, self.pause, finished
-            ),
+            sample=self._sample,
             score=self._score_rollouts(),
             validate=(lambda step: self._timed_validation(validation, prompts, step)) if validation else None,
             component_weights=self._component_weights(),
@@ -210,6 +212,27 @@ class Work:
             began=self.began,
         )
         return train(prompts, parts, self.settings, start)
+
+    def _sample(
+        self, prompts: Sequence[Prompt], step: int, finished: Finished
+    ) -> list[tuple[Trajectory, ...]]:
+        with trainer_state(self._state_at(step)):  # the groups go to be scored while others are sampled
+            return rollouts(self.policy, prompts, step, self.settings, self.pause, finished)
+
+    def _state_at(self, step: int) -> TrainerState:
+        """How far training is when `step` begins, for functions that ask."""
+        g, prompts = self.settings.grpo, sum(p.split == "train" for p in self._prompts)
+        passes = g.prompts_per_step / max(1, prompts)
+        return TrainerState(
+            global_step=(step - 1) * g.updates_per_step,
+            max_steps=g.steps * g.updates_per_step,
+            epoch=(step - 1) * passes,
+            num_train_epochs=math.ceil(g.steps * passes),
+        )
+
+    @cached_property
+    def _prompts(self) -> list[Prompt]:
+        return self.folder.prompts()
 
     def _score_rollouts(self) -> Scorer:
         """Who scores training's groups: the reward, with the steps of wrong answers where they are graded; or
@@ -260,18 +283,20 @@ class Work:
                 self.folder.save_outcomes("validation", outcomes)
         scores = [s for o in outcomes for _, s in o.sampled if s.value is not None]
         values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
-        rewards = [fmean(v) for v in values if v]
+        rewards = [mean_of(v) for v in values if v]
         if not rewards:  # reward.max_missing allows it, but nothing can be chosen by it
             require_scores([s for o in outcomes for _, s in o.sampled], 0.0, where)
         estimate = mean_ci(rewards, resamples=1000, seed=self.settings.grpo.seed)
         names = dict.fromkeys(name for s in scores for name in s.breakdown)
-        spread = sum(len(set(v)) > 1 for v in values) / len(values)
+        spread = sum(not same_value(v) for v in values if v) / len(values)
         self.folder.append_validation(
             {
                 "step": step,
                 "reward": {"mean": estimate.mean, "ci95": estimate.ci95},
                 "success": fmean(self.reward.success(s) for s in scores),
-                "components": {n: fmean(s.breakdown[n] for s in scores if n in s.breakdown) for n in names},
+                "components": {
+                    n: mean_of([s.breakdown[n] for s in scores if n in s.breakdown]) for n in names
+                },
                 "prompts_with_spread": spread,
                 "scores_missing": sum(s.status == "missing" for o in outcomes for _, s in o.sampled),
             }
@@ -298,8 +323,8 @@ class Work:
         score = self._scorer(self.reward, "The pool's probe", "missing_in_probe", 0)
         outcomes = scored([answers], score)[0]
         self.folder.save_outcomes("probe", outcomes)
-        values = [{s.value for _, s in o.sampled if s.value is not None} for o in outcomes]
-        flat = sum(len(v) == 1 for v in values)
+        values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
+        flat = sum(same_value(v) for v in values if v)
         self.observer.note(
             f"{flat} of {len(prompts)} training prompts get answers of equal reward and begin by resting"
         )

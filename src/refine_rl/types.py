@@ -10,7 +10,8 @@ This module knows nobody: no torch, no files, no other room.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
@@ -21,6 +22,48 @@ Verdict = Literal["better", "not better", "worse", "too few to tell", "no signal
 
 RIGHT_STEPS = "right_steps"
 """In the breakdown of a wrong answer whose steps were graded: the share before its first wrong one."""
+
+LOGGED = "logged/"
+"""What the name of a number that a reward function logged begins with, in breakdowns."""
+
+RESIDUE = 1e-12
+"""Two rewards that differ by less than this share of themselves (or of 1) were meant to be the same: what
+differs is what rounding left of different ways to the same number."""
+
+LARGEST = 1e300
+"""Larger rewards cannot be averaged."""
+
+
+def same_value(values: Iterable[float]) -> bool:
+    """Whether all values are the same, apart from what rounding leaves; so is a value alone.
+
+    >>> same_value([0.3, 0.1 + 0.2]), same_value([0.3, 0.3001])
+    (True, False)
+    """
+    found = list(values)
+    low, high = min(found), max(found)
+    return low == high or high - low <= RESIDUE * max(1.0, abs(low), abs(high))
+
+
+def reaches(value: float, threshold: float) -> bool:
+    """Whether `value` is at least `threshold`, apart from what rounding leaves.
+
+    >>> reaches(0.1 + 0.1 + 0.1, 0.3), reaches(1 - 1e-16, 1.0), reaches(0.9999, 1.0)
+    (True, True, False)
+    """
+    return value >= threshold or same_value([value, threshold])
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of at least one value; also where the sum is too large for a number.
+
+    >>> mean_of([1.5e308, 1.5e308])
+    1.5e+308
+    """
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        return math.fsum(v / len(values) for v in values)
 
 
 class Message(TypedDict):

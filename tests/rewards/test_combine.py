@@ -91,7 +91,7 @@ def test_product_refuses_what_is_not_a_share() -> None:
 
 
 def test_a_sum_that_overflows_is_missing() -> None:
-    result = score(build(three, lambda completion: 1.5e308, weights={"three": 1e308}))
+    result = score(build(three, lambda completion: 1.5, weights={"three": 1e308}))
     assert result.status == "missing"
     assert result.explanation.startswith("the sum is too large")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from refine_rl.evaluate.variety import collapse_text, collapsed
 from refine_rl.evaluate.verdict import MIN_PROMPTS
-from refine_rl.types import Comparison, Contrast
+from refine_rl.types import LOGGED, Comparison, Contrast
 
 
 def audit(comparison: Comparison) -> dict[str, str]:
@@ -34,11 +34,10 @@ def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
             "prompts and larger groups; or sample the answers where the model is used."
         )
     for name, measure in comparison.details.items():
-        watched = name.startswith("component:") or name == "success"
+        component = name.removeprefix("component:")
+        watched = name == "success" or (component != name and not component.startswith(LOGGED))
         if watched and measure.difference.ci95[1] < 0:
-            what = (
-                f"the component {name.removeprefix('component:')!r}" if name != "success" else "full success"
-            )
+            what = f"the component {component!r}" if name != "success" else "full success"
             found[name] = (
                 f"The reward rose {rose} while {what} fell from {measure.base.mean:.3f} to "
                 f"{measure.tuned.mean:.3f}: the reward is won without the task. Read the examples; give that "

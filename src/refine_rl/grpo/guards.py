@@ -13,7 +13,7 @@ from statistics import fmean, median
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
 from refine_rl.evaluate.variety import collapse_text, collapsed
-from refine_rl.types import StepMetrics
+from refine_rl.types import StepMetrics, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
 TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
@@ -91,7 +91,8 @@ def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> 
     recent = history[-TOP_STEPS:]
     paid = [name for name, weight in weights.items() if weight > 0]
     return len(recent) == TOP_STEPS and all(
-        m.groups_zero_variance == m.groups and all(m.components.get(name) == 1.0 for name in paid)
+        m.groups_zero_variance == m.groups
+        and all(same_value([m.components.get(name, 0.0), 1.0]) for name in paid)
         for m in recent
     )
 

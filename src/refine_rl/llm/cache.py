@@ -28,9 +28,9 @@ def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
     '/var/cache/refine-rl/llm'
     """
     if given := environ.get("REFINE_CACHE"):
-        return Path(given).expanduser()
+        return Path(given).expanduser().absolute()  # a reward function may change the current folder
     above = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(above).expanduser() / "refine-rl" / "llm"
+    return Path(above).expanduser().absolute() / "refine-rl" / "llm"
 
 
 def cache_key(base_url: str, model: str, request: Request) -> str:

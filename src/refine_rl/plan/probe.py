@@ -22,7 +22,7 @@ from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward
 from refine_rl.rewards.rubric import default_rubric
 from refine_rl.rewards.scoring import ScoringLoop
-from refine_rl.types import Prompt
+from refine_rl.types import Prompt, same_value
 
 PROMPTS = 8  # that are looked at
 
@@ -102,7 +102,7 @@ def probe(
         why = next(s.explanation for group in scores for s in group if s.value is None)
         kind = MachineError if asks else UserError
         raise kind(f"No group could be scored. The first reason:\n{why}")
-    flat = sum(min(v) == max(v) for v in whole)
+    flat = sum(same_value(v) for v in whole)
     answers = [t for group in groups for t in group]
     return Probed(
         groups=len(whole),

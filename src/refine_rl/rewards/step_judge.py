@@ -12,6 +12,7 @@ from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.absolute import TEXTS, explanation_of
 from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict, all_of
+from refine_rl.rewards.patterns import TooSlow
 from refine_rl.rewards.steps import right_steps, steps_of
 from refine_rl.types import Message
 
@@ -51,7 +52,10 @@ class StepJudging:
     async def _grade(
         self, client: Client, case: Case, answer: tuple[Message, ...], look: int
     ) -> tuple[float | None, str]:
-        steps = steps_of(answer[-1]["content"], self.split) if answer else []
+        try:
+            steps = steps_of(answer[-1]["content"], self.split) if answer else []
+        except TooSlow as error:
+            return None, str(error)
         if not steps:
             return 0.0, "no step"
         goal = (

@@ -127,26 +127,26 @@ class RunFolder(Checkpoints):
         """Removes the folder of a run that was refused before it began (a mistake in the settings, a
         model that is not there), so that the next try finds its name free. With anything in it that a
         run has made, or in another process's hands, it stays."""
-        if not self.path.is_dir():
+        if not self._root.is_dir():
             return
-        if self._lock is None and (lock := Lock.take(self.path)) is not None:
+        if self._lock is None and (lock := Lock.take(self._root)) is not None:
             self._lock = lock
         if self._lock is None:
             return
         nothing = {*_UNUSED, "config.toml", _TIMES}
         if not self._under_way():
             nothing.add(_UNDER_WAY)
-        if {p.name for p in self.path.iterdir()} <= nothing:
+        if {p.name for p in self._root.iterdir()} <= nothing:
             # The lock goes last: as long as it is there, nobody takes the folder for a free one.
-            for file in sorted(self.path.iterdir(), key=lambda p: p.name == LOCK):
+            for file in sorted(self._root.iterdir(), key=lambda p: p.name == LOCK):
                 file.unlink()
             with contextlib.suppress(OSError):  # somebody has taken it up at this moment
-                self.path.rmdir()
+                self._root.rmdir()
         self.let_go()
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return self._root.resolve().name
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -154,7 +154,7 @@ class RunFolder(Checkpoints):
         holding it."""
         claimed_before = self._lock is not None
         if self._lock is None:
-            self._lock = Lock.take(self.path)
+            self._lock = Lock.take(self._root)
         if self._lock is None or self._at_work:
             raise UserError(f"{self.path} is being written by another process; wait for it or stop it.")
         self._at_work = True
@@ -164,7 +164,7 @@ class RunFolder(Checkpoints):
             self._at_work = False
             with contextlib.suppress(UserError, OSError):  # what ends the run is the news, not this
                 if not self._under_way():
-                    (self.path / _UNDER_WAY).unlink(missing_ok=True)
+                    (self._root / _UNDER_WAY).unlink(missing_ok=True)
             if not claimed_before:
                 self.let_go()
 
@@ -271,7 +271,7 @@ class RunFolder(Checkpoints):
         """Raises UserError where they are not those that the run began with."""
         path = self.path / "prompts.jsonl"
         if not path.is_file():
-            if (self.path / "groups.jsonl").is_file() or (self.path / "evaluations/base.jsonl").is_file():
+            if (self._root / "groups.jsonl").is_file() or (self._root / "evaluations/base.jsonl").is_file():
                 raise UserError(f"{path} is gone. {self._way_out('prompts.jsonl')}")
             return []
         prompts = [
@@ -422,7 +422,7 @@ class RunFolder(Checkpoints):
         names the file and the line, where anything else is not what the run wrote."""
         self._cut_torn_lines()
         self._remove_leftovers()
-        for leftover in self.path.glob(f".{self.model.name}.*"):
+        for leftover in self._root.glob(f".{self.model.name}.*"):
             remove(leftover)
         for file in _GROWING:
             for _ in self._lines(file):
@@ -439,7 +439,7 @@ class RunFolder(Checkpoints):
                 self._keep_lines("groups.jsonl", lambda record: record["step"] < step)  # noqa: B023
         if killed := self._under_way():
             self._append("llm_calls.jsonl", "".join(map(as_line, killed)))
-        (self.path / _UNDER_WAY).unlink(missing_ok=True)
+        (self._root / _UNDER_WAY).unlink(missing_ok=True)
 
     def rewind(self, step: int) -> None:
         """Forgets everything that training did after the checkpoint of `step` (0: all of it, and what the
@@ -452,8 +452,8 @@ class RunFolder(Checkpoints):
             self._keep_lines(file, lambda record: record["step"] <= step)
         self._keep_lines("metrics.jsonl", _each_once())
         if step == 0:
-            shutil.rmtree(self.path / "evaluations", ignore_errors=True)
-            (self.path / "validation.jsonl").unlink(missing_ok=True)
+            shutil.rmtree(self._root / "evaluations", ignore_errors=True)
+            (self._root / "validation.jsonl").unlink(missing_ok=True)
         for later in self.checkpoints():
             if later > step:
                 remove(self.checkpoint(later))
@@ -479,7 +479,7 @@ class RunFolder(Checkpoints):
         again = f"refine train --resume {quoted(self.path)}"
         if file in ("evaluations/base.jsonl", "evaluations/tuned.jsonl"):
             return f"Put it back as it was, or remove it: {again} makes the same answers again."
-        if file not in _STEPPED or line is None or (self.path / "evaluations/tuned.jsonl").is_file():
+        if file not in _STEPPED or line is None or (self._root / "evaluations/tuned.jsonl").is_file():
             return "Put it back as it was."
         last = 0
         for number, record, _ in self._read(file):
@@ -500,7 +500,7 @@ class RunFolder(Checkpoints):
     def outcomes(self, which: str, prompts: Sequence[Prompt] | None = None) -> list[Outcome] | None:
         """Outcomes saved before, or None where there are none. Raises UserError where one is lost."""
         file = f"evaluations/{which}.jsonl"
-        if not (self.path / file).is_file():
+        if not (self._root / file).is_file():
             return None
         by_id = {p.id: p for p in (self.prompts() if prompts is None else prompts)}
         found = []
@@ -528,10 +528,10 @@ class RunFolder(Checkpoints):
 
     def free_evaluation(self, name: str) -> str:
         """`name`, or `name-2` ... where there is an evaluation of that name."""
-        return _free(name, lambda free: (self.path / f"evaluations/{free}.json").exists())
+        return _free(name, lambda free: (self._root / f"evaluations/{free}.json").exists())
 
     def comparison(self) -> Comparison | None:
-        if not (self.path / "comparison.json").is_file():
+        if not (self._root / "comparison.json").is_file():
             return None
         try:
             return comparison_from(json.loads(self._text("comparison.json")))
@@ -543,7 +543,7 @@ class RunFolder(Checkpoints):
 
     def finished(self) -> bool:
         """Whether nothing is left to do: trained, compared, and the model is there."""
-        compared = (self.path / "comparison.json").is_file() and self.model.is_dir()
+        compared = (self._root / "comparison.json").is_file() and self.model.is_dir()
         return compared and any(e["kind"] == "finished" for e in self.events())
 
     @property
@@ -552,7 +552,7 @@ class RunFolder(Checkpoints):
         return self.path / "model"
 
     def write_model(self, write: Callable[[Path], None]) -> None:
-        write_folder(self.model, write)
+        write_folder(self._root / self.model.name, write)
 
     @property
     def report(self) -> Path:

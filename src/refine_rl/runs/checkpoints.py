@@ -19,7 +19,7 @@ class Checkpoints(Files):
 
     @property
     def _checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self._root / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
         return self._checkpoints / f"step-{step:06d}"

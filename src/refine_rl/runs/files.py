@@ -20,12 +20,14 @@ class Files:
     """A folder with files of JSON lines."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path  # as it was given, for words
+        # Where the files are, whatever becomes of the current folder: a reward function may change it.
+        self._root = path.absolute()
 
     # -- reading ------------------------------------------------------------------------------
 
     def _text(self, file: str) -> str:
-        path = self.path / file
+        path = self._root / file
         try:
             return path.read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
@@ -54,7 +56,7 @@ class Files:
 
     def _read(self, file: str) -> Iterator[tuple[int, Record | None, str]]:
         """(number, record, "") of each whole line; (number, None, what is wrong) of a damaged one."""
-        path = self.path / file
+        path = self._root / file
         if not path.is_file():
             return
         with path.open("rb") as lines:
@@ -79,7 +81,7 @@ class Files:
 
     def _append(self, file: str, text: str) -> None:
         data = as_bytes(text)
-        path = self.path / file
+        path = self._root / file
         with saving(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
@@ -95,7 +97,7 @@ class Files:
                 os.close(descriptor)
 
     def _replace(self, file: str, text: str) -> Path:
-        path = self.path / file
+        path = self._root / file
         aside = path.with_name(f".{path.name}.new")
         with saving(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,7 @@ class Files:
 
     def _cut_torn_line(self, file: str) -> None:
         """Removes what follows the last line end."""
-        path = self.path / file
+        path = self._root / file
         if not path.is_file():
             return
         with path.open("rb") as f:
@@ -126,7 +128,7 @@ class Files:
         kept; raises UserError where a line that is kept follows it."""
         kept: list[Record] = []
         damaged: tuple[int, str] | None = None
-        if not (self.path / file).is_file():
+        if not (self._root / file).is_file():
             return
         for number, record, wrong in self._read(file):
             if record is None:
