@@ -29,7 +29,7 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.failures import Failure
 from refine_rl.llm.ledger import Ledger, meter
 from refine_rl.llm.open_ai import EndpointClient, Pace
-from refine_rl.llm.structured import ask
+from refine_rl.llm.structured import Unusable, ask
 from refine_rl.randomness import generator
 
 QUICK = Pace(base=0.002, busy=0.002, longest=0.01, obey=2.0)
@@ -707,8 +707,6 @@ def test_what_stayed_unusable_is_not_kept_for_ever(bench: MakeBench) -> None:
     asked = request(schema=SCHEMA, form="schema")
 
     def read(value: Any) -> float:
-        from refine_rl.llm.structured import Unusable
-
         if isinstance(value["score"], str):
             raise Unusable("no number")
         return score(value)
@@ -725,6 +723,43 @@ def test_a_dialogue_with_corrections_comes_from_the_cache_whole(bench: MakeBench
     for _ in range(2):
         assert here.run(ask(here.client, asked, score)).value == 0.25
     assert len(here.server.requests) == 3
+
+
+def test_only_what_could_be_used_reaches_the_folder(bench: MakeBench, tmp_path: Path) -> None:
+    texts = iter(["no", '{"score": "x"}', '{"score": 0.25}'])
+    here = bench(cache=True, brain=lambda body: next(texts))
+
+    def read(value: Any) -> float:
+        if isinstance(value["score"], str):
+            raise Unusable("no number")
+        return score(value)
+
+    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), read)).value == 0.25
+    kept = [json.loads(path.read_text())["text"] for path in (tmp_path / "cache").rglob("*.json")]
+    assert kept == ['{"score": 0.25}'] * 2  # of the first request and of the last correction
+
+
+def test_a_model_that_repeats_itself_is_asked_every_time(bench: MakeBench) -> None:
+    here = bench(cache=True, brain=lambda body: "no")
+    with pytest.raises(CallFailed, match="no JSON"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="text"), score, corrections=4))
+    bodies = [json.dumps(body) for body in here.server.requests]
+    assert len(bodies) == len(set(bodies)) >= 5
+    assert "cached" not in here.outcomes
+
+
+def test_equal_questions_under_way_share_their_corrections_too(bench: MakeBench) -> None:
+    def brain(body: dict[str, Any]) -> str:
+        return "no" if len(body["messages"]) == 1 else '{"score": 0.25}'
+
+    here = bench(cache=True, brain=brain, delay=0.05)
+
+    async def work() -> list[Any]:
+        asked = request(schema=SCHEMA, form="schema")
+        return await asyncio.gather(*(ask(here.client, asked, score) for _ in range(5)))
+
+    assert [answer.value for answer in here.run(work())] == [0.25] * 5
+    assert len(here.server.requests) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_noted_once(bench: MakeBench, tmp_path: Path) -> None:

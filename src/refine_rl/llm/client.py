@@ -58,7 +58,7 @@ class Request:
 class Reply:
     """What came back. `finish` is "length" where the reply was cut at `max_tokens`, "refusal" where the
     model or a filter declined. Numbers are None where the endpoint did not say; a reply from the cache
-    cost nothing.
+    cost nothing. `instead` says what came where the text is empty: a thought alone, a call of a tool.
 
     >>> Reply(text="Hi.").finish
     'stop'
@@ -71,6 +71,7 @@ class Reply:
     cost_usd: float | None = None
     seconds: float = 0.0
     cached: bool = False
+    instead: str = ""
 
 
 class Client(Protocol):

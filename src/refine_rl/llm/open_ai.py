@@ -127,10 +127,15 @@ class EndpointClient:
             if reply is not None:
                 return self._free(request, reply)
 
-    def forget(self, request: Request) -> None:
-        """The reply to `request` is not to be given again."""
+    def keep(self, request: Request, reply: Reply) -> None:
+        """`reply` answers `request` the next time. One to a request with a schema is kept only so: whoever
+        asked knows whether it could be used."""
         if self._cache is not None:
-            self._cache.forget(self._key(request))
+            self._cache.put(self._key(request), reply)
+
+    def forget(self, request: Request) -> bool:
+        """The reply to `request` is not to be given again; whether there was one."""
+        return self._cache is not None and self._cache.forget(self._key(request))
 
     def _key(self, request: Request) -> str:
         return cache_key(self._line.endpoint.base_url, self._name, request)
@@ -147,7 +152,8 @@ class EndpointClient:
         reply = None
         try:
             reply = await self._call(wire, request)
-            cache.put(key, reply)
+            if request.schema is None:
+                cache.put(key, reply)
             return reply
         finally:
             del wire.in_flight[key]
