@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -338,6 +339,97 @@ def test_how_a_reply_ended(bench: MakeBench, mood: str, finish: str, text: str) 
 )
 def test_contents(bench: MakeBench, message: dict[str, Any], text: str) -> None:
     assert bench(brain=lambda body: {"role": "assistant", **message}).complete().text == text
+
+
+@pytest.mark.parametrize(
+    ("choice", "usage", "words"),
+    [
+        ({"content": None}, {}, r'its content is null \(finish_reason "stop"\)'),
+        ({"content": ""}, {}, "its content is empty"),
+        ({"content": " \n"}, {}, "its content is empty"),
+        ({"content": None, "reasoning_content": "Hm."}, {}, "a thought came, and no answer behind it"),
+        ({"content": "", "reasoning": "Hm."}, {"reasoning_tokens": 7}, "a thought of 7 tokens came, and no"),
+        ({"content": [{"type": "thinking", "thinking": "Hm."}]}, {}, "a thought came"),
+        ({"content": [{"type": "reasoning", "text": '{"score": 1}'}]}, {}, "a thought came"),
+        ({"tool_calls": [{"function": {"name": "search"}}]}, {}, r"called a tool \(`search`\)"),
+        ({"content": None, "function_call": {"name": "search"}}, {}, r"called a tool \(`search`\)"),
+        ({"content": None, "tool_calls": ["odd"]}, {}, r"called a tool \(without a name\)"),
+    ],
+)  # fmt: skip
+def test_an_empty_reply_says_what_came_instead(
+    bench: MakeBench, choice: dict[str, Any], usage: dict[str, Any], words: str
+) -> None:
+    here = bench(brain=lambda body: answer_of(choice, "stop", usage))
+    reply = here.complete()
+    assert reply.text.strip() == ""
+    assert re.search(words, reply.instead)
+    assert here.outcomes == ["empty"]
+    assert re.search(words, str(here.calls[0].extra["error"]))
+    with pytest.raises(CallFailed, match=f"The reply is empty: .*{words}"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+
+
+def test_a_reply_that_its_limit_ate_says_so(bench: MakeBench) -> None:
+    for thought, words in (
+        ({}, "no word came before that"),
+        ({"reasoning": "Hm"}, "a thought took all of it"),
+    ):
+        message = {"content": None, **thought}
+        here = bench(brain=lambda body, message=message: answer_of(message, "length", {}))
+        reply = here.complete(request(max_tokens=64))
+        assert reply.instead == f"it was cut by max_tokens (64), and {words}; allow more"
+        assert (reply.finish, here.outcomes) == ("length", ["cut"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"content": None, "refusal": "Not that."}, {"content": [{"type": "refusal", "refusal": "Not that."}]}],
+)
+def test_a_refusal_is_told_in_the_models_words(bench: MakeBench, message: dict[str, Any]) -> None:
+    here = bench(brain=lambda body: {"role": "assistant", **message})
+    with pytest.raises(CallFailed, match=r'You declined to answer \("Not that\."\)'):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+    assert (here.outcomes, here.calls[0].extra) == (["refusal"], {"error": "Not that."})
+
+
+def test_a_filter_is_named(bench: MakeBench) -> None:
+    here = bench(brain=lambda body: answer_of({"content": None}, "content_filter", {}))
+    with pytest.raises(CallFailed, match="a filter of the endpoint held it back"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "words"),
+    [
+        (b'data: {"choices": []}\n\ndata: [DONE]\n\n', "server error", "a stream of events"),
+        (b"<!doctype html><title>Sign in</title>", "server error", r"a web page \(Sign in\)"),
+        (b"", "server error", "an empty body"),
+        (b"[" * 50_000, "server error", r"no completion came back but this: \[\[\["),
+        (b'{"choices": [], "message": "No provider is up."}', "empty", r"no choice: No provider is up\."),
+        (b'{"choices": null, "detail": "asleep"}', "empty", "no choice: asleep"),
+        (b'{"choices": [{"text": "old"}]}', "empty", "no choice"),
+        (b'{"error": {"code": "500", "message": "x"}, "choices": []}', "server error", "x"),
+        (b'{"choices": [{"error": {"code": "429", "message": "slow"}}]}', "busy", "slow"),
+    ],
+)
+def test_bodies_that_are_no_completion_name_the_cause(
+    bench: MakeBench, body: bytes, outcome: str, words: str
+) -> None:
+    here = bench(brain=lambda asked: body, retries=1)
+    with pytest.raises((CallFailed, EndpointDown), match=words):
+        here.complete()
+    assert here.outcomes == [outcome] * 2
+
+
+def test_a_byte_order_mark_does_no_harm(bench: MakeBench) -> None:
+    answer = answer_of({"content": "\ufeff yes"}, "stop", {})
+    assert bench(brain=lambda body: b"\xef\xbb\xbf" + answer).complete().text == "\ufeff yes"
+
+
+def answer_of(message: dict[str, Any], finish: str, details: dict[str, Any]) -> bytes:
+    usage = {"prompt_tokens": 1, "completion_tokens": 8, "completion_tokens_details": details}
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
+    return json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode()
 
 
 def test_usage_that_is_not_told_is_unknown(bench: MakeBench) -> None:

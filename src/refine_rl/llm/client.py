@@ -121,7 +121,7 @@ class EndpointDown(MachineError):  # noqa: N818 - a state of the endpoint
 class Call:
     """A line of the ledger: one attempt, or one reply from the cache.
 
-    `outcome`: "ok", "cached", "cut" (by length), "refusal", "empty" (no choice in it), "busy" (429),
+    `outcome`: "ok", "cached", "cut" (by length), "refusal", "empty" (no choice or text in it), "busy" (429),
     "server error" (5xx), "timeout", "no connection", "unsupported" (form of the reply), "too long",
     "rejected" (another 4xx), "refused" (401, 402, 403, 404), "cancelled" and "killed" (given up, or the
     process ended, before an answer came). `cost_usd` is None where the price, or what was used, is unknown.

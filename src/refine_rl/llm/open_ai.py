@@ -31,6 +31,7 @@ from refine_rl.randomness import generator
 
 _FAILED_IN_A_ROW = 3  # calls without any success between them, after which an endpoint is given up
 _SILENT_RETRIES = 2  # further attempts at an endpoint that has never answered and does not in time
+_SHOWN = 300  # characters of a refusal that the ledger keeps
 _CHARS_PER_TOKEN = 3  # fewer than is usual, so that an estimate is rather too high
 
 
@@ -199,7 +200,7 @@ class EndpointClient:
         seconds = time.perf_counter() - began
         failure: Failure | None
         if isinstance(answer, Answered) and answer.status < 300:
-            completion = read_completion(answer.body)
+            completion = read_completion(answer.body, request)
             failure = completion.problem
         elif isinstance(answer, Answered):
             failure = failure_of_status(answer.status, answer.headers, answer.body, request.form)
@@ -212,6 +213,7 @@ class EndpointClient:
             tokens_out=completion.tokens_out,
             cost_usd=self._cost(completion, failure),
             seconds=seconds,
+            instead=completion.instead,
         )
         if failure is not None:
             failure = replace(failure, text=self._line.endpoint.mask(failure.text))
@@ -219,7 +221,11 @@ class EndpointClient:
             self._ledger.record(entry, ticket)
             return failure
         outcome = {"stop": "ok", "length": "cut", "refusal": "refusal"}[reply.finish]
-        self._ledger.record(self._entry(request, outcome, reply, seconds=seconds), ticket)
+        if outcome == "ok" and not reply.text.strip():
+            outcome = "empty"
+        why = reply.instead or (" ".join(reply.text.split())[:_SHOWN] if outcome == "refusal" else "")
+        entry = self._entry(request, outcome, reply, seconds=seconds, error=self._line.endpoint.mask(why))
+        self._ledger.record(entry, ticket)
         return reply
 
     def _cost(self, completion: Completion, failure: Failure | None) -> float | None:

@@ -51,9 +51,10 @@ class Reading(Generic[T]):
         """What the reply says; raises Unusable with what is wrong with it, in words to the model."""
         if reply.finish == "refusal":
             words = f' ("{_excerpt(reply.text)}")' if reply.text.strip() else ""
-            raise Unusable(
-                f"You declined to answer{words}; what is asked for is only the JSON described above."
+            what = (
+                f"There is no answer ({reply.instead})" if reply.instead else f"You declined to answer{words}"
             )
+            raise Unusable(f"{what}; what is asked for is only the JSON described above.")
         if reply.instead and not reply.text.strip():
             raise Unusable(f"The reply is empty: {reply.instead}.", no_json=True)
         *others, last = find_values(reply.text)
