@@ -75,6 +75,9 @@ class Judges:
         if "budget.dollars" in problem:
             way_out = "--price IN,OUT (dollars a million tokens), or install the extra refine-rl[prices]"
             return f"--dollars needs to know what `{model}` costs: {way_out}"
+        address = f"endpoints.{model.partition('/')[0]}.base_url"
+        if self.base_url is not None and address in problem:
+            return problem.replace(address, "--base-url").replace("that key_env", "that --key-env")
         if self.base_url is not None and "key_env" in problem:
             return f"--key-env must name the environment variable that holds the key for `{model}`"
         return problem if self.base_url else f"{problem} (here: --base-url URL, in Python base_url=)"

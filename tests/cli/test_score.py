@@ -297,6 +297,14 @@ LOCAL = ["--judge", "local/m", "--base-url", "http://127.0.0.1:1/v1"]
             ["in.jsonl", "--out", "o", "--judge", "local/m"],
             r"no endpoint `local`.*\(here: --base-url URL, in Python base_url=\)",
         ),
+        (
+            ["in.jsonl", "--out", "o", "--judge", "m/x", "--base-url", "https://x/v1?key=sk-hidden"],
+            "^error  --base-url must end before .*the environment variable that --key-env names",
+        ),
+        (
+            ["in.jsonl", "--out", "o", "--judge", "m/x", "--base-url", "https://a:sk-hidden@x/v1"],
+            "--base-url holds a name or password",
+        ),
         (["in.jsonl", "--out", "o", "--judge", "openai/x"], "OPENAI_API_KEY is not set"),
         (["in.jsonl", "--out", "o", "--judge", "local"], "`local` does not name a model"),
         (

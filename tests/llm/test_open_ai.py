@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -29,7 +30,7 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.failures import Failure
 from refine_rl.llm.ledger import Ledger, meter
 from refine_rl.llm.open_ai import EndpointClient, Pace
-from refine_rl.llm.structured import ask
+from refine_rl.llm.structured import Unusable, ask
 from refine_rl.randomness import generator
 
 QUICK = Pace(base=0.002, busy=0.002, longest=0.01, obey=2.0)
@@ -338,6 +339,97 @@ def test_how_a_reply_ended(bench: MakeBench, mood: str, finish: str, text: str) 
 )
 def test_contents(bench: MakeBench, message: dict[str, Any], text: str) -> None:
     assert bench(brain=lambda body: {"role": "assistant", **message}).complete().text == text
+
+
+@pytest.mark.parametrize(
+    ("choice", "usage", "words"),
+    [
+        ({"content": None}, {}, r'its content is null \(finish_reason "stop"\)'),
+        ({"content": ""}, {}, "its content is empty"),
+        ({"content": " \n"}, {}, "its content is empty"),
+        ({"content": None, "reasoning_content": "Hm."}, {}, "a thought came, and no answer behind it"),
+        ({"content": "", "reasoning": "Hm."}, {"reasoning_tokens": 7}, "a thought of 7 tokens came, and no"),
+        ({"content": [{"type": "thinking", "thinking": "Hm."}]}, {}, "a thought came"),
+        ({"content": [{"type": "reasoning", "text": '{"score": 1}'}]}, {}, "a thought came"),
+        ({"tool_calls": [{"function": {"name": "search"}}]}, {}, r"called a tool \(`search`\)"),
+        ({"content": None, "function_call": {"name": "search"}}, {}, r"called a tool \(`search`\)"),
+        ({"content": None, "tool_calls": ["odd"]}, {}, r"called a tool \(without a name\)"),
+    ],
+)  # fmt: skip
+def test_an_empty_reply_says_what_came_instead(
+    bench: MakeBench, choice: dict[str, Any], usage: dict[str, Any], words: str
+) -> None:
+    here = bench(brain=lambda body: answer_of(choice, "stop", usage))
+    reply = here.complete()
+    assert reply.text.strip() == ""
+    assert re.search(words, reply.instead)
+    assert here.outcomes == ["empty"]
+    assert re.search(words, str(here.calls[0].extra["error"]))
+    with pytest.raises(CallFailed, match=f"The reply is empty: .*{words}"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+
+
+def test_a_reply_that_its_limit_ate_says_so(bench: MakeBench) -> None:
+    for thought, words in (
+        ({}, "no word came before that"),
+        ({"reasoning": "Hm"}, "a thought took all of it"),
+    ):
+        message = {"content": None, **thought}
+        here = bench(brain=lambda body, message=message: answer_of(message, "length", {}))
+        reply = here.complete(request(max_tokens=64))
+        assert reply.instead == f"it was cut by max_tokens (64), and {words}; allow more"
+        assert (reply.finish, here.outcomes) == ("length", ["cut"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"content": None, "refusal": "Not that."}, {"content": [{"type": "refusal", "refusal": "Not that."}]}],
+)
+def test_a_refusal_is_told_in_the_models_words(bench: MakeBench, message: dict[str, Any]) -> None:
+    here = bench(brain=lambda body: {"role": "assistant", **message})
+    with pytest.raises(CallFailed, match=r'You declined to answer \("Not that\."\)'):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+    assert (here.outcomes, here.calls[0].extra) == (["refusal"], {"error": "Not that."})
+
+
+def test_a_filter_is_named(bench: MakeBench) -> None:
+    here = bench(brain=lambda body: answer_of({"content": None}, "content_filter", {}))
+    with pytest.raises(CallFailed, match="a filter of the endpoint held it back"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "words"),
+    [
+        (b'data: {"choices": []}\n\ndata: [DONE]\n\n', "server error", "a stream of events"),
+        (b"<!doctype html><title>Sign in</title>", "server error", r"a web page \(Sign in\)"),
+        (b"", "server error", "an empty body"),
+        (b"[" * 50_000, "server error", r"no completion came back but this: \[\[\["),
+        (b'{"choices": [], "message": "No provider is up."}', "empty", r"no choice: No provider is up\."),
+        (b'{"choices": null, "detail": "asleep"}', "empty", "no choice: asleep"),
+        (b'{"choices": [{"text": "old"}]}', "empty", "no choice"),
+        (b'{"error": {"code": "500", "message": "x"}, "choices": []}', "server error", "x"),
+        (b'{"choices": [{"error": {"code": "429", "message": "slow"}}]}', "busy", "slow"),
+    ],
+)
+def test_bodies_that_are_no_completion_name_the_cause(
+    bench: MakeBench, body: bytes, outcome: str, words: str
+) -> None:
+    here = bench(brain=lambda asked: body, retries=1)
+    with pytest.raises((CallFailed, EndpointDown), match=words):
+        here.complete()
+    assert here.outcomes == [outcome] * 2
+
+
+def test_a_byte_order_mark_does_no_harm(bench: MakeBench) -> None:
+    answer = answer_of({"content": "\ufeff yes"}, "stop", {})
+    assert bench(brain=lambda body: b"\xef\xbb\xbf" + answer).complete().text == "\ufeff yes"
+
+
+def answer_of(message: dict[str, Any], finish: str, details: dict[str, Any]) -> bytes:
+    usage = {"prompt_tokens": 1, "completion_tokens": 8, "completion_tokens_details": details}
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
+    return json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode()
 
 
 def test_usage_that_is_not_told_is_unknown(bench: MakeBench) -> None:
@@ -707,8 +799,6 @@ def test_what_stayed_unusable_is_not_kept_for_ever(bench: MakeBench) -> None:
     asked = request(schema=SCHEMA, form="schema")
 
     def read(value: Any) -> float:
-        from refine_rl.llm.structured import Unusable
-
         if isinstance(value["score"], str):
             raise Unusable("no number")
         return score(value)
@@ -725,6 +815,43 @@ def test_a_dialogue_with_corrections_comes_from_the_cache_whole(bench: MakeBench
     for _ in range(2):
         assert here.run(ask(here.client, asked, score)).value == 0.25
     assert len(here.server.requests) == 3
+
+
+def test_only_what_could_be_used_reaches_the_folder(bench: MakeBench, tmp_path: Path) -> None:
+    texts = iter(["no", '{"score": "x"}', '{"score": 0.25}'])
+    here = bench(cache=True, brain=lambda body: next(texts))
+
+    def read(value: Any) -> float:
+        if isinstance(value["score"], str):
+            raise Unusable("no number")
+        return score(value)
+
+    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), read)).value == 0.25
+    kept = [json.loads(path.read_text())["text"] for path in (tmp_path / "cache").rglob("*.json")]
+    assert kept == ['{"score": 0.25}'] * 2  # of the first request and of the last correction
+
+
+def test_a_model_that_repeats_itself_is_asked_every_time(bench: MakeBench) -> None:
+    here = bench(cache=True, brain=lambda body: "no")
+    with pytest.raises(CallFailed, match="no JSON"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="text"), score, corrections=4))
+    bodies = [json.dumps(body) for body in here.server.requests]
+    assert len(bodies) == len(set(bodies)) >= 5
+    assert "cached" not in here.outcomes
+
+
+def test_equal_questions_under_way_share_their_corrections_too(bench: MakeBench) -> None:
+    def brain(body: dict[str, Any]) -> str:
+        return "no" if len(body["messages"]) == 1 else '{"score": 0.25}'
+
+    here = bench(cache=True, brain=brain, delay=0.05)
+
+    async def work() -> list[Any]:
+        asked = request(schema=SCHEMA, form="schema")
+        return await asyncio.gather(*(ask(here.client, asked, score) for _ in range(5)))
+
+    assert [answer.value for answer in here.run(work())] == [0.25] * 5
+    assert len(here.server.requests) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_noted_once(bench: MakeBench, tmp_path: Path) -> None:

@@ -96,10 +96,13 @@ class Cache:
                 self._noted = True
                 self._note(f"Replies cannot be kept in {self._folder}: {problem.strerror}. Going on without.")
 
-    def forget(self, key: str) -> None:
-        """Nothing is kept under that key any more."""
-        with contextlib.suppress(OSError):
-            self._path(key).unlink(missing_ok=True)
+    def forget(self, key: str) -> bool:
+        """Nothing is kept under that key any more; whether something was."""
+        try:
+            self._path(key).unlink()
+        except OSError:
+            return False
+        return True
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

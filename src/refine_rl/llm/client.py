@@ -58,7 +58,7 @@ class Request:
 class Reply:
     """What came back. `finish` is "length" where the reply was cut at `max_tokens`, "refusal" where the
     model or a filter declined. Numbers are None where the endpoint did not say; a reply from the cache
-    cost nothing.
+    cost nothing. `instead` says what came where the text is empty: a thought alone, a call of a tool.
 
     >>> Reply(text="Hi.").finish
     'stop'
@@ -71,6 +71,7 @@ class Reply:
     cost_usd: float | None = None
     seconds: float = 0.0
     cached: bool = False
+    instead: str = ""
 
 
 class Client(Protocol):
@@ -120,7 +121,7 @@ class EndpointDown(MachineError):  # noqa: N818 - a state of the endpoint
 class Call:
     """A line of the ledger: one attempt, or one reply from the cache.
 
-    `outcome`: "ok", "cached", "cut" (by length), "refusal", "empty" (no choice in it), "busy" (429),
+    `outcome`: "ok", "cached", "cut" (by length), "refusal", "empty" (no choice or text in it), "busy" (429),
     "server error" (5xx), "timeout", "no connection", "unsupported" (form of the reply), "too long",
     "rejected" (another 4xx), "refused" (401, 402, 403, 404), "cancelled" and "killed" (given up, or the
     process ended, before an answer came). `cost_usd` is None where the price, or what was used, is unknown.

@@ -133,21 +133,31 @@ def _unknown(name: str, model: str, endpoints: Mapping[str, EndpointSettings]) -
 
 
 def _check_address(name: str, base_url: str) -> None:
+    """Raises SettingsError for what is no address of an API; what may be a key is never shown."""
+    where = f"endpoints.{name}.base_url"
+    from_variable = "keys come from the environment variable that key_env names"
     try:
         parts = urlsplit(base_url)
         _ = parts.port  # a port that is none raises here
     except ValueError:
-        raise SettingsError(f"endpoints.{name}.base_url is not an address") from None
-    if parts.username or parts.password:
+        raise SettingsError(f"{where} is not an address") from None
+    if "@" in (parts.netloc if parts.scheme in ("http", "https") else base_url):
+        raise SettingsError(f"{where} holds a name or password; {from_variable}")
+    if parts.query or parts.fragment or base_url.endswith(("?", "#")):
         raise SettingsError(
-            f"endpoints.{name}.base_url holds a name or password; keys come from the environment variable "
-            "that key_env names"
+            f"{where} must end before the `{'#' if '?' not in base_url else '?'}`: paths are put behind it; "
+            f"{from_variable}"
         )
+    if any(sign.isspace() or not sign.isprintable() for sign in base_url):
+        raise SettingsError(f'{where} has blanks in it, unlike "{"".join(base_url.split())}"')
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(
-            f"endpoints.{name}.base_url must begin with http:// or https:// and a host, as in "
+            f"{where} must begin with http:// or https:// and a host, as in "
             f'"http://127.0.0.1:8000/v1", unlike "{base_url}"'
         )
+    if (path := parts.path.rstrip("/")).endswith("/chat/completions"):
+        end = base_url.index(path) + len(path) - len("/chat/completions")
+        raise SettingsError(f'{where} must end before /chat/completions: "{base_url[:end]}"')
 
 
 def _key(name: str, key_env: str, environ: Mapping[str, str]) -> str:

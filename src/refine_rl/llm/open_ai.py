@@ -31,6 +31,7 @@ from refine_rl.randomness import generator
 
 _FAILED_IN_A_ROW = 3  # calls without any success between them, after which an endpoint is given up
 _SILENT_RETRIES = 2  # further attempts at an endpoint that has never answered and does not in time
+_SHOWN = 300  # characters of a refusal that the ledger keeps
 _CHARS_PER_TOKEN = 3  # fewer than is usual, so that an estimate is rather too high
 
 
@@ -127,10 +128,15 @@ class EndpointClient:
             if reply is not None:
                 return self._free(request, reply)
 
-    def forget(self, request: Request) -> None:
-        """The reply to `request` is not to be given again."""
+    def keep(self, request: Request, reply: Reply) -> None:
+        """`reply` answers `request` the next time. One to a request with a schema is kept only so: whoever
+        asked knows whether it could be used."""
         if self._cache is not None:
-            self._cache.forget(self._key(request))
+            self._cache.put(self._key(request), reply)
+
+    def forget(self, request: Request) -> bool:
+        """The reply to `request` is not to be given again; whether there was one."""
+        return self._cache is not None and self._cache.forget(self._key(request))
 
     def _key(self, request: Request) -> str:
         return cache_key(self._line.endpoint.base_url, self._name, request)
@@ -147,7 +153,8 @@ class EndpointClient:
         reply = None
         try:
             reply = await self._call(wire, request)
-            cache.put(key, reply)
+            if request.schema is None:
+                cache.put(key, reply)
             return reply
         finally:
             del wire.in_flight[key]
@@ -193,7 +200,7 @@ class EndpointClient:
         seconds = time.perf_counter() - began
         failure: Failure | None
         if isinstance(answer, Answered) and answer.status < 300:
-            completion = read_completion(answer.body)
+            completion = read_completion(answer.body, request)
             failure = completion.problem
         elif isinstance(answer, Answered):
             failure = failure_of_status(answer.status, answer.headers, answer.body, request.form)
@@ -206,6 +213,7 @@ class EndpointClient:
             tokens_out=completion.tokens_out,
             cost_usd=self._cost(completion, failure),
             seconds=seconds,
+            instead=completion.instead,
         )
         if failure is not None:
             failure = replace(failure, text=self._line.endpoint.mask(failure.text))
@@ -213,7 +221,11 @@ class EndpointClient:
             self._ledger.record(entry, ticket)
             return failure
         outcome = {"stop": "ok", "length": "cut", "refusal": "refusal"}[reply.finish]
-        self._ledger.record(self._entry(request, outcome, reply, seconds=seconds), ticket)
+        if outcome == "ok" and not reply.text.strip():
+            outcome = "empty"
+        why = reply.instead or (" ".join(reply.text.split())[:_SHOWN] if outcome == "refusal" else "")
+        entry = self._entry(request, outcome, reply, seconds=seconds, error=self._line.endpoint.mask(why))
+        self._ledger.record(entry, ticket)
         return reply
 
     def _cost(self, completion: Completion, failure: Failure | None) -> float | None:

@@ -77,7 +77,9 @@ class Absolute:
             schema=_SCHEMA,
         )
         try:
-            grade, reason = (await ask(client, request, read_grade, corrections=self.corrections)).value
+            grade, reason = (
+                await ask(client, request, read_grade, corrections=self.corrections, key="score")
+            ).value
         except CallFailed as error:
             return None, str(error)
         return (grade - LOWEST) / (HIGHEST - LOWEST), reason

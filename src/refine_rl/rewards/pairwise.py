@@ -102,7 +102,9 @@ class Pairwise:
             schema=_SCHEMA,
         )
         try:
-            points, reason = (await ask(client, request, read_winner, corrections=self.corrections)).value
+            points, reason = (
+                await ask(client, request, read_winner, corrections=self.corrections, key="winner")
+            ).value
         except CallFailed as error:
             return _Played(points=0.5, failure=str(error))
         return _Played(points=points, reason=reason)

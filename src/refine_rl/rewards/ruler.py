@@ -70,7 +70,11 @@ class Ruler:
         )
         try:
             answer = await ask(
-                client, request, lambda reply: read_reply(reply, ids, criteria), corrections=self.corrections
+                client,
+                request,
+                lambda reply: read_reply(reply, ids, criteria),
+                corrections=self.corrections,
+                key="score",
             )
         except CallFailed as error:
             return Verdict(values=(None,) * len(ids), reasons=(str(error),) * len(ids))

@@ -82,7 +82,9 @@ class StepJudging:
         )
         read = partial(read_first_wrong, steps=len(steps))
         try:
-            first, why = (await ask(client, request, read, corrections=self.corrections)).value
+            first, why = (
+                await ask(client, request, read, corrections=self.corrections, key="first_wrong")
+            ).value
         except CallFailed as error:
             return None, str(error)
         grade = right_steps(len(steps) if first == 0 else first - 1, len(steps), why=why if first else "")
