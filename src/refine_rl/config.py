@@ -340,7 +340,9 @@ class JudgeSettings(_Section):
     weight: float = 1.0
     """Weight of the judges' component in the combination."""
     repeats: Positive = 1
-    """Looks that each judge takes at a group, each in another order; their scores are averaged."""
+    """Looks that each judge takes at a group; their scores are averaged. No two are the same request: a ruler
+    sees the answers in another order each time, the others the points of the rubric, and every second time
+    the answer before what it was given to."""
     adaptive: bool = False
     """Two looks first; the others only where those two disagree."""
     larger: str = ""

@@ -138,6 +138,26 @@ def test_other_kinds(
     }
 
 
+@pytest.mark.parametrize(("kind", "calls"), [("ruler", 3), ("absolute", 6), ("pairwise", 6)])
+def test_looks_of_one_judge_are_never_copies(
+    refine: Refine, llm_server: StartServer, tmp_path: Path, kind: str, calls: int
+) -> None:
+    def brain(body: Mapping[str, Any]) -> str:
+        grade = {"explanation": "so", "score": 10, "winner": "tie"}
+        return by_length(body) if kind == "ruler" else json.dumps(grade)
+
+    server = llm_server(brain=brain)
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    command = ("score", "in.jsonl", "--judge", "local/m", "--kind", kind, "--repeats", "3", "--base-url")
+    assert refine(*command, server.base_url, "--out", "one.jsonl").code == 0
+    assert len({json.dumps(request) for request in server.requests}) == len(server.requests) == calls
+    # Asked again, each look gets its own reply from the cache.
+    assert refine(*command, server.base_url, "--out", "two.jsonl").code == 0
+    assert len(server.requests) == calls
+    one, two = lines(tmp_path / "one.jsonl"), lines(tmp_path / "two.jsonl")
+    assert [(n["scores"], n["agreement"]) for n in one] == [(n["scores"], n["agreement"]) for n in two]
+
+
 def test_unusable_replies_are_missing_and_no_failure(
     refine: Refine, llm_server: StartServer, tmp_path: Path
 ) -> None:

@@ -8,10 +8,13 @@ matched by id as a complete set, and what an attempt says can close no tag.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
+
+import numpy as np
 
 from refine_rl.llm.client import CallFailed, Client, Request, Schema
 from refine_rl.llm.structured import Unusable, ask
@@ -93,22 +96,41 @@ class Ruler:
 
 
 def _draw(seed: int, context: str, bodies: Sequence[str], look: int) -> tuple[list[str], list[int]]:
-    """An opaque id for each answer, and the order in which they are shown."""
+    """An opaque id for each answer, and the order in which they are shown: one that no earlier look had,
+    until all orders have been seen."""
     sorted_places = sorted(range(len(bodies)), key=lambda place: bodies[place])
     digest = blake2b(digest_size=16)
     for text in (context, *(bodies[place] for place in sorted_places)):
         digest.update(len(text).to_bytes(8, "little") + text.encode())
-    draw = generator(seed, "ruler", digest.hexdigest(), look)
     ids: dict[int, str] = {}
-    for place in sorted_places:
-        new = ""
-        while not new or new in ids.values():
-            new = _LETTERS[draw.integers(len(_LETTERS))]
-            new += "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=_ID_LENGTH - 1))
-        ids[place] = new
-    return [ids[place] for place in range(len(bodies))], [
-        sorted_places[i] for i in draw.permutation(len(bodies))
-    ]
+    order: tuple[int, ...] = ()
+    taken: set[tuple[int, ...]] = set()
+    for number in range(look + 1):
+        draw = generator(seed, "ruler", digest.hexdigest(), number)
+        ids = dict(zip(sorted_places, _opaque(draw, len(bodies)), strict=True))
+        order = _another_order(draw, len(bodies), taken)
+    return [ids[place] for place in range(len(bodies))], [sorted_places[i] for i in order]
+
+
+def _opaque(draw: np.random.Generator, count: int) -> list[str]:
+    """Names that say nothing, all different."""
+    names: list[str] = []
+    while len(names) < count:
+        new = _LETTERS[draw.integers(len(_LETTERS))]
+        new += "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=_ID_LENGTH - 1))
+        if new not in names:
+            names.append(new)
+    return names
+
+
+def _another_order(draw: np.random.Generator, count: int, taken: set[tuple[int, ...]]) -> tuple[int, ...]:
+    """An order of `count` places that is not in `taken`, and then is; once all are, they begin anew."""
+    if len(taken) == math.factorial(count):
+        taken.clear()
+    while (order := tuple(int(i) for i in draw.permutation(count))) in taken:
+        pass
+    taken.add(order)
+    return order
 
 
 def _schema(ids: Sequence[str], criteria: Sequence[Criterion]) -> Schema:
