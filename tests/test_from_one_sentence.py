@@ -249,6 +249,19 @@ def test_the_moods_of_the_server_change_nothing_but_the_bill(
         "refusal",
         "unsupported",
     }
+    # What was asked and replied is on record, a record for each call, also for those that came to nothing.
+    for run in runs:
+        numbers = [c["id"] for c in run.calls()]
+        assert len(set(numbers)) == len(numbers)
+        exchanges = list(run.exchanges())
+        assert [e["id"] for e in exchanges] == numbers
+        assert [e["outcome"] for e in exchanges] == [c["outcome"] for c in run.calls()]
+        assert "What was asked, and what was replied" in run.report.read_text()
+    assert {e["outcome"] for e in moody.exchanges() if e["reply"] is None} >= {
+        "busy",
+        "empty",
+        "server error",
+    }
     for file in moody.path.rglob("*"):
         assert not file.is_file() or b"sk-very-secret" not in file.read_bytes(), file
 
@@ -347,6 +360,10 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     calls = RunFolder.open(cut).calls()
     assert len([c for c in calls if c["outcome"] != "cached"]) == len(server.requests)
     assert [c["outcome"] for c in calls].count("killed") == under_way
+    numbers = [c["id"] for c in calls]
+    assert sorted(numbers) == list(range(1, len(calls) + 1))
+    lost = {c["id"] for c in calls if c["outcome"] == "killed"}
+    assert {e["id"] for e in RunFolder.open(cut).exchanges()} == set(numbers) - lost
     for call in calls[answered : answered + under_way]:
         assert (call["outcome"], call["cost_usd"], call["purpose"]) == ("killed", None, "judge")
         assert call["extra"]["estimated_usd"] > 8192 * OUT / 1e6
@@ -409,6 +426,27 @@ def test_a_writer_that_eats_the_cap_before_anything_else(
     assert len(server.requests) == 1
     assert (run / "report.html").is_file()
     assert (run / "llm_calls.jsonl").read_text().count("\n") == 1  # what was paid for stays on record
+
+
+def test_what_a_writer_was_asked_without_a_run_is_kept_where_asked_for(
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    moods = ["ok", "cut"]  # the second reply comes in half
+    server = llm_server(brain=brain, moods=moods)
+    file = task(server.base_url)
+    kept = tmp_path / "replies.jsonl"
+    done = refine("prompts", file, "--replies", kept, cache=tmp_path / "c")
+    assert done.code == 0, done.err
+    assert "1 reply could not be used" in done.out
+    records = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert len(records) == len(server.requests)
+    assert {r["purpose"] for r in records} == {"writer"}
+    assert sorted(r["outcome"] for r in records) == ["cut", *["ok"] * (len(records) - 1)]
+    asked = [json.dumps(r["messages"]) for r in server.requests]
+    assert sorted(json.dumps(r["messages"]) for r in records) == sorted(asked)
+    file.write_text(file.read_text().replace("[prompts]", '[prompts]\nsource = "recipe:style"'))
+    refused = refine("prompts", file, "--replies", tmp_path / "r.jsonl", cache=tmp_path / "c")
+    assert (refused.code, "no writer is asked" in refused.err) == (2, True)
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(

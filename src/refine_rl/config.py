@@ -140,6 +140,8 @@ class EndpointSettings(_Section):
     price that the endpoint reports or that the extra refine-rl[prices] knows; else the cost is unknown."""
     cache: bool = True
     """Replies are kept on disk, so that what was paid for once is not asked again."""
+    record: bool = True
+    """What is asked here and what is replied stands in the run's llm_replies.jsonl and in its report."""
 
 
 class WriterSettings(_Section):

@@ -26,7 +26,8 @@ from typing import IO, Any
 from refine_rl.config import Settings
 from refine_rl.config_file import dump_settings, settings_from_run
 from refine_rl.errors import UserError
-from refine_rl.llm.client import Call
+from refine_rl.llm.client import Call, Exchange
+from refine_rl.llm.kept import exchange_record
 from refine_rl.records import (
     comparison_from,
     comparison_text,
@@ -40,6 +41,7 @@ from refine_rl.types import Comparison, Group, Outcome, Prompt, StepMetrics
 
 _GIVEN_PROMPTS = "given_prompts.jsonl"
 _TIMES = "times.jsonl"
+_REPLIES = "llm_replies.jsonl"
 _UNDER_WAY = ".calls_under_way.jsonl"
 _PACKAGES = ("refine-rl", "torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
@@ -183,6 +185,14 @@ class RunFolder:
         """Every call of the run, over all resumes."""
         return list(self._lines("llm_calls.jsonl"))
 
+    def append_exchange(self, exchange: Exchange) -> None:
+        """What was asked in a call, and what was replied. Kept for ever, as the calls are."""
+        self._append(_REPLIES, _line(exchange_record(exchange)))
+
+    def exchanges(self) -> Iterator[dict[str, Any]]:
+        """What was asked and replied, a record a call, in the order in which the calls ended."""
+        return self._lines(_REPLIES)
+
     def call_sent(self, ticket: int, killed: Call) -> None:
         """A call is about to be sent. Where the process is killed before `call_done`, `repair` makes
         `killed` a line of the ledger: the call may have to be paid for."""
@@ -288,6 +298,7 @@ class RunFolder:
             self._keep_lines(file, lambda record: True)
         for file in ("llm_calls.jsonl", "quiz.jsonl", _TIMES):
             self._keep_lines(file, lambda record: True)
+        self._drop_torn_line(_REPLIES)
         if killed := self._under_way():
             self._append("llm_calls.jsonl", "".join(map(_line, killed)))
         (self.path / _UNDER_WAY).unlink(missing_ok=True)
@@ -310,6 +321,8 @@ class RunFolder:
         for later in self.checkpoints():
             if later > step:
                 shutil.rmtree(self.checkpoint(later))
+        where = f"step {step}" if step else "the start of training"
+        self.event("rewound", "rewound", f"Back to {where}; what came later was forgotten.", step)
 
     # -- checkpoints --------------------------------------------------------------------------
 
@@ -422,6 +435,23 @@ class RunFolder:
             os.fsync(f.fileno())
         aside.replace(path)
         return path
+
+    def _drop_torn_line(self, file: str) -> None:
+        """Cuts off what follows the last line end; for files that are too large to be written anew."""
+        path = self.path / file
+        if not path.is_file():
+            return
+        with path.open("r+b") as lines:
+            end = lines.seek(0, os.SEEK_END)
+            while end:
+                start = max(0, end - 65536)
+                lines.seek(start)
+                found = lines.read(end - start).rfind(b"\n")
+                if found >= 0:
+                    lines.truncate(start + found + 1)
+                    return
+                end = start
+            lines.truncate(0)
 
     def _keep_lines(self, file: str, keep: Callable[[dict[str, Any]], bool]) -> None:
         if (self.path / file).is_file():

@@ -58,7 +58,9 @@ async def ask(
     """
     if request.schema is None:
         raise ValueError("a structured answer needs request.schema")
-    dialogue = _Dialogue(client, request, request.schema)
+    schema = request.schema
+    request = replace(request, fault=lambda reply: _fault(reply, schema, read))
+    dialogue = _Dialogue(client, request, schema)
     replies: list[Reply] = []
     left = corrections
     while True:
@@ -67,7 +69,7 @@ async def ask(
             continue
         replies.append(reply)
         try:
-            value = _read(reply, request.schema, read)
+            value = _read(reply, schema, read)
         except Unusable as wrong:
             if dialogue.can_ask_otherwise(reply, wrong):
                 continue
@@ -110,6 +112,15 @@ def _read(reply: Reply, schema: Schema, read: Callable[[Any], T]) -> T:
         raise problems[-1]
     _agreed([value for value, _ in usable])
     return usable[0][1]
+
+
+def _fault(reply: Reply, schema: Schema, read: Callable[[Any], T]) -> str:
+    """What is wrong with a reply, for the ledger; "" where it can be used."""
+    try:
+        _read(reply, schema, read)
+    except Unusable as wrong:
+        return str(wrong)
+    return ""
 
 
 def _agreed(values: list[Any]) -> Any:
