@@ -295,7 +295,7 @@ def test_steps_of_wrong_answers_graded_by_a_moody_server(
     assert len(set(shares)) > 3
     assert sum(m["groups_by_steps"] for m in run.metrics()) > 6
     calls = run.calls()
-    assert {c["purpose"] for c in calls} == {"writer", "steps"}
+    assert {c["purpose"] for c in calls} == {"anchor", "writer", "steps"}
     bill = sum(IN * tokens[0] + OUT * tokens[1] for tokens in server.billed) / 1e6
     assert sum(c["cost_usd"] for c in calls if c["cost_usd"]) == pytest.approx(bill, abs=1e-9)
 
@@ -337,7 +337,7 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     """kill -9 while the judge thinks about a whole step; without a cache, all of it is asked again."""
-    hangs, answered = True, 15
+    hangs, answered = True, 16
 
     def delay(number: int) -> float:
         return 60.0 if hangs and number >= answered else 0.0
@@ -527,6 +527,45 @@ def test_a_judge_that_likes_bad_answers_stops_the_run_before_training(
     assert "order to the judge" in (run / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("what", "code"), [("never", 4), ("bad answers", 3)])
+def test_a_judge_of_whom_nothing_can_be_used_stops_the_run_before_anything_is_spent(
+    refine: Callable[..., Any],
+    task: Callable[..., Path],
+    llm_server: Callable[..., Any],
+    tmp_path: Path,
+    what: str,
+    code: int,
+) -> None:
+    """Nothing at all: before the model is loaded, and the writer asked. Nothing of the bad answers beside the
+    model's own: before the base model answers for the comparison. Once it is mended, the run goes on."""
+
+    def confused(body: dict[str, Any]) -> str:
+        shown = body["messages"][1]["content"].count("<trajectory id=") if len(body["messages"]) > 1 else 0
+        return "I like them all!" if not mended and shown >= (1 if what == "never" else 3) else brain(body)
+
+    mended: list[bool] = []
+    server = llm_server(brain=confused)
+    run = tmp_path / "run"
+    done = refine("train", task(server.base_url), "--run", run, cache=tmp_path / "c")
+    assert done.code == code, done.err
+    assert "There is no JSON in the reply" in done.err
+    assert f"train --resume {run}" in done.err
+    folder = RunFolder.open(run)
+    assert folder.outcomes("base", []) is None
+    asked = {r["model"] for r in server.requests}
+    assert ("Loading" in done.err, asked == {"judge"}) == (
+        (False, True) if what == "never" else (True, False)
+    )
+    assert "unusable" in {c["outcome"] for c in folder.calls()}
+    mended.append(True)
+    done = refine("train", "--resume", run, cache=tmp_path / "c")
+    assert done.code == 0, done.err
+    page = folder.report.read_text()
+    assert "I like them all!" in page
+    assert page.count("Before training (") == 1  # the look that could be had, and not the first one
+    assert "judged by mine/judge" in page
+
+
 def test_ctrl_c_while_a_sanity_case_waits_for_the_judge(
     task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -551,7 +590,9 @@ def test_a_judge_whose_replies_stay_unusable_stops_the_run_with_missing_scores(
     refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     def mad(body: dict[str, Any]) -> str:
-        return "I like them all!" if "<trajectory id=" in body["messages"][-1]["content"] else brain(body)
+        text = body["messages"][-1]["content"]
+        later = "lobster" not in text  # of the first look something can be used
+        return "I like them all!" if "<trajectory id=" in text and later else brain(body)
 
     server = llm_server(brain=lambda body: mad(body) if len(body["messages"]) < 4 else "Sorry, no.")
     run = tmp_path / "run"

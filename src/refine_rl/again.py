@@ -23,7 +23,7 @@ from refine_rl.grpo.update import make_optimizer
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
-from refine_rl.preparing import exam_reward
+from refine_rl.preparing import FirstLooks, exam_reward
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.rewards.combine import build_reward
@@ -36,12 +36,16 @@ from refine_rl.types import Comparison, Group, Prompt, StepMetrics, Trajectory
 
 def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
     """The tuned model of a run; its reference is the model before training."""
-    if not folder.model.is_dir():
-        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
+    _require_tuned(folder)
     settings = folder.settings()
     return settings, load_policy(
         settings.model, seed=settings.grpo.seed, adapter_from=folder.model, keep_reference=True
     )
+
+
+def _require_tuned(folder: RunFolder) -> None:
+    if not folder.model.is_dir():
+        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
 
 
 def evaluate_again(
@@ -79,7 +83,8 @@ def evaluate_again(
         raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
     with folder.writing():
         folder.repair()
-        settings, policy = open_model(folder)
+        _require_tuned(folder)
+        settings = folder.settings()
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
         if samples is not None:
             evaluation = settings.evaluate.model_copy(update={"samples": samples})
@@ -98,6 +103,17 @@ def evaluate_again(
             if dropped:
                 observer.note(f"{dropped} prompts left out: too close to the run's own")
         reward.check_data(prompts)
+        if exam.panel is not None:
+            FirstLooks(
+                folder=folder,
+                task=settings.task,
+                panels={"reward.judges" if exam is reward else "evaluate.judge": exam.panel},
+                quiz=None,
+                connections=connections,
+                observer=observer,
+                pause=pause,
+            ).at_judges(prompts)
+        _, policy = open_model(folder)
         purpose = Purpose(seed=seed, step=0, name="held_out")
         with ScoringLoop(reward, closing=connections.close) as scoring:
             work = Work(

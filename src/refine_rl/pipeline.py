@@ -53,6 +53,7 @@ def run(
                 pause=pause,
                 began=began,
             )
+            work.look_at_judges(made.prompts["train"])
             with folder.timed("base"):
                 base = work.base(held_out)
             position = work.train(made.prompts["train"], made.prompts["validation"])

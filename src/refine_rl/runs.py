@@ -189,6 +189,12 @@ class RunFolder:
         """What was asked in a call, and what was replied. Kept for ever, as the calls are."""
         self._append(_REPLIES, _line(exchange_record(exchange)))
 
+    @property
+    def replies(self) -> Path:
+        """The file of what was asked and replied; there is none before the first call, or where endpoints
+        keep nothing."""
+        return self.path / _REPLIES
+
     def exchanges(self) -> Iterator[dict[str, Any]]:
         """What was asked and replied, a record a call, in the order in which the calls ended."""
         return self._lines(_REPLIES)

@@ -20,6 +20,7 @@ from refine_rl.rewards.looks import all_of
 from refine_rl.rewards.panel import Panel
 
 _SHOWN = 10  # broken lines that an error names
+_IN_VAIN = 8  # groups at the beginning of which nothing can be used, before the work is given up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,8 @@ def score_file(
     """Scores every group of a JSONL file; the results stand in `out`, in the order of the input.
 
     Lines are written to OUT.part, which gets its name when all are there. Raises UserError that names
-    every broken line before any call is made; what stops the work on the way says where the lines are. What
+    every broken line before any call is made; what stops the work on the way (MachineError also where of the
+    first groups nothing can be used) says where the lines are. What
     the judges were asked and replied goes into the new file `replies`, where one is named.
     """
     groups = read_groups(path)
@@ -95,6 +97,7 @@ class _Work:
         progress: Callable[[Tally, int], None],
     ) -> None:
         self.tally = Tally()
+        self._asked = 0  # groups for which a judge was asked
         self._groups = groups
         self._panel = panel
         self._file = file
@@ -157,6 +160,12 @@ class _Work:
             else so_far.cost_usd + more.cost_usd,
         )
         self._progress(self.tally, len(self._groups))
+        self._asked += bool(more.asked)
+        if self._asked == _IN_VAIN and self.tally.missing == self.tally.asked:
+            why = next(score["explanation"] for score in line["scores"] if score["value"] is None)
+            raise MachineError(
+                f"No reply about the first {_IN_VAIN} groups could be used. The last reason: {why}"
+            )
 
 
 def read_groups(path: Path) -> list[Asked]:

@@ -139,6 +139,20 @@ def test_other_kinds(
     }
 
 
+def test_a_judge_of_whom_nothing_can_be_used_is_given_up_early(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    server = llm_server(brain=lambda body: "Both are fine.")
+    write(tmp_path / "in.jsonl", group("same", "x", "x"), *[group(n, "x", "xxx") for n in range(100)])
+    command = ("score", "in.jsonl", "--out", "out.jsonl", "--judge", "local/m", "--concurrency", "1")
+    done = refine(*command, "--base-url", server.base_url)
+    assert done.code == 4
+    assert "No reply about the first 8 groups could be used. The last reason: local/m: " in done.err
+    assert "9 of 101 groups are in out.jsonl.part" in done.err
+    asked = {re.findall(r"Say \w+", r["messages"][1]["content"])[0] for r in server.requests}
+    assert 8 <= len(asked) <= 10
+
+
 def test_replies_are_kept_where_asked_for(refine: Refine, llm_server: StartServer, tmp_path: Path) -> None:
     bad = iter(["Both are fine.", '{"scores": []}'])
     server = llm_server(brain=lambda body: next(bad, None) or by_length(body))

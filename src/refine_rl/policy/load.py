@@ -45,12 +45,7 @@ def load_policy(
     compute_dtype = choose_dtype(settings.dtype, device)
     source = model_source(settings.name)
     weights_from = str(adapter_from) if adapter_from and settings.adapter == "none" else source
-    model_config = _fetch(transformers.AutoConfig, source)
-    if getattr(model_config, "is_encoder_decoder", False):
-        raise UserError(
-            f"{settings.name} is an encoder-decoder ({model_config.model_type}); GRPO here trains "
-            "decoder-only models."
-        )
+    model_config = require_model(settings)
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
     dtype = compute_dtype if settings.adapter == "lora" else torch.float32
     model = _fetch(transformers.AutoModelForCausalLM, weights_from, dtype=dtype, use_safetensors=True)
@@ -84,6 +79,20 @@ def load_policy(
         adapter=settings.adapter == "lora",
         frozen=frozen,
     )
+
+
+def require_model(settings: ModelSettings) -> Any:
+    """The model's configuration, without its weights. Raises UserError where it cannot be had or is of a kind
+    that is not trained here: so much can be known before anything is asked of anybody."""
+    import transformers
+
+    config = _fetch(transformers.AutoConfig, model_source(settings.name))
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{settings.name} is an encoder-decoder ({config.model_type}); GRPO here trains "
+            "decoder-only models."
+        )
+    return config
 
 
 def model_source(name: str) -> str:

@@ -41,6 +41,7 @@ _PARTS = {  # of a step: label, colour
 }
 _STAGES = {
     "prepare": "Loading and preparing",
+    "judges": "A look at the judges",
     "base": "The base model’s held-out answers",
     "validation": "Validation",
     "checkpoint": "Checkpoints",
