@@ -22,7 +22,7 @@ from refine_rl.llm.texts import fill, load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict
-from refine_rl.rewards.rubric import TEXTS, Criterion, parse_criteria, without_weights
+from refine_rl.rewards.rubric import TEXTS, Criterion, parse_criteria, plain_name, without_weights
 from refine_rl.rewards.scales import unit_scores
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz"
@@ -240,20 +240,18 @@ def _scored(entry: Mapping[str, Any], name: str) -> object:
 def _criteria_scores(entry: Mapping[str, Any], name: str, criteria: Sequence[Criterion]) -> dict[str, object]:
     """The scores of one entry by the criteria's names, as they were written."""
     given = entry.get("criteria")
-    if isinstance(given, list) and all(isinstance(item, Mapping) for item in given):
-        given = {str(item.get("criterion", item.get("name", ""))): item.get("score") for item in given}
-    if not isinstance(given, Mapping):
+    if isinstance(given, Mapping):
+        pairs = [(str(key), value) for key, value in given.items()]
+    elif isinstance(given, list) and all(isinstance(item, Mapping) for item in given):
+        pairs = [(str(item.get("criterion", item.get("name", ""))), item.get("score")) for item in given]
+    else:
         raise Unusable(f'The entry of {name} has no object "criteria" with a score for each criterion.')
-    plain = {_plain(str(key)): value for key, value in given.items()}
-    missing = [c.name for c in criteria if _plain(c.name) not in plain]
-    if missing or len(given) > len(criteria):
+    written = [(plain_name(key), value) for key, value in pairs]
+    if sorted(key for key, _ in written) != sorted(c.plain for c in criteria):
         names = ", ".join(f'"{c.name}"' for c in criteria)
-        raise Unusable(f'"criteria" of {name} must have exactly a score for each of {names}.')
-    return {c.name: plain[_plain(c.name)] for c in criteria}
-
-
-def _plain(name: str) -> str:
-    return "".join(sign for sign in name.casefold() if sign.isalnum())
+        raise Unusable(f'"criteria" of {name} must have exactly one score for each of {names}.')
+    found = dict(written)
+    return {c.name: found[c.plain] for c in criteria}
 
 
 def _weighted(row: Sequence[float], criteria: Sequence[Criterion]) -> float:
