@@ -26,6 +26,7 @@ RUN_FILES = {
     "validation.jsonl",
     "events.jsonl",
     "llm_calls.jsonl",
+    "llm_replies.jsonl",
     ".calls_under_way.jsonl",
     "quiz.jsonl",
     "pool.jsonl",

@@ -30,7 +30,7 @@ from refine_rl.policy.files import as_other_files
 from refine_rl.policy.load import DTYPES
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
-from refine_rl.preparing import exam_reward, hold_positions, require_same_model, run_policy
+from refine_rl.preparing import FirstLooks, exam_reward, hold_positions, require_same_model, run_policy
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.rewards.combine import build_reward
@@ -162,6 +162,11 @@ def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool)
     )
 
 
+def _require_tuned(folder: RunFolder) -> None:
+    if not folder.model.is_dir():
+        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
+
+
 def evaluate_again(
     folder: RunFolder,
     *,
@@ -203,7 +208,7 @@ def evaluate_again(
         if weights.checkpoint is not None:
             observer.note(f"tuned is the checkpoint after {weights.trained.text(now.grpo.steps)}")
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
-        settings, policy = open_model(folder, weights)
+        settings = folder.settings()
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
         if samples is not None:
             evaluation = settings.evaluate.model_copy(update={"samples": samples})
@@ -221,13 +226,24 @@ def evaluate_again(
             prompts, dropped = load_all_prompts(settings, source, apart_from=folder.prompts())
             if dropped:
                 observer.note(f"{dropped} prompts left out: too close to the run's own")
+        reward.check_data(prompts)
+        if exam.panel is not None:
+            FirstLooks(
+                folder=folder,
+                task=settings.task,
+                panels={"reward.judges" if exam is reward else "evaluate.judge": exam.panel},
+                quiz=None,
+                connections=connections,
+                observer=observer,
+                pause=pause,
+            ).at_judges(prompts)
+        _, policy = open_model(folder, weights)
         prompts, lines = readable(prompts, policy.encode, policy.control)
         for line in lines:
             observer.note(line)
         if not prompts:
             raise UserError("No prompt is left that this model can read.")
         hold_positions(settings, policy, [*folder.prompts(), *prompts], observer)
-        reward.check_data(prompts)
         purpose = Purpose(seed=seed, step=0, name="held_out")
         with ScoringLoop(reward, closing=connections.close) as scoring:
             work = Work(

@@ -143,6 +143,8 @@ class EndpointSettings(_Section):
     price that the endpoint reports or that the extra refine-rl[prices] knows; else the cost is unknown."""
     cache: bool = True
     """Replies are kept on disk, so that what was paid for once is not asked again."""
+    record: bool = True
+    """What is asked here and what is replied stands in the run's llm_replies.jsonl and in its report."""
 
 
 class WriterSettings(_Section):
@@ -348,7 +350,9 @@ class JudgeSettings(_Section):
     weight: float = 1.0
     """Weight of the judges' component in the combination."""
     repeats: Positive = 1
-    """Looks that each judge takes at a group, each in another order; their scores are averaged."""
+    """Looks that each judge takes at a group; their scores are averaged. No two are the same request: a ruler
+    sees the answers in another order each time, the others the points of the rubric, and every second time
+    the answer before what it was given to."""
     adaptive: bool = False
     """Two looks first; the others only where those two disagree."""
     larger: str = ""

@@ -57,6 +57,7 @@ def run(
                 began=began,
                 warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
             )
+            work.look_at_judges(made.prompts["train"])
             with folder.timed("base"):
                 base = work.base(held_out)
             position = work.train(made.prompts["train"], made.prompts["validation"])

@@ -1,24 +1,24 @@
-"""Before training: what is free of charge is checked first, then the model is loaded, then LLMs are
-asked (a rubric, prompts), then everything is on record."""
+"""Before training: what is free of charge is checked first, then those who score are asked once, then the
+model is loaded, then LLMs write (a rubric, prompts), then everything is on record."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refine_rl.config import Settings
 from refine_rl.connecting import check_models, connect
-from refine_rl.errors import UserError
+from refine_rl.errors import MachineError, UserError
 from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.policy.control import readable
 from refine_rl.policy.fingerprint import fingerprint
-from refine_rl.policy.load import load_policy
+from refine_rl.policy.load import load_policy, require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
@@ -27,10 +27,12 @@ from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.combine import CombinedReward
-from refine_rl.rewards.quiz import Shelf
+from refine_rl.rewards.first_look import Looked, hopeless, look_at_judges, look_at_quiz
+from refine_rl.rewards.panel import Panel
+from refine_rl.rewards.quiz import Quiz, Shelf
 from refine_rl.rewards.rubric import load_rubric, write_rubric
 from refine_rl.runs import RunFolder
-from refine_rl.types import Prompt, Split
+from refine_rl.types import Message, Prompt, Split
 
 Functions = Sequence[Callable[..., Any]]
 _WRITTEN = "write"  # reward.rubric, where the writer is to write it
@@ -51,8 +53,8 @@ class Prepared:
 
 def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: Pause) -> Prepared:
     """Everything before the base model's first answer; what an earlier process settled is taken from the
-    record. Raises UserError for a mistake; no LLM is asked before the settings, the keys, the files and
-    the model have been found good."""
+    record. Raises UserError for a mistake, MachineError where nobody who scores can be used. No LLM is asked
+    before the settings, the keys, the files and the model's name have been found good."""
     settings = folder.settings()
     connections = connect(settings, folder, observer.warning)
     check_models(settings, connections)
@@ -64,6 +66,22 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     if not costs:
         check_sanity(rewards[0], settings.reward.sanity, pause=pause)
     read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
+    looks = FirstLooks(
+        folder=folder,
+        task=settings.task,
+        panels=_panels(*rewards),
+        quiz=next((c for c in rewards[0].components if isinstance(c, Quiz)), None),
+        connections=connections,
+        observer=observer,
+        pause=pause,
+    )
+    wanted = costs or settings.reward.asks
+    if wanted and folder.outcomes("base") is None:
+        require_model(settings.model)
+        looks.at_judges([] if read is None else read[0])
+        looks.at_quiz([] if read is None else read[0])
+    if costs and given:
+        check_sanity(rewards[0], settings.reward.sanity, closing=connections.close, pause=pause)
     observer.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
@@ -78,12 +96,13 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     if not given:
         settings = _settle_rubric(folder, settings, connections, observer, pause)
         rewards = _rewards(settings, functions, connections, load_rubric(settings), shelf)
+        if costs:
+            check_sanity(rewards[0], settings.reward.sanity, closing=connections.close, pause=pause)
     reward, exam = rewards
-    if costs:
-        check_sanity(reward, settings.reward.sanity, closing=connections.close, pause=pause)
     if read is None:
         observer.stage(f"{settings.writer.model} writes prompts")
         read = read_prompts(folder, settings, reward, connections, observer, pause)
+        looks.at_quiz(read[0])
     prompts = settle_prompts(folder, settings, policy, read, observer)
     hold_positions(settings, policy, [p for some in prompts.values() for p in some], observer)
     settings = begin(folder, settings, policy, observer)
@@ -121,6 +140,70 @@ def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
     hashes = fingerprint(origin)
     folder.require_same_model(hashes, record=record)
     return bool(hashes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLooks:
+    """Those who score are asked once, before anything dear. `panels` stand by the setting that names them.
+    Raises MachineError where of one of them nobody can be used."""
+
+    folder: RunFolder
+    task: str
+    panels: Mapping[str, Panel]
+    quiz: Quiz | None
+    connections: EndpointConnections
+    observer: Observer
+    pause: Pause
+
+    def at_judges(self, prompts: Sequence[Prompt]) -> None:
+        """The judges, on the first training prompt; on the task itself where there is none yet."""
+        if not self.panels:
+            return
+        self.observer.stage("The judges are asked, before anything else")
+        task: Message = {"role": "user", "content": self.task}
+        stands_in = Prompt(id="first-look", split="train", messages=(task,))
+        prompt = next((p for p in prompts if p.split == "train"), stands_in)
+        self._settle(lambda: look_at_judges(self.panels, prompt))
+
+    def at_quiz(self, prompts: Sequence[Prompt]) -> None:
+        """The quiz, on sources whose questions are needed in any case: those of validation, else held-out."""
+        chosen = [p for p in prompts if p.split == "validation"] or [
+            p for p in prompts if p.split == "held_out"
+        ]
+        if self.quiz is not None and chosen:
+            quiz = self.quiz
+            self.observer.stage("The quiz is tried, before anything else")
+            self._settle(lambda: look_at_quiz(quiz, chosen))
+
+    def _settle(self, ask: Callable[[], Coroutine[Any, Any, list[Looked]]]) -> None:
+        async def look() -> list[Looked]:
+            try:
+                return await ask()
+            finally:
+                await self.connections.close()
+
+        looked = run_blocking(look, self.pause)
+        kept = f"What was asked and replied: {self.folder.replies}" if self.folder.replies.exists() else ""
+        if lost := hopeless(looked):
+            said = "\n".join(f"{one.role} ({one.model}): {one.failure}" for one in lost)
+            raise MachineError(
+                "Those who are to score were asked once, before anything was spent on answers, and no reply "
+                f"could be used:\n{said}\n{kept}\nMend the endpoint and go on; with another judge, or "
+                "another judge.kind, start a new run."
+            )
+        for one in looked:
+            if one.failure:
+                text = f"{one.role}: no reply of {one.model} could be used: {one.failure} {kept}"
+                self.folder.event("warning", f"first look {one.model}", text)
+                self.observer.warning(text)
+
+
+def _panels(reward: CombinedReward, exam: CombinedReward) -> dict[str, Panel]:
+    """Everybody who judges, by the setting that names them."""
+    found = {"reward.judges": reward.panel, "reward.steps.judges": reward.grader}
+    if exam is not reward:
+        found["evaluate.judge"] = exam.panel
+    return {role: panel for role, panel in found.items() if isinstance(panel, Panel)}
 
 
 def _rewards(

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from refine_rl.config import Settings
-from refine_rl.errors import GuardStop
+from refine_rl.errors import MEND, GuardStop
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answer, answers_of, scored, unscored
 from refine_rl.evaluate.stats import mean_ci
 from refine_rl.evaluate.verdict import said_with
@@ -78,6 +78,14 @@ class Work:
     warned: set[str] = field(default_factory=set)  # names of warnings that were given before
 
     # -- evidence -----------------------------------------------------------------------------
+
+    def look_at_judges(self, prompts: Sequence[Prompt]) -> None:
+        """Bad answers on purpose, before anything is scored in earnest: raises GuardStop where the judges
+        like them, or nothing is to be had of them."""
+        wanted = self.reward.panel is not None and self.settings.judge.anchors
+        if wanted and self.folder.outcomes("base") is None:
+            with self.folder.timed("judges", 0):
+                self._check_judges(prompts, 0)
 
     def base(self, prompts: Sequence[Prompt]) -> list[Outcome]:
         """The untrained model's answers to the held-out prompts. Where scores compare only within a group
@@ -186,7 +194,6 @@ class Work:
         """Trains from the newest checkpoint on (from the start where there is none)."""
         if not self.folder.validation():
             with self.folder.timed("validation", 0):
-                self._check_judges(prompts, 0)
                 if self.settings.prompts.probe:
                     self._probe(prompts)
                 if validation:
@@ -330,7 +337,8 @@ class Work:
         )
 
     def _check_judges(self, prompts: Sequence[Prompt], step: int) -> None:
-        """Bad answers on purpose, beside the policy's: raises GuardStop where the judges like them."""
+        """Bad answers on purpose, beside the policy's: raises GuardStop where the judges like them, or where
+        none of the scores can be had."""
         panel, judge = self.reward.panel, self.settings.judge
         if panel is None or not judge.anchors:
             return
@@ -341,8 +349,12 @@ class Work:
         answers = self.answers(chosen, Purpose(seed=seed, step=step, name="anchors"), greedy=False)
         cases = [(a.prompt, a.sampled) for a in answers]
         report = wait(self.scoring.start(check_anchors(panel.asking_for("anchor"), cases)), self.pause)
-        text = "\n".join(report.lines())
+        judges = ", ".join(dict.fromkeys(client.model for client in panel.judges))
+        text = "\n".join((f"judged by {judges}", *report.lines()))
         self.folder.event("anchors", "judges", text, step)
+        if not report.had:
+            what = f"Step {step}: what the judges make of bad answers could not be had. The first reason:\n"
+            raise GuardStop("missing", f"{what}{report.why}\n", MEND)
         if report.liked:
             raise GuardStop("judge", f"Step {step}: the judges like bad answers.\n{text}\n", report.advice)
         for line in report.lines() if step == 0 else [report.line()]:

@@ -139,7 +139,7 @@ def test_prompts_from_a_writer(refine: Refine, tmp_path: Path, monkeypatch: pyte
     sizes = ["--set", "prompts.train=8", "--set", "prompts.validation=2", "--set", "prompts.held_out=4"]
     facets = ["--set", 'prompts.facets={tone = ["calm", "angry"], topic = ["tea", "rain"]}']
 
-    def connect(settings: object, folder: object, note: object) -> ScriptedConnections:
+    def connect(settings: object, folder: object, note: object, keep: object = None) -> ScriptedConnections:
         client = Scripted(lambda request: Reply(text=written(request), cost_usd=0.25), model="ollama/w")
         return ScriptedConnections({"ollama/w": client})
 

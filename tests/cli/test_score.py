@@ -107,7 +107,8 @@ def test_panel_repeats_rubric_and_json(refine: Refine, llm_server: StartServer, 
     )  # fmt: skip
     assert done.code == 0
     assert json.loads(done.out) == {
-        "out": "out.jsonl", "groups": 1, "scores": 2, "asked": 2, "missing": 0, "calls": 4, "cost_usd": None,
+        "out": "out.jsonl", "groups": 1, "scores": 2, "asked": 2, "missing": 0, "calls": 4,
+        "unusable": 0, "cost_usd": None,
     }  # fmt: skip
     assert "4 calls, at unknown cost" in done.err
     (line,) = lines(tmp_path / "out.jsonl")
@@ -136,6 +137,68 @@ def test_other_kinds(
     assert {s["value"] for s in lines(tmp_path / "out.jsonl")[0]["scores"]} == {
         1.0 if kind == "absolute" else 0.5
     }
+
+
+def test_a_judge_of_whom_nothing_can_be_used_is_given_up_early(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    server = llm_server(brain=lambda body: "Both are fine.")
+    write(tmp_path / "in.jsonl", group("same", "x", "x"), *[group(n, "x", "xxx") for n in range(100)])
+    command = ("score", "in.jsonl", "--out", "out.jsonl", "--judge", "local/m", "--concurrency", "1")
+    done = refine(*command, "--base-url", server.base_url)
+    assert done.code == 4
+    assert "No reply about the first 8 groups could be used. The last reason: local/m: " in done.err
+    assert "9 of 101 groups are in out.jsonl.part" in done.err
+    asked = {re.findall(r"Say \w+", r["messages"][1]["content"])[0] for r in server.requests}
+    assert 8 <= len(asked) <= 10
+
+
+def test_replies_are_kept_where_asked_for(refine: Refine, llm_server: StartServer, tmp_path: Path) -> None:
+    bad = iter(["Both are fine.", '{"scores": []}'])
+    server = llm_server(brain=lambda body: next(bad, None) or by_length(body))
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    command = ("score", "in.jsonl", "--judge", "local/m", "--base-url", server.base_url)
+    done = refine(*command, "--out", "out.jsonl", "--replies", "replies.jsonl")
+    assert done.code == 0
+    assert "3 calls, at unknown cost, 2 replies that could not be used" in done.err
+    kept = lines(tmp_path / "replies.jsonl")
+    assert [(k["id"], k["outcome"], k["about"]) for k in kept] == [
+        (1, "unusable", "a"),
+        (2, "unusable", "a"),
+        (3, "ok", "a"),
+    ]
+    assert kept[0]["reply"] == "Both are fine."
+    assert kept[0]["error"] == "There is no JSON in the reply."
+    assert kept[2]["messages"][:2] == server.requests[0]["messages"]
+    again = refine(*command, "--out", "new.jsonl", "--replies", "replies.jsonl")
+    assert (again.code, "replies.jsonl exists already" in again.err) == (2, True)
+    nowhere = refine(*command, "--out", "new.jsonl", "--replies", "no/such/folder.jsonl")
+    assert (nowhere.code, "cannot be written" in nowhere.err) == (2, True)
+    assert not (tmp_path / "new.jsonl.part").exists()
+    # A mistake in the judge's name leaves no file behind.
+    unknown = refine("score", "in.jsonl", "--out", "n.jsonl", "--judge", "nobody/m", "--replies", "r.jsonl")
+    assert unknown.code == 2
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("ruler", 3), ("absolute", 6), ("pairwise", 6)])
+def test_looks_of_one_judge_are_never_copies(
+    refine: Refine, llm_server: StartServer, tmp_path: Path, kind: str, calls: int
+) -> None:
+    def brain(body: Mapping[str, Any]) -> str:
+        grade = {"explanation": "so", "score": 10, "winner": "tie"}
+        return by_length(body) if kind == "ruler" else json.dumps(grade)
+
+    server = llm_server(brain=brain)
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    command = ("score", "in.jsonl", "--judge", "local/m", "--kind", kind, "--repeats", "3", "--base-url")
+    assert refine(*command, server.base_url, "--out", "one.jsonl").code == 0
+    assert len({json.dumps(request) for request in server.requests}) == len(server.requests) == calls
+    # Asked again, each look gets its own reply from the cache.
+    assert refine(*command, server.base_url, "--out", "two.jsonl").code == 0
+    assert len(server.requests) == calls
+    one, two = lines(tmp_path / "one.jsonl"), lines(tmp_path / "two.jsonl")
+    assert [(n["scores"], n["agreement"]) for n in one] == [(n["scores"], n["agreement"]) for n in two]
 
 
 def test_unusable_replies_are_missing_and_no_failure(

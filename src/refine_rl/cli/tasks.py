@@ -85,6 +85,9 @@ def prompts(
     task: Path | None = typer.Argument(None, help="A task.toml, or a folder that has one."),
     recipe: str | None = typer.Option(None, "--recipe", help="A bundled recipe instead."),
     out: Path | None = typer.Option(None, "--out", help="Write the prompts to this JSONL file."),
+    replies: Path | None = typer.Option(
+        None, "--replies", help="A new JSONL file for what the writer was asked and replied, a line a call."
+    ),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
@@ -98,7 +101,9 @@ def prompts(
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     console = talk()
     with interruptible() as pause:
-        gathered = gather_prompts(settings, lambda line: console.print(shown(line), markup=False), pause)
+        gathered = gather_prompts(
+            settings, lambda line: console.print(shown(line), markup=False), pause, replies=replies
+        )
     found = gathered.prompts
     records = [dataclasses.asdict(prompt) for prompt in found]
     if out is not None:

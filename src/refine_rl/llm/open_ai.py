@@ -28,6 +28,7 @@ from refine_rl.llm.meter import NANO
 from refine_rl.llm.prices import Price
 from refine_rl.llm.wire import Answered, Wire, open_wire
 from refine_rl.randomness import generator
+from refine_rl.types import Message
 
 _FAILED_IN_A_ROW = 3  # calls without any success between them, after which an endpoint is given up
 _SILENT_RETRIES = 2  # further attempts at an endpoint that has never answered and does not in time
@@ -143,7 +144,7 @@ class EndpointClient:
 
     def _free(self, request: Request, reply: Reply) -> Reply:
         free = replace(reply, tokens_in=0, tokens_out=0, cost_usd=0.0, seconds=0.0, cached=True)
-        self._ledger.record(self._entry(request, "cached", free, seconds=0.0))
+        self._replied(request, "cached", free, seconds=0.0)
         return free
 
     async def _shared_call(self, wire: Wire, key: str, request: Request, cache: Cache) -> Reply:
@@ -195,7 +196,8 @@ class EndpointClient:
             answer = await wire.post(body_of(self._name, request, quirks))
         except asyncio.CancelledError:
             seconds = time.perf_counter() - began
-            self._ledger.record(self._entry(request, "cancelled", None, seconds=seconds), ticket)
+            entry = self._entry(request, "cancelled", None, seconds=seconds)
+            self._ledger.record(entry, ticket, request=self._shown(request))
             raise
         seconds = time.perf_counter() - began
         failure: Failure | None
@@ -218,15 +220,34 @@ class EndpointClient:
         if failure is not None:
             failure = replace(failure, text=self._line.endpoint.mask(failure.text))
             entry = self._entry(request, failure.outcome, reply, seconds=seconds, error=failure.text)
-            self._ledger.record(entry, ticket)
+            self._ledger.record(entry, ticket, request=self._shown(request))
             return failure
         outcome = {"stop": "ok", "length": "cut", "refusal": "refusal"}[reply.finish]
+        self._replied(request, outcome, reply, seconds=seconds, ticket=ticket)
+        return reply
+
+    def _replied(
+        self, request: Request, outcome: str, reply: Reply, *, seconds: float, ticket: int | None = None
+    ) -> None:
+        """Puts down a reply, and whether it can be used."""
+        mask = self._line.endpoint.mask
+        fault = _fault(request, reply)
         if outcome == "ok" and not reply.text.strip():
             outcome = "empty"
-        why = reply.instead or (" ".join(reply.text.split())[:_SHOWN] if outcome == "refusal" else "")
-        entry = self._entry(request, outcome, reply, seconds=seconds, error=self._line.endpoint.mask(why))
-        self._ledger.record(entry, ticket)
-        return reply
+        elif outcome == "ok" and fault:
+            outcome = "unusable"
+        declined = " ".join(reply.text.split())[:_SHOWN] if reply.finish == "refusal" else ""
+        error = mask(reply.instead or declined or fault)
+        entry = self._entry(request, outcome, reply, seconds=seconds, error=error)
+        self._ledger.record(entry, ticket, request=self._shown(request), reply=mask(reply.text))
+
+    def _shown(self, request: Request) -> Request | None:
+        """The request as it may be kept: without a key; None where nothing is to be kept of it."""
+        endpoint = self._line.endpoint
+        if not endpoint.settings.record:
+            return None
+        masked = tuple(Message(role=m["role"], content=endpoint.mask(m["content"])) for m in request.messages)
+        return replace(request, messages=masked)
 
     def _cost(self, completion: Completion, failure: Failure | None) -> float | None:
         """In dollars; None where the price or what was used is unknown."""
@@ -323,3 +344,11 @@ class EndpointClient:
         if failure.status == 404:
             return f"Check the model's name (`{self._name}`) and the address ({endpoint.base_url})."
         return "The account may not use this model, or the key may not do this."
+
+
+def _fault(request: Request, reply: Reply) -> str:
+    """What is wrong with a reply; a defect of whoever reads it is not for the ledger, and shows there."""
+    try:
+        return request.fault(reply) if request.fault is not None else ""
+    except Exception:
+        return ""

@@ -66,8 +66,10 @@ async def ask(
     """
     if request.schema is None:
         raise ValueError("a structured answer needs request.schema")
-    dialogue = _Dialogue(client, request, request.schema)
-    reading = Reading(request.messages, request.schema, read, key)
+    schema = request.schema
+    reading = Reading(request.messages, schema, read, key)
+    request = replace(request, fault=lambda reply: _fault(reply, reading))
+    dialogue = _Dialogue(client, request, schema)
     replies: list[Reply] = []
     left = corrections
     while True:
@@ -96,6 +98,15 @@ def parse_json(text: str) -> Any:
     {'score': 1}
     """
     return agreed([found.value for found in find_values(text)])
+
+
+def _fault(reply: Reply, reading: Reading[Any]) -> str:
+    """What is wrong with a reply, for the ledger; "" where it can be used."""
+    try:
+        reading.of(reply)
+    except Unusable as wrong:
+        return str(wrong)
+    return ""
 
 
 class _Known:

@@ -103,6 +103,12 @@ def load_policy(
     return policy
 
 
+def require_model(settings: ModelSettings) -> None:
+    """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
+    can be told without its weights: before anything is asked of anybody."""
+    fetch_config(settings.name, find_origin(settings.name).base)
+
+
 def _start(origin: Origin, dtype: torch.dtype) -> tuple[Any, Start | None]:
     """The untrained model, the adapter that it comes with merged in."""
     return merge_start(_plain(origin.base, dtype), origin)

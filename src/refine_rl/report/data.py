@@ -14,6 +14,7 @@ from refine_rl.prompts.coverage import Coverage, cover
 from refine_rl.prompts.curate import WRITER
 from refine_rl.report.asked import bills
 from refine_rl.report.asked import total as bill_of
+from refine_rl.report.standing import standing
 from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _PARTS = {  # of a step: label, colour
 }
 _STAGES = {
     "prepare": "Loading and preparing",
+    "judges": "A look at the judges",
     "base": "The base model’s held-out answers",
     "validation": "Validation",
     "checkpoint": "Checkpoints",
@@ -224,7 +226,8 @@ def _before_the_table(text: str) -> tuple[str, ...]:
 
 def best_step(events: Sequence[Json]) -> int | None:
     """The step of the checkpoint that validation chose last, or None."""
-    return next((e["step"] for e in reversed(events) if e["kind"] == "best"), None)
+    best = standing(events, "best")
+    return best[-1]["step"] if best else None
 
 
 def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict, all_of
 from refine_rl.rewards.patterns import TooSlow
 from refine_rl.rewards.steps import right_steps, steps_of
+from refine_rl.rewards.views import view_of
 from refine_rl.types import Message
 
 _SCHEMA = Schema(
@@ -63,15 +64,14 @@ class StepJudging:
             if self.task.strip()
             else "The goal is what the context asks for."
         )
-        context = fenced_json((*case.context, *answer[:-1]))
+        context = f"<context>\n{fenced_json((*case.context, *answer[:-1]))}\n</context>"
         numbered = fenced_json([{"step": number, "text": text} for number, text in enumerate(steps, start=1)])
+        shown = f"<steps>\n{numbered}\n</steps>"
+        view = view_of(look, rubric="", seed=self.seed, texts=(context, shown))
         request = Request(
             messages=(
                 {"role": "system", "content": fill(load_text(TEXTS, "steps.md"), {"goal": goal})},
-                {
-                    "role": "user",
-                    "content": f"<context>\n{context}\n</context>\n\n<steps>\n{numbered}\n</steps>",
-                },
+                {"role": "user", "content": view.laid_out(context, shown)},
             ),
             purpose=self.purpose,
             about=case.about,

@@ -22,7 +22,8 @@ from typing import Any
 from refine_rl.config import Settings
 from refine_rl.config_file import dump_settings, run_tables, settings_from_run
 from refine_rl.errors import DiskError, UserError, quoted
-from refine_rl.llm.client import Call
+from refine_rl.llm.client import Call, Exchange
+from refine_rl.llm.kept import exchange_record
 from refine_rl.records import (
     comparison_from,
     comparison_text,
@@ -44,11 +45,12 @@ __all__ = ["RunFolder", "free_name", "new_run"]
 
 _GIVEN_PROMPTS = "given_prompts.jsonl"
 _TIMES = "times.jsonl"
+_REPLIES = "llm_replies.jsonl"
 _SUM = "prompts_sha256"  # in config.toml
 _UNDER_WAY = ".calls_under_way.jsonl"
 _STEPPED = ("groups.jsonl", "metrics.jsonl", "validation.jsonl", "pool.jsonl")
 _UNUSED = frozenset({LOCK, _GIVEN_PROMPTS, ".config.toml.new"})  # of a folder in which no run began
-_GROWING = (*_STEPPED, "events.jsonl", "llm_calls.jsonl", "quiz.jsonl", _TIMES, _UNDER_WAY)
+_GROWING = (*_STEPPED, "events.jsonl", "llm_calls.jsonl", _REPLIES, "quiz.jsonl", _TIMES, _UNDER_WAY)
 _WHOLE = ("prompts.jsonl", "evaluations/")  # replaced as a whole: no line of theirs is ever torn
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
@@ -295,6 +297,20 @@ class RunFolder(Checkpoints):
     def calls(self) -> list[dict[str, Any]]:
         """Every call of the run, over all resumes."""
         return list(self._lines("llm_calls.jsonl"))
+
+    def append_exchange(self, exchange: Exchange) -> None:
+        """What was asked in a call, and what was replied. Kept for ever, as the calls are."""
+        self._append(_REPLIES, as_line(exchange_record(exchange)))
+
+    @property
+    def replies(self) -> Path:
+        """The file of what was asked and replied; there is none before the first call, or where endpoints
+        keep nothing."""
+        return self.path / _REPLIES
+
+    def exchanges(self) -> Iterator[Record]:
+        """What was asked and replied, a record a call, in the order in which the calls ended."""
+        return self._lines(_REPLIES)
 
     def call_sent(self, ticket: int, killed: Call) -> None:
         """A call is about to be sent. Where the process is killed before `call_done`, `repair` makes

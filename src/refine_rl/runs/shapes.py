@@ -29,6 +29,7 @@ _KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "events.jsonl": {"time": str, "kind": str, "name": str, "text": str},
     "times.jsonl": {"stage": str, "seconds": (int, float)},
     "llm_calls.jsonl": {"purpose": str, "endpoint": str, "model": str, "outcome": str},
+    "llm_replies.jsonl": {"id": int, "purpose": str, "messages": list},
     "quiz.jsonl": {"key": str, "made": dict},
 }
 _RECORDS = {"prompts.jsonl": Prompt, "metrics.jsonl": StepMetrics, "llm_calls.jsonl": Call}
