@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
+_TAKEN_BY_PROMPTS = ("prompt", "messages", "completion", "id", "split", "facets", "data")
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -64,6 +64,11 @@ class PromptSettings(_Section):
     """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME" or "file:PATH" (.jsonl,
     .json, .csv, .txt, or a .py file with a function `prompts(split, count, seed)`). Without it, the writer
     where there is one."""
+    column: str = ""
+    """The column of a file that holds the prompt (a text, or a list of chat messages) where it is called
+    neither `prompt` nor `messages`: column = "text"."""
+    data: dict[str, str] = {}
+    """Names under which rewards see columns of a file that are called otherwise: {answer = "label"}."""
     train: Positive | None = None
     """Number of training prompts; without it, all that are left (256 from a generator, 64 from a writer)."""
     validation: Annotated[int, Field(ge=0)] | None = None
@@ -100,6 +105,14 @@ class PromptSettings(_Section):
             if len(values) < 2 or len({v.strip() for v in values}) < len(values) or not all(values):
                 raise ValueError(f"`{name}` needs at least two values, each of them once and none empty")
         return facets
+
+    @field_validator("data")
+    @classmethod
+    def _are_names(cls, data: dict[str, str]) -> dict[str, str]:
+        for name in data:
+            if name in _TAKEN_BY_PROMPTS:
+                raise ValueError(f"`{name}` means something else; choose another name for the data")
+        return data
 
     @model_validator(mode="after")
     def _combinations(self) -> PromptSettings:

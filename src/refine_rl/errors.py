@@ -25,6 +25,44 @@ class SettingsError(UserError):
     """A setting that cannot be used; the message names the key, the line and the way out."""
 
 
+class Together:
+    """Collects mistakes that do not depend on each other, so that a person hears of all of them at once.
+
+    >>> together = Together()
+    >>> for text in ("one", "two"):
+    ...     with together:
+    ...         raise UserError(text)
+    >>> together.tell()
+    Traceback (most recent call last):
+    refine_rl.errors.UserError: one
+    two
+    """
+
+    def __init__(self) -> None:
+        self._found: list[UserError] = []
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> bool:
+        """A mistake of the user is kept; anything else goes on."""
+        if not isinstance(error, UserError):
+            return False
+        self._found.append(error)
+        return True
+
+    def tell(self) -> None:
+        """Raises what was found: the error itself where it is one, else a UserError with all their texts."""
+        said: list[UserError] = []
+        for error in self._found:
+            if not any(str(error) in str(other) for other in said):
+                said.append(error)
+        if len(said) == 1:
+            raise said[0]
+        if said:
+            raise UserError("\n".join(map(str, said)))
+
+
 class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
     """A guard stopped the run (collapse, sampler mismatch, all completions cut ...).
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from refine_rl.config import Settings
 from refine_rl.connecting import check_models, connect
+from refine_rl.errors import Together
 from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
@@ -52,12 +53,23 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     check_models(settings, connections)
     given = settings.reward.rubric != _WRITTEN
     shelf = folder.quiz_shelf()
-    rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
     costs = bool(settings.reward.judges) or settings.reward.quiz is not None
     asks_writer = settings.writes_prompts and not folder.prompts()
-    if not costs:
-        check_sanity(rewards[0], settings.reward.sanity, pause=pause)
-    read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
+    together = Together()
+    read: Read | None = None
+    with together:
+        rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
+    if not asks_writer:
+        with together:
+            read = read_prompts(folder, settings, connections, observer, pause)
+    together.tell()
+    with together:
+        if not costs:
+            check_sanity(rewards[0], settings.reward.sanity, pause=pause)
+    with together:
+        if read is not None:
+            check_prompts(settings, rewards[0], read)
+    together.tell()
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
     if policy.why_plain:
@@ -72,7 +84,8 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
         check_sanity(reward, settings.reward.sanity, closing=connections.close, pause=pause)
     if read is None:
         observer.stage(f"{settings.writer.model} writes prompts")
-        read = read_prompts(folder, settings, reward, connections, observer, pause)
+        read = read_prompts(folder, settings, connections, observer, pause)
+        check_prompts(settings, reward, read)
     prompts = settle_prompts(folder, settings, policy, read, observer)
     settings = begin(folder, settings, policy, observer)
     return Prepared(
@@ -126,41 +139,53 @@ def _settle_rubric(
     return settings
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """The run's prompts, with a few lines about how they came to be; `lost` says what became of other rows.
+    `settled`: they are those on record."""
+
+    prompts: list[Prompt]
+    lines: tuple[str, ...] = ()
+    lost: str = ""
+    settled: bool = False
+
+
 def read_prompts(
     folder: RunFolder,
     settings: Settings,
-    reward: CombinedReward,
     connections: EndpointConnections,
     observer: Observer,
     pause: Pause,
-) -> tuple[list[Prompt], list[str]]:
-    """The run's prompts: those on record, or loaded (or written), curated and checked, with a few lines
-    about that. It needs no model, so that a mistake shows at once."""
+) -> Read:
+    """The run's prompts: those on record, or loaded (or written) and curated. It needs no model, so that a
+    mistake shows at once."""
     prompts = folder.prompts()
     if prompts:
-        return prompts, []
+        return Read(prompts=prompts, settled=True)
     prompts, report = load_prompts(settings, connections, note=observer.note, pause=pause)
-    reward.check_data(prompts)
-    _require_enough(prompts, settings)
-    return prompts, report.summary()
+    return Read(prompts=prompts, lines=tuple(report.summary()), lost=report.lost())
+
+
+def check_prompts(settings: Settings, reward: CombinedReward, read: Read) -> None:
+    """Raises UserError where prompts lack what the reward needs, or are too few."""
+    if read.settled:
+        return
+    reward.check_data(read.prompts)
+    _require_enough(read.prompts, settings, read.lost)
 
 
 def settle_prompts(
-    folder: RunFolder,
-    settings: Settings,
-    policy: Policy,
-    read: tuple[list[Prompt], list[str]],
-    observer: Observer,
+    folder: RunFolder, settings: Settings, policy: Policy, read: Read, observer: Observer
 ) -> dict[Split, list[Prompt]]:
     """The prompts by split, once those that are too long for the model are set aside; put on record."""
-    prompts, lines = read
+    prompts = read.prompts
     if not folder.prompts():
         prompts, too_long = _fitting(prompts, settings, policy)
-        _require_enough(prompts, settings)
+        _require_enough(prompts, settings, "; ".join(filter(None, (read.lost, *too_long))))
         table = cover(prompts).lines() if settings.writes_prompts else []
-        for line in (*lines, *too_long, *table):
+        for line in (*read.lines, *too_long, *table):
             observer.note(line)
-        folder.event("curation", "prompts", "\n".join((*lines, *too_long)))
+        folder.event("curation", "prompts", "\n".join((*read.lines, *too_long)))
         folder.save_prompts(prompts)
     splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
     for prompt in prompts:
@@ -186,9 +211,9 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Obser
     return settings
 
 
-def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
+def _require_enough(prompts: Sequence[Prompt], settings: Settings, lost: str) -> None:
     found = Counter(p.split for p in prompts)
-    require_enough(settings, train=found["train"], held_out=found["held_out"])
+    require_enough(settings, train=found["train"], held_out=found["held_out"], lost=lost)
 
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:

@@ -58,7 +58,7 @@ def plan(
             f"--probe needs prompts, and the writer has not written them yet: {program()} prompts {here} "
             '--out written.jsonl, then prompts.source = "file:written.jsonl".'
         )
-    planned = make_plan(settings, found.counts)
+    planned = make_plan(settings, found.counts, lost=found.lost)
     if not as_json:
         _show(settings, planned)
     probed = _probe(settings, found.prompts, planned, yes) if probe else None

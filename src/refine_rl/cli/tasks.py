@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from refine_rl.cli.interrupt import interruptible
 from refine_rl.cli.training import JSON, SET, program
 from refine_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from refine_rl.prompts.curate import Dropped
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,6 +90,9 @@ def prompts(
     task: Path | None = typer.Argument(None, help="A task.toml, or a folder that has one."),
     recipe: str | None = typer.Option(None, "--recipe", help="A bundled recipe instead."),
     out: Path | None = typer.Option(None, "--out", help="Write the prompts to this JSONL file."),
+    dropped: bool = typer.Option(
+        False, "--dropped", help="List what was dropped or set aside, and why, in place of the prompts."
+    ),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
@@ -92,17 +100,26 @@ def prompts(
     from refine_rl.cli.screen import shown, talk
     from refine_rl.config_file import load_settings
     from refine_rl.gathering import gather_prompts
+    from refine_rl.prompts.sources import TooFewError
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     console = talk()
-    with interruptible() as pause:
-        gathered = gather_prompts(settings, lambda line: console.print(shown(line), markup=False), pause)
+    try:
+        with interruptible() as pause:
+            gathered = gather_prompts(settings, lambda line: console.print(shown(line), markup=False), pause)
+    except TooFewError as error:
+        if dropped:  # just then it is wanted
+            _list_dropped(error.report.dropped, as_json)
+        raise
     found = gathered.prompts
     records = [dataclasses.asdict(prompt) for prompt in found]
     if out is not None:
         out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    if dropped:
+        _list_dropped(gathered.report.dropped, as_json)
+        return
     if as_json:
         typer.echo(json.dumps(records))
         return
@@ -116,3 +133,18 @@ def prompts(
             typer.echo(f"  {prompt.id}  {shown(' '.join(prompt.text.split()))[:120]}")
     if out is not None:
         typer.echo(f"\nwritten to {out}")
+
+
+def _list_dropped(dropped: Sequence[Dropped], as_json: bool) -> None:
+    """A line for each: where it stood, why it is no prompt, how it begins."""
+    from refine_rl.cli.screen import shown
+    from refine_rl.prompts.curate import excerpt
+
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in dropped]))
+        return
+    for one in dropped:
+        text = "" if not one.text or one.origin.startswith("“") else f": {excerpt(one.text)}"
+        typer.echo(shown(f"{one.origin}  {one.kind}, {one.why}{text}"))
+    if not dropped:
+        typer.echo("nothing was dropped")

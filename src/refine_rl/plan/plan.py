@@ -58,10 +58,11 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None) -> Plan:
+def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None, lost: str = "") -> Plan:
     """The plan of a run with these settings on this machine, or on one with those `rates`. Raises UserError
-    where such a run would be refused: too few prompts, or no room for any beside an answer."""
-    require_enough(settings, train=counts.train, held_out=counts.held_out)
+    where such a run would be refused: too few prompts (`lost` says what became of others), or no room for
+    any beside an answer."""
+    require_enough(settings, train=counts.train, held_out=counts.held_out, lost=lost)
     planned = calls(settings, counts)
     lines = tuple(Line(calls=c, dollars=dollars(c, settings)) for c in planned)
     paid = cost(planned, settings)
