@@ -150,7 +150,7 @@ class EndpointSettings(_Section):
     """Further attempts after a busy or failing server (429, 5xx, no connection, no answer in time)."""
     prices: dict[str, PriceSettings] = {}
     """By model ("*": all others): {"deepseek/deepseek-r1" = {input = 0.5, output = 2.2}}. Without it, the
-    price that the endpoint reports or that the extra refine-rl[prices] knows; else the cost is unknown."""
+    price that the endpoint reports or that the tables of genai-prices know; else the cost is unknown."""
     cache: bool = True
     """Replies are kept on disk, so that what was paid for once is not asked again."""
 

@@ -73,8 +73,7 @@ class Judges:
     def _in_own_words(self, model: str, problem: str) -> str:
         """The problem with a judge; what settings would hold stands in flags here."""
         if "budget.dollars" in problem:
-            way_out = "--price IN,OUT (dollars a million tokens), or install the extra refine-rl[prices]"
-            return f"--dollars needs to know what `{model}` costs: {way_out}"
+            return f"--dollars needs to know what `{model}` costs: --price IN,OUT (dollars a million tokens)"
         if self.base_url is not None and "key_env" in problem:
             return f"--key-env must name the environment variable that holds the key for `{model}`"
         return problem if self.base_url else f"{problem} (here: --base-url URL, in Python base_url=)"

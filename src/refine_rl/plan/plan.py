@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from refine_rl.config import EndpointSettings, Settings
 from refine_rl.fitting import require_enough, room_for_prompt
+from refine_rl.llm.prices import price_advice
 from refine_rl.plan import machine, pace
 from refine_rl.plan.calls import STEPS, Calls, calls, resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
-from refine_rl.plan.money import Cost, cost, dollars, missing_keys, price_line
+from refine_rl.plan.money import Cost, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
@@ -153,8 +154,7 @@ def over_budget(settings: Settings, paid: Cost, seconds: Seconds) -> list[str]:
     cap, hours = settings.budget.dollars, settings.budget.hours
     if cap is not None and paid.unknown:
         found.append(
-            f"budget.dollars needs the price of every model. Write: "
-            f"{'; '.join(price_line(model) for model in paid.unknown)}"
+            f"budget.dollars needs the price of every model. {price_advice(paid.unknown, settings.endpoints)}"
         )
     for name, limit, span in (
         ("dollars", cap, (paid.low, paid.high)),
@@ -203,8 +203,8 @@ def _notes(
         notes.append(f"Not set yet: {', '.join(keys)}. The run needs it.")
     if paid.unknown and settings.budget.dollars is None:
         notes.append(
-            f"Without a known price: {', '.join(paid.unknown)}. Write prices into the task, such as "
-            f"{price_line(paid.unknown[0])}, or install refine-rl[prices]."
+            f"Without a known price: {', '.join(paid.unknown)}. "
+            f"{price_advice(paid.unknown, settings.endpoints)}"
         )
     if counts.written:
         notes.append("The prompts are still to be written; their length is a guess.")
