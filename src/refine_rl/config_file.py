@@ -168,10 +168,10 @@ def _override_value(path: tuple[str, ...], raw: str, text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {raw}")
     except RecursionError:
-        raise SettingsError(f"--set {dotted(path)}=...: the value is nested too deeply") from None
+        raise SettingsError(f"--set {dotted(path)}: the value is nested too deeply") from None
     except ValueError as error:
         if not isinstance(error, tomllib.TOMLDecodeError):
-            raise SettingsError(f"--set {dotted(path)}=...: the number is too long to be read") from None
+            raise SettingsError(f"--set {dotted(path)}: the number is too long to be read") from None
         if raw[:1] in ("[", "{", '"', "'"):
             raise SettingsError(f"--set {text}: the value is not valid TOML: {error}") from None
         return raw

@@ -66,21 +66,23 @@ class Together:
 class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
     """A guard stopped the run (collapse, sampler mismatch, all completions cut ...).
 
-    `guard` is the guard's short name, `advice` what to try next. The state was saved.
+    `guard` is the guard's short name, `advice` what to try next; `limit` is what the guard's limit would have
+    to be, where that alone would do. The state was saved.
     """
 
     exit_code = 3
 
-    def __init__(self, guard: str, what: str, advice: str) -> None:
+    def __init__(self, guard: str, what: str, advice: str, *, limit: float | None = None) -> None:
         super().__init__(f"{what} {advice}")
         self.guard = guard
         self.what = what
         self.advice = advice
+        self.limit = limit
 
 
 MEND = (
-    "Mend what failed, then go on with --resume; where that changes a file of the reward, with --from-step 0 "
-    "as well, so that the base model is measured by the same reward."
+    "Mend what failed, then go on. Where that changes a file of the reward, start the training over (from "
+    "step 0), so that the base model is measured by the same reward."
 )
 """The advice where scores are missing."""
 

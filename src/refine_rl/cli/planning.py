@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,10 +54,11 @@ def plan(
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     found = survey(settings)
     if probe and not found.prompts:
-        here = task or Path("task.toml")
+        here = task if task is not None and task.is_file() else (task or Path()) / "task.toml"
         raise UserError(
-            f"--probe needs prompts, and the writer has not written them yet: {program()} prompts {here} "
-            '--out written.jsonl, then prompts.source = "file:written.jsonl".'
+            f"--probe needs prompts, and the writer has not written them yet: `{program()} prompts "
+            f"{shlex.quote(str(here))} --out {shlex.quote(str(here.parent / 'written.jsonl'))}`, then "
+            f"`{program()} plan {shlex.quote(str(here))} --probe --set prompts.source=file:written.jsonl`"
         )
     planned = make_plan(settings, found.counts, lost=found.lost)
     if not as_json:

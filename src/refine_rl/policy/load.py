@@ -69,7 +69,7 @@ def load_policy(
     model.to(device).eval()
     if settings.gradient_checkpointing and not recompute_layers(model):
         raise UserError(
-            f"[model] gradient_checkpointing = true: {settings.name} ({model_config.model_type}) has no "
+            f"model.gradient_checkpointing = true: {settings.name} ({model_config.model_type}) has no "
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
     ensure_template(tokenizer)
@@ -95,7 +95,7 @@ def model_source(name: str) -> str:
     if path.is_dir():
         return str(path)
     if looks_like_path:
-        raise UserError(f"[model] name = {name!r}: there is no such folder.")
+        raise UserError(f"model.name = {name!r}: there is no such folder.")
     return name
 
 
@@ -110,7 +110,7 @@ def choose_device(wanted: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"[model] device = {wanted!r} cannot be used here: {reason}") from error
+        raise UserError(f"model.device = {wanted!r} cannot be used here: {reason}") from error
     return device
 
 
@@ -161,8 +161,7 @@ def _with_adapter(model: Any, settings: ModelSettings, seed: int, adapter_from: 
                 {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
             )
             raise UserError(
-                f"[model] targets = {settings.targets!r} matches no layer; "
-                f"this model has {', '.join(linear)}."
+                f"model.targets = {settings.targets!r} matches no layer; this model has {', '.join(linear)}."
             ) from error
     make_lean(adapted)
     return adapted
