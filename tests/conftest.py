@@ -84,6 +84,13 @@ def llm_server() -> Iterator[Callable[..., Any]]:
         server.stop()
 
 
+@pytest.fixture
+def llm_brain() -> Callable[..., str]:
+    """A writer and a judge for any task, to be the brain of `llm_server`; see llm_brain.py."""
+    module = sys.modules.get("llm_brain") or _beside("llm_brain")
+    return module.brain  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Result:
     """How a command ended, and what it wrote."""

@@ -351,3 +351,30 @@ def test_reading_settings_needs_neither_torch_nor_numpy() -> None:
         "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[grpo]\nsteps = " + "9" * 5000, ":3: a whole number of 5,000 digits is too long to be read"),
+        (
+            "\n[reward]\nrules = " + "[" * 50_000 + "]" * 50_000,
+            ":4: nested too deeply: too many brackets inside each other",
+        ),
+    ],
+)
+def test_what_is_too_much_to_be_read_is_named_by_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "task.toml"
+    file.write_text(f'task = "Say hi."\n{text}\n')
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file)
+    assert str(caught.value) == f"{file}{said}"
+
+
+def test_what_is_too_much_for_a_set_is_named_by_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "task.toml"
+    file.write_text('task = "Say hi."\n')
+    with pytest.raises(SettingsError, match=r"^--set grpo.steps: the number is too long to be read$"):
+        load_settings(file, overrides=["grpo.steps=" + "9" * 5000])
+    with pytest.raises(SettingsError, match=r"^--set reward.rules: the value is nested too deeply$"):
+        load_settings(file, overrides=["reward.rules=" + "[" * 50_000 + "]" * 50_000])

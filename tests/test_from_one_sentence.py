@@ -405,7 +405,7 @@ def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
     other = f'endpoints.other={{base_url="{server.base_url}", prices={{judge={{input=1.0, output=1.0}}}}}}'
     done = refine(*again, other, cache=cache)
     assert done.code == 3
-    assert "--set budget.dollars=MORE" in done.err
+    assert "--set budget.dollars=0.02:" in done.err
     assert "--resume" not in done.err
     done = refine(*again, other, "--set", "budget.dollars=9.0", cache=cache)
     assert done.code == 0, done.err

@@ -397,8 +397,9 @@ def test_what_exceeds_the_budget_is_said() -> None:
         Seconds(machine=None, judges=(0.0, 0.0), training=None, total=None),
     )
     assert blind == [
-        "budget.dollars needs the price of every model. Write: "
-        '[endpoints.local] prices = {"org/free" = {input = ..., output = ...}}'
+        "budget.dollars needs the price of every model. Write into the task file, at its end, with the right "
+        "figures (dollars a million tokens; 0 for a model of your own):\n"
+        '[endpoints.local.prices]\n"org/free" = {input = 5.0, output = 25.0}'
     ]
 
 

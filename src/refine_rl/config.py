@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
+_TAKEN_BY_PROMPTS = ("prompt", "messages", "completion", "id", "split", "facets", "data")
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -67,6 +67,11 @@ class PromptSettings(_Section):
     """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME" or "file:PATH" (.jsonl,
     .json, .csv, .txt, or a .py file with a function `prompts(split, count, seed)`). Without it, the writer
     where there is one."""
+    column: str = ""
+    """The column of a file that holds the prompt (a text, or a list of chat messages) where it is called
+    neither `prompt` nor `messages`: column = "text"."""
+    data: dict[str, str] = {}
+    """Names under which rewards see columns of a file that are called otherwise: {answer = "label"}."""
     train: Positive | None = None
     """Number of training prompts; without it, all that are left (256 from a generator, 64 from a writer)."""
     validation: Annotated[int, Field(ge=0)] | None = None
@@ -104,6 +109,14 @@ class PromptSettings(_Section):
                 raise ValueError(f"`{name}` needs at least two values, each of them once and none empty")
         return facets
 
+    @field_validator("data")
+    @classmethod
+    def _are_names(cls, data: dict[str, str]) -> dict[str, str]:
+        for name in data:
+            if name in _TAKEN_BY_PROMPTS:
+                raise ValueError(f"`{name}` means something else; choose another name for the data")
+        return data
+
     @model_validator(mode="after")
     def _combinations(self) -> PromptSettings:
         problems = []
@@ -140,7 +153,7 @@ class EndpointSettings(_Section):
     """Further attempts after a busy or failing server (429, 5xx, no connection, no answer in time)."""
     prices: dict[str, PriceSettings] = {}
     """By model ("*": all others): {"deepseek/deepseek-r1" = {input = 0.5, output = 2.2}}. Without it, the
-    price that the endpoint reports or that the extra refine-rl[prices] knows; else the cost is unknown."""
+    price that the endpoint reports or that the tables of genai-prices know; else the cost is unknown."""
     cache: bool = True
     """Replies are kept on disk, so that what was paid for once is not asked again."""
     record: bool = True

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,20 @@ def _parse_toml(text: str, file: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(_syntax_problem(str(error), text, file)) from None
+    except (ValueError, RecursionError) as error:
+        what, line = _too_much(text, error)
+        raise SettingsError(f"{file}:{line}: {what}") from None
+
+
+def _too_much(text: str, error: Exception) -> tuple[str, int]:
+    """What of a valid TOML text is more than can be read, and its line."""
+    if isinstance(error, RecursionError):
+        depths = list(accumulate((sign in "[{") - (sign in "]}") for sign in text))
+        deepest = max(range(len(depths)), key=depths.__getitem__)
+        return "nested too deeply: too many brackets inside each other", text.count("\n", 0, deepest) + 1
+    digits = max(re.finditer(r"[0-9_]+", text), key=lambda found: len(found[0]))
+    line = text.count("\n", 0, digits.start()) + 1
+    return f"a whole number of {len(digits[0]):,} digits is too long to be read", line
 
 
 def _syntax_problem(message: str, text: str, file: str) -> str:
@@ -164,7 +179,11 @@ def _put(data: dict[str, Any], text: str) -> KeyPath:
 def _override_value(path: tuple[str, ...], raw: str, text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise SettingsError(f"--set {dotted(path)}: the value is nested too deeply") from None
+    except ValueError as error:
+        if not isinstance(error, tomllib.TOMLDecodeError):
+            raise SettingsError(f"--set {dotted(path)}: the number is too long to be read") from None
         if raw[:1] in ("[", "{", '"', "'"):
             raise SettingsError(f"--set {text}: the value is not valid TOML: {error}") from None
         return raw

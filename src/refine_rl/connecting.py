@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from refine_rl.config import Settings
-from refine_rl.errors import RefineError
+from refine_rl.errors import RefineError, SettingsError, Together
 from refine_rl.llm.client import Connections
-from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.connections import EndpointConnections, UnknownPriceError
 from refine_rl.llm.kept import Keep, forget
 from refine_rl.llm.ledger import Ledger, already_spent, last_id
+from refine_rl.llm.prices import price_advice
 from refine_rl.runs import RunFolder
 
 
@@ -36,13 +37,27 @@ def models_in(settings: Settings) -> dict[str, str]:
 
 
 def check_models(settings: Settings, connections: Connections) -> None:
-    """Raises an error that names the setting where an LLM cannot be asked: its endpoint is not known, its
+    """Raises an error that names every setting whose LLM cannot be asked: its endpoint is not known, its
     key is not in the environment, or its price is not known under a cap in dollars."""
+    together = Together()
+    unpriced: dict[str, str] = {}
     for key, model in models_in(settings).items():
-        try:
-            connections.client(model)
-        except RefineError as error:
-            raise type(error)(f"{key}: {error}") from None
+        with together:
+            try:
+                connections.client(model)
+            except UnknownPriceError:
+                unpriced[key] = model
+            except RefineError as error:
+                raise type(error)(f"{key}: {error}") from None
+    with together:
+        if unpriced:
+            models = list(dict.fromkeys(unpriced.values()))
+            costs = f"{' and '.join(f'`{m}`' for m in models)} cost{'s' if len(models) == 1 else ''}"
+            raise SettingsError(
+                f"{', '.join(unpriced)}: budget.dollars needs to know what {costs}. "
+                f"{price_advice(models, settings.endpoints)}"
+            )
+    together.tell()
 
 
 def connect(

@@ -27,24 +27,64 @@ class SettingsError(UserError):
     """A setting that cannot be used; the message names the key, the line and the way out."""
 
 
+class Together:
+    """Collects mistakes that do not depend on each other, so that a person hears of all of them at once.
+
+    >>> together = Together()
+    >>> for text in ("one", "two"):
+    ...     with together:
+    ...         raise UserError(text)
+    >>> together.tell()
+    Traceback (most recent call last):
+    refine_rl.errors.UserError: one
+    two
+    """
+
+    def __init__(self) -> None:
+        self._found: list[UserError] = []
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> bool:
+        """A mistake of the user is kept; anything else goes on."""
+        if not isinstance(error, UserError):
+            return False
+        self._found.append(error)
+        return True
+
+    def tell(self) -> None:
+        """Raises what was found: the error itself where it is one, else a UserError with all their texts."""
+        said: list[UserError] = []
+        for error in self._found:
+            if not any(str(error) in str(other) for other in said):
+                said.append(error)
+        if len(said) == 1:
+            raise said[0]
+        if said:
+            raise UserError("\n".join(map(str, said)))
+
+
 class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
     """A guard stopped the run (collapse, sampler mismatch, all completions cut ...).
 
-    `guard` is the guard's short name, `advice` what to try next. The state was saved.
+    `guard` is the guard's short name, `advice` what to try next; `limit` is what the guard's limit would have
+    to be, where that alone would do. The state was saved.
     """
 
     exit_code = 3
 
-    def __init__(self, guard: str, what: str, advice: str) -> None:
+    def __init__(self, guard: str, what: str, advice: str, *, limit: float | None = None) -> None:
         super().__init__(f"{what} {advice}")
         self.guard = guard
         self.what = what
         self.advice = advice
+        self.limit = limit
 
 
 MEND = (
-    "Mend what failed, then go on with --resume; where that changes a file of the reward, with --from-step 0 "
-    "as well, so that the base model is measured by the same reward."
+    "Mend what failed, then go on. Where that changes a file of the reward, start the training over (from "
+    "step 0), so that the base model is measured by the same reward."
 )
 """The advice where scores are missing."""
 

@@ -7,15 +7,19 @@ from refine_rl.config import Settings
 from refine_rl.errors import UserError
 
 
-def require_enough(settings: Settings, *, train: int, held_out: int) -> None:
-    """Raises UserError where so many prompts do not make a run."""
+def require_enough(settings: Settings, *, train: int, held_out: int, lost: str = "") -> None:
+    """Raises UserError where so many prompts do not make a run; `lost` says what became of the others."""
+    because = f" ({lost})" if lost else ""
     if train < settings.grpo.prompts_per_step:
+        only = "there is only 1 training prompt" if train == 1 else f"there are only {train} training prompts"
         raise UserError(
-            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but there are only {train} training "
-            "prompts. Give more prompts, or lower it."
+            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but {only}{because}. Give more "
+            "prompts, or lower it."
         )
     if not held_out:
-        raise UserError("No held-out prompt is left, so nothing could be proved. Give more prompts.")
+        raise UserError(
+            f"No held-out prompt is left, so nothing could be proved{because}. Give more prompts."
+        )
 
 
 def room_for_prompt(settings: Settings, context: int) -> int:

@@ -76,8 +76,7 @@ class Judges:
     def _in_own_words(self, model: str, problem: str) -> str:
         """The problem with a judge; what settings would hold stands in flags here."""
         if "budget.dollars" in problem:
-            way_out = "--price IN,OUT (dollars a million tokens), or install the extra refine-rl[prices]"
-            return f"--dollars needs to know what `{model}` costs: {way_out}"
+            return f"--dollars needs to know what `{model}` costs: --price IN,OUT (dollars a million tokens)"
         address = f"endpoints.{model.partition('/')[0]}.base_url"
         if self.base_url is not None and address in problem:
             return problem.replace(address, "--base-url").replace("that key_env", "that --key-env")

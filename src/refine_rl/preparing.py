@@ -11,7 +11,7 @@ from typing import Any
 
 from refine_rl.config import Settings
 from refine_rl.connecting import check_models, connect
-from refine_rl.errors import MachineError, UserError
+from refine_rl.errors import MachineError, Together, UserError
 from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.grpo.early_exit import room_for_thought
 from refine_rl.llm.background import run_blocking
@@ -60,12 +60,23 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     check_models(settings, connections)
     given = settings.reward.rubric != _WRITTEN
     shelf = folder.quiz_shelf()
-    rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
     costs = bool(settings.reward.judges) or settings.reward.quiz is not None
     asks_writer = settings.writes_prompts and not folder.prompts()
-    if not costs:
-        check_sanity(rewards[0], settings.reward.sanity, pause=pause)
-    read = None if asks_writer else read_prompts(folder, settings, rewards[0], connections, observer, pause)
+    together = Together()
+    read: Read | None = None
+    with together:
+        rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
+    if not asks_writer:
+        with together:
+            read = read_prompts(folder, settings, connections, observer, pause)
+    together.tell()
+    with together:
+        if not costs:
+            check_sanity(rewards[0], settings.reward.sanity, pause=pause)
+    with together:
+        if read is not None:
+            check_prompts(settings, rewards[0], read)
+    together.tell()
     looks = FirstLooks(
         folder=folder,
         task=settings.task,
@@ -78,8 +89,8 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     wanted = costs or settings.reward.asks
     if wanted and folder.outcomes("base") is None:
         require_model(settings.model)
-        looks.at_judges([] if read is None else read[0])
-        looks.at_quiz([] if read is None else read[0])
+        looks.at_judges([] if read is None else read.prompts)
+        looks.at_quiz([] if read is None else read.prompts)
     if costs and given:
         check_sanity(rewards[0], settings.reward.sanity, closing=connections.close, pause=pause)
     observer.stage(f"Loading {settings.model.name}")
@@ -87,7 +98,7 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         observer.warning(
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "
-            f'{policy.start.lost:.0%} of it to rounding. [model] dtype = "float32" keeps all of it.'
+            f'{policy.start.lost:.0%} of it to rounding. model.dtype = "float32" keeps all of it.'
         )
     if policy.why_plain:
         observer.note(f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly")
@@ -101,8 +112,9 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     reward, exam = rewards
     if read is None:
         observer.stage(f"{settings.writer.model} writes prompts")
-        read = read_prompts(folder, settings, reward, connections, observer, pause)
-        looks.at_quiz(read[0])
+        read = read_prompts(folder, settings, connections, observer, pause)
+        check_prompts(settings, reward, read)
+        looks.at_quiz(read.prompts)
     prompts = settle_prompts(folder, settings, policy, read, observer)
     hold_positions(settings, policy, [p for some in prompts.values() for p in some], observer)
     settings = begin(folder, settings, policy, observer)
@@ -252,45 +264,57 @@ def _settle_rubric(
     return settings
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """The run's prompts, with a few lines about how they came to be; `lost` says what became of other rows.
+    `settled`: they are those on record."""
+
+    prompts: list[Prompt]
+    lines: tuple[str, ...] = ()
+    lost: str = ""
+    settled: bool = False
+
+
 def read_prompts(
     folder: RunFolder,
     settings: Settings,
-    reward: CombinedReward,
     connections: EndpointConnections,
     observer: Observer,
     pause: Pause,
-) -> tuple[list[Prompt], list[str]]:
-    """The run's prompts: those on record, or loaded (or written), curated and checked, with a few lines
-    about that. It needs no model, so that a mistake shows at once."""
+) -> Read:
+    """The run's prompts: those on record, or loaded (or written) and curated. It needs no model, so that a
+    mistake shows at once."""
     prompts = folder.prompts()
     if prompts:
-        return prompts, []
+        return Read(prompts=prompts, settled=True)
     prompts, report = load_prompts(settings, connections, note=observer.note, pause=pause)
-    reward.check_data(prompts)
-    _require_enough(prompts, settings)
-    return prompts, report.summary()
+    return Read(prompts=prompts, lines=tuple(report.summary()), lost=report.lost())
+
+
+def check_prompts(settings: Settings, reward: CombinedReward, read: Read) -> None:
+    """Raises UserError where prompts lack what the reward needs, or are too few."""
+    if read.settled:
+        return
+    reward.check_data(read.prompts)
+    _require_enough(read.prompts, settings, read.lost)
 
 
 def settle_prompts(
-    folder: RunFolder,
-    settings: Settings,
-    policy: Policy,
-    read: tuple[list[Prompt], list[str]],
-    observer: Observer,
+    folder: RunFolder, settings: Settings, policy: Policy, read: Read, observer: Observer
 ) -> dict[Split, list[Prompt]]:
     """The prompts by split, once those that are too long for the model are set aside; put on record."""
-    prompts, lines = read
+    prompts = read.prompts
     if not folder.prompts():
         prompts, changed = _fitting(prompts, settings, policy)
         try:
-            _require_enough(prompts, settings)
+            _require_enough(prompts, settings, read.lost)
         except UserError as error:
             aside = [line for line in changed if "set aside" in line]
             raise _too_few(error, aside, settings, policy) from error
         table = cover(prompts).lines() if settings.writes_prompts else []
-        for line in (*lines, *changed, *table):
+        for line in (*read.lines, *changed, *table):
             observer.note(line)
-        folder.event("curation", "prompts", "\n".join((*lines, *changed)))
+        folder.event("curation", "prompts", "\n".join((*read.lines, *changed)))
         folder.save_prompts(prompts)
     splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
     for prompt in prompts:
@@ -335,9 +359,9 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Obser
     return settings
 
 
-def _require_enough(prompts: Sequence[Prompt], settings: Settings) -> None:
+def _require_enough(prompts: Sequence[Prompt], settings: Settings, lost: str) -> None:
     found = Counter(p.split for p in prompts)
-    require_enough(settings, train=found["train"], held_out=found["held_out"])
+    require_enough(settings, train=found["train"], held_out=found["held_out"], lost=lost)
 
 
 def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Policy) -> UserError:

@@ -15,7 +15,7 @@ from refine_rl.llm.background import run_blocking
 from refine_rl.llm.kept import keep_in
 from refine_rl.llm.meter import meter
 from refine_rl.progress import Pause, never
-from refine_rl.prompts.candidates import RowError
+from refine_rl.prompts.json_rows import RowError, read_json
 from refine_rl.rewards.looks import all_of
 from refine_rl.rewards.panel import Panel
 
@@ -181,13 +181,11 @@ def read_groups(path: Path) -> list[Asked]:
         if not line.strip():
             continue
         try:
-            group = asked(json.loads(line))
+            group = asked(read_json(line))
             first = first_with_id.setdefault(str(group.id), number)
             if first != number:
                 raise RowError(f"has the id {group.id!r}, which line {first} has already")
             groups.append(group)
-        except json.JSONDecodeError as error:
-            broken.append(f"{path}:{number}: is not JSON: {error.msg} at column {error.colno}")
         except RowError as error:
             broken.append(f"{path}:{number}: {error}")
     if broken:

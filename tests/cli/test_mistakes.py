@@ -133,7 +133,7 @@ def test_a_guard_stops_with_3_and_says_how_to_go_on(refine: Refine, task: Path, 
 def test_a_cap_that_was_reached_says_how_to_raise_it(refine: Refine, task: Path) -> None:
     done = refine("train", task, "--run", "short", "--set", "budget.hours=1e-6")
     assert done.code == 3
-    assert "refine train --resume short --set budget.hours=MORE" in done.err
+    assert "refine train --resume short --set budget.hours=2e-06" in done.err
 
 
 def test_a_run_at_work_survives_a_second_process(refine: Refine, task: Path, tmp_path: Path) -> None:

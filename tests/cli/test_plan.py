@@ -171,7 +171,8 @@ def test_a_probe_says_how_many_calls_it_takes(refine: Refine, task: Path) -> Non
 def test_a_probe_needs_written_prompts(refine: Refine, judged: Path) -> None:
     done = refine("plan", judged, "--probe", "--yes")
     assert done.code == 2
-    assert f"prompts {judged} --out written.jsonl" in done.err
+    assert f"prompts {judged} --out {judged.parent}/written.jsonl" in done.err
+    assert f"plan {judged} --probe --set prompts.source=file:written.jsonl" in done.err
 
 
 def test_a_probe_whose_rewards_fail_says_why(refine: Refine, task: Path, tmp_path: Path) -> None:

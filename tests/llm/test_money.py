@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import threading
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +17,7 @@ from refine_rl.errors import GuardStop
 from refine_rl.llm.client import Call
 from refine_rl.llm.endpoints import resolve
 from refine_rl.llm.ledger import Ledger, already_spent, meter
-from refine_rl.llm.prices import find_price
+from refine_rl.llm.prices import find_price, price_table
 
 CALL = Call(
     purpose="judge",
@@ -145,7 +148,6 @@ def test_the_settings_price_by_model_then_by_star() -> None:
 
 
 def test_the_tables_price() -> None:
-    pytest.importorskip("genai_prices")
     known = price("openai/gpt-4o-mini", OPENAI_API_KEY="k")
     assert known is not None
     assert known > 0
@@ -155,6 +157,42 @@ def test_the_tables_price() -> None:
     assert price("openai/gpt-4o-mini", own, OPENAI_API_KEY="k") == 1_500_000
 
 
-def test_without_the_extra_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "genai_prices", None)
-    assert price("openai/gpt-4o-mini", OPENAI_API_KEY="k") is None
+def test_a_gateway_on_this_machine_costs_what_the_service_costs() -> None:
+    service = price("openrouter/deepseek/deepseek-r1", OPENROUTER_API_KEY="k")
+    gateway = EndpointSettings(base_url="http://127.0.0.1:1/v1")
+    assert service is not None
+    assert price("openrouter/deepseek/deepseek-r1", gateway) == service
+    assert price("vllm/deepseek/deepseek-r1", gateway) is None  # a model of one's own
+    assert price("here/gpt-4o-mini", gateway) is None
+
+
+def test_advice_about_prices_is_one_table_an_endpoint_and_keeps_what_is_there() -> None:
+    from refine_rl.config_file import settings_from_dict
+
+    own = {
+        "mine": EndpointSettings(
+            base_url="http://127.0.0.1:1/v1", prices={"a.b": PriceSettings(input=1, output=2)}
+        )
+    }
+    models = ["mine/x/y", "openrouter/a/b", "mine/z", "openrouter/c d"]
+    tables = tomllib.loads(price_table(models, own))["endpoints"]
+    assert {name: list(table["prices"]) for name, table in tables.items()} == {
+        "mine": ["a.b", "x/y", "z"],
+        "openrouter": ["a/b", "c d"],
+    }
+    tables["mine"]["base_url"] = "http://127.0.0.1:1/v1"
+    read = settings_from_dict({"task": "Be brief.", "endpoints": tables}, Path())
+    assert read.endpoints["mine"].prices["a.b"] == own["mine"].prices["a.b"]
+
+
+def test_the_tables_need_no_network_and_wait_until_they_are_asked() -> None:
+    code = (
+        "import socket, sys, refine_rl.cli, refine_rl.llm.connections as c\n"
+        "assert 'genai_prices' not in sys.modules\n"
+        "socket.socket.connect = socket.getaddrinfo = None\n"
+        "from refine_rl.llm.endpoints import resolve\n"
+        "m = 'openai/gpt-4o-mini'\n"
+        "print(c.find_price(resolve(m, {}, {'OPENAI_API_KEY': 'k'}), m)(1000, 500))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0

@@ -41,7 +41,10 @@ def test_a_row_of_a_run_is_read_again() -> None:
         "data": {"answer": 3},
         "origin": "x",
     }
-    assert candidate(row, "").data == {"answer": 3, "origin": "x"}
+    again = candidate(row, "here")
+    assert (again.data, again.origin, again.recorded) == ({"answer": 3}, "x", True)
+    other = candidate({**row, "more": 1}, "here")  # no record of ours: its columns are data
+    assert (other.data, other.recorded) == ({"answer": 3, "origin": "x", "more": 1}, False)
     assert candidate({"prompt": "a", "data": "a text"}, "").data == {"data": "a text"}
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
+from refine_rl.prompts.columns import Columns
 from refine_rl.prompts.files import read_prompt_file
 
 
@@ -65,16 +68,54 @@ def test_txt(tmp_path: Path) -> None:
         ("a.json", '[{"prompt": "a"},\n oops]', "a.json:2 is not JSON"),
         ("a.json", '{"data": []}', "a.json:1 is not a list of prompts"),
         ("a.json", '[{"prompt": "a"}, 5]', "a.json:2 is not an object"),
-        ("a.csv", "text,answer\na,b\n", "a.csv:1 has no column `prompt` or `messages` in its header"),
+        (
+            "a.csv",
+            "label,text\na,b\n",
+            "a.csv:1 has no column `prompt` or `messages`; there are `label`, `text`: "
+            '`prompts.column = "text"` takes `text`',
+        ),
         (
             "a.csv",
             "prompt;answer\na;b\n",
-            "a.csv:1 has no column `prompt` or `messages` in its header (columns are",
+            "a.csv:1 has the one column `prompt;answer`: columns are separated by commas",
         ),
         ("a.csv", "prompt,x,x\na,b,c\n", "a.csv:1 names a column twice"),
         ("a.csv", "prompt,x\na,b\nc\n", "a.csv:3 has 1 cells, but the header has 2"),
         ("a.csv", 'prompt,x\na,b\n"c,d\n', "a.csv:3 is not CSV: unexpected end of data"),
-        ("a.csv", "messages\nhello\n", "a.csv:2 has messages that are not JSON"),
+        ("a.csv", "messages\nhello\n", "a.csv:2 has messages that cannot be read as JSON: it is not JSON: "),
+        (
+            "a.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b", "x": {"y": 1, "y": 2}}',
+            "a.jsonl:2 names 'y' twice in one object",
+        ),
+        ("a.jsonl", '{"prompt": "a", "prompt": "b"}', "a.jsonl:1 names 'prompt' twice in one object"),
+        (
+            "a.jsonl",
+            '{"prompt": "a"}\n\n{"prompt": "b", "n": ' + "9" * 5000 + "}",
+            "a.jsonl:3 has a whole number of 5,000 digits, which is too long to be read",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b", "n": ' + "[" * 100_000 + "]" * 100_000 + "}",
+            "a.jsonl:2 is nested too deeply",
+        ),
+        (
+            "a.json",
+            '[{"prompt": "a"},\n\n{"prompt": "b", "x": 1,\n"x": 2}, {"prompt": "c"}]',
+            "a.json:2 names 'x' twice in one object (line 3)",
+        ),
+        (
+            "a.json",
+            '[{"prompt": "a"},\n{"prompt": "b", "n": ' + "8" * 4301 + "}]",
+            "a.json:2 has a whole number of 4,301 digits, which is too long to be read (line 2)",
+        ),
+        (
+            "a.json",
+            '[{"prompt": "a"},\n{"prompt": "b", "n": ' + "[" * 100_000 + "]" * 100_000 + "}]",
+            "a.json:2 is nested too deeply: too many brackets inside each other (line 2)",
+        ),
+        ("a.json", '[{"prompt": "a"} {"prompt": "b"}]', "a.json:1 is not JSON: the list ends in a wrong"),
+        ("a.csv", 'prompt,facets\na,"{""k"": 1, ""k"": 2}"\n', "a.csv:2 has facets that cannot be read as"),
         ("a.txt", " \n\n", "a.txt: there are no prompts in it"),
         ("a.json", "", "a.json: there are no prompts in it"),
         ("a.csv", "", "a.csv: there are no prompts in it"),
@@ -107,3 +148,74 @@ def test_a_missing_file(tmp_path: Path) -> None:
         UserError, match=r"b.txt: no such file; `prompts.source` is relative to the task's folder"
     ):
         read_prompt_file(tmp_path / "b.txt")
+
+
+def test_a_long_cell_is_read(tmp_path: Path) -> None:
+    """The csv module's own limit is 131,072 signs, and it is one of the whole process."""
+    before = csv.field_size_limit()
+    (found,) = read(tmp_path, "a.csv", "prompt,source\nsum it up," + "word " * 60_000 + "\n")
+    assert len(found.data["source"]) == 300_000
+    assert csv.field_size_limit() == before
+
+
+def named(folder: Path, name: str, text: str, **columns: Any) -> list[tuple[str, dict[str, Any]]]:
+    (folder / name).write_text(text, encoding="utf-8")
+    found = read_prompt_file(folder / name, Columns(**columns))
+    return [(c.messages[-1]["content"], dict(c.data)) for c in found]
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    rows = '{"text": "2 + 2", "label": 4, "level": "easy"}\n'
+    assert named(tmp_path, "a.jsonl", rows, prompt="text") == [("2 + 2", {"label": 4, "level": "easy"})]
+    assert named(tmp_path, "a.jsonl", rows, prompt="text", data={"answer": "label"}) == [
+        ("2 + 2", {"answer": 4, "level": "easy"})
+    ]
+    # One column may be both: what is asked, and what the answer is held against.
+    assert named(tmp_path, "a.csv", "text,label\nhi,4\n", prompt="text", data={"source": "text"}) == [
+        ("hi", {"source": "hi", "label": "4"})
+    ]
+    chat = '{"chat": [{"role": "user", "content": "Hi"}], "prompt": "other", "data": {"x": 1}}\n'
+    assert named(tmp_path, "a.jsonl", chat, prompt="chat") == [("Hi", {"prompt": "other", "x": 1})]
+    assert named(tmp_path, "a.jsonl", '{"prompt": "a", "gold": 1}', data={"answer": "gold"}) == [
+        ("a", {"answer": 1})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "said"),
+    [
+        (
+            '{"txt": 1, "label": 2}',
+            {"prompt": "text"},
+            "has no column `text` (prompts.column); there are `txt`, "
+            '`label`: `prompts.column = "txt"` takes `txt`',
+        ),
+        (
+            '{"question": "a"}',
+            {},
+            "has no prompt and no messages; there is `question`: `prompts.column = "
+            '"question"` takes `question`',
+        ),
+        (
+            '{"a b": "x", "zzz": 1}',
+            {},
+            "has no prompt and no messages; there are `a b`, `zzz`: "
+            '`prompts.column = "NAME"` takes one of them',
+        ),
+        (
+            '{"prompt": "a", "label": 2}',
+            {"data": {"answer": "lable"}},
+            "has no column `lable` (prompts.data.answer); did you mean `label`?",
+        ),
+        (
+            '{"prompt": "a", "answer": 1, "label": 2}',
+            {"data": {"answer": "label"}},
+            "has a column `answer` already, which prompts.data would hide: choose another name",
+        ),
+    ],
+)
+def test_a_column_that_is_not_there(tmp_path: Path, text: str, columns: dict[str, Any], said: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f"{text}\n" * 3)
+    with pytest.raises(UserError) as caught:
+        read_prompt_file(tmp_path / "a.jsonl", Columns(**columns))
+    assert str(caught.value) == f"{tmp_path}/a.jsonl:1 {said} (so it is with all 3 rows)"

@@ -23,7 +23,8 @@ class Word:
 
 def prompts(split, count, seed):
     words = [Word(f"{split} {seed} {i % 40} x{i % 40}") for i in range(count)]
-    return [{"prompt": w.text, "facets": {"split": split}, "data": {"n": (i,)}} for i, w in enumerate(words)]
+    rows = [{"prompt": w.text, "facets": {"split": split}} for w in words]
+    return [{**row, "data": {"n": (i % 40,)}} for i, row in enumerate(rows)]
 """
 
 
@@ -42,7 +43,7 @@ def numbered(count: int) -> list[dict[str, Any]]:
 
 
 def test_a_file_becomes_prompts(tmp_path: Path) -> None:
-    rows = [*numbered(20), {"prompt": "A3 b3  C3"}]
+    rows = [*numbered(20), {"prompt": "A3 b3  C3", "n": 3}]
     prompts, report = load_prompts(settings(tmp_path, write(tmp_path, *rows), system="Be kind."))
     assert [p.id for p in prompts] == [f"p{i:04d}" for i in range(20)]
     assert [p.split for p in prompts] == ["train"] * 14 + ["validation"] * 2 + ["held_out"] * 4
@@ -90,12 +91,13 @@ def test_given_ids_and_system_messages_stay(tmp_path: Path) -> None:
 
 
 def test_too_few_prompts_are_refused_with_the_numbers(tmp_path: Path) -> None:
-    source = write(tmp_path, *numbered(10), {"prompt": "a0 b0 c0"})
+    source = write(tmp_path, *numbered(10), {"prompt": "a0 b0 c0", "n": 0})
     with pytest.raises(UserError) as caught:
         load_prompts(settings(tmp_path, source, train=8, held_out=4, validation=1))
     assert str(caught.value).startswith(
-        "too few prompts: `prompts.train` needs 8 and got 5 (11 prompts read from file:a.jsonl; "
-        "1 dropped as exact duplicates; kept 5 train (8 asked for), 1 validation, 4 held-out); "
+        "too few prompts: `prompts.train` needs 8 and got 5: 1 of 11 was a duplicate "
+        "(11 prompts read from file:a.jsonl; 1 dropped as exact duplicates; "
+        "kept 5 train (8 asked for), 1 validation, 4 held-out); "
     )
     with pytest.raises(UserError, match=r"`prompts.train` needs 1 and got 0"):
         load_prompts(settings(tmp_path, write(tmp_path, *numbered(1))))
@@ -139,7 +141,7 @@ def test_a_generator(tmp_path: Path) -> None:
         ),
         (
             "def prompts(split, count, seed):\n    return [{}]",
-            "prompts.py:train[0] has no prompt and no messages\nprom",
+            "prompts.py:train[0] has no prompt and no messages (so it is with all 3 rows)",
         ),
         ("def prompts(split, count, seed):\n    return []", "prompts.py: there are no prompts in it"),
     ],

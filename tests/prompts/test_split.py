@@ -44,6 +44,44 @@ def test_exact_duplicates_whatever_case_space_and_unicode_form() -> None:
     ]
 
 
+def test_signs_that_look_alike_are_not_the_same() -> None:
+    texts = ["What is 2²?", "What is 22?", "What is ½?", "What is 1⁄2?", "Say ①.", "Say 1."]
+    assert len(drop_duplicates(rows(*texts))[0]) == 6
+
+
+def test_the_same_question_with_other_data_is_another_prompt() -> None:
+    given = rows(
+        {"prompt": "How tall is it?", "answer": 3, "source": {"a": 1, "b": 2}},
+        {"prompt": "how tall is it?", "answer": 4, "source": {"a": 1, "b": 2}},
+        {"prompt": "How tall is it?", "answer": 3, "source": {"b": 2, "a": 1}},
+    )
+    kept, dropped = drop_duplicates(given)
+    assert (origins(kept), origins(dropped)) == (["line 1", "line 2"], ["line 3"])
+    assert dropped[0].text == "How tall is it?"
+
+
+@pytest.mark.parametrize("near_duplicate", [0.85, 1])
+def test_what_asks_the_same_stands_in_one_split(near_duplicate: float) -> None:
+    """Also where near-duplicates are let through: the three splits are disjoint."""
+    given = [{"prompt": f"a{i // 2} b{i // 2} c{i // 2}", "answer": i} for i in range(60)]
+    chosen, dropped = split_candidates(by_hash(rows(*given)), NOTHING, near_duplicate)
+    texts = {split: {c.messages[0]["content"] for c in found} for split, found in chosen.items()}
+    assert not texts["train"] & texts["held_out"]
+    assert not texts["train"] & texts["validation"]
+    assert not texts["validation"] & texts["held_out"]
+    assert sum(map(len, chosen.values())) + len(dropped) == 60
+    assert {d.kind for d in dropped} <= {"duplicate"}
+    assert len(dropped) <= 2  # one at each border between splits
+    told = rows(
+        {"prompt": "x", "answer": 1, "split": "train"}, {"prompt": "X", "answer": 2, "split": "held_out"}
+    )
+    chosen, dropped = split_candidates(told, NOTHING, near_duplicate)
+    assert sizes(chosen) == (0, 0, 1)
+    assert [(d.origin, d.kind, d.why) for d in dropped] == [
+        ("line 1", "duplicate", "asks the same as line 2 in held_out")
+    ]
+
+
 def test_of_duplicates_the_one_farthest_from_training_stays() -> None:
     kept, _ = drop_duplicates(
         rows("a", {"prompt": "a", "split": "train"}, {"prompt": "A", "split": "held_out"}, "b")

@@ -185,7 +185,7 @@ def test_every_rule_stays_in_bounds_on_any_text(message: str, completion: str) -
         id="p",
         split="train",
         messages=({"role": "user", "content": message},),
-        data={**PROMPT.data, "source": message},
+        data={**PROMPT.data, "source": message if message.strip() else "blank cells are refused"},
     )
     for reward in REWARDS:
         score = reward.score(prompt, completion)

@@ -16,7 +16,7 @@ _NOTE = """
 | 2 | a mistake in the settings, the files, the model or the flags; `refine replay` also where it differs |
 | 3 | stopped by a guard; the state was saved |
 | 4 | the machine failed |
-| 130 | interrupted with Ctrl-C; `refine train --resume` goes on |
+| 130 | interrupted with Ctrl-C; `refine train --resume RUN` goes on |
 
 Results go to standard output, progress and messages to standard error.
 """

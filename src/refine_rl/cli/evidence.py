@@ -44,6 +44,7 @@ def evaluate(
     from refine_rl.again import choose_weights, evaluate_again
     from refine_rl.cli.interrupt import interruptible
     from refine_rl.cli.screen import Screen, print_comparison, results
+    from refine_rl.config_file import override
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(run)
@@ -70,7 +71,10 @@ def evaluate(
                 pause=pause,
             )
         except GuardStop as stop:  # its advice is for a training
-            more = ", with --set budget.dollars=MORE" if stop.guard == "budget" else ""
+            dollars = override(folder.settings(), overrides).budget.dollars
+            more = (
+                f", with --set budget.dollars={2 * dollars:g}" if stop.guard == "budget" and dollars else ""
+            )
             advice = f"Give the same command again{more}: what was paid for is in the cache."
             raise GuardStop(stop.guard, stop.what, advice) from stop
     if as_json:

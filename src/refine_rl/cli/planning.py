@@ -55,13 +55,13 @@ def plan(
     with results_apart():
         found = survey(settings)
     if probe and not found.prompts:
-        here = task or Path("task.toml")
+        here = task if task is not None and task.is_file() else (task or Path()) / "task.toml"
         raise UserError(
-            "--probe needs prompts, and the writer has not written them yet: "
-            f"{program()} prompts {quoted(here)} "
-            '--out written.jsonl, then prompts.source = "file:written.jsonl".'
+            f"--probe needs prompts, and the writer has not written them yet: `{program()} prompts "
+            f"{quoted(here)} --out {quoted(here.parent / 'written.jsonl')}`, then "
+            f"`{program()} plan {quoted(here)} --probe --set prompts.source=file:written.jsonl`"
         )
-    planned = make_plan(settings, found.counts)
+    planned = make_plan(settings, found.counts, lost=found.lost)
     if not as_json:
         _show(settings, planned)
     probed = _probe(settings, found.prompts, planned, yes) if probe else None

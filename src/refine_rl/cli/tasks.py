@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from refine_rl.cli.interrupt import interruptible
 from refine_rl.cli.training import JSON, SET, program
 from refine_rl.errors import UserError, quoted
+
+if TYPE_CHECKING:
+    from refine_rl.prompts.curate import Dropped
 
 
 def add_to(app: typer.Typer) -> None:
@@ -88,6 +93,9 @@ def prompts(
     replies: Path | None = typer.Option(
         None, "--replies", help="A new JSONL file for what the writer was asked and replied, a line a call."
     ),
+    dropped: bool = typer.Option(
+        False, "--dropped", help="List what was dropped or set aside, and why, in place of the prompts."
+    ),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
@@ -95,19 +103,28 @@ def prompts(
     from refine_rl.cli.screen import shown, talk
     from refine_rl.config_file import load_settings
     from refine_rl.gathering import gather_prompts
+    from refine_rl.prompts.sources import TooFewError
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     console = talk()
-    with interruptible() as pause:
-        gathered = gather_prompts(
-            settings, lambda line: console.print(shown(line), markup=False), pause, replies=replies
-        )
+    try:
+        with interruptible() as pause:
+            gathered = gather_prompts(
+                settings, lambda line: console.print(shown(line), markup=False), pause, replies=replies
+            )
+    except TooFewError as error:
+        if dropped:  # just then it is wanted
+            _list_dropped(error.report.dropped, as_json)
+        raise
     found = gathered.prompts
     records = [dataclasses.asdict(prompt) for prompt in found]
     if out is not None:
         out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    if dropped:
+        _list_dropped(gathered.report.dropped, as_json)
+        return
     if as_json:
         typer.echo(json.dumps(records))
         return
@@ -121,3 +138,18 @@ def prompts(
             typer.echo(f"  {prompt.id}  {shown(' '.join(prompt.text.split()))[:120]}")
     if out is not None:
         typer.echo(f"\nwritten to {out}")
+
+
+def _list_dropped(dropped: Sequence[Dropped], as_json: bool) -> None:
+    """A line for each: where it stood, why it is no prompt, how it begins."""
+    from refine_rl.cli.screen import shown
+    from refine_rl.prompts.curate import excerpt
+
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in dropped]))
+        return
+    for one in dropped:
+        text = "" if not one.text or one.origin.startswith("“") else f": {excerpt(one.text)}"
+        typer.echo(shown(f"{one.origin}  {one.kind}, {one.why}{text}"))
+    if not dropped:
+        typer.echo("nothing was dropped")

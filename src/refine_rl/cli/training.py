@@ -173,15 +173,9 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     except StopNow as stop:
         raise StopNow(f"{stop} Go on with: {go_on}") from stop
     except GuardStop as stop:
-        cap = "budget.dollars" if "budget.dollars" in stop.what else "budget.hours"
-        mended_by = {
-            "missing": "",
-            "no_thoughts": " --set rollout.early_exit.ends=...",
-            "budget": f" --set {cap}=MORE",
-        }
-        mended = stop.guard in mended_by
-        way = f"To go on{'' if mended else ' all the same'}: {go_on}{mended_by.get(stop.guard, '')}"
-        rest = f"The state was saved. Report: {report}\n{way}"
+        from refine_rl.cli.going_on import commands
+
+        rest = f"The state was saved. Report: {report}\n{commands(stop, folder, go_on)}"
         raise GuardStop(stop.guard, stop.what, f"{stop.advice}\n{rest}") from stop
     except DiskError as error:
         raise DiskError(f"{error}\n{_saved(folder)} Go on with: {go_on}") from error

@@ -77,8 +77,7 @@ def require_finite(loss: float, norm: float, step: int) -> None:
         raise GuardStop(
             "not_finite",
             f"Step {step}: the loss is {loss} and the gradient's norm {norm}.",
-            "No weight was changed by it. Go back to an earlier checkpoint with a lower rate: --resume RUN "
-            "--from-step N --set grpo.learning_rate=...",
+            "No weight was changed by it. Go back to an earlier checkpoint, with a lower grpo.learning_rate.",
         )
 
 
@@ -106,5 +105,6 @@ def _mismatch(
         f"Step {step}: sampler and trainer disagree by {mean:.4f} nats a token on average "
         f"(allowed: {limit:g}).",
         f"Likely cause: {cause} Nothing was learned from these rollouts. If the difference is rounding, "
-        'go on with --set grpo.mismatch_tolerance=..., or start anew with model.dtype = "float32".',
+        'go on with a higher grpo.mismatch_tolerance, or start anew with model.dtype = "float32".',
+        limit=2 * mean,
     )

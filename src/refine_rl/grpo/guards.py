@@ -35,8 +35,8 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "all_cut",
             f"Step {newest.step}: every completion was cut at {cut}; none reached its stop token.",
             f"Start anew with a larger {' or '.join(limits)}, or a model that ends its answers (an instruct "
-            "model with its own chat template). If it should learn to stop, go on with --resume RUN --set "
-            "grpo.all_cut_patience=...",
+            "model with its own chat template). If it should learn to stop, go on with a higher "
+            "grpo.all_cut_patience.",
         )
     patience = settings.grpo.zero_variance_patience
     recent = history[-patience:]
@@ -46,10 +46,10 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "no_variance",
             f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
             f"(mean {level:.3f}), {_what_that_means(settings)}",
-            "If the reward is at its top, training is done: end it here with --resume RUN --set "
-            f"grpo.steps={newest.step}. To try on, --set grpo.zero_variance_patience=... Otherwise start "
-            "anew with a finer reward (partial credit, rules that grade), other prompts, a higher "
-            "temperature or larger groups.",
+            "If the reward is at its top, training is done: end it here, with "
+            f"grpo.steps={newest.step}. To try on, raise grpo.zero_variance_patience. Otherwise start anew "
+            "with a finer reward (partial credit, rules that grade), other prompts, a higher temperature or "
+            "larger groups.",
         )
     before = [m.grad_norm for m in history[:-EXPLODED_STEPS] if m.grad_norm]
     last = [m.grad_norm or 0.0 for m in history[-EXPLODED_STEPS:]]
@@ -58,8 +58,7 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
             "exploding_gradient",
             f"Step {newest.step}: for {EXPLODED_STEPS} steps the gradient's norm was over {EXPLODED:.0f} "
             f"times its median ({median(before):.3g}).",
-            "Go back to an earlier checkpoint with a lower rate: --resume RUN --from-step N "
-            "--set grpo.learning_rate=...",
+            "Go back to an earlier checkpoint, with a lower grpo.learning_rate.",
         )
 
 

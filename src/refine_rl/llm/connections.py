@@ -10,10 +10,20 @@ from pathlib import Path
 from refine_rl.config import EndpointSettings
 from refine_rl.errors import SettingsError
 from refine_rl.llm.cache import Cache, default_folder
-from refine_rl.llm.endpoints import Endpoint, parse_model, resolve
+from refine_rl.llm.endpoints import resolve
 from refine_rl.llm.ledger import Ledger
 from refine_rl.llm.open_ai import EndpointClient, Line, Pace
-from refine_rl.llm.prices import find_price
+from refine_rl.llm.prices import find_price, price_advice
+
+
+class UnknownPriceError(SettingsError):
+    """A cap in dollars, and a model of which nobody knows what it costs."""
+
+    def __init__(self, model: str, endpoints: Mapping[str, EndpointSettings]) -> None:
+        super().__init__(
+            f"budget.dollars needs to know what `{model}` costs. {price_advice([model], endpoints)}"
+        )
+        self.model = model
 
 
 class EndpointConnections:
@@ -61,7 +71,7 @@ class EndpointConnections:
         line = self._lines.setdefault(endpoint.name, Line(endpoint))
         price = find_price(endpoint, model)
         if price is None and self._ledger.dollars is not None:
-            raise SettingsError(_no_price(endpoint, model))
+            raise UnknownPriceError(model, self._endpoints)
         return EndpointClient(
             model,
             line,
@@ -75,12 +85,3 @@ class EndpointConnections:
         """Closes every connection of the running event loop."""
         for line in list(self._lines.values()):
             await line.close()
-
-
-def _no_price(endpoint: Endpoint, model: str) -> str:
-    name = parse_model(model)[1]
-    return (
-        f"budget.dollars needs to know what `{model}` costs, in dollars a million tokens: write "
-        f'[endpoints.{endpoint.name}] prices = {{"{name}" = {{input = ..., output = ...}}}} (0 for a model '
-        "of your own), or install the extra refine-rl[prices]"
-    )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from refine_rl.config import EndpointSettings, PriceSettings
 from refine_rl.errors import SettingsError, UserError
+from refine_rl.toml_write import toml_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +100,7 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
     if key_env is None and preset is None:
         raise SettingsError(
             f"endpoints.{name} must say which environment variable holds its key: "
-            'key_env = "NAME_OF_THE_VARIABLE" ("" where no key is needed)'
+            '`key_env = "NAME_OF_THE_VARIABLE"` (`""` where no key is needed)'
         )
     if key_env is None and preset is not None:
         key_env = preset.key_env
@@ -128,7 +129,8 @@ def _unknown(name: str, model: str, endpoints: Mapping[str, EndpointSettings]) -
     hint = f"did you mean `{near[0]}`? Known" if near else "known"
     return (
         f"`{model}`: there is no endpoint `{name}`; {hint} are {', '.join(known)}. Another one is given by a "
-        f'table: [endpoints.{name}] with base_url = "https://.../v1" and key_env = "NAME_OF_THE_VARIABLE"'
+        f'table:\n[endpoints.{toml_key(name)}]\nbase_url = "https://.../v1"\n'
+        'key_env = "NAME_OF_THE_VARIABLE"  # "" where no key is needed'
     )
 
 

@@ -28,7 +28,7 @@ def endpoint_of(model: str, settings: Settings) -> Endpoint:
 
 
 def price_of(model: str, settings: Settings) -> Price | None:
-    """From the settings, else from the extra refine-rl[prices], else None."""
+    """From the settings, else from the tables of genai-prices, else None."""
     return find_price(endpoint_of(model, settings), model)
 
 
@@ -67,9 +67,3 @@ class _EveryKey(dict[str, str]):
 
     def get(self, name: str, default: object = None) -> str:
         return "none"
-
-
-def price_line(model: str) -> str:
-    """What to write into a task.toml for a model without a price."""
-    endpoint, _, name = model.partition("/")
-    return f'[endpoints.{endpoint}] prices = {{"{name}" = {{input = ..., output = ...}}}}'

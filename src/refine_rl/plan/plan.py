@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from refine_rl.config import EndpointSettings, Settings
 from refine_rl.fitting import require_enough, room_for_prompt
+from refine_rl.llm.prices import price_advice
 from refine_rl.plan import machine, pace
 from refine_rl.plan.calls import STEPS, Calls, calls, resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
-from refine_rl.plan.money import Cost, cost, dollars, missing_keys, price_line
+from refine_rl.plan.money import Cost, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
@@ -58,10 +59,11 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None) -> Plan:
+def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None, lost: str = "") -> Plan:
     """The plan of a run with these settings on this machine, or on one with those `rates`. Raises UserError
-    where such a run would be refused: too few prompts, or no room for any beside an answer."""
-    require_enough(settings, train=counts.train, held_out=counts.held_out)
+    where such a run would be refused: too few prompts (`lost` says what became of others), or no room for
+    any beside an answer."""
+    require_enough(settings, train=counts.train, held_out=counts.held_out, lost=lost)
     planned = calls(settings, counts)
     lines = tuple(Line(calls=c, dollars=dollars(c, settings)) for c in planned)
     paid = cost(planned, settings)
@@ -152,8 +154,7 @@ def over_budget(settings: Settings, paid: Cost, seconds: Seconds) -> list[str]:
     cap, hours = settings.budget.dollars, settings.budget.hours
     if cap is not None and paid.unknown:
         found.append(
-            f"budget.dollars needs the price of every model. Write: "
-            f"{'; '.join(price_line(model) for model in paid.unknown)}"
+            f"budget.dollars needs the price of every model. {price_advice(paid.unknown, settings.endpoints)}"
         )
     for name, limit, span in (
         ("dollars", cap, (paid.low, paid.high)),
@@ -202,8 +203,8 @@ def _notes(
         notes.append(f"Not set yet: {', '.join(keys)}. The run needs it.")
     if paid.unknown and settings.budget.dollars is None:
         notes.append(
-            f"Without a known price: {', '.join(paid.unknown)}. Write prices into the task, such as "
-            f"{price_line(paid.unknown[0])}, or install refine-rl[prices]."
+            f"Without a known price: {', '.join(paid.unknown)}. "
+            f"{price_advice(paid.unknown, settings.endpoints)}"
         )
     if counts.written:
         notes.append("The prompts are still to be written; their length is a guess.")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from refine_rl.config import Settings
 from refine_rl.connecting import check_models
+from refine_rl.errors import Together
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
 from refine_rl.plan.counts import Counts, count_prompts, written_counts
 from refine_rl.plan.money import endpoint_of
 from refine_rl.prompts import load_prompts
-from refine_rl.rewards import build_reward
+from refine_rl.rewards import CombinedReward, build_reward
 from refine_rl.rewards.rubric import default_rubric, load_rubric
 from refine_rl.types import Prompt
 
@@ -23,19 +24,33 @@ class Survey:
 
     prompts: Sequence[Prompt]
     counts: Counts
+    lost: str = ""  # what became of other rows of their source
 
 
 def survey(settings: Settings) -> Survey:
     """Reads the prompts and puts the reward together as a run would; a mistake in either is raised as it
     would be there. No call is made, and no key is needed."""
-    rubric = default_rubric() if settings.reward.rubric == "write" else load_rubric(settings)
-    check_models(settings, _Nobody(settings))
-    reward = build_reward(settings, (), _Nobody(settings), rubric)
-    if settings.writes_prompts:
+    rubric, lost = default_rubric(), ""
+    together = Together()
+    with together:
+        if settings.reward.rubric != "write":
+            rubric = load_rubric(settings)
+        check_models(settings, _Nobody(settings))
+    reward: CombinedReward | None = None
+    prompts: list[Prompt] | None = None
+    with together:
+        reward = build_reward(settings, (), _Nobody(settings), rubric)
+    if not settings.writes_prompts:
+        with together:
+            prompts, report = load_prompts(settings)
+            lost = report.lost()
+    if reward is not None and prompts is not None:
+        with together:
+            reward.check_data(prompts)
+    together.tell()
+    if prompts is None:
         return Survey(prompts=(), counts=written_counts(settings))
-    prompts, _ = load_prompts(settings)
-    reward.check_data(prompts)
-    return Survey(prompts=prompts, counts=count_prompts(prompts, settings))
+    return Survey(prompts=prompts, counts=count_prompts(prompts, settings), lost=lost)
 
 
 class _Nobody:

@@ -61,7 +61,7 @@ def fresh_adapter(model: Any, settings: ModelSettings, seed: int) -> Any:
             adapted = peft.get_peft_model(model, config)
         except ValueError as error:
             raise UserError(
-                f"[model] targets = {settings.targets!r} cannot have an adapter: "
+                f"model.targets = {settings.targets!r} cannot have an adapter: "
                 f"{str(error).splitlines()[0]} This model's linear layers are {', '.join(linear)}."
             ) from error
     make_lean(adapted)
@@ -109,7 +109,7 @@ def merge_start(model: Any, origin: Origin) -> tuple[Any, Start | None]:
     if odd:
         raise UserError(
             f"{origin.adapter} holds an adapter ({config.peft_type}) that is more than LoRA matrices. Make "
-            f'an ordinary model of it, and train that, with [model] name = "merged":\n'
+            f'an ordinary model of it, and train that, with model.name = "merged":\n'
             f"{merge_command(origin.adapter)}"
         )
     kept = {key: value.detach().cpu().float().clone() for key, value in matrices.items()}
@@ -205,7 +205,7 @@ def check_targets(model: nn.Module, targets: str | list[str]) -> None:
     if isinstance(targets, str):
         return
     if not targets:
-        raise UserError('[model] targets = [] names no layer. Leave it out: "all-linear" is the default.')
+        raise UserError('model.targets = [] names no layer. Leave it out: "all-linear" is the default.')
     modules = [name for name, _ in model.named_modules() if name]
     problems = []
     for target in targets:
@@ -217,7 +217,7 @@ def check_targets(model: nn.Module, targets: str | list[str]) -> None:
         problems.append(f"{target!r} is no layer of this model{meant}")
     if problems:
         raise UserError(
-            f"[model] targets = {targets!r}: {'; '.join(problems)}. Its linear layers are "
+            f"model.targets = {targets!r}: {'; '.join(problems)}. Its linear layers are "
             f"{', '.join(_linear_names(model))}."
         )
 

@@ -81,7 +81,7 @@ def load_policy(
     model.to(device).eval()
     if settings.gradient_checkpointing and not recompute_layers(model):
         raise UserError(
-            f"[model] gradient_checkpointing = true: {settings.name} ({config.model_type}) has no "
+            f"model.gradient_checkpointing = true: {settings.name} ({config.model_type}) has no "
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
     moment = moment or datetime.now()
@@ -131,7 +131,7 @@ def choose_device(wanted: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"[model] device = {wanted!r} cannot be used here: {reason}") from error
+        raise UserError(f"model.device = {wanted!r} cannot be used here: {reason}") from error
     return device
 
 

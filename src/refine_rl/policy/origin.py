@@ -44,7 +44,7 @@ def find_origin(name: str, *, local_only: bool = False) -> Origin:
         raise UserError(
             f"{name} holds a model and an adapter ({ADAPTER_CONFIG}), and programs differ in what they "
             "load. Give the adapter a folder of its own, with this command:\n"
-            f'{split_command(source)}\nThen take [model] name = "{source}-adapter" for both, or "{source}" '
+            f'{split_command(source)}\nThen take model.name = "{source}-adapter" for both, or "{source}" '
             "for the model without the adapter."
         )
     base = _base_of(found, source)
@@ -68,7 +68,7 @@ def model_source(name: str) -> str:
     if path.is_dir():
         return str(path)
     if looks_like_path:
-        raise UserError(f"[model] name = {name!r}: there is no such folder.")
+        raise UserError(f"model.name = {name!r}: there is no such folder.")
     return name
 
 

@@ -262,7 +262,7 @@ def _not_finite() -> GuardStop:
     return GuardStop(
         "not_finite",
         "While sampling, the model's log-probs were not finite numbers: its weights are broken.",
-        "Go back to an earlier checkpoint with a lower rate: --from-step N --set grpo.learning_rate=...; "
+        "Go back to an earlier checkpoint, with a lower grpo.learning_rate; "
         'in a new run, model.dtype = "float32" helps where bfloat16 is too coarse.',
     )
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from refine_rl.types import Message, Split
+from refine_rl.prompts.columns import AS_THEY_ARE, Columns
+from refine_rl.prompts.json_rows import RowError
+from refine_rl.types import Message, Prompt, Split
+
+__all__ = ["SPLITS", "Candidate", "RowError", "candidate", "is_record"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _ROLES = ("system", "user", "assistant")
-
-
-class RowError(ValueError):
-    """What is wrong with a row; the caller adds the file and the line."""
+_RECORD = {field.name for field in fields(Prompt)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """What a source offers. `id` and `split` are None where the source leaves them open."""
+    """What a source offers. `id` and `split` are None where the source leaves them open; `recorded`: it was
+    a prompt before."""
 
     messages: tuple[Message, ...]
     id: str | None
@@ -28,13 +30,16 @@ class Candidate:
     facets: Mapping[str, str]
     data: Mapping[str, Any]
     origin: str
+    recorded: bool = False
 
 
-def candidate(row: object, origin: str) -> Candidate:
+def candidate(row: object, origin: str, columns: Columns = AS_THEY_ARE) -> Candidate:
     """Check a row: `prompt` or `messages`, perhaps `id`, `split`, `facets`; the rest goes to `data`.
 
     Values of None and empty cells count as absent for these names. All values become what JSON reads
-    back (a tuple a list), so that rewards see the same in a run and after its resume. Raises RowError.
+    back (a tuple a list), so that rewards see the same in a run and after its resume. `columns` says where
+    the prompt and data stand under other names; a record of ours (`refine prompts --out`, a run's prompts)
+    is read back as it was written. Raises RowError.
 
     >>> candidate({"prompt": "Say hi.", "answer": "Hi!"}, "file:a.jsonl:1").data
     {'answer': 'Hi!'}
@@ -42,35 +47,51 @@ def candidate(row: object, origin: str) -> Candidate:
     if not isinstance(row, dict):
         raise RowError('is not an object with a "prompt": write {"prompt": "..."}')
     rest = _as_json(row)
+    recorded = is_record(rest)
+    if recorded:
+        origin, rest = rest["origin"], {name: v for name, v in rest.items() if name != "origin"}
+    else:
+        rest = columns.applied(rest)
+    names = tuple(rest)
     known = {name: rest.pop(name, None) for name in ("prompt", "messages", "id", "split", "facets")}
     given = {name: value for name, value in known.items() if value is not None and value != ""}
     return Candidate(
-        messages=_messages(given, has_prompt="prompt" in row),
+        messages=_messages(given, names, columns),
         id=_id(given.get("id")),
         split=_split(given.get("split")),
         facets=_facets(given.get("facets", {})),
         data=_data(rest),
         origin=origin,
+        recorded=recorded,
     )
+
+
+def is_record(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a prompt as we write it, with all its fields and no other."""
+    return row.keys() == _RECORD and isinstance(row["data"], Mapping) and isinstance(row["origin"], str)
 
 
 def _as_json(row: dict[Any, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False)
         text.encode()  # refuses half a surrogate pair
+        return dict(json.loads(text))
     except (TypeError, ValueError) as error:
         raise RowError(f"has a value that JSON cannot hold: {error}") from error
-    return dict(json.loads(text))
+    except RecursionError:
+        raise RowError("is nested too deeply: too many lists or objects inside each other") from None
 
 
-def _messages(given: Mapping[str, Any], *, has_prompt: bool) -> tuple[Message, ...]:
+def _messages(given: Mapping[str, Any], names: tuple[str, ...], columns: Columns) -> tuple[Message, ...]:
     if "prompt" in given and "messages" in given:
         raise RowError("has both a prompt and messages; one of them is enough")
     if "messages" in given:
         return _chat(given["messages"])
     text = given.get("prompt")
     if text is None:
-        raise RowError("has an empty prompt" if has_prompt else "has no prompt and no messages")
+        if "prompt" in names:
+            raise RowError("has an empty prompt")
+        raise RowError(f"has no prompt and no messages{columns.there(names)}")
     if isinstance(text, list):
         raise RowError("has a list as its prompt; call the column `messages` where it holds a chat")
     if not isinstance(text, str):

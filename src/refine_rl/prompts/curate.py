@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.coverage import Coverage
@@ -23,7 +24,7 @@ _EXCERPT = 60  # characters of a text in a report
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
     """A candidate that became no prompt: `origin` says which, `why` in words what it clashed with or what
-    is wrong with it; `text` is what a writer wrote."""
+    is wrong with it; `text` is what it would have asked."""
 
     origin: str
     kind: Kind
@@ -50,6 +51,26 @@ class CurationReport:
     def count(self, kind: Kind) -> int:
         """How many candidates were dropped for this reason."""
         return sum(dropped.kind == kind for dropped in self.dropped)
+
+    def lost(self) -> str:
+        """How many of the rows became no prompts, and why, in words; "" where all did. It stands where too
+        few are left."""
+        many: dict[Kind, str] = {
+            "duplicate": "duplicates",
+            "near-duplicate": "near-duplicates",
+            "rejected": "rejected",
+        }
+        one: dict[Kind, str] = {
+            "duplicate": "a duplicate",
+            "near-duplicate": "a near-duplicate",
+            "rejected": "rejected",
+        }
+        counts = Counter(dropped.kind for dropped in self.dropped)
+        return ", ".join(
+            f"{counts[kind]} of {self.read} {f'was {one[kind]}' if counts[kind] == 1 else f'were {name}'}"
+            for kind, name in many.items()
+            if counts[kind]
+        )
 
     def lines(self) -> list[str]:
         """The report for the terminal: the summary, then the table of the coverage."""
@@ -100,12 +121,13 @@ def excerpt(text: str, longest: int = _EXCERPT) -> str:
 
 
 def normalised(text: str) -> str:
-    """The text without differences of case, white space and Unicode form.
+    """The text without differences of case, white space and Unicode form. Signs that only look or mean alike
+    stay apart: "2²" is not "22".
 
-    >>> normalised("Say  Hi.\\n")
-    'say hi.'
+    >>> normalised("Say  Hi.\\n"), normalised("2²")
+    ('say hi.', '2²')
     """
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
 def conversation(messages: Sequence[Message]) -> str:
@@ -114,17 +136,23 @@ def conversation(messages: Sequence[Message]) -> str:
 
 
 def drop_duplicates(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
-    """Keep one of the candidates whose messages are the same after `normalised`.
+    """Keep one of the candidates whose messages are the same after `normalised`, and whose data are equal:
+    the same question with another reference answer is another prompt.
 
     Of equals, one that its source puts into held_out stays, else one in validation, else one in train,
     else the first.
     """
-    first: dict[tuple[tuple[str, str], ...], Candidate] = {}
+    first: dict[tuple[Any, ...], Candidate] = {}
     for candidate in sorted(candidates, key=_claim):
         first.setdefault(_key(candidate), candidate)
     kept = [c for c in candidates if first[_key(c)] is c]
     dropped = [
-        Dropped(origin=c.origin, kind="duplicate", why=f"the same as {first[_key(c)].origin}")
+        Dropped(
+            origin=c.origin,
+            kind="duplicate",
+            why=f"the same as {first[_key(c)].origin}",
+            text=c.messages[-1]["content"],
+        )
         for c in candidates
         if first[_key(c)] is not c
     ]
@@ -151,8 +179,14 @@ def drop_seen(
     ]
 
 
-def _key(candidate: Candidate) -> tuple[tuple[str, str], ...]:
-    return tuple((message["role"], normalised(message["content"])) for message in candidate.messages)
+def said(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    """What the policy reads, `normalised`: two prompts with equal ones ask the same."""
+    return tuple((message["role"], normalised(message["content"])) for message in messages)
+
+
+def _key(candidate: Candidate) -> tuple[Any, ...]:
+    data = json.dumps(candidate.data, sort_keys=True) if candidate.data else ""
+    return (*said(candidate.messages), data)
 
 
 def _claim(candidate: Candidate) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,17 @@ from typing import Any
 from refine_rl.config_file import read_text
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate, RowError, candidate
+from refine_rl.prompts.columns import AS_THEY_ARE, Columns
+from refine_rl.prompts.json_rows import read_json, read_json_list
 
 _SHOWN = 10  # broken rows that an error names
+_LONGEST_CELL = 2**31 - 1  # signs; what every platform's csv module can be told
 
 Rows = Iterator[tuple[str, object]]  # (line number or name of the row, the row or what is wrong with it)
 
 
-def read_prompt_file(path: Path) -> list[Candidate]:
-    """Every row of a file, in its order.
+def read_prompt_file(path: Path, columns: Columns = AS_THEY_ARE) -> list[Candidate]:
+    """Every row of a file, in its order; `columns` says where prompt and data stand.
 
     Raises UserError that names the broken rows by line (in a .json list: by item), ids given twice, an
     empty file, or a kind of file that is not known.
@@ -29,66 +31,74 @@ def read_prompt_file(path: Path) -> list[Candidate]:
         known = ", ".join([*_READERS, ".py"])
         raise UserError(f"{path}: not a kind of file that prompts are read from ({known})")
     text = read_text(path, way_out="`prompts.source` is relative to the task's folder")
-    return check_rows(reader(text), path)
+    return check_rows(reader(text, columns), path, columns)
 
 
-def check_rows(rows: Rows, path: Path) -> list[Candidate]:
+def check_rows(rows: Rows, path: Path, columns: Columns = AS_THEY_ARE) -> list[Candidate]:
     """Make candidates of the rows of a file; all broken ones are named in one UserError."""
     found: list[Candidate] = []
-    broken: list[str] = []
+    broken: list[tuple[str, str]] = []
     first_with_id: dict[str, str] = {}
     for name, row in rows:
         try:
             if isinstance(row, RowError):
                 raise row
-            new = candidate(row, f"file:{path.name}:{name}")
+            new = candidate(row, f"file:{path.name}:{name}", columns)
             if new.id is not None and first_with_id.setdefault(new.id, name) != name:
                 raise RowError(f"has the id {new.id!r}, which {first_with_id[new.id]} has already")
         except RowError as error:
-            broken.append(f"{path}:{name} {error}")
+            broken.append((name, str(error)))
         else:
             found.append(new)
     if broken:
-        more = f"\n... and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        raise UserError("\n".join(broken[:_SHOWN]) + more)
+        raise UserError(_told(path, broken, all_alike=not found))
     if not found:
         raise UserError(f"{path}: there are no prompts in it")
     return found
 
 
-def _jsonl(text: str) -> Rows:
+def _told(path: Path, broken: list[tuple[str, str]], *, all_alike: bool) -> str:
+    """The broken rows by name; once where the same is wrong with every row of the file."""
+    if all_alike and len(broken) > 1 and len({text for _, text in broken}) == 1:
+        return f"{path}:{broken[0][0]} {broken[0][1]} (so it is with all {len(broken)} rows)"
+    more = f"\n... and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+    return "\n".join(f"{path}:{name} {text}" for name, text in broken[:_SHOWN]) + more
+
+
+def _jsonl(text: str, columns: Columns) -> Rows:
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines: it also splits at U+2028
         if line.strip():
             try:
-                yield str(number), json.loads(line)
-            except json.JSONDecodeError as error:
-                yield str(number), RowError(f"is not JSON: {error.msg} at column {error.colno}")
+                yield str(number), read_json(line)
+            except RowError as error:
+                yield str(number), error
 
 
-def _json_list(text: str) -> Rows:
+def _json_list(text: str, columns: Columns) -> Rows:
     try:
-        items = json.loads(text) if text.strip() else []
-    except json.JSONDecodeError as error:
-        yield str(error.lineno), RowError(f"is not JSON: {error.msg} at column {error.colno}")
-        return
-    if not isinstance(items, list):
-        yield (
-            "1",
-            RowError("is not a list of prompts: write [{...}, {...}], or one object a line in a .jsonl"),
-        )
-        return
-    for number, item in enumerate(items, 1):
-        yield str(number), item
+        for number, item in read_json_list(text):
+            yield str(number), item
+    except RowError as error:
+        yield "1", error
 
 
-def _csv(text: str) -> Rows:
+def _csv(text: str, columns: Columns) -> Rows:
+    before = csv.field_size_limit(_LONGEST_CELL)  # a limit of the whole process; 131,072 else
+    try:
+        yield from _csv_rows(text, columns)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_rows(text: str, columns: Columns) -> Rows:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
-        if header and not {"prompt", "messages"} & set(header):
-            semicolon = " (columns are separated by commas)" if ";" in header[0] else ""
-            yield "1", RowError(f"has no column `prompt` or `messages` in its header{semicolon}")
+        if header and (problem := columns.missing(header)):
+            if len(header) == 1 and ";" in header[0]:
+                problem = f"has the one column `{header[0]}`: columns are separated by commas"
+            yield "1", RowError(problem)
             return
         if len(set(header)) < len(header):
             yield "1", RowError("names a column twice")
@@ -109,19 +119,19 @@ def _csv_row(header: list[str], cells: list[str]) -> object:
     for name in ("messages", "facets"):
         if row.get(name):
             try:
-                row[name] = json.loads(row[name])
-            except json.JSONDecodeError:
-                return RowError(f"has {name} that are not JSON")
+                row[name] = read_json(row[name])
+            except RowError as error:
+                return RowError(f"has {name} that cannot be read as JSON: it {error}")
     return row
 
 
-def _txt(text: str) -> Rows:
+def _txt(text: str, columns: Columns) -> Rows:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield str(number), {"prompt": line.strip()}
 
 
-_READERS: dict[str, Callable[[str], Rows]] = {
+_READERS: dict[str, Callable[[str, Columns], Rows]] = {
     ".jsonl": _jsonl,
     ".json": _json_list,
     ".csv": _csv,

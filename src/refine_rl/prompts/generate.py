@@ -12,13 +12,16 @@ from typing import Any
 
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
+from refine_rl.prompts.columns import AS_THEY_ARE, Columns
 from refine_rl.prompts.files import check_rows
 from refine_rl.types import Split
 
 _FAILURES = (Exception, SystemExit, KeyboardInterrupt)  # a person's Ctrl-C is neither: see cli/interrupt.py
 
 
-def generate_prompts(path: Path, counts: Mapping[Split, int], seed: int) -> list[Candidate]:
+def generate_prompts(
+    path: Path, counts: Mapping[Split, int], seed: int, columns: Columns = AS_THEY_ARE
+) -> list[Candidate]:
     """Up to `counts` candidates a split, checked like the rows of a file.
 
     Raises UserError where the file or its function is missing, fails, or gives broken rows.
@@ -31,7 +34,7 @@ def generate_prompts(path: Path, counts: Mapping[Split, int], seed: int) -> list
         raise UserError(_failure(path, error)) from error
     if not callable(function):
         raise UserError(f"{path}: has no function prompts(split, count, seed)")
-    return check_rows(_rows(path, function, counts, seed), path)
+    return check_rows(_rows(path, function, counts, seed), path, columns)
 
 
 def _rows(path: Path, function: Any, counts: Mapping[Split, int], seed: int) -> Iterator[tuple[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,16 @@ from refine_rl.llm.background import run_blocking
 from refine_rl.llm.client import Connections
 from refine_rl.progress import Pause, never
 from refine_rl.prompts.candidates import SPLITS, Candidate
+from refine_rl.prompts.columns import Columns
 from refine_rl.prompts.coverage import cover
-from refine_rl.prompts.curate import WRITER, CurationReport, Dropped, drop_duplicates, drop_seen
+from refine_rl.prompts.curate import (
+    WRITER,
+    CurationReport,
+    Dropped,
+    drop_duplicates,
+    drop_seen,
+    said,
+)
 from refine_rl.prompts.files import read_prompt_file
 from refine_rl.prompts.generate import generate_prompts
 from refine_rl.prompts.split import by_hash, split_candidates
@@ -78,7 +87,7 @@ def load_prompts(
     chosen, others = split_candidates(ordered, source.asked, own.near_duplicate, own.similarity)
     prompts = _prompts(chosen, own.system)
     report = _report(source, [*source.dropped, *duplicates, *others], prompts)
-    _refuse_too_few(report, source)
+    _refuse_too_few(report, source, settings.folder)
     return prompts, report
 
 
@@ -154,11 +163,14 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
         "validation": settings.validation,
         "held_out": settings.held_out,
     }
+    columns = Columns(prompt=settings.column, data=settings.data)
     if path.suffix != ".py":
-        candidates = read_prompt_file(path)
-        return _source(settings, candidates, asked, generated=False)
+        candidates = read_prompt_file(path, columns)
+        # What was curated before (`--out`) is taken as it was: in its order, and in its numbers.
+        own = all(c.recorded for c in candidates)
+        return _source(settings, candidates, asked, generated=own)
     counts = {split: _GENERATED[split] if count is None else count for split, count in asked.items()}
-    candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed)
+    candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed, columns)
     return _source(settings, candidates, counts, generated=True)
 
 
@@ -226,6 +238,7 @@ def _with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, .
 
 def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt]) -> CurationReport:
     splits = Counter(prompt.split for prompt in prompts)
+    alike = len(prompts) - len({said(prompt.messages) for prompt in prompts})
     return CurationReport(
         source=source.name,
         read=source.read,
@@ -233,11 +246,27 @@ def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Promp
         splits={split: splits[split] for split in SPLITS},
         asked=source.asked,
         coverage=cover(prompts),
-        remarks=source.remarks,
+        remarks=(*source.remarks, *([_same_question(alike)] if alike else [])),
     )
 
 
-def _refuse_too_few(report: CurationReport, source: _Source) -> None:
+def _same_question(number: int) -> str:
+    one = number == 1
+    return (
+        f"{number} of these ask{'s' if one else ''} what another one asks, with other data: kept, in the "
+        f"split of {'the other' if one else 'the others'}"
+    )
+
+
+class TooFewError(UserError):
+    """What is left of a source is too little for a run; `report` says what became of the rest."""
+
+    def __init__(self, text: str, report: CurationReport) -> None:
+        super().__init__(text)
+        self.report = report
+
+
+def _refuse_too_few(report: CurationReport, source: _Source, folder: Path) -> None:
     """A file must have what is asked for; a generator may run dry, but not be empty, and a writer must have
     half of it."""
     least = {split: int(split != "validation") for split in SPLITS}
@@ -258,4 +287,11 @@ def _refuse_too_few(report: CurationReport, source: _Source) -> None:
         if report.source.startswith(WRITER)
         else "add prompts, ask for fewer, or drop less with a higher `prompts.near_duplicate`"
     )
-    raise UserError(f"too few prompts: {'; '.join(short)} ({'; '.join(report.summary())}); {way_out}")
+    lost = f": {report.lost()}" if report.lost() else ""
+    listed = ""
+    if report.dropped and (folder / "task.toml").is_file():
+        listed = f"; `refine prompts {shlex.quote(str(folder))} --dropped` lists what was dropped"
+    raise TooFewError(
+        f"too few prompts: {'; '.join(short)}{lost} ({'; '.join(report.summary())}); {way_out}{listed}",
+        report,
+    )

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Literal
 
 from refine_rl.prompts.candidates import SPLITS, Candidate
-from refine_rl.prompts.curate import Dropped, conversation, excerpt, normalised
+from refine_rl.prompts.curate import Dropped, Kind, conversation, excerpt, normalised, said
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.types import Split
 
@@ -33,9 +33,11 @@ def split_candidates(
 
     A candidate with a split goes there or nowhere; the others fill up what is asked for. None asks for
     the candidates that say so themselves; where there are none, for 20 % of the others, at least 1 and
-    at most 100 (held_out), 10 % of them up to 32 (validation), all that are left (train).
+    at most 100 (held_out), 10 % of them up to 32 (validation), all that are left (train). What asks the same
+    stands in one split, also where `near_duplicate` is 1.
     """
     near = near_duplicates([conversation(c.messages) for c in candidates], near_duplicate, similarity)
+    same: dict[object, int] = {}  # what is asked in the splits that are chosen already -> who asks it
     free = [index for index, c in enumerate(candidates) if c.split is None]
     limits = _limits(candidates, asked, len(free))
     chosen: dict[Split, list[int]] = {split: [] for split in SPLITS}
@@ -47,24 +49,33 @@ def split_candidates(
             limit = limits[split]
             if limit is not None and len(chosen[split]) >= limit:
                 break
-            clash = near.find(index)
-            if clash is None:
-                chosen[split].append(index)
-            else:
+            twin = same.get(said(candidates[index].messages))
+            clash = near.find(index) if twin is None else None
+            if twin is not None:
+                why = f"asks the same as {candidates[twin].origin} in {split_of[twin]}"
+                dropped.append(_dropped(candidates[index], "duplicate", why))
+            elif clash is not None:
                 other = candidates[clash[0]]
                 words = excerpt(conversation(other.messages))
                 why = f"{clash[1]:.2f} like {other.origin} in {split_of[clash[0]]} ({words})"
-                dropped.append(Dropped(origin=candidates[index].origin, kind="near-duplicate", why=why))
+                dropped.append(_dropped(candidates[index], "near-duplicate", why))
+            else:
+                chosen[split].append(index)
             split_of[index] = split
         free = [index for index in free if index not in split_of]
         for index in chosen[split]:
             near.add(index)
+            same.setdefault(said(candidates[index].messages), index)
     dropped += [
-        Dropped(origin=c.origin, kind="surplus", why="more than the settings ask for")
+        _dropped(c, "surplus", "more than the settings ask for")
         for index, c in enumerate(candidates)
         if index not in split_of
     ]
     return {split: [candidates[i] for i in sorted(chosen[split])] for split in SPLITS}, dropped
+
+
+def _dropped(candidate: Candidate, kind: Kind, why: str) -> Dropped:
+    return Dropped(origin=candidate.origin, kind=kind, why=why, text=candidate.messages[-1]["content"])
 
 
 def _limits(

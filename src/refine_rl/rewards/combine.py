@@ -31,6 +31,7 @@ OVERLONG = "overlong"
 _TAKEN = {OVERLONG: "the penalty", RIGHT_STEPS: "graded steps"}  # no component may be called so
 
 _TOLERANCE = 1e-9
+_SHOWN = 3  # prompts that an error names for each component
 
 
 def build_reward(
@@ -116,18 +117,37 @@ class CombinedReward:
         return any(getattr(c, "relative", False) and self.weights[c.name] > 0 for c in self.components)
 
     def check_prompt(self, prompt: Prompt) -> None:
+        if problems := list(self._problems(prompt).values()):
+            raise UserError("\n".join(problems))
+
+    def check_data(self, prompts: Iterable[Prompt]) -> None:
+        """Raise a UserError that names, for every component, the prompts that lack what it needs."""
+        found: dict[str, list[str]] = {}
+        for prompt in prompts:
+            for name, problem in self._problems(prompt).items():
+                found.setdefault(name, []).append(problem)
+        lines = []
+        for problems in found.values():
+            lines += problems[:_SHOWN]
+            if len(problems) > _SHOWN:
+                lines.append(f"... and so for {len(problems) - _SHOWN} more prompts")
+        if lines:
+            raise UserError("\n".join(lines))
+
+    def _problems(self, prompt: Prompt) -> dict[str, str]:
+        """What components lack in a prompt, by the component's name ("" for what grades steps)."""
+        found: dict[str, str] = {}
         for component in self.components:
             try:
                 component.check_prompt(prompt)
             except UserError as error:
-                raise UserError(f"component `{component.name}` cannot score this: {error}") from None
+                found[component.name] = f"component `{component.name}` cannot score this: {error}"
         if self.grader is not None:
-            self.grader.check_prompt(prompt)
-
-    def check_data(self, prompts: Iterable[Prompt]) -> None:
-        """Raise a UserError for the first prompt that lacks the data which a component needs."""
-        for prompt in prompts:
-            self.check_prompt(prompt)
+            try:
+                self.grader.check_prompt(prompt)
+            except UserError as error:
+                found[""] = str(error)
+        return found
 
     def success(self, score: Score) -> bool:
         """Whether every component that is wanted (weight above 0) reaches the threshold, penalties apart."""
@@ -237,9 +257,14 @@ def _parts(
     settings: RewardSettings, folder: Path, extra_functions: Sequence[Callable[..., Any]]
 ) -> list[_Part]:
     parts: list[_Part] = []
+    problems: list[str] = []
     for number, rule in enumerate(settings.rules, start=1):
         where = f"reward.rules, entry {number} (`{rule.rule}`)"
-        component = rule_reward(rule, name=rule.name or rule.rule, where=where)
+        try:
+            component = rule_reward(rule, name=rule.name or rule.rule, where=where)
+        except SettingsError as error:
+            problems.append(str(error))
+            continue
         parts.append(_Part(reward=component, weight=rule.weight, named=rule.name is not None))
     files: dict[Path, ModuleType] = {}
     for number, entry in enumerate(settings.functions, start=1):
@@ -250,8 +275,11 @@ def _parts(
                 function, name=table.name, messages=table.messages, timeout=settings.timeout
             )
         except SettingsError as error:
-            raise SettingsError(f"reward.functions, entry {number}: {error}") from None
+            problems.append(f"reward.functions, entry {number}: {error}")
+            continue
         parts.append(_Part(reward=made, weight=table.weight, named=table.name is not None))
+    if problems:
+        raise SettingsError("\n".join(problems))
     parts.extend(
         _Part(reward=function_reward(f, timeout=settings.timeout), weight=1.0, named=False)
         for f in extra_functions

@@ -101,9 +101,10 @@ class Quiz:
         text = prompt.data.get(self.source)
         if not isinstance(text, str) or not text.strip():
             found = ", ".join(f"`{key}`" for key in prompt.data) or "nothing"
+            where = f" ({prompt.origin})" if prompt.origin else ""
             raise UserError(
-                f"prompt {prompt.id} has no text `{self.source}` in its data to ask questions about (there "
-                f"is {found}); `reward.quiz.source` names the key"
+                f"prompt {prompt.id}{where} has no text `{self.source}` in its data to ask questions about "
+                f"(there is {found}); `reward.quiz.source` names the key"
             )
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from refine_rl.rewards.base import Check, RuleFactory, rule
 from refine_rl.rewards.english import content_stems
 from refine_rl.rewards.rules_form import allowed_share_value, shorten
 from refine_rl.rewards.text import find_numbers, fold, ngrams, normalise, split_words, wanted_number
+from refine_rl.toml_write import toml_key, toml_string
 from refine_rl.types import Prompt
 
 CONTENT_RULES: dict[str, RuleFactory] = {}
@@ -22,6 +24,8 @@ DataKey = Annotated[str | None, "key of the prompt's data that holds it; instead
 Case = Annotated[bool, "upper and lower case matter"]
 Whole = Annotated[bool, "count whole words only"]
 Ignore = Annotated[list[Literal["case", "punctuation", "articles"]], "differences that do not count"]
+# What the right answer is called in people's files.
+_ANSWERS = ("answer", "label", "target", "reference", "solution", "output", "response", "completion", "gold")
 _IGNORE: list[Literal["case", "punctuation", "articles"]] = ["case", "punctuation"]
 
 
@@ -236,29 +240,54 @@ def data_value(prompt: Prompt, key: str) -> Any:
     """`prompt.data[key]`; a UserError that names the prompt and the keys it has, where there is none."""
     if key not in prompt.data:
         has = ", ".join(f"`{k}`" for k in prompt.data) or "no data at all"
-        where = f" ({prompt.origin})" if prompt.origin else ""
+        way_out = _other_name(prompt, key) if prompt.origin.startswith("file:") else ""
         raise UserError(
-            f"prompt {prompt.id}{where} has no data `{key}`; it has {has}. Every prompt needs it."
+            f"{_named(prompt)} has no data `{key}`; it has {has}{way_out}. Every prompt needs it."
         )
     return prompt.data[key]
+
+
+def _other_name(prompt: Prompt, key: str) -> str:
+    """How the column that is probably meant becomes data `key`."""
+    there = {name.lower(): name for name in prompt.data}
+    close = get_close_matches(key.lower(), there, n=1, cutoff=0.75)
+    if not close and key.lower() in _ANSWERS:
+        close = [word for word in _ANSWERS if word in there]
+    if not close:
+        return ""
+    near = there[close[0]]
+    return f"; `prompts.data = {{{toml_key(key)} = {toml_string(near)}}}` takes `{near}` for it"
+
+
+def _named(prompt: Prompt) -> str:
+    """A prompt as an error names it, with its line."""
+    return f"prompt {prompt.id} ({prompt.origin})" if prompt.origin else f"prompt {prompt.id}"
 
 
 def _texts_of(prompt: Prompt, key: str, may_be_empty: bool) -> list[str]:
     value = data_value(prompt, key)
     texts = value if isinstance(value, list | tuple) else [value]
+    _refuse_blank(prompt, key, value)
     if not all(isinstance(t, str | int | float) and str(t).strip() for t in texts):
         raise UserError(
-            f"data `{key}` of prompt {prompt.id} must be a text or a list of texts, not {_quote([value])}"
+            f"data `{key}` of {_named(prompt)} must be a text or a list of texts, not {_quote([value])}"
         )
     if not texts and not may_be_empty:
-        raise UserError(f"data `{key}` of prompt {prompt.id} is an empty list")
+        raise UserError(f"data `{key}` of {_named(prompt)} is an empty list")
     return [str(t) for t in texts]
+
+
+def _refuse_blank(prompt: Prompt, key: str, value: Any) -> None:
+    """Nothing can be compared with a cell that was left empty: it would be right, or wrong, for everybody."""
+    if isinstance(value, str) and not value.strip():
+        raise UserError(f"data `{key}` of {_named(prompt)} is blank: fill it in, or take the row out")
 
 
 def _text_of(prompt: Prompt, key: str) -> str:
     value = data_value(prompt, key)
     if not isinstance(value, str):
-        raise UserError(f"data `{key}` of prompt {prompt.id} must be a text, not {_quote([value])}")
+        raise UserError(f"data `{key}` of {_named(prompt)} must be a text, not {_quote([value])}")
+    _refuse_blank(prompt, key, value)
     return value
 
 

@@ -1,0 +1,73 @@
+"""After a guard: the commands that are shown are those that go on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine_rl.cli.going_on import ways
+from refine_rl.errors import GuardStop
+from refine_rl.runs import RunFolder
+
+Refine = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
+def shown(err: str) -> list[list[str]]:
+    """The words of every command that the terminal showed, without the program's name."""
+    return [shlex.split(line)[1:] for line in re.findall(r"(?m): (refine train --resume .*)$", err)]
+
+
+def test_a_reward_that_was_mended_goes_on_from_the_start(refine: Refine, task: Path, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("def mine(completion):\n    raise ValueError('not yet')\n")
+    done = refine("train", task, "--run", "run", "--set", f'reward.functions=["{code}:mine"]')
+    assert done.code == 3
+    assert "start the training over (from step 0)" in done.err
+    go_on, over = shown(done.err)
+    assert over == [*go_on, "--from-step", "0"]
+    code.write_text("def mine(completion):\n    return len(completion) / 99\n")
+    done = refine(*over)
+    assert done.code == 0, done.err
+
+
+def test_cut_answers_go_on(refine: Refine, task: Path) -> None:
+    few = ("--set", "rollout.max_tokens=2", "--set", "grpo.all_cut_patience=1")
+    (way,) = shown(refine("train", task, "--run", "run", *few).err)
+    assert way[-2:] == ["--set", "grpo.all_cut_patience=10"]
+    assert refine(*way).code == 0
+
+
+def test_a_reward_that_is_always_the_same_is_ended(refine: Refine, task: Path, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("def mine(completion):\n    return 0.5\n")
+    flat = (f'reward.functions=["{code}:mine"]', "reward.rules=[]", "grpo.zero_variance_patience=2")
+    done = refine("train", task, "--run", "run", *(word for change in flat for word in ("--set", change)))
+    assert done.code == 3
+    end, on = shown(done.err)
+    assert on[-2:] == ["--set", "grpo.zero_variance_patience=6"]
+    assert end[-2:] == ["--set", "grpo.steps=2"]
+    assert refine(*end).code == 0
+    assert len(RunFolder.open(Path("run")).metrics()) == 2
+
+
+@pytest.mark.parametrize(
+    ("stop", "flags"),
+    [
+        (GuardStop("exploding_gradient", "", ""), ["--from-step 4 --set grpo.learning_rate=0.01"]),
+        (GuardStop("not_finite", "", ""), ["--from-step 4 --set grpo.learning_rate=0.01"]),
+        (GuardStop("mismatch", "", "", limit=0.0625), ["--set grpo.mismatch_tolerance=0.062"]),
+        (GuardStop("no_thoughts", "", ""), ["--set rollout.early_exit.ends=TEXT"]),
+        (GuardStop("budget", "budget.hours", ""), ["--set budget.hours=2"]),
+        (GuardStop("judge", "", ""), [""]),
+    ],
+)
+def test_the_flags_of_other_guards(trained: tuple[Path, Any], stop: GuardStop, flags: list[str]) -> None:
+    folder = RunFolder.open(trained[0])
+    assert folder.checkpoints()[-2:] == [4, 6]
+    assert [way for _, way in ways(stop, folder)] == flags
