@@ -55,7 +55,7 @@ class Bench:
         self.notes: list[str] = []
         dollars = settings.pop("dollars", None)
         pace = settings.pop("pace", QUICK)
-        environ = {"KEY": KEY}
+        environ = {"KEY": KEY, **settings.pop("environ", {})}
         settings.setdefault("base_url", server.base_url if server else None)
         settings.setdefault("key_env", "KEY")
         settings.setdefault("cache", False)
@@ -275,6 +275,57 @@ def test_an_unreachable_endpoint(tmp_path: Path) -> None:
     assert error.value.exit_code == 4
     assert here.outcomes == ["no connection"] * 6
     assert [call.cost_usd for call in here.calls] == [0.0] * 6
+
+
+def by_proxy(server: Server, scheme: str = "http") -> dict[str, Any]:
+    """An endpoint outside, reached by a server that plays the proxy and all behind it."""
+    url = server.base_url.removesuffix("/v1").replace("http://", "http://me:sk-proxy@")
+    return {
+        "base_url": f"{scheme}://api.example/v1",
+        "environ": {f"{scheme.upper()}_PROXY": url},
+        "prices": PRICES,
+    }
+
+
+def test_an_endpoint_outside_is_reached_by_its_proxy(llm_server: StartServer, tmp_path: Path) -> None:
+    server = llm_server()
+    here = Bench(server, tmp_path, **by_proxy(server))
+    assert here.complete().text == "ok"
+    assert server.headers[0]["host"] == "api.example"
+    assert server.headers[0]["proxy-authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "mood", "error", "words"),
+    [
+        ("http", "503", EndpointDown, r"overloaded\. \(HTTP 503\), through PROXY \(2 attempts\)"),
+        ("http", "drop-before", EndpointDown, r"connection broke: .*, through PROXY.*Is HTTP_PROXY right"),
+        ("http", "407", EndpointRefused, r"HTTP 407\), through PROXY\. Check the name and the password.*HTTP_"),
+        ("https", "ok", EndpointDown, r"no connection: 501 .*, through PROXY.*NO_PROXY"),
+    ],
+)  # fmt: skip
+def test_an_error_behind_a_proxy_names_the_proxy(
+    llm_server: StartServer, tmp_path: Path, scheme: str, mood: str, error: type[Exception], words: str
+) -> None:
+    server = llm_server(moods=mood)
+    proxied = by_proxy(server, scheme)
+    here = Bench(server, tmp_path, retries=1, **proxied)
+    address = server.base_url.removesuffix("/v1")
+    with pytest.raises(
+        error, match=words.replace("PROXY", rf"the proxy {address} \({scheme.upper()}_PROXY\)", 1)
+    ):
+        here.complete()
+    assert "sk-proxy" not in str(here.calls)
+
+
+def test_a_dead_proxy_is_named(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://me:sk-proxy@127.0.0.1:{free.getsockname()[1]}"
+    here = Bench(None, tmp_path, base_url="https://api.example/v1", environ={"ALL_PROXY": url}, retries=0)
+    with pytest.raises(EndpointDown, match=r"through the proxy http://127\S+ \(ALL_PROXY\)") as error:
+        here.complete()
+    assert "sk-proxy" not in f"{error.value}{here.calls}"
 
 
 def test_the_default_pace_gives_an_unreachable_endpoint_up_within_a_minute() -> None:

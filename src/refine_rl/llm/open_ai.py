@@ -204,6 +204,8 @@ class EndpointClient:
             failure = completion.problem
         elif isinstance(answer, Answered):
             failure = failure_of_status(answer.status, answer.headers, answer.body, request.form)
+            if self._line.endpoint.base_url.startswith("http://"):  # then the proxy itself may say so
+                failure = replace(failure, text=f"{failure.text}{wire.through}")
         else:
             failure = answer
         reply = Reply(
@@ -292,6 +294,11 @@ class EndpointClient:
             advice = (
                 "Is the server running?" if endpoint.local else "Is the address right, and the network up?"
             )
+            if endpoint.proxy is not None:
+                advice = (
+                    f"Is {endpoint.proxy.variable} right, and the network up? A host that NO_PROXY names is "
+                    "reached without it."
+                )
             if failure.status is not None:
                 advice = "Try again later, or with a smaller `concurrency`."
             raise EndpointDown(
@@ -318,6 +325,8 @@ class EndpointClient:
             if endpoint.key_env:
                 return f"Check the key in the environment variable {endpoint.key_env}."
             return f'If it needs a key, name its variable: endpoints.{endpoint.name}.key_env = "...".'
+        if failure.status == 407 and endpoint.proxy is not None:
+            return f"Check the name and the password of the proxy in {endpoint.proxy.variable}."
         if failure.status in (402, 429):
             return "The account has no money or quota left."
         if failure.status == 404:
