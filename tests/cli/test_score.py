@@ -256,6 +256,19 @@ def test_a_proxy_that_cannot_be_used_is_the_users_mistake(
     assert "sk-hidden" not in done.err
 
 
+def test_an_endpoint_that_does_not_answer_at_first_is_told_of(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    server = llm_server(brain=by_length, moods=["503:0.01"])
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    done = refine(
+        "score", "in.jsonl", "--out", "out.jsonl", "--judge", "local/m", "--base-url", server.base_url
+    )
+    assert done.code == 0
+    said = " ".join(done.err.split())
+    assert f"The endpoint `local` ({server.base_url}) gives no reply: The engine is overloaded." in said
+
+
 def test_every_line_is_on_the_disk_at_once(llm_server: StartServer, tmp_path: Path) -> None:
     server = llm_server(brain=by_length)
     write(tmp_path / "in.jsonl", group("a", "x", "xxx"), group("b", "x", "xx"))
