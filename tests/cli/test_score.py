@@ -294,6 +294,44 @@ def test_the_cap_stops_with_3(refine: Refine, llm_server: StartServer, tmp_path:
     assert re.search(r"[1-8] of 9 groups are in out.jsonl.part", done.err)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://me:sk-hidden@p:1080", "the proxy socks5://p:1080 (HTTPS_PROXY) speaks SOCKS.*pip install"),
+        ("http://me:sk-hidden@p:port", "what HTTPS_PROXY holds is no proxy"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_the_users_mistake(
+    refine: Refine, groups: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, words: str
+) -> None:
+    monkeypatch.setattr("refine_rl.llm.proxies.find_spec", lambda name: None)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("A_KEY", "k")
+    done = refine(
+        "score", groups, "--out", "out.jsonl", "--judge", "there/m", "--base-url", "https://api.example/v1",
+        "--key-env", "A_KEY",
+    )  # fmt: skip
+    assert (done.code, done.out) == (2, "")
+    assert re.search(words.replace("(", "[(]").replace(")", "[)]"), done.err)
+    assert "sk-hidden" not in done.err
+
+
+def test_an_endpoint_that_does_not_answer_at_first_is_told_of(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    server = llm_server(brain=by_length, moods=["503:0.01"])
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    done = refine(
+        "score", "in.jsonl", "--out", "out.jsonl", "--judge", "local/m", "--base-url", server.base_url
+    )
+    assert done.code == 0
+    said = " ".join(done.err.split())
+    assert f"The endpoint `local` ({server.base_url}) gives no reply: The engine is overloaded." in said
+
+
 def test_every_line_is_on_the_disk_at_once(llm_server: StartServer, tmp_path: Path) -> None:
     server = llm_server(brain=by_length)
     write(tmp_path / "in.jsonl", group("a", "x", "xxx"), group("b", "x", "xx"))
@@ -362,7 +400,7 @@ LOCAL = ["--judge", "local/m", "--base-url", "http://127.0.0.1:1/v1"]
         ),
         (
             ["in.jsonl", "--out", "o", "--judge", "m/x", "--base-url", "https://x/v1?key=sk-hidden"],
-            "^error  --base-url must end before .*the environment variable that --key-env names",
+            "^error --base-url must end before .*the environment variable that --key-env names",
         ),
         (
             ["in.jsonl", "--out", "o", "--judge", "m/x", "--base-url", "https://a:sk-hidden@x/v1"],
@@ -400,6 +438,7 @@ def test_mistakes(
     done = refine("score", *arguments)
     assert (done.code, done.out) == (2, "")
     assert re.search(words, " ".join(done.err.split())), done.err
+    assert "sk-hidden" not in done.err
     assert "Traceback" not in done.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.jsonl", "in.jsonl"]
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import EndpointSettings, PriceSettings
+from refine_rl.config import EndpointSettings, PriceSettings, Settings
+from refine_rl.connecting import connect
 from refine_rl.errors import GuardStop, RefineError, SettingsError
 from refine_rl.llm.client import (
     Call,
@@ -27,9 +28,10 @@ from refine_rl.llm.client import (
     Unsupported,
 )
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.endpoints import Endpoint
 from refine_rl.llm.failures import Failure
 from refine_rl.llm.ledger import Ledger, meter
-from refine_rl.llm.open_ai import EndpointClient, Pace
+from refine_rl.llm.open_ai import EndpointClient, Line, Pace
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.randomness import generator
 
@@ -55,7 +57,7 @@ class Bench:
         self.notes: list[str] = []
         dollars = settings.pop("dollars", None)
         pace = settings.pop("pace", QUICK)
-        environ = {"KEY": KEY}
+        environ = {"KEY": KEY, **settings.pop("environ", {})}
         settings.setdefault("base_url", server.base_url if server else None)
         settings.setdefault("key_env", "KEY")
         settings.setdefault("cache", False)
@@ -179,6 +181,76 @@ def test_what_passes_is_tried_again(bench: MakeBench, mood: str, outcome: str) -
     assert len(here.server.requests) == 3
 
 
+def test_an_endpoint_that_does_not_answer_says_so_at_the_first_retry(bench: MakeBench) -> None:
+    here = bench(moods=["500", "drop-before", "503"], brain=lambda body: " ".join(here.notes) or "silence")
+    told = here.complete().text
+    address = re.escape(here.server.base_url)
+    assert re.fullmatch(
+        rf"The endpoint `here` \({address}\) gives no reply: The server had an error\. \(HTTP 500\)\. "
+        r"Trying again in 0\.0 s \(4 more attempts after that\)\.",
+        told,
+    )
+    assert here.notes == [told]  # once, and before the reply
+
+
+def test_a_run_hears_of_it(llm_server: StartServer) -> None:
+    server = llm_server(moods=["503:0.01"])
+    told: list[str] = []
+    settings = Settings(task="Be brief.", endpoints={"here": EndpointSettings(base_url=server.base_url)})
+
+    async def work() -> None:
+        connections = connect(settings, None, told.append)
+        await connections.client("here/m").complete(request())
+        await connections.close()
+
+    asyncio.run(work())
+    assert len(told) == 1
+    assert "gives no reply" in told[0]
+
+
+def test_many_calls_at_once_tell_it_once(bench: MakeBench) -> None:
+    here = bench(moods=["500"] * 8)
+
+    async def work() -> None:
+        await asyncio.gather(*(here.client.complete(request(str(n))) for n in range(8)))
+
+    here.run(work())
+    assert len(here.notes) == 1
+
+
+def test_a_rate_that_is_asked_for_is_no_silence_but_a_long_wait_is(bench: MakeBench) -> None:
+    here = bench(moods=["busy", "busy:0.01"])
+    here.complete()
+    assert here.notes == []
+    notes: list[str] = []
+    line = Line(Endpoint(name="e", base_url="http://e/v1"), notes.append)
+    busy = Failure(kind="retry", outcome="busy", text="Slow down", wait=60.0)
+    line.repeats(busy, wait=60.0, left=0)
+    assert notes == ["The endpoint `e` (http://e/v1) gives no reply: Slow down. Trying again in 60.0 s."]
+
+
+def test_a_long_silence_is_told_ever_more_seldom_and_its_end_too() -> None:
+    notes: list[tuple[float, str]] = []
+    now = 0.0
+    line = Line(
+        Endpoint(name="e", base_url="http://e/v1"), lambda text: notes.append((now, text)), lambda: now
+    )
+    down = Failure(kind="retry", outcome="no connection", text="no connection")
+    line.works()
+    for second in range(0, 500, 5):
+        now = float(second)
+        line.repeats(down, wait=5.0, left=1)
+    assert [at for at, _ in notes] == [0.0, 60.0, 180.0, 420.0]
+    now = 500.0
+    line.works()
+    line.works()
+    assert notes[4:] == [(500.0, "The endpoint `e` answers again, after 500 s.")]
+    line.repeats(down, wait=0.5, left=1)
+    now = 501.0
+    line.works()
+    assert len(notes) == 5  # a second is nothing to speak of
+
+
 def test_retry_after_is_obeyed(bench: MakeBench) -> None:
     here = bench(moods=["busy:0.3", "busy-ms:200", "busy-date:2"])
     here.complete()
@@ -275,6 +347,57 @@ def test_an_unreachable_endpoint(tmp_path: Path) -> None:
     assert error.value.exit_code == 4
     assert here.outcomes == ["no connection"] * 6
     assert [call.cost_usd for call in here.calls] == [0.0] * 6
+
+
+def by_proxy(server: Server, scheme: str = "http") -> dict[str, Any]:
+    """An endpoint outside, reached by a server that plays the proxy and all behind it."""
+    url = server.base_url.removesuffix("/v1").replace("http://", "http://me:sk-proxy@")
+    return {
+        "base_url": f"{scheme}://api.example/v1",
+        "environ": {f"{scheme.upper()}_PROXY": url},
+        "prices": PRICES,
+    }
+
+
+def test_an_endpoint_outside_is_reached_by_its_proxy(llm_server: StartServer, tmp_path: Path) -> None:
+    server = llm_server()
+    here = Bench(server, tmp_path, **by_proxy(server))
+    assert here.complete().text == "ok"
+    assert server.headers[0]["host"] == "api.example"
+    assert server.headers[0]["proxy-authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "mood", "error", "words"),
+    [
+        ("http", "503", EndpointDown, r"overloaded\. \(HTTP 503\), through PROXY \(2 attempts\)"),
+        ("http", "drop-before", EndpointDown, r"connection broke: .*, through PROXY.*Is HTTP_PROXY right"),
+        ("http", "407", EndpointRefused, r"HTTP 407\), through PROXY\. Check the name and the pass.*HTTP_"),
+        ("https", "ok", EndpointDown, r"no connection: 501 .*, through PROXY.*NO_PROXY"),
+    ],
+)  # fmt: skip
+def test_an_error_behind_a_proxy_names_the_proxy(
+    llm_server: StartServer, tmp_path: Path, scheme: str, mood: str, error: type[Exception], words: str
+) -> None:
+    server = llm_server(moods=mood)
+    proxied = by_proxy(server, scheme)
+    here = Bench(server, tmp_path, retries=1, **proxied)
+    address = server.base_url.removesuffix("/v1")
+    with pytest.raises(
+        error, match=words.replace("PROXY", rf"the proxy {address} \({scheme.upper()}_PROXY\)", 1)
+    ):
+        here.complete()
+    assert "sk-proxy" not in str(here.calls)
+
+
+def test_a_dead_proxy_is_named(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://me:sk-proxy@127.0.0.1:{free.getsockname()[1]}"
+    here = Bench(None, tmp_path, base_url="https://api.example/v1", environ={"ALL_PROXY": url}, retries=0)
+    with pytest.raises(EndpointDown, match=r"through the proxy http://127\S+ \(ALL_PROXY\)") as error:
+        here.complete()
+    assert "sk-proxy" not in f"{error.value}{here.calls}"
 
 
 def test_the_default_pace_gives_an_unreachable_endpoint_up_within_a_minute() -> None:

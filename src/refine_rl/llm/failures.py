@@ -111,7 +111,7 @@ def failure_of_status(status: int, headers: Mapping[str, str], body: str, form: 
         return failure("refused", "refused") if poor else failure("retry", "busy")
     if status == 403 and re.search(r"moderation|flagged", words, re.IGNORECASE):
         return failure("failed", "rejected")
-    if status in (401, 402, 403, 404) or (status in (400, 422) and _REFUSED.search(words)):
+    if status in (401, 402, 403, 404, 407) or (status in (400, 422) and _REFUSED.search(words)):
         return failure("refused", "refused")
     if status in (408, 409) or status >= 500:
         return failure("retry", "server error")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -32,6 +34,8 @@ from refine_rl.types import Message
 
 _FAILED_IN_A_ROW = 3  # calls without any success between them, after which an endpoint is given up
 _SILENT_RETRIES = 2  # further attempts at an endpoint that has never answered and does not in time
+_NOTICED = 10.0  # seconds of silence, or of a wait that is asked for, that a person notices
+_QUIET = (60.0, 3600.0)  # seconds between two notes on one endpoint: at first, doubled each time up to
 _SHOWN = 300  # characters of a refusal that the ledger keeps
 _CHARS_PER_TOKEN = 3  # fewer than is usual, so that an estimate is rather too high
 
@@ -48,12 +52,23 @@ class Pace:
 
 
 class Line:
-    """An endpoint with its health, shared by the clients of all its models."""
+    """An endpoint with its health, shared by the clients of all its models. `note` hears when it does not
+    answer: at the first attempt that is repeated, and then ever more seldom."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        note: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.endpoint = endpoint
         self.answered = False  # anything usable, ever
         self._failed = 0
+        self._note = note
+        self._clock = clock
+        self._since: float | None = None  # when it was first told of that it does not answer
+        self._quiet_until = -math.inf
+        self._quiet = _QUIET[0]
         self._lock = threading.Lock()
         self._wires: dict[asyncio.AbstractEventLoop, Wire] = {}
 
@@ -79,6 +94,27 @@ class Line:
 
     def works(self) -> None:
         self.answered, self._failed = True, 0
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None and (silent := self._clock() - since) >= _NOTICED:
+            self._note(f"The endpoint `{self.endpoint.name}` answers again, after {silent:.0f} s.")
+
+    def repeats(self, failure: Failure, *, wait: float, left: int) -> None:
+        """Tells that an attempt is repeated after `wait` seconds, and that `left` more may follow."""
+        if failure.outcome == "busy" and wait < _NOTICED:
+            return  # every endpoint has its rate, and this is how one learns of it
+        now = self._clock()
+        with self._lock:
+            self._since = now if self._since is None else self._since
+            if now < self._quiet_until:
+                return
+            self._quiet_until = now + self._quiet
+            self._quiet = min(2 * self._quiet, _QUIET[1])
+        more = f" ({left} more {'attempt' if left == 1 else 'attempts'} after that)" if left else ""
+        self._note(
+            f"The endpoint `{self.endpoint.name}` ({self.endpoint.base_url}) gives no reply: {failure.text}. "
+            f"Trying again in {wait:.1f} s{more}."
+        )
 
     def fails(self) -> bool:
         """Counts a call that failed for good; whether the endpoint is to be given up."""
@@ -181,6 +217,7 @@ class EndpointClient:
                     self._give_up(done, retries + 1)
                 wait = self._wait(request, done, retries)
                 retries += 1
+                self._line.repeats(done, wait=wait, left=self._retries - retries)
                 await asyncio.sleep(wait)
 
     @property
@@ -206,6 +243,8 @@ class EndpointClient:
             failure = completion.problem
         elif isinstance(answer, Answered):
             failure = failure_of_status(answer.status, answer.headers, answer.body, request.form)
+            if self._line.endpoint.base_url.startswith("http://"):  # then the proxy itself may say so
+                failure = replace(failure, text=f"{failure.text}{wire.through}")
         else:
             failure = answer
         reply = Reply(
@@ -313,6 +352,11 @@ class EndpointClient:
             advice = (
                 "Is the server running?" if endpoint.local else "Is the address right, and the network up?"
             )
+            if endpoint.proxy is not None:
+                advice = (
+                    f"Is {endpoint.proxy.variable} right, and the network up? A host that NO_PROXY names is "
+                    "reached without it."
+                )
             if failure.status is not None:
                 advice = "Try again later, or with a smaller `concurrency`."
             raise EndpointDown(
@@ -339,6 +383,8 @@ class EndpointClient:
             if endpoint.key_env:
                 return f"Check the key in the environment variable {endpoint.key_env}."
             return f'If it needs a key, name its variable: endpoints.{endpoint.name}.key_env = "...".'
+        if failure.status == 407 and endpoint.proxy is not None:
+            return f"Check the name and the password of the proxy in {endpoint.proxy.variable}."
         if failure.status in (402, 429):
             return "The account has no money or quota left."
         if failure.status == 404:
