@@ -223,10 +223,10 @@ class EndpointClient:
     ) -> None:
         """Puts down a reply, and whether it can be used."""
         mask = self._line.endpoint.mask
-        fault = mask(_fault(request, reply))
-        if fault and outcome == "ok":
+        error = _fault(request, reply)
+        if error and outcome == "ok":
             outcome = "unusable"
-        entry = self._entry(request, outcome, reply, seconds=seconds, error=fault)
+        entry = self._entry(request, outcome, reply, seconds=seconds, error=mask(error))
         self._ledger.record(entry, ticket, request=self._shown(request), reply=mask(reply.text))
 
     def _shown(self, request: Request) -> Request | None:
