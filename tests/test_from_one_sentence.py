@@ -160,10 +160,16 @@ def refine(refine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Calla
     return call
 
 
+def patient(file: Path) -> Path:
+    """The task with so many retries that no call meets bad moods alone, in whatever order they come."""
+    file.write_text(file.read_text().replace("retries = 8", "retries = 60"))
+    return file
+
+
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Milliseconds where an endpoint is otherwise given seconds to recover."""
-    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05))
+    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05, longest=0.2))
     monkeypatch.setattr(connecting, "EndpointConnections", quick)
 
 
@@ -199,9 +205,8 @@ def test_the_moods_of_the_server_change_nothing_but_the_bill(
         ("moody", lambda n, body: MOODS[n % len(MOODS)], lambda n: chance.random() * 0.05),
     ):
         server = llm_server(brain=brain, moods=moods, delay=delay)
-        done = refine(
-            "train", task(server.base_url), "--run", tmp_path / name, cache=tmp_path / f"cache-{name}"
-        )
+        file = patient(task(server.base_url))
+        done = refine("train", file, "--run", tmp_path / name, cache=tmp_path / f"cache-{name}")
         assert done.code == 0, done.err
         runs.append(RunFolder.open(tmp_path / name))
         servers.append(server)
@@ -274,7 +279,7 @@ def test_steps_of_wrong_answers_graded_by_a_moody_server(
     moods = [mood for mood in MOODS if mood != "refusal"]  # who refuses twice is not asked again
     server = llm_server(brain=brain, moods=lambda n, body: moods[n % len(moods)])
     judge = '[reward.steps]\njudges = ["mine/judge"]\nsplit = " +"\n[judge]\ncorrections = 9'
-    file = task(server.base_url, judge)
+    file = patient(task(server.base_url, judge))
     text = file.read_text().replace(
         'judges = ["mine/judge"]\n            ', 'rules = [{rule = "words", min = 90, strict = true}]\n', 1
     )
@@ -395,7 +400,7 @@ def test_the_cap_stops_saves_reports_and_lets_go_on(
 def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
     refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = llm_server(brain=brain)
+    server = llm_server(brain=lambda body: "Sorry, no." if body["model"] == "mad" else brain(body))
     run, cache = tmp_path / "run", tmp_path / "c"
     file = task(server.base_url, "[budget]\ndollars = 9.0")
     assert refine("train", file, "--run", run, cache=cache).code == 0
@@ -413,6 +418,12 @@ def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
     done = refine(*again, "judge.repeats=3", cache=cache)
     assert done.code == 2
     assert "alone" in done.err
+    # A judge of whom nothing can be used is found out before the model is loaded and answers.
+    mad = ("eval", run, "--seed", "6", "--judge", "mine/mad", "--set", "budget.dollars=9.0")
+    done = refine(*mad, cache=cache)
+    assert done.code == 4
+    assert "evaluate.judge (mine/mad): mine/mad gave no usable reply: There is no JSON" in done.err
+    assert "The base model answers" not in done.err
 
 
 def test_a_writer_that_eats_the_cap_before_anything_else(

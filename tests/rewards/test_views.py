@@ -95,22 +95,28 @@ def test_only_whole_points_of_one_list_change_places() -> None:
     head, tail = "Judge as an editor would.", "\n1. first\n2. second"
     points = ["- Brief.\n  One sentence at most.", "- Kind.", "- True."]
     possible = {"\n".join([head, *order, tail]) for order in itertools.permutations(points)} - {RUBRIC}
-    found = {view_of(look, rubric=RUBRIC, seed=0, texts=["x"]).rubric for look in range(1, 40)}
+    found = {view_of(look, rubric=RUBRIC, seed=0, context="x").rubric for look in range(1, 40)}
     assert found == possible
 
 
 @pytest.mark.parametrize("rubric", ["Be kind.", "- one point", "1. a\n2. b", ""])
 def test_a_rubric_without_an_order_of_its_own_stays(rubric: str) -> None:
-    views = [view_of(look, rubric=rubric, seed=0, texts=["x"]) for look in range(5)]
+    views = [view_of(look, rubric=rubric, seed=0, context="x") for look in range(5)]
     assert {v.rubric for v in views} == {rubric}
     assert len({v.sign for v in views}) == 5
 
 
-def test_both_orders_of_a_pair_are_seen_alike() -> None:
-    one, other = requests("pairwise", 2, "Hello.", "Hi!")[2:]
-    assert one.messages[0] == other.messages[0]
-    assert one.messages[1]["content"][:40] == other.messages[1]["content"][:40]
-    assert one.messages != other.messages
+@pytest.mark.parametrize("kind", ["absolute", "pairwise", "steps"])
+def test_all_answers_of_a_group_are_seen_alike_in_a_look(kind: str) -> None:
+    """Also both orders of a pair: they differ in their order alone."""
+    seen = requests(kind, 3, "Hello.", "Hi!", "Yes.")
+    each = len(seen) // 3
+    for look in range(3):
+        ways = {
+            (r.messages[0]["content"], r.messages[1]["content"][:30])
+            for r in seen[look * each : (look + 1) * each]
+        }
+        assert len(ways) == 1
 
 
 def test_a_ruler_shows_every_order_before_one_comes_again() -> None:

@@ -67,7 +67,7 @@ class Absolute:
     ) -> tuple[float | None, str]:
         context = f"<context>\n{fenced_json(case.context)}\n</context>" if case.context else ""
         shown = f"<answer>\n{fenced_json(answer)}\n</answer>"
-        view = view_of(look, rubric=self.rubric, seed=self.seed, texts=(context, shown))
+        view = view_of(look, rubric=self.rubric, seed=self.seed, context=context)
         request = Request(
             messages=(
                 {"role": "system", "content": instructions("absolute.md", self.task, view.rubric)},

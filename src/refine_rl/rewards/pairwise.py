@@ -90,8 +90,7 @@ class Pairwise:
     async def _ask(self, client: Client, case: Case, a: str, b: str, look: int) -> _Played:
         """The points of `a`, shown first, against `b`."""
         context = f"<context>\n{fenced_json(case.context)}\n</context>" if case.context else ""
-        # Both orders of a pair are seen alike, so that they differ in their order alone.
-        view = view_of(look, rubric=self.rubric, seed=self.seed, texts=(context, *sorted((a, b))))
+        view = view_of(look, rubric=self.rubric, seed=self.seed, context=context)
         answers = f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>'
         request = Request(
             messages=(

@@ -67,7 +67,7 @@ class StepJudging:
         context = f"<context>\n{fenced_json((*case.context, *answer[:-1]))}\n</context>"
         numbered = fenced_json([{"step": number, "text": text} for number, text in enumerate(steps, start=1)])
         shown = f"<steps>\n{numbered}\n</steps>"
-        view = view_of(look, rubric="", seed=self.seed, texts=(context, shown))
+        view = view_of(look, rubric="", seed=self.seed, context=context)
         request = Request(
             messages=(
                 {"role": "system", "content": fill(load_text(TEXTS, "steps.md"), {"goal": goal})},

@@ -9,7 +9,6 @@ the same request. The first look is laid out as it stands in the texts.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -44,14 +43,12 @@ class View:
         return "\n\n".join(part for part in (first, *parts) if part)
 
 
-def view_of(look: int, *, rubric: str, seed: int, texts: Sequence[str]) -> View:
-    """The view of look number `look`; it follows from (seed, texts, look) alone."""
+def view_of(look: int, *, rubric: str, seed: int, context: str) -> View:
+    """The view of look number `look`. It follows from (seed, context, look) alone: all answers of a group are
+    seen alike in a look, so that they can be held against each other."""
     if look == 0:
         return View(rubric=rubric)
-    digest = blake2b(digest_size=16)
-    for text in texts:
-        digest.update(len(text).to_bytes(8, "little") + text.encode())
-    draw = generator(seed, "view", digest.hexdigest(), look)
+    draw = generator(seed, "view", blake2b(context.encode(), digest_size=16).hexdigest(), look)
     sign = "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=_SIGN_LENGTH))
     return View(rubric=_in_another_order(rubric, draw), sign=sign, turned=look % 2 == 1)
 
