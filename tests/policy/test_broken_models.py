@@ -94,6 +94,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     ),
     "no tokenizer": (take_away("tokenizer.json", "tokenizer_config.json"), "its tokenizer cannot be made"),
     "half a tokenizer": (cut("tokenizer.json", 300), "tokenizer.json is damaged: it is no JSON"),
+    "a tokenizer of tomorrow": (put("tokenizer.json", model={"type": "Warp"}), "tokenizers .* does not read"),
     "another kind of tokenizer": (
         put("tokenizer_config.json", tokenizer_class="T5Tokenizer"),
         "transformers cannot use its files",
@@ -198,7 +199,7 @@ def test_a_tied_head_is_not_missing(make_model: MakeModel, kind: str) -> None:
 def test_a_saved_value_head_is_told_apart_from_what_transformers_ignores(
     make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """GPT-2's masks, which old files have, are no weights."""
+    """GPT-2's masks, which old files have, are no weights; nor is any other buffer of the model's own."""
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(make_model("gpt2"), tmp_path / "model"))
@@ -206,6 +207,11 @@ def test_a_saved_value_head_is_told_apart_from_what_transformers_ignores(
     weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 256, 256)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     load_policy(settings(folder))
+    llama = Path(shutil.copytree(make_model("llama"), tmp_path / "llama"))
+    rotations = load_file(llama / "model.safetensors")
+    rotations["model.rotary_emb.original_inv_freq"] = torch.ones(4)
+    save_file(rotations, llama / "model.safetensors", metadata={"format": "pt"})
+    load_policy(settings(llama))
     weights["v_head.summary.weight"] = torch.ones(1, 32)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"1 weight too many: v_head.summary.weight"):

@@ -152,7 +152,8 @@ def test_adapters_that_are_more(
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-@pytest.mark.parametrize("own", [["q_proj", "down_proj"], ["gate_proj"]])
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+@pytest.mark.parametrize("own", [["q_proj", "down_proj"], ["gate_proj"], ["embed_tokens", "lm_head"]])
 @pytest.mark.parametrize("rslora", [True, False])
 def test_a_start_of_another_shape(
     make_model: MakeModel, tmp_path: Path, own: list[str], rslora: bool
@@ -161,13 +162,18 @@ def test_a_start_of_another_shape(
     comes back as two, to the bit."""
     base = transformers.AutoModelForCausalLM.from_pretrained(make_model("llama"))
     config = peft.LoraConfig(
-        r=3, lora_alpha=5, target_modules=["q_proj", "up_proj"], use_rslora=rslora, task_type="CAUSAL_LM"
+        r=3,
+        lora_alpha=5,
+        target_modules=["q_proj", "up_proj", "embed_tokens"],
+        rank_pattern={"up_proj": 2},
+        use_rslora=rslora,
+        task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         adapted = peft.get_peft_model(base, config)
         for name, p in adapted.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "lora_embedding_A" in name:  # those that begin as zeros
                 torch.nn.init.normal_(p, std=0.1)
     adapted.save_pretrained(tmp_path / "adapter")
     start = adapted.eval()(input_ids=IDS).logits
@@ -183,6 +189,20 @@ def test_a_start_of_another_shape(
         assert torch.equal(p, again.trainable()[name]), name
     with again.reference() as reference:
         torch.testing.assert_close(reference.model(input_ids=IDS).logits, start, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_embeddings_stored_whole_are_no_part_to_drop(make_model: MakeModel, tmp_path: Path) -> None:
+    base = transformers.AutoModelForCausalLM.from_pretrained(make_model("llama"))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(base, config)
+    adapted.save_pretrained(tmp_path / "same", save_embedding_layers=True)
+    load_policy(settings(tmp_path / "same"))
+    with torch.no_grad():
+        base.get_input_embeddings().weight[3] += 1
+    adapted.save_pretrained(tmp_path / "other", save_embedding_layers=True)
+    with pytest.raises(UserError, match="more than LoRA matrices"):
+        load_policy(settings(tmp_path / "other"))
 
 
 def test_without_an_adapter_of_ours_a_start_is_trained_whole(make_model: MakeModel, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def merge_start(model: Any, origin: Origin) -> tuple[Any, Start | None]:
     import peft
     from peft.tuners.lora import Embedding, Linear
 
+    whole = _whole_weights(model, _matrices(origin.adapter))
     adapted = _read(model, origin.adapter, trainable=False)
     config = adapted.peft_config["default"]
     layers = {n: m for n, m in adapted.get_base_model().named_modules() if isinstance(m, (Linear, Embedding))}
@@ -103,6 +104,7 @@ def merge_start(model: Any, origin: Origin) -> tuple[Any, Start | None]:
         or config.use_dora
         or config.bias != "none"
         or bool(config.modules_to_save)
+        or bool(whole)
         or any(layer.lora_bias["default"] for layer in layers.values())
         or known != layers.keys()
     )
@@ -190,6 +192,20 @@ def _matrices(source: str) -> dict[str, torch.Tensor]:
         return matrices
     except Exception as error:
         raise refusal(error, source) from error
+
+
+def _whole_weights(model: nn.Module, matrices: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of an adapter's file that are weights of the base model, and others than it has (peft stores
+    embeddings whole where their number was changed, or may have been)."""
+    own = model.state_dict()
+    found = []
+    for key, value in matrices.items():
+        if ".lora_" in key:
+            continue
+        mine = own.get(key.removeprefix(_PREFIX).replace(".base_layer.", "."))
+        if mine is None or mine.shape != value.shape or not torch.equal(mine, value.to(mine.dtype)):
+            found.append(key)
+    return found
 
 
 def _require_whole(adapted: Any, result: Any, source: str) -> None:

@@ -64,18 +64,19 @@ def fetch_weights(source: str, dtype: torch.dtype) -> Any:
         f"{name} ({_shape(found)} instead of {_shape(wanted)})"
         for name, found, wanted in sorted(info["mismatched_keys"])
     ]
-    require_whole(
-        f"The model {source!r}", sorted(info["missing_keys"]), sorted(info["unexpected_keys"]), shapes
-    )
+    # Old files hold buffers too that the model computes itself (masks, rotations).
+    buffers = [f".{name}" for name, _ in model.named_buffers()]
+    foreign = [key for key in info["unexpected_keys"] if not any(b.endswith(f".{key}") for b in buffers)]
+    require_whole(f"The model {source!r}", sorted(info["missing_keys"]), sorted(foreign), shapes)
     return model
 
 
 def require_whole(what: str, missing: list[str], unexpected: list[str], shapes: list[str]) -> None:
     """Raises UserError with the first names unless all three are empty."""
     problems = [
-        f"{'1 weight' if len(names) == 1 else f'{len(names)} weights'} {what}: {', '.join(names[:SHOWN])}"
+        f"{'1 weight' if len(names) == 1 else f'{len(names)} weights'} {fault}: {', '.join(names[:SHOWN])}"
         + (" ..." if len(names) > SHOWN else "")
-        for names, what in ((missing, "missing"), (unexpected, "too many"), (shapes, "of another shape"))
+        for names, fault in ((missing, "missing"), (unexpected, "too many"), (shapes, "of another shape"))
         if names
     ]
     if not problems:
@@ -125,6 +126,15 @@ def _cause(error: Exception, source: str) -> str:
         )
     if found := re.search(r"Unrecognized configuration class .*?(\w+)Config'>", words):
         return f"{found[1]} is no causal language model, and only such models are trained here."
+    if "gated repo" in words:
+        return "it is gated. Accept its terms on the hub's page of it, then log in: hf auth login"
+    if "untagged enum" in words:
+        import tokenizers
+
+        return (
+            f"its tokenizer.json has a form that tokenizers {tokenizers.__version__} does not read. Update "
+            "tokenizers and transformers, or take the model's own tokenizer.json."
+        )
     if "backend tokenizer" in words:
         return (
             "its tokenizer cannot be made from what is there: tokenizer.json is missing or damaged. Copy the "
@@ -134,7 +144,7 @@ def _cause(error: Exception, source: str) -> str:
         return f"{text} Install that package, or take a model that does without."
     if isinstance(error, KeyError):
         return f"its files name {text}, which transformers does not know."
-    if isinstance(error, (OSError, ValueError)) and not _is_validation(error):
+    if folder is None or (isinstance(error, (OSError, ValueError)) and not _is_validation(error)):
         return f"{text} {_hint(folder)}"
     return f"transformers cannot use its files ({text.rstrip('.')}). {_hint(folder)}"
 
