@@ -44,7 +44,7 @@ def test_a_run_that_is_not_finished_says_what_there_is(refine: Refine, stopped: 
         done = refine(*arguments)
         said = " ".join(done.err.split())
         assert done.code == 2
-        assert f"checkpoints of the steps {listed}; the best on validation is" in said
+        assert f"Its checkpoints so far: {listed} (best on validation: " in said
         assert "--checkpoint last, --checkpoint best or --checkpoint" in said
         assert "refine train --resume 'my run'" in said.replace(str(stopped.parent) + "/", "")
     for wrong in ("5", "first", "0"):
@@ -66,7 +66,7 @@ def test_without_validation_there_is_no_best_and_without_checkpoints_nothing(
     shutil.rmtree(stopped / "checkpoints")
     done = refine("eval", stopped, "--checkpoint", "last")
     assert done.code == 2
-    assert "no checkpoint yet (the first comes after step 2)" in " ".join(done.err.split())
+    assert "There is no checkpoint either; the first comes after step 2" in " ".join(done.err.split())
 
 
 def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
