@@ -48,13 +48,15 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 @pytest.fixture
 def model(make_model: MakeModel, tmp_path: Path) -> Path:
-    """The small llama; "~" is a special token of one character, which nothing can keep apart from text."""
+    """The small llama; "~" ends an answer as well: a token of one character, which no text can go around."""
     folder = tmp_path / "model"
     shutil.copytree(make_model("llama"), folder)
     words = json.loads((folder / "tokenizer.json").read_text())
     number = words["model"]["vocab"]["~"]
     words["added_tokens"].append({**words["added_tokens"][0], "id": number, "content": "~"})
     (folder / "tokenizer.json").write_text(json.dumps(words))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "~"}))
     return folder
 
 
