@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,21 @@ def test_files_of_a_model_are_there_for_others(refine: Refine, trained: Trained,
         assert {f.stat().st_mode & 0o777 for f in Path("private").rglob("*")} == {0o600}
     finally:
         os.umask(before)
+
+
+def test_lines_can_be_edited_where_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from refine_rl.cli.model import _line_editing
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    pytest.importorskip("readline")
+    for stdin, there in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.delitem(sys.modules, "readline", raising=False)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        _line_editing()
+        assert ("readline" in sys.modules) == there
 
 
 def test_commands_in_a_talk(refine: Refine, trained: Trained) -> None:
