@@ -88,18 +88,18 @@ def _no_weights(folder: RunFolder, asked: str | None, steps: Sequence[int], best
     if not steps:
         first = folder.settings().grpo.checkpoint_every
         return (
-            f"{folder.path} has no tuned model and no checkpoint yet (the first comes after step {first}). "
-            f"Go on with the training: {resume}"
+            f"{folder.path} has no tuned model yet: {resume}. There is no checkpoint either; the first comes "
+            f"after step {first}."
         )
-    listed = ", ".join(map(str, steps)) + (f"; the best on validation is {best}" if best else "")
+    listed = ", ".join(map(str, steps)) + (f" (best on validation: {best})" if best else "")
     ways = "--checkpoint last" + (", --checkpoint best" if best else "") + f" or --checkpoint {steps[0]}"
     if asked is None:
         return (
-            f"{folder.path} is not finished and has no tuned model yet. It has checkpoints of the steps "
-            f"{listed}: take one with {ways}. Or go on with the training: {resume}"
+            f"{folder.path} has no tuned model yet: {resume}. Its checkpoints so far: {listed}; to take one: "
+            f"{ways}."
         )
     why = "no validation has chosen one yet" if asked == "best" else "there is none"
-    return f"--checkpoint {asked}: {why}. {folder.path} has those of the steps {listed}: {ways}."
+    return f"--checkpoint {asked}: {why}. The checkpoints of {folder.path}: {listed}; to take one: {ways}."
 
 
 def open_model(folder: RunFolder, weights: Weights | None = None) -> tuple[Settings, Policy]:

@@ -48,13 +48,15 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 @pytest.fixture
 def model(make_model: MakeModel, tmp_path: Path) -> Path:
-    """The small llama; "~" is a special token of one character, which nothing can keep apart from text."""
+    """The small llama; "~" ends an answer as well: a token of one character, which no text can go around."""
     folder = tmp_path / "model"
     shutil.copytree(make_model("llama"), folder)
     words = json.loads((folder / "tokenizer.json").read_text())
     number = words["model"]["vocab"]["~"]
     words["added_tokens"].append({**words["added_tokens"][0], "id": number, "content": "~"})
     (folder / "tokenizer.json").write_text(json.dumps(words))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "~"}))
     return folder
 
 
@@ -124,3 +126,24 @@ def test_what_day_it_is_stays_for_a_run(refine: Refine, make_model: MakeModel, t
     assert refine("replay", "run", "--step", "2").code == 0
     config.write_text(config.read_text().replace(created, 'created = "2001-02-03T04:05:06+00:00"'))
     assert "DIFFERENT" in refine("replay", "run", "--step", "2").out
+
+
+def test_a_thought_that_the_template_opens_is_in_what_rewards_and_people_read(
+    refine: Refine, make_model: MakeModel, tmp_path: Path
+) -> None:
+    model = tmp_path / "thinks"
+    shutil.copytree(make_model("llama"), model)
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template.replace("<|assistant|>", "<|assistant|><think>\n"))
+    write_task(model, [f"say something about the {w}" for w in "abcdefghijkl"])
+    task = Path("task.toml")
+    rule = '{rule = "regex", pattern = "^<think>"}, {rule = "chars", max = 12}'
+    task.write_text(task.read_text().replace('{rule = "chars", max = 12}', rule))
+    assert refine("train", "task.toml", "--run", "run").code == 0
+    members = [t for g in records("run/groups.jsonl") for t in g["trajectories"]]
+    for t in members:
+        assert t["messages"][-1]["content"].startswith("<think>\n")
+        assert t["breakdown"]["regex"] == 1.0
+        assert len(t["tokens"]) <= 6  # it was not sampled
+    assert refine("chat", "run", stdin="hello\n").out.startswith("tuned: <think>\n")
+    assert refine("replay", "run", "--step", "2").code == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def test_a_run_that_is_not_finished_says_what_there_is(refine: Refine, stopped: 
         done = refine(*arguments)
         said = " ".join(done.err.split())
         assert done.code == 2
-        assert f"checkpoints of the steps {listed}; the best on validation is" in said
+        assert f"Its checkpoints so far: {listed} (best on validation: " in said
         assert "--checkpoint last, --checkpoint best or --checkpoint" in said
         assert "refine train --resume 'my run'" in said.replace(str(stopped.parent) + "/", "")
     for wrong in ("5", "first", "0"):
@@ -66,7 +68,7 @@ def test_without_validation_there_is_no_best_and_without_checkpoints_nothing(
     shutil.rmtree(stopped / "checkpoints")
     done = refine("eval", stopped, "--checkpoint", "last")
     assert done.code == 2
-    assert "no checkpoint yet (the first comes after step 2)" in " ".join(done.err.split())
+    assert "There is no checkpoint either; the first comes after step 2" in " ".join(done.err.split())
 
 
 def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -166,6 +168,21 @@ def test_files_of_a_model_are_there_for_others(refine: Refine, trained: Trained,
         assert {f.stat().st_mode & 0o777 for f in Path("private").rglob("*")} == {0o600}
     finally:
         os.umask(before)
+
+
+def test_lines_can_be_edited_where_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from refine_rl.cli.model import _line_editing
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    pytest.importorskip("readline")
+    for stdin, there in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.delitem(sys.modules, "readline", raising=False)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        _line_editing()
+        assert ("readline" in sys.modules) == there
 
 
 def test_commands_in_a_talk(refine: Refine, trained: Trained) -> None:

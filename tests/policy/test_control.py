@@ -215,6 +215,31 @@ def test_a_control_text_in_two_halves_stays_text() -> None:
     assert control.held(messages) == []
 
 
+def test_an_added_word_is_a_word_also_where_the_template_writes_it() -> None:
+    tokenizer, _, write = speech("bytes", "chatml")
+    tokenizer.add_tokens(["assistant", "user"])
+    control = control_of(tokenizer, stop_ids(None, tokenizer), write)
+    assert not {"assistant", "user"} & set(control.texts)
+    messages: list[Message] = [{"role": "user", "content": "an assistant for the user"}]
+    expected = tokenizer(write(messages), add_special_tokens=False)["input_ids"]
+    assert encode_chat(tokenizer, control, messages, write) == expected
+
+
+@pytest.mark.parametrize("pad", ["!", "\n", "pad"])
+def test_a_sign_that_is_called_padding_stays_a_sign(pad: str) -> None:
+    tokenizer, _, write = speech("bytes", "chatml")
+    tokenizer.add_special_tokens({"pad_token": pad})
+    control = control_of(tokenizer, stop_ids(None, tokenizer), write)
+    messages: list[Message] = [{"role": "user", "content": "pad it!\nNow!"}]
+    expected = tokenizer(write(messages), add_special_tokens=False)["input_ids"]
+    assert encode_chat(tokenizer, control, messages, write) == expected
+    # As the end of an answer it would steer.
+    tokenizer.add_special_tokens({"eos_token": "!"})
+    control = control_of(tokenizer, stop_ids(None, tokenizer), write)
+    with pytest.raises(ControlTextError, match="'!' reads like a control token"):
+        encode_chat(tokenizer, control, messages, write)
+
+
 def test_what_cannot_be_text_is_refused() -> None:
     """Full-width brackets become ordinary ones, and then a token, behind our back."""
     tokenizer, _, write = speech("unigram", "chatml")

@@ -26,6 +26,9 @@ TAG = re.compile(
 )
 """The tag of a thought, in the ways of today's models: `<think>`, `[/THINK]`, `<|START_THINKING|>`."""
 
+_MARKUP = re.compile(r"[<\[({|｜].*[>\])}|｜]", re.DOTALL)
+"""What control tokens look like. Some tokenizers have added mere words, and not for steering."""
+
 NAMES = 5
 """So many prompts are named in a message."""
 
@@ -69,20 +72,22 @@ NO_CONTROL = Control(texts=(), ids=frozenset(), content=frozenset(), hidden=froz
 def control_of(tokenizer: Any, stop_ids: frozenset[int], render: Callable[..., str]) -> Control:
     """What `tokenizer` and its template use as control tokens; `render(messages, answer=True)` is the
     template's text, ready for an answer or not. A template may refuse any conversation."""
-    added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
-    special = {i for i in added if tokenizer.added_tokens_decoder[i].special}
-    special |= set(tokenizer.all_special_ids)
+    tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
+    added = {i: str(token) for i, token in tokens.items()}
+    special = {i for i, token in tokens.items() if token.special} | set(tokenizer.all_special_ids)
     named = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED} | stop_ids
     written, own = _around_messages(render, list(added.values()))
     tags = {i for i, text in added.items() if TAG.fullmatch(text)}
-    turns = {i for i, text in added.items() if text in written} - tags
+    markup = {i for i, text in added.items() if _MARKUP.fullmatch(text)}
+    turns = {i for i in markup if added[i] in written} - tags
     # Where the model itself writes control tokens before its words (channels), all that it says is content.
     channels = {i for i, text in added.items() if text in own} & special - tags
     hidden = (special & named) if channels else special & (named | turns)
-    protected = special | turns | (stop_ids & added.keys())
-    texts = {i: added.get(i) or str(tokenizer.convert_ids_to_tokens(i)) for i in protected}
+    # A word or a sign that somebody has declared padding steers nothing, and is in every other text.
+    steering = {i for i, text in added.items() if text in written} | stop_ids
+    protected = added.keys() & ((special & (markup | steering)) | turns | stop_ids)
     return Control(
-        texts=tuple(texts.values()),
+        texts=tuple(added[i] for i in sorted(protected)),
         ids=frozenset(protected - {tokenizer.unk_token_id}),
         content=frozenset(special - hidden),
         hidden=frozenset(hidden),
