@@ -29,7 +29,7 @@ def chat(
     """Talk to the tuned model. Every message stands alone, as in training; an empty line ends."""
     from refine_rl.again import open_model
     from refine_rl.chatting import reply
-    from refine_rl.cli.screen import results, shown, talk
+    from refine_rl.cli.screen import print_error, results, shown, talk
     from refine_rl.runs import RunFolder
 
     settings, policy = open_model(RunFolder.open(run))
@@ -49,7 +49,7 @@ def chat(
             answer = reply(policy, text, system, temperature, limit, turn)
             console.print(f"tuned: {shown(answer)}", markup=False)
         except UserError as mistake:
-            messages.print(str(mistake), markup=False)
+            print_error(mistake)
 
 
 def _next_message() -> str:

@@ -19,7 +19,7 @@ _GOOD = ("ok", "cached", "cut")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bill:
     """The calls for one purpose to one model. `dollars` is the sum of the calls of known cost, None where
-    there is none; `unknown` is the number of the others. `failed` says what went wrong, by outcome."""
+    there are others only; `unknown` is the number of those. `failed` says what went wrong, by outcome."""
 
     purpose: str
     model: str
@@ -58,7 +58,7 @@ def _bill(purpose: str, model: str, calls: Sequence[Json]) -> Bill:
         cached=len(calls) - len(asked),
         tokens_in=sum(c["tokens_in"] or 0 for c in asked),
         tokens_out=sum(c["tokens_out"] or 0 for c in asked),
-        dollars=sum(known) if known else None,
+        dollars=sum(known) if known or not asked else None,
         unknown=len(asked) - len(known),
         failed=Counter(c["outcome"] for c in calls if c["outcome"] not in _GOOD),
     )
