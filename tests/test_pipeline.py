@@ -194,6 +194,7 @@ import sys
 from pathlib import Path
 from refine_rl.pipeline import run
 from refine_rl.policy.load import load_policy
+from refine_rl.progress import Quiet
 from refine_rl.runs import RunFolder
 print("loaded", flush=True)
 run(RunFolder.open(Path(sys.argv[1])))
@@ -611,7 +612,9 @@ def test_training_ends_early_where_nothing_is_left_to_win(
     assert [m["step"] for m in stopped.metrics()] == [1, 2, 3]
     assert [v["step"] for v in stopped.validation()] == [0, 3]
     assert stopped.comparison() == whole.comparison()
-    assert any(e["name"] == "done_early" for e in stopped.events())
+    for folder in folders:  # good news, once, and no warning
+        assert [e["kind"] for e in folder.events() if e["name"] == "done_early"] == ["note"]
+        assert "training ended after 3 steps" in folder.report.read_text()
 
 
 def test_the_number_format_that_was_found_is_kept(task: Callable[..., Settings], tmp_path: Path) -> None:
@@ -790,3 +793,29 @@ def test_what_each_stage_asks_of_the_sampler(
             assert splits == {name}
     assert [name for name, _, _ in seen].count("held_out") == 4  # base and tuned, sampled and greedy
     assert {name for name, _, _ in seen} == {"rollout", "validation", "held_out"}
+
+
+def test_a_finished_run_says_so_and_asks_nothing_anew(
+    whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(whole.path, tmp_path / "my run")))
+    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+
+    class Told(Quiet):
+        notes: list[str] = []  # noqa: RUF012
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    def never_called(*_: object, **__: object) -> None:
+        raise AssertionError("there is nothing to load")
+
+    monkeypatch.setattr("refine_rl.pipeline.prepare", never_called)
+    assert run(folder, observer=Told()) == whole.comparison()
+    (said,) = Told.notes
+    assert said.startswith(f"{folder.path} is finished: nothing is left to train.")
+    assert said.endswith(f"refine eval '{folder.path}'")
+    assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+    (folder.path / "report.html").unlink()
+    run(folder)
+    assert folder.report.is_file()

@@ -71,7 +71,7 @@ class FolderRecorder:
         self._history = run.history()
         self._seen = _seen(run)
         self._pooled = {record["step"] for record in run.pool()}
-        self._warned = {e["name"] for e in run.events() if e["kind"] == "warning"}
+        self._warned = {e["name"] for e in run.events() if e["kind"] in ("warning", "note")}
 
     def recorded(self, step: int) -> Sequence[Group] | None:
         return self._recorded.get(step)
@@ -110,6 +110,13 @@ class FolderRecorder:
             self._warned.add(name)
             self._run.event("warning", name, text, step)
             self._observer.warning(f"Step {step}: {text}")
+
+    def note(self, step: int, name: str, text: str) -> None:
+        """What is good to know, and no reason to worry; once a run."""
+        if name not in self._warned:
+            self._warned.add(name)
+            self._run.event("note", name, text, step)
+            self._observer.note(text)
 
     def checkpoint(self, position: Position, *, best: bool) -> None:
         step = position.step

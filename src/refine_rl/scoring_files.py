@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ from refine_rl.progress import Pause, never
 from refine_rl.prompts.json_rows import RowError, read_json
 from refine_rl.rewards.looks import all_of
 from refine_rl.rewards.panel import Panel
+from refine_rl.runs.disk import saving
 
 _SHOWN = 10  # broken lines that an error names
 _IN_VAIN = 8  # groups at the beginning of which nothing can be used, before the work is given up
@@ -64,7 +66,7 @@ def score_file(
     judges.panel(judges.connect(note))  # a mistake in their names leaves no file behind
     connections = judges.connect(note, keep_in(replies))
     panel = judges.panel(connections)
-    with part.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+    with _opened(part) as file:
         work = _Work(groups, panel, file, progress)
 
         async def everything() -> None:
@@ -84,6 +86,17 @@ def score_file(
             raise type(error)(f"{error}\n{work.where(part)}") from error
     part.replace(out)
     return work.tally
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    with saving(path):
+        file = path.open("w", encoding="utf-8", errors="replace", newline="\n")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):  # every line was flushed; what a full disk did not take fails here again
+            file.close()
 
 
 class _Work:
@@ -145,8 +158,9 @@ class _Work:
         )
 
     def _write(self, line: Mapping[str, Any], more: Tally) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with saving(Path(self._file.name)):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
         so_far = self.tally
         self.tally = Tally(
             groups=so_far.groups + 1,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from refine_rl.llm.client import Call
-from refine_rl.report.asked import asked, summary
+from refine_rl.report.asked import asked, bills, summary
 from refine_rl.report.data import (
     Measure,
     best_step,
@@ -217,3 +217,12 @@ def test_every_setting_in_force_is_listed(run: RunFolder) -> None:
     assert table["grpo"]["clip_high"] == "not set"
     assert '"keeps"' in table["reward"]["rules"]
     assert "task" not in table[""]
+
+
+def test_replies_from_the_cache_alone_cost_nothing_and_unknown_costs_no_number() -> None:
+    line = {"purpose": "judge", "endpoint": "e", "model": "m", "tokens_in": 0, "tokens_out": 0}
+    (cached,) = bills([line | {"cost_usd": 0.0, "outcome": "cached"}])
+    (unknown,) = bills([line | {"cost_usd": None, "outcome": "ok"}])
+    assert (cached.dollars, unknown.dollars, unknown.unknown) == (0.0, None, 1)
+    assert summary([cached]) == "0, $0; 1 reply from the cache"
+    assert summary([unknown]) == "1, cost unknown"

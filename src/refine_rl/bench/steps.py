@@ -135,6 +135,8 @@ class _Listener:
     def metrics(self, metrics: StepMetrics) -> None:
         pass
 
+    def note(self, step: int, name: str, text: str) -> None: ...
+
     def warning(self, step: int, name: str, text: str) -> None:
         pass
 

@@ -38,7 +38,7 @@ def chat(
     an empty line ends."""
     from refine_rl.again import choose_weights, open_model
     from refine_rl.chatting import Chat
-    from refine_rl.cli.screen import results, shown, talk
+    from refine_rl.cli.screen import print_error, results, shown, talk
     from refine_rl.preparing import longest_text
     from refine_rl.runs import RunFolder
 
@@ -66,7 +66,7 @@ def chat(
             for who, answer in talked.answers(text[1:] if text.startswith("//") else text):
                 console.print(f"{who + ':':<6} {shown(answer)}", markup=False)
         except UserError as mistake:
-            messages.print(str(mistake), markup=False)
+            print_error(mistake)
 
 
 def _line_editing() -> None:

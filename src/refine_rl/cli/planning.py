@@ -67,6 +67,8 @@ def plan(
     probed = _probe(settings, found.prompts, planned, yes) if probe else None
     if as_json:
         whole = {**dataclasses.asdict(planned), "probe": probed and dataclasses.asdict(probed)}
+        if planned.cost.unknown:  # what the others cost is no sum; their lines have it
+            whole["cost"] |= {"low": None, "high": None}
         typer.echo(json.dumps(whole))
     elif probed is not None:
         _show_probe(probed)

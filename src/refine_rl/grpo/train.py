@@ -59,6 +59,7 @@ class Recorder(Protocol):
     def groups(self, groups: Sequence[Group]) -> None: ...
     def metrics(self, metrics: StepMetrics) -> None: ...
     def warning(self, step: int, name: str, text: str) -> None: ...
+    def note(self, step: int, name: str, text: str) -> None: ...
     def checkpoint(self, position: Position, *, best: bool) -> None: ...
 
 
@@ -97,7 +98,7 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
             past = [m for m in recorder.history() if m.step < step]
             if guards.at_the_top(past, parts.component_weights):
                 why = f"Every answer earns the full reward: training ended after {position.step} steps."
-                recorder.warning(position.step, "done_early", why)
+                recorder.note(position.step, "done_early", why)
                 position = _keep(position, parts, settings, last=True)
                 break
             metrics = take_step(prompts, step, parts, settings, flights)

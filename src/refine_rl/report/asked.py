@@ -22,7 +22,7 @@ _REPLIED = (*_GOOD, "unusable", "refusal")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bill:
     """The calls for one purpose to one model. `dollars` is the sum of the calls of known cost, None where
-    there is none; `unknown` is the number of the others. `failed` says what came to nothing, by outcome, and
+    there are others only; `unknown` is the number of those. `failed` says what came to nothing, by outcome, and
     `unusable` how many replies came and could not be used, whatever their outcome."""
 
     purpose: str
@@ -63,7 +63,7 @@ def _bill(purpose: str, model: str, calls: Sequence[Json]) -> Bill:
         cached=len(calls) - len(asked),
         tokens_in=sum(c["tokens_in"] or 0 for c in asked),
         tokens_out=sum(c["tokens_out"] or 0 for c in asked),
-        dollars=sum(known) if known else None,
+        dollars=sum(known) if known or not asked else None,
         unknown=len(asked) - len(known),
         failed=Counter(c["outcome"] for c in calls if c["outcome"] not in _GOOD or _error(c)),
         unusable=sum(c["outcome"] in _REPLIED and bool(_error(c)) for c in calls),

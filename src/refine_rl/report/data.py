@@ -245,6 +245,8 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         "Update": f"{g.loss} loss, learning rate {settings.learning_rate:g}, KL coefficient {g.kl:g}"
         + ("" if g.kl_target is None else f" at first, aiming at a KL of {g.kl_target:g}"),
     }
+    if done := next((e for e in run.events() if e["name"] == "done_early"), None):
+        lines["Training"] += f". {done['text']}"
     if changed := run.changed_settings():
         lines["Changed on the way"] = "; ".join(map(str, changed))
     if best is not None:

@@ -35,6 +35,7 @@ from refine_rl.records import (
 from refine_rl.runs.changes import Change, changes_between, changes_in_force
 from refine_rl.runs.checkpoints import Checkpoints, remove, write_folder
 from refine_rl.runs.claim import claimed, first_free, names, taken_by
+from refine_rl.runs.disk import saving
 from refine_rl.runs.files import Record, as_bytes, as_line
 from refine_rl.runs.lock import LOCK, Lock
 from refine_rl.runs.source import reward_files, sha256, versions_now, where_from
@@ -156,7 +157,8 @@ class RunFolder(Checkpoints):
         holding it."""
         claimed_before = self._lock is not None
         if self._lock is None:
-            self._lock = Lock.take(self._root)
+            with saving(self.path):
+                self._lock = Lock.take(self._root)
         if self._lock is None or self._at_work:
             raise UserError(f"{self.path} is being written by another process; wait for it or stop it.")
         self._at_work = True
@@ -609,7 +611,8 @@ def new_run(path: Path | None, name: str) -> Iterator[RunFolder]:
     try:
         yield folder
     except (UserError, DiskError):
-        folder.abandon()
+        with contextlib.suppress(OSError):
+            folder.abandon()
         raise
     finally:
         folder.let_go()

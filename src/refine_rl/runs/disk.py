@@ -17,7 +17,7 @@ _DISK = {*_FULL, errno.EROFS, errno.EIO, errno.ESTALE}
 
 def disk_error(error: BaseException, path: Path | None = None) -> DiskError | None:
     """The error as the machine's, where it is one of the disk's; `path` is what was to be written. Libraries
-    in Rust wrap the operating system's number in a text of their own.
+    in Rust, and shutil, wrap the operating system's number in a text of their own.
 
     >>> disk_error(RuntimeError("I/O error: No space left on device (os error 28)"), Path("a/b"))
     DiskError('a/b cannot be written: No space left on device. Make room on that disk.')
@@ -27,8 +27,8 @@ def disk_error(error: BaseException, path: Path | None = None) -> DiskError | No
     if isinstance(error, DiskError):
         return error
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(found[1])
+    if number is None and (found := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))):
+        number = int(found[1] or found[2])
     if number not in _DISK:
         return None
     named = getattr(error, "filename", None)
