@@ -22,8 +22,8 @@ _REPLIED = (*_GOOD, "unusable", "refusal")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bill:
     """The calls for one purpose to one model. `dollars` is the sum of the calls of known cost, None where
-    there are others only; `unknown` is the number of those. `failed` says what came to nothing, by outcome, and
-    `unusable` how many replies came and could not be used, whatever their outcome."""
+    there are others only; `unknown` is the number of those. `failed` says what came to nothing, by outcome,
+    and `unusable` how many replies came and could not be used, whatever their outcome."""
 
     purpose: str
     model: str
