@@ -72,10 +72,10 @@ def test_over_too_few_prompts_nothing_fell_surely() -> None:
 def test_answers_that_came_to_be_the_same_for_different_prompts_are_named() -> None:
     """Whatever the reward did: a collapse across prompts need not be paid."""
 
-    def collapsed(before: float | None, after: float | None) -> dict[str, str]:
+    def collapsed(before: float | None, after: float | None, most: float = 0.75) -> dict[str, str]:
         variety = {
             "base": Variety(distinct_share=before),
-            "tuned": Variety(distinct_share=after, openings={"Ahoy, matey! The": 0.75, "": 0.125}),
+            "tuned": Variety(distinct_share=after, openings={"Ahoy, matey! The": most, "": 0.125}),
         }
         return audit(dataclasses.replace(comparison(contrast(0.5, 0.5)), variety=variety))
 
@@ -85,6 +85,7 @@ def test_answers_that_came_to_be_the_same_for_different_prompts_are_named() -> N
     assert set(collapsed(1.0, 0.25)) == {"same_answers"}
     for before, after in ((1.0, 0.75), (0.25, 0.0), (None, 0.0), (1.0, None)):
         assert collapsed(before, after) == {}
+    assert collapsed(1.0, 0.25, most=0.25) == {}  # many small answers are shared, none by most prompts
 
 
 @pytest.mark.slow

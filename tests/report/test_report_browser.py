@@ -189,8 +189,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, report: Path,
     assert svg is not None
     assert svg["width"] > 300
     assert phone.page.locator("table.cards thead").first.is_visible() is False
-    times = phone.page.locator(".scroll:has(table.times)")
-    assert times.evaluate("e => e.scrollWidth <= e.clientWidth")  # nothing is out of sight
+    for table in ("times", "by-facet"):
+        place = phone.page.locator(f".scroll:has(table.{table})")
+        assert place.evaluate("e => e.scrollWidth <= e.clientWidth"), table  # nothing is out of sight
     assert phone.complaints == []
     phone.context.close()
 

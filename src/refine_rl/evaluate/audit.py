@@ -8,7 +8,7 @@ longer depend on the prompt.
 
 from __future__ import annotations
 
-from refine_rl.evaluate.variety import collapse_text, collapsed
+from refine_rl.evaluate.variety import collapse
 from refine_rl.evaluate.verdict import MIN_PROMPTS
 from refine_rl.types import LOGGED, Comparison, Contrast
 
@@ -51,7 +51,5 @@ def _same_answers(comparison: Comparison) -> dict[str, str]:
     base, tuned = (comparison.variety.get(side) for side in ("base", "tuned"))
     if base is None or tuned is None:
         return {}
-    before, after = base.distinct_share, tuned.distinct_share
-    if before is None or after is None or not collapsed(before, after):
-        return {}
-    return {"same_answers": collapse_text(before, after, tuned.openings)}
+    text = collapse(base.distinct_share, tuned.distinct_share, tuned.openings)
+    return {"same_answers": text} if text else {}

@@ -45,13 +45,24 @@ def variety(answers: Sequence[tuple[str, Iterable[str]]]) -> Variety:
     )
 
 
-def collapsed(before: float | None, after: float | None) -> bool:
-    """Whether answers that mostly belonged to their prompt now mostly serve several.
+def collapse(before: float | None, after: float | None, openings: Mapping[str, float]) -> str:
+    """What to say where answers that mostly belonged to their prompt now mostly serve several; "" else.
+    `before` and `after` are shares of distinct answers, `openings` the most frequent ones now. Answers out of
+    a small set that still tell prompts apart (numbers, say) are no collapse.
 
-    >>> collapsed(0.9, 0.2), collapsed(0.9, 0.6), collapsed(0.3, 0.0), collapsed(None, 0.0)
-    (True, False, False, False)
+    >>> collapse(0.9, 0.6, {"Sure,": 0.8}), collapse(0.3, 0.0, {"Sure,": 0.8}), collapse(0.9, 0.2, {"7": 0.2})
+    ('', '', '')
     """
-    return before is not None and after is not None and before >= 0.5 and after < 0.5 * before
+    if before is None or after is None:
+        return ""
+    if before < 0.5 or after >= 0.5 * before or sum(openings.values()) < 0.5:
+        return ""
+    return (
+        f"Answers came to be the same for different prompts: {100 * before:.0f} % belonged to one prompt "
+        f"alone, now {100 * after:.0f} % do. They begin with {openings_text(openings.items())}. If the task "
+        "does not ask for it (labels, yes or no), the reward does not look at the prompt: give it a "
+        "component that does (keeps, a judge, a quiz)."
+    )
 
 
 def openings_text(openings: Iterable[tuple[str, float]]) -> str:
@@ -62,14 +73,4 @@ def openings_text(openings: Iterable[tuple[str, float]]) -> str:
     """
     return ", ".join(
         f"{f'“{text}”' if text else 'nothing at all'} ({100 * share:.0f} %)" for text, share in openings
-    )
-
-
-def collapse_text(before: float, after: float, openings: Mapping[str, float]) -> str:
-    """What to say of a collapse: from which share of distinct answers to which, and how they begin."""
-    begin = f" They begin with {openings_text(openings.items())}." if openings else ""
-    return (
-        f"Answers came to be the same for different prompts: {100 * before:.0f} % belonged to one prompt "
-        f"alone, now {100 * after:.0f} % do.{begin} If the task does not ask for it (labels, yes or no), the "
-        "reward does not look at the prompt: give it a component that does (keeps, a judge, a quiz)."
     )

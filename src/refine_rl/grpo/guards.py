@@ -12,7 +12,7 @@ from statistics import fmean, median
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
-from refine_rl.evaluate.variety import collapse_text, collapsed
+from refine_rl.evaluate.variety import collapse
 from refine_rl.types import StepMetrics, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
@@ -121,9 +121,8 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             f"Entropy fell from {entropy_then:.3f} to {entropy_now:.3f} nats a token: the policy hardly "
             "tries anything new. Stop here, or lower grpo.learning_rate, add grpo.kl, raise clip_high."
         )
-    distinct_then, distinct_now = _distinct(first), _distinct(last)
-    if distinct_then is not None and distinct_now is not None and collapsed(distinct_then, distinct_now):
-        found["same_answers"] = collapse_text(distinct_then, distinct_now, last[-1].openings)
+    if text := collapse(_distinct(first), _distinct(last), last[-1].openings):
+        found["same_answers"] = text
     if fmean(m.clipped_share for m in last) > 0.5:
         found["many_cut"] = (
             "More than half of the completions are cut at rollout.max_tokens; raise it, or reward "
