@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from refine_rl.errors import RefineError
-from refine_rl.types import Comparison, Contrast, StepMetrics
+from refine_rl.types import Comparison, Contrast, StepMetrics, decimals
 
 EXAMPLES = 3
 FEW_PROMPTS = 20  # with fewer, a bootstrap interval promises more than it holds
@@ -74,7 +74,7 @@ class Screen:
         m = metrics
         if m.reward_mean is not None:
             self._rewards.append(m.reward_mean)
-        reward = "   -  " if m.reward_mean is None else f"{m.reward_mean:6.3f}"
+        reward = "   -  " if m.reward_mean is None else f"{decimals(m.reward_mean):>6}"
         head = f"{self._clock()}  step {m.step:>{len(str(steps))}}/{steps}  reward {reward} "
         tail = (
             f" tokens {m.tokens_mean:3.0f}, cut {m.clipped_share:4.0%}, "
@@ -139,10 +139,10 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
         low, high = m.difference.ci95
         table.add_row(
             escape(shown(_MEASURES.get(name, name.replace("component:", "  ")))),
-            f"{m.base.mean:.3f}",
-            f"{m.tuned.mean:.3f}",
-            f"{m.difference.mean:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
+            decimals(m.base.mean),
+            decimals(m.tuned.mean),
+            decimals(m.difference.mean, "+"),
+            f"{decimals(low, '+')} to {decimals(high, '+')}",
         )
     console.print(table)
     if comparison.prompts < FEW_PROMPTS:
@@ -151,8 +151,8 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
     console.print(
         f"[dim]{_legend(never)}[/]\n"
         + escape(
-            f"reward: base {b.mean:.3f} [{b.ci95[0]:.3f}, {b.ci95[1]:.3f}], "
-            f"tuned {t.mean:.3f} [{t.ci95[0]:.3f}, {t.ci95[1]:.3f}] (95 % intervals)"
+            f"reward: base {decimals(b.mean)} [{decimals(b.ci95[0])}, {decimals(b.ci95[1])}], "
+            f"tuned {decimals(t.mean)} [{decimals(t.ci95[0])}, {decimals(t.ci95[1])}] (95 % intervals)"
         )
     )
     for example in comparison.examples[:EXAMPLES]:

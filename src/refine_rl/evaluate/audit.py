@@ -7,7 +7,7 @@ in a component that is only watched (weight 0), or that lost while the sum won.
 
 from __future__ import annotations
 
-from refine_rl.types import LOGGED, Comparison
+from refine_rl.types import LOGGED, Comparison, Contrast, decimals
 
 
 def audit(comparison: Comparison) -> dict[str, str]:
@@ -19,10 +19,9 @@ def audit(comparison: Comparison) -> dict[str, str]:
     greedy = comparison.details.get("greedy")
     if greedy is not None and greedy.difference.ci95[1] < 0:
         found["greedy"] = (
-            f"The reward of sampled answers rose from {comparison.base.mean:.3f} to "
-            f"{comparison.tuned.mean:.3f}, while that of greedy ones, which `refine chat` gives, fell from "
-            f"{greedy.base.mean:.3f} to {greedy.tuned.mean:.3f}. Train longer, or with more prompts and "
-            "larger groups; or sample the answers where the model is used."
+            f"The reward of sampled answers rose {_from_to(comparison)}, while that of greedy ones, which "
+            f"`refine chat` gives, fell {_from_to(greedy)}. Train longer, or with more prompts and larger "
+            "groups; or sample the answers where the model is used."
         )
     for name, measure in comparison.details.items():
         component = name.removeprefix("component:")
@@ -30,8 +29,12 @@ def audit(comparison: Comparison) -> dict[str, str]:
         if watched and measure.difference.ci95[1] < 0:
             what = f"the component {component!r}" if name != "success" else "full success"
             found[name] = (
-                f"The reward rose from {comparison.base.mean:.3f} to {comparison.tuned.mean:.3f} while "
-                f"{what} fell from {measure.base.mean:.3f} to {measure.tuned.mean:.3f}: the reward is won "
-                "without the task. Read the examples; give that component weight, or combine by product."
+                f"The reward rose {_from_to(comparison)} while {what} fell {_from_to(measure)}: the reward "
+                "is won without the task. Read the examples; give that component weight, or combine by "
+                "product."
             )
     return found
+
+
+def _from_to(both: Comparison | Contrast) -> str:
+    return f"from {decimals(both.base.mean)} to {decimals(both.tuned.mean)}"

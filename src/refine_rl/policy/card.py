@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refine_rl.config import Settings
-from refine_rl.types import Comparison
+from refine_rl.types import Comparison, decimals
 
 
 def model_card(settings: Settings, comparison: Comparison) -> str:
@@ -43,7 +43,7 @@ def model_card(settings: Settings, comparison: Comparison) -> str:
             "| | mean reward | 95 % interval |",
             "|---|---|---|",
             *(
-                f"| {name} | {e.mean:.3f} | {e.ci95[0]:.3f} to {e.ci95[1]:.3f} |"
+                f"| {name} | {decimals(e.mean)} | {decimals(e.ci95[0])} to {decimals(e.ci95[1])} |"
                 for name, e in (
                     ("base", comparison.base),
                     ("tuned", comparison.tuned),

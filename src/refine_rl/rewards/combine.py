@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from refine_rl.config import FunctionSettings, RewardSettings, Settings
 from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
-from refine_rl.rewards.answers import NOT_APPLICABLE
+from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions import function_reward, load_function
 from refine_rl.rewards.gate import gated
@@ -185,7 +185,7 @@ class CombinedReward:
         logged = {n: v for s in scores.values() for n, v in s.breakdown.items() if n.startswith(LOGGED)}
         had = {name: score.value for name, score in scores.items() if score.value is not None}
         explanation = "\n".join(f"{name}: {_explain(score)}" for name, score in scores.items())
-        if not had or any(s.value is None and s is not NOT_APPLICABLE for s in scores.values()):
+        if not had or any(s.value is None and not left_out(s) for s in scores.values()):
             return Score.missing(explanation, had)
         if self.combine == "product":
             outside = [n for n, v in had.items() if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
@@ -212,7 +212,7 @@ class CombinedReward:
 
 
 def _explain(score: Score) -> str:
-    if score is NOT_APPLICABLE:
+    if left_out(score):
         return score.explanation
     if score.value is None:
         return f"missing: {score.explanation}"
