@@ -378,6 +378,16 @@ def test_the_number_format_in_which_the_model_samples_meanwhile_is_barred() -> N
     assert torch.get_default_dtype() is torch.float32
 
 
+def test_the_threads_of_the_model_stay_while_it_samples() -> None:
+    import torch
+
+    def sets(completion: str) -> float:
+        torch.set_num_threads(torch.get_num_threads() + 3)
+        return float(torch.get_num_threads())
+
+    assert values(sets, "x") == [torch.get_num_threads()]
+
+
 def test_seeds_are_a_function_s_own() -> None:
     """Not put back: it would draw the same numbers for ever. Nothing of ours draws from these generators."""
     drawn = values(lambda completion: random.random(), *"abcd")

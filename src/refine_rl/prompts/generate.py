@@ -13,6 +13,7 @@ from typing import Any
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.files import check_rows
+from refine_rl.rewards.world import foreign_import
 from refine_rl.types import Split
 
 
@@ -37,7 +38,8 @@ def _rows(path: Path, function: Any, counts: Mapping[Split, int], seed: int) -> 
         if count == 0:
             continue
         try:
-            rows = function(split, count, seed)
+            with foreign_import():
+                rows = function(split, count, seed)
         except Exception as error:
             raise UserError(_failure(path, error)) from error
         if not isinstance(rows, list):
@@ -54,7 +56,8 @@ def _load(path: Path) -> ModuleType:
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        with foreign_import():
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
