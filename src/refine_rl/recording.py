@@ -126,7 +126,7 @@ class FolderRecorder:
                     step, lambda folder: checkpoint.save(folder, self._policy, self._optimizer, position)
                 )
         if best:
-            self._run.event("best", "validation", f"validation reward {position.best_reward:.4f}", step)
+            self._run.event("best", "validation", f"validation reward {position.best_reward:.5g}", step)
         self._run.prune_checkpoints(
             keep_newest=self._settings.grpo.keep_checkpoints, keep={position.best_step}
         )

@@ -35,7 +35,7 @@ from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.rewards.steps import Graded
 from refine_rl.rewards.trl import TrainerState, trainer_state
 from refine_rl.runs import RunFolder
-from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory, mean_of, same_value
+from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory, decimals, mean_of, same_value
 
 
 def rollouts(
@@ -367,10 +367,11 @@ class Work:
         # Early exits make a spread of their own: the length of the thought.
         comparable = self.settings.evaluate.samples > 1 and self.settings.rollout.early_exit is None
         if comparable and first["prompts_with_spread"] < 0.1:
+            share = first["prompts_with_spread"]
+            few = f"only {share:.0%} of the prompts get" if share else "no prompt gets"
             text = (
-                f"Before training, only {first['prompts_with_spread']:.0%} of the prompts get answers of "
-                f"different reward (mean {first['reward']['mean']:.3f}). GRPO learns from differences "
-                "alone: make the reward finer (partial credit), the prompts easier, or start from a model "
+                f"Before training, {few} answers of different reward (mean "
+                f"{decimals(first['reward']['mean'])}). GRPO learns from differences alone: make the reward finer (partial credit), the prompts easier, or start from a model "
                 "that sometimes succeeds."
             )
             self.folder.event("warning", "no_start", text, 0)

@@ -54,6 +54,15 @@ def reaches(value: float, threshold: float) -> bool:
     return value >= threshold or same_value([value, threshold])
 
 
+def decimals(value: float, sign: str = "") -> str:
+    """A reward for people: three decimals, or three digits where those say nothing. `sign` "+" shows it.
+
+    >>> decimals(0.25), decimals(0.25, "+"), decimals(-1.25e200)
+    ('0.250', '+0.250', '-1.25e+200')
+    """
+    return format(value, f"{sign}.3f" if abs(value) < 1e6 else f"{sign}.3g")
+
+
 def mean_of(values: Sequence[float]) -> float:
     """The mean of at least one value; also where the sum is too large for a number.
 
@@ -358,7 +367,11 @@ class Comparison:
         def show(e: Estimate) -> str:
             # Over so few prompts an interval would contradict the verdict.
             few = self.verdict == "too few to tell"
-            return f"{e.mean:.3f}" if few else f"{e.mean:.3f} [{e.ci95[0]:.3f}, {e.ci95[1]:.3f}]"
+            return (
+                f"{decimals(e.mean)}"
+                if few
+                else f"{decimals(e.mean)} [{decimals(e.ci95[0])}, {decimals(e.ci95[1])}]"
+            )
 
         prompts = f"{self.prompts} held-out prompts"
         if self.prompts_missing:

@@ -4,6 +4,7 @@ the clock stays without consequence for the run."""
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -314,3 +315,53 @@ def test_a_pattern_of_exponentially_many_ways_is_refused_before_training(
     assert "the pattern '(.|..)+#$' did not come to an end within 1 s" in done.err
     assert time.process_time() - began < 60
     assert not list(tmp_path.glob("runs/*"))
+
+
+TRL = """
+def near(completion):
+    return 1e200 * len(completion)
+
+def all_near(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **kwargs):
+    done = trainer_state.global_step / trainer_state.max_steps
+    log_metric("done", done)
+    log_extra("tokens", [len(ids) for ids in completion_ids])
+    return [None if len(text) % 2 else 1e200 * (1 + done) for text in completions]
+"""
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_trls_arguments_and_rewards_of_any_size(
+    make_model: Callable[..., Path], tmp_path: Path, refine: Refine
+) -> None:
+    task = write(tmp_path / "trl", TRL, make_model("llama"))
+    done = refine("train", task, "--run", "whole")
+    assert done.code == 0, done.err
+    steps = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
+    assert [m["components"]["logged/done"] for m in steps] == [0, 0.25, 0.5, 0.75]
+    assert all(1e199 < m["reward_mean"] < 1e203 and m["loss"] is not None for m in steps)
+    groups = [json.loads(line) for line in Path("whole/groups.jsonl").read_text().splitlines()]
+    members = [t for group in groups for t in group["trajectories"]]
+    for t in members:
+        odd = len(t["messages"][-1]["content"]) % 2
+        assert t["status"] == "scored"
+        assert ("all_near" in t["breakdown"]) == (not odd)
+        assert odd or f"tokens: {len(t['tokens'])}" in t["explanation"]
+    assert len({len(t["breakdown"]) for t in members}) == 2  # of both kinds
+    for which in ("base", "tuned"):  # measured alike: as at the end of training
+        for line in Path(f"whole/evaluations/{which}.jsonl").read_text().splitlines():
+            assert json.loads(line)["greedy"]["breakdown"]["logged/done"] == 1.0
+    # No number of 200 digits anywhere that a person reads.
+    report = Path("whole/report.html").read_text()
+    for text in (done.out, done.err, re.sub(r"<script.*?</script>", "", report, flags=re.DOTALL)):
+        assert not re.search(r"\d{40}", text)
+
+    stopped = RunFolder.create(Path("stopped"), load_settings(task))
+
+    def pause() -> None:
+        if len(stopped.metrics()) == 2:
+            raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        run(stopped, pause=pause)
+    assert refine("train", "--resume", "stopped").code == 0
+    assert results(Path("stopped")) == results(Path("whole"))

@@ -236,3 +236,7 @@ def test_the_number_that_is_wanted(text: str, number: Fraction | int) -> None:
 def test_a_number_that_cannot_be_told_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         wanted_number(text)
+
+
+def test_a_loop_of_a_model_has_its_syllables() -> None:
+    assert count_syllables("home" * 3000) == 3000

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from refine_rl.errors import SettingsError
-from refine_rl.rewards import foreign, world
+from refine_rl.rewards import seats, world
 from refine_rl.rewards.functions import function_reward, load_function
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.types import Prompt, Score, Trajectory
@@ -88,11 +88,11 @@ def test_an_endless_loop_costs_its_own_member_alone() -> None:
     what, where = bad.explanation.split("\n", 1)
     assert what == "did not come back within 0.2 s (reward.timeout)"
     assert 'in endless\n    while completion == "bad":' in where
-    assert "rewards/foreign.py" not in where
+    assert "rewards/seats.py" not in where
 
 
 def test_what_cannot_be_stopped_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "TRIES", 2)
+    monkeypatch.setattr(seats, "TRIES", 2)
     free = threading.Event()
     waits: list[threading.Thread] = []
 
@@ -112,11 +112,11 @@ def test_what_cannot_be_stopped_is_left_behind(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_loop_that_swallows_everything_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "TRIES", 2)
+    monkeypatch.setattr(seats, "TRIES", 2)
     code = (
         "import sys, threading\n"
-        "from refine_rl.rewards import foreign\n"
-        "foreign.TRIES = 2\n"
+        "from refine_rl.rewards import seats\n"
+        "seats.TRIES = 2\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_foreign as t\n"
         "print(t.values(t.stubborn, 'bad', 'good', timeout=0.2))\n"
@@ -133,6 +133,16 @@ def test_reading_an_answer_belongs_to_the_call(function: Callable[..., Any]) -> 
         assert score.explanation == "returned more than 1 numbers for 1 completions"
     else:
         assert score.explanation.startswith("did not come back")
+
+
+def test_a_function_that_never_comes_back_is_given_up() -> None:
+    found = scores(lambda completion: endless("bad"), *"x" * 6, timeout=0.1)
+    assert [score.explanation.split("\n")[0] for score in found] == [
+        *["did not come back within 0.1 s (reward.timeout)"] * 3,
+        *["not called again: of its first 3 calls none came back (reward.timeout)"] * 3,
+    ]
+    # One that came back once goes on to be called.
+    assert values(endless, "good", *["bad"] * 4, "good", timeout=0.1) == [1.0, *[None] * 4, 1.0]
 
 
 async def sleeps(completion: str) -> float:
@@ -166,7 +176,7 @@ def test_an_async_function_that_will_not_be_cancelled() -> None:
 
 
 def test_an_async_function_that_blocks_its_loop_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "TRIES", 2)
+    monkeypatch.setattr(seats, "TRIES", 2)
     free = threading.Event()
 
     async def waiting(completion: str) -> float:
@@ -339,7 +349,7 @@ def test_an_async_function_leaves_no_more_behind() -> None:
 
 
 def test_a_call_that_is_left_behind_is_cleaned_up_after_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "TRIES", 2)
+    monkeypatch.setattr(seats, "TRIES", 2)
     free = threading.Event()
 
     def waiting(completion: str) -> float:
@@ -366,6 +376,16 @@ def test_the_number_format_in_which_the_model_samples_meanwhile_is_barred() -> N
         in score.explanation
     )
     assert torch.get_default_dtype() is torch.float32
+
+
+def test_the_threads_of_the_model_stay_while_it_samples() -> None:
+    import torch
+
+    def sets(completion: str) -> float:
+        torch.set_num_threads(torch.get_num_threads() + 3)
+        return float(torch.get_num_threads())
+
+    assert values(sets, "x") == [torch.get_num_threads()]
 
 
 def test_seeds_are_a_function_s_own() -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import MIN_PROMPTS, cautions, cut_text, mostly_cut
-from refine_rl.types import Comparison, Contrast, Part, StepMetrics
+from refine_rl.types import Comparison, Contrast, Part, StepMetrics, decimals
 
 EXAMPLES = 3
 _VALUES = 8  # of each facet that are shown
@@ -77,7 +77,7 @@ class Screen:
         m = metrics
         if m.reward_mean is not None:
             self._rewards.append(m.reward_mean)
-        reward = "   -  " if m.reward_mean is None else f"{m.reward_mean:6.3f}"
+        reward = "   -  " if m.reward_mean is None else f"{decimals(m.reward_mean):>6}"
         head = f"{self._clock()}  step {m.step:>{len(str(steps))}}/{steps}  reward {reward} "
         tail = (
             f" tokens {m.tokens_mean:3.0f}, cut {m.clipped_share:4.0%}, "
@@ -152,8 +152,8 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
             b, t = c.reward.base, c.reward.tuned
             console.print(
                 escape(
-                    f"reward: base {b.mean:.3f} [{b.ci95[0]:.3f}, {b.ci95[1]:.3f}], "
-                    f"tuned {t.mean:.3f} [{t.ci95[0]:.3f}, {t.ci95[1]:.3f}] (95 % intervals)"
+                    f"reward: base {decimals(b.mean)} [{decimals(b.ci95[0])}, {decimals(b.ci95[1])}], tuned "
+                    f"{decimals(t.mean)} [{decimals(t.ci95[0])}, {decimals(t.ci95[1])}] (95 % intervals)"
                 )
             )
     for example in comparison.examples[:EXAMPLES]:
@@ -182,8 +182,13 @@ def _table(first: str, *headings: str) -> Table:
 
 def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
     low, high = m.difference.ci95
-    interval = f"{low:+.3f} to {high:+.3f}" if intervals else "too few"
-    return f"{m.base.mean:.3f}", f"{m.tuned.mean:.3f}", f"{m.difference.mean:+.3f}", interval
+    interval = f"{decimals(low, '+')} to {decimals(high, '+')}" if intervals else "too few"
+    return (
+        f"{decimals(m.base.mean)}",
+        f"{decimals(m.tuned.mean)}",
+        f"{decimals(m.difference.mean, '+')}",
+        interval,
+    )
 
 
 def _print_parts(c: Comparison, console: Console) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from refine_rl.evaluate.variety import collapse
 from refine_rl.evaluate.verdict import MIN_PROMPTS
-from refine_rl.types import LOGGED, Comparison, Contrast
+from refine_rl.types import LOGGED, Comparison, Contrast, decimals
 
 
 def audit(comparison: Comparison) -> dict[str, str]:
@@ -25,13 +25,13 @@ def audit(comparison: Comparison) -> dict[str, str]:
 def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
     """What fell while the reward rose."""
     found: dict[str, str] = {}
-    rose = f"from {reward.base.mean:.3f} to {reward.tuned.mean:.3f}"
+    rose = _from_to(reward)
     greedy = comparison.details.get("greedy")
     if greedy is not None and greedy.difference.ci95[1] < 0:
         found["greedy"] = (
             f"The reward of sampled answers rose {rose}, while that of greedy ones, which `refine chat` "
-            f"gives, fell from {greedy.base.mean:.3f} to {greedy.tuned.mean:.3f}. Train longer, or with more "
-            "prompts and larger groups; or sample the answers where the model is used."
+            f"gives, fell {_from_to(greedy)}. Train longer, or with more prompts and larger groups; or sample "
+            "the answers where the model is used."
         )
     for name, measure in comparison.details.items():
         component = name.removeprefix("component:")
@@ -39,9 +39,8 @@ def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
         if watched and measure.difference.ci95[1] < 0:
             what = f"the component {component!r}" if name != "success" else "full success"
             found[name] = (
-                f"The reward rose {rose} while {what} fell from {measure.base.mean:.3f} to "
-                f"{measure.tuned.mean:.3f}: the reward is won without the task. Read the examples; give that "
-                "component weight, or combine by product."
+                f"The reward rose {rose} while {what} fell {_from_to(measure)}: the reward is won without the "
+                "task. Read the examples; give that component weight, or combine by product."
             )
     return found
 
@@ -53,3 +52,7 @@ def _same_answers(comparison: Comparison) -> dict[str, str]:
         return {}
     text = collapse(base.distinct_share, tuned.distinct_share, tuned.openings)
     return {"same_answers": text} if text else {}
+
+
+def _from_to(both: Contrast) -> str:
+    return f"from {decimals(both.base.mean)} to {decimals(both.tuned.mean)}"

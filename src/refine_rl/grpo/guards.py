@@ -13,7 +13,7 @@ from statistics import fmean, median
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
 from refine_rl.evaluate.variety import collapse
-from refine_rl.types import StepMetrics, same_value
+from refine_rl.types import StepMetrics, decimals, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
 TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
@@ -45,7 +45,7 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
         raise GuardStop(
             "no_variance",
             f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
-            f"(mean {level:.3f}), {_what_that_means(settings)}",
+            f"(mean {decimals(level)}), {_what_that_means(settings)}",
             "If the reward is at its top, training is done: end it here, with "
             f"grpo.steps={newest.step}. To try on, raise grpo.zero_variance_patience. Otherwise start anew "
             "with a finer reward (partial credit, rules that grade), other prompts, a higher temperature or "

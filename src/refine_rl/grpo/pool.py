@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.randomness import generator
-from refine_rl.types import RIGHT_STEPS, Group, Prompt, reaches, same_value
+from refine_rl.types import RIGHT_STEPS, Group, Prompt, decimals, reaches, same_value
 
 LEAST_REST = 2  # steps
 LONGEST = 3  # doublings of the rest
@@ -183,4 +183,4 @@ def _why(values: Sequence[float], top: float | None) -> str:
         what = "never solved"
     else:
         what = "no spread"
-    return f"{who} answers got {values[0]:.3f} ({what})"
+    return f"{who} answers got {decimals(values[0])} ({what})"

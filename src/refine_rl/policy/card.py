@@ -10,7 +10,7 @@ from typing import Any
 
 from refine_rl.config import Settings
 from refine_rl.policy.origin import model_source
-from refine_rl.types import Comparison
+from refine_rl.types import Comparison, decimals
 
 _LICENCE = ("license", "license_name", "license_link")
 
@@ -160,8 +160,8 @@ def _evidence(settings: Settings, comparison: Comparison | None, said: Sequence[
         lines += ["| | mean reward | 95 % interval |", "|---|---|---|"]
         sides = ("base", "tuned", "difference")
         for name, e in ((side, getattr(comparison.reward, side)) for side in sides):
-            interval = f"{e.ci95[0]:.3f} to {e.ci95[1]:.3f}" if intervals else "too few prompts"
-            lines.append(f"| {name} | {e.mean:.3f} | {interval} |")
+            interval = f"{decimals(e.ci95[0])} to {decimals(e.ci95[1])}" if intervals else "too few prompts"
+            lines.append(f"| {name} | {decimals(e.mean)} | {interval} |")
         lines.append("")
     lines += [f"- {text}" for text in said]
     whole = f" of {comparison.prompts_asked}" if comparison.prompts_missing else ""

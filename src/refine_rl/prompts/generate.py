@@ -14,6 +14,7 @@ from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.columns import AS_THEY_ARE, Columns
 from refine_rl.prompts.files import check_rows
+from refine_rl.rewards.world import foreign_import
 from refine_rl.types import Split
 
 _FAILURES = (Exception, SystemExit, KeyboardInterrupt)  # a person's Ctrl-C is neither: see cli/interrupt.py
@@ -42,7 +43,8 @@ def _rows(path: Path, function: Any, counts: Mapping[Split, int], seed: int) -> 
         if count == 0:
             continue
         try:
-            rows = function(split, count, seed)
+            with foreign_import():
+                rows = function(split, count, seed)
         except _FAILURES as error:
             raise UserError(_failure(path, error)) from error
         if not isinstance(rows, list):
@@ -59,7 +61,8 @@ def _load(path: Path) -> ModuleType:
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        with foreign_import():
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

@@ -78,7 +78,7 @@ def number(value: float | None, *, sign: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) >= 100:
-        text = f"{abs(value):.0f}"
+        text = f"{abs(value):.0f}" if abs(value) < 1e6 else f"{abs(value):.3g}"
     elif value != 0 and abs(value) < 0.01:
         text = f"{abs(value):.3f}" if abs(value) >= 0.001 else f"{abs(value):.2g}"
     else:

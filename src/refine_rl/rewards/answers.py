@@ -15,7 +15,7 @@ from typing import Any, get_args
 from refine_rl.types import LARGEST, Score, Status
 
 NOT_APPLICABLE = Score.missing("does not apply (returned None)")
-"""The very object says that a component is to be left out of its member, where others are there."""
+"""Says that a component is to be left out of its member, where others are there (`left_out`)."""
 
 _LONGEST = 80
 
@@ -57,6 +57,11 @@ def read_list(answer: Any, count: int) -> list[Score]:
         found = f"more than {count}" if size == count + 1 and not hasattr(answer, "__len__") else f"{size}"
         return [Score.missing(f"returned {found} numbers for {count} completions")] * count
     return [NOT_APPLICABLE if entry is None else read_one(entry) for entry in entries]
+
+
+def left_out(score: Score) -> bool:
+    """Whether the score says that its component does not apply."""
+    return score.value is None and score.explanation == NOT_APPLICABLE.explanation
 
 
 def number(answer: Any) -> float | None:

@@ -20,7 +20,7 @@ that is raised inside a task would otherwise end the whole event loop."""
 
 _HERE = Path(__file__).parent
 _LONG = 0.1  # seconds of a rule
-_CALLER = _HERE / "foreign.py"
+_CALLER = _HERE / "seats.py"
 _FIRST_FRAMES, _LAST_FRAMES = 2, 4
 
 

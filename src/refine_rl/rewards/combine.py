@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from refine_rl.config import FunctionSettings, RewardSettings, Settings
 from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
-from refine_rl.rewards.answers import NOT_APPLICABLE
+from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions import function_reward, load_function
 from refine_rl.rewards.gate import gated
@@ -205,7 +205,7 @@ class CombinedReward:
         logged = {n: v for s in scores.values() for n, v in s.breakdown.items() if n.startswith(LOGGED)}
         had = {name: score.value for name, score in scores.items() if score.value is not None}
         explained = {name: f"{name}: {_explain(score)}" for name, score in scores.items()}
-        failed = [name for name, s in scores.items() if s.value is None and s is not NOT_APPLICABLE]
+        failed = [name for name, s in scores.items() if s.value is None and not left_out(s)]
         if failed or not had:
             # What failed first: the beginning is what a person is shown.
             order = dict.fromkeys([*failed, *explained])
@@ -236,7 +236,7 @@ class CombinedReward:
 
 
 def _explain(score: Score) -> str:
-    if score is NOT_APPLICABLE:
+    if left_out(score):
         return score.explanation
     if score.value is None:
         return f"missing: {score.explanation}"

@@ -6,7 +6,7 @@ time is over `OutOfTime` is raised. A call that swallows it, or stands in C code
 with its thread, and a new thread goes on. What cannot be helped from within the process is C code that keeps
 the interpreter's lock: then nothing runs, this watch no more than Ctrl-C.
 
-    score_group (scoring loop) -> Workers.run / .settle -> _Seat.call: foreign code, watched -> an answer
+    score_group (scoring loop) -> Workers.run, .settle -> Seat.call: foreign code, watched -> an answer
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import ctypes
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,23 +24,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from refine_rl.rewards.base import describe_failure, foreign_frames
-from refine_rl.rewards.world import World, barred, foreign
+from refine_rl.rewards.seats import Failure, Seat, failure_of
+from refine_rl.rewards.world import barred
 
 POLL = 0.05  # seconds between two looks of the watch, while something runs
-TRIES = 20  # times that OutOfTime is raised in a call before its thread is left behind
-_BETWEEN = 0.1  # seconds between two of them
-
-
-class OutOfTime(BaseException):
-    """Raised inside of foreign code whose time is over. No Exception, so that it is not caught by mistake."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """An answer that could not be had."""
-
-    why: str
+GIVE_UP = 3  # first calls of a function of which none came back, after which it is not called again
 
 
 WORKERS: ContextVar[Workers | None] = ContextVar("refine_workers", default=None)
@@ -77,17 +62,19 @@ class Workers:
         if not wait:
             self._plain.seat.stop()
             self._async.seat.stop()
-        while wait and (self._plain.alive or self._async.alive):
-            time.sleep(0.002)
+        soon = time.monotonic() + 1.0
+        for lane in (self._plain, self._async):
+            while lane.alive and (wait or (lane.seat.turn is None and time.monotonic() < soon)):
+                time.sleep(0.002)
         self._closed = True
         self._wake.set()
         self._watch.join()
         self._bars.close()
 
-    async def run(self, calls: Sequence[Callable[[], Any]], *, seconds: float) -> list[Any]:
-        """The answers of plain functions, called one after the other, each within `seconds`; a Failure in
-        the place of whatever one raises."""
-        future = self._plain.submit(calls, seconds)
+    async def run(self, calls: Sequence[Callable[[], Any]], *, name: str, seconds: float) -> list[Any]:
+        """The answers of a plain function called `name`, one call after the other, each within `seconds`; a
+        Failure in the place of whatever one raises."""
+        future = self._plain.submit(calls, name, seconds)
         self._wake.set()
         return await asyncio.wrap_future(future)
 
@@ -109,99 +96,11 @@ class Workers:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Turn:
-    """A call of foreign code under way."""
-
-    seconds: float
-    deadline: float  # time.monotonic(), of the next OutOfTime
-    world: World
-    fired: int = 0
-
-    def late(self, frames: Iterable[traceback.FrameSummary], how: str = "") -> str:
-        """That its time is over, and where it stood."""
-        what = f"did not come back within {self.seconds:g} s (reward.timeout){how}"
-        return f"{what}\n{foreign_frames(frames)}".rstrip()
-
-
-class _Seat:
-    """A thread in which foreign code runs. Its `turn` is what runs in it now."""
-
-    def __init__(self) -> None:
-        self.thread: threading.Thread | None = None
-        self.turn: _Turn | None = None
-        self.lost = False  # left behind: it must touch nothing any more
-        self.lock = threading.Lock()
-
-    def call(self, work: Callable[[], Any], seconds: float, failed: Callable[[BaseException], Any]) -> Any:
-        """What `work` gives, or what `failed` makes of what it raises, OutOfTime included. The state of the
-        process is as before when this returns."""
-        turn = _Turn(seconds=seconds, deadline=time.monotonic() + seconds, world=World())
-        try:
-            try:
-                with foreign():
-                    self.turn = turn
-                    try:
-                        return work()
-                    finally:
-                        self._end(turn)
-            finally:
-                if not self.lost:
-                    turn.world.put_back()
-        except OutOfTime as error:
-            self._end(turn)  # where it came while the turn was being ended
-            return failed(OutOfTime(turn.late(traceback.extract_tb(error.__traceback__))))
-        except BaseException as error:
-            return failed(error)
-
-    def _end(self, turn: _Turn) -> None:
-        self.turn = None
-        with self.lock:
-            if turn.fired and not self.lost:  # one that has not arrived yet must not arrive in our own code
-                _raise_in(threading.get_ident(), None)
-
-    def look(self) -> Failure | None:
-        """What the watch does: nothing, or OutOfTime for a call that is late. A Failure where that was of no
-        use: then the seat is lost."""
-        turn = self.turn
-        if turn is None or time.monotonic() < turn.deadline:
-            return None
-        if not self.stop(turn):
-            return None
-        turn.world.put_back()
-        frame = sys._current_frames().get(self.ident)
-        how = ", and could not be stopped; its thread is left behind"
-        return Failure(why=turn.late(traceback.extract_stack(frame) if frame else [], how))
-
-    def stop(self, turn: _Turn | None = None) -> bool:
-        """OutOfTime for the call under way (`turn`, or whichever there is); whether that was of no use so
-        often that the seat is lost."""
-        with self.lock:
-            turn = turn or self.turn
-            if turn is None or self.turn is not turn:
-                return False
-            turn.fired += 1
-            turn.deadline = time.monotonic() + _BETWEEN
-            _raise_in(self.ident, OutOfTime)
-            self.lost = turn.fired > TRIES
-            return self.lost
-
-    @property
-    def ident(self) -> int:
-        return (self.thread.ident if self.thread is not None else None) or 0
-
-
-def _raise_in(ident: int, error: type[BaseException] | None) -> None:
-    """`error` in the thread `ident`, at its next step of Python; None takes back one that has not arrived."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(ident), ctypes.py_object(error) if error is not None else None
-    )
-
-
-@dataclass(kw_only=True, slots=True)
 class _Job:
     """Calls of plain functions, and their answers so far."""
 
     calls: Sequence[Callable[[], Any]]
+    name: str
     seconds: float
     done: Future[list[Any]] = field(default_factory=Future)
     answers: list[Any] = field(default_factory=list)
@@ -220,17 +119,19 @@ class _Plain:
     """The thread of plain functions."""
 
     def __init__(self) -> None:
-        self.seat = _Seat()
+        self.seat = Seat()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._open: set[Future[Any]] = set()
         self._job: _Job | None = None  # the one under way
+        self._late: dict[str, int] = {}  # calls that were late, of functions that never came back
+        self._came_back: set[str] = set()
 
     @property
     def alive(self) -> bool:
         return self.seat.thread is not None and self.seat.thread.is_alive()
 
-    def submit(self, calls: Sequence[Callable[[], Any]], seconds: float) -> Future[list[Any]]:
-        job = _Job(calls=calls, seconds=seconds)
+    def submit(self, calls: Sequence[Callable[[], Any]], name: str, seconds: float) -> Future[list[Any]]:
+        job = _Job(calls=calls, name=name, seconds=seconds)
         self._open.add(job.done)
         job.done.add_done_callback(self._open.discard)
         if self.seat.thread is None:
@@ -245,42 +146,48 @@ class _Plain:
         """Whether something runs or waits."""
         failure, job = self.seat.look(), self._job
         if failure is not None and job is not None:
-            job.answers.append(failure)
+            self._answer(job, failure)
             self._sit(job)
         return bool(self._open) or self._job is not None
 
     def _sit(self, job: _Job | None) -> None:
-        self.seat = seat = _Seat()
+        self.seat = seat = Seat()
         seat.thread = threading.Thread(target=self._work, args=(seat, job), name="refine-reward", daemon=True)
         seat.thread.start()
 
-    def _work(self, seat: _Seat, job: _Job | None) -> None:
+    def _work(self, seat: Seat, job: _Job | None) -> None:
         while job is not None or (job := self._jobs.get()) is not None:
             self._job = job
             while job.left:
+                if self._late.get(job.name, 0) >= GIVE_UP:
+                    why = f"not called again: of its first {GIVE_UP} calls none came back (reward.timeout)"
+                    job.answers.append(Failure(why=why))
+                    continue
                 work = job.calls[len(job.answers)]
                 # A context of its own: numpy's and decimal's ways of rounding and failing stand in there.
-                answer = job.context.copy().run(seat.call, work, job.seconds, _failure)
+                answer = job.context.copy().run(seat.call, work, job.seconds, failure_of)
                 with seat.lock:
                     if seat.lost:
                         return
-                    job.answers.append(answer)
+                    self._answer(job, answer)
             self._job = None
             job.end()
             job = None
 
-
-def _failure(error: BaseException) -> Failure:
-    if isinstance(error, OutOfTime):
-        return Failure(why=str(error))
-    return Failure(why=describe_failure(error))
+    def _answer(self, job: _Job, answer: Any) -> None:
+        job.answers.append(answer)
+        if not isinstance(answer, Failure) or not answer.late:
+            self._came_back.add(job.name)
+            self._late.pop(job.name, None)
+        elif job.name not in self._came_back:
+            self._late[job.name] = self._late.get(job.name, 0) + 1
 
 
 class _Async:
     """The thread and the event loop of async functions."""
 
     def __init__(self) -> None:
-        self.seat = _Seat()
+        self.seat = Seat()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Future[Any]] = set()
         self._lock = threading.Lock()
@@ -292,7 +199,7 @@ class _Async:
     def submit(self, call: Callable[[], Awaitable[Any]], seconds: float) -> Future[Any]:
         with self._lock:
             if self._loop is None:
-                self.seat, self._loop = _Seat(), asyncio.new_event_loop()
+                self.seat, self._loop = Seat(), asyncio.new_event_loop()
                 self.seat.thread = threading.Thread(
                     target=_turn_loop, args=(self._loop,), name="refine-reward-async", daemon=True
                 )
@@ -361,7 +268,7 @@ def _cancel_left(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
-async def _settled(seat: _Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+async def _settled(seat: Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
     """What the call's awaitable gives within `seconds`, or a Failure."""
     task = asyncio.ensure_future(_quietly(seat, call, seconds))
     try:
@@ -374,10 +281,10 @@ async def _settled(seat: _Seat, call: Callable[[], Awaitable[Any]], seconds: flo
     task.cancel()
     done, _ = await asyncio.wait({task}, timeout=1.0)
     task._log_destroy_pending = False  # type: ignore[attr-defined]
-    return Failure(why=f"did not come back within {seconds:g} s (reward.timeout)")
+    return Failure(late=True, why=f"did not come back within {seconds:g} s (reward.timeout)")
 
 
-async def _quietly(seat: _Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+async def _quietly(seat: Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
     """As `call`; what it raises becomes a Failure, for in a task of its own some of it would end the loop."""
     try:
         return await _Watched(seat, call, seconds)
@@ -385,15 +292,15 @@ async def _quietly(seat: _Seat, call: Callable[[], Awaitable[Any]], seconds: flo
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return _failure(error)
+        return failure_of(error)
     except BaseException as error:
-        return _failure(error)
+        return failure_of(error)
 
 
 class _Watched:
     """An awaitable whose every step runs in a turn of `seat`."""
 
-    def __init__(self, seat: _Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> None:
+    def __init__(self, seat: Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> None:
         self._seat, self._call, self._seconds = seat, call, seconds
 
     def __await__(self) -> Generator[Any, Any, Any]:

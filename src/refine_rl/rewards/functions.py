@@ -31,9 +31,10 @@ from refine_rl.config import RewardSettings
 from refine_rl.errors import SettingsError
 from refine_rl.rewards.answers import read_list, read_one
 from refine_rl.rewards.base import describe_failure
-from refine_rl.rewards.foreign import WORKERS, Failure, Workers
+from refine_rl.rewards.foreign import WORKERS, Workers
 from refine_rl.rewards.rules import nearest
 from refine_rl.rewards.rules_content import data_value
+from refine_rl.rewards.seats import Failure
 from refine_rl.rewards.trl import GIVEN, Notes, state_now
 from refine_rl.rewards.world import foreign_import
 from refine_rl.types import Prompt, Score, Trajectory
@@ -70,11 +71,37 @@ class FunctionReward:
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
         if self.form == "one":
             calls = [partial(self._one, prompt, trajectory) for trajectory in trajectories]
-            answers = await _call_all(calls, _is_async(self.function), self.timeout)
+            answers = await self._call_all(calls)
             return [Score.missing(a.why) if isinstance(a, Failure) else a for a in answers]
         call = partial(self._list, prompt, trajectories)
-        (answer,) = await _call_all([call], _is_async(self.function), self.timeout)
+        (answer,) = await self._call_all([call])
         return [Score.missing(answer.why)] * len(trajectories) if isinstance(answer, Failure) else answer
+
+    async def _call_all(self, calls: Sequence[Callable[[], _Called]]) -> list[Any]:
+        """The calls' answers, read, in order; a Failure in the place of one that cannot be had."""
+        workers = WORKERS.get()
+        if workers is None:
+            with Workers() as own:
+                return await self._answers(own, calls)
+        return await self._answers(workers, calls)
+
+    async def _answers(self, workers: Workers, calls: Sequence[Callable[[], _Called]]) -> list[Any]:
+        if _is_async(self.function):
+            return await workers.settle([partial(_awaited, call) for call in calls], seconds=self.timeout)
+        reading = [partial(_read, call) for call in calls]
+        answers = await workers.run(reading, name=self.name, seconds=self.timeout)
+        late = [place for place, answer in enumerate(answers) if isinstance(answer, _Called)]
+        if not late:
+            return answers
+        try:  # a plain function may give back a coroutine
+            waiting = [partial(_awaited, partial(_itself, answers[place])) for place in late]
+            settled = await workers.settle(waiting, seconds=self.timeout)
+        finally:
+            for place in late:
+                _forget(answers[place].answer)
+        for place, answer in zip(late, settled, strict=True):
+            answers[place] = answer
+        return answers
 
     def _one(self, prompt: Prompt, trajectory: Trajectory) -> _Called:
         arguments = {
@@ -177,35 +204,6 @@ class _Called:
 
     answer: Any
     read: Callable[[Any], Any]
-
-
-async def _call_all(calls: Sequence[Callable[[], _Called]], is_async: bool, timeout: float) -> list[Any]:
-    """The calls' answers, read, in order; a Failure in the place of one that cannot be had."""
-    workers = WORKERS.get()
-    if workers is None:
-        with Workers() as own:
-            return await _answers(own, calls, is_async, timeout)
-    return await _answers(workers, calls, is_async, timeout)
-
-
-async def _answers(
-    workers: Workers, calls: Sequence[Callable[[], _Called]], is_async: bool, timeout: float
-) -> list[Any]:
-    if is_async:
-        return await workers.settle([partial(_awaited, call) for call in calls], seconds=timeout)
-    answers = await workers.run([partial(_read, call) for call in calls], seconds=timeout)
-    late = [place for place, answer in enumerate(answers) if isinstance(answer, _Called)]
-    if late:  # a plain function may give back a coroutine
-        try:
-            settled = await workers.settle(
-                [partial(_awaited, partial(_itself, answers[place])) for place in late], seconds=timeout
-            )
-        finally:
-            for place in late:
-                _forget(answers[place].answer)
-        for place, answer in zip(late, settled, strict=True):
-            answers[place] = answer
-    return answers
 
 
 def _read(call: Callable[[], _Called]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from refine_rl.rewards.answers import NOT_APPLICABLE
+from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.panel import Panel
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -50,7 +50,7 @@ def _unseen(columns: Mapping[str, Score]) -> Score | None:
     failed = [
         name
         for name, score in columns.items()
-        if score is not NOT_APPLICABLE and (score.value is None or score.value < 1 - _TOLERANCE)
+        if not left_out(score) and (score.value is None or score.value < 1 - _TOLERANCE)
     ]
     if not failed:
         return None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from refine_rl.config import Settings, StepSettings
 from refine_rl.errors import MEND, GuardStop, MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
-from refine_rl.rewards.answers import NOT_APPLICABLE
+from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions import function_reward, load_function
 from refine_rl.rewards.looks import all_of
@@ -70,7 +70,7 @@ class Checked:
             alone = replace(trajectory, messages=(*prompt.messages, {"role": "assistant", "content": step}))
             columns = await all_of(check.score_group(asked, [alone]) for check in self.checks)
             for check, (score,) in zip(self.checks, columns, strict=True):
-                if score is NOT_APPLICABLE:
+                if left_out(score):
                     continue
                 if score.value is None:
                     return Score.missing(f"step {before + 1}: {check.name}: {score.explanation}")

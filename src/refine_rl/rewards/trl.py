@@ -20,7 +20,7 @@ from itertools import islice
 from statistics import fmean
 from typing import Any
 
-from refine_rl.rewards.answers import number, show
+from refine_rl.rewards.answers import left_out, number, show
 from refine_rl.types import LOGGED, Score
 
 GIVEN = frozenset({"trainer_state", "log_metric", "log_extra"})
@@ -90,13 +90,13 @@ class Notes:
             return list(scores)
         metrics = {f"{LOGGED}{name}": fmean(values) for name, values in self._metrics.items()}
         return [
-            score if score.value is None else self._noted(score, metrics, member)
+            self._noted(score, metrics, member) if score.value is not None or left_out(score) else score
             for member, score in enumerate(scores)
         ]
 
     def _noted(self, score: Score, metrics: dict[str, float], member: int) -> Score:
+        noted = replace(score, breakdown={**score.breakdown, **metrics})
         columns = [f"{name}: {values[member]}" for name, values in self._columns.items()]
-        lines = (
-            "; ".join((score.explanation or f"{score.value:g}", *columns)) if columns else score.explanation
-        )
-        return replace(score, breakdown={**score.breakdown, **metrics}, explanation=lines)
+        if score.value is None or not columns:
+            return noted
+        return replace(noted, explanation="; ".join((score.explanation or f"{score.value:g}", *columns)))

@@ -151,7 +151,8 @@ def foreign() -> Iterator[None]:
 @contextlib.contextmanager
 def barred() -> Iterator[None]:
     """While this lasts, code that is `foreign` gets an error from what would end the process, bring a signal
-    on it or change the number format in which the model samples beside it; other code does not notice."""
+    on it or change the number format in which the model samples beside it, and cannot set torch's threads;
+    other code does not notice."""
     global _holders
     with _guard:
         _holders += 1
@@ -200,15 +201,21 @@ def _bar() -> None:
     for name in ("set_default_dtype", "set_default_tensor_type"):
         if hasattr(torch, name):
             _replace(torch, name, _SAMPLES)
+    if hasattr(torch, "set_num_threads"):
+        _replace(torch, "set_num_threads", "")
 
 
 def _replace(owner: Any, name: str, why: str, when: Callable[..., bool] = lambda *_: True) -> None:
+    """Foreign code gets an error from `owner.name`, where `when` holds of its arguments; nothing at all
+    without a `why`."""
     original, home = getattr(owner, name), os.getpid()
 
     @functools.wraps(original)
     def refused(*arguments: Any, **options: Any) -> Any:
         # A child that foreign code forked may end itself: multiprocessing does.
         if getattr(_here, "foreign", False) and os.getpid() == home and when(*arguments):
+            if not why:
+                return None
             kind = ValueError if owner is signal else RuntimeError  # as signals outside of the main thread
             raise kind(f"{owner.__name__.lstrip('_')}.{name} {why}")
         return original(*arguments, **options)
@@ -218,4 +225,5 @@ def _replace(owner: Any, name: str, why: str, when: Callable[..., bool] = lambda
 
 
 def _reaches_the_run(process: int, number: int) -> bool:
-    return number != 0 and process in (0, -1, os.getpid(), os.getpgrp(), -os.getpgrp())
+    group = os.getpgrp() if hasattr(os, "getpgrp") else 0
+    return number != 0 and process in (0, -1, os.getpid(), group, -group)
