@@ -515,6 +515,18 @@ def test_a_refusal_is_told_in_the_models_words(bench: MakeBench, message: dict[s
     assert (here.outcomes, here.calls[0].extra) == (["refusal"], {"error": "Not that."})
 
 
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        *(("length", "length"), ("MAX_TOKENS", "length"), ("model_length", "length"), ("SAFETY", "refusal")),
+        *(("stop", "stop"), ("end_turn", "stop"), (None, "stop"), (7, "stop")),
+    ],
+)  # fmt: skip
+def test_reasons_by_other_names(bench: MakeBench, reason: Any, finish: str) -> None:
+    here = bench(brain=lambda body: answer_of({"content": "so"}, reason, {}))
+    assert here.complete().finish == finish
+
+
 def test_a_filter_is_named(bench: MakeBench) -> None:
     here = bench(brain=lambda body: answer_of({"content": None}, "content_filter", {}))
     with pytest.raises(CallFailed, match="a filter of the endpoint held it back"):
@@ -549,7 +561,7 @@ def test_a_byte_order_mark_does_no_harm(bench: MakeBench) -> None:
     assert bench(brain=lambda body: b"\xef\xbb\xbf" + answer).complete().text == "\ufeff yes"
 
 
-def answer_of(message: dict[str, Any], finish: str, details: dict[str, Any]) -> bytes:
+def answer_of(message: dict[str, Any], finish: Any, details: dict[str, Any]) -> bytes:
     usage = {"prompt_tokens": 1, "completion_tokens": 8, "completion_tokens_details": details}
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     return json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode()

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from refine_rl.llm.client import Request
 from refine_rl.llm.failures import Failure, error_text, failure_in_body, read_json, what_came
 
+_CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "model_length"}  # as endpoints name it
+_FILTERED = {"content_filter", "content_filtered", "safety", "refusal"}
 _TEXTS = ("text", "output_text")  # kinds of parts that are the answer
 _THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking")
 _USUAL = {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "provider"}
@@ -97,15 +99,15 @@ def read_completion(body: str, request: Request) -> Completion:
         rest = {name: value for name, value in data.items() if value and name not in _USUAL}
         said = error_text(json.dumps(rest)) if rest else ""
         return Completion(**used, problem=_retry("empty", f"the answer held no choice{said and f': {said}'}"))
-    reason = first.get("finish_reason")
+    reason = str(first.get("finish_reason")).casefold()
     if reason == "error":
         return Completion(**used, problem=_retry("server error", "the model broke off"))
     text = _text(message.get("content"))
     refusal = _refusal(message)
-    if refusal or reason == "content_filter":
+    if refusal or reason in _FILTERED:
         instead = "" if refusal or text.strip() else "a filter of the endpoint held it back"
         return Completion(text=refusal or text, finish="refusal", instead=instead, **used)
-    cut = reason in ("length", "max_tokens")
+    cut = reason in _CUT
     instead = "" if text.strip() else _instead(data, first, message, request.max_tokens if cut else None)
     return Completion(text=text, finish="length" if cut else "stop", instead=instead, **used)
 
