@@ -30,7 +30,6 @@ from refine_rl.rewards.world import barred
 POLL = 0.05  # seconds between two looks of the watch, while something runs
 GIVE_UP = 3  # first calls of a function of which none came back, after which it is not called again
 
-
 WORKERS: ContextVar[Workers | None] = ContextVar("refine_workers", default=None)
 """Where the functions of a reward run; without it, each group gets workers of its own."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
@@ -95,7 +96,8 @@ class Seat:
             return None
         if not self.stop(turn):
             return None
-        turn.world.put_back()
+        with contextlib.suppress(Exception):  # the watch must go on, whatever state this is
+            turn.world.put_back()
         frame = sys._current_frames().get(self.ident)
         how = ", and could not be stopped; its thread is left behind"
         return Failure(late=True, why=turn.late(traceback.extract_stack(frame) if frame else [], how))

@@ -79,7 +79,7 @@ class World:
     def _put_torch_back(self) -> None:
         """Torch's own; where foreign code was the first to import it, as a fresh torch has it."""
         torch: Any = sys.modules.get("torch")
-        if torch is None or not hasattr(torch, "get_default_dtype"):
+        if not _is_whole(torch):
             return
         before = self._torch or _fresh_torch(torch)
         now = _torch_state(torch)
@@ -127,8 +127,13 @@ _TORCH: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
 }  # name -> how it is read, how it is set
 
 
+def _is_whole(module: Any) -> bool:
+    """Whether the module is there, and not still being imported by another thread."""
+    return module is not None and not getattr(module.__spec__, "_initializing", False)
+
+
 def _torch_state(torch: Any) -> dict[str, Any] | None:
-    if torch is None or not hasattr(torch, "get_default_dtype"):  # not there, or half imported
+    if not _is_whole(torch):
         return None
     return {name: read(torch) for name, (read, _) in _TORCH.items()}
 
