@@ -20,6 +20,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
 from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.sources import load_prompts
+from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.quiz import Shelf
@@ -59,6 +60,8 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     read: Read | None = None
     with together:
         rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
+    with together:
+        require_own_reward(settings)
     if not asks_writer:
         with together:
             read = read_prompts(folder, settings, connections, observer, pause)
