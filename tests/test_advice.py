@@ -137,6 +137,15 @@ def test_there_is_something_to_read() -> None:
     assert sum("refine " in span for page in PAGES for span in spans(page)) > 30
 
 
+def test_toml_in_what_settings_mean_is_read() -> None:
+    """Inline tables and assignments in the page of all settings, which stand there without backticks."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    tables = re.findall(r"\{(?:[^{}|]|\{[^{}]*\})* = (?:[^{}|]|\{[^{}]*\})*\}", page)
+    assert len(tables) >= 4
+    for table in tables:
+        assert tomllib.loads(f"value = {table}"), table
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.parent.name)
 def test_commented_settings_of_our_tasks_are_read(task: Path) -> None:
     check_comments(task.read_text(encoding="utf-8"))

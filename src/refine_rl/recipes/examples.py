@@ -41,8 +41,8 @@ def same_task(one: str, other: str) -> bool:
 
 
 def require_own_prompts(settings: Settings, path: Path, texts: Mapping[str, str]) -> None:
-    """Raises UserError where prompts of a file are still those that `refine init` wrote: lines to be replaced,
-    or all of them the example's while the task is another. `texts` are the prompts by line."""
+    """Raises UserError where prompts of a file are still those that `refine init` wrote: lines to be
+    replaced, or all of them the example's while the task is another. `texts` are the prompts by line."""
     gaps, examples = _prompts(OWN), _prompts(TEMPLATE)
     left = [line for line, text in texts.items() if text in gaps]
     other = settings.folder.with_name(f"{settings.folder.name}-judged")
