@@ -193,8 +193,8 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
         (
             '{"question": "a"}',
             {},
-            "has no prompt and no messages; there is `question`: `prompts.column = "
-            '"question"` takes `question`',
+            "has no prompt and no messages; there is `question`: `column = "
+            '"question"` in [prompts] takes `question`',
         ),
         (
             '{"a b": "x", "zzz": 1}',
