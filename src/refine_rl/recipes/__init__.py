@@ -85,7 +85,7 @@ def write_judged_task(
 
     names = dict.fromkeys(parse_model(m)[0] for m in (writer, judge))
     changes = {"task": toml_string(sentence.strip()), "judges": f"[{toml_string(judge)}]"}
-    changes |= _fitting(model or Settings.model_fields["model"].default.name, brief=False)
+    changes |= _fitting(model or ModelSettings().name, brief=False)
     task = _change(_copy(_FROM_SENTENCE, target) / "task.toml", changes)
     text = task.read_text(encoding="utf-8").replace('"ENDPOINT/WRITER"', toml_string(writer))
     tables = [
