@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,15 @@ def test_there_is_something_to_read() -> None:
     assert sum("refine " in span for page in PAGES for span in spans(page)) > 30
 
 
+def test_toml_in_what_settings_mean_is_read() -> None:
+    """Inline tables and assignments in the page of all settings, which stand there without backticks."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    tables = re.findall(r"\{(?:[^{}|]|\{[^{}]*\})* = (?:[^{}|]|\{[^{}]*\})*\}", page)
+    assert len(tables) >= 4
+    for table in tables:
+        assert tomllib.loads(f"value = {table}"), table
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.parent.name)
 def test_commented_settings_of_our_tasks_are_read(task: Path) -> None:
     check_comments(task.read_text(encoding="utf-8"))
@@ -159,7 +169,12 @@ def check_comments(text: str) -> None:
 # -- our own messages -------------------------------------------------------------------------------
 
 
-def messages() -> Iterator[tuple[str, str]]:
+@cache
+def messages() -> tuple[tuple[str, str], ...]:
+    return tuple(_messages())
+
+
+def _messages() -> Iterator[tuple[str, str]]:
     """Every text in the source, with 7 in the place of what is filled in; docstrings apart."""
     for path in sorted(SOURCE.rglob("*.py")):
         if "recipes" in path.parts or "make_tiny" in path.parts:
@@ -254,3 +269,28 @@ def test_toml_of_an_error_is_read(
     again = refine("train", task)
     assert at_fault not in again.err
     assert "nothing/here" in again.err or "NAME_OF_THE_VARIABLE" in again.err  # the next thing that is wrong
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--recipe", "style"),
+        ("--task", "Answer politely and briefly."),
+        ("--task", 'Summarise Ann\'s ticket in "one" sentence.'),
+        ("--model", "Qwen/Qwen3-0.6B"),
+        ("--task", "Summarise it.", "--writer", "openrouter/a/b", "--judge", "mine/c", "--model", "tiny"),
+    ],
+)
+def test_what_init_writes_and_says_can_be_used(
+    refine: Callable[..., Any], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    done = refine("init", tmp_path / "my task", *flags)
+    assert done.code == 0, done.err
+    task = tmp_path / "my task" / "task.toml"
+    load_settings(task)
+    check_comments(task.read_text())
+    commands = re.findall(r"(?m)(?:: |^  )(refine .*)$", done.out)
+    assert commands[-1] == f"refine train '{task}'"
+    for command in commands:
+        parsed(command)

@@ -246,7 +246,7 @@ def _prompt_lines(prompts: Sequence[str | Mapping[str, Any]]) -> str:
             raise UserError(f"prompts[{number}] is {prompt!r}: give a string, or a dict with `prompt`.")
         try:
             lines.append(json.dumps(dict(row)) + "\n")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"prompts[{number}] cannot be written as JSON: {error}") from error
     return "".join(lines)
 

@@ -25,6 +25,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
 from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.sources import load_prompts
+from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import build_reward, check_sanity
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.first_look import Looked, hopeless, look_at_judges, look_at_quiz
@@ -66,6 +67,8 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     read: Read | None = None
     with together:
         rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
+    with together:
+        require_own_reward(settings)
     if not asks_writer:
         with together:
             read = read_prompts(folder, settings, connections, observer, pause)

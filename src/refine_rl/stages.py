@@ -371,8 +371,8 @@ class Work:
             few = f"only {share:.0%} of the prompts get" if share else "no prompt gets"
             text = (
                 f"Before training, {few} answers of different reward (mean "
-                f"{decimals(first['reward']['mean'])}). GRPO learns from differences alone: make the reward finer (partial credit), the prompts easier, or start from a model "
-                "that sometimes succeeds."
+                f"{decimals(first['reward']['mean'])}). GRPO learns from differences alone: make the reward "
+                "finer (partial credit), the prompts easier, or start from a model that sometimes succeeds."
             )
             self.folder.event("warning", "no_start", text, 0)
             self.observer.warning(text)

@@ -514,3 +514,21 @@ def test_python_mistakes_and_refusals(llm_server: StartServer) -> None:
         assert words in str(caught.value)
     with pytest.raises(MachineError):
         score(judge="local/m", base_url=llm_server(moods="401").base_url)
+
+
+def test_lines_that_python_alone_would_stumble_over_are_named(
+    refine: Callable[..., Any], tmp_path: Path
+) -> None:
+    group = '{"id": 1, "messages": [{"role": "user", "content": "Hi"}], "completions": ["a", "b"]'
+    lines = [
+        group + ', "n": ' + "9" * 5000 + "}",
+        group + ', "n": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        group + ', "id": 2}',
+    ]
+    (tmp_path / "g.jsonl").write_text("\n".join(lines))
+    done = refine("score", "g.jsonl", "--out", "o.jsonl", "--judge", "ollama/x")
+    assert done.code == 2
+    said = done.err.splitlines()
+    assert "g.jsonl:1: has a whole number of 5,000 digits" in said[0]
+    assert said[1].startswith("g.jsonl:2: is nested too deeply")
+    assert said[2].startswith("g.jsonl:3: names 'id' twice in one object")

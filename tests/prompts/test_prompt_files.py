@@ -72,7 +72,7 @@ def test_txt(tmp_path: Path) -> None:
             "a.csv",
             "label,text\na,b\n",
             "a.csv:1 has no column `prompt` or `messages`; there are `label`, `text`: "
-            '`prompts.column = "text"` takes `text`',
+            '`column = "text"` in [prompts] takes `text`',
         ),
         (
             "a.csv",
@@ -188,19 +188,19 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
             '{"txt": 1, "label": 2}',
             {"prompt": "text"},
             "has no column `text` (prompts.column); there are `txt`, "
-            '`label`: `prompts.column = "txt"` takes `txt`',
+            '`label`: `column = "txt"` in [prompts] takes `txt`',
         ),
         (
             '{"question": "a"}',
             {},
-            "has no prompt and no messages; there is `question`: `prompts.column = "
-            '"question"` takes `question`',
+            "has no prompt and no messages; there is `question`: `column = "
+            '"question"` in [prompts] takes `question`',
         ),
         (
             '{"a b": "x", "zzz": 1}',
             {},
             "has no prompt and no messages; there are `a b`, `zzz`: "
-            '`prompts.column = "NAME"` takes one of them',
+            '`column = "NAME"` in [prompts] takes one of them',
         ),
         (
             '{"prompt": "a", "label": 2}',

@@ -181,7 +181,7 @@ def test_data_that_a_rule_needs_is_named_by_line(refine: Callable[..., Any], tmp
     done = refine("train", "mine")
     assert done.code == 2
     assert re.search(
-        r'\(file:a\.csv:\d+\) has no data `answer`; it has `label`; `prompts.data = {answer = "label"}`',
+        r'\(file:a\.csv:\d+\) has no data `answer`; it has `label`; `data = {answer = "label"}`',
         done.err,
     )
     assert "... and so for 17 more prompts" in done.err

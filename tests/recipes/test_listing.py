@@ -60,7 +60,6 @@ def test_a_new_task_carries_its_sentence(tmp_path: Path, sentence: str) -> None:
     example = write_task(tmp_path / "example")
     assert load_settings(task).task == sentence
     assert load_settings(example).task == "Answer politely and briefly."
-    assert load_settings(task).rollout == load_settings(example).rollout
     assert {path.name for path in task.parent.iterdir()} == {"task.toml", "prompts.jsonl", "rewards.py"}
 
 

@@ -70,20 +70,37 @@ def init(
         write_task(folder, sentence, model)
     for file in sorted(folder.iterdir()):
         typer.echo(f"  {file}")
-    task = folder / "task.toml"
-    if writer is not None:
-        typer.echo(
-            f"\nBefore anything is spent: {program()} plan {quoted(task)}\n"
-            f"To see the prompts: {program()} prompts {quoted(task)}"
+    typer.echo(f"\n{_next_steps(folder, sentence, recipe=recipe is not None, judged=writer is not None)}")
+
+
+def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: bool) -> str:
+    """What to read, to replace and to type after `refine init`."""
+    from refine_rl.recipes.examples import example_task, same_task
+
+    task = quoted(folder / "task.toml")
+    train = f"Read {task}, then: {program()} train {task}"
+    if recipe:
+        return train
+    if judged:
+        return (
+            f"Before anything is spent: {program()} plan {task}\n"
+            f"To see the prompts: {program()} prompts {task}\n\n{train}"
         )
-    elif recipe is None:
-        typer.echo(
-            "\nThe prompts and the reward are an example, for polite and brief answers. What makes an "
-            f"answer good\nis for you to say: [reward] in {task}, and {folder / 'rewards.py'}.\n"
-            "With no prompts of your own, let LLMs write them and judge the answers: --task SENTENCE\n"
-            "--writer ENDPOINT/MODEL --judge ENDPOINT/MODEL."
+    other = quoted(folder.with_name(f"{folder.name}-judged"))
+    judges = "--writer openrouter/moonshotai/kimi-k2 --judge openrouter/deepseek/deepseek-r1"
+    said = sentence or ""
+    if not said.strip() or same_task(said, example_task()):
+        return (
+            "The prompts and the reward are an example, for polite and brief answers. What makes an answer\n"
+            f"good is for you to say: [reward] in {task}, and {folder / 'rewards.py'}.\n\n{train}"
         )
-    typer.echo(f"\nRead {task}, then: {program()} train {quoted(task)}")
+    return (
+        "To be replaced before training (until then it is refused):\n"
+        f"  {folder / 'prompts.jsonl'}  what the model is asked, a prompt a line\n"
+        f"  {folder / 'rewards.py'}  what makes an answer good\n"
+        "With no prompts of your own, let LLMs write them and judge the answers:\n"
+        f"  {program()} init {other} --task {quoted(said.strip())} {judges}\n\n{train}"
+    )
 
 
 def prompts(

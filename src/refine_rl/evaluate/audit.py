@@ -30,8 +30,8 @@ def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
     if greedy is not None and greedy.difference.ci95[1] < 0:
         found["greedy"] = (
             f"The reward of sampled answers rose {rose}, while that of greedy ones, which `refine chat` "
-            f"gives, fell {_from_to(greedy)}. Train longer, or with more prompts and larger groups; or sample "
-            "the answers where the model is used."
+            f"gives, fell {_from_to(greedy)}. Train longer, or with more prompts and larger groups; or "
+            "sample the answers where the model is used."
         )
     for name, measure in comparison.details.items():
         component = name.removeprefix("component:")
@@ -39,8 +39,8 @@ def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
         if watched and measure.difference.ci95[1] < 0:
             what = f"the component {component!r}" if name != "success" else "full success"
             found[name] = (
-                f"The reward rose {rose} while {what} fell {_from_to(measure)}: the reward is won without the "
-                "task. Read the examples; give that component weight, or combine by product."
+                f"The reward rose {rose} while {what} fell {_from_to(measure)}: the reward is won without "
+                "the task. Read the examples; give that component weight, or combine by product."
             )
     return found
 

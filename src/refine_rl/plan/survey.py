@@ -13,6 +13,7 @@ from refine_rl.llm.scripted import Scripted
 from refine_rl.plan.counts import Counts, count_prompts, written_counts
 from refine_rl.plan.money import endpoint_of
 from refine_rl.prompts import load_prompts
+from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import CombinedReward, build_reward
 from refine_rl.rewards.rubric import default_rubric, load_rubric
 from refine_rl.types import Prompt
@@ -40,6 +41,8 @@ def survey(settings: Settings) -> Survey:
     prompts: list[Prompt] | None = None
     with together:
         reward = build_reward(settings, (), _Nobody(settings), rubric)
+    with together:
+        require_own_reward(settings)
     if not settings.writes_prompts:
         with together:
             prompts, report = load_prompts(settings)

@@ -68,8 +68,8 @@ class Columns:
         if not others:
             return ""
         near = others[0] if len(others) == 1 else nearest_column(self.prompt or "prompt", others)
-        way_out = f"prompts.column = {toml_string(near)}" if near else 'prompts.column = "NAME"'
-        return f"{_listed(others)}: `{way_out}` takes {f'`{near}`' if near else 'one of them'}"
+        way_out = f"column = {toml_string(near)}" if near else 'column = "NAME"'
+        return f"{_listed(others)}: `{way_out}` in [prompts] takes {f'`{near}`' if near else 'one of them'}"
 
 
 AS_THEY_ARE = Columns()

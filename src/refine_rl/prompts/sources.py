@@ -31,6 +31,7 @@ from refine_rl.prompts.files import read_prompt_file
 from refine_rl.prompts.generate import generate_prompts
 from refine_rl.prompts.split import by_hash, split_candidates
 from refine_rl.recipes import recipe_folder
+from refine_rl.recipes.examples import require_own_prompts
 from refine_rl.types import Message, Prompt, Split
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def load_prompts(
         source = _write(settings, connections, note, pause)
     else:
         source = _read(settings.prompts, settings.folder, settings.grpo.seed, SPLITS)
+        if source.name.startswith("file:") and not source.generated:
+            texts = {c.origin.rpartition(":")[2]: c.messages[-1]["content"] for c in source.candidates}
+            require_own_prompts(settings, settings.folder / source.name.removeprefix("file:"), texts)
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
     own = source.settings

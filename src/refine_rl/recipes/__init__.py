@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from refine_rl.config import ModelSettings, Settings
 from refine_rl.errors import UserError
+from refine_rl.recipes.examples import OWN, example_task, same_task
+from refine_rl.recipes.examples import TEMPLATE as _TEMPLATE
 from refine_rl.toml_write import toml_string
 
 _HERE = Path(__file__).parent
-_TEMPLATE = _HERE / "_template"
 _FROM_SENTENCE = _HERE / "_from_sentence"
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # a TOML key that needs no quotes
 
@@ -57,14 +59,17 @@ def copy_recipe(name: str, target: Path) -> Path:
 
 
 def write_task(target: Path, sentence: str | None = None, model: str | None = None) -> Path:
-    """Write a commented task with example prompts and a reward into the new folder `target`.
+    """Write a commented task into the new folder `target`.
 
-    `sentence` describes the behaviour in plain words; without it, the example's own stays.
+    Without a `sentence`, or with the example's own, prompts and reward are an example that can be trained;
+    with another one they are to be filled in, and nothing trains before that. Numbers fit the `model`.
     Returns the task.toml; raises UserError where `target` holds something already.
     """
-    changes = {"task": (sentence or "").strip(), "name": model or ""}
-    task = _copy(_TEMPLATE, target) / "task.toml"
-    return _change(task, {key: toml_string(value) for key, value in changes.items() if value})
+    wanted = (sentence or "").strip()
+    is_example = not wanted or same_task(wanted, example_task())
+    task = _copy(_TEMPLATE if is_example else OWN, target) / "task.toml"
+    values = {"task": toml_string(wanted)} if wanted else {}
+    return _change(task, {**values, **_fitting(model or "tiny", brief=is_example)})
 
 
 def write_judged_task(
@@ -80,8 +85,7 @@ def write_judged_task(
 
     names = dict.fromkeys(parse_model(m)[0] for m in (writer, judge))
     changes = {"task": toml_string(sentence.strip()), "judges": f"[{toml_string(judge)}]"}
-    if model:
-        changes["name"] = toml_string(model)
+    changes |= _fitting(model or ModelSettings().name, brief=False)
     task = _change(_copy(_FROM_SENTENCE, target) / "task.toml", changes)
     text = task.read_text(encoding="utf-8").replace('"ENDPOINT/WRITER"', toml_string(writer))
     tables = [
@@ -95,12 +99,25 @@ def write_judged_task(
     return task
 
 
+def _fitting(model: str, *, brief: bool) -> dict[str, str]:
+    """The values of a task file that depend on the model: the bundled one is small and quick, says little,
+    and takes large steps."""
+    if model == "tiny":
+        values = {"max_tokens": "48" if brief else "64", "steps": "40", "prompts_per_step": "8"}
+    else:
+        values = {"max_tokens": "96" if brief else "256", "steps": "60", "prompts_per_step": "4"}
+    own = Settings(task="?", model=ModelSettings(name=model)).learning_rate
+    digits, _, power = f"{own:.0e}".partition("e")
+    return {"name": toml_string(model), **values, "# learning_rate": f"{digits}e{int(power)}"}
+
+
 def _change(task: Path, values: Mapping[str, str]) -> Path:
-    """Put TOML values in the place of those that the file has."""
+    """Put TOML values in the place of those that the file has; each key must be there once."""
     text = task.read_text(encoding="utf-8")
     for key, value in values.items():
         line = f"{key} = {value}".replace("\\", "\\\\")
-        text = re.sub(rf"^{key} = .*$", line, text, count=1, flags=re.MULTILINE)
+        text, found = re.subn(rf"^{key} = .*$", line, text, flags=re.MULTILINE)
+        assert found == 1, (task, key, found)
     task.write_text(text, encoding="utf-8")
     return task
 

@@ -256,7 +256,7 @@ def _other_name(prompt: Prompt, key: str) -> str:
     if not close:
         return ""
     near = there[close[0]]
-    return f"; `prompts.data = {{{toml_key(key)} = {toml_string(near)}}}` takes `{near}` for it"
+    return f"; `data = {{{toml_key(key)} = {toml_string(near)}}}` in [prompts] takes `{near}` for it"
 
 
 def _named(prompt: Prompt) -> str:
