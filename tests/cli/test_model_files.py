@@ -163,6 +163,12 @@ def test_an_adapter_is_the_start(refine: Refine, task: Path, run: Path, tmp_path
     assert "other are: adapter." in refine("chat", "next", stdin="hello\n").err
 
 
+def test_a_run_is_no_model_but_has_one(refine: Refine, task: Path, run: Path) -> None:
+    ended = refine("train", task, "--run", "new", "--set", f"model.name={run}")
+    assert ended.code == 2
+    assert f"Where it is a run, name its model: {run / 'model'}." in " ".join(ended.err.split())
+
+
 def test_a_model_with_an_adapter_beside_it(refine: Refine, task: Path, run: Path, model: Path) -> None:
     """Refused; the command that it is refused with makes an adapter of it that can be trained on."""
     for file in ("adapter_config.json", "adapter_model.safetensors"):

@@ -99,6 +99,24 @@ def test_an_adapter_on_tied_weights(
         torch.testing.assert_close(untrained.model(input_ids=IDS).logits, before)
 
 
+def test_a_head_of_its_own_in_spite_of_the_configuration(make_model: MakeModel, tmp_path: Path) -> None:
+    """The files decide, and what is saved says so."""
+    from safetensors.torch import save_file
+
+    folder = Path(shutil.copytree(make_model("llama", tie_word_embeddings=True), tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    policy = load_policy(settings(folder))
+    tuned = moved(policy)
+    policy.save_merged(tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.config.tie_word_embeddings is False
+    torch.testing.assert_close(merged(input_ids=IDS).logits, tuned, rtol=1e-4, atol=1e-4)
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert torch.equal(stored["lm_head.weight"], weights["lm_head.weight"])
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_what_a_merge_loses_by_a_slow_twin(make_model: MakeModel, tmp_path: Path, kind: str) -> None:
     policy = load_policy(settings(make_model(kind), dtype="bfloat16"))
@@ -154,13 +172,14 @@ def test_adapters_that_are_more(
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
 @pytest.mark.parametrize("own", [["q_proj", "down_proj"], ["gate_proj"], ["embed_tokens", "lm_head"]])
-@pytest.mark.parametrize("rslora", [True, False])
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize(("rslora", "tied"), [(True, False), (False, True)])
 def test_a_start_of_another_shape(
-    make_model: MakeModel, tmp_path: Path, own: list[str], rslora: bool
+    make_model: MakeModel, tmp_path: Path, own: list[str], rslora: bool, tied: bool
 ) -> None:
     """Another rank, scale and other layers than the run's: what is saved does both, for peft as it is, and
     comes back as two, to the bit."""
-    base = transformers.AutoModelForCausalLM.from_pretrained(make_model("llama"))
+    base = transformers.AutoModelForCausalLM.from_pretrained(make_model("llama", tie_word_embeddings=tied))
     config = peft.LoraConfig(
         r=3,
         lora_alpha=5,

@@ -68,7 +68,16 @@ def fetch_weights(source: str, dtype: torch.dtype) -> Any:
     buffers = [f".{name}" for name, _ in model.named_buffers()]
     foreign = [key for key in info["unexpected_keys"] if not any(b.endswith(f".{key}") for b in buffers)]
     require_whole(f"The model {source!r}", sorted(info["missing_keys"]), sorted(foreign), shapes)
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if words is not None and head is not None and words.weight is not head.weight:
+        set_untied(model)  # a file with both, and they differ: the configuration may still say otherwise
     return model
+
+
+def set_untied(model: Any) -> None:
+    """Has the configuration say that embedding and head are two."""
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
 
 
 def require_whole(what: str, missing: list[str], unexpected: list[str], shapes: list[str]) -> None:
@@ -198,6 +207,8 @@ def _bad_json(file: Path) -> str:
 
 
 def _hint(folder: Path | None) -> str:
+    if folder is not None and (folder / "model").is_dir():
+        return f"Where it is a run, name its model: {folder / 'model'}."
     if folder is not None:
         return "The folder needs config.json, *.safetensors and the tokenizer's files."
     if os.environ.get("HF_HUB_OFFLINE") == "1":

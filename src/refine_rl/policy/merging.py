@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from refine_rl.policy.fetch import set_untied
+
 LOSS_WORTH_A_WORD = 0.1
 """Shares of a change that rounding takes, from which on a person is told."""
 
@@ -64,6 +66,5 @@ def _untie(model: Any) -> None:
     if words.weight is not head.weight:
         return
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        config.tie_word_embeddings = False
+    set_untied(model)
     model.all_tied_weights_keys = {}
