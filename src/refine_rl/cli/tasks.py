@@ -75,7 +75,7 @@ def init(
 
 def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: bool) -> str:
     """What to read, to replace and to type after `refine init`."""
-    from refine_rl.recipes.examples import example_task, same_task
+    from refine_rl.recipes.examples import PROMPTS, REWARD, example_task, same_task
 
     task = quoted(folder / "task.toml")
     train = f"Read {task}, then: {program()} train {task}"
@@ -92,12 +92,12 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
     if not said.strip() or same_task(said, example_task()):
         return (
             "The prompts and the reward are an example, for polite and brief answers. What makes an answer\n"
-            f"good is for you to say: [reward] in {task}, and {folder / 'rewards.py'}.\n\n{train}"
+            f"good is for you to say: [reward] in {task}, and {folder / REWARD}.\n\n{train}"
         )
     return (
         "To be replaced before training (until then it is refused):\n"
-        f"  {folder / 'prompts.jsonl'}  what the model is asked, a prompt a line\n"
-        f"  {folder / 'rewards.py'}  what makes an answer good\n"
+        f"  {folder / PROMPTS}  what the model is asked, a prompt a line\n"
+        f"  {folder / REWARD}  what makes an answer good\n"
         "With no prompts of your own, let LLMs write them and judge the answers:\n"
         f"  {program()} init {other} --task {quoted(said.strip())} {judges}\n\n{train}"
     )
