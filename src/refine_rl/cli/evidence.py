@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from refine_rl.cli.training import JSON, SET
-from refine_rl.errors import GuardStop, RefineError, UserError
+from refine_rl.errors import DiskError, GuardStop, RefineError, UserError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,6 +63,11 @@ def evaluate(
             more = ", with --set budget.dollars=MORE" if stop.guard == "budget" else ""
             advice = f"Give the same command again{more}: what was paid for is in the cache."
             raise GuardStop(stop.guard, stop.what, advice) from stop
+        except DiskError as full:
+            raise DiskError(
+                f"{full}\nThe run is as it was; replies of LLMs that were paid for are in the cache. "
+                "Then give the same command again."
+            ) from full
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(comparison)))
         return
