@@ -121,6 +121,7 @@ def prompts(
     from refine_rl.config_file import load_settings
     from refine_rl.gathering import gather_prompts
     from refine_rl.prompts.sources import TooFewError
+    from refine_rl.runs.disk import write_whole
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")
@@ -138,7 +139,7 @@ def prompts(
     found = gathered.prompts
     records = [dataclasses.asdict(prompt) for prompt in found]
     if out is not None:
-        out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+        write_whole(out, "".join(json.dumps(r) + "\n" for r in records))
     if dropped:
         _list_dropped(gathered.report.dropped, as_json)
         return
