@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
@@ -101,8 +102,6 @@ def test_an_adapter_on_tied_weights(
 
 def test_a_head_of_its_own_in_spite_of_the_configuration(make_model: MakeModel, tmp_path: Path) -> None:
     """The files decide, and what is saved says so."""
-    from safetensors.torch import save_file
-
     folder = Path(shutil.copytree(make_model("llama", tie_word_embeddings=True), tmp_path / "model"))
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
@@ -151,22 +150,40 @@ def test_a_start_in_bfloat16_says_what_it_lost(make_model: MakeModel, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("kind", "options"),
     [
-        ({"use_dora": True}, "more than LoRA matrices"),
-        ({"modules_to_save": ["lm_head"]}, "more than LoRA matrices"),
-        ({"bias": "lora_only"}, "more than LoRA matrices"),
+        (peft.LoraConfig, {"r": 2, "use_dora": True}),
+        (peft.LoraConfig, {"r": 2, "modules_to_save": ["lm_head"]}),
+        (peft.LoraConfig, {"r": 2, "bias": "lora_only"}),
+        (peft.IA3Config, {"feedforward_modules": []}),
     ],
 )
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_adapters_that_are_more(
-    make_model: MakeModel, tmp_path: Path, options: dict[str, Any], words: str
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, options: dict[str, Any]
 ) -> None:
+    """Refused, with a command that makes a model of them which can be trained."""
     base = transformers.AutoModelForCausalLM.from_pretrained(make_model("llama"))
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **options)
-    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UserError, match=words):
+    config = kind(target_modules=["q_proj"], task_type="CAUSAL_LM", **options)
+    adapted = peft.get_peft_model(base, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, p in adapted.named_parameters():
+            if "lora" in name or "ia3" in name or "modules_to_save" in name:
+                torch.nn.init.normal_(p, mean=0.5, std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    shutil.copy(make_model("llama") / "tokenizer.json", tmp_path / "adapter")
+    shutil.copy(make_model("llama") / "tokenizer_config.json", tmp_path / "adapter")
+    with pytest.raises(UserError, match="not LoRA matrices alone") as refused:
         load_policy(settings(tmp_path / "adapter"))
+    command = str(refused.value).splitlines()[-1]
+    python, flag, code = shlex.split(command)
+    assert (python, flag) == ("python", "-c")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})  # noqa: S102 - a process of its own would take seconds to import
+    merged = load_policy(settings(tmp_path / "merged"))
+    wanted = adapted.eval()(input_ids=IDS).logits
+    torch.testing.assert_close(merged.model(input_ids=IDS).logits, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -208,6 +225,20 @@ def test_a_start_of_another_shape(
         assert torch.equal(p, again.trainable()[name]), name
     with again.reference() as reference:
         torch.testing.assert_close(reference.model(input_ids=IDS).logits, start, rtol=1e-4, atol=1e-4)
+    file = tmp_path / "both" / "adapter_model.safetensors"
+    whole = load_file(file)
+    trained = next(key for key in whole if _own(key, own) and ("lora_A" in key or "embedding_A" in key))
+    for part, words in (
+        ({k: v for k, v in whole.items() if k != trained}, "1 weight missing: base_model"),
+        ({**whole, trained: whole[trained][:-1].clone()}, "of another shape: base_model"),
+    ):
+        save_file(part, file)
+        with pytest.raises(UserError, match=words):
+            load_policy(how, adapter_from=tmp_path / "both")
+
+
+def _own(key: str, targets: list[str]) -> bool:
+    return any(f".{target}." in key for target in targets)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -220,7 +251,7 @@ def test_embeddings_stored_whole_are_no_part_to_drop(make_model: MakeModel, tmp_
     with torch.no_grad():
         base.get_input_embeddings().weight[3] += 1
     adapted.save_pretrained(tmp_path / "other", save_embedding_layers=True)
-    with pytest.raises(UserError, match="more than LoRA matrices"):
+    with pytest.raises(UserError, match="not LoRA matrices alone"):
         load_policy(settings(tmp_path / "other"))
 
 

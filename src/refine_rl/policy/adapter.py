@@ -70,16 +70,11 @@ def fresh_adapter(model: Any, settings: ModelSettings, seed: int) -> Any:
 
 def saved_adapter(model: Any, settings: ModelSettings, folder: Path, start: Start | None) -> Any:
     """The model with the adapter in a run's folder. Raises UserError unless every matrix is there."""
-    import peft
-
     if start is None:
         adapted = _read(model, str(folder), trainable=True)
     else:
         adapted = fresh_adapter(model, settings, seed=0)
-        own = _own_part(_matrices(str(folder)), start)
-        with peft_quiet():
-            result = peft.set_peft_model_state_dict(adapted, own)
-        _require_whole(adapted, result, str(folder))
+        _put_in(adapted, _own_part(_matrices(str(folder)), start), str(folder))
     make_lean(adapted)
     return adapted
 
@@ -92,33 +87,30 @@ def merge_start(model: Any, origin: Origin) -> tuple[Any, Start | None]:
     import peft
     from peft.tuners.lora import Embedding, Linear
 
+    config: Any = fetch(peft.PeftConfig, origin.adapter)
+    if config.peft_type != "LORA" or config.use_dora or config.bias != "none" or config.modules_to_save:
+        raise _more_than_lora(origin, str(config.peft_type.value))
     whole = _whole_weights(model, _matrices(origin.adapter))
     adapted = _read(model, origin.adapter, trainable=False)
-    config = adapted.peft_config["default"]
     layers = {n: m for n, m in adapted.get_base_model().named_modules() if isinstance(m, (Linear, Embedding))}
     with peft_quiet():
         matrices = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     known = {_module(key) for key in matrices}
-    odd = (
-        config.peft_type != "LORA"
-        or config.use_dora
-        or config.bias != "none"
-        or bool(config.modules_to_save)
-        or bool(whole)
-        or any(layer.lora_bias["default"] for layer in layers.values())
-        or known != layers.keys()
-    )
-    if odd:
-        raise UserError(
-            f"{origin.adapter} holds an adapter ({config.peft_type}) that is more than LoRA matrices. Make "
-            f'an ordinary model of it, and train that, with model.name = "merged":\n'
-            f"{merge_command(origin.adapter)}"
-        )
+    if whole or known != layers.keys() or any(layer.lora_bias["default"] for layer in layers.values()):
+        raise _more_than_lora(origin, "LORA")
     kept = {key: value.detach().cpu().float().clone() for key, value in matrices.items()}
     scaling = {name: float(layer.scaling["default"]) for name, layer in layers.items()}
     merged, lost = merge(adapted, model.dtype)
     merged.requires_grad_(True)  # peft had frozen it
     return merged, Start(base=origin.base, matrices=kept, scaling=scaling, lost=lost)
+
+
+def _more_than_lora(origin: Origin, kind: str) -> UserError:
+    return UserError(
+        f"{origin.adapter} holds an adapter ({kind}) that is not LoRA matrices alone. Make an ordinary model "
+        f'of it, with this command, and train that, with model.name = "merged":\n'
+        f"{merge_command(str(origin.adapter))}"
+    )
 
 
 def save_adapter(adapted: Any, folder: Path, start: Start | None) -> None:
@@ -153,7 +145,19 @@ def _read(model: Any, source: str, *, trainable: bool) -> Any:
     with torch.random.fork_rng(devices=[]), peft_quiet():
         try:
             adapted = peft.get_peft_model(model, config)
-            result = peft.set_peft_model_state_dict(adapted, matrices)
+        except (ValueError, KeyError, TypeError) as error:
+            raise refusal(error, source) from error
+    _put_in(adapted, matrices, source)
+    return adapted
+
+
+def _put_in(adapted: Any, matrices: Mapping[str, torch.Tensor], source: str) -> None:
+    """Puts an adapter's matrices into the model, all of them and each in its place."""
+    import peft
+
+    with peft_quiet():
+        try:
+            result = peft.set_peft_model_state_dict(adapted, dict(matrices))
         except (ValueError, KeyError, TypeError) as error:
             raise refusal(error, source) from error
         except RuntimeError as error:
@@ -167,7 +171,6 @@ def _read(model: Any, source: str, *, trainable: bool) -> Any:
                 [line.removeprefix("size mismatch for ") for line in shapes],
             )
     _require_whole(adapted, result, source)
-    return adapted
 
 
 def _matrices(source: str) -> dict[str, torch.Tensor]:
