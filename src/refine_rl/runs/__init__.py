@@ -496,6 +496,8 @@ class RunFolder(Checkpoints):
         again = f"refine train --resume {quoted(self.path)}"
         if file in ("evaluations/base.jsonl", "evaluations/tuned.jsonl"):
             return f"Put it back as it was, or remove it: {again} makes the same answers again."
+        if file in _GROWING and file not in (*_STEPPED, "quiz.jsonl"):
+            return "Put the line back as it was, or take it out: no result depends on it."
         if file not in _STEPPED or line is None or (self._root / "evaluations/tuned.jsonl").is_file():
             return "Put it back as it was."
         last = 0
