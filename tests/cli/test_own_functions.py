@@ -329,7 +329,6 @@ def all_near(prompts, completions, completion_ids, trainer_state, log_metric, lo
 """
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_trls_arguments_and_rewards_of_any_size(
     make_model: Callable[..., Path], tmp_path: Path, refine: Refine
 ) -> None:
