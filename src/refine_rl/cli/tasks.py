@@ -75,7 +75,7 @@ def init(
 
 def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: bool) -> str:
     """What to read, to replace and to type after `refine init`."""
-    from refine_rl.recipes.examples import PROMPTS, REWARD, example_task, same_task
+    from refine_rl.recipes.examples import REWARD, TO_REPLACE, example_task, same_task
 
     task = quoted(folder / "task.toml")
     train = f"Read {task}, then: {program()} train {task}"
@@ -94,10 +94,9 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
             "The prompts and the reward are an example, for polite and brief answers. What makes an answer\n"
             f"good is for you to say: [reward] in {task}, and {folder / REWARD}.\n\n{train}"
         )
+    files = "".join(f"  {folder / name}  {what}\n" for name, what in TO_REPLACE.items())
     return (
-        "To be replaced before training (until then it is refused):\n"
-        f"  {folder / PROMPTS}  what the model is asked, a prompt a line\n"
-        f"  {folder / REWARD}  what makes an answer good\n"
+        f"To be replaced before training (until then it is refused):\n{files}"
         "With no prompts of your own, let LLMs write them and judge the answers:\n"
         f"  {program()} init {other} --task {quoted(said.strip())} {judges}\n\n{train}"
     )

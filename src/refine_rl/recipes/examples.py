@@ -20,6 +20,12 @@ OWN = Path(__file__).parent / "_own"
 PROMPTS, REWARD = "prompts.jsonl", "rewards.py"
 """The files in both that are to be replaced."""
 
+TO_REPLACE = {
+    "prompts.jsonl": "what the model is asked, a prompt a line",
+    "rewards.py": "what makes an answer good",
+}
+"""What of a task of one's own is to be filled in, and with what."""
+
 _WAY_OUT = (
     "put your own in their place, a prompt a line; or have LLMs write them and judge the answers: "
     "`refine init {folder} --task {task} --writer openrouter/moonshotai/kimi-k2 --judge "
