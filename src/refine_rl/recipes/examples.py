@@ -18,11 +18,9 @@ TEMPLATE = Path(__file__).parent / "_template"
 OWN = Path(__file__).parent / "_own"
 """The start of a task of one's own: prompts and reward are to be filled in."""
 PROMPTS, REWARD = "prompts.jsonl", "rewards.py"
-"""The files in both that are to be replaced."""
-
 TO_REPLACE = {
-    "prompts.jsonl": "what the model is asked, a prompt a line",
-    "rewards.py": "what makes an answer good",
+    PROMPTS: "what the model is asked, a prompt a line",
+    REWARD: "what makes an answer good",
 }
 """What of a task of one's own is to be filled in, and with what."""
 
