@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -297,3 +298,10 @@ def test_export_loads_in_transformers(refine: Refine, run: Path) -> None:
 def test_the_page_of_the_command_line_is_fresh() -> None:
     page = Path(__file__).parents[2] / "docs" / "cli.md"
     assert page.read_text(encoding="utf-8") == cli_markdown(), "make docs"
+
+
+def test_the_shell_completes_commands() -> None:
+    words = {"COMP_WORDS": "refine re", "COMP_CWORD": "1", "_REFINE_COMPLETE": "complete_bash"}
+    command = [str(Path(sys.executable).with_name("refine"))]
+    done = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["recipes", "report", "replay"]

@@ -22,7 +22,6 @@ app = typer.Typer(
     name="refine",
     help="Describe a behaviour in plain words; Re:Fine turns an open language model into one that shows it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

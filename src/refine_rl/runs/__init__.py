@@ -273,8 +273,8 @@ class RunFolder(Checkpoints):
 
     def prompts(self) -> list[Prompt]:
         """Raises UserError where they are not those that the run began with."""
-        path = self.path / "prompts.jsonl"
-        if not path.is_file():
+        path, file = self.path / "prompts.jsonl", self._root / "prompts.jsonl"
+        if not file.is_file():
             if (self._root / "groups.jsonl").is_file() or (self._root / "evaluations/base.jsonl").is_file():
                 raise UserError(f"{path} is gone. {self._way_out('prompts.jsonl')}")
             return []
@@ -283,7 +283,7 @@ class RunFolder(Checkpoints):
             for record in self._lines("prompts.jsonl")
         ]
         written = self._config()["source"].get(_SUM)
-        if written is not None and written != sha256(path.read_bytes()):
+        if written is not None and written != sha256(file.read_bytes()):
             raise UserError(
                 f"{path} is not as the run wrote it: lines were changed, added or lost. "
                 f"{self._way_out('prompts.jsonl')}"
