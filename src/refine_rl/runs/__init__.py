@@ -493,6 +493,8 @@ class RunFolder(Checkpoints):
         return not file.startswith(_WHOLE)
 
     def _way_out(self, file: str, line: int | None = None) -> str:
+        if file in _GROWING and file not in (*_STEPPED, "quiz.jsonl"):
+            return "Put the line back as it was, or take it out: no result depends on it."
         again = f"refine train --resume {quoted(self.path)}"
         if file in ("evaluations/base.jsonl", "evaluations/tuned.jsonl"):
             return f"Put it back as it was, or remove it: {again} makes the same answers again."
