@@ -4,8 +4,9 @@
     server.base_url, server.requests, server.billed_tokens, server.most_at_once
     server.stop()
 
-`brain` gets the request's body and gives the answer's text, or a whole message. `moods` is one mood for all
-requests, a sequence (one a request, then "ok"), or a function of the request's number (from 0) and body:
+`brain` gets the request's body and gives the answer's text, a whole message, or bytes: a body as it is.
+`moods` is one mood for all requests, a sequence (one a request, then "ok"), or a function of the number
+(from 0) and body of the request:
 
     ok                      as it should be
     busy, busy:SECONDS      429, without and with Retry-After; busy-ms:MS, busy-date:SECONDS (an HTTP date)
@@ -38,7 +39,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Brain = Callable[[dict[str, Any]], "str | dict[str, Any]"]
+Brain = Callable[[dict[str, Any]], "str | dict[str, Any] | bytes"]
 Moods = "str | Sequence[str] | Callable[[int, dict[str, Any]], str]"
 
 _WORDS = {
@@ -168,6 +169,9 @@ class LlmServer:
         if self._refuses(handler, mood, detail, body):
             return
         said = self.brain(body)
+        if isinstance(said, bytes):
+            send(handler, 200, said)
+            return
         message = {"role": "assistant", "content": said} if isinstance(said, str) else said
         finish = "stop"
         if mood == "cut":

@@ -6,6 +6,8 @@ import asyncio
 import json
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,3 +284,16 @@ def test_a_used_folder_is_refused_before_anything_is_written(
 def test_a_section_that_does_not_fit_names_its_key(small: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(SettingsError, match=r"grpo\.loss.*dapo"):
         refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small(grpo={"loss": "ppo"}))
+
+
+def test_the_pieces_have_public_names_and_come_late() -> None:
+    code = (
+        "import sys, refine_rl; assert 'torch' not in sys.modules; "
+        "assert set(refine_rl.__all__) <= set(dir(refine_rl)); "
+        "missing = [n for n in refine_rl.__all__ if not callable(getattr(refine_rl, n, None))]; "
+        "assert missing == [], missing; "
+        "from refine_rl.grpo.loss import policy_loss; assert refine_rl.policy_loss is policy_loss"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'zscores'"):
+        refine.zscores  # noqa: B018

@@ -203,9 +203,8 @@ def test_the_random_model(tmp_path: Path) -> None:
     norms = 3 * 128 + 2 * 64
     assert sum(p.numel() for p in policy.model.parameters()) == 300 * 128 + layer + norms
     assert policy.context_length == 40
-    ids = [17, 4, 299, 0, 17]
-    assert policy.tokenizer("17 4 299 0 17")["input_ids"] == ids
-    assert policy.encode([{"role": "user", "content": "17 4 299 0 17"}]) == tuple(ids)
+    assert policy.tokenizer("17 4 299 0 17")["input_ids"] == [17, 4, 299, 0, 17]
+    assert policy.encode([{"role": "user", "content": "17 4 299 17"}]) == (17, 4, 299, 17)
     assert policy.decode([17, 4, 299]) == "17 4 299"
     torch.rand(1)  # the weights depend on nothing that was drawn before
     write_random_model(tmp_path / "b", Shape(vocabulary=300, hidden=128, layers=1), context=40)

@@ -160,10 +160,16 @@ def refine(refine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Calla
     return call
 
 
+def patient(file: Path) -> Path:
+    """The task with so many retries that no call meets bad moods alone, in whatever order they come."""
+    file.write_text(file.read_text().replace("retries = 8", "retries = 60"))
+    return file
+
+
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Milliseconds where an endpoint is otherwise given seconds to recover."""
-    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05))
+    quick = functools.partial(EndpointConnections, pace=Pace(base=0.02, busy=0.05, longest=0.2))
     monkeypatch.setattr(connecting, "EndpointConnections", quick)
 
 
@@ -199,9 +205,8 @@ def test_the_moods_of_the_server_change_nothing_but_the_bill(
         ("moody", lambda n, body: MOODS[n % len(MOODS)], lambda n: chance.random() * 0.05),
     ):
         server = llm_server(brain=brain, moods=moods, delay=delay)
-        done = refine(
-            "train", task(server.base_url), "--run", tmp_path / name, cache=tmp_path / f"cache-{name}"
-        )
+        file = patient(task(server.base_url))
+        done = refine("train", file, "--run", tmp_path / name, cache=tmp_path / f"cache-{name}")
         assert done.code == 0, done.err
         runs.append(RunFolder.open(tmp_path / name))
         servers.append(server)
@@ -249,6 +254,19 @@ def test_the_moods_of_the_server_change_nothing_but_the_bill(
         "refusal",
         "unsupported",
     }
+    # What was asked and replied is on record, a record for each call, also for those that came to nothing.
+    for run in runs:
+        numbers = [c["id"] for c in run.calls()]
+        assert len(set(numbers)) == len(numbers)
+        exchanges = list(run.exchanges())
+        assert [e["id"] for e in exchanges] == numbers
+        assert [e["outcome"] for e in exchanges] == [c["outcome"] for c in run.calls()]
+        assert "What was asked, and what was replied" in run.report.read_text()
+    assert {e["outcome"] for e in moody.exchanges() if e["reply"] is None} >= {
+        "busy",
+        "empty",
+        "server error",
+    }
     for file in moody.path.rglob("*"):
         assert not file.is_file() or b"sk-very-secret" not in file.read_bytes(), file
 
@@ -261,7 +279,7 @@ def test_steps_of_wrong_answers_graded_by_a_moody_server(
     moods = [mood for mood in MOODS if mood != "refusal"]  # who refuses twice is not asked again
     server = llm_server(brain=brain, moods=lambda n, body: moods[n % len(moods)])
     judge = '[reward.steps]\njudges = ["mine/judge"]\nsplit = " +"\n[judge]\ncorrections = 9'
-    file = task(server.base_url, judge)
+    file = patient(task(server.base_url, judge))
     text = file.read_text().replace(
         'judges = ["mine/judge"]\n            ', 'rules = [{rule = "words", min = 90, strict = true}]\n', 1
     )
@@ -282,7 +300,7 @@ def test_steps_of_wrong_answers_graded_by_a_moody_server(
     assert len(set(shares)) > 3
     assert sum(m["groups_by_steps"] for m in run.metrics()) > 6
     calls = run.calls()
-    assert {c["purpose"] for c in calls} == {"writer", "steps"}
+    assert {c["purpose"] for c in calls} == {"anchor", "writer", "steps"}
     bill = sum(IN * tokens[0] + OUT * tokens[1] for tokens in server.billed) / 1e6
     assert sum(c["cost_usd"] for c in calls if c["cost_usd"]) == pytest.approx(bill, abs=1e-9)
 
@@ -324,7 +342,7 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     """kill -9 while the judge thinks about a whole step; without a cache, all of it is asked again."""
-    hangs, answered = True, 15
+    hangs, answered = True, 16
 
     def delay(number: int) -> float:
         return 60.0 if hangs and number >= answered else 0.0
@@ -347,6 +365,10 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     calls = RunFolder.open(cut).calls()
     assert len([c for c in calls if c["outcome"] != "cached"]) == len(server.requests)
     assert [c["outcome"] for c in calls].count("killed") == under_way
+    numbers = [c["id"] for c in calls]
+    assert sorted(numbers) == list(range(1, len(calls) + 1))
+    lost = {c["id"] for c in calls if c["outcome"] == "killed"}
+    assert {e["id"] for e in RunFolder.open(cut).exchanges()} == set(numbers) - lost
     for call in calls[answered : answered + under_way]:
         assert (call["outcome"], call["cost_usd"], call["purpose"]) == ("killed", None, "judge")
         assert call["extra"]["estimated_usd"] > 8192 * OUT / 1e6
@@ -378,7 +400,7 @@ def test_the_cap_stops_saves_reports_and_lets_go_on(
 def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
     refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = llm_server(brain=brain)
+    server = llm_server(brain=lambda body: "Sorry, no." if body["model"] == "mad" else brain(body))
     run, cache = tmp_path / "run", tmp_path / "c"
     file = task(server.base_url, "[budget]\ndollars = 9.0")
     assert refine("train", file, "--run", run, cache=cache).code == 0
@@ -396,6 +418,12 @@ def test_an_evaluation_under_a_cap_that_is_used_up_says_how_to_go_on(
     done = refine(*again, "judge.repeats=3", cache=cache)
     assert done.code == 2
     assert "alone" in done.err
+    # A judge of whom nothing can be used is found out before the model is loaded and answers.
+    mad = ("eval", run, "--seed", "6", "--judge", "mine/mad", "--set", "budget.dollars=9.0")
+    done = refine(*mad, cache=cache)
+    assert done.code == 4
+    assert "evaluate.judge (mine/mad): mine/mad gave no usable reply: There is no JSON" in done.err
+    assert "The base model answers" not in done.err
 
 
 def test_a_writer_that_eats_the_cap_before_anything_else(
@@ -409,6 +437,27 @@ def test_a_writer_that_eats_the_cap_before_anything_else(
     assert len(server.requests) == 1
     assert (run / "report.html").is_file()
     assert (run / "llm_calls.jsonl").read_text().count("\n") == 1  # what was paid for stays on record
+
+
+def test_what_a_writer_was_asked_without_a_run_is_kept_where_asked_for(
+    refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    moods = ["ok", "cut"]  # the second reply comes in half
+    server = llm_server(brain=brain, moods=moods)
+    file = task(server.base_url)
+    kept = tmp_path / "replies.jsonl"
+    done = refine("prompts", file, "--replies", kept, cache=tmp_path / "c")
+    assert done.code == 0, done.err
+    assert "1 reply could not be used" in done.out
+    records = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert len(records) == len(server.requests)
+    assert {r["purpose"] for r in records} == {"writer"}
+    assert sorted(r["outcome"] for r in records) == ["cut", *["ok"] * (len(records) - 1)]
+    asked = [json.dumps(r["messages"]) for r in server.requests]
+    assert sorted(json.dumps(r["messages"]) for r in records) == sorted(asked)
+    file.write_text(file.read_text().replace("[prompts]", '[prompts]\nsource = "recipe:style"'))
+    refused = refine("prompts", file, "--replies", tmp_path / "r.jsonl", cache=tmp_path / "c")
+    assert (refused.code, "no writer is asked" in refused.err) == (2, True)
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(
@@ -489,6 +538,45 @@ def test_a_judge_that_likes_bad_answers_stops_the_run_before_training(
     assert "order to the judge" in (run / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("what", "code"), [("never", 4), ("bad answers", 3)])
+def test_a_judge_of_whom_nothing_can_be_used_stops_the_run_before_anything_is_spent(
+    refine: Callable[..., Any],
+    task: Callable[..., Path],
+    llm_server: Callable[..., Any],
+    tmp_path: Path,
+    what: str,
+    code: int,
+) -> None:
+    """Nothing at all: before the model is loaded, and the writer asked. Nothing of the bad answers beside the
+    model's own: before the base model answers for the comparison. Once it is mended, the run goes on."""
+
+    def confused(body: dict[str, Any]) -> str:
+        shown = body["messages"][1]["content"].count("<trajectory id=") if len(body["messages"]) > 1 else 0
+        return "I like them all!" if not mended and shown >= (1 if what == "never" else 3) else brain(body)
+
+    mended: list[bool] = []
+    server = llm_server(brain=confused)
+    run = tmp_path / "run"
+    done = refine("train", task(server.base_url), "--run", run, cache=tmp_path / "c")
+    assert done.code == code, done.err
+    assert "There is no JSON in the reply" in done.err
+    assert f"train --resume {run}" in done.err
+    folder = RunFolder.open(run)
+    assert folder.outcomes("base", []) is None
+    asked = {r["model"] for r in server.requests}
+    assert ("Loading" in done.err, asked == {"judge"}) == (
+        (False, True) if what == "never" else (True, False)
+    )
+    assert "unusable" in {c["outcome"] for c in folder.calls()}
+    mended.append(True)
+    done = refine("train", "--resume", run, cache=tmp_path / "c")
+    assert done.code == 0, done.err
+    page = folder.report.read_text()
+    assert "I like them all!" in page
+    assert page.count("Before training (") == 1  # the look that could be had, and not the first one
+    assert "judged by mine/judge" in page
+
+
 def test_ctrl_c_while_a_sanity_case_waits_for_the_judge(
     task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -513,7 +601,9 @@ def test_a_judge_whose_replies_stay_unusable_stops_the_run_with_missing_scores(
     refine: Callable[..., Any], task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     def mad(body: dict[str, Any]) -> str:
-        return "I like them all!" if "<trajectory id=" in body["messages"][-1]["content"] else brain(body)
+        text = body["messages"][-1]["content"]
+        later = "lobster" not in text  # of the first look something can be used
+        return "I like them all!" if "<trajectory id=" in text and later else brain(body)
 
     server = llm_server(brain=lambda body: mad(body) if len(body["messages"]) < 4 else "Sorry, no.")
     run = tmp_path / "run"

@@ -49,11 +49,23 @@ def code(notebook: Notebook) -> list[Notebook]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def said(notebook: Notebook, cell_id: str) -> str:
+def solutions(notebook: Notebook) -> list[str]:
+    """The programs in the last cell, one for each of the things to try."""
+    text = notebook.cells[-1].source
+    found = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(found) == len(re.findall(r"(?m)^\d\. ", text.partition("Things to try")[2])) == 6
+    return found
+
+
+def said_by(cell: Notebook) -> list[str]:
     """What a cell printed, and the tables that it shows."""
-    [cell] = [cell for cell in notebook.cells if cell.id == cell_id]
     texts = [o.text if o.output_type == "stream" else o.data.get("text/markdown", "") for o in cell.outputs]
-    return "\n".join(filter(None, texts))
+    return list(filter(None, texts))
+
+
+def said(notebook: Notebook, cell_id: str) -> str:
+    [cell] = [cell for cell in notebook.cells if cell.id == cell_id]
+    return "\n".join(said_by(cell))
 
 
 def tuned_wins_and_the_hack_is_stopped(notebook: Notebook) -> None:
@@ -105,10 +117,18 @@ def test_every_cell_runs_and_shows_what_it_says(stored: Notebook, run: Run) -> N
     names = re.compile(r"[A-Z_]{2,}")
     assert set(names.findall(SMALLER)) == set(names.findall(re.sub("#.*", "", sizes.source)))
     sizes.source = SMALLER
+    cells, found = len(code(stored)), solutions(stored)
+    stored.cells += [nbformat.v4.new_code_cell(source) for source in found]
     done = run(stored)
     tuned_wins_and_the_hack_is_stopped(done)
     for cell in code(done):
         assert [o.text for o in cell.outputs if o.get("name") == "stderr"] == []
+    two_updates, no_division, _, brief, dots = ["".join(said_by(c)) for c in code(done)[cells + 1 :]]
+    assert re.match(r"update 1: loss [+-]0\.000, 0% ", two_updates)
+    assert "update 2: loss -0.0" in two_updates
+    assert no_division.splitlines()[1].endswith("['-0.01', '-0.01', '-0.01', '+0.04']")
+    assert "the bad completion scores at least as high" in brief
+    assert {value for group in eval(dots) for value in group} == {0.0, 1.0}  # noqa: S307
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from refine_rl.grpo import check, checkpoint
 from refine_rl.grpo.ahead import sampled_after
 from refine_rl.pipeline import run
 from refine_rl.policy.load import load_policy
+from refine_rl.progress import Quiet
 from refine_rl.runs import RunFolder
 from refine_rl.types import Comparison
 
@@ -193,6 +194,7 @@ import sys
 from pathlib import Path
 from refine_rl.pipeline import run
 from refine_rl.policy.load import load_policy
+from refine_rl.progress import Quiet
 from refine_rl.runs import RunFolder
 print("loaded", flush=True)
 run(RunFolder.open(Path(sys.argv[1])))
@@ -253,7 +255,8 @@ def test_a_torn_line_and_half_a_step_are_made_again(
 
 def test_a_reader_sees_whole_lines_only(whole: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
+    lines = (whole.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:9])
     assert [m["step"] for m in RunFolder.open(tmp_path).metrics()] == [1, 2]
 
 
@@ -330,6 +333,7 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         {"prompts": {"validation": 0}, "reward": {"overlong": {"limit": 8, "buffer": 4}}},
         {"rollout": {"ahead": 1}, "grpo": {"steps": 8, "checkpoint_every": 4, "validate_every": 0}},
         {"rollout": {"ahead": 1}, "grpo": {"updates_per_step": 2, "kl": 0.1}, "model": {"dropout": 0.1}},
+        {"model": {"dropout": 0.1, "gradient_checkpointing": True}},
         {"prompts": {"pool": "informative", "probe": 2, "train": 7}, "grpo": {"steps": 8}},
         {"prompts": {"pool": "informative", "train": 7}, "rollout": {"ahead": 1}, "grpo": {"steps": 8}},
     ],
@@ -341,6 +345,7 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         "no-validation-overlong",
         "ahead",
         "ahead-dropout",
+        "dropout-checkpointing",
         "pool",
         "pool-ahead",
     ],
@@ -369,6 +374,53 @@ def test_other_settings_run_and_resume_to_the_bit(
     ]
     assert timeless[0] == timeless[1]
     assert a.pool() == b.pool()
+
+
+def test_positions_that_follow_the_length_of_a_text_are_held_for_a_run(
+    task: Callable[..., Settings], make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Prompts that lie on both sides of the border once they have an answer."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "original_max_position_embeddings": 28,
+        "factor": 4.0,
+    }
+
+    class Listener(Quiet):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    settings = task(
+        model={"name": str(make_model("llama", rope_parameters=rope))},
+        rollout={"temperature": 0.7},
+        grpo={"steps": 4, "checkpoint_every": 2},
+    )
+    folders, listener = [], Listener()
+    for name, pause in (("whole", None), ("stopped", Pause(62))):
+        folder = RunFolder.create(tmp_path / name, settings)
+        if pause is not None:
+            with pytest.raises(Interrupted):
+                run(folder, pause=pause)
+        run(folder, observer=listener)
+        folders.append(folder)
+    a, b = folders
+    lengths = {len(g["prompt_tokens"]) for g in a.groups()}
+    assert min(lengths) < 28 < max(lengths) + 10
+    assert [n for n in listener.notes if "follow the length of a text (longrope)" in n]
+    assert all(m["mismatch_mean"] < 1e-5 for m in a.metrics())
+    for step in (2, 4):
+        weights = [(f.checkpoint(step) / "weights.safetensors").read_bytes() for f in folders]
+        assert weights[0] == weights[1]
+    assert a.comparison() == b.comparison()
+    assert all(member.same for member in replay(a, step=4))
+    held_out = evaluate_again(a, name="again")[0]
+    assert held_out.prompts == 6
 
 
 def test_the_pool_sets_prompts_without_spread_aside_and_says_why(
@@ -560,7 +612,9 @@ def test_training_ends_early_where_nothing_is_left_to_win(
     assert [m["step"] for m in stopped.metrics()] == [1, 2, 3]
     assert [v["step"] for v in stopped.validation()] == [0, 3]
     assert stopped.comparison() == whole.comparison()
-    assert any(e["name"] == "done_early" for e in stopped.events())
+    for folder in folders:  # good news, once, and no warning
+        assert [e["kind"] for e in folder.events() if e["name"] == "done_early"] == ["note"]
+        assert "training ended after 3 steps" in folder.report.read_text()
 
 
 def test_the_number_format_that_was_found_is_kept(task: Callable[..., Settings], tmp_path: Path) -> None:
@@ -739,3 +793,29 @@ def test_what_each_stage_asks_of_the_sampler(
             assert splits == {name}
     assert [name for name, _, _ in seen].count("held_out") == 4  # base and tuned, sampled and greedy
     assert {name for name, _, _ in seen} == {"rollout", "validation", "held_out"}
+
+
+def test_a_finished_run_says_so_and_asks_nothing_anew(
+    whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(whole.path, tmp_path / "my run")))
+    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+
+    class Told(Quiet):
+        notes: list[str] = []  # noqa: RUF012
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    def never_called(*_: object, **__: object) -> None:
+        raise AssertionError("there is nothing to load")
+
+    monkeypatch.setattr("refine_rl.pipeline.prepare", never_called)
+    assert run(folder, observer=Told()) == whole.comparison()
+    (said,) = Told.notes
+    assert said.startswith(f"{folder.path} is finished: nothing is left to train.")
+    assert said.endswith(f"refine eval '{folder.path}'")
+    assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+    (folder.path / "report.html").unlink()
+    run(folder)
+    assert folder.report.is_file()

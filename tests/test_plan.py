@@ -75,18 +75,23 @@ def test_every_stage_of_a_ruler() -> None:
     answers beside 2 prompts, three times."""
     found = calls(make(**judging("e/j"), grpo=GRPO), COUNTS)
     assert numbers(found) == {
+        ("first look", "e/j"): (1, 1),
         ("first validation", "e/j"): (5, 5),
         ("training", "e/j"): (60, 60),
         ("validation", "e/j"): (10, 10),
         ("held-out comparison", "e/j"): (7, 7),
         ("anchors", "e/j"): (6, 6),
     }
-    assert {c.purpose for c in found} == {"judge"}
+    assert {c.purpose: {f.stage for f in found if f.purpose == c.purpose} for c in found} == {
+        "judge": {"first validation", "training", "validation", "held-out comparison"},
+        "anchor": {"first look", "anchors"},
+    }
 
 
 def test_every_stage_of_an_absolute_judge() -> None:
     """A call an answer: 8 a group, 4 a validation prompt, 5 a held-out prompt and model, 4 + 8 bad ones."""
     assert numbers(calls(make(**judging("e/j", kind="absolute"), grpo=GRPO), COUNTS)) == {
+        ("first look", "e/j"): (2, 2),
         ("first validation", "e/j"): (20, 20),
         ("training", "e/j"): (480, 480),
         ("validation", "e/j"): (40, 40),
@@ -98,6 +103,7 @@ def test_every_stage_of_an_absolute_judge() -> None:
 def test_every_stage_of_pairs() -> None:
     """Both orders of all pairs of up to 9 answers; of 10 and 12, each meets 8 others."""
     assert numbers(calls(make(**judging("e/j", kind="pairwise"), grpo=GRPO), COUNTS)) == {
+        ("first look", "e/j"): (2, 2),
         ("first validation", "e/j"): (5 * 12, 5 * 12),
         ("training", "e/j"): (60 * 56, 60 * 56),
         ("validation", "e/j"): (10 * 56, 10 * 56),
@@ -217,6 +223,7 @@ def test_a_quiz() -> None:
     assert numbers(found) == {
         ("questions", "e/w"): (5, 5),
         ("check of the questions", "e/r"): (10, 10),
+        ("first look", "e/r"): (1, 3),
         ("first validation", "e/r"): (4, 4),
         ("training", "e/r"): (480, 480),
         ("held-out comparison", "e/r"): (20, 20),
@@ -481,16 +488,17 @@ def work(step: float, evaluation: float = 0.0) -> Work:
 
 
 def test_waiting_for_judges() -> None:
-    """60 groups, 3 a step: with 2 at once, two rounds of 3 s a step; around training, 7 calls in 4 rounds."""
+    """60 groups, 3 a step: with 2 at once, two rounds of 3 s a step; around training, 7 calls in 4 rounds,
+    and a first look in one."""
     settings = make(**judging("e/j", anchors=False), grpo=GRPO, endpoints={"e": {"concurrency": 2}})
     counts = Counts(train=40, validation=0, held_out=7, chars=400)
     planned = calls(settings, counts)
-    assert durations(settings, planned, None).judges == (20 * 6.0 + 12.0, 20 * 6.0 + 12.0)
+    assert durations(settings, planned, None).judges == (20 * 6.0 + 15.0, 20 * 6.0 + 15.0)
     beside = durations(settings, planned, work(step=5.0, evaluation=30.0))
     assert beside.machine == (pace.START + 100 + 30, pace.START + 200 + 30)
     # Low: side by side. High: 1.15 times the longer, then the comparison and its judge one after the other.
     assert beside.training == (pace.START + 120, pace.START + 1.15 * 200)
-    assert beside.total == (pace.START + 120 + 30, pace.START + 1.15 * 200 + 30 + 12)
+    assert beside.total == (pace.START + 120 + 30, pace.START + 1.15 * 200 + 30 + 15)
     waits = make(
         **judging("e/j", anchors=False),
         grpo=GRPO,
@@ -508,8 +516,8 @@ def test_endpoints_work_side_by_side() -> None:
     two = make(**judging("e/a", "f/b", anchors=False), grpo=GRPO)
     counts = Counts(train=40, validation=0, held_out=8, chars=400)
     # Each of the two models' calls of a step are a round of their own at one endpoint.
-    assert durations(one, calls(one, counts), None).judges == (20 * 6.0 + 6.0,) * 2
-    assert durations(two, calls(two, counts), None).judges == (20 * 3.0 + 3.0,) * 2
+    assert durations(one, calls(one, counts), None).judges == (20 * 6.0 + 12.0,) * 2
+    assert durations(two, calls(two, counts), None).judges == (20 * 3.0 + 6.0,) * 2
 
 
 SIZE = Size(
@@ -632,14 +640,16 @@ def test_graded_steps_are_counted_in_the_high_figures_alone() -> None:
     settings = make(**graded, grpo={**GRPO, "flat": "steps", "solved": 1.0}, rollout={"max_tokens": 100})
     found = calls(settings, COUNTS)
     assert numbers(found) == {
+        ("first look", "e/a"): (2, 2),
+        ("first look", "e/b"): (2, 2),
         ("steps of wrong answers", "e/a"): (0, 20 * 3 * 8 * 2 * 2),
         ("steps of wrong answers", "e/b"): (0, 20 * 3 * 8 * 2),
     }
-    assert {c.purpose for c in found} == {"steps"}
-    low, high = found[0].tokens_in
-    assert (high - low, found[0].tokens_out) == (50, (40, 2080))
-    # 20 steps wait for 48 + 96 calls each, 8 at once, 3 s a call.
-    assert durations(settings, found, None).judges == (0.0, 20 * (12 + 6) * 3.0)
+    assert {c.purpose for c in found} == {"anchor", "steps"}
+    low, high = found[-1].tokens_in
+    assert (high - low, found[-1].tokens_out) == (50, (40, 2080))
+    # 20 steps wait for 48 + 96 calls each, 8 at once, 3 s a call; a first look at each.
+    assert durations(settings, found, None).judges == (6.0, 20 * (12 + 6) * 3.0 + 6.0)
     priced = make(
         **graded,
         grpo={**GRPO, "flat": "steps", "solved": 1.0},
@@ -686,7 +696,7 @@ def test_resampling_waits_for_judges_again() -> None:
     counts = Counts(train=40, validation=0, held_out=0, chars=400)
     planned = calls(settings, counts)
     # Eight at once: 3 groups are one round; 5 are one as well, but may come in three waves.
-    assert durations(settings, planned, None, waves=2).judges == (20 * 3.0, 20 * 9.0)
+    assert durations(settings, planned, None, waves=2).judges == (20 * 3.0 + 3.0, 20 * 9.0 + 3.0)
 
 
 def test_resampling_is_told() -> None:

@@ -28,11 +28,13 @@ from refine_rl.types import (
     Example,
     Group,
     Outcome,
+    Part,
     Prompt,
     Score,
     Segment,
     StepMetrics,
     Trajectory,
+    Variety,
 )
 
 
@@ -152,10 +154,29 @@ def test_the_comparison_comes_back_as_it_was(run: RunFolder) -> None:
         details={"greedy": Contrast(base=e, tuned=e, difference=e)},
         samples=4,
         prompts_missing=1,
+        scores_missing={"base": 2, "tuned": 0},
+        facets={"f": {"g": Part(prompts=9, base=e, tuned=e, difference=e)}},
+        combinations={"unseen": Part(prompts=2, base=e, tuned=e, difference=e)},
+        variety={"base": Variety(distinct_share=0.5, openings={"So": 0.25})},
     )
     assert run.comparison() is None
     run.save_comparison(comparison)
     assert run.comparison() == comparison
+    nothing = dataclasses.replace(
+        comparison, base=None, tuned=None, difference=None, verdict="not possible", prompts=0
+    )
+    run.save_comparison(nothing)
+    assert run.comparison() == nothing
+    assert '"difference": null' in (run.path / "comparison.json").read_text()
+
+
+def test_a_comparison_of_an_older_version_is_read(run: RunFolder) -> None:
+    e = {"mean": 0.5, "ci95": [0.25, 0.75]}
+    record = {"prompts": 9, "base": e, "tuned": e, "difference": e, "verdict": "not better", "examples": []}
+    (run.path / "comparison.json").write_text(json.dumps({**record, "details": {}, "samples": 4}))
+    found = run.comparison()
+    assert found is not None
+    assert (found.facets, found.combinations, found.variety, found.scores_missing) == ({}, {}, {}, {})
 
 
 def test_metrics_prompts_and_settings_come_back(run: RunFolder) -> None:

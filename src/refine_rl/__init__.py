@@ -1,16 +1,93 @@
-"""Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it."""
+"""Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it.
+
+`train`, `resume`, `open_run` and `score_group` do what the command line does. The pieces below are what they
+are made of, for one's own loops and for the notebook; each is loaded when it is first asked for, since most
+of them bring torch along.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from refine_rl.api import Run, open_run, resume, score_group, train
 from refine_rl.types import Comparison, Prompt, Score, Trajectory
 
+if TYPE_CHECKING:
+    from refine_rl.config import ModelSettings, SanityCase
+    from refine_rl.errors import UserError
+    from refine_rl.evaluate.answer import answer, scored
+    from refine_rl.evaluate.audit import audit
+    from refine_rl.evaluate.compare import compare
+    from refine_rl.evaluate.stats import mean_ci
+    from refine_rl.grpo.advantage import leave_one_out, mean_only, zscore
+    from refine_rl.grpo.kl import kl_terms
+    from refine_rl.grpo.loss import policy_loss
+    from refine_rl.grpo.rollout import choose_prompts
+    from refine_rl.policy.draw import Sampling
+    from refine_rl.policy.load import load_policy
+    from refine_rl.policy.logprobs import logprobs, token_batch
+    from refine_rl.policy.sample import Purpose, sample
+    from refine_rl.rewards import check_sanity, function_reward
+
 __all__ = [
     "Comparison",
+    "ModelSettings",
     "Prompt",
+    "Purpose",
     "Run",
+    "Sampling",
+    "SanityCase",
     "Score",
     "Trajectory",
+    "UserError",
+    "answer",
+    "audit",
+    "check_sanity",
+    "choose_prompts",
+    "compare",
+    "function_reward",
+    "kl_terms",
+    "leave_one_out",
+    "load_policy",
+    "logprobs",
+    "mean_ci",
+    "mean_only",
     "open_run",
+    "policy_loss",
     "resume",
+    "sample",
     "score_group",
+    "scored",
+    "token_batch",
     "train",
+    "zscore",
 ]
+
+_PIECES = {
+    "config": ("ModelSettings", "SanityCase"),
+    "errors": ("UserError",),
+    "evaluate.answer": ("answer", "scored"),
+    "evaluate.audit": ("audit",),
+    "evaluate.compare": ("compare",),
+    "evaluate.stats": ("mean_ci",),
+    "grpo.advantage": ("leave_one_out", "mean_only", "zscore"),
+    "grpo.kl": ("kl_terms",),
+    "grpo.loss": ("policy_loss",),
+    "grpo.rollout": ("choose_prompts",),
+    "policy.draw": ("Sampling",),
+    "policy.load": ("load_policy",),
+    "policy.logprobs": ("logprobs", "token_batch"),
+    "policy.sample": ("Purpose", "sample"),
+    "rewards": ("check_sanity", "function_reward"),
+}
+_HOME = {name: module for module, names in _PIECES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,19 +14,23 @@ from refine_rl.api import RewardFunction, require_functions
 from refine_rl.config import Settings
 from refine_rl.config_file import override
 from refine_rl.connecting import check_models, connect, spending
-from refine_rl.errors import UserError
-from refine_rl.evaluate.compare import compare
-from refine_rl.grpo import checkpoint
+from refine_rl.errors import UserError, quoted
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import said_with, unexpected, updated
+from refine_rl.grpo import checkpoint as checkpoints
 from refine_rl.grpo.ahead import sampled_after
-from refine_rl.grpo.checkpoint import Position
+from refine_rl.grpo.checkpoint import DamagedCheckpoint, Position, position_of
 from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.grpo.resample import waves
 from refine_rl.grpo.train import Flights, Parts, take_step
 from refine_rl.grpo.update import make_optimizer
-from refine_rl.policy.load import load_policy
+from refine_rl.policy.card import Trained, base_of, model_card
+from refine_rl.policy.control import readable
+from refine_rl.policy.files import as_other_files
+from refine_rl.policy.load import DTYPES
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
-from refine_rl.preparing import exam_reward
+from refine_rl.preparing import FirstLooks, exam_reward, hold_positions, require_same_model, run_policy
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.rewards.combine import build_reward
@@ -34,14 +41,130 @@ from refine_rl.stages import Work, rollouts
 from refine_rl.types import Comparison, Group, Prompt, StepMetrics, Trajectory
 
 
-def open_model(folder: RunFolder) -> tuple[Settings, Policy]:
-    """The tuned model of a run; its reference is the model before training."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Which weights of a run: those in a checkpoint's folder, or (None) the model that it ended with.
+    `tuned`: they are that model, so that the run's comparison is theirs."""
+
+    checkpoint: Path | None
+    trained: Trained
+    tuned: bool
+
+
+def choose_weights(folder: RunFolder, checkpoint: str | None = None) -> Weights:
+    """The tuned model of a run, or its checkpoint `checkpoint`: "best" (on validation), "last" or a step.
+    Raises UserError, which names what there is."""
+    steps, ended = folder.checkpoints(), folder.model.is_dir()
+    newest = _newest(folder, steps)
+    taken = newest.step or max((m["step"] for m in folder.metrics()), default=0)
+    best = newest.best_step if newest.best_step in steps else 0
+    chosen = newest.best_step or taken
+    if checkpoint is None and ended:
+        trained = Trained(step=chosen, taken=taken, best=chosen == newest.best_step)
+        return Weights(checkpoint=None, trained=trained, tuned=True)
+    found = {"best": best, "last": max(steps, default=0)}.get(checkpoint or "") or _step(checkpoint or "")
+    if found not in steps:
+        raise UserError(_no_weights(folder, checkpoint, steps, best))
+    trained = Trained(step=found, taken=taken, best=found == best)
+    return Weights(checkpoint=folder.checkpoint(found), trained=trained, tuned=ended and found == chosen)
+
+
+def _newest(folder: RunFolder, steps: Sequence[int]) -> Position:
+    """The position of the newest checkpoint of which one can be read."""
+    for step in reversed(steps):
+        with contextlib.suppress(DamagedCheckpoint):  # a resume names it, and goes on from the one before
+            return position_of(folder.checkpoint(step))
+    return Position()
+
+
+def _step(text: str) -> int:
+    """A step's number; 0, which no checkpoint has, for what is none."""
+    return int(text) if text.isdecimal() else 0
+
+
+def _no_weights(folder: RunFolder, asked: str | None, steps: Sequence[int], best: int) -> str:
+    """What there is in the place of the weights that were asked for, and how to get further."""
+    resume = f"refine train --resume {quoted(folder.path)}"
+    if not steps:
+        first = folder.settings().grpo.checkpoint_every
+        return (
+            f"{folder.path} has no tuned model yet: {resume}. There is no checkpoint either; the first comes "
+            f"after step {first}."
+        )
+    listed = ", ".join(map(str, steps)) + (f" (best on validation: {best})" if best else "")
+    ways = "--checkpoint last" + (", --checkpoint best" if best else "") + f" or --checkpoint {steps[0]}"
+    if asked is None:
+        return (
+            f"{folder.path} has no tuned model yet: {resume}. Its checkpoints so far: {listed}; to take one: "
+            f"{ways}."
+        )
+    why = "no validation has chosen one yet" if asked == "best" else "there is none"
+    return f"--checkpoint {asked}: {why}. The checkpoints of {folder.path}: {listed}; to take one: {ways}."
+
+
+def open_model(folder: RunFolder, weights: Weights | None = None) -> tuple[Settings, Policy]:
+    """The tuned model of a run, or other weights of it; its reference is the model before training."""
+    weights = weights or choose_weights(folder)
+    adapter_from = folder.model if weights.checkpoint is None else None
+    try:
+        policy = run_policy(folder, adapter_from=adapter_from, keep_reference=True)
+    except UserError as error:
+        if str(folder.model) not in str(error):
+            raise
+        again = f"refine train --resume {quoted(folder.path)}"
+        raise UserError(f"{error} The run writes it again, from its best checkpoint: {again}") from error
+    if weights.checkpoint is not None:
+        checkpoints.load(weights.checkpoint, policy)
+    return folder.settings(), policy
+
+
+def export_model(
+    folder: RunFolder, out: Path, *, merged: bool = False, dtype: str | None = None, weights: Weights
+) -> float:
+    """Writes weights of a run to the new folder `out`, with a card: as transformers and peft load them, or
+    `merged` into one ordinary model, in `dtype` (without one, the run's). Returns the share of what training
+    changed that rounding took. Raises UserError where `out` is there already."""
+    if out.exists():
+        raise UserError(f"{out} exists already; name a new folder.")
+    # Written aside first: under its name it is whole.
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    lost = 0.0
+    try:
+        if merged or weights.checkpoint is not None:
+            settings, policy = open_model(folder, weights)
+            if merged:
+                lost = policy.save_merged(aside, None if dtype is None else DTYPES[dtype])
+            else:
+                policy.save(aside)
+            (aside / "README.md").write_text(_card(folder, settings, weights, merged), encoding="utf-8")
+        else:
+            require_same_model(folder)
+            shutil.copytree(folder.model, aside)
+        as_other_files(aside)
+        aside.rename(out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return lost
+
+
+def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool) -> str:
+    comparison = folder.comparison() if weights.tuned else None
+    return model_card(
+        settings,
+        comparison,
+        trained=weights.trained,
+        base=base_of(settings.model.name),
+        merged=merged,
+        changes=[str(change) for change in folder.changed_settings()],
+        said=() if comparison is None else said_with(comparison),
+    )
+
+
+def _require_tuned(folder: RunFolder) -> None:
     if not folder.model.is_dir():
         raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
-    settings = folder.settings()
-    return settings, load_policy(
-        settings.model, seed=settings.grpo.seed, adapter_from=folder.model, keep_reference=True
-    )
 
 
 def evaluate_again(
@@ -52,6 +175,7 @@ def evaluate_again(
     seed: int | None = None,
     name: str = "eval",
     judge: str | None = None,
+    weights: Weights | None = None,
     overrides: Sequence[str] = (),
     functions: Sequence[RewardFunction] = (),
     observer: Observer | None = None,
@@ -59,7 +183,8 @@ def evaluate_again(
 ) -> tuple[Comparison, Path]:
     """Base against tuned with other draws (of `seed`; without one, of the run's plus 1), and on other prompts
     where `source` names some (prompts too close to a training prompt are left out), and by another judge
-    ("ENDPOINT/MODEL") where one is named.
+    ("ENDPOINT/MODEL") where one is named. `weights` may be other ones than those of the tuned model, also of
+    a run that is not finished.
     Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap; `overrides`
     may raise that, and say where LLMs answer, for this evaluation.
 
@@ -79,7 +204,11 @@ def evaluate_again(
         raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
     with folder.writing():
         folder.repair()
-        settings, policy = open_model(folder)
+        weights = weights or choose_weights(folder)
+        if weights.checkpoint is not None:
+            observer.note(f"tuned is the checkpoint after {weights.trained.text(now.grpo.steps)}")
+        name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
+        settings = folder.settings()
         settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
         if samples is not None:
             evaluation = settings.evaluate.model_copy(update={"samples": samples})
@@ -98,6 +227,23 @@ def evaluate_again(
             if dropped:
                 observer.note(f"{dropped} prompts left out: too close to the run's own")
         reward.check_data(prompts)
+        if exam.panel is not None:
+            FirstLooks(
+                folder=folder,
+                task=settings.task,
+                panels={"reward.judges" if exam is reward else "evaluate.judge": exam.panel},
+                quiz=None,
+                connections=connections,
+                observer=observer,
+                pause=pause,
+            ).at_judges(prompts)
+        _, policy = open_model(folder, weights)
+        prompts, lines = readable(prompts, policy.encode, policy.control)
+        for line in lines:
+            observer.note(line)
+        if not prompts:
+            raise UserError("No prompt is left that this model can read.")
+        hold_positions(settings, policy, [*folder.prompts(), *prompts], observer)
         purpose = Purpose(seed=seed, step=0, name="held_out")
         with ScoringLoop(reward, closing=connections.close) as scoring:
             work = Work(
@@ -118,8 +264,16 @@ def evaluate_again(
             after = work.answers(prompts, purpose)
             base, tuned = work.examined(before, after)
         comparison = compare(
-            base, tuned, success=exam.success, resamples=settings.evaluate.bootstrap, seed=seed
+            base,
+            tuned,
+            success=exam.success,
+            resamples=settings.evaluate.bootstrap,
+            seed=seed,
+            updated=updated(folder.history()),
+            seen=met_in_training(folder.prompts()),
         )
+        for text in unexpected(comparison).values():
+            observer.warning(text)
         return comparison, folder.save_evaluation(name, comparison)
 
 
@@ -165,12 +319,22 @@ def replay(
     ids = [g.prompt.id for g in recorded[step]]
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
-    policy = load_policy(settings.model, seed=settings.grpo.seed, keep_reference=settings.grpo.kl > 0)
+    if others := [change for change in folder.changed_settings() if step <= change.step]:
+        raise UserError(
+            f"Step {step} was made under other settings than those in force, and cannot be made again. "
+            f"{'; '.join(map(str, others))}."
+        )
+    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
+    hold_positions(settings, policy, folder.prompts(), observer)
     optimizer = make_optimizer(policy, settings)
     start = Position()
     weights = sampled_after(step, settings)
-    if before := [s for s in folder.checkpoints() if s <= weights]:
-        start = checkpoint.load(folder.checkpoint(before[-1]), policy, optimizer)
+    for before in [s for s in reversed(folder.checkpoints()) if s <= weights]:
+        try:
+            start = checkpoints.load(folder.checkpoint(before), policy, optimizer)
+            break
+        except DamagedCheckpoint as damaged:
+            observer.warning(f"The checkpoint of step {before} is damaged: {damaged}")
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     parts = Parts(
         policy=policy,
@@ -236,4 +400,5 @@ class _Record:
     def groups(self, groups: Sequence[Group]) -> None: ...
     def metrics(self, metrics: StepMetrics) -> None: ...
     def warning(self, step: int, name: str, text: str) -> None: ...
+    def note(self, step: int, name: str, text: str) -> None: ...
     def checkpoint(self, position: Position, *, best: bool) -> None: ...

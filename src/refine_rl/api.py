@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from refine_rl.config import Settings
 from refine_rl.config_file import load_settings, settings_from_dict
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 from refine_rl.progress import Observer
 from refine_rl.rewards.functions import function_reward
-from refine_rl.runs import RunFolder, free_name
+from refine_rl.runs import RunFolder, new_run
 from refine_rl.types import Comparison, Score
 
 if TYPE_CHECKING:
@@ -88,17 +88,15 @@ def train(
     """
     names = _names(rewards)
     settings = _settings(task, model, prompts, rules, {**sections, **_models(writer, judge, sections)})
-    path = Path(run) if run is not None else free_name(Path("runs"), settings.name or "run")
-    if isinstance(prompts, Sequence) and not isinstance(prompts, str):
-        file = RunFolder.give_prompts(path, _prompt_lines(prompts))
-        source = settings.prompts.model_copy(update={"source": f"file:{file.resolve()}"})
-        settings = settings.model_copy(update={"prompts": source})
-    folder = RunFolder.create(path, settings, python_rewards=names)
-    try:
+    given = isinstance(prompts, Sequence) and not isinstance(prompts, str)
+    lines = _prompt_lines(prompts) if given else None  # type: ignore[arg-type]
+    with new_run(None if run is None else Path(run), settings.name or "run") as folder:
+        if lines is not None:
+            file = folder.give_prompts(lines)
+            source = settings.prompts.model_copy(update={"source": f"file:{file.resolve()}"})
+            settings = settings.model_copy(update={"prompts": source})
+        folder.begin(settings, python_rewards=names)
         return _go(folder, observer, rewards)
-    except UserError:
-        folder.abandon()
-        raise
 
 
 def resume(
@@ -117,7 +115,7 @@ def open_run(run: str | Path) -> Run:
     """A finished run from its folder; raises UserError where it is not finished."""
     comparison = RunFolder.open(Path(run)).comparison()
     if comparison is None:
-        raise UserError(f"{run} is not finished: refine train --resume {run}")
+        raise UserError(f"{run} is not finished: refine train --resume {quoted(run)}")
     return Run(folder=Path(run), comparison=comparison)
 
 

@@ -1,6 +1,9 @@
-"""One answer to one message."""
+"""Answers to single messages, and what can be changed between them."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 from refine_rl.errors import UserError
 from refine_rl.policy.draw import Sampling
@@ -8,27 +11,91 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, sample
 from refine_rl.types import Message, Prompt
 
+HELP = """/help              these lines
+/base              the untrained model's answer as well, or no longer
+/system TEXT       another system message; without a text, none
+/temperature X     0: the most likely answer
+/tokens N          an answer is cut after N tokens
+/quit              the end, as an empty line
+//...              a message that begins with /
+Every message stands alone, as in training."""
 
-def reply(policy: Policy, text: str, system: str, temperature: float, max_tokens: int, turn: int) -> str:
-    """The policy's answer to a user's message that stands alone. `turn` varies the draws.
 
-    Raises UserError where message and answer together are longer than the model reads.
-    """
-    messages: list[Message] = [{"role": "user", "content": text}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    prompt = Prompt(id="chat", split="held_out", messages=tuple(messages))
-    length = len(policy.encode(prompt.messages))
-    if length + max_tokens > policy.context_length:
+@dataclass(kw_only=True)
+class Chat:
+    """A talk with a policy: how it answers now. `longest`: tokens of the longest text in its training."""
+
+    policy: Policy
+    longest: int
+    system: str
+    temperature: float
+    max_tokens: int
+    base: bool
+    turn: int = 0
+
+    def answers(self, text: str) -> list[tuple[str, str]]:
+        """Who answers, and what: "tuned", before it "base" where that is wanted.
+
+        Raises UserError where message and answer together are longer than the model reads, or where the
+        message cannot be encoded as text.
+        """
+        self.turn += 1
+        said = []
+        if self.base:
+            with self.policy.reference() as untrained:
+                said.append(("base", self._reply(untrained, text)))
+        return [*said, ("tuned", self._reply(self.policy, text))]
+
+    def command(self, line: str) -> str:
+        """Does what a line that begins with / asks for; what to tell the person. Raises UserError for what
+        is no command, or has a value that cannot be."""
+        name, _, value = line.partition(" ")
+        value = value.strip()
+        if name == "/help":
+            return HELP
+        if name == "/base":
+            self.base = not self.base
+            return f"The untrained model answers as well: {'yes' if self.base else 'no'}"
+        if name == "/system":
+            self.system = value
+            return f"System message: {value or 'none'}"
+        if name == "/temperature":
+            self.temperature = _number(name, value, 0.0)
+            return f"Temperature: {self.temperature:g}"
+        if name == "/tokens":
+            self.max_tokens = int(_number(name, value, 1.0))
+            return f"Tokens of an answer, at most: {self.max_tokens}"
         raise UserError(
-            f"This message takes {length} tokens and the answer up to {max_tokens}, but the model reads "
-            f"{policy.context_length} in all: shorten it, or lower --max-tokens."
+            f"{name} is no command. /help lists them; a message that begins with / gets another: //"
         )
-    groups = sample(
-        policy,
-        [prompt],
-        members=1,
-        sampling=Sampling(max_tokens=max_tokens, temperature=temperature),
-        purpose=Purpose(seed=0, step=turn, name="chat"),
-    )
-    return groups[0][0].completion
+
+    def _reply(self, policy: Policy, text: str) -> str:
+        messages: list[Message] = [{"role": "user", "content": text}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        prompt = Prompt(id="chat", split="held_out", messages=tuple(messages))
+        length = len(policy.encode(prompt.messages))
+        if length + self.max_tokens > policy.context_length:
+            raise UserError(
+                f"This message takes {length} tokens and the answer up to {self.max_tokens}, but the model "
+                f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
+            )
+        policy.hold_still(max(length + self.max_tokens, self.longest))
+        groups = sample(
+            policy,
+            [prompt],
+            members=1,
+            sampling=Sampling(max_tokens=self.max_tokens, temperature=self.temperature),
+            purpose=Purpose(seed=0, step=self.turn, name="chat"),
+        )
+        return groups[0][0].completion
+
+
+def _number(name: str, text: str, least: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        raise UserError(f"{name} wants a number of at least {least:g}, not {text!r}.")
+    return value

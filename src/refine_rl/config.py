@@ -37,7 +37,8 @@ class ModelSettings(_Section):
     """[model]: which model is trained, and how much of it."""
 
     name: str = "Qwen/Qwen2.5-0.5B-Instruct"
-    """A hub id, a folder, or "tiny" (the bundled model)."""
+    """A hub id, a folder, or "tiny" (the bundled model). An adapter too: its base model with the adapter
+    merged in is the start then."""
     adapter: Literal["lora", "none"] = "lora"
     """"lora" trains a low-rank adapter; "none" trains every weight."""
     rank: Positive = 16
@@ -47,9 +48,11 @@ class ModelSettings(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """LoRA dropout while training. Off by default: it makes trainer and sampler disagree."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Which layers the adapter is put on: all linear ones but the head, or a list of names."""
+    """Which layers the adapter is put on: all linear ones but the head, or a list of names (the last parts
+    of the layers' own, such as "q_proj")."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the matrix products; "auto": bfloat16 where the processor is good at it."""
+    """Number format of the matrix products; "auto": the one in which a layer of this model's shape takes less
+    time here. What was found stands in the run's config.toml."""
     device: str = "auto"
     """"auto" (cuda, else mps, else cpu) or a torch device."""
     gradient_checkpointing: bool = False
@@ -153,6 +156,8 @@ class EndpointSettings(_Section):
     price that the endpoint reports or that the tables of genai-prices know; else the cost is unknown."""
     cache: bool = True
     """Replies are kept on disk, so that what was paid for once is not asked again."""
+    record: bool = True
+    """What is asked here and what is replied stands in the run's llm_replies.jsonl and in its report."""
 
 
 class WriterSettings(_Section):
@@ -334,7 +339,12 @@ class RewardSettings(_Section):
     sanity: list[SanityCase] = []
     """Checked before training; a bad completion that scores as high as the good one stops the run."""
     max_missing: Share = 0.2
-    """The run stops when more than this share of a step's scores is missing."""
+    """The run stops when more than this share of the scores of a step, of a validation or of the base model's
+    held-out answers is missing. What is missing once training is over stops nothing; the comparison counts
+    it."""
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds that one call of a function may take; in TRL's form a call scores a whole group. What takes
+    longer is stopped, and its score is missing."""
 
     @property
     def asks(self) -> bool:
@@ -353,7 +363,9 @@ class JudgeSettings(_Section):
     weight: float = 1.0
     """Weight of the judges' component in the combination."""
     repeats: Positive = 1
-    """Looks that each judge takes at a group, each in another order; their scores are averaged."""
+    """Looks that each judge takes at a group; their scores are averaged. No two are the same request: a ruler
+    sees the answers in another order each time, the others the points of the rubric, and every second time
+    the answer before what it was given to."""
     adaptive: bool = False
     """Two looks first; the others only where those two disagree."""
     larger: str = ""

@@ -90,6 +90,18 @@ def settings_from_run(text: str, folder: Path) -> Settings:
     return _validate(data, Path(extra["source"].get("folder", folder)), places)
 
 
+def run_tables(text: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """What a run's config.toml has beside the settings: [source] and [versions], which it ends with. Raises
+    UserError where they are not there: what was cut off before them would be read as defaults."""
+    file = str(folder / "config.toml")
+    data = _parse_toml(text, file)
+    for name in _RUN_TABLES:
+        if not isinstance(data.get(name), dict) or not data[name]:
+            end = text.count("\n") + 1
+            raise UserError(f"{file}:{end}: the end is missing, where [{name}] stands; put back what was cut")
+    return {name: data[name] for name in _RUN_TABLES}
+
+
 def dump_settings(settings: Settings) -> str:
     """All settings as TOML text, without those that are None; reading it gives equal settings.
 

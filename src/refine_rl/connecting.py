@@ -8,7 +8,8 @@ from refine_rl.config import Settings
 from refine_rl.errors import RefineError, SettingsError, Together
 from refine_rl.llm.client import Connections
 from refine_rl.llm.connections import EndpointConnections, UnknownPriceError
-from refine_rl.llm.ledger import Ledger, already_spent
+from refine_rl.llm.kept import Keep, forget
+from refine_rl.llm.ledger import Ledger, already_spent, last_id
 from refine_rl.llm.prices import price_advice
 from refine_rl.runs import RunFolder
 
@@ -59,14 +60,18 @@ def check_models(settings: Settings, connections: Connections) -> None:
     together.tell()
 
 
-def connect(settings: Settings, folder: RunFolder | None, note: Callable[[str], None]) -> EndpointConnections:
+def connect(
+    settings: Settings, folder: RunFolder | None, note: Callable[[str], None], keep: Keep = forget
+) -> EndpointConnections:
     """The endpoints that the settings name; every call goes into the run's ledger, and what the run has
-    spent before counts towards `budget.dollars`. Without a run, calls are only counted."""
+    spent before counts towards `budget.dollars`. Without a run, calls are only counted, and what was asked
+    and replied is given to `keep`."""
     dollars = settings.budget.dollars
     if folder is None:
-        ledger = Ledger(lambda call: None, dollars=dollars)
+        ledger = Ledger(lambda call: None, dollars=dollars, keep=keep)
     else:
-        spent, unknown = already_spent(folder.calls())
+        calls = folder.calls()
+        spent, unknown = already_spent(calls)
         ledger = Ledger(
             folder.append_call,
             dollars=dollars,
@@ -74,6 +79,8 @@ def connect(settings: Settings, folder: RunFolder | None, note: Callable[[str], 
             unknown=unknown,
             sent=folder.call_sent,
             done=folder.call_done,
+            keep=folder.append_exchange,
+            first=last_id(calls),
         )
     return EndpointConnections(settings.endpoints, ledger, note=note)
 

@@ -6,6 +6,8 @@ and let through; the command line alone turns it into text.
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -93,7 +95,21 @@ class MachineError(RefineError):
     exit_code = 4
 
 
+class DiskError(MachineError):
+    """The disk is full, read-only or broken; the message names what could not be written. What was saved
+    before stands."""
+
+
 class Interrupted(RefineError):  # noqa: N818
     """The person pressed Ctrl-C; the run stands at a step's boundary and can be resumed."""
 
     exit_code = 130
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a word of a command that is printed, so that a shell takes it as it is.
+
+    >>> print("refine chat", quoted(Path("my runs/a")))
+    refine chat 'my runs/a'
+    """
+    return shlex.quote(str(path))

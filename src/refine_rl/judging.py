@@ -15,6 +15,7 @@ from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.client import Connections
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.endpoints import PRESETS
+from refine_rl.llm.kept import Keep, forget
 from refine_rl.llm.ledger import Ledger
 from refine_rl.prompts.candidates import RowError
 from refine_rl.rewards.judge import make_panel
@@ -57,8 +58,9 @@ class Judges:
                 raise SettingsError(self._in_own_words(model, str(error))) from None
         return make_panel(judge, clients, task=self.task, rubric=self._rubric())
 
-    def connect(self, note: Callable[[str], None]) -> EndpointConnections:
-        """Connections to the judges' endpoints, with a ledger that keeps the cap and no lines."""
+    def connect(self, note: Callable[[str], None], keep: Keep = forget) -> EndpointConnections:
+        """Connections to the judges' endpoints, with a ledger that keeps the cap and no lines; `keep` gets
+        what was asked and replied."""
         names = {model.partition("/")[0] for model in self.models}
         prices = {} if self.price is None else {"*": PriceSettings(input=self.price[0], output=self.price[1])}
         tables = {
@@ -68,12 +70,16 @@ class Judges:
             for name in names
             if self.base_url is not None or name in PRESETS
         }
-        return EndpointConnections(tables, Ledger(lambda call: None, dollars=self.dollars), note=note)
+        ledger = Ledger(lambda call: None, dollars=self.dollars, keep=keep)
+        return EndpointConnections(tables, ledger, note=note)
 
     def _in_own_words(self, model: str, problem: str) -> str:
         """The problem with a judge; what settings would hold stands in flags here."""
         if "budget.dollars" in problem:
             return f"--dollars needs to know what `{model}` costs: --price IN,OUT (dollars a million tokens)"
+        address = f"endpoints.{model.partition('/')[0]}.base_url"
+        if self.base_url is not None and address in problem:
+            return problem.replace(address, "--base-url").replace("that key_env", "that --key-env")
         if self.base_url is not None and "key_env" in problem:
             return f"--key-env must name the environment variable that holds the key for `{model}`"
         return problem if self.base_url else f"{problem} (here: --base-url URL, in Python base_url=)"

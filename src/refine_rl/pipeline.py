@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from refine_rl.connecting import spending
-from refine_rl.errors import GuardStop, Interrupted, MachineError
+from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, quoted
 from refine_rl.evaluate.audit import audit
-from refine_rl.evaluate.compare import compare
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import unexpected, updated
 from refine_rl.preparing import prepare
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -36,6 +37,8 @@ def run(
     began = time.perf_counter()
     with folder.writing(), _on_record(folder):
         folder.repair()
+        if (comparison := _finished(folder, observer)) is not None:
+            return comparison
         folder.require_same_reward()
         with folder.timed("prepare"):
             made = prepare(folder, functions, observer, pause)
@@ -52,7 +55,9 @@ def run(
                 observer=observer,
                 pause=pause,
                 began=began,
+                warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
             )
+            work.look_at_judges(made.prompts["train"])
             with folder.timed("base"):
                 base = work.base(held_out)
             position = work.train(made.prompts["train"], made.prompts["validation"])
@@ -64,17 +69,32 @@ def run(
             success=made.exam.success,
             resamples=settings.evaluate.bootstrap,
             seed=settings.grpo.seed,
+            updated=updated(folder.history()),
+            seen=met_in_training(folder.prompts()),
         )
         folder.save_comparison(comparison)
-        for name, text in audit(comparison).items():
+        for name, text in {**unexpected(comparison), **audit(comparison)}.items():
             folder.event("warning", name, text, position.step)
             observer.warning(text)
-        work.write_model(comparison)
+        work.write_model(comparison, position)
         if not any(e["kind"] == "finished" for e in folder.events()):
             folder.event("finished", "finished", str(comparison), position.step)
         observer.stage("Writing the report")
         folder.save_report(render(folder))
     return comparison
+
+
+def _finished(folder: RunFolder, observer: Observer) -> Comparison | None:
+    """What came of a run in which nothing is left to do; None for any other."""
+    if not folder.finished():
+        return None
+    observer.note(
+        f"{folder.path} is finished: nothing is left to train. To compare again, with fresh draws: "
+        f"refine eval {quoted(folder.path)}"
+    )
+    if not folder.report.is_file():
+        folder.save_report(render(folder))
+    return folder.comparison()
 
 
 @contextlib.contextmanager
@@ -86,6 +106,8 @@ def _on_record(folder: RunFolder) -> Iterator[None]:
         folder.event("guard", stop.guard, f"{stop.what} {stop.advice}")
         folder.save_report(render(folder))
         raise
+    except DiskError:
+        raise  # there is no room to say so
     except MachineError as error:
         folder.event("failure", "endpoint", str(error))
         raise

@@ -17,10 +17,12 @@ from refine_rl.types import (
     Example,
     Group,
     Outcome,
+    Part,
     Prompt,
     Score,
     Segment,
     Trajectory,
+    Variety,
 )
 
 
@@ -114,22 +116,31 @@ def _estimate(record: Mapping[str, Any]) -> Estimate:
     return Estimate(mean=record["mean"], ci95=(record["ci95"][0], record["ci95"][1]))
 
 
+_SIDES = ("base", "tuned", "difference")
+
+
+def _part(record: Mapping[str, Any]) -> Part:
+    return Part(prompts=record["prompts"], **{side: _estimate(record[side]) for side in _SIDES})
+
+
 def comparison_text(comparison: Comparison) -> str:
     return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def comparison_from(record: Mapping[str, Any]) -> Comparison:
-    details = {
-        name: Contrast(**{side: _estimate(d[side]) for side in ("base", "tuned", "difference")})
-        for name, d in record["details"].items()
-    }
-    return Comparison(
-        **{
-            k: v for k, v in record.items() if k not in ("base", "tuned", "difference", "examples", "details")
+    """A comparison as `comparison_text` wrote it; fields that an older version did not write are empty."""
+    estimates = {side: None if record[side] is None else _estimate(record[side]) for side in _SIDES}
+    read: dict[str, Any] = {
+        "examples": tuple(Example(**e) for e in record["examples"]),
+        "details": {
+            name: Contrast(**{side: _estimate(d[side]) for side in _SIDES})
+            for name, d in record["details"].items()
         },
-        base=_estimate(record["base"]),
-        tuned=_estimate(record["tuned"]),
-        difference=_estimate(record["difference"]),
-        examples=tuple(Example(**e) for e in record["examples"]),
-        details=details,
-    )
+        "facets": {
+            facet: {value: _part(part) for value, part in values.items()}
+            for facet, values in record.get("facets", {}).items()
+        },
+        "combinations": {name: _part(part) for name, part in record.get("combinations", {}).items()},
+        "variety": {side: Variety(**v) for side, v in record.get("variety", {}).items()},
+    }
+    return Comparison(**{**record, **estimates, **read})

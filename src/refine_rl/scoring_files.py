@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,25 +13,30 @@ from refine_rl.config_file import read_text
 from refine_rl.errors import GuardStop, Interrupted, MachineError, UserError
 from refine_rl.judging import Asked, Judges, asked
 from refine_rl.llm.background import run_blocking
+from refine_rl.llm.kept import keep_in
 from refine_rl.llm.meter import meter
 from refine_rl.progress import Pause, never
 from refine_rl.prompts.json_rows import RowError, read_json
 from refine_rl.rewards.looks import all_of
 from refine_rl.rewards.panel import Panel
+from refine_rl.runs.disk import saving
 
 _SHOWN = 10  # broken lines that an error names
+_IN_VAIN = 8  # groups at the beginning of which nothing can be used, before the work is given up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
     """What has been scored so far: `asked` are the scores for which a judge was asked (an answer alone in its
-    group needs none). The cost is None where a price is unknown."""
+    group needs none), `unusable` the replies that could not be used. The cost is None where a price is
+    unknown."""
 
     groups: int = 0
     scores: int = 0
     asked: int = 0
     missing: int = 0
     calls: int = 0
+    unusable: int = 0
     cost_usd: float | None = 0.0
 
 
@@ -39,6 +45,7 @@ def score_file(
     out: Path,
     judges: Judges,
     *,
+    replies: Path | None = None,
     pause: Pause = never,
     note: Callable[[str], None] = lambda text: None,
     progress: Callable[[Tally, int], None] = lambda tally, groups: None,
@@ -46,7 +53,9 @@ def score_file(
     """Scores every group of a JSONL file; the results stand in `out`, in the order of the input.
 
     Lines are written to OUT.part, which gets its name when all are there. Raises UserError that names
-    every broken line before any call is made; what stops the work on the way says where the lines are.
+    every broken line before any call is made; what stops the work on the way (MachineError also where of the
+    first groups nothing can be used) says where the lines are. What
+    the judges were asked and replied goes into the new file `replies`, where one is named.
     """
     groups = read_groups(path)
     if out.exists():
@@ -54,9 +63,10 @@ def score_file(
     if not out.parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent}; make it first.")
     part = out.with_name(f"{out.name}.part")
-    connections = judges.connect(note)
+    judges.panel(judges.connect(note))  # a mistake in their names leaves no file behind
+    connections = judges.connect(note, keep_in(replies))
     panel = judges.panel(connections)
-    with part.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+    with _opened(part) as file:
         work = _Work(groups, panel, file, progress)
 
         async def everything() -> None:
@@ -78,6 +88,17 @@ def score_file(
     return work.tally
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    with saving(path):
+        file = path.open("w", encoding="utf-8", errors="replace", newline="\n")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):  # every line was flushed; what a full disk did not take fails here again
+            file.close()
+
+
 class _Work:
     """Many groups at once, written in their order."""
 
@@ -89,6 +110,7 @@ class _Work:
         progress: Callable[[Tally, int], None],
     ) -> None:
         self.tally = Tally()
+        self._asked = 0  # groups for which a judge was asked
         self._groups = groups
         self._panel = panel
         self._file = file
@@ -131,12 +153,14 @@ class _Work:
             asked=len(scores) if counted.calls else 0,
             missing=sum(s.status == "missing" for s in scores),
             calls=counted.calls,
+            unusable=counted.unusable,
             cost_usd=counted.cost_usd,
         )
 
     def _write(self, line: Mapping[str, Any], more: Tally) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with saving(Path(self._file.name)):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
         so_far = self.tally
         self.tally = Tally(
             groups=so_far.groups + 1,
@@ -144,11 +168,18 @@ class _Work:
             asked=so_far.asked + more.asked,
             missing=so_far.missing + more.missing,
             calls=so_far.calls + more.calls,
+            unusable=so_far.unusable + more.unusable,
             cost_usd=None
             if so_far.cost_usd is None or more.cost_usd is None
             else so_far.cost_usd + more.cost_usd,
         )
         self._progress(self.tally, len(self._groups))
+        self._asked += bool(more.asked)
+        if self._asked == _IN_VAIN and self.tally.missing == self.tally.asked:
+            why = next(score["explanation"] for score in line["scores"] if score["value"] is None)
+            raise MachineError(
+                f"No reply about the first {_IN_VAIN} groups could be used. The last reason: {why}"
+            )
 
 
 def read_groups(path: Path) -> list[Asked]:

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import fsum
 from pathlib import Path
 from statistics import fmean
 
 from refine_rl.config import Settings
-from refine_rl.errors import GuardStop
-from refine_rl.evaluate.answer import Answers, answer, answers_of, scored, unscored
+from refine_rl.errors import MEND, GuardStop
+from refine_rl.evaluate.answer import Answers, ScoreGroups, answer, answers_of, scored, unscored
 from refine_rl.evaluate.stats import mean_ci
+from refine_rl.evaluate.verdict import said_with
 from refine_rl.grpo import checkpoint
 from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.early_exit import serial_groups
 from refine_rl.grpo.rollout import Finished, Scorer, require_scores
 from refine_rl.grpo.train import Parts, train
 from refine_rl.grpo.update import make_optimizer
-from refine_rl.policy.card import model_card
+from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, sample
 from refine_rl.progress import Observer, Pause, never, wait
 from refine_rl.randomness import generator
-from refine_rl.recording import FolderRecorder
+from refine_rl.recording import FolderRecorder, missing_text, newest_whole
 from refine_rl.rewards.anchors import check_anchors
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.rewards.steps import Graded
+from refine_rl.rewards.trl import TrainerState, trainer_state
 from refine_rl.runs import RunFolder
-from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory
+from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory, decimals, mean_of, same_value
 
 
 def rollouts(
@@ -71,18 +75,32 @@ class Work:
     observer: Observer
     pause: Pause
     began: float = 0.0  # time.perf_counter() when the process took up the run
+    warned: set[str] = field(default_factory=set)  # names of warnings that were given before
 
     # -- evidence -----------------------------------------------------------------------------
 
+    def look_at_judges(self, prompts: Sequence[Prompt]) -> None:
+        """Bad answers on purpose, before anything is scored in earnest: raises GuardStop where the judges
+        like them, or nothing is to be had of them."""
+        wanted = self.reward.panel is not None and self.settings.judge.anchors
+        if wanted and self.folder.outcomes("base") is None:
+            with self.folder.timed("judges", 0):
+                self._check_judges(prompts, 0)
+
     def base(self, prompts: Sequence[Prompt]) -> list[Outcome]:
         """The untrained model's answers to the held-out prompts. Where scores compare only within a group
-        they are still missing: they are given beside the tuned model's, by `tuned`."""
+        they are still missing: they are given beside the tuned model's, by `tuned`. Raises GuardStop where
+        too many are missing: nothing is trained yet."""
         known = self.folder.outcomes("base")
         if known is not None:
             return known
         self.observer.stage(f"The base model answers {len(prompts)} held-out prompts")
         answers = self.answers(prompts, self._exam_purpose)
-        outcomes = unscored(answers) if self.exam.relative else scored([answers], self.examine)[0]
+        if self.exam.relative:
+            outcomes = unscored(answers)
+        else:
+            score = self._scorer(self.exam, "The base model's held-out answers", "missing_in_base")
+            outcomes = scored([answers], score)[0]
         self.folder.save_outcomes("base", outcomes)
         return outcomes
 
@@ -90,7 +108,8 @@ class Work:
         self, prompts: Sequence[Prompt], base: Sequence[Outcome]
     ) -> tuple[Sequence[Outcome], Sequence[Outcome]]:
         """The outcomes of base and tuned on the held-out prompts, both scored, base's answers where scores
-        are relative in one group with the tuned model's."""
+        are relative in one group with the tuned model's. Scores that are missing now end nothing: the
+        model is trained, and the comparison says what it lacks."""
         known = self.folder.outcomes("tuned")
         if known is not None:
             return base, known
@@ -100,18 +119,25 @@ class Work:
             base, outcomes = self.examined(answers_of(base), answers)
             self.folder.save_outcomes("base", base)
         else:
-            outcomes = scored([answers], self.examine)[0]
+            outcomes = scored([answers], self._last_look("tuned"))[0]
         self.folder.save_outcomes("tuned", outcomes)
         return base, outcomes
 
     def examined(
         self, base: Sequence[Answers], tuned: Sequence[Answers]
     ) -> tuple[list[Outcome], list[Outcome]]:
-        """Both sides' answers scored: in one group a prompt where scores are relative, else apart."""
+        """Both sides' answers scored: in one group a prompt where scores are relative, else apart. No number
+        of missing scores stops it."""
         if self.exam.relative:
-            base_outcomes, tuned_outcomes = scored([base, tuned], self.examine)
+            base_outcomes, tuned_outcomes = scored([base, tuned], self._last_look("comparison"))
             return base_outcomes, tuned_outcomes
-        return scored([base], self.examine)[0], scored([tuned], self.examine)[0]
+        return scored([base], self._last_look("base"))[0], scored([tuned], self._last_look("tuned"))[0]
+
+    def _last_look(self, which: str) -> ScoreGroups:
+        """Scores for a comparison of what is trained already."""
+        whose = {"comparison": "The held-out answers", "base": "The base model's answers"}
+        where = whose.get(which, "The tuned model's answers")
+        return self._scorer(self.exam, where, f"missing_in_{which}", stops=False)
 
     @property
     def _exam_purpose(self) -> Purpose:
@@ -129,25 +155,38 @@ class Work:
             pause=self.pause,
         )
 
-    def examine(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
-        """Scores of the final comparison; raises GuardStop where too many are missing."""
-        return self._score(self.exam, prompts, groups)
+    def _scorer(
+        self, reward: CombinedReward, where: str, name: str, step: int | None = None, *, stops: bool = True
+    ) -> ScoreGroups:
+        """Scores many groups at once. The first missing score is told as soon as it is known, as the warning
+        `name`; too many of them raise GuardStop, unless it `stops` nothing."""
 
-    def score_all(
-        self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]
-    ) -> list[list[Score]]:
-        """Scores of many groups at once; raises GuardStop where too many are missing."""
-        return self._score(self.reward, prompts, groups)
+        def score(prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
+            with trainer_state(self._state_at(self.settings.grpo.steps + 1)):
+                futures = [
+                    self.scoring.start(reward.score_group(p, tuple(g)))
+                    for p, g in zip(prompts, groups, strict=True)
+                ]
+            new, scores = name not in self.warned, []
+            for prompt, future in zip(prompts, futures, strict=True):
+                scores.append(wait(future, self.pause))
+                self._warn_of_missing(scores[-1], f"{where}, prompt {prompt.id}", name)
+            every = [s for group in scores for s in group]
+            if text := missing_text(every):
+                if new:
+                    self.folder.event("warning", name, f"{where}: {text}", step)
+                self.observer.note(f"{where}: {text.partition(';')[0]}")
+            if stops:
+                require_scores(every, self.settings.reward.max_missing, where)
+            return scores
 
-    def _score(
-        self, reward: CombinedReward, prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]
-    ) -> list[list[Score]]:
-        futures = [
-            self.scoring.start(reward.score_group(p, tuple(g))) for p, g in zip(prompts, groups, strict=True)
-        ]
-        scores = [wait(future, self.pause) for future in futures]
-        require_scores([s for g in scores for s in g], self.settings.reward.max_missing, "Evaluation")
-        return scores
+        return score
+
+    def _warn_of_missing(self, scores: Sequence[Score], where: str, name: str) -> None:
+        missing = next((s for s in scores if s.status == "missing"), None)
+        if missing is not None and name not in self.warned:
+            self.warned.add(name)
+            self.observer.warning(f"{where}: the first missing score, and why:\n{missing.explanation}")
 
     # -- training -----------------------------------------------------------------------------
 
@@ -155,24 +194,21 @@ class Work:
         """Trains from the newest checkpoint on (from the start where there is none)."""
         if not self.folder.validation():
             with self.folder.timed("validation", 0):
-                self._check_judges(prompts, 0)
                 if self.settings.prompts.probe:
                     self._probe(prompts)
                 if validation:
                     self._look_before(validation)
         optimizer = make_optimizer(self.policy, self.settings)
         start = Position()
-        if steps := self.folder.checkpoints():
-            start = checkpoint.load(self.folder.checkpoint(steps[-1]), self.policy, optimizer)
+        if step := newest_whole(self.folder, self.observer):
+            start = checkpoint.load(self.folder.checkpoint(step), self.policy, optimizer)
         if start.step < self.settings.grpo.steps:
             self.observer.stage(f"Training, steps {start.step + 1} to {self.settings.grpo.steps}")
         self.cost()  # what is counted from here on belongs to the steps
         parts = Parts(
             policy=self.policy,
             optimizer=optimizer,
-            sample=lambda some, step, finished: rollouts(
-                self.policy, some, step, self.settings, self.pause, finished
-            ),
+            sample=self._sample,
             score=self._score_rollouts(),
             validate=(lambda step: self._timed_validation(validation, prompts, step)) if validation else None,
             component_weights=self._component_weights(),
@@ -183,6 +219,27 @@ class Work:
             began=self.began,
         )
         return train(prompts, parts, self.settings, start)
+
+    def _sample(
+        self, prompts: Sequence[Prompt], step: int, finished: Finished
+    ) -> list[tuple[Trajectory, ...]]:
+        with trainer_state(self._state_at(step)):  # the groups go to be scored while others are sampled
+            return rollouts(self.policy, prompts, step, self.settings, self.pause, finished)
+
+    def _state_at(self, step: int) -> TrainerState:
+        """How far training is when `step` begins, for functions that ask."""
+        g, prompts = self.settings.grpo, sum(p.split == "train" for p in self._prompts)
+        passes = g.prompts_per_step / max(1, prompts)
+        return TrainerState(
+            global_step=(step - 1) * g.updates_per_step,
+            max_steps=g.steps * g.updates_per_step,
+            epoch=(step - 1) * passes,
+            num_train_epochs=math.ceil(g.steps * passes),
+        )
+
+    @cached_property
+    def _prompts(self) -> list[Prompt]:
+        return self.folder.prompts()
 
     def _score_rollouts(self) -> Scorer:
         """Who scores training's groups: the reward, with the steps of wrong answers where they are graded; or
@@ -223,27 +280,32 @@ class Work:
         purpose = Purpose(seed=self.settings.grpo.seed, step=0, name="validation")
         answers = self.answers(prompts, purpose, greedy=False)
         first = self.folder.outcomes("validation") if self.reward.relative and step else None
+        where = f"Validation at step {step}"
+        score = self._scorer(self.reward, where, "missing_in_validation", step)
         if first is not None:
-            _, outcomes = scored([answers_of(first), answers], self.score_all)
+            _, outcomes = scored([answers_of(first), answers], score)
         else:
-            outcomes = scored([answers], self.score_all)[0]
+            outcomes = scored([answers], score)[0]
             if self.reward.relative:
                 self.folder.save_outcomes("validation", outcomes)
         scores = [s for o in outcomes for _, s in o.sampled if s.value is not None]
         values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
-        rewards = [fmean(v) for v in values if v]
+        rewards = [mean_of(v) for v in values if v]
         if not rewards:  # reward.max_missing allows it, but nothing can be chosen by it
-            require_scores([s for o in outcomes for _, s in o.sampled], 0.0, f"Validation at step {step}")
+            require_scores([s for o in outcomes for _, s in o.sampled], 0.0, where)
         estimate = mean_ci(rewards, resamples=1000, seed=self.settings.grpo.seed)
         names = dict.fromkeys(name for s in scores for name in s.breakdown)
-        spread = sum(len(set(v)) > 1 for v in values) / len(values)
+        spread = sum(not same_value(v) for v in values if v) / len(values)
         self.folder.append_validation(
             {
                 "step": step,
                 "reward": {"mean": estimate.mean, "ci95": estimate.ci95},
                 "success": fmean(self.reward.success(s) for s in scores),
-                "components": {n: fmean(s.breakdown[n] for s in scores if n in s.breakdown) for n in names},
+                "components": {
+                    n: mean_of([s.breakdown[n] for s in scores if n in s.breakdown]) for n in names
+                },
                 "prompts_with_spread": spread,
+                "scores_missing": sum(s.status == "missing" for o in outcomes for _, s in o.sampled),
             }
         )
         return estimate.mean
@@ -265,16 +327,18 @@ class Work:
             pause=self.pause,
         )
         answers = [Answers(prompt=p, sampled=g, greedy=g[0]) for p, g in zip(prompts, groups, strict=True)]
-        outcomes = scored([answers], self.score_all)[0]
+        score = self._scorer(self.reward, "The pool's probe", "missing_in_probe", 0)
+        outcomes = scored([answers], score)[0]
         self.folder.save_outcomes("probe", outcomes)
-        values = [{s.value for _, s in o.sampled if s.value is not None} for o in outcomes]
-        flat = sum(len(v) == 1 for v in values)
+        values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
+        flat = sum(same_value(v) for v in values if v)
         self.observer.note(
             f"{flat} of {len(prompts)} training prompts get answers of equal reward and begin by resting"
         )
 
     def _check_judges(self, prompts: Sequence[Prompt], step: int) -> None:
-        """Bad answers on purpose, beside the policy's: raises GuardStop where the judges like them."""
+        """Bad answers on purpose, beside the policy's: raises GuardStop where the judges like them, or where
+        none of the scores can be had."""
         panel, judge = self.reward.panel, self.settings.judge
         if panel is None or not judge.anchors:
             return
@@ -285,8 +349,12 @@ class Work:
         answers = self.answers(chosen, Purpose(seed=seed, step=step, name="anchors"), greedy=False)
         cases = [(a.prompt, a.sampled) for a in answers]
         report = wait(self.scoring.start(check_anchors(panel.asking_for("anchor"), cases)), self.pause)
-        text = "\n".join(report.lines())
+        judges = ", ".join(dict.fromkeys(client.model for client in panel.judges))
+        text = "\n".join((f"judged by {judges}", *report.lines()))
         self.folder.event("anchors", "judges", text, step)
+        if not report.had:
+            what = f"Step {step}: what the judges make of bad answers could not be had. The first reason:\n"
+            raise GuardStop("missing", f"{what}{report.why}\n", MEND)
         if report.liked:
             raise GuardStop("judge", f"Step {step}: the judges like bad answers.\n{text}\n", report.advice)
         for line in report.lines() if step == 0 else [report.line()]:
@@ -299,11 +367,12 @@ class Work:
         # Early exits make a spread of their own: the length of the thought.
         comparable = self.settings.evaluate.samples > 1 and self.settings.rollout.early_exit is None
         if comparable and first["prompts_with_spread"] < 0.1:
+            share = first["prompts_with_spread"]
+            few = f"only {share:.0%} of the prompts get" if share else "no prompt gets"
             text = (
-                f"Before training, only {first['prompts_with_spread']:.0%} of the prompts get answers of "
-                f"different reward (mean {first['reward']['mean']:.3f}). GRPO learns from differences "
-                "alone: make the reward finer (partial credit), the prompts easier, or start from a model "
-                "that sometimes succeeds."
+                f"Before training, {few} answers of different reward (mean "
+                f"{decimals(first['reward']['mean'])}). GRPO learns from differences alone: make the reward "
+                "finer (partial credit), the prompts easier, or start from a model that sometimes succeeds."
             )
             self.folder.event("warning", "no_start", text, 0)
             self.observer.warning(text)
@@ -315,11 +384,21 @@ class Work:
 
     # -- the product --------------------------------------------------------------------------
 
-    def write_model(self, comparison: Comparison) -> None:
+    def write_model(self, comparison: Comparison, position: Position) -> None:
         """The tuned model in the run's folder, with its card."""
+        step = position.best_step or position.step
+        trained = Trained(step=step, taken=position.step, best=bool(position.best_step))
+        card = model_card(
+            self.settings,
+            comparison,
+            trained=trained,
+            base=base_of(self.settings.model.name),
+            changes=[str(change) for change in self.folder.changed_settings()],
+            said=said_with(comparison),
+        )
 
         def write(folder: Path) -> None:
             self.policy.save(folder)
-            (folder / "README.md").write_text(model_card(self.settings, comparison), encoding="utf-8")
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
         self.folder.write_model(write)

@@ -10,17 +10,69 @@ This module knows nobody: no torch, no files, no other room.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 Split = Literal["train", "validation", "held_out"]
 Status = Literal["scored", "invalid", "missing"]
 StopReason = Literal["stop", "length"]
-Verdict = Literal["better", "not better", "worse"]
+Verdict = Literal["better", "not better", "worse", "too few to tell", "no signal", "not possible"]
 
 RIGHT_STEPS = "right_steps"
 """In the breakdown of a wrong answer whose steps were graded: the share before its first wrong one."""
+
+LOGGED = "logged/"
+"""What the name of a number that a reward function logged begins with, in breakdowns."""
+
+RESIDUE = 1e-12
+"""Two rewards that differ by less than this share of themselves (or of 1) were meant to be the same: what
+differs is what rounding left of different ways to the same number."""
+
+LARGEST = 1e300
+"""Larger rewards cannot be averaged."""
+
+
+def same_value(values: Iterable[float]) -> bool:
+    """Whether all values are the same, apart from what rounding leaves; so is a value alone.
+
+    >>> same_value([0.3, 0.1 + 0.2]), same_value([0.3, 0.3001])
+    (True, False)
+    """
+    found = list(values)
+    low, high = min(found), max(found)
+    return low == high or high - low <= RESIDUE * max(1.0, abs(low), abs(high))
+
+
+def reaches(value: float, threshold: float) -> bool:
+    """Whether `value` is at least `threshold`, apart from what rounding leaves.
+
+    >>> reaches(0.1 + 0.1 + 0.1, 0.3), reaches(1 - 1e-16, 1.0), reaches(0.9999, 1.0)
+    (True, True, False)
+    """
+    return value >= threshold or same_value([value, threshold])
+
+
+def decimals(value: float, sign: str = "") -> str:
+    """A reward for people: three decimals, or three digits where those say nothing. `sign` "+" shows it.
+
+    >>> decimals(0.25), decimals(0.25, "+"), decimals(-1.25e200)
+    ('0.250', '+0.250', '-1.25e+200')
+    """
+    return format(value, f"{sign}.3f" if abs(value) < 1e6 else f"{sign}.3g")
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of at least one value; also where the sum is too large for a number.
+
+    >>> mean_of([1.5e308, 1.5e308])
+    1.5e+308
+    """
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        return math.fsum(v / len(values) for v in values)
 
 
 class Message(TypedDict):
@@ -202,6 +254,8 @@ class StepMetrics:
     importance_mean: float | None = None  # importance weights before they are cut; None without a cap
     importance_max: float | None = None
     groups_by_steps: int = 0  # of those without variance: told apart by the steps of their answers
+    distinct_share: float | None = None  # completions whose text no other prompt of the step got
+    openings: Mapping[str, float] = field(default_factory=dict)  # met under several prompts; share of all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,6 +289,27 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Part(Contrast):
+    """The rewards of base and tuned on some of the compared prompts; `prompts` is how many."""
+
+    prompts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variety:
+    """Whether answers depend on the prompt, read off a set of answers to several prompts.
+
+    `distinct_share` is the share of answers whose text no other prompt got: 1 where every prompt has answers
+    of its own, 0 where each answer is given to another prompt as well; None with fewer than two prompts.
+    `openings` are the most frequent first words that answers to several prompts begin with, each with the
+    share of all answers.
+    """
+
+    distinct_share: float | None
+    openings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One held-out prompt side by side."""
 
@@ -250,27 +325,63 @@ class Example:
 class Comparison:
     """Base against tuned on held-out prompts.
 
-    `verdict` is read off the interval of `difference` (sampled reward): "better" above 0, "worse"
-    below 0, else "not better". `details` holds the same contrast for other measures: "greedy"
-    (reward of the greedy answer), "success" and "success_greedy" (share of full successes), and
-    "component:NAME" for each component.
+    `verdict` is read off the interval of `difference` (sampled reward): "better" above 0, "worse" below 0,
+    else "not better". Three verdicts come before it: "no signal" where training moved no weight, "not
+    possible" where no prompt has a score on both sides (then the three estimates are None), "too few to
+    tell" where fewer than 5 have.
+
+    `details` holds the same contrast for other measures: "greedy" (reward of the greedy answer), "success"
+    and "success_greedy" (share of full successes), "cut" (share of sampled answers that were cut at the
+    token limit), and "component:NAME" for each component. `facets` has the rewards by facet and value,
+    `combinations` those on "seen" combinations of facets, which some prompt of training has, and on
+    "unseen" ones; it is empty where every combination was seen. `variety` is of "base" and of "tuned".
     """
 
     prompts: int
-    base: Estimate
-    tuned: Estimate
-    difference: Estimate
+    base: Estimate | None
+    tuned: Estimate | None
+    difference: Estimate | None
     verdict: Verdict
     examples: tuple[Example, ...]
     details: Mapping[str, Contrast] = field(default_factory=dict)
     samples: int = 1
-    prompts_missing: int = 0  # prompts left out because a score was missing on either side
+    prompts_missing: int = 0  # prompts left out because a side has no sampled score
+    scores_missing: Mapping[str, int] = field(default_factory=dict)  # of "base" and "tuned", greedy included
+    facets: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
+    combinations: Mapping[str, Part] = field(default_factory=dict)
+    variety: Mapping[str, Variety] = field(default_factory=dict)
+
+    @property
+    def prompts_asked(self) -> int:
+        """The prompts that both models answered, scored or not."""
+        return self.prompts + self.prompts_missing
+
+    @property
+    def reward(self) -> Contrast | None:
+        """The sampled reward of base and tuned; None where nothing could be compared."""
+        if self.base is None or self.tuned is None or self.difference is None:
+            return None
+        return Contrast(base=self.base, tuned=self.tuned, difference=self.difference)
 
     def __str__(self) -> str:
         def show(e: Estimate) -> str:
-            return f"{e.mean:.3f} [{e.ci95[0]:.3f}, {e.ci95[1]:.3f}]"
+            # Over so few prompts an interval would contradict the verdict.
+            few = self.verdict == "too few to tell"
+            return (
+                f"{decimals(e.mean)}"
+                if few
+                else f"{decimals(e.mean)} [{decimals(e.ci95[0])}, {decimals(e.ci95[1])}]"
+            )
 
+        prompts = f"{self.prompts} held-out prompts"
+        if self.prompts_missing:
+            prompts = f"{self.prompts} of {self.prompts_asked} held-out prompts"
+        if "cut" in self.details:
+            base, tuned = (side.mean for side in (self.details["cut"].base, self.details["cut"].tuned))
+            prompts += f", answers cut at the token limit: base {base:.0%}, tuned {tuned:.0%}"
+        if self.reward is None:
+            return f"{self.verdict}: scores of both models on {prompts}"
         return (
-            f"{self.verdict}: base {show(self.base)} -> tuned {show(self.tuned)}, "
-            f"difference {show(self.difference)} on {self.prompts} held-out prompts"
+            f"{self.verdict}: base {show(self.reward.base)} -> tuned {show(self.reward.tuned)}, "
+            f"difference {show(self.reward.difference)} on {prompts}"
         )

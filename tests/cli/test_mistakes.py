@@ -22,6 +22,8 @@ def refused(done: Any, *texts: str) -> None:
     for text in texts:
         assert re.search(text, done.err), done.err
     assert done.err.splitlines()[-1] != ""
+    assert len(re.findall(r"^(?:error  |Error|Usage)", done.err, re.MULTILINE)) == 1  # one head for all
+    assert re.search(r"^error  \S", done.err, re.MULTILINE)
     assert "Traceback" not in done.err
 
 
@@ -59,7 +61,9 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
         (["replay", ".", "--step", "1"], "is not a run"),
         (["chat", "."], "is not a run"),
         (["export", ".", "--out", "x"], "is not a run"),
-        (["train", "TASK", "--stepz", "3"], "No such option"),
+        (["train", "TASK", "--stepz", "3"], "No such option.*See: refine train --help"),
+        (["train", "--from-step", "x"], "--from-step.* See: refine train --help"),
+        (["init"], "Missing argument.* See: refine init --help"),
         (["trian", "TASK"], "No such command"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -107,7 +107,8 @@ def test_panel_repeats_rubric_and_json(refine: Refine, llm_server: StartServer, 
     )  # fmt: skip
     assert done.code == 0
     assert json.loads(done.out) == {
-        "out": "out.jsonl", "groups": 1, "scores": 2, "asked": 2, "missing": 0, "calls": 4, "cost_usd": None,
+        "out": "out.jsonl", "groups": 1, "scores": 2, "asked": 2, "missing": 0, "calls": 4,
+        "unusable": 0, "cost_usd": None,
     }  # fmt: skip
     assert "4 calls, at unknown cost" in done.err
     (line,) = lines(tmp_path / "out.jsonl")
@@ -136,6 +137,68 @@ def test_other_kinds(
     assert {s["value"] for s in lines(tmp_path / "out.jsonl")[0]["scores"]} == {
         1.0 if kind == "absolute" else 0.5
     }
+
+
+def test_a_judge_of_whom_nothing_can_be_used_is_given_up_early(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    server = llm_server(brain=lambda body: "Both are fine.")
+    write(tmp_path / "in.jsonl", group("same", "x", "x"), *[group(n, "x", "xxx") for n in range(100)])
+    command = ("score", "in.jsonl", "--out", "out.jsonl", "--judge", "local/m", "--concurrency", "1")
+    done = refine(*command, "--base-url", server.base_url)
+    assert done.code == 4
+    assert "No reply about the first 8 groups could be used. The last reason: local/m: " in done.err
+    assert "9 of 101 groups are in out.jsonl.part" in done.err
+    asked = {re.findall(r"Say \w+", r["messages"][1]["content"])[0] for r in server.requests}
+    assert 8 <= len(asked) <= 10
+
+
+def test_replies_are_kept_where_asked_for(refine: Refine, llm_server: StartServer, tmp_path: Path) -> None:
+    bad = iter(["Both are fine.", '{"scores": []}'])
+    server = llm_server(brain=lambda body: next(bad, None) or by_length(body))
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    command = ("score", "in.jsonl", "--judge", "local/m", "--base-url", server.base_url)
+    done = refine(*command, "--out", "out.jsonl", "--replies", "replies.jsonl")
+    assert done.code == 0
+    assert "3 calls, at unknown cost, 2 replies that could not be used" in done.err
+    kept = lines(tmp_path / "replies.jsonl")
+    assert [(k["id"], k["outcome"], k["about"]) for k in kept] == [
+        (1, "unusable", "a"),
+        (2, "unusable", "a"),
+        (3, "ok", "a"),
+    ]
+    assert kept[0]["reply"] == "Both are fine."
+    assert kept[0]["error"] == "There is no JSON in the reply."
+    assert kept[2]["messages"][:2] == server.requests[0]["messages"]
+    again = refine(*command, "--out", "new.jsonl", "--replies", "replies.jsonl")
+    assert (again.code, "replies.jsonl exists already" in again.err) == (2, True)
+    nowhere = refine(*command, "--out", "new.jsonl", "--replies", "no/such/folder.jsonl")
+    assert (nowhere.code, "cannot be written" in nowhere.err) == (2, True)
+    assert not (tmp_path / "new.jsonl.part").exists()
+    # A mistake in the judge's name leaves no file behind.
+    unknown = refine("score", "in.jsonl", "--out", "n.jsonl", "--judge", "nobody/m", "--replies", "r.jsonl")
+    assert unknown.code == 2
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("ruler", 3), ("absolute", 6), ("pairwise", 6)])
+def test_looks_of_one_judge_are_never_copies(
+    refine: Refine, llm_server: StartServer, tmp_path: Path, kind: str, calls: int
+) -> None:
+    def brain(body: Mapping[str, Any]) -> str:
+        grade = {"explanation": "so", "score": 10, "winner": "tie"}
+        return by_length(body) if kind == "ruler" else json.dumps(grade)
+
+    server = llm_server(brain=brain)
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    command = ("score", "in.jsonl", "--judge", "local/m", "--kind", kind, "--repeats", "3", "--base-url")
+    assert refine(*command, server.base_url, "--out", "one.jsonl").code == 0
+    assert len({json.dumps(request) for request in server.requests}) == len(server.requests) == calls
+    # Asked again, each look gets its own reply from the cache.
+    assert refine(*command, server.base_url, "--out", "two.jsonl").code == 0
+    assert len(server.requests) == calls
+    one, two = lines(tmp_path / "one.jsonl"), lines(tmp_path / "two.jsonl")
+    assert [(n["scores"], n["agreement"]) for n in one] == [(n["scores"], n["agreement"]) for n in two]
 
 
 def test_unusable_replies_are_missing_and_no_failure(
@@ -231,6 +294,44 @@ def test_the_cap_stops_with_3(refine: Refine, llm_server: StartServer, tmp_path:
     assert re.search(r"[1-8] of 9 groups are in out.jsonl.part", done.err)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://me:sk-hidden@p:1080", "the proxy socks5://p:1080 (HTTPS_PROXY) speaks SOCKS.*pip install"),
+        ("http://me:sk-hidden@p:port", "what HTTPS_PROXY holds is no proxy"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_the_users_mistake(
+    refine: Refine, groups: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, words: str
+) -> None:
+    monkeypatch.setattr("refine_rl.llm.proxies.find_spec", lambda name: None)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("A_KEY", "k")
+    done = refine(
+        "score", groups, "--out", "out.jsonl", "--judge", "there/m", "--base-url", "https://api.example/v1",
+        "--key-env", "A_KEY",
+    )  # fmt: skip
+    assert (done.code, done.out) == (2, "")
+    assert re.search(words.replace("(", "[(]").replace(")", "[)]"), done.err)
+    assert "sk-hidden" not in done.err
+
+
+def test_an_endpoint_that_does_not_answer_at_first_is_told_of(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    server = llm_server(brain=by_length, moods=["503:0.01"])
+    write(tmp_path / "in.jsonl", group("a", "x", "xxx"))
+    done = refine(
+        "score", "in.jsonl", "--out", "out.jsonl", "--judge", "local/m", "--base-url", server.base_url
+    )
+    assert done.code == 0
+    said = " ".join(done.err.split())
+    assert f"The endpoint `local` ({server.base_url}) gives no reply: The engine is overloaded." in said
+
+
 def test_every_line_is_on_the_disk_at_once(llm_server: StartServer, tmp_path: Path) -> None:
     server = llm_server(brain=by_length)
     write(tmp_path / "in.jsonl", group("a", "x", "xxx"), group("b", "x", "xx"))
@@ -297,6 +398,14 @@ LOCAL = ["--judge", "local/m", "--base-url", "http://127.0.0.1:1/v1"]
             ["in.jsonl", "--out", "o", "--judge", "local/m"],
             r"no endpoint `local`.*\(here: --base-url URL, in Python base_url=\)",
         ),
+        (
+            ["in.jsonl", "--out", "o", "--judge", "m/x", "--base-url", "https://x/v1?key=sk-hidden"],
+            "^error --base-url must end before .*the environment variable that --key-env names",
+        ),
+        (
+            ["in.jsonl", "--out", "o", "--judge", "m/x", "--base-url", "https://a:sk-hidden@x/v1"],
+            "--base-url holds a name or password",
+        ),
         (["in.jsonl", "--out", "o", "--judge", "openai/x"], "OPENAI_API_KEY is not set"),
         (["in.jsonl", "--out", "o", "--judge", "local"], "`local` does not name a model"),
         (
@@ -329,6 +438,7 @@ def test_mistakes(
     done = refine("score", *arguments)
     assert (done.code, done.out) == (2, "")
     assert re.search(words, " ".join(done.err.split())), done.err
+    assert "sk-hidden" not in done.err
     assert "Traceback" not in done.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.jsonl", "in.jsonl"]
 

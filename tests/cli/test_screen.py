@@ -9,7 +9,7 @@ import pytest
 
 from refine_rl.cli.screen import Screen, print_comparison, print_error, shown, spark
 from refine_rl.errors import GuardStop, UserError
-from refine_rl.types import Comparison, Contrast, Estimate, StepMetrics
+from refine_rl.types import Comparison, Contrast, Estimate, Part, StepMetrics
 
 
 def metrics(**changes: Any) -> StepMetrics:
@@ -123,3 +123,71 @@ def test_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:
         "reward: base 0.100 [0.050, 0.150], tuned 0.900 [0.850, 0.950] (95 % intervals)"
     )  # 64 prompts are enough: no word about narrow intervals
     assert len(lines) == 7
+
+
+def part(prompts: int) -> Part:
+    def estimate(mean: float) -> Estimate:
+        return Estimate(mean=mean, ci95=(mean - 0.125, mean + 0.125))
+
+    return Part(prompts=prompts, base=estimate(0.25), tuned=estimate(0.75), difference=estimate(0.5))
+
+
+def by_facet(**more: Any) -> Comparison:
+    one = part(64)
+    fields: dict[str, Any] = {
+        "prompts": 64,
+        "base": one.base,
+        "tuned": one.tuned,
+        "difference": one.difference,
+        "verdict": "better",
+        "examples": (),
+        "facets": {
+            "style [x]": {"pirate": part(40), **{f"s{i}": part(9) for i in range(9)}, "haiku": part(4)},
+            "topic": {"tea": part(4), "a rather long value of a facet": part(4)},
+        },
+        "combinations": {"seen": part(60), "unseen": part(4)},
+    }
+    return Comparison(**(fields | more))
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_rewards_by_facet_fit_the_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_comparison(by_facet())
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    start = next(n for n, line in enumerate(lines) if line.startswith("reward by facet"))
+    table = [line.split() for line in lines[start : lines.index("", start) if "" in lines[start:] else None]]
+    rewards = [] if columns < 88 else ["0.250", "0.750"]
+    assert table[1] == ["combinations"]
+    assert table[2] == ["met", "in", "training", "60", *rewards, "+0.500", "+0.375", "to", "+0.625"]
+    assert table[3] == ["held", "out", "whole", "4", *rewards, "+0.500", "too", "few"]
+    assert table[4] == ["style", "[x]"]
+    assert table[5] == ["pirate", "40", *rewards, "+0.500", "+0.375", "to", "+0.625"]
+    assert table[13] == ["+", "3", "in", "the", "report"]  # eight values are shown
+    assert table[14][:1] == ["success:"]  # no value of the other facet has prompts enough
+    assert max(map(len, lines[start : start + 14])) <= columns
+
+
+def test_prompts_left_out_are_said_and_few_prompts_get_no_interval(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_comparison(by_facet(prompts=8, prompts_missing=4, scores_missing={"base": 1, "tuned": 9}))
+    out = capsys.readouterr().out
+    assert out.startswith("\nbetter: compared on 8 of 12 held-out prompts\n")
+    assert "Scores are missing of 1 of the base model’s 24 answers and of 9 of the tuned model’s" in out
+    print_comparison(by_facet(prompts=4, verdict="too few to tell", facets={}), what="prompts")
+    out = capsys.readouterr().out
+    assert out.startswith("\ntoo few to tell: compared on 4 prompts\n")
+    assert " to +" not in out
+    assert "reward  0.250  0.750      +0.500        too few" in out
+
+
+def test_a_comparison_that_was_not_possible(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = {"base": None, "tuned": None, "difference": None, "facets": {}}
+    print_comparison(by_facet(prompts=0, prompts_missing=3, verdict="not possible", **nothing))
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0] == "not possible: compared on 0 of 3 held-out prompts"
+    assert lines[1].startswith("No prompt (of 3) has scores of both models.")
+    assert len(lines) == 2

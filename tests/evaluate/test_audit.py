@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from refine_rl.config_file import load_settings
 from refine_rl.evaluate.audit import audit
-from refine_rl.types import Comparison, Contrast, Estimate
+from refine_rl.types import Comparison, Contrast, Estimate, Variety
 
 
 def contrast(base: float, tuned: float, half_width: float = 0.05) -> Contrast:
@@ -59,6 +60,32 @@ def test_nothing_without_a_sure_rise_or_a_sure_fall() -> None:
     assert audit(comparison(contrast(0.5, 0.52), component__keeps=contrast(0.9, 0.4))) == {}
     assert audit(comparison(contrast(0.2, 0.9), component__keeps=contrast(0.5, 0.47))) == {}
     assert audit(comparison(contrast(0.9, 0.2), component__keeps=contrast(0.9, 0.4))) == {}
+
+
+def test_over_too_few_prompts_nothing_fell_surely() -> None:
+    few = comparison(contrast(0.2, 0.9), component__keeps=contrast(0.9, 0.4))
+    assert audit(dataclasses.replace(few, prompts=4, verdict="too few to tell")) == {}
+    nothing = dataclasses.replace(few, prompts=0, base=None, tuned=None, difference=None)
+    assert audit(nothing) == {}
+
+
+def test_answers_that_came_to_be_the_same_for_different_prompts_are_named() -> None:
+    """Whatever the reward did: a collapse across prompts need not be paid."""
+
+    def collapsed(before: float | None, after: float | None, most: float = 0.75) -> dict[str, str]:
+        variety = {
+            "base": Variety(distinct_share=before),
+            "tuned": Variety(distinct_share=after, openings={"Ahoy, matey! The": most, "": 0.125}),
+        }
+        return audit(dataclasses.replace(comparison(contrast(0.5, 0.5)), variety=variety))
+
+    (text,) = collapsed(1.0, 0.25).values()
+    assert "100 % belonged to one prompt alone, now 25 % do." in text
+    assert "They begin with “Ahoy, matey! The” (75 %), nothing at all (12 %)." in text
+    assert set(collapsed(1.0, 0.25)) == {"same_answers"}
+    for before, after in ((1.0, 0.75), (0.25, 0.0), (None, 0.0), (1.0, None)):
+        assert collapsed(before, after) == {}
+    assert collapsed(1.0, 0.25, most=0.25) == {}  # many small answers are shared, none by most prompts
 
 
 @pytest.mark.slow

@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
+import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from refine_rl.errors import UserError
-from refine_rl.evaluate.compare import compare, spread, verdict
+from refine_rl.evaluate.compare import compare, met_in_training, spread
 from refine_rl.evaluate.stats import paired
-from refine_rl.types import Comparison, Contrast, Estimate, Outcome, Prompt, Score, Segment, Trajectory
+from refine_rl.evaluate.verdict import verdict
+from refine_rl.types import (
+    Comparison,
+    Contrast,
+    Estimate,
+    Outcome,
+    Part,
+    Prompt,
+    Score,
+    Segment,
+    Trajectory,
+    Variety,
+)
 
 RESAMPLES, SEED = 200, 11
 
@@ -45,7 +60,9 @@ def outcome(
     )
 
 
-def run(base: Sequence[Outcome], tuned: Sequence[Outcome], max_examples: int = 24) -> Comparison:
+def run(
+    base: Sequence[Outcome], tuned: Sequence[Outcome], max_examples: int = 24, **known: Any
+) -> Comparison:
     return compare(
         base,
         tuned,
@@ -53,6 +70,7 @@ def run(base: Sequence[Outcome], tuned: Sequence[Outcome], max_examples: int = 2
         resamples=RESAMPLES,
         seed=SEED,
         max_examples=max_examples,
+        **known,
     )
 
 
@@ -72,6 +90,7 @@ def test_every_measure_is_a_mean_a_prompt() -> None:
         "success_greedy": expected([0.0, 1.0, 0.0], [1.0, 0.0, 1.0]),
         "component:short": reward,
         "component:kind": expected([0.125, 0.375, 0.0], [0.5, 0.375, 0.375]),
+        "cut": expected([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
     }
     assert (result.prompts, result.samples, result.prompts_missing) == (3, 2, 0)
 
@@ -89,7 +108,7 @@ def test_every_measure_is_a_mean_a_prompt() -> None:
 )
 def test_the_verdict_is_the_sign_of_the_interval(ci95: tuple[float, float], word: str) -> None:
     assert verdict(Estimate(mean=sum(ci95) / 2, ci95=ci95), 5) == word
-    assert verdict(Estimate(mean=sum(ci95) / 2, ci95=ci95), 4) == "not better"
+    assert verdict(Estimate(mean=sum(ci95) / 2, ci95=ci95), 4) == "too few to tell"
 
 
 def test_the_verdict_needs_the_pairing() -> None:
@@ -101,22 +120,128 @@ def test_the_verdict_needs_the_pairing() -> None:
 
 
 @pytest.mark.parametrize("side", ["base", "tuned"])
-@pytest.mark.parametrize("broken", [outcome("b", [0.5, None], 1.0), outcome("b", [0.5, 0.5], None)])
-def test_a_missing_score_takes_the_prompt_out_on_both_sides(side: str, broken: Outcome) -> None:
+def test_a_prompt_without_any_sampled_score_is_left_out_on_both_sides(side: str) -> None:
     base = [outcome("a", [0.0, 0.0], 0.0), outcome("b", [0.0, 0.0], 0.0)]
     tuned = [outcome("a", [1.0, 1.0], 1.0), outcome("b", [1.0, 1.0], 1.0)]
-    (base if side == "base" else tuned)[1] = broken
+    (base if side == "base" else tuned)[1] = outcome("b", [None, None], 0.5)
     result = run(base, tuned)
-    assert (result.prompts, result.prompts_missing) == (1, 1)
-    assert (result.base.mean, result.tuned.mean) == (0.0, 1.0)
+    assert (result.prompts, result.prompts_missing, result.prompts_asked) == (1, 1, 2)
+    assert result.scores_missing == {"base": 0, "tuned": 0} | {side: 2}
+    assert result.reward == expected([0.0], [1.0])
     assert [e.prompt for e in result.examples] == ["say a"]
 
 
-def test_no_prompt_left_is_said() -> None:
-    with pytest.raises(UserError, match="each of the 1 held-out prompts has a missing score"):
-        run([outcome("a", [None], 1.0)], [outcome("a", [1.0], 1.0)])
+def test_a_prompt_counts_by_the_scores_that_it_has() -> None:
+    base = [outcome("a", [0.0, None], 0.0), outcome("b", [0.25, 0.75], None), outcome("c", [0.5, 0.5], 1.0)]
+    tuned = [outcome("a", [1.0, 0.5], 1.0), outcome("b", [None, 1.0], 1.0), outcome("c", [0.0, 1.0], 0.0)]
+    result = run(base, tuned)
+    assert (result.prompts, result.prompts_missing) == (3, 0)
+    assert result.scores_missing == {"base": 2, "tuned": 1}
+    assert result.reward == expected([0.0, 0.5, 0.5], [0.75, 1.0, 0.5])
+    assert result.details["greedy"] == expected([0.0, 1.0], [1.0, 0.0])  # "b" has no greedy score of base
+    assert result.details["success"] == expected([0.0, 0.0, 0.0], [0.5, 1.0, 0.5])
+    assert result.details["success_greedy"] == expected([0.0, 1.0], [1.0, 0.0])
+    assert result.details["component:short"] == result.reward
+
+
+def test_scores_lost_at_random_lose_no_prompts() -> None:
+    """15 % of the calls fail: of 40 prompts with 4 answers on each side all are compared, where a demand for
+    whole prompts would leave about 8."""
+    chance = random.Random(0)
+
+    def flaky(value: float) -> list[float | None]:
+        return [None if chance.random() < 0.15 else value for _ in range(4)]
+
+    base = [outcome(str(i), flaky(0.25), 0.25) for i in range(40)]
+    tuned = [outcome(str(i), flaky(0.75), 0.75) for i in range(40)]
+    result = run(base, tuned)
+    assert (result.prompts, result.verdict) == (40, "better")
+    assert result.difference == Estimate(mean=0.5, ci95=(0.5, 0.5))
+    assert sum(result.scores_missing.values()) > 30
+
+
+def test_no_prompt_left_is_a_verdict_and_no_prompt_at_all_an_error() -> None:
+    result = run([outcome("a", [None], 1.0, who="base")], [outcome("a", [1.0], 1.0)])
+    assert (result.verdict, result.prompts, result.prompts_missing) == ("not possible", 0, 1)
+    assert result.base is result.tuned is result.difference is result.reward is None
+    assert set(result.details) == {"cut"}
+    assert [(e.prompt, e.base, e.base_reward) for e in result.examples] == [
+        ("say a", "base a greedy", 1.0)
+    ]  # what was answered can be read all the same
+    assert str(result) == (
+        "not possible: scores of both models on 0 of 1 held-out prompts, answers cut at the token limit: "
+        "base 0%, tuned 0%"
+    )
     with pytest.raises(UserError, match="no held-out prompts"):
         run([], [])
+
+
+def test_without_an_update_the_verdict_is_no_signal() -> None:
+    answers = [outcome(str(i), [1.0], 1.0) for i in range(8)]
+    better = [outcome(str(i), [0.0], 0.0) for i in range(8)]
+    # A judge's mood may make a difference where there is none.
+    assert run(better, answers, updated=False).verdict == "no signal"
+    assert run(better[:2], answers[:2], updated=False).verdict == "no signal"
+    nothing = [outcome("a", [None], None)]
+    assert run(nothing, nothing, updated=False).verdict == "no signal"
+
+
+def test_cut_answers_are_counted_by_prompt() -> None:
+    def cut(text: Outcome, *which: int) -> Outcome:
+        sampled = [
+            (dataclasses.replace(t, stop_reason="length") if i in which else t, s)
+            for i, (t, s) in enumerate(text.sampled)
+        ]
+        return dataclasses.replace(text, sampled=tuple(sampled))
+
+    base = [cut(outcome("a", [0.0, 0.0], 0.0), 0, 1), cut(outcome("b", [0.0, 0.0], 0.0), 1)]
+    tuned = [outcome("a", [0.0, 0.0], 0.0), outcome("b", [0.0, 0.0], 0.0)]
+    assert run(base, tuned).details["cut"] == expected([1.0, 0.5], [0.0, 0.0])
+
+
+def styled(name: str, value: float | None, style: str, topic: str) -> Outcome:
+    found = outcome(name, [value], value)
+    prompt = dataclasses.replace(found.prompt, facets={"style": style, "topic": topic})
+    return dataclasses.replace(found, prompt=prompt)
+
+
+def test_rewards_by_facet_and_by_combination() -> None:
+    where = [("pirate", "tea"), ("pirate", "rain"), ("haiku", "tea"), ("haiku", "rain"), ("haiku", "rain")]
+    base = [styled(str(i), 0.0, *place) for i, place in enumerate(where)]
+    rewards = [1, 0.5, 0.25, None, 0.75]
+    tuned = [styled(str(i), v, *where[i]) for i, v in enumerate(rewards)]
+    seen = met_in_training(
+        dataclasses.replace(base[i].prompt, split=split)
+        for i, split in ((0, "train"), (1, "validation"), (2, "held_out"))
+    )
+    result = run(base, tuned, seen=seen)
+
+    def part(*values: float) -> Part:
+        found = expected([0.0] * len(values), list(values))
+        return Part(prompts=len(values), base=found.base, tuned=found.tuned, difference=found.difference)
+
+    assert result.facets == {
+        "style": {"pirate": part(1, 0.5), "haiku": part(0.25, 0.75)},
+        "topic": {"tea": part(1, 0.25), "rain": part(0.5, 0.75)},
+    }
+    assert result.combinations == {"seen": part(1, 0.5), "unseen": part(0.25, 0.75)}
+    assert run(base, tuned).combinations == {}  # not known
+    everything = met_in_training(dataclasses.replace(o.prompt, split="train") for o in base)
+    assert run(base, tuned, seen=everything).combinations == {}  # nothing is held out whole
+    assert set(run(base, tuned, seen=set()).combinations) == {"unseen"}
+    plain = [outcome("a", [1.0], 1.0)]
+    assert (run(plain, plain, seen=set()).facets, run(plain, plain, seen=set()).combinations) == ({}, {})
+
+
+def test_the_variety_is_that_of_all_sampled_answers() -> None:
+    base = [outcome("a", [1.0, None], 1.0, who="base"), outcome("b", [None, None], 1.0, who="base")]
+    tuned = [
+        dataclasses.replace(o, sampled=tuple(attempt(o.prompt, "Ahoy", score(1.0)) for _ in range(2)))
+        for o in base
+    ]
+    found = run(base, tuned).variety
+    assert found["base"] == Variety(distinct_share=1.0)
+    assert found["tuned"] == Variety(distinct_share=0.0, openings={"Ahoy": 1.0})
 
 
 def test_other_prompts_or_another_order_are_refused() -> None:

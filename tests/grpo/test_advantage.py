@@ -114,3 +114,28 @@ def test_gdpo_weights_and_missing_members() -> None:
     advantages = gdpo(scores, {"a": 3.0, "b": 1.0}, deviation="population", epsilon=0.0)
     # 3 - 1 = 2 and -3 + 1 = -2, over their deviation 2.
     assert advantages == [pytest.approx((1.0, None, -1.0))]
+
+
+RESIDUE = [0.3, 0.1 + 0.2, 0.3]
+
+
+def test_residue_is_no_spread() -> None:
+    assert RESIDUE[0] != RESIDUE[1]
+    assert zscore(RESIDUE) == mean_only(RESIDUE) == leave_one_out(RESIDUE) == (0.0, 0.0, 0.0)
+    assert by_sign(RESIDUE, solved=0.3) == (1.0, 1.0, 1.0)
+    assert by_sign([0.3, 0.3], solved=0.1 + 0.2) == (1.0, 1.0)
+    assert by_steps(RESIDUE, right=2.0, weight=0.5) == (0.0, 0.0, 0.0)
+    # Sums of large parts that cancel leave more of it; real differences stay.
+    assert zscore([1e6, 1e6 + 1e-9]) == (0.0, 0.0)
+    assert zscore([0.0, 1e-6], epsilon=1e-12) == pytest.approx((-math.sqrt(0.5), math.sqrt(0.5)), rel=1e-5)
+
+
+def test_rewards_of_any_size() -> None:
+    small, large = [1.0, 0.0, 0.25], [1e200, 0.0, 2.5e199]
+    for deviation in ("sample", "population"):
+        assert zscore(large, deviation=deviation) == pytest.approx(
+            zscore(small, deviation=deviation, epsilon=1e-30), rel=1e-9
+        )
+    assert mean_only([3e299, -3e299, 1e300, 1e300]) == pytest.approx((-2e299, -8e299, 5e299, 5e299))
+    scores = [Score(value=v, breakdown={"a": v, "b": 1.0}) for v in (1e200, 0.0, 5e199)]
+    assert gdpo([scores], {"a": 1.0, "b": 1e200})[0] == pytest.approx((1.0, -1.0, 0.0), rel=1e-3)

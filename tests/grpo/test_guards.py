@@ -150,3 +150,17 @@ def test_the_top_is_reached_only_with_every_paid_component_full() -> None:
     assert not guards.at_the_top(history(full, full, low), weights)
     assert not guards.at_the_top(history(full, spread, full), weights)
     assert not guards.at_the_top(history(*[full] * 3), {**weights, "overlong": 1.0})
+
+
+def test_a_collapse_across_prompts_is_named() -> None:
+    def shares(*values: float | None, openings: Any = None) -> dict[str, str]:
+        some = {"Ahoy, matey, the ship": 0.75} if openings is None else openings
+        return guards.warnings(history(*[{"distinct_share": v, "openings": some} for v in values]))
+
+    found = shares(*[1.0] * 5, *[0.25] * 5)["same_answers"]
+    assert "100 % belonged to one prompt alone, now 25 % do." in found
+    assert "They begin with “Ahoy, matey, the ship” (75 %)." in found
+    assert shares(*[1.0] * 5, *[0.75] * 5) == {}
+    assert shares(*[0.25] * 5, *[0.0] * 5) == {}  # labels: the same few answers from the start
+    assert shares(*[None] * 10) == {}  # one prompt a step
+    assert shares(*[1.0] * 5, *[0.25] * 5, openings={"7": 0.2, "3": 0.15, "5": 0.1}) == {}  # numbers

@@ -96,6 +96,7 @@ def test_statistics_by_hand() -> None:
     assert found["tokens_mean"] == 2.0
     assert found["clipped_share"] == 0.25
     assert found["entropy"] == pytest.approx((0.5 * 2 + 6) / 8)
+    assert (found["distinct_share"], found["openings"]) == (0.0, {"": 1.0})  # nobody said anything
 
 
 def test_kl_in_the_reward_moves_the_advantage_and_not_the_reward() -> None:

@@ -311,6 +311,24 @@ def test_dropout_depends_on_seed_and_step_alone(make_model: MakeModel) -> None:
     assert any(not torch.equal(results[0][n], without[n]) for n in without)
 
 
+@pytest.mark.parametrize("changes", [{}, {"updates_per_step": 2, "kl": 0.1, "tokens_per_micro_batch": 40}])
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])  # lean LoRA layers, and peft's own on Conv1D
+def test_dropout_with_checkpointing_is_dropout_without(
+    make_model: MakeModel, kind: str, changes: dict[str, Any]
+) -> None:
+    """The backward pass of an update comes when dropout is off again."""
+    results = []
+    for recompute in (False, True):
+        name = str(make_model(kind))
+        policy = policy_of(make_model, name=name, dropout=0.3, gradient_checkpointing=recompute)
+        groups = groups_of(policy)
+        references = reference_logprobs(policy, [t for g in groups for t in g.trajectories], settings())
+        batch = rows(groups, loss="grpo", max_tokens=8, references=references if changes else None)
+        results.append(updated(policy, batch, settings(model={"dropout": 0.3}, **changes)))
+        assert not any(m.training for m in policy.model.modules())
+    assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
+
+
 def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     before = weights(policy)

@@ -49,9 +49,9 @@ def test_a_reply_comes_back_free(tmp_path: Path) -> None:
     assert cache.get(KEY) is None
     cache.put(KEY, REPLY)
     assert cache.get(KEY) == Reply(text="Hello.", tokens_in=0, tokens_out=0, cost_usd=0.0, cached=True)
-    cache.forget(KEY)
+    assert cache.forget(KEY)
     assert cache.get(KEY) is None
-    cache.forget(KEY)
+    assert not cache.forget(KEY)
 
 
 @pytest.mark.parametrize(

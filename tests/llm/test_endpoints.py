@@ -100,6 +100,26 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("https://x/v1?key=sk-secret", "must end before the `?`.*key_env"),
+        ("https://x/v1?", "must end before the `?`"),
+        ("https://x/v1#sk-secret", "must end before the `#`"),
+        ("user:sk-secret@x/v1", "holds a name or password"),
+        ("https://sk-secret@x/v1", "holds a name or password"),
+        (" https://x/v1", 'has blanks in it, unlike "https://x/v1"'),
+        ("https://x/v1\n", "has blanks in it"),
+        ("https://x /v1", "has blanks in it"),
+        ("https://x/v1/chat/completions/", '/chat/completions: "https://x/v1"'),
+    ],
+)
+def test_an_address_that_would_never_answer_is_refused_at_once(address: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words.replace("?", "[?]")) as error:
+        resolve("mine/m", {"mine": EndpointSettings(base_url=address, key_env="")}, {})
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("address", "local"),
     [
         ("http://localhost/v1", True),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from typing import Any
 
 import pytest
 
 from refine_rl.llm.client import Form
-from refine_rl.llm.failures import error_text, failure_of_status
+from refine_rl.llm.failures import error_text, failure_in_body, failure_of_status, what_came
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,15 @@ def test_words(status: int, form: Form, words: str, kind: str) -> None:
         ('{"error": {"message": "Provider error", "metadata": {"raw": "inner"}}}', "Provider error inner"),
         ("<html><style>b{}</style><h1>502 Bad</h1>Gateway</html>", "502 Bad Gateway"),
         ("", ""),
+        ('\ufeff{"error": {"message": "a"}}', "a"),
+        ('{"error": {"code": "overloaded"}}', "overloaded"),
+        ('{"error": {"type": "api_error", "message": null}}', "api_error"),
+        ('{"ok": false, "reason": "none"}', '{"ok": false, "reason": "none"}'),
+        ('{"object": "error", "msg": "down"}', "down"),
+        ("[" * 100_000, "[" * 297 + "..."),
+        ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
+        ("<p>a<script>b < c</p></script >d<style>e", "a d"),
+        ("<!DOCTYPE html><title>Sign in</title>", "Sign in"),
     ],
 )
 def test_error_texts(body: str, text: str) -> None:
@@ -71,3 +83,74 @@ def test_error_texts(body: str, text: str) -> None:
 
 def test_a_long_error_is_cut() -> None:
     assert len(error_text("x" * 5000)) == 300
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "outcome"),
+    [
+        ({"code": "429", "message": "Rate limit reached."}, "retry", "busy"),
+        ({"code": "rate_limit_exceeded", "message": "Slow down."}, "retry", "busy"),
+        ({"code": None, "type": "rate_limit_error", "message": "Slow down."}, "retry", "busy"),
+        ({"code": 8, "status": "RESOURCE_EXHAUSTED", "message": "Slow down."}, "retry", "busy"),
+        ({"code": "insufficient_quota", "message": "You exceeded your current quota."}, "refused", "refused"),
+        ({"code": "invalid_api_key", "message": "no"}, "refused", "refused"),
+        ({"type": "authentication_error", "message": "no"}, "refused", "refused"),
+        ({"code": "401"}, "refused", "refused"),
+        ({"code": "model_not_found", "message": "no"}, "refused", "refused"),
+        ("model `m` not found", "refused", "refused"),
+        ({"code": "context_length_exceeded", "message": "no"}, "too long", "too long"),
+        ({"code": "Overloaded", "message": "later"}, "retry", "server error"),
+        ({"code": "odd", "message": "later"}, "retry", "server error"),
+        ({"code": True, "message": "later"}, "retry", "server error"),
+        ("later", "retry", "server error"),
+        ({"message": "response_format json_schema is not supported"}, "unsupported", "unsupported"),
+    ],
+)
+def test_an_error_in_a_body_is_known_by_its_code_also_as_text(error: Any, kind: str, outcome: str) -> None:
+    failure = failure_in_body(error, "schema")
+    assert (failure.kind, failure.outcome) == (kind, outcome)
+    assert failure.text == error_text(json.dumps({"error": error}))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("", "an empty body"),
+        (" \ufeff\n", "an empty body"),
+        ('data: {"id": "x"}\n\ndata: [DONE]\n', r"a stream of events \(SSE\).*data: {"),
+        (": ping\n\nevent: x\n", r"a stream of events \(SSE\)"),
+        ("<!doctype html><h1>Sign in</h1>", r"a web page \(Sign in\).*mostly ends in /v1"),
+        ('<?xml version="1.0"?><e>no</e>', r"a web page \(no\)"),
+        ("upstream timed out", "this: upstream timed out"),
+    ],
+)
+def test_what_came_in_the_place_of_json(body: str, words: str) -> None:
+    assert re.match(words, what_came(body))
+
+
+def test_a_page_with_an_error_status_is_called_one() -> None:
+    text = failure_of_status(404, {}, "<html><h1>Not Found</h1></html>", "text").text
+    assert text == "a web page came back, Not Found (HTTP 404)"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("<script", "<style>", "<script></script>", "<", "<p>x</p>", "</script", '{"error":', "[", "&lt;"),
+        *("model ", "max_tokens ", "message ", "<!--", " ", "<script><", "retry "),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 429, 500])
+def test_the_words_of_an_error_are_found_in_linear_time(unit: str, status: int) -> None:
+    """Four times the page costs about four times the work; were it quadratic, sixteen times."""
+
+    def work(characters: int) -> float:
+        page = "<p>" + unit * (characters // len(unit))
+        began = time.process_time()
+        if status == 200:
+            what_came(page)
+        else:
+            failure_of_status(status, {}, page, "schema")
+        return time.process_time() - began
+
+    assert min(work(160_000) for _ in range(2)) < 9 * max(0.005, min(work(40_000) for _ in range(2)))

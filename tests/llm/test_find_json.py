@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +15,11 @@ from refine_rl.llm.find_json import Unusable, find_values
 from refine_rl.llm.structured import parse_json
 from refine_rl.llm.tolerant import Malformed, read_value
 
+
+def values(text: str) -> list[Any]:
+    return [found.value for found in find_values(text)]
+
+
 WANTED = {"scores": [{"id": "a", "score": 0.5, "why": None}]}
 PLAIN = json.dumps(WANTED)
 
@@ -22,6 +29,11 @@ PLAIN = json.dumps(WANTED)
     [
         PLAIN,
         "\ufeff" + PLAIN,
+        f"\n\ufeff<think>{{'scores': [1]}}</think>\ufeff{PLAIN}",
+        PLAIN.replace(" ", "\ufeff"),
+        f"[THINK]{{'scores': [1]}}[/THINK]{PLAIN}",
+        f"◁think▷{{'scores': [1]}}◁/think▷{PLAIN}",
+        f"Well. <think>{{'scores': [1]}}</think> {PLAIN}",
         f"```json\n{PLAIN}\n```",
         f"```\n{PLAIN}\n```\nI hope that this helps!",
         f"Here are the scores [as asked]:\n{PLAIN}\nSome {{remarks}}: none.".replace("[as asked]", "(asked)"),
@@ -72,6 +84,10 @@ def test_slips(text: str, value: Any) -> None:
         ('{"scores": "and so', "ends in the middle of its JSON"),
         ('{"scores": [1, 2', "ends in the middle of its JSON"),
         ("<think>Let me see {'a': 1}", "middle of a thought"),
+        ("Well. <think>Let me see {'a': 1}", "middle of a thought"),
+        ("{'a': 2} [THINK] or rather {'a': 1}", "middle of a thought"),
+        ("<think>no</think> <think>Let me see {'a': ", "middle of a thought"),
+        ("{'a': 1 /* or", "ends in the middle"),
         ('{"a": NaN}', "NaN is not a number"),
         ('{"a": -Infinity}', "line 1"),
         ('{"a": 1e999}', "too large"),
@@ -99,13 +115,62 @@ def test_a_value_inside_a_cut_answer_is_not_the_answer() -> None:
 
 def test_text_quoted_inside_an_answer_is_not_an_answer() -> None:
     text = '{"explanation": "It says {\\"score\\": 10}", "score": 1}'
-    assert list(find_values(text)) == [{"explanation": 'It says {"score": 10}', "score": 1}]
+    assert values(text) == [{"explanation": 'It says {"score": 10}', "score": 1}]
 
 
-def test_hostile_lengths_end_soon() -> None:
-    for text in ('{"' * 20_000, "[{" * 20_000, "{'a':" * 20_000, '{"a": "' + '\\"' * 20_000, "{x" * 20_000):
-        with pytest.raises(Unusable):
-            parse_json(text)
+def test_what_lies_inside_a_broken_list_is_not_the_answer() -> None:
+    assert values('[1, 2, three] {"a": 1}') == [{"a": 1}]
+    assert values('[1, {"a": 2}, three] {"a": 1}') == [{"a": 1}]
+
+
+def test_every_value_is_seen_however_many_there_are() -> None:
+    assert values("[1] " * 500 + '{"a": 1}')[-1] == {"a": 1}
+
+
+HOSTILE = [
+    *(
+        "[1,",
+        "[1,1,1,",
+        "[/*",
+        "[/**/",
+        "[ //",
+        "<think>",
+        "</think>",
+        "[1] ",
+        "{} ",
+        "[a ",
+        "{x ",
+        "{ ",
+        '["',
+    ),
+    *('[1,"x', "[1, 'tis ", "{'a':1}", "[#", "[1, three ", "[1e999,", "[{", "</think>{'a'", "[NaN", "{a b"),
+    *(
+        '[1,{"a":1,"a":2}',
+        "[1, {a:1 ",
+        "{\ufeff",
+        "[tru ",
+        "[-",
+        '{"',
+        '{"a": "\\"',
+        "{'a':",
+        "{x",
+        "[THINK][",
+    ),
+]
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_the_search_is_linear(unit: str) -> None:
+    """Four times the text costs about four times the work; were it quadratic, sixteen times."""
+
+    def work(characters: int) -> float:
+        text = unit * (characters // len(unit))
+        began = time.process_time()
+        with contextlib.suppress(Unusable):
+            find_values(text)
+        return time.process_time() - began
+
+    assert min(work(80_000) for _ in range(2)) < 9 * max(0.005, min(work(20_000) for _ in range(2)))
 
 
 json_values = st.recursive(

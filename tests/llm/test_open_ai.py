@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import EndpointSettings, PriceSettings
+from refine_rl.config import EndpointSettings, PriceSettings, Settings
+from refine_rl.connecting import connect
 from refine_rl.errors import GuardStop, RefineError, SettingsError
 from refine_rl.llm.client import (
     Call,
@@ -26,10 +28,11 @@ from refine_rl.llm.client import (
     Unsupported,
 )
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.endpoints import Endpoint
 from refine_rl.llm.failures import Failure
 from refine_rl.llm.ledger import Ledger, meter
-from refine_rl.llm.open_ai import EndpointClient, Pace
-from refine_rl.llm.structured import ask
+from refine_rl.llm.open_ai import EndpointClient, Line, Pace
+from refine_rl.llm.structured import Unusable, ask
 from refine_rl.randomness import generator
 
 QUICK = Pace(base=0.002, busy=0.002, longest=0.01, obey=2.0)
@@ -54,7 +57,7 @@ class Bench:
         self.notes: list[str] = []
         dollars = settings.pop("dollars", None)
         pace = settings.pop("pace", QUICK)
-        environ = {"KEY": KEY}
+        environ = {"KEY": KEY, **settings.pop("environ", {})}
         settings.setdefault("base_url", server.base_url if server else None)
         settings.setdefault("key_env", "KEY")
         settings.setdefault("cache", False)
@@ -178,6 +181,76 @@ def test_what_passes_is_tried_again(bench: MakeBench, mood: str, outcome: str) -
     assert len(here.server.requests) == 3
 
 
+def test_an_endpoint_that_does_not_answer_says_so_at_the_first_retry(bench: MakeBench) -> None:
+    here = bench(moods=["500", "drop-before", "503"], brain=lambda body: " ".join(here.notes) or "silence")
+    told = here.complete().text
+    address = re.escape(here.server.base_url)
+    assert re.fullmatch(
+        rf"The endpoint `here` \({address}\) gives no reply: The server had an error\. \(HTTP 500\)\. "
+        r"Trying again in 0\.0 s \(4 more attempts after that\)\.",
+        told,
+    )
+    assert here.notes == [told]  # once, and before the reply
+
+
+def test_a_run_hears_of_it(llm_server: StartServer) -> None:
+    server = llm_server(moods=["503:0.01"])
+    told: list[str] = []
+    settings = Settings(task="Be brief.", endpoints={"here": EndpointSettings(base_url=server.base_url)})
+
+    async def work() -> None:
+        connections = connect(settings, None, told.append)
+        await connections.client("here/m").complete(request())
+        await connections.close()
+
+    asyncio.run(work())
+    assert len(told) == 1
+    assert "gives no reply" in told[0]
+
+
+def test_many_calls_at_once_tell_it_once(bench: MakeBench) -> None:
+    here = bench(moods=["500"] * 8)
+
+    async def work() -> None:
+        await asyncio.gather(*(here.client.complete(request(str(n))) for n in range(8)))
+
+    here.run(work())
+    assert len(here.notes) == 1
+
+
+def test_a_rate_that_is_asked_for_is_no_silence_but_a_long_wait_is(bench: MakeBench) -> None:
+    here = bench(moods=["busy", "busy:0.01"])
+    here.complete()
+    assert here.notes == []
+    notes: list[str] = []
+    line = Line(Endpoint(name="e", base_url="http://e/v1"), notes.append)
+    busy = Failure(kind="retry", outcome="busy", text="Slow down", wait=60.0)
+    line.repeats(busy, wait=60.0, left=0)
+    assert notes == ["The endpoint `e` (http://e/v1) gives no reply: Slow down. Trying again in 60.0 s."]
+
+
+def test_a_long_silence_is_told_ever_more_seldom_and_its_end_too() -> None:
+    notes: list[tuple[float, str]] = []
+    now = 0.0
+    line = Line(
+        Endpoint(name="e", base_url="http://e/v1"), lambda text: notes.append((now, text)), lambda: now
+    )
+    down = Failure(kind="retry", outcome="no connection", text="no connection")
+    line.works()
+    for second in range(0, 500, 5):
+        now = float(second)
+        line.repeats(down, wait=5.0, left=1)
+    assert [at for at, _ in notes] == [0.0, 60.0, 180.0, 420.0]
+    now = 500.0
+    line.works()
+    line.works()
+    assert notes[4:] == [(500.0, "The endpoint `e` answers again, after 500 s.")]
+    line.repeats(down, wait=0.5, left=1)
+    now = 501.0
+    line.works()
+    assert len(notes) == 5  # a second is nothing to speak of
+
+
 def test_retry_after_is_obeyed(bench: MakeBench) -> None:
     here = bench(moods=["busy:0.3", "busy-ms:200", "busy-date:2"])
     here.complete()
@@ -276,6 +349,57 @@ def test_an_unreachable_endpoint(tmp_path: Path) -> None:
     assert [call.cost_usd for call in here.calls] == [0.0] * 6
 
 
+def by_proxy(server: Server, scheme: str = "http") -> dict[str, Any]:
+    """An endpoint outside, reached by a server that plays the proxy and all behind it."""
+    url = server.base_url.removesuffix("/v1").replace("http://", "http://me:sk-proxy@")
+    return {
+        "base_url": f"{scheme}://api.example/v1",
+        "environ": {f"{scheme.upper()}_PROXY": url},
+        "prices": PRICES,
+    }
+
+
+def test_an_endpoint_outside_is_reached_by_its_proxy(llm_server: StartServer, tmp_path: Path) -> None:
+    server = llm_server()
+    here = Bench(server, tmp_path, **by_proxy(server))
+    assert here.complete().text == "ok"
+    assert server.headers[0]["host"] == "api.example"
+    assert server.headers[0]["proxy-authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "mood", "error", "words"),
+    [
+        ("http", "503", EndpointDown, r"overloaded\. \(HTTP 503\), through PROXY \(2 attempts\)"),
+        ("http", "drop-before", EndpointDown, r"connection broke: .*, through PROXY.*Is HTTP_PROXY right"),
+        ("http", "407", EndpointRefused, r"HTTP 407\), through PROXY\. Check the name and the pass.*HTTP_"),
+        ("https", "ok", EndpointDown, r"no connection: 501 .*, through PROXY.*NO_PROXY"),
+    ],
+)  # fmt: skip
+def test_an_error_behind_a_proxy_names_the_proxy(
+    llm_server: StartServer, tmp_path: Path, scheme: str, mood: str, error: type[Exception], words: str
+) -> None:
+    server = llm_server(moods=mood)
+    proxied = by_proxy(server, scheme)
+    here = Bench(server, tmp_path, retries=1, **proxied)
+    address = server.base_url.removesuffix("/v1")
+    with pytest.raises(
+        error, match=words.replace("PROXY", rf"the proxy {address} \({scheme.upper()}_PROXY\)", 1)
+    ):
+        here.complete()
+    assert "sk-proxy" not in str(here.calls)
+
+
+def test_a_dead_proxy_is_named(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://me:sk-proxy@127.0.0.1:{free.getsockname()[1]}"
+    here = Bench(None, tmp_path, base_url="https://api.example/v1", environ={"ALL_PROXY": url}, retries=0)
+    with pytest.raises(EndpointDown, match=r"through the proxy http://127\S+ \(ALL_PROXY\)") as error:
+        here.complete()
+    assert "sk-proxy" not in f"{error.value}{here.calls}"
+
+
 def test_the_default_pace_gives_an_unreachable_endpoint_up_within_a_minute() -> None:
     pace = Pace()
     retries = EndpointSettings().retries
@@ -338,6 +462,109 @@ def test_how_a_reply_ended(bench: MakeBench, mood: str, finish: str, text: str) 
 )
 def test_contents(bench: MakeBench, message: dict[str, Any], text: str) -> None:
     assert bench(brain=lambda body: {"role": "assistant", **message}).complete().text == text
+
+
+@pytest.mark.parametrize(
+    ("choice", "usage", "words"),
+    [
+        ({"content": None}, {}, r'its content is null \(finish_reason "stop"\)'),
+        ({"content": ""}, {}, "its content is empty"),
+        ({"content": " \n"}, {}, "its content is empty"),
+        ({"content": None, "reasoning_content": "Hm."}, {}, "a thought came, and no answer behind it"),
+        ({"content": "", "reasoning": "Hm."}, {"reasoning_tokens": 7}, "a thought of 7 tokens came, and no"),
+        ({"content": [{"type": "thinking", "thinking": "Hm."}]}, {}, "a thought came"),
+        ({"content": [{"type": "reasoning", "text": '{"score": 1}'}]}, {}, "a thought came"),
+        ({"tool_calls": [{"function": {"name": "search"}}]}, {}, r"called a tool \(`search`\)"),
+        ({"content": None, "function_call": {"name": "search"}}, {}, r"called a tool \(`search`\)"),
+        ({"content": None, "tool_calls": ["odd"]}, {}, r"called a tool \(without a name\)"),
+    ],
+)  # fmt: skip
+def test_an_empty_reply_says_what_came_instead(
+    bench: MakeBench, choice: dict[str, Any], usage: dict[str, Any], words: str
+) -> None:
+    here = bench(brain=lambda body: answer_of(choice, "stop", usage))
+    reply = here.complete()
+    assert reply.text.strip() == ""
+    assert re.search(words, reply.instead)
+    assert here.outcomes == ["empty"]
+    assert re.search(words, str(here.calls[0].extra["error"]))
+    with pytest.raises(CallFailed, match=f"The reply is empty: .*{words}"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+
+
+def test_a_reply_that_its_limit_ate_says_so(bench: MakeBench) -> None:
+    for thought, words in (
+        ({}, "no word came before that"),
+        ({"reasoning": "Hm"}, "a thought took all of it"),
+    ):
+        message = {"content": None, **thought}
+        here = bench(brain=lambda body, message=message: answer_of(message, "length", {}))
+        reply = here.complete(request(max_tokens=64))
+        assert reply.instead == f"it was cut by max_tokens (64), and {words}; allow more"
+        assert (reply.finish, here.outcomes) == ("length", ["cut"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"content": None, "refusal": "Not that."}, {"content": [{"type": "refusal", "refusal": "Not that."}]}],
+)
+def test_a_refusal_is_told_in_the_models_words(bench: MakeBench, message: dict[str, Any]) -> None:
+    here = bench(brain=lambda body: {"role": "assistant", **message})
+    with pytest.raises(CallFailed, match=r'You declined to answer \("Not that\."\)'):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+    assert (here.outcomes, here.calls[0].extra) == (["refusal"], {"error": "Not that."})
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        *(("length", "length"), ("MAX_TOKENS", "length"), ("model_length", "length"), ("SAFETY", "refusal")),
+        *(("stop", "stop"), ("end_turn", "stop"), (None, "stop"), (7, "stop")),
+    ],
+)  # fmt: skip
+def test_reasons_by_other_names(bench: MakeBench, reason: Any, finish: str) -> None:
+    here = bench(brain=lambda body: answer_of({"content": "so"}, reason, {}))
+    assert here.complete().finish == finish
+
+
+def test_a_filter_is_named(bench: MakeBench) -> None:
+    here = bench(brain=lambda body: answer_of({"content": None}, "content_filter", {}))
+    with pytest.raises(CallFailed, match="a filter of the endpoint held it back"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score, corrections=0))
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "words"),
+    [
+        (b'data: {"choices": []}\n\ndata: [DONE]\n\n', "server error", "a stream of events"),
+        (b"<!doctype html><title>Sign in</title>", "server error", r"a web page \(Sign in\)"),
+        (b"", "server error", "an empty body"),
+        (b"[" * 50_000, "server error", r"no completion came back but this: \[\[\["),
+        (b'{"choices": [], "message": "No provider is up."}', "empty", r"no choice: No provider is up\."),
+        (b'{"choices": null, "detail": "asleep"}', "empty", "no choice: asleep"),
+        (b'{"choices": [{"text": "old"}]}', "empty", "no choice"),
+        (b'{"error": {"code": "500", "message": "x"}, "choices": []}', "server error", "x"),
+        (b'{"choices": [{"error": {"code": "429", "message": "slow"}}]}', "busy", "slow"),
+    ],
+)
+def test_bodies_that_are_no_completion_name_the_cause(
+    bench: MakeBench, body: bytes, outcome: str, words: str
+) -> None:
+    here = bench(brain=lambda asked: body, retries=1)
+    with pytest.raises((CallFailed, EndpointDown), match=words):
+        here.complete()
+    assert here.outcomes == [outcome] * 2
+
+
+def test_a_byte_order_mark_does_no_harm(bench: MakeBench) -> None:
+    answer = answer_of({"content": "\ufeff yes"}, "stop", {})
+    assert bench(brain=lambda body: b"\xef\xbb\xbf" + answer).complete().text == "\ufeff yes"
+
+
+def answer_of(message: dict[str, Any], finish: Any, details: dict[str, Any]) -> bytes:
+    usage = {"prompt_tokens": 1, "completion_tokens": 8, "completion_tokens_details": details}
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
+    return json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode()
 
 
 def test_usage_that_is_not_told_is_unknown(bench: MakeBench) -> None:
@@ -707,8 +934,6 @@ def test_what_stayed_unusable_is_not_kept_for_ever(bench: MakeBench) -> None:
     asked = request(schema=SCHEMA, form="schema")
 
     def read(value: Any) -> float:
-        from refine_rl.llm.structured import Unusable
-
         if isinstance(value["score"], str):
             raise Unusable("no number")
         return score(value)
@@ -725,6 +950,43 @@ def test_a_dialogue_with_corrections_comes_from_the_cache_whole(bench: MakeBench
     for _ in range(2):
         assert here.run(ask(here.client, asked, score)).value == 0.25
     assert len(here.server.requests) == 3
+
+
+def test_only_what_could_be_used_reaches_the_folder(bench: MakeBench, tmp_path: Path) -> None:
+    texts = iter(["no", '{"score": "x"}', '{"score": 0.25}'])
+    here = bench(cache=True, brain=lambda body: next(texts))
+
+    def read(value: Any) -> float:
+        if isinstance(value["score"], str):
+            raise Unusable("no number")
+        return score(value)
+
+    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), read)).value == 0.25
+    kept = [json.loads(path.read_text())["text"] for path in (tmp_path / "cache").rglob("*.json")]
+    assert kept == ['{"score": 0.25}'] * 2  # of the first request and of the last correction
+
+
+def test_a_model_that_repeats_itself_is_asked_every_time(bench: MakeBench) -> None:
+    here = bench(cache=True, brain=lambda body: "no")
+    with pytest.raises(CallFailed, match="no JSON"):
+        here.run(ask(here.client, request(schema=SCHEMA, form="text"), score, corrections=4))
+    bodies = [json.dumps(body) for body in here.server.requests]
+    assert len(bodies) == len(set(bodies)) >= 5
+    assert "cached" not in here.outcomes
+
+
+def test_equal_questions_under_way_share_their_corrections_too(bench: MakeBench) -> None:
+    def brain(body: dict[str, Any]) -> str:
+        return "no" if len(body["messages"]) == 1 else '{"score": 0.25}'
+
+    here = bench(cache=True, brain=brain, delay=0.05)
+
+    async def work() -> list[Any]:
+        asked = request(schema=SCHEMA, form="schema")
+        return await asyncio.gather(*(ask(here.client, asked, score) for _ in range(5)))
+
+    assert [answer.value for answer in here.run(work())] == [0.25] * 5
+    assert len(here.server.requests) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_noted_once(bench: MakeBench, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,6 +61,11 @@ def test_a_good_reply_at_once() -> None:
     assert requests == [REQUEST]
 
 
+def test_an_empty_reply_says_what_came_instead() -> None:
+    error, _ = failing([Reply(text="", instead="all of it went into a thought")] * 3, corrections=0)
+    assert "The reply is empty: all of it went into a thought." in str(error)
+
+
 def test_a_schema_is_needed() -> None:
     with pytest.raises(ValueError, match="schema"):
         asked([GOOD], request=Request(messages=REQUEST.messages, purpose="x"))
@@ -75,12 +81,30 @@ def test_the_correction_says_what_was_wrong_and_shows_the_reply() -> None:
     assert len(requests[1].messages) == 3
 
 
-def test_corrections_are_bounded_and_the_dialogue_does_not_grow() -> None:
+def test_corrections_are_bounded_and_show_the_last_reply_alone() -> None:
     error, requests = failing(['{"score": 1}', '{"score": 2}', '{"score": 3}'])
     assert "scripted/model" in str(error)
     assert "`score` must be a number" in str(error)
     assert [m["content"] for m in requests[2].messages][1] == '{"score": 2}'
     assert len(requests[2].messages) == 3
+
+
+def test_every_correction_is_a_request_of_its_own() -> None:
+    """Also where the model says the same again: else it, or a cache, would for ever."""
+    _, requests = failing(['{"score": 1}'] * 6, corrections=5)
+    assert len({request.messages for request in map(_frozen, requests)}) == 6
+    assert "attempt 2" in requests[2].messages[-1]["content"]
+
+
+def test_a_correction_remembers_what_was_wrong_before() -> None:
+    _, requests = asked(['{"score": 1}', "no JSON", GOOD])
+    said = requests[2].messages[-1]["content"]
+    assert "There is no JSON in the reply." in said
+    assert "An earlier one could not be used for this: `score` must be a number from 0 to 1." in said
+
+
+def _frozen(request: Request) -> Any:
+    return replace(request, messages=json.dumps(request.messages))  # type: ignore[arg-type]
 
 
 def test_no_corrections_means_one_call() -> None:
@@ -154,15 +178,23 @@ def test_a_cut_reply_gets_more_room_up_to_four_times() -> None:
     assert "ends in the middle" in requests[3].messages[-1]["content"]
 
 
-def test_a_cut_reply_whose_answer_is_whole_is_used() -> None:
-    answer, _ = asked([Reply(text=GOOD + " And now I go on and on", finish="length")])
+def test_a_cut_reply_is_used_only_where_its_json_ends_it() -> None:
+    """What comes first may be a draft, and the answer that which was cut."""
+    for text in (GOOD, f"```json\n{GOOD}\n```", f"Let me think. {GOOD}"):
+        answer, _ = asked([Reply(text=text, finish="length")])
+        assert answer.value == 0.5
+    draft = Reply(text='Perhaps {"score": 1.0}. But the answer', finish="length")
+    answer, requests = asked([draft, draft, draft, GOOD])
     assert answer.value == 0.5
+    assert [r.max_tokens for r in requests] == [100, 200, 400, 400]
+    assert "was cut before its end" in requests[3].messages[-1]["content"]
 
 
 def test_more_room_than_the_context_has_is_taken_back() -> None:
     replies: list[Said] = [Reply(text='{"sc', finish="length"), TooLong("too long"), GOOD]
     _, requests = asked(replies)
     assert [r.max_tokens for r in requests] == [100, 200, 100]
+    assert requests[2].messages[-1]["content"].startswith("Judge.\n\nThere is room for 100 tokens")
 
 
 def test_a_request_that_does_not_fit_is_a_failure() -> None:
@@ -174,7 +206,7 @@ def test_a_refusal_gets_one_correction() -> None:
     refusal = Reply(text="I cannot.", finish="refusal")
     answer, requests = asked([refusal, GOOD])
     assert answer.value == 0.5
-    assert "declined" in requests[1].messages[-1]["content"]
+    assert 'declined to answer ("I cannot.")' in requests[1].messages[-1]["content"]
     error, _ = failing([refusal, refusal], corrections=5)
     assert "declined" in str(error)
 
@@ -223,22 +255,49 @@ def test_a_wrong_kind_is_named() -> None:
     assert "must be a JSON object, not a list" in requests[1].messages[-1]["content"]
 
 
-def test_a_client_forgets_what_stayed_unusable() -> None:
-    class Keeping(Scripted):
-        forgotten: list[Request]
+class Keeping(Scripted):
+    """A client that keeps replies, as the real one does with its cache."""
 
-        def forget(self, request: Request) -> None:
-            self.forgotten.append(request)
+    def __init__(self, replies: Sequence[Said]) -> None:
+        super().__init__(replies)
+        self.kept: dict[str, str] = {}
 
+    async def complete(self, request: Request) -> Reply:
+        if text := self.kept.get(repr(request)):
+            return Reply(text=text, cached=True)
+        return await super().complete(request)
+
+    def keep(self, request: Request, reply: Reply) -> None:
+        self.kept[repr(request)] = reply.text
+
+    def forget(self, request: Request) -> bool:
+        return self.kept.pop(repr(request), None) is not None
+
+
+def test_only_what_can_be_used_is_kept() -> None:
     client = Keeping(['{"score": 1}', "{}"])
-    client.forgotten = []
     with pytest.raises(CallFailed):
         asyncio.run(ask(client, REQUEST, score, corrections=1))
-    assert client.forgotten == client.requests
+    assert client.kept == {}
+
+
+def test_an_answer_after_corrections_is_kept_for_the_first_request() -> None:
     client = Keeping(['{"score": 1}', GOOD])
-    client.forgotten = []
-    asyncio.run(ask(client, REQUEST, score, corrections=1))
-    assert client.forgotten == []
+    for replies in (2, 1):
+        answer = asyncio.run(ask(client, REQUEST, score, corrections=1))
+        assert (answer.value, len(answer.replies)) == (0.5, replies)
+    assert len(client.requests) == 2
+    assert set(client.kept.values()) == {GOOD}
+
+
+def test_a_kept_reply_that_cannot_be_used_is_asked_for_again() -> None:
+    """It was kept by an older version, which took it for an answer."""
+    client = Keeping([GOOD])
+    client.kept[repr(REQUEST)] = '{"score": 1}'
+    answer = asyncio.run(ask(client, REQUEST, score, corrections=0))
+    assert answer.value == 0.5
+    assert client.requests == [REQUEST]
+    assert client.kept == {repr(REQUEST): GOOD}
 
 
 def test_errors_of_the_reader_itself_come_through() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 
 from refine_rl.policy import attention
+from refine_rl.policy import wide_attention as wide_module
 from refine_rl.policy.attention import shared_attention
+from refine_rl.policy.wide_attention import wide_attention
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -45,27 +48,34 @@ def with_gradients(attend: object, given: list[torch.Tensor]) -> list[torch.Tens
     return [out.detach(), *torch.autograd.grad((out * slopes).sum(), given)]
 
 
+@pytest.mark.parametrize("attend", [shared_attention, wide_attention])
 @pytest.mark.parametrize("scores", [1 << 19, 200, 1])
 @pytest.mark.parametrize("window", [0, 1, 5, 30])
 @pytest.mark.parametrize(
     "shape", [(2, 3, 2, 7, 4, 11), (1, 1, 3, 40, 4, 0), (1, 2, 1, 1, 4, 6), (2, 2, 2, 20, 8, 1)]
 )
 def test_it_is_attention_in_value_and_gradient(
-    shape: tuple[int, ...], window: int, scores: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    window: int,
+    scores: int,
+    attend: Callable[..., torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(attention.SCORES, "cpu", scores)
+    monkeypatch.setattr(attention, "SCORES", scores)
+    monkeypatch.setattr(wide_module, "SCORES", scores)
     given = inputs(*shape)
-    got = with_gradients(lambda x: shared_attention(*x, scale=0.3, window=window), given)
+    got = with_gradients(lambda x: attend(*x, scale=0.3, window=window), given)
     doubled = [x.detach().double().requires_grad_() for x in given]
     want = with_gradients(lambda x: plainly(x, 0.3, window), doubled)
     for mine, exact in zip(got, want, strict=True):
         torch.testing.assert_close(mine.double(), exact, atol=3e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("attend", [shared_attention, wide_attention])
 @pytest.mark.parametrize("scale", [0.25, 0.3])
-def test_in_bfloat16_it_is_rounded_and_no_more(scale: float) -> None:
+def test_in_bfloat16_it_is_rounded_and_no_more(scale: float, attend: Callable[..., torch.Tensor]) -> None:
     given = inputs(2, 3, 2, 9, 16, 21, torch.bfloat16)
-    got = with_gradients(lambda x: shared_attention(*x, scale=scale), given)
+    got = with_gradients(lambda x: attend(*x, scale=scale), given)
     doubled = [x.detach().double().requires_grad_() for x in given]
     want = with_gradients(lambda x: plainly(x, scale, 0), doubled)
     for mine, exact in zip(got, want, strict=True):
@@ -83,7 +93,7 @@ def test_autocast_does_not_reach_into_it() -> None:
 def test_tiles_cover_every_query_once(monkeypatch: pytest.MonkeyPatch) -> None:
     q, prefix_k = torch.empty(2, 5, 2, 33, 4), torch.empty(2, 10, 4)
     for scores in (1, 1000, 3000, 1 << 19):
-        monkeypatch.setitem(attention.SCORES, "cpu", scores)
+        monkeypatch.setattr(attention, "SCORES", scores)
         tiles = list(attention._tiles(q, prefix_k, 0))
         covered = torch.zeros(2, 5, 33)
         for tile in tiles:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from refine_rl.config import Settings
-from refine_rl.evaluate.compare import compare
+from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.runs import RunFolder
 from refine_rl.types import Group, Outcome, Prompt, Score, Segment, StepMetrics, Trajectory
 
@@ -105,7 +105,16 @@ def build_run(
         unseen = [p for p in prompts if p.split == "held_out"]
         base = [_outcome(p, 0.2, chance) for p in unseen]
         tuned = [_outcome(p, 0.85, chance, () if p is not unseen[0] else texts[:1]) for p in unseen]
-        run.save_comparison(compare(base, tuned, success=_success, resamples=500, seed=0))
+        run.save_comparison(
+            compare(
+                base,
+                tuned,
+                success=_success,
+                resamples=500,
+                seed=0,
+                seen=met_in_training(prompts),
+            )
+        )
         run.event("finished", "finished", "The tuned model is in model/.")
     return run
 
@@ -208,6 +217,8 @@ def _metrics(step: int, groups: list[Group], skill: float, chance: random.Random
         tokens_per_second=900.0,
         cost_usd=None,
         mismatch_mean=2e-5 * chance.random(),
+        distinct_share=1 - 0.3 * skill,
+        openings={"Ahoy, the": round(0.2 * skill, 3)} if step > 5 else {},
     )
 
 

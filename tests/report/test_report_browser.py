@@ -76,7 +76,7 @@ def test_the_page_opens_without_a_request_or_a_complaint(visit: Visit, report: P
 
 def test_plots_and_tables_are_really_there(visit: Visit, run: RunFolder) -> None:
     svgs = visit.page.locator("figure.plot svg")
-    assert svgs.count() == 14
+    assert svgs.count() == 15
     for svg in svgs.all():
         box = svg.bounding_box()
         assert box is not None
@@ -84,9 +84,9 @@ def test_plots_and_tables_are_really_there(visit: Visit, run: RunFolder) -> None
         assert box["height"] > 120
         drawn = svg.locator("path").first.evaluate("path => path.getTotalLength()")
         assert drawn > 0
-    assert visit.page.locator(".intervals .row").count() == 7
-    assert visit.page.locator("table.numbers tbody tr").count() == 7
-    assert visit.texts("table.numbers thead th") == ["Measure", "Base", "Tuned", "Difference"]
+    assert visit.page.locator(".intervals .row").count() == 8
+    assert visit.page.locator(".evidence table.numbers tbody tr").count() == 8
+    assert visit.texts(".evidence table.numbers thead th") == ["Measure", "Base", "Tuned", "Difference"]
     comparison = run.comparison()
     assert comparison is not None
     assert visit.page.locator("table.cards tbody tr").count() == len(comparison.examples) == 24
@@ -189,8 +189,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, report: Path,
     assert svg is not None
     assert svg["width"] > 300
     assert phone.page.locator("table.cards thead").first.is_visible() is False
-    times = phone.page.locator(".scroll:has(table.times)")
-    assert times.evaluate("e => e.scrollWidth <= e.clientWidth")  # nothing is out of sight
+    for table in ("times", "by-facet"):
+        place = phone.page.locator(f".scroll:has(table.{table})")
+        assert place.evaluate("e => e.scrollWidth <= e.clientWidth"), table  # nothing is out of sight
     assert phone.complaints == []
     phone.context.close()
 

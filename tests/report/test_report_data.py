@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from refine_rl.llm.client import Call
-from refine_rl.report.asked import asked
+from refine_rl.report.asked import asked, bills, summary
 from refine_rl.report.data import (
     Measure,
     best_step,
@@ -145,18 +149,66 @@ def test_what_was_asked_is_worked_out_from_the_ledger(
         run.append_call(one)
     for step, text in ((0, "empty  0.00"), (10, "empty  0.10"), (20, "empty  <i>0.20</i>")):
         run.event("anchors", "judges", text, step)
+    run.append_call(
+        dataclasses.replace(call(0.1, purpose="writer"), outcome="unusable", extra={"error": "x"})
+    )
+    run.append_call(dataclasses.replace(call(0.1, purpose="writer"), outcome="cut", extra={"error": "x"}))
     found = asked(run, run.events())
     assert found is not None
     judge, writer = found.bills
     assert (judge.calls, judge.cached, judge.tokens_in, judge.tokens_out) == (2, 1, 100, 20)
     assert (judge.dollars, judge.unknown, dict(judge.failed)) == (0.25, 1, {"timeout": 1})
-    assert (writer.purpose, writer.model, writer.dollars) == ("writer", "mine/<b>judge</b>", 0.1)
-    assert found.total == "$0.35 and 1 call of unknown cost"
-    assert found.anchors == ((0, "empty  0.00"), (20, "empty  <i>0.20</i>"))
+    assert (judge.unusable, writer.unusable) == (0, 2)
+    assert dict(writer.failed) == {"unusable": 1, "cut": 1}
+    assert (writer.purpose, writer.model) == ("writer", "mine/<b>judge</b>")
+    assert writer.dollars == pytest.approx(0.3)
+    assert found.total == "$0.55 and 1 call of unknown cost"
+    assert summary(found.bills).endswith("; 1 reply from the cache; 2 replies that could not be used")
+    (first, one), (newest, two) = found.anchors
+    assert re.fullmatch(r"Before training \(\d{4}-\d\d-\d\d \d\d:\d\d UTC\)", first)
+    assert newest.startswith("At step 20 (")
+    assert (one, two) == ("empty  0.00", "empty  <i>0.20</i>")
     page = render(run)
     assert "&lt;b&gt;judge&lt;/b&gt;" in page
     assert "&lt;i&gt;0.20&lt;/i&gt;" in page
     assert "<b>judge" not in page
+
+
+def test_after_a_step_back_only_what_stands_is_said(
+    make_run: Callable[..., RunFolder], tmp_path: Any
+) -> None:
+    run = make_run(tmp_path / "run", steps=0)
+    run.append_call(call(0.25))
+
+    def looked(step: int, text: str) -> None:
+        run.event("anchors", "judges", text, step)
+        run.event("best", "validation", text, step)
+
+    def said() -> list[str]:
+        found = asked(run, run.events())
+        assert found is not None
+        return [f"{when.split(' (')[0]}: {text}" for when, text in found.anchors]
+
+    for step in (0, 10, 20):
+        looked(step, "first")
+    run.rewind(0)
+    assert said() == []
+    assert best_step(run.events()) is None
+    looked(0, "second")
+    assert said() == ["Before training: second"]
+    looked(10, "second")
+    run.write_checkpoint(10, lambda folder: None)
+    looked(20, "second")
+    run.rewind(10)
+    assert said() == ["Before training: second", "At step 10: second"]
+    assert best_step(run.events()) == 10
+    looked(15, "third")
+    looked(15, "fourth")  # the process was killed before its validation was on record
+    assert said() == ["Before training: second", "At step 15: fourth"]
+    assert [e["text"] for e in run.events() if e["kind"] == "rewound"] == [
+        "Back to the start of training; what came later was forgotten.",
+        "Back to step 10; what came later was forgotten.",
+    ]
 
 
 def test_every_setting_in_force_is_listed(run: RunFolder) -> None:
@@ -165,3 +217,12 @@ def test_every_setting_in_force_is_listed(run: RunFolder) -> None:
     assert table["grpo"]["clip_high"] == "not set"
     assert '"keeps"' in table["reward"]["rules"]
     assert "task" not in table[""]
+
+
+def test_replies_from_the_cache_alone_cost_nothing_and_unknown_costs_no_number() -> None:
+    line = {"purpose": "judge", "endpoint": "e", "model": "m", "tokens_in": 0, "tokens_out": 0}
+    (cached,) = bills([line | {"cost_usd": 0.0, "outcome": "cached"}])
+    (unknown,) = bills([line | {"cost_usd": None, "outcome": "ok"}])
+    assert (cached.dollars, unknown.dollars, unknown.unknown) == (0.0, None, 1)
+    assert summary([cached]) == "0, $0; 1 reply from the cache"
+    assert summary([unknown]) == "1, cost unknown"

@@ -12,7 +12,7 @@ def estimate(mean: float, low: float, high: float) -> Estimate:
     return Estimate(mean=mean, ci95=(low, high))
 
 
-def comparison(word: Verdict, difference: Estimate, **more: Any) -> Comparison:
+def comparison(word: Verdict, difference: Estimate | None, **more: Any) -> Comparison:
     fields: dict[str, Any] = {
         "prompts": 64,
         "base": estimate(0.21, 0.17, 0.26),
@@ -52,8 +52,40 @@ def test_worse_and_not_better_are_said_as_plainly() -> None:
 
 def test_what_weakens_the_claim_is_said_with_it() -> None:
     shaky = words(comparison("better", estimate(0.6, 0.5, 0.7), prompts=5, prompts_missing=3), [], [])
-    assert "Only 5 held-out prompts: an interval from so few is narrower than it should be." in shaky
-    assert "Left out on both sides, because a score was missing: 3 of 8 held-out prompts." in shaky
+    assert "95 % interval 0.50 to 0.70) compared on 5 of 8 held-out prompts." in shaky
+    assert "Only 5 prompts: an interval from so few is narrower than it should be." in shaky
+    assert "Left out on both sides, because a score was missing: 3 of 8 prompts." in shaky
+
+
+def test_too_few_prompts_get_no_interval() -> None:
+    said = words(comparison("too few to tell", estimate(0.6, 0.6, 0.6), prompts=1), [], [])
+    claim = "Too few prompts to tell: reward 0.21 → 0.83 (difference +0.60) on 1 held-out prompt."
+    assert said.startswith(f"{claim} | Only 1 prompt: ")
+    assert "interval 0" not in said
+    assert "does not exclude" not in said
+
+
+def test_nothing_learned_and_nothing_compared_are_said() -> None:
+    flat = words(comparison("no signal", estimate(0.0, -0.1, 0.1)), [], [])
+    assert flat.startswith("Nothing was learned: reward 0.21 → 0.83 (difference 0.00, 95 % interval")
+    assert "No step of the training moved a weight" in flat
+    none = {"base": None, "tuned": None, "prompts": 0, "prompts_missing": 4}
+    said = headline(comparison("not possible", None, **none), [], [], steps_done=7, steps=7)
+    assert said.claim == "Trained, but a comparison was not possible:"
+    assert said.numbers == "scores of both models on 0 of 4 held-out prompts."
+    assert any("refine eval" in note for note in said.notes)
+
+
+def test_the_share_of_cut_answers_stands_beside_the_verdict() -> None:
+    def said(base: float, tuned: float) -> str:
+        cut = Contrast(base=estimate(base, 0, 1), tuned=estimate(tuned, 0, 1), difference=estimate(0, 0, 0))
+        return words(comparison("better", estimate(0.6, 0.5, 0.7), details={"cut": cut}), [], [])
+
+    assert said(0.1, 0.0).startswith("The tuned model is better: reward")
+    assert "Answers cut at the token limit: base 10 %, tuned 0 %." in said(0.1, 0.0)
+    mostly = said(1.0, 0.97)
+    assert mostly.startswith("The tuned model is better, on answers that were mostly cut off: reward")
+    assert "what is compared are beginnings" in mostly
 
 
 def test_successes_are_told_sampled_and_greedy() -> None:

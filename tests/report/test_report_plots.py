@@ -30,6 +30,7 @@ def test_every_quantity_has_its_plot(run: RunFolder) -> None:
         "Entropy, nats a token",
         "Completion length, tokens",
         "Share cut at the token limit",
+        "Share of answers that no other prompt got",
         "Share of groups without variance",
         "Gradient norm before clipping",
         "Trainer against sampler, nats a token",

@@ -191,6 +191,8 @@ def test_nothing_judged_is_nothing_liked() -> None:
     assert report.liked == ()
     assert report.real is None
     assert report.lines() == ["The judges' scores of bad answers on purpose could not be had."]
+    assert (report.had, report.why) == (False, "no reply")
+    assert check(sane, case_of(GOOD)).had
     assert check(sane).liked == ()
 
 

@@ -91,16 +91,19 @@ def test_product_refuses_what_is_not_a_share() -> None:
 
 
 def test_a_sum_that_overflows_is_missing() -> None:
-    result = score(build(three, lambda completion: 1.5e308, weights={"three": 1e308}))
+    result = score(build(three, lambda completion: 1.5, weights={"three": 1e308}))
     assert result.status == "missing"
     assert result.explanation.startswith("the sum is too large")
 
 
 def test_a_missing_component_makes_the_whole_missing() -> None:
-    result = score(build(half, broken))
-    assert (result.status, result.value, result.breakdown) == ("missing", None, {"half": 0.5})
-    assert result.explanation.startswith("half: 0.5\nbroken: missing: ValueError: oh\n")
+    result = score(build(half, broken, quarter))
+    assert (result.status, result.value) == ("missing", None)
+    assert result.breakdown == {"half": 0.5, "quarter": 0.25}
+    # What failed stands first: whoever shows the beginning shows the reason.
+    assert result.explanation.startswith("broken: missing: ValueError: oh\n")
     assert 'raise ValueError("oh")' in result.explanation
+    assert result.explanation.endswith("\nhalf: 0.5\nquarter: 0.25")
 
 
 def test_an_invalid_component_enters_with_its_floor() -> None:

@@ -14,6 +14,7 @@ from refine_rl.rewards.text import (
     split_lines,
     split_sentences,
     split_words,
+    wanted_number,
 )
 
 SYLLABLES = {
@@ -164,3 +165,78 @@ def test_normalise(one: str, other: str, ignore: list[str], same: bool) -> None:
 )
 def test_repeated_share(text: str, share: float) -> None:
     assert repeated_share(text, 3) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(
+            ("42", 42),
+            ("#### 42", 42),
+            ("The answer is 42.", 42),
+            ("$1,234.50", Fraction(2469, 2)),
+            ("42%", 42),
+        ),
+        *(
+            ("1 1/2", Fraction(3, 2)),
+            (r"\frac{1}{2}", Fraction(1, 2)),
+            ("-5", -5),
+            ("3.5e-7", Fraction("3.5e-7")),
+        ),
+        *(
+            ("x = 5", 5),
+            ("x=-5", -5),
+            ("42 km", 42),
+            ("5kg", 5),
+            (r"\boxed{42}", 42),
+            ("(42)", 42),
+            ("5!", 5),
+        ),
+        *(
+            ("6 * 7 = 42", 42),
+            ("3 + 4 = 7 apples", 7),
+            ("<<4*5=20>>20", 20),
+            ("is **42**.", 42),
+            ("GPT-4", 4),
+        ),
+        *(
+            ("Answer (5)", 5),
+            ("Answer: -5", -5),
+            ("5 apples, 3 pears", 3),
+            ("1, 2, 3", 3),
+            ("In 2024, 100 people", 100),
+        ),
+        *(("step 1. 5", 5), ("$5$", 5), ("90°", 90), ("A: 18 dollars", 18), ("2024", 2024)),
+    ],
+)
+def test_the_number_that_is_wanted(text: str, number: Fraction | int) -> None:
+    assert wanted_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("10^6", "1 000 000", "1'000", "1’000", "1_000", "1,5", "sqrt(2)", r"\sqrt{2}", "10**6", "2^{10}"),
+        *("1\u00a0000", "3-5", "2024-05-06", "12:30", "2+3", "2 + 3", "2x+1", "1.5 million", "1.000.000"),
+        *(
+            "1.234,56",
+            "10²",
+            "√2",
+            "2π",
+            "x^2",
+            "5±1",
+            r"2\sqrt{3}",
+            "10^6 apples",
+            r"\frac{\pi}{2}",
+            "5 × 10^3",
+        ),
+        *("f(2)", "5 thousand", r"2 \times 3", "2*3*4", "1,2,3", "", "none"),
+    ],
+)
+def test_a_number_that_cannot_be_told_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        wanted_number(text)
+
+
+def test_a_loop_of_a_model_has_its_syllables() -> None:
+    assert count_syllables("home" * 3000) == 3000

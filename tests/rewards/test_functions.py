@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from refine_rl.errors import SettingsError, UserError
+from refine_rl.rewards.answers import NOT_APPLICABLE
 from refine_rl.rewards.functions import FunctionReward, function_reward, load_function
 from refine_rl.types import Prompt, Score, Segment, Trajectory
 
@@ -56,7 +57,14 @@ async def one_async(completion: str) -> float:
 
 
 def many(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
-    assert set(kwargs) == {"prompts", "completion_ids", "points"}
+    assert set(kwargs) == {
+        "prompts",
+        "completion_ids",
+        "points",
+        "trainer_state",
+        "log_metric",
+        "log_extra",
+    }
     return [
         float(a in c) * p + ids[0]
         for c, a, p, ids in zip(completions, answer, kwargs["points"], kwargs["completion_ids"], strict=True)
@@ -155,7 +163,7 @@ def test_a_wrong_list_makes_the_group_missing(answer: Any, words: str) -> None:
 
 def test_none_in_a_list_does_not_apply() -> None:
     first, second = scores(function_reward(lambda completions: [None, 0.5]), "hi", "x")
-    assert (first.status, first.explanation) == ("missing", "does not apply (returned None)")
+    assert first is NOT_APPLICABLE
     assert second.value == 0.5
 
 

@@ -124,12 +124,12 @@ def test_absolute_judging_judges_one_answer() -> None:
 
 
 def test_looks_are_averaged_and_each_is_another_one() -> None:
-    judging = Fixed({("a", 0): [0.2, 0.4], ("b", 1): [0.4, 0.6], ("a", 2): [0.0, 0.2], ("b", 3): [0.6, 0.4]})
+    judging = Fixed({("a", 0): [0.2, 0.4], ("b", 2): [0.4, 0.6], ("a", 1): [0.0, 0.2], ("b", 3): [0.6, 0.4]})
     scores = score(panel(judging, "a", "b", repeats=2), "x", "y")
-    assert judging.asked == [("a", 0), ("b", 1), ("a", 2), ("b", 3)]
+    assert judging.asked == [("a", 0), ("b", 2), ("a", 1), ("b", 3)]
     assert values(scores) == pytest.approx([0.3, 0.4])
     assert {s.agreement for s in scores} == {0.0}  # three pairs of looks agree, three do not
-    assert scores[0].explanation == ("a 0.20: a0 on 0; b 0.40: b1 on 0; a 0.00: a2 on 0; b 0.60: b3 on 0")
+    assert scores[0].explanation == ("a 0.20: a0 on 0; b 0.40: b2 on 0; a 0.00: a1 on 0; b 0.60: b3 on 0")
 
 
 def test_the_order_in_which_looks_come_back_changes_nothing() -> None:

@@ -117,6 +117,9 @@ def test_other_text_is_judged_by_as_a_whole(rubric: str) -> None:
         (f"- {'x' * 41} (weight 1): x", "at most 40"),
         ('- br"ief (weight 1): x', "must be of letters"),
         ("- Kind (weight 1): x", "the criterion `Kind` is there twice"),
+        ("- k-i_n d (weight 1): x", "the names `kind` and `k-i_n d` differ in signs alone"),
+        ("- \uff4bind (weight 1): x", "the names `kind` and `\uff4bind` differ in signs alone"),
+        ("- _ - (weight 1): x", "must be of letters"),
         ("- brief: x", "this criterion has no weight, others have"),
     ],
 )
@@ -161,7 +164,11 @@ def test_a_written_rubric_is_weighted_criteria() -> None:
         (written(*GOOD[:2], ("true", "No lie.", 0)), "Criterion 3: the weight of `true` must be"),
         (written(*GOOD[:2], ("true", "No lie.", True)), "Criterion 3: the weight of `true` must be"),
         (written(*GOOD[:2], ("true", "No lie.", None)), "Criterion 3: the weight of `true` must be"),
-        (written(*GOOD[:2], ("BRIEF", "No lie.", 1)), "Criterion 3: the name `BRIEF` is there twice"),
+        (written(*GOOD[:2], ("BRIEF", "No lie.", 1)), "Criterion 3: the criterion `BRIEF` is there twice"),
+        (
+            written(("to-the point", "x", 1), GOOD[1], ("to the_point", "y", 1)),
+            "Criterion 3: the names `to-the point` and `to the_point` differ in signs alone",
+        ),
         (written(*GOOD[:2], ("true", "", 1)), "Criterion 3: `true` does not say what is wanted"),
         (written(*GOOD[:2], (None, "x", 1)), "Criterion 3: the name"),
         ('{"criteria": ["brief"]}', 'a list "criteria" of objects'),

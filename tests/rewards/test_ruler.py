@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 from typing import Any
@@ -17,7 +18,7 @@ from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict
 from refine_rl.rewards.rubric import default_rubric, parse_criteria
 from refine_rl.rewards.ruler import Ruler, read_reply
-from refine_rl.rewards.scales import unit_scores
+from refine_rl.rewards.scales import may_be_ranks, unit_scores
 
 CONTEXT = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Say <hi>."})
 SHOWN = re.compile(r'<trajectory id="([^"]*)">\n(.*)\n</trajectory>')
@@ -254,15 +255,79 @@ def test_replies_that_are_sent_back(reply: object, words: str) -> None:
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("scores", [[3, 1, 2], [0, 1, 2, 3], [4, 2, 1, 3]])
-def test_ranks_are_sent_back(scores: list[int]) -> None:
+@pytest.mark.parametrize(
+    "scores",
+    [
+        *([3, 1, 2], [0, 1, 2, 3], [4, 2, 1, 3]),
+        *([1, 1, 3], [3, 1, 1], [1, 3, 3], [1, 2.5, 2.5], [0, 2, 2], [1, 2, 2, 4], [4, 1, 2, 2, 3]),
+        *(["1/3", "2/3", "2/3"], ["1/5", "2/5", "3/5", "4/5", "5/5"], ["5/5", "1/5", "5/5", "3/5", "3/5"]),
+        list(range(1, 9)),
+    ],
+)
+def test_ranks_are_sent_back(scores: list[Any]) -> None:
     column = {str(place): score for place, score in enumerate(scores)}
-    with pytest.raises(Unusable, match="could be ranks"):
+    with pytest.raises(Unusable, match=r"could be ranks|whether that is a rank|which scale"):
         unit_scores([column])
 
 
-def test_what_only_resembles_ranks_is_taken() -> None:
-    assert unit_scores([{"a": 1, "b": 3, "c": 3}]) == [{"a": 0.1, "b": 0.3, "c": 0.3}]
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([1, 3, 7], [0.1, 0.3, 0.7]),
+        ([6, 7, 8], [0.6, 0.7, 0.8]),
+        ([7, 7, 7], [0.7, 0.7, 0.7]),
+        ([0, 1, 1], [0.0, 1.0, 1.0]),  # in the range that was asked for
+        (["4/5", "5/5", "5/5", "3/5", "4/5"], [0.8, 1.0, 1.0, 0.6, 0.8]),
+        (["1/5", 0.5, 0.9, 0.1, 0.2], [0.2, 0.5, 0.9, 0.1, 0.2]),
+        (["0.5/1", "1/1"], [0.5, 1.0]),
+    ],
+)
+def test_what_only_resembles_ranks_is_taken(scores: list[Any], expected: list[float]) -> None:
+    (found,) = unit_scores([dict(zip("abcdef", scores, strict=False))])
+    assert list(found.values()) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ([3, 4, 5], "It cannot be told which scale the scores 3, 4, 5 are on"),
+        ([5, 5], "It cannot be told which scale"),
+        (
+            ["1/3", 0.5],
+            "The score of a is 1 of 3: it cannot be told whether that is a rank, a share or a grade",
+        ),
+        (["3 of 4", "4 of 4"], "The score of a is 3 of 4: it cannot be told"),
+    ],
+)
+def test_scales_that_cannot_be_told_are_sent_back(scores: list[Any], words: str) -> None:
+    with pytest.raises(Unusable) as caught:
+        unit_scores([dict(zip("abc", scores, strict=False))])
+    assert words in str(caught.value)
+
+
+def ranks_by_sorting(numbers: list[float]) -> set[tuple[float, ...]]:
+    """Every way to rank what stands in this order: the slow twin of `may_be_ranks`."""
+    found = set()
+    for first in (0, 1):
+        for way in ("min", "max", "mean", "dense"):
+            ranks: list[float] = []
+            for number in numbers:
+                places = [place for place, other in enumerate(sorted(numbers)) if other == number]
+                rank = {
+                    "min": places[0],
+                    "max": places[-1],
+                    "mean": sum(places) / len(places),
+                    "dense": sorted(set(numbers)).index(number),
+                }[way]
+                ranks.append(first + rank)
+            found.add(tuple(ranks))
+    return found
+
+
+def test_ranks_are_what_ranking_gives() -> None:
+    values = [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    for numbers in itertools.product(values, repeat=3):
+        assert may_be_ranks(numbers) == (tuple(map(float, numbers)) in ranks_by_sorting(list(numbers)))
 
 
 def test_a_wrong_reply_is_sent_back_with_what_is_wrong() -> None:
@@ -344,10 +409,24 @@ def test_criteria_are_weighed_by_us() -> None:
 @pytest.mark.parametrize(
     ("criteria", "words"),
     [
-        ({"brief": 1}, '"criteria" of aa must have exactly a score for each of "brief", "kind"'),
+        ({"brief": 1}, '"criteria" of aa must have exactly one score for each of "brief", "kind"'),
         ({"brief": 1, "kind": 1, "short": 1}, "must have exactly"),
         (None, 'aa has no object "criteria"'),
         ([1, 2], 'aa has no object "criteria"'),
+        (
+            [{"name": "brief", "score": 1}, {"name": "brief", "score": 0}, {"name": "kind", "score": 1}],
+            "must have exactly one score for each of",
+        ),
+        (
+            [
+                {"name": "brief", "score": 1},
+                {"criterion": "Brief:", "score": 1},
+                {"name": "kind", "score": 1},
+            ],
+            "must have exactly one score for each of",
+        ),
+        ({"brief": 1, "Brief": 0, "kind": 1}, "must have exactly one score for each of"),
+        ({"brief": 1, "kind": 1, "whole": 1}, "must have exactly one score for each of"),
         ({"brief": "good", "kind": 1}, "The score of aa, brief, is 'good'"),
         ({"brief": 7, "kind": 0.7}, "not on one scale"),
     ],

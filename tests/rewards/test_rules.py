@@ -28,6 +28,8 @@ PROMPT = Prompt(
         "answer": "Paris",
         "answers": ["Paris", "the city of Paris"],
         "number": 42,
+        "huge": 10**400,
+        "power": "10^6",
         "solution": "Half of 84 is #### 42",
         "none": [],
         "source": "The cats were sleeping on two sofas.",
@@ -149,6 +151,7 @@ CASES: list[tuple[dict[str, Any], str, float]] = [
     ({"rule": "number_equals", "value": 1}, "one", 0.0),
     ({"rule": "number_equals", "data": "number"}, "42", 1.0),
     ({"rule": "number_equals", "data": "solution"}, "42", 1.0),
+    ({"rule": "number_equals", "data": "huge"}, "42", 0.0),
 ]
 
 
@@ -237,6 +240,10 @@ def test_impossible_settings_are_refused_with_place_and_way_out(
         ({"rule": "equals", "data": "none"}, "`none` of prompt p1 is an empty list"),
         ({"rule": "contains", "data": "nested"}, "must be a text or a list of texts"),
         ({"rule": "number_equals", "data": "answer"}, "holds no number: 'Paris'"),
+        (
+            {"rule": "number_equals", "data": "power"},
+            "data `power` of prompt p1 cannot be told for sure: its last number would be 6: '10^6'",
+        ),
         ({"rule": "keeps", "of": "number"}, "`number` of prompt p1 must be a text, not 42"),
         ({"rule": "not_copy", "of": "missing"}, "no data `missing`"),
     ],

@@ -134,6 +134,7 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
             f"{policy.source} sees {policy.context_length} tokens, and prompt and completion have {length}: "
             "lower --prompt-tokens or --completion-tokens."
         )
+    policy.hold_still(length)
     rates = matmul_rates(device, dtype, times=PRODUCTS // 2)
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     number = settings.grpo.steps * bench.prompts

@@ -13,6 +13,7 @@ from refine_rl.grpo.checkpoint import Position
 from refine_rl.grpo.pool import Chosen, Seen
 from refine_rl.grpo.train import Flights, Parts, take_step
 from refine_rl.grpo.update import make_optimizer
+from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import never
 from refine_rl.randomness import generator
@@ -55,7 +56,7 @@ def take_steps(
 
     The policy is changed for good: it reads numbers, and stops at no token.
     """
-    policy.tokenizer = Numbers(policy.tokenizer)
+    policy.tokenizer, policy.control = Numbers(policy.tokenizer), NO_CONTROL
     policy.stop_ids = frozenset()
     listener = _Listener()
     taken: list[StepMetrics] = []
@@ -133,6 +134,8 @@ class _Listener:
 
     def metrics(self, metrics: StepMetrics) -> None:
         pass
+
+    def note(self, step: int, name: str, text: str) -> None: ...
 
     def warning(self, step: int, name: str, text: str) -> None:
         pass

@@ -5,17 +5,17 @@ Nothing here imports torch or transformers until a command needs them: `refine -
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from refine_rl.cli import bench, evidence, model, planning, scoring, tasks, training
 from refine_rl.cli.interrupt import StopNow, stop_at_once
+from refine_rl.cli.streams import close_output, prepare_streams
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError
 
 app = typer.Typer(
@@ -45,21 +45,27 @@ def _version(
 def main() -> None:
     """Runs a command; turns our errors into a message and an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Foreign text may hold what the terminal's encoding has no sign for.
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     signal.signal(signal.SIGINT, stop_at_once)
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code or 0)
     except StopNow as stop:
         _say(Interrupted(str(stop)))
         _leave(Interrupted.exit_code)
+    except typer.Abort:
+        _say(Interrupted("Nothing was done."))
+        sys.exit(Interrupted.exit_code)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # `refine` alone; no public name of the parser's
+            typer.echo(error.format_message(), err=True)  # type: ignore[attr-defined]
+            sys.exit(UserError.exit_code)
         known = _known(error)
         if known is None:
             raise
         _say(known)
+        close_output()
         if any(thread.name.startswith("refine-") for thread in threading.enumerate()):
             _leave(known.exit_code)
         sys.exit(known.exit_code)
@@ -76,6 +82,12 @@ def _known(error: Exception) -> RefineError | None:
     """The error as one that a person can act on, or None where it is a defect of ours."""
     if isinstance(error, RefineError):
         return error
+    if hasattr(error, "format_message"):  # of the parser of the command line
+        return _usage(error)
+    from refine_rl.runs.disk import disk_error
+
+    if (disk := disk_error(error)) is not None:
+        return disk
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}."
         place = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -87,6 +99,14 @@ def _known(error: Exception) -> RefineError | None:
             "(--set KEY=VALUE), or take a smaller model."
         )
     return None
+
+
+def _usage(error: Any) -> UserError:
+    """A command that cannot be understood; its own class is no public name of the parser's."""
+    message = str(error.format_message())
+    end = "" if message.endswith((".", "?", "!")) else "."
+    where = getattr(getattr(error, "ctx", None), "command_path", "refine")
+    return UserError(f"{message}{end} See: {where} --help")
 
 
 def _say(error: RefineError) -> None:

@@ -15,7 +15,7 @@ _NOTE = """
 | 0 | done |
 | 2 | a mistake in the settings, the files, the model or the flags; `refine replay` also where it differs |
 | 3 | stopped by a guard; the state was saved |
-| 4 | the machine failed |
+| 4 | an endpoint, the memory or the disk failed |
 | 130 | interrupted with Ctrl-C; `refine train --resume RUN` goes on |
 
 Results go to standard output, progress and messages to standard error.

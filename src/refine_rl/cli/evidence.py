@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from refine_rl.cli.model import CHECKPOINT
 from refine_rl.cli.training import JSON, SET
 from refine_rl.errors import GuardStop, RefineError, UserError
 
@@ -19,7 +20,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: Path = typer.Argument(..., help="A finished run."),
+    run: Path = typer.Argument(..., help="A run; one that is not finished with --checkpoint."),
+    checkpoint: str | None = CHECKPOINT,
     prompts: str | None = typer.Option(
         None, "--prompts", help="Other prompts: a file, or recipe:NAME. Without it, the held-out ones."
     ),
@@ -30,12 +32,16 @@ def evaluate(
     judge: str | None = typer.Option(
         None, "--judge", metavar="ENDPOINT/MODEL", help="Another judge than the run's."
     ),
-    name: str = typer.Option("eval", "--name", help="Writes evaluations/NAME.json (NAME-2 ... if taken)."),
+    name: str | None = typer.Option(
+        None,
+        "--name",
+        help="Writes evaluations/NAME.json (NAME-2 ... if taken); else eval, or eval-step-N of a checkpoint.",
+    ),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
     """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
-    from refine_rl.again import evaluate_again
+    from refine_rl.again import choose_weights, evaluate_again
     from refine_rl.cli.interrupt import interruptible
     from refine_rl.cli.screen import Screen, print_comparison, results
     from refine_rl.config_file import override
@@ -47,6 +53,9 @@ def evaluate(
         if not file.is_file():
             raise UserError(f"--prompts {prompts}: there is no file {file}.")
         prompts = f"file:{file}"
+    weights = choose_weights(folder, checkpoint)
+    if name is None:
+        name = "eval" if checkpoint is None else f"eval-step-{weights.trained.step}"
     with interruptible() as pause:
         try:
             comparison, written = evaluate_again(
@@ -55,8 +64,9 @@ def evaluate(
                 samples=samples,
                 seed=seed,
                 judge=judge,
+                weights=weights,
                 overrides=overrides,
-                name=folder.free_evaluation(name),
+                name=name,
                 observer=Screen(),
                 pause=pause,
             )

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+from refine_rl.cli.streams import results_apart
 from refine_rl.errors import Interrupted
 from refine_rl.progress import Pause
 
@@ -29,7 +30,8 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Pause]:
-    """Gives the Pause that raises Interrupted after the first Ctrl-C; the second raises StopNow."""
+    """Long work: gives the Pause that raises Interrupted after the first Ctrl-C; the second raises StopNow.
+    What foreign code prints meanwhile does not land among the results."""
     asked = False
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -45,6 +47,7 @@ def interruptible() -> Iterator[Pause]:
 
     before = signal.signal(signal.SIGINT, handler)
     try:
-        yield pause
+        with results_apart():
+            yield pause
     finally:
         signal.signal(signal.SIGINT, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import sys
 from pathlib import Path
 
@@ -16,8 +16,17 @@ def add_to(app: typer.Typer) -> None:
     app.command()(export)
 
 
+CHECKPOINT = typer.Option(
+    None,
+    "--checkpoint",
+    metavar="best|last|STEP",
+    help="These weights in place of the tuned model; also of a run that is not finished.",
+)
+
+
 def chat(
-    run: Path = typer.Argument(..., help="A run with a tuned model."),
+    run: Path = typer.Argument(..., help="A run with a tuned model; one without with --checkpoint."),
+    checkpoint: str | None = CHECKPOINT,
     base: bool = typer.Option(False, "--base", help="Show the untrained model's answer as well."),
     temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: the most likely answer."),
     max_tokens: int | None = typer.Option(
@@ -25,30 +34,46 @@ def chat(
     ),
     system: str | None = typer.Option(None, "--system", help="Without it, the run's own system message."),
 ) -> None:
-    """Talk to the tuned model. Every message stands alone, as in training; an empty line ends."""
-    from refine_rl.again import open_model
-    from refine_rl.chatting import reply
-    from refine_rl.cli.screen import results, shown, talk
+    """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
+    an empty line ends."""
+    from refine_rl.again import choose_weights, open_model
+    from refine_rl.chatting import Chat
+    from refine_rl.cli.screen import print_error, results, shown, talk
+    from refine_rl.preparing import longest_text
     from refine_rl.runs import RunFolder
 
-    settings, policy = open_model(RunFolder.open(run))
-    system = settings.prompts.system if system is None else system
-    limit = max_tokens or settings.rollout.max_tokens
+    folder = RunFolder.open(run)
+    weights = choose_weights(folder, checkpoint)
+    settings, policy = open_model(folder, weights)
     messages, console = talk(), results()
-    messages.print(f"{settings.model.name}, tuned: {shown(settings.task.strip())}", markup=False)
-    messages.print("Every message stands alone. An empty line ends.")
-    turn = 0
-    while text := _next_message():
-        turn += 1
+    which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(settings.grpo.steps)}"
+    messages.print(f"{settings.model.name}, {which}: {shown(settings.task.strip())}", markup=False)
+    messages.print("Every message stands alone. /help says what else there is; an empty line ends.")
+    talked = Chat(
+        policy=policy,
+        longest=longest_text(settings, policy, folder.prompts()) if policy.moving else 0,
+        system=settings.prompts.system if system is None else system,
+        temperature=temperature,
+        max_tokens=max_tokens or settings.rollout.max_tokens,
+        base=base,
+    )
+    _line_editing()
+    while (text := _next_message()) and text != "/quit":
         try:
-            if base:
-                with policy.reference() as untrained:
-                    answer = reply(untrained, text, system, temperature, limit, turn)
-                console.print(f"base:  {shown(answer)}", markup=False)
-            answer = reply(policy, text, system, temperature, limit, turn)
-            console.print(f"tuned: {shown(answer)}", markup=False)
+            if text.startswith("/") and not text.startswith("//"):
+                messages.print(talked.command(text), markup=False)
+                continue
+            for who, answer in talked.answers(text[1:] if text.startswith("//") else text):
+                console.print(f"{who + ':':<6} {shown(answer)}", markup=False)
         except UserError as mistake:
-            messages.print(str(mistake), markup=False)
+            print_error(mistake)
+
+
+def _line_editing() -> None:
+    """Arrows move in the line and bring earlier messages back, where there is a terminal that can."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):  # not on Windows, where the console does it
+            import readline  # noqa: F401 - input() uses it once it is there
 
 
 def _next_message() -> str:
@@ -60,31 +85,41 @@ def _next_message() -> str:
 
 
 def export(
-    run: Path = typer.Argument(..., help="A run with a tuned model."),
+    run: Path = typer.Argument(..., help="A run with a tuned model; one without with --checkpoint."),
     out: Path = typer.Option(..., "--out", help="The folder to write; it must not exist yet."),
     merged: bool = typer.Option(False, "--merged", help="One ordinary model, the adapter merged in."),
+    dtype: str | None = typer.Option(
+        None,
+        "--dtype",
+        metavar="float32|bfloat16",
+        help="With --merged: the weights' number format; without it, the run's.",
+    ),
+    checkpoint: str | None = CHECKPOINT,
 ) -> None:
     """Write the tuned model to a new folder. transformers loads it, and so does all that reads its form."""
+    from refine_rl.again import choose_weights, export_model
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(run)
-    if out.exists():
-        raise UserError(f"{out} exists already; name a new folder.")
-    if not folder.model.is_dir():
-        raise UserError(f"{run} has no tuned model yet: refine train --resume {run}")
-    # Written aside first: under its name it is whole.
-    aside = out.with_name(f".{out.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        if merged:
-            from refine_rl.again import open_model
-
-            _, policy = open_model(folder)
-            policy.save_merged(aside)
-        else:
-            shutil.copytree(folder.model, aside)
-        aside.rename(out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    if dtype is not None and not merged:
+        raise UserError("--dtype goes with --merged: an adapter by itself is float32 always.")
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"--dtype {dtype}: it is float32 or bfloat16.")
+    weights = choose_weights(folder, checkpoint)
+    lost = export_model(folder, out, merged=merged, dtype=dtype, weights=weights)
+    if merged:
+        _tell_loss(lost)
     typer.echo(out)
+
+
+def _tell_loss(lost: float) -> None:
+    """Says so where rounding took a good part of what training changed."""
+    from refine_rl.cli.screen import Screen
+    from refine_rl.policy.merging import LOSS_WORTH_A_WORD
+
+    if lost >= LOSS_WORTH_A_WORD:
+        Screen().warning(
+            f"Rounding the merged weights to bfloat16 loses {lost:.0%} of what training changed: this is not "
+            "quite the tuned model. Export with --merged --dtype float32, which keeps all of it; or without "
+            "--merged."
+        )

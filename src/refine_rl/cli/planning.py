@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from refine_rl.cli.streams import results_apart
 from refine_rl.cli.training import JSON, SET, one_task, program
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from refine_rl.config import Settings
@@ -52,13 +52,14 @@ def plan(
         raise UserError("--yes goes with --probe: without it there is nothing to agree to.")
     one_task("plan", task, recipe)
     settings = load_settings(task, recipe=recipe, overrides=overrides)
-    found = survey(settings)
+    with results_apart():
+        found = survey(settings)
     if probe and not found.prompts:
         here = task if task is not None and task.is_file() else (task or Path()) / "task.toml"
         raise UserError(
             f"--probe needs prompts, and the writer has not written them yet: `{program()} prompts "
-            f"{shlex.quote(str(here))} --out {shlex.quote(str(here.parent / 'written.jsonl'))}`, then "
-            f"`{program()} plan {shlex.quote(str(here))} --probe --set prompts.source=file:written.jsonl`"
+            f"{quoted(here)} --out {quoted(here.parent / 'written.jsonl')}`, then "
+            f"`{program()} plan {quoted(here)} --probe --set prompts.source=file:written.jsonl`"
         )
     planned = make_plan(settings, found.counts, lost=found.lost)
     if not as_json:
@@ -66,6 +67,8 @@ def plan(
     probed = _probe(settings, found.prompts, planned, yes) if probe else None
     if as_json:
         whole = {**dataclasses.asdict(planned), "probe": probed and dataclasses.asdict(probed)}
+        if planned.cost.unknown:  # what the others cost is no sum; their lines have it
+            whole["cost"] |= {"low": None, "high": None}
         typer.echo(json.dumps(whole))
     elif probed is not None:
         _show_probe(probed)

@@ -49,6 +49,9 @@ def score(
     price: str | None = typer.Option(
         None, "--price", metavar="IN,OUT", help="Dollars a million tokens, where the price is not known."
     ),
+    replies: Path | None = typer.Option(
+        None, "--replies", help="A new JSONL file for what the judges were asked and replied, a line a call."
+    ),
     as_json: bool = JSON,
 ) -> None:
     """Score completions with an LLM as judge. One line in, one line out, in the same order."""
@@ -70,13 +73,16 @@ def score(
         price=None if price is None else _price(price),
     )
     with _Line() as line, interruptible() as pause:
-        tally = score_file(groups, out, judges, pause=pause, note=line.note, progress=line.show)
+        tally = score_file(
+            groups, out, judges, replies=replies, pause=pause, note=line.note, progress=line.show
+        )
     line.note(_summary(tally))
     typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(tally)}) if as_json else out)
     if tally.missing and tally.missing == tally.asked:
         raise MachineError(
             f"No reply could be used: all {tally.asked} scores for which a judge was asked are missing. The "
-            f"reasons stand in {out}."
+            f"reasons stand in {out}"
+            + (f", the replies in {replies}." if replies else "; --replies FILE keeps the replies.")
         )
 
 
@@ -92,8 +98,11 @@ def _price(text: str) -> tuple[float, float]:
 
 def _summary(tally: Tally) -> str:
     cost = "at unknown cost" if tally.cost_usd is None else f"${tally.cost_usd:.4f}"
+    some = "1 reply" if tally.unusable == 1 else f"{tally.unusable} replies"
+    lost = f", {some} that could not be used" if tally.unusable else ""
     return (
-        f"{tally.groups} groups, {tally.scores} scores, {tally.missing} missing; {tally.calls} calls, {cost}"
+        f"{tally.groups} groups, {tally.scores} scores, {tally.missing} missing; {tally.calls} calls, "
+        f"{cost}{lost}"
     )
 
 

@@ -12,10 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from refine_rl.errors import RefineError
-from refine_rl.types import Comparison, Contrast, StepMetrics
+from refine_rl.evaluate.verdict import MIN_PROMPTS, cautions, cut_text, mostly_cut
+from refine_rl.types import Comparison, Contrast, Part, StepMetrics, decimals
 
 EXAMPLES = 3
-FEW_PROMPTS = 20  # with fewer, a bootstrap interval promises more than it holds
+_VALUES = 8  # of each facet that are shown
+_NARROW = 88  # columns that the table by facet needs
+_COLUMNS = ("base", "tuned", "difference", "95 % interval")
 _SUCCESS = ("success", "success_greedy")
 _MEASURES = {"success_greedy": "success, greedy"}
 _INDENT = " " * 10
@@ -74,7 +77,7 @@ class Screen:
         m = metrics
         if m.reward_mean is not None:
             self._rewards.append(m.reward_mean)
-        reward = "   -  " if m.reward_mean is None else f"{m.reward_mean:6.3f}"
+        reward = "   -  " if m.reward_mean is None else f"{decimals(m.reward_mean):>6}"
         head = f"{self._clock()}  step {m.step:>{len(str(steps))}}/{steps}  reward {reward} "
         tail = (
             f" tokens {m.tokens_mean:3.0f}, cut {m.clipped_share:4.0%}, "
@@ -123,39 +126,98 @@ def _legend(never: list[str]) -> str:
 
 
 def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> None:
-    """The verdict, base against tuned in a small table, and two answers side by side."""
-    colour = {"better": "green", "worse": "red"}.get(comparison.verdict, "yellow")
-    console = results()
-    console.print(f"\n[bold {colour}]{comparison.verdict}[/] on {comparison.prompts} {what}")
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for heading in ("", "base", "tuned", "difference", "95 % interval"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    reward = Contrast(base=comparison.base, tuned=comparison.tuned, difference=comparison.difference)
-    details = comparison.details
+    """The verdict and what has to be said with it, base against tuned in small tables, and two answers side
+    by side."""
+    c, console = comparison, results()
+    colour = {"better": "green", "worse": "red"}.get(c.verdict, "yellow")
+    console.print(f"\n[bold {colour}]{c.verdict}[/]{_compared_on(c, what)}")
+    if cut := cut_text(c):
+        console.print(f"[{'yellow' if mostly_cut(c) else 'dim'}]{cut}[/]")
+    details = c.details
     never = [n for n in _SUCCESS if n in details and details[n].base.mean == details[n].tuned.mean == 0]
-    for name, m in {"reward": reward, **details}.items():
-        if name in never:
-            continue
-        low, high = m.difference.ci95
-        table.add_row(
-            escape(shown(_MEASURES.get(name, name.replace("component:", "  ")))),
-            f"{m.base.mean:.3f}",
-            f"{m.tuned.mean:.3f}",
-            f"{m.difference.mean:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-        )
-    console.print(table)
-    if comparison.prompts < FEW_PROMPTS:
-        console.print(f"[yellow]only {comparison.prompts} prompts: the intervals are too narrow; use more[/]")
-    b, t = comparison.base, comparison.tuned
-    console.print(
-        f"[dim]{_legend(never)}[/]\n"
-        + escape(
-            f"reward: base {b.mean:.3f} [{b.ci95[0]:.3f}, {b.ci95[1]:.3f}], "
-            f"tuned {t.mean:.3f} [{t.ci95[0]:.3f}, {t.ci95[1]:.3f}] (95 % intervals)"
-        )
-    )
+    if c.reward is not None:
+        intervals = c.prompts >= MIN_PROMPTS
+        table = _table("", *_COLUMNS)
+        for name, m in {"reward": c.reward, **details}.items():
+            if name not in (*never, "cut"):
+                label = _MEASURES.get(name, name.replace("component:", "  "))
+                table.add_row(escape(shown(label)), *_numbers(m, intervals))
+        console.print(table)
+        _print_parts(c, console)
+    for text in cautions(c).values():
+        console.print(f"[yellow]{escape(text)}[/]")
+    if c.reward is not None:
+        console.print(f"[dim]{_legend(never)}[/]")
+        if c.prompts >= MIN_PROMPTS:
+            b, t = c.reward.base, c.reward.tuned
+            console.print(
+                escape(
+                    f"reward: base {decimals(b.mean)} [{decimals(b.ci95[0])}, {decimals(b.ci95[1])}], tuned "
+                    f"{decimals(t.mean)} [{decimals(t.ci95[0])}, {decimals(t.ci95[1])}] (95 % intervals)"
+                )
+            )
     for example in comparison.examples[:EXAMPLES]:
         console.print()
         for side, text in (("prompt", example.prompt), ("base", example.base), ("tuned", example.tuned)):
             console.print(f"{side:<6}  [dim]{escape(shown(_one_line(text)))}[/]")
+
+
+def _compared_on(c: Comparison, what: str) -> str:
+    """The verdict's sentence after the verdict."""
+    if c.verdict not in ("better", "not better", "worse"):
+        on = f": compared on {c.prompts}"
+    else:
+        qualified = " (answers mostly cut)" if mostly_cut(c) else ""
+        on = f"{qualified}: compared on {c.prompts}" if c.prompts_missing else f"{qualified} on {c.prompts}"
+    return f"{on} of {c.prompts_asked} {what}" if c.prompts_missing else f"{on} {what}"
+
+
+def _table(first: str, *headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column(first, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
+    low, high = m.difference.ci95
+    interval = f"{decimals(low, '+')} to {decimals(high, '+')}" if intervals else "too few"
+    return (
+        f"{decimals(m.base.mean)}",
+        f"{decimals(m.tuned.mean)}",
+        f"{decimals(m.difference.mean, '+')}",
+        interval,
+    )
+
+
+def _print_parts(c: Comparison, console: Console) -> None:
+    """The reward by facet, and on combinations of facets that training had and had not. Values with too few
+    prompts for an interval are left to the report; on a narrow screen so are the rewards of the two sides."""
+    if not c.facets:
+        return
+    narrow = console.width < _NARROW
+    table = _table("reward by facet", "prompts", *_COLUMNS[2 if narrow else 0 :])
+
+    def row(label: str, part: Part) -> None:
+        cells = _numbers(part, part.prompts >= MIN_PROMPTS)
+        table.add_row(escape(shown(f"  {_one_line(label)}")), str(part.prompts), *cells[2 if narrow else 0 :])
+
+    if c.combinations:
+        table.add_row("combinations")
+    for name, label in (("seen", "met in training"), ("unseen", "held out whole")):
+        if name in c.combinations:
+            row(label, c.combinations[name])
+    for facet, values in c.facets.items():
+        enough = {v: part for v, part in values.items() if part.prompts >= MIN_PROMPTS}
+        if not enough:
+            continue
+        table.add_row(escape(shown(_one_line(facet))))
+        for value, part in list(enough.items())[:_VALUES]:
+            row(value, part)
+        if left_out := len(values) - min(len(enough), _VALUES):
+            table.add_row(f"[dim]  + {left_out} in the report[/]")
+    if not table.rows:
+        return
+    console.print()
+    console.print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import typer
 
 from refine_rl.cli.interrupt import interruptible
 from refine_rl.cli.training import JSON, SET, program
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from refine_rl.prompts.curate import Dropped
@@ -78,7 +77,7 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
     """What to read, to replace and to type after `refine init`."""
     from refine_rl.recipes.examples import TO_REPLACE, example_task, same_task
 
-    task = shlex.quote(str(folder / "task.toml"))
+    task = quoted(folder / "task.toml")
     train = f"Read {task}, then: {program()} train {task}"
     if recipe:
         return train
@@ -87,7 +86,7 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
             f"Before anything is spent: {program()} plan {task}\n"
             f"To see the prompts: {program()} prompts {task}\n\n{train}"
         )
-    other = shlex.quote(str(folder.with_name(f"{folder.name}-judged")))
+    other = quoted(folder.with_name(f"{folder.name}-judged"))
     judges = "--writer openrouter/moonshotai/kimi-k2 --judge openrouter/deepseek/deepseek-r1"
     said = sentence or ""
     if not said.strip() or same_task(said, example_task()):
@@ -99,7 +98,7 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
     return (
         f"To be replaced before training (until then it is refused):\n{files}"
         "With no prompts of your own, let LLMs write them and judge the answers:\n"
-        f"  {program()} init {other} --task {shlex.quote(said.strip())} {judges}\n\n{train}"
+        f"  {program()} init {other} --task {quoted(said.strip())} {judges}\n\n{train}"
     )
 
 
@@ -107,6 +106,9 @@ def prompts(
     task: Path | None = typer.Argument(None, help="A task.toml, or a folder that has one."),
     recipe: str | None = typer.Option(None, "--recipe", help="A bundled recipe instead."),
     out: Path | None = typer.Option(None, "--out", help="Write the prompts to this JSONL file."),
+    replies: Path | None = typer.Option(
+        None, "--replies", help="A new JSONL file for what the writer was asked and replied, a line a call."
+    ),
     dropped: bool = typer.Option(
         False, "--dropped", help="List what was dropped or set aside, and why, in place of the prompts."
     ),
@@ -125,7 +127,9 @@ def prompts(
     console = talk()
     try:
         with interruptible() as pause:
-            gathered = gather_prompts(settings, lambda line: console.print(shown(line), markup=False), pause)
+            gathered = gather_prompts(
+                settings, lambda line: console.print(shown(line), markup=False), pause, replies=replies
+            )
     except TooFewError as error:
         if dropped:  # just then it is wanted
             _list_dropped(error.report.dropped, as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from refine_rl.cli.interrupt import StopNow, interruptible
-from refine_rl.errors import GuardStop, Interrupted, MachineError, UserError
+from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, UserError, quoted
 
 if TYPE_CHECKING:
     from refine_rl.config import Settings
@@ -21,14 +21,15 @@ JSON = typer.Option(False, "--json", help="Print the result as JSON on standard 
 
 
 def program() -> str:
-    """How to call this program again: `refine` where the shell finds it, else its path."""
+    """How to call this program again, as a shell takes it: `refine` where it is found, else its path."""
     import shutil
     import sys
 
     if shutil.which("refine"):
         return "refine"
     called = Path(sys.argv[0])
-    return f"{sys.executable} -m refine_rl" if called.name == "__main__.py" else str(called)
+    module = called.name == "__main__.py"
+    return f"{quoted(sys.executable)} -m refine_rl" if module else quoted(called)
 
 
 def one_task(command: str, task: Path | None, recipe: str | None) -> None:
@@ -53,10 +54,9 @@ def demo(
 ) -> None:
     """Train the bundled model on the style task. Base against tuned, in two minutes, offline."""
     from refine_rl.config_file import load_settings
-    from refine_rl.runs import free_name
 
     settings = load_settings(None, recipe="style", overrides=overrides)
-    _start(run or free_name(Path("runs"), "demo"), settings, as_json)
+    _start(run, "demo", settings, as_json)
 
 
 def train(
@@ -72,7 +72,6 @@ def train(
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
     from refine_rl.config_file import load_settings
-    from refine_rl.runs import free_name
 
     if resume is not None:
         if task or recipe or run:
@@ -84,18 +83,15 @@ def train(
     one_task("train", task, recipe)
     settings = load_settings(task, recipe=recipe, overrides=overrides)
     name = settings.name or recipe or settings.folder.resolve().name
-    _start(run or free_name(Path("runs"), name), settings, as_json)
+    _start(run, name, settings, as_json)
 
 
-def _start(path: Path, settings: Settings, as_json: bool) -> None:
-    from refine_rl.runs import RunFolder
+def _start(path: Path | None, name: str, settings: Settings, as_json: bool) -> None:
+    from refine_rl.runs import new_run
 
-    folder = RunFolder.create(path, settings)
-    try:
+    with new_run(path, name) as folder:
+        folder.begin(settings)
         _work(folder, as_json)
-    except UserError:
-        folder.abandon()
-        raise
 
 
 def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> RunFolder:
@@ -107,7 +103,9 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
     these. Raises UserError where that cannot be, or where the run's reward cannot be found from its files.
     """
     from refine_rl.api import require_functions
+    from refine_rl.cli.screen import Screen
     from refine_rl.config_file import override
+    from refine_rl.recording import newest_whole
     from refine_rl.runs import RunFolder
 
     folder = RunFolder.open(path)
@@ -125,18 +123,19 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
                 "measured alike. Start a new run with it."
             )
     with folder.writing():
-        folder.repair()
+        if from_step is None:
+            folder.repair()
         same = {"budget": after.budget, "endpoints": after.endpoints}
         if from_step is None and before.model_copy(update=same) == after:
-            folder.save_settings(after)
+            folder.change(before, after, folder.recorded_to())
             return folder
-        checkpoints = folder.checkpoints()
-        newest = max(checkpoints, default=0)
-        to = newest if from_step is None else from_step
-        if to in checkpoints and after.grpo.steps < to:
+        to = newest_whole(folder, Screen()) if from_step is None else from_step
+        if to in folder.checkpoints() and after.grpo.steps < to:
             raise UserError(f"--set grpo.steps={after.grpo.steps}: {path} has {to} steps already.")
         folder.rewind(to)
-        folder.save_settings(after)
+        if from_step is not None:
+            folder.repair()  # what was damaged in the part that is forgotten does no harm
+        folder.change(before, after, to)
     return folder
 
 
@@ -162,7 +161,7 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     from refine_rl.cli.screen import Screen, print_comparison, results, talk
 
     talk().print(f"Run: {folder.path}", markup=False)
-    report, go_on = folder.report, f"{program()} train --resume {folder.path}"
+    report, go_on = folder.report, f"{program()} train --resume {quoted(folder.path)}"
     try:
         with interruptible() as pause:
             screen = Screen()
@@ -178,6 +177,8 @@ def _work(folder: RunFolder, as_json: bool) -> None:
 
         rest = f"The state was saved. Report: {report}\n{commands(stop, folder, go_on)}"
         raise GuardStop(stop.guard, stop.what, f"{stop.advice}\n{rest}") from stop
+    except DiskError as error:
+        raise DiskError(f"{error}\n{_saved(folder)} Go on with: {go_on}") from error
     except MachineError as error:
         raise type(error)(f"{error}\nThe state was saved. Go on with: {go_on}") from error
     if as_json:
@@ -189,6 +190,18 @@ def _work(folder: RunFolder, as_json: bool) -> None:
 
         results().print(f"\nLLM calls: {summary(bills(calls))}", markup=False)
     results().print(
-        f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: {program()} chat {folder.path}",
+        f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: {program()} chat {quoted(folder.path)}",
         markup=False,
     )
+
+
+def _saved(folder: RunFolder) -> str:
+    """What of the run is on the disk, in a sentence."""
+    try:
+        steps, checkpoints = folder.recorded_to(), folder.checkpoints()
+    except UserError as damaged:
+        return str(damaged)
+    if not steps:
+        return "No step was trained yet; what was made before that is saved."
+    newest = f"; the newest checkpoint is that of step {checkpoints[-1]}" if checkpoints else ""
+    return f"{steps} steps are saved{newest}."

@@ -2,37 +2,57 @@
 
 A reward that leaves something out is paid for leaving it out: with a reward for style alone, a policy
 repeats the style's phrases and drops the message. What was left out cannot be seen in the reward, but
-in a component that is only watched (weight 0), or that lost while the sum won.
+in a component that is only watched (weight 0), or that lost while the sum won; or in answers that no
+longer depend on the prompt.
 """
 
 from __future__ import annotations
 
-from refine_rl.types import Comparison
+from refine_rl.evaluate.variety import collapse
+from refine_rl.evaluate.verdict import MIN_PROMPTS
+from refine_rl.types import LOGGED, Comparison, Contrast, decimals
 
 
 def audit(comparison: Comparison) -> dict[str, str]:
-    """Name -> text for every component that got surely worse while the reward got surely better, and
-    for full successes and greedy answers that did."""
-    if comparison.difference.ci95[0] <= 0:
-        return {}
+    """Name -> text for every component that got surely worse while the reward got surely better, for full
+    successes and greedy answers that did, and for answers that came to be the same for different prompts."""
+    reward = comparison.reward
+    rose = reward is not None and reward.difference.ci95[0] > 0 and comparison.prompts >= MIN_PROMPTS
+    lost = _lost(reward, comparison) if reward is not None and rose else {}
+    return {**lost, **_same_answers(comparison)}
+
+
+def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
+    """What fell while the reward rose."""
     found: dict[str, str] = {}
+    rose = _from_to(reward)
     greedy = comparison.details.get("greedy")
     if greedy is not None and greedy.difference.ci95[1] < 0:
         found["greedy"] = (
-            f"The reward of sampled answers rose from {comparison.base.mean:.3f} to "
-            f"{comparison.tuned.mean:.3f}, while that of greedy ones, which `refine chat` gives, fell from "
-            f"{greedy.base.mean:.3f} to {greedy.tuned.mean:.3f}. Train longer, or with more prompts and "
-            "larger groups; or sample the answers where the model is used."
+            f"The reward of sampled answers rose {rose}, while that of greedy ones, which `refine chat` "
+            f"gives, fell {_from_to(greedy)}. Train longer, or with more prompts and larger groups; or "
+            "sample the answers where the model is used."
         )
     for name, measure in comparison.details.items():
-        watched = name.startswith("component:") or name == "success"
+        component = name.removeprefix("component:")
+        watched = name == "success" or (component != name and not component.startswith(LOGGED))
         if watched and measure.difference.ci95[1] < 0:
-            what = (
-                f"the component {name.removeprefix('component:')!r}" if name != "success" else "full success"
-            )
+            what = f"the component {component!r}" if name != "success" else "full success"
             found[name] = (
-                f"The reward rose from {comparison.base.mean:.3f} to {comparison.tuned.mean:.3f} while "
-                f"{what} fell from {measure.base.mean:.3f} to {measure.tuned.mean:.3f}: the reward is won "
-                "without the task. Read the examples; give that component weight, or combine by product."
+                f"The reward rose {rose} while {what} fell {_from_to(measure)}: the reward is won without "
+                "the task. Read the examples; give that component weight, or combine by product."
             )
     return found
+
+
+def _same_answers(comparison: Comparison) -> dict[str, str]:
+    """A collapse across prompts."""
+    base, tuned = (comparison.variety.get(side) for side in ("base", "tuned"))
+    if base is None or tuned is None:
+        return {}
+    text = collapse(base.distinct_share, tuned.distinct_share, tuned.openings)
+    return {"same_answers": text} if text else {}
+
+
+def _from_to(both: Contrast) -> str:
+    return f"from {decimals(both.base.mean)} to {decimals(both.tuned.mean)}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from refine_rl.errors import UserError
 from refine_rl.evaluate.stats import paired
-from refine_rl.types import Comparison, Contrast, Estimate, Example, Outcome, Score, Verdict
+from refine_rl.evaluate.variety import variety
+from refine_rl.evaluate.verdict import verdict
+from refine_rl.types import Comparison, Contrast, Example, Outcome, Part, Prompt, Score, Variety
 
 Pair = tuple[Outcome, Outcome]  # the same prompt, answered by base and by tuned
-MIN_PROMPTS = 5
+Combination = frozenset[tuple[str, str]]  # the (facet, value) pairs of a prompt
 Measure = Callable[[Outcome], float | None]  # one number a prompt; None where it has none
 
 
@@ -22,73 +25,120 @@ def compare(
     resamples: int,
     seed: int,
     max_examples: int = 24,
+    updated: bool = True,
+    seen: Collection[Combination] | None = None,
 ) -> Comparison:
     """Compare the two models prompt by prompt.
 
-    The measure of a prompt is the mean reward of its sampled answers; `success` says whether a
-    score counts as a full success. A prompt with any missing score on either side is left out on
-    both and counted in `prompts_missing`. A component is compared on the prompts where every
-    sampled answer of both models has it.
+    The measure of a prompt is the mean reward of those of its sampled answers that have a score; `success`
+    says whether a score counts as a full success. A prompt without any sampled score on one side is left
+    out on both and counted in `prompts_missing`; what is missing is counted in `scores_missing`. A component
+    is compared on the prompts where every scored sampled answer of both models has it. Where no prompt is
+    left there are no estimates, and the verdict is "not possible".
+
+    `updated` says whether training moved a weight; `seen` are the combinations of facets that training's
+    prompts had (None: not known, so none are told apart).
 
     `examples` are at most `max_examples` prompts with the greedy answer of each model (no luck in it). They
     are chosen by order and facets alone (see `spread`), never by what was answered or scored.
 
-    Raises UserError when base and tuned did not answer the same prompts in the same order, with
-    the same number of answers, or when no prompt is left.
+    Raises UserError when there are no prompts, or base and tuned did not answer the same ones in the same
+    order, with the same number of answers.
     """
     pairs = _pair(base, tuned)
-    kept = [pair for pair in pairs if not any(map(_has_missing, pair))]
-    if not kept:
-        raise UserError(
-            f"nothing can be compared: {_no_prompt_left(pairs)} "
-            "Look at the explanations of the scores, repair the reward, and evaluate again."
-        )
-
-    def contrast(measure: Measure) -> Contrast | None:
-        values = [(measure(b), measure(t)) for b, t in kept]
-        both = [(b, t) for b, t in values if b is not None and t is not None]
-        if not both:
-            return None
-        return paired([b for b, _ in both], [t for _, t in both], resamples=resamples, seed=seed)
-
-    reward = contrast(lambda outcome: _mean_reward([score for _, score in outcome.sampled]))
-    assert reward is not None  # every kept prompt has all its scores
+    kept = [pair for pair in pairs if all(map(_rewards, pair))]
+    bootstrap = _Bootstrap(resamples=resamples, seed=seed)
+    reward = bootstrap.contrast(kept, _mean_reward)
     measures: dict[str, Measure] = {
         "greedy": lambda outcome: outcome.greedy[1].value,
-        "success": lambda outcome: _mean([float(success(score)) for _, score in outcome.sampled]),
-        "success_greedy": lambda outcome: float(success(outcome.greedy[1])),
+        "success": lambda outcome: _mean([float(success(s)) for s in _scored(outcome)]),
+        "success_greedy": lambda outcome: (
+            None if outcome.greedy[1].status == "missing" else float(success(outcome.greedy[1]))
+        ),
     }
     measures |= {f"component:{name}": _component(name) for name in _component_names(kept)}
-    details = {name: contrast(measure) for name, measure in measures.items()}
-    chosen = spread([b.prompt.facets for b, _ in kept], max_examples)
+    details = {name: bootstrap.contrast(kept, measure) for name, measure in measures.items()}
+    # How answers end and begin needs no score.
+    details["cut"] = bootstrap.contrast(kept or pairs, _cut)
+    shown = kept or pairs
+    chosen = spread([b.prompt.facets for b, _ in shown], max_examples)
+    difference = None if reward is None else reward.difference
     return Comparison(
         prompts=len(kept),
-        base=reward.base,
-        tuned=reward.tuned,
-        difference=reward.difference,
-        verdict=verdict(reward.difference, len(kept)),
-        examples=tuple(_example(*kept[i]) for i in chosen),
+        base=None if reward is None else reward.base,
+        tuned=None if reward is None else reward.tuned,
+        difference=difference,
+        verdict=verdict(difference, len(kept), updated=updated),
+        examples=tuple(_example(*shown[i]) for i in chosen),
         details={name: detail for name, detail in details.items() if detail is not None},
-        samples=len(kept[0][0].sampled),
+        samples=len(pairs[0][0].sampled),
         prompts_missing=len(pairs) - len(kept),
+        scores_missing={
+            "base": sum(_missing(b) for b, _ in pairs),
+            "tuned": sum(_missing(t) for _, t in pairs),
+        },
+        facets=_facets(kept, bootstrap),
+        combinations={} if seen is None else _combinations(kept, seen, bootstrap),
+        variety={"base": _variety([b for b, _ in pairs]), "tuned": _variety([t for _, t in pairs])},
     )
 
 
-def verdict(difference: Estimate, prompts: int) -> Verdict:
-    """What the interval of the difference allows to say. Over fewer than 5 prompts a bootstrap interval
-    means nothing (over one it has no width at all), so nothing is claimed.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bootstrap:
+    resamples: int
+    seed: int
 
-    >>> verdict(Estimate(mean=0.2, ci95=(0.1, 0.3)), 64), verdict(Estimate(mean=0.2, ci95=(0.0, 0.4)), 64)
-    ('better', 'not better')
-    >>> verdict(Estimate(mean=0.2, ci95=(0.1, 0.3)), 4)
-    'not better'
-    """
-    if prompts < MIN_PROMPTS:
-        return "not better"
-    low, high = difference.ci95
-    if low > 0:
-        return "better"
-    return "worse" if high < 0 else "not better"
+    def contrast(self, pairs: Sequence[Pair], measure: Measure) -> Contrast | None:
+        """The measure on the prompts where both sides have it; None where there are none."""
+        values = [(measure(b), measure(t)) for b, t in pairs]
+        both = [(b, t) for b, t in values if b is not None and t is not None]
+        if not both:
+            return None
+        return paired([b for b, _ in both], [t for _, t in both], resamples=self.resamples, seed=self.seed)
+
+    def part(self, pairs: Sequence[Pair]) -> Part:
+        """The rewards on some of the kept prompts, at least one."""
+        found = self.contrast(pairs, _mean_reward)
+        assert found is not None  # every kept prompt has a score on both sides
+        return Part(prompts=len(pairs), base=found.base, tuned=found.tuned, difference=found.difference)
+
+
+def _facets(kept: Sequence[Pair], bootstrap: _Bootstrap) -> dict[str, dict[str, Part]]:
+    """The rewards by facet and value, the values with the most prompts first."""
+    by_value: dict[str, dict[str, list[Pair]]] = {}
+    for pair in kept:
+        for facet, value in pair[0].prompt.facets.items():
+            by_value.setdefault(facet, {}).setdefault(value, []).append(pair)
+    return {
+        facet: {
+            value: bootstrap.part(some)
+            for value, some in sorted(values.items(), key=lambda item: -len(item[1]))
+        }
+        for facet, values in by_value.items()
+    }
+
+
+def _combinations(
+    kept: Sequence[Pair], seen: Collection[Combination], bootstrap: _Bootstrap
+) -> dict[str, Part]:
+    """The rewards on prompts whose combination of facets training met, and on the others."""
+    sides: dict[str, list[Pair]] = {"seen": [], "unseen": []}
+    for pair in kept:
+        if pair[0].prompt.facets:
+            sides["seen" if combination(pair[0].prompt) in seen else "unseen"].append(pair)
+    if not sides["unseen"]:
+        return {}
+    return {name: bootstrap.part(some) for name, some in sides.items() if some}
+
+
+def combination(prompt: Prompt) -> Combination:
+    """Where a prompt lies among all facets at once."""
+    return frozenset(prompt.facets.items())
+
+
+def met_in_training(prompts: Iterable[Prompt]) -> set[Combination]:
+    """The combinations of facets of the prompts that are not held out."""
+    return {combination(p) for p in prompts if p.split != "held_out" and p.facets}
 
 
 def spread(facets: Sequence[Mapping[str, str]], count: int) -> list[int]:
@@ -111,6 +161,8 @@ def spread(facets: Sequence[Mapping[str, str]], count: int) -> list[int]:
 
 
 def _pair(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> list[Pair]:
+    if not base and not tuned:
+        raise UserError("nothing can be compared: there are no held-out prompts.")
     if len(base) != len(tuned):
         raise UserError(
             f"base answered {len(base)} prompts and tuned {len(tuned)}; evaluate both on the same prompts."
@@ -130,34 +182,45 @@ def _pair(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> list[Pair]:
     return pairs
 
 
-def _no_prompt_left(pairs: Sequence[Pair]) -> str:
-    if not pairs:
-        return "there are no held-out prompts."
-    return f"each of the {len(pairs)} held-out prompts has a missing score."
+def _scored(outcome: Outcome) -> list[Score]:
+    """The scores of the sampled answers that have one."""
+    return [score for _, score in outcome.sampled if score.status != "missing"]
 
 
-def _has_missing(outcome: Outcome) -> bool:
-    scores = [score for _, score in (*outcome.sampled, outcome.greedy)]
-    return any(score.status == "missing" for score in scores)
+def _rewards(outcome: Outcome) -> list[float]:
+    return [score.value for score in _scored(outcome) if score.value is not None]
+
+
+def _missing(outcome: Outcome) -> int:
+    """How many of all answers' scores are missing, that of the greedy one among them."""
+    return sum(score.status == "missing" for _, score in (*outcome.sampled, outcome.greedy))
+
+
+def _mean_reward(outcome: Outcome) -> float:
+    return _mean(_rewards(outcome))
+
+
+def _cut(outcome: Outcome) -> float:
+    return _mean([float(answer.stop_reason == "length") for answer, _ in outcome.sampled])
+
+
+def _variety(outcomes: Sequence[Outcome]) -> Variety:
+    return variety([(o.prompt.id, [answer.completion for answer, _ in o.sampled]) for o in outcomes])
 
 
 def _component_names(pairs: Sequence[Pair]) -> list[str]:
     """Names in the order of first appearance among the sampled answers."""
-    scores = [score for pair in pairs for outcome in pair for _, score in outcome.sampled]
+    scores = [score for pair in pairs for outcome in pair for score in _scored(outcome)]
     return list(dict.fromkeys(name for score in scores for name in score.breakdown))
 
 
 def _component(name: str) -> Measure:
     def measure(outcome: Outcome) -> float | None:
-        values = [score.breakdown.get(name) for _, score in outcome.sampled]
+        values = [score.breakdown.get(name) for score in _scored(outcome)]
         present = [value for value in values if value is not None]
         return _mean(present) if len(present) == len(values) else None
 
     return measure
-
-
-def _mean_reward(scores: Sequence[Score]) -> float:
-    return _mean([score.value for score in scores if score.value is not None])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,16 +1,17 @@
 """Rewards of a group -> advantages.
 
 A member whose score is missing has no advantage (None) and takes no part in the statistics of its
-group. A group whose rewards are all equal teaches nothing: its advantages are exactly 0, unless `by_sign`
-or `by_steps` is asked.
+group. A group whose rewards are all equal (`types.same_value`) teaches nothing: its advantages are exactly 0,
+unless `by_sign` or `by_steps` is asked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
-from refine_rl.types import Score
+from refine_rl.types import Score, mean_of, reaches, same_value
 
 
 def zscore(
@@ -27,8 +28,22 @@ def zscore(
     if not any(present):
         return centred
     freedom = len(present) - (1 if deviation == "sample" else 0)
-    std = math.sqrt(math.fsum(x * x for x in present) / freedom)
+    std = root_mean_square(present, freedom)
     return tuple(None if c is None else c / (std + epsilon) for c in centred)
+
+
+def root_mean_square(values: Sequence[float], count: int) -> float:
+    """The root of the sum of squares over `count`; also where squares are too large for a number.
+
+    >>> root_mean_square([3e200, 4e200], 1) / 1e200
+    5.0
+    """
+    with contextlib.suppress(OverflowError):
+        squares = math.fsum(x * x for x in values)
+        if math.isfinite(squares):
+            return math.sqrt(squares / count)
+    largest = max(map(abs, values))
+    return largest * math.sqrt(math.fsum((x / largest) ** 2 for x in values) / count)
 
 
 def mean_only(rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
@@ -63,8 +78,8 @@ def by_sign(rewards_G: Sequence[float | None], solved: float) -> tuple[float | N
     """
     present = [r for r in rewards_G if r is not None]
     sign = 0.0
-    if len(present) > 1 and min(present) == max(present):
-        sign = 1.0 if present[0] >= solved else -1.0
+    if len(present) > 1 and same_value(present):
+        sign = 1.0 if reaches(present[0], solved) else -1.0
     return tuple(None if r is None else sign for r in rewards_G)
 
 
@@ -100,15 +115,16 @@ def gdpo(
     for scores in groups:
         total: list[float | None] = [None if s.value is None else 0.0 for s in scores]
         for name, weight in weights.items():
-            column = [None if s.value is None else s.breakdown[name] for s in scores]
+            # A component that does not apply to a member adds nothing to it.
+            column = [None if s.value is None else s.breakdown.get(name) for s in scores]
             normal = zscore(column, deviation=deviation, epsilon=epsilon)
             total = [
-                None if t is None or a is None else t + weight * a for t, a in zip(total, normal, strict=True)
+                t if t is None or a is None else t + weight * a for t, a in zip(total, normal, strict=True)
             ]
         sums.append(total)
     present = [a for total in sums for a in total if a is not None]
     freedom = len(present) - (1 if deviation == "sample" else 0)
-    std = math.sqrt(math.fsum(a * a for a in present) / freedom) if freedom > 0 else 0.0
+    std = root_mean_square(present, freedom) if freedom > 0 else 0.0
     return [tuple(None if a is None else a / (std + epsilon) for a in total) for total in sums]
 
 
@@ -117,7 +133,7 @@ def _centred(rewards_G: Sequence[float | None]) -> tuple[tuple[float | None, ...
     present = [r for r in rewards_G if r is not None]
     # The mean of equal numbers may differ from them in the last bit, and dividing by a tiny
     # deviation would blow that bit up.
-    if len(present) < 2 or min(present) == max(present):
+    if len(present) < 2 or same_value(present):
         return tuple(None if r is None else 0.0 for r in rewards_G), [0.0] * len(present)
-    mean = math.fsum(present) / len(present)
+    mean = mean_of(present)
     return tuple(None if r is None else r - mean for r in rewards_G), [r - mean for r in present]

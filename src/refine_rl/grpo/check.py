@@ -89,7 +89,12 @@ def _mismatch(
     limit = tolerance(policy, settings)
     temperature = settings.rollout.temperature
     cause = "the sampler's weights, number format or prompt tokens are not the trainer's."
-    if temperature != 1.0 and float(difference(policy, some, 1.0).mean()) <= limit:
+    if policy.moving:
+        cause = (
+            f"the model's positions follow the longest text of a batch ({policy.moving}), so that log-probs "
+            "depend on a text's neighbours; policy.hold_still fixes them."
+        )
+    elif temperature != 1.0 and float(difference(policy, some, 1.0).mean()) <= limit:
         cause = f"the sampler did not apply the temperature {temperature}."
     elif policy.adapter or policy.frozen is not None:
         with policy.reference() as untrained:

@@ -132,6 +132,6 @@ def _no_thoughts(step: int, exits: EarlyExitSettings, whole: Sequence[Trajectory
         f"Step {step}: no answer of the model has {exits.ends!r} in it, so there is no thought to cut. One "
         f"of them: {whole[0].completion[:200]!r}",
         "rollout.early_exit.ends is the text with which the model itself ends a thought: go on with the one "
-        "that it uses (special tokens are no part of an answer's text), or start anew with a model that "
+        "that it uses (control tokens are no part of an answer's text), or start anew with a model that "
         "thinks before it answers.",
     )

@@ -12,7 +12,8 @@ from statistics import fmean, median
 
 from refine_rl.config import Settings
 from refine_rl.errors import GuardStop
-from refine_rl.types import StepMetrics
+from refine_rl.evaluate.variety import collapse
+from refine_rl.types import StepMetrics, decimals, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
 TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
@@ -44,7 +45,7 @@ def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
         raise GuardStop(
             "no_variance",
             f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
-            f"(mean {level:.3f}), {_what_that_means(settings)}",
+            f"(mean {decimals(level)}), {_what_that_means(settings)}",
             "If the reward is at its top, training is done: end it here, with "
             f"grpo.steps={newest.step}. To try on, raise grpo.zero_variance_patience. Otherwise start anew "
             "with a finer reward (partial credit, rules that grade), other prompts, a higher temperature or "
@@ -89,7 +90,8 @@ def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> 
     recent = history[-TOP_STEPS:]
     paid = [name for name, weight in weights.items() if weight > 0]
     return len(recent) == TOP_STEPS and all(
-        m.groups_zero_variance == m.groups and all(m.components.get(name) == 1.0 for name in paid)
+        m.groups_zero_variance == m.groups
+        and all(same_value([m.components.get(name, 0.0), 1.0]) for name in paid)
         for m in recent
     )
 
@@ -119,6 +121,8 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             f"Entropy fell from {entropy_then:.3f} to {entropy_now:.3f} nats a token: the policy hardly "
             "tries anything new. Stop here, or lower grpo.learning_rate, add grpo.kl, raise clip_high."
         )
+    if text := collapse(_distinct(first), _distinct(last), last[-1].openings):
+        found["same_answers"] = text
     if fmean(m.clipped_share for m in last) > 0.5:
         found["many_cut"] = (
             "More than half of the completions are cut at rollout.max_tokens; raise it, or reward "
@@ -130,3 +134,9 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             "nothing: training may be done, or the reward is too coarse or too hard."
         )
     return found
+
+
+def _distinct(steps: Sequence[StepMetrics]) -> float | None:
+    """The mean share of answers that belong to one prompt alone, over the steps that have one."""
+    shares = [m.distinct_share for m in steps if m.distinct_share is not None]
+    return fmean(shares) if shares else None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.randomness import generator
-from refine_rl.types import RIGHT_STEPS, Group, Prompt
+from refine_rl.types import RIGHT_STEPS, Group, Prompt, decimals, reaches, same_value
 
 LEAST_REST = 2  # steps
 LONGEST = 3  # doublings of the rest
@@ -45,7 +45,7 @@ class Seen:
     @property
     def flat(self) -> bool | None:
         """Whether all rewards were equal; None where that cannot be said."""
-        return None if len(self.values) < 2 else min(self.values) == max(self.values)
+        return None if len(self.values) < 2 else same_value(self.values)
 
 
 def worth(members: Iterable[tuple[float | None, Mapping[str, float]]]) -> tuple[float, ...]:
@@ -59,7 +59,7 @@ def worth(members: Iterable[tuple[float | None, Mapping[str, float]]]) -> tuple[
     """
     known = [(reward, breakdown) for reward, breakdown in members if reward is not None]
     shares = tuple(breakdown[RIGHT_STEPS] for _, breakdown in known if RIGHT_STEPS in breakdown)
-    return shares if len(set(shares)) > 1 else tuple(reward for reward, _ in known)
+    return shares if shares and not same_value(shares) else tuple(reward for reward, _ in known)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,10 +177,10 @@ def _why(values: Sequence[float], top: float | None) -> str:
     ('all 8 answers got 1.000 (always solved)', 'both answers got 0.000 (never solved)')
     """
     who = "both" if len(values) == 2 else f"all {len(values)}"
-    if top is not None and values[0] >= top:
+    if top is not None and reaches(values[0], top):
         what = "always solved"
     elif top is not None and values[0] <= 0:
         what = "never solved"
     else:
         what = "no spread"
-    return f"{who} answers got {values[0]:.3f} ({what})"
+    return f"{who} answers got {decimals(values[0])} ({what})"

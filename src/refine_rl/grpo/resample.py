@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from refine_rl.config import Settings
 from refine_rl.grpo.rollout import Sampled, Sampler, Scorer, start
 from refine_rl.randomness import generator
-from refine_rl.types import Group, Prompt, Score
+from refine_rl.types import Group, Prompt, Score, same_value
 
 
 def draw(
@@ -37,7 +37,7 @@ def without_spread(scores: Sequence[Score]) -> bool:
     False
     """
     values = [s.value for s in scores if s.value is not None]
-    return len(values) > 1 and min(values) == max(values)
+    return len(values) > 1 and same_value(values)
 
 
 def filled_up(

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 
 from refine_rl.config import Settings
 from refine_rl.errors import MEND, GuardStop
-from refine_rl.grpo.advantage import by_sign, by_steps, gdpo, leave_one_out, mean_only, zscore
+from refine_rl.evaluate.variety import variety
+from refine_rl.grpo.advantage import (
+    by_sign,
+    by_steps,
+    gdpo,
+    leave_one_out,
+    mean_only,
+    root_mean_square,
+    zscore,
+)
 from refine_rl.grpo.batch import MemberKey, sampled_logprobs
 from refine_rl.grpo.update import kl_per_token
 from refine_rl.progress import wait
 from refine_rl.randomness import generator
-from refine_rl.types import RIGHT_STEPS, Group, Prompt, Score, Trajectory
+from refine_rl.types import RIGHT_STEPS, Group, Prompt, Score, Trajectory, mean_of, same_value
 
 Finished = Callable[[int, tuple[Trajectory, ...]], None]
 """Told a prompt's place and its group as soon as the group is whole."""
@@ -170,6 +179,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
     logprobs = [x for g in groups for t in g.trajectories for x in sampled_logprobs(t)]
     shares = [{s.breakdown[RIGHT_STEPS] for s in g.scores if RIGHT_STEPS in s.breakdown} for g in groups]
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
+    answers = variety([(g.prompt.id, [t.completion for t in g.trajectories]) for g in groups])
     components = {
         name: _mean([s.breakdown[name] for s in scores if s.value is not None and name in s.breakdown])
         for name in names
@@ -179,20 +189,22 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
         "reward_std": _mean([_deviation(r) for r in by_group if r]),
         "components": {name: mean for name, mean in components.items() if mean is not None},
         "groups": len(groups),
-        "groups_zero_variance": sum(1 for r in by_group if r and min(r) == max(r)),
-        "groups_by_steps": sum(1 for found in shares if len(found) > 1),
+        "groups_zero_variance": sum(1 for r in by_group if r and same_value(r)),
+        "groups_by_steps": sum(1 for found in shares if found and not same_value(found)),
         "groups_missing": sum(1 for g in groups if any(s.status == "missing" for s in g.scores)),
         "members_missing": sum(1 for s in scores if s.status == "missing"),
         "tokens_mean": math.fsum(tokens) / len(tokens),
         "clipped_share": reasons.count("length") / len(reasons),
+        "distinct_share": answers.distinct_share,
+        "openings": answers.openings,
         "entropy": None if not logprobs else -math.fsum(logprobs) / len(logprobs),
     }
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+    return mean_of(values) if values else None
 
 
 def _deviation(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
+    mean = mean_of(values)
+    return root_mean_square([v - mean for v in values], len(values))

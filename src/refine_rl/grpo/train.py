@@ -59,6 +59,7 @@ class Recorder(Protocol):
     def groups(self, groups: Sequence[Group]) -> None: ...
     def metrics(self, metrics: StepMetrics) -> None: ...
     def warning(self, step: int, name: str, text: str) -> None: ...
+    def note(self, step: int, name: str, text: str) -> None: ...
     def checkpoint(self, position: Position, *, best: bool) -> None: ...
 
 
@@ -97,7 +98,7 @@ def train(prompts: Sequence[Prompt], parts: Parts, settings: Settings, start: Po
             past = [m for m in recorder.history() if m.step < step]
             if guards.at_the_top(past, parts.component_weights):
                 why = f"Every answer earns the full reward: training ended after {position.step} steps."
-                recorder.warning(position.step, "done_early", why)
+                recorder.note(position.step, "done_early", why)
                 position = _keep(position, parts, settings, last=True)
                 break
             metrics = take_step(prompts, step, parts, settings, flights)
@@ -299,14 +300,28 @@ def _keep(position: Position, parts: Parts, settings: Settings, *, last: bool) -
     g, step = settings.grpo, position.step
     best = False
     if parts.validate is not None and g.validate_every and (step % g.validate_every == 0 or last):
-        reward = parts.validate(step)
-        best = position.best_reward is None or reward > position.best_reward
+        reward = _validated(step, parts, last=last)
+        best = reward is not None and (position.best_reward is None or reward > position.best_reward)
         if best:
             position = replace(position, best_step=step, best_reward=reward)
     position = replace(position, kept=step)
     if best or last or step % g.checkpoint_every == 0:
         parts.recorder.checkpoint(position, best=best)
     return position
+
+
+def _validated(step: int, parts: Parts, *, last: bool) -> float | None:
+    """The mean reward on the validation prompts; None where too many of its scores are missing and training
+    is over: then that costs a look and not the model."""
+    assert parts.validate is not None
+    try:
+        return parts.validate(step)
+    except GuardStop as stop:
+        if not last or stop.guard != "missing":
+            raise
+        text = f"{stop.what}The checkpoint is chosen without this look."
+        parts.recorder.warning(step, "validation_missing", text)
+        return None
 
 
 def _require_budget(position: Position, settings: Settings) -> None:

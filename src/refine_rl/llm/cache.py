@@ -28,9 +28,9 @@ def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
     '/var/cache/refine-rl/llm'
     """
     if given := environ.get("REFINE_CACHE"):
-        return Path(given).expanduser()
+        return Path(given).expanduser().absolute()  # a reward function may change the current folder
     above = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(above).expanduser() / "refine-rl" / "llm"
+    return Path(above).expanduser().absolute() / "refine-rl" / "llm"
 
 
 def cache_key(base_url: str, model: str, request: Request) -> str:
@@ -96,10 +96,13 @@ class Cache:
                 self._noted = True
                 self._note(f"Replies cannot be kept in {self._folder}: {problem.strerror}. Going on without.")
 
-    def forget(self, key: str) -> None:
-        """Nothing is kept under that key any more."""
-        with contextlib.suppress(OSError):
-            self._path(key).unlink(missing_ok=True)
+    def forget(self, key: str) -> bool:
+        """Nothing is kept under that key any more; whether something was."""
+        try:
+            self._path(key).unlink()
+        except OSError:
+            return False
+        return True
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

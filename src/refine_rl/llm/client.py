@@ -9,7 +9,7 @@ Request -> Client.complete -> Reply                     (one call, retried insid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -38,7 +38,8 @@ class Request:
 
     `purpose` (judge, writer, rubric, quiz, anchor ...) and `about` (a prompt's id, for example) stand in
     the ledger. `variation` is part of the cache's key: two requests that are alike get the same reply
-    from the cache only where their variations are equal too. `form` says how `schema` is asked for.
+    from the cache only where their variations are equal too. `form` says how `schema` is asked for. `fault`
+    says what is wrong with a reply, in words, or "" where it can be used: it decides the call's outcome.
 
     >>> Request(messages=({"role": "user", "content": "Hi."},), purpose="judge").temperature
     0.0
@@ -52,13 +53,14 @@ class Request:
     max_tokens: int = 8192
     schema: Schema | None = None
     form: Form = "text"
+    fault: Callable[[Reply], str] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """What came back. `finish` is "length" where the reply was cut at `max_tokens`, "refusal" where the
     model or a filter declined. Numbers are None where the endpoint did not say; a reply from the cache
-    cost nothing.
+    cost nothing. `instead` says what came where the text is empty: a thought alone, a call of a tool.
 
     >>> Reply(text="Hi.").finish
     'stop'
@@ -71,6 +73,7 @@ class Reply:
     cost_usd: float | None = None
     seconds: float = 0.0
     cached: bool = False
+    instead: str = ""
 
 
 class Client(Protocol):
@@ -118,14 +121,17 @@ class EndpointDown(MachineError):  # noqa: N818 - a state of the endpoint
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """A line of the ledger: one attempt, or one reply from the cache.
+    """A line of the ledger: one attempt, or one reply from the cache. `id` is its number in the run.
 
-    `outcome`: "ok", "cached", "cut" (by length), "refusal", "empty" (no choice in it), "busy" (429),
-    "server error" (5xx), "timeout", "no connection", "unsupported" (form of the reply), "too long",
-    "rejected" (another 4xx), "refused" (401, 402, 403, 404), "cancelled" and "killed" (given up, or the
-    process ended, before an answer came). `cost_usd` is None where the price, or what was used, is unknown.
+    `outcome`: "ok", "unusable" (a reply came and could not be used), "cached", "cut" (by length), "refusal",
+    "empty" (no choice or text in it), "busy" (429), "server error" (5xx), "timeout", "no connection",
+    "unsupported" (form of the reply), "too long", "rejected" (another 4xx), "refused" (401, 402, 403, 404),
+    "cancelled" and "killed" (given up, or the process ended, before an answer came). `cost_usd` is None where
+    the price, or what was used, is unknown. `extra` has "error", what went wrong: also of a reply that was
+    cut, a refusal or one from the cache, where that could not be used.
     """
 
+    id: int = 0
     purpose: str
     endpoint: str
     model: str
@@ -136,3 +142,19 @@ class Call:
     outcome: str
     about: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exchange:
+    """What was asked in a call of the ledger, and what was replied (None: no reply came); keys are masked.
+
+    >>> call = Call(purpose="judge", endpoint="e", model="m", tokens_in=9, tokens_out=9, cost_usd=0.125,
+    ...             seconds=1.0, outcome="ok")
+    >>> Exchange(call=call, messages=({"role": "user", "content": "Hi."},), form="text", reply="Hello.").reply
+    'Hello.'
+    """
+
+    call: Call
+    messages: tuple[Message, ...]
+    form: Form
+    reply: str | None

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from refine_rl.llm.client import Request
-from refine_rl.llm.failures import Failure, error_text, failure_of_status
+from refine_rl.llm.failures import Failure, error_text, failure_in_body, read_json, what_came
+
+_CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "model_length"}  # as endpoints name it
+_FILTERED = {"content_filter", "content_filtered", "safety", "refusal"}
+_TEXTS = ("text", "output_text")  # kinds of parts that are the answer
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking")
+_USUAL = {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "provider"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,13 +29,15 @@ class Quirks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What an answer holds. `problem` is set where that is no reply; what was used is told all the same."""
+    """What an answer holds. `problem` is set where that is no reply; what was used is told all the same.
+    `instead` says what came where there is no text."""
 
     text: str = ""
     finish: Literal["stop", "length", "refusal"] = "stop"
     tokens_in: int | None = None
     tokens_out: int | None = None
     cost_usd: float | None = None
+    instead: str = ""
     problem: Failure | None = None
 
 
@@ -74,45 +82,80 @@ def strict_schema(schema: Any) -> Any:
     return closed
 
 
-def read_completion(body: str) -> Completion:
-    """What is in an answer of status 200."""
-    try:
-        data = json.loads(body)
-    except ValueError:
-        data = None
+def read_completion(body: str, request: Request) -> Completion:
+    """What is in an answer of status 200 to `request`."""
+    data = read_json(body)
     if not isinstance(data, dict) or not ("choices" in data or "error" in data):
-        said = error_text(body)[:120] or "nothing"
-        return Completion(problem=_retry("server error", f"no completion came back but: {said}", lost=True))
+        problem = _retry("server error", f"no completion came back but {what_came(body)}", lost=True)
+        return Completion(problem=problem)
     used = _usage(data.get("usage"))
     choices = data.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     error = data.get("error") or (first.get("error") if isinstance(first, dict) else None)
     if error:
-        return Completion(**used, problem=_inner(error))
+        return Completion(**used, problem=failure_in_body(error, request.form))
     message = first.get("message") if isinstance(first, dict) else None
     if not isinstance(first, dict) or not isinstance(message, dict):
-        return Completion(**used, problem=_retry("empty", "the answer held no choice"))
-    reason = first.get("finish_reason")
+        rest = {name: value for name, value in data.items() if value and name not in _USUAL}
+        said = error_text(json.dumps(rest)) if rest else ""
+        return Completion(**used, problem=_retry("empty", f"the answer held no choice{said and f': {said}'}"))
+    reason = str(first.get("finish_reason")).casefold()
     if reason == "error":
         return Completion(**used, problem=_retry("server error", "the model broke off"))
     text = _text(message.get("content"))
-    refusal = message.get("refusal")
-    if refusal or reason == "content_filter":
-        return Completion(text=refusal if isinstance(refusal, str) else text, finish="refusal", **used)
-    return Completion(text=text, finish="length" if reason in ("length", "max_tokens") else "stop", **used)
+    refusal = _refusal(message)
+    if refusal or reason in _FILTERED:
+        instead = "" if refusal or text.strip() else "a filter of the endpoint held it back"
+        return Completion(text=refusal or text, finish="refusal", instead=instead, **used)
+    cut = reason in _CUT
+    instead = "" if text.strip() else _instead(data, first, message, request.max_tokens if cut else None)
+    return Completion(text=text, finish="length" if cut else "stop", instead=instead, **used)
+
+
+def _instead(
+    data: Mapping[str, Any], choice: Mapping[str, Any], message: Mapping[str, Any], limit: int | None
+) -> str:
+    """What came in the place of a text; `limit` is the max_tokens by which the answer was cut."""
+    calls = message.get("tool_calls") or [message.get("function_call")]
+    names = [_tool(call) for call in calls if call] if isinstance(calls, list) else []
+    if names:
+        return f"the model called a tool ({', '.join(names)}), though none was offered"
+    details = data["usage"].get("completion_tokens_details") if isinstance(data.get("usage"), dict) else None
+    thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    thinks = bool(thought) or any(message.get(name) for name in _THOUGHTS) or _thinks(message.get("content"))
+    size = f" of {thought} tokens" if isinstance(thought, int) and thought else ""
+    if limit is not None:
+        cause = f"a thought{size} took all of it" if thinks else "no word came before that"
+        return f"it was cut by max_tokens ({limit}), and {cause}; allow more"
+    if thinks:
+        return f"a thought{size} came, and no answer behind it"
+    content = "null" if message.get("content") is None else "empty"
+    return f"its content is {content} (finish_reason {json.dumps(choice.get('finish_reason'))})"
+
+
+def _tool(call: Any) -> str:
+    inner = call.get("function", call) if isinstance(call, dict) else {}
+    name = inner.get("name") if isinstance(inner, dict) else None
+    return f"`{name[:60]}`" if isinstance(name, str) and name else "without a name"
+
+
+def _refusal(message: Mapping[str, Any]) -> str:
+    """The words with which the model declined."""
+    if isinstance(message.get("refusal"), str):
+        return str(message["refusal"])
+    parts = message.get("content")
+    parts = parts if isinstance(parts, list) and not _text(parts).strip() else []
+    words = [part.get("refusal") for part in parts if isinstance(part, dict)]
+    return " ".join(word for word in words if isinstance(word, str))
+
+
+def _thinks(content: Any) -> bool:
+    parts = content if isinstance(content, list) else []
+    return any(isinstance(p, dict) and p.get("type") in ("thinking", "reasoning") for p in parts)
 
 
 def _retry(outcome: str, text: str, *, lost: bool = False) -> Failure:
     return Failure(kind="retry", outcome=outcome, text=text, lost=lost)
-
-
-def _inner(error: Any) -> Failure:
-    """An error in an answer of status 200; routers pass the failures of others on like this."""
-    body = json.dumps({"error": error})
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, int) and 400 <= code < 600:
-        return failure_of_status(code, {}, body, "text")
-    return _retry("server error", error_text(body))
 
 
 def _usage(usage: Any) -> dict[str, Any]:
@@ -133,9 +176,10 @@ def _usage(usage: Any) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str:
-    """A message's content, which may come in parts."""
+    """A message's content, which may come in parts; those of a thought are none of it."""
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        shown = [p for p in content if not isinstance(p, dict) or p.get("type", "text") in _TEXTS]
+        parts = [part.get("text") if isinstance(part, dict) else part for part in shown]
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
 

@@ -31,7 +31,8 @@ class EndpointConnections:
 
     A server given from outside is a table like any other: {"local": EndpointSettings(base_url=...)} makes
     "local/MODEL" known. One object may be used from several event loops; `close` closes what is open in the
-    running one.
+    running one. `note` hears of what a person should know: an endpoint that does not answer, a cache that
+    cannot be used.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class EndpointConnections:
         self._ledger = ledger
         self._environ = environ
         self._cache = Cache(cache_folder or default_folder(environ), note)
+        self._note = note
         self._pace = pace
         self._lock = threading.Lock()
         self._lines: dict[str, Line] = {}
@@ -68,7 +70,7 @@ class EndpointConnections:
 
     def _make(self, model: str) -> EndpointClient:
         endpoint = resolve(model, self._endpoints, self._environ)
-        line = self._lines.setdefault(endpoint.name, Line(endpoint))
+        line = self._lines.setdefault(endpoint.name, Line(endpoint, self._note))
         price = find_price(endpoint, model)
         if price is None and self._ledger.dollars is not None:
             raise UnknownPriceError(model, self._endpoints)

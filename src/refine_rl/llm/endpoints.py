@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from refine_rl.config import EndpointSettings, PriceSettings
 from refine_rl.errors import SettingsError, UserError
+from refine_rl.llm.proxies import Proxy, find_proxy
 from refine_rl.toml_write import toml_key
 
 
@@ -38,7 +39,7 @@ PRESETS: Mapping[str, Preset] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """An endpoint as calls need it. `key` is "" where none is sent.
+    """An endpoint as calls need it. `key` is "" where none is sent, `proxy` None where none is between.
 
     >>> Endpoint(name="vllm", base_url="http://127.0.0.1:8000/v1", key="secret")
     Endpoint(name='vllm', base_url='http://127.0.0.1:8000/v1')
@@ -49,6 +50,7 @@ class Endpoint:
     key: str = field(default="", repr=False)
     key_env: str = field(default="", repr=False)
     settings: EndpointSettings = field(default=EndpointSettings(), repr=False)
+    proxy: Proxy | None = field(default=None, repr=False)
 
     @property
     def local(self) -> bool:
@@ -60,8 +62,11 @@ class Endpoint:
         return self.settings.prices.get(model) or self.settings.prices.get("*")
 
     def mask(self, text: str) -> str:
-        """The text without the key."""
-        return text.replace(self.key, "***") if self.key else text
+        """The text without the key, and without the proxy's password."""
+        secrets = (self.key, self.proxy.secret if self.proxy else "")
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "***")
+        return text
 
 
 def parse_model(model: str) -> tuple[str, str]:
@@ -81,7 +86,7 @@ def parse_model(model: str) -> tuple[str, str]:
 
 def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapping[str, str]) -> Endpoint:
     """The endpoint of "ENDPOINT/MODEL". Raises SettingsError where it is not known, UserError without its
-    key."""
+    key, or behind a proxy that cannot be used. An endpoint on this machine is reached without a proxy."""
     name, _ = parse_model(model)
     preset, settings = PRESETS.get(name), endpoints.get(name)
     if preset is None and settings is None:
@@ -105,7 +110,10 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
     if key_env is None and preset is not None:
         key_env = preset.key_env
     key = _key(name, key_env or "", environ)
-    return Endpoint(name=name, base_url=base_url, key=key, key_env=key_env or "", settings=settings)
+    proxy = None if is_loopback(base_url) else find_proxy(base_url, environ)
+    return Endpoint(
+        name=name, base_url=base_url, key=key, key_env=key_env or "", settings=settings, proxy=proxy
+    )
 
 
 def is_loopback(base_url: str) -> bool:
@@ -135,21 +143,31 @@ def _unknown(name: str, model: str, endpoints: Mapping[str, EndpointSettings]) -
 
 
 def _check_address(name: str, base_url: str) -> None:
+    """Raises SettingsError for what is no address of an API; what may be a key is never shown."""
+    where = f"endpoints.{name}.base_url"
+    from_variable = "keys come from the environment variable that key_env names"
     try:
         parts = urlsplit(base_url)
         _ = parts.port  # a port that is none raises here
     except ValueError:
-        raise SettingsError(f"endpoints.{name}.base_url is not an address") from None
-    if parts.username or parts.password:
+        raise SettingsError(f"{where} is not an address") from None
+    if "@" in (parts.netloc if parts.scheme in ("http", "https") else base_url):
+        raise SettingsError(f"{where} holds a name or password; {from_variable}")
+    if parts.query or parts.fragment or base_url.endswith(("?", "#")):
         raise SettingsError(
-            f"endpoints.{name}.base_url holds a name or password; keys come from the environment variable "
-            "that key_env names"
+            f"{where} must end before the `{'#' if '?' not in base_url else '?'}`: paths are put behind it; "
+            f"{from_variable}"
         )
+    if any(sign.isspace() or not sign.isprintable() for sign in base_url):
+        raise SettingsError(f'{where} has blanks in it, unlike "{"".join(base_url.split())}"')
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(
-            f"endpoints.{name}.base_url must begin with http:// or https:// and a host, as in "
+            f"{where} must begin with http:// or https:// and a host, as in "
             f'"http://127.0.0.1:8000/v1", unlike "{base_url}"'
         )
+    if (path := parts.path.rstrip("/")).endswith("/chat/completions"):
+        end = base_url.index(path) + len(path) - len("/chat/completions")
+        raise SettingsError(f'{where} must end before /chat/completions: "{base_url[:end]}"')
 
 
 def _key(name: str, key_env: str, environ: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from refine_rl.llm.client import Form
@@ -19,6 +19,37 @@ from refine_rl.llm.client import Form
 Kind = Literal["retry", "refused", "unsupported", "too long", "failed", "no temperature", "new max_tokens"]
 
 _SHOWN = 300  # characters of an error that are shown
+_LOOKED_AT = 20_000  # of a body's words
+_PAGE = re.compile(r"[\s\ufeff]*<(?:!|\?xml|/?[a-z])", re.IGNORECASE)
+_STREAM = re.compile(r"[\s\ufeff]*(?::|(?:data|event|id|retry):)")
+_TAG = re.compile(r"<(?P<ends>/?)(?P<name>[^\s<>/]*)[^<>]*>?")
+_CODES = {  # names of codes by the HTTP status that they stand for
+    400: (
+        "context_length_exceeded",
+        "invalid_request_error",
+        "invalid_request",
+        "invalid_argument",
+        "bad_request",
+    ),
+    401: (
+        "invalid_api_key",
+        "authentication_error",
+        "unauthenticated",
+        "unauthorized",
+        "invalid_authentication",
+    ),
+    402: ("insufficient_credits", "insufficient_balance", "payment_required", "billing_error"),
+    403: ("permission_denied", "permission_error", "forbidden", "access_denied"),
+    404: ("model_not_found", "not_found_error", "not_found"),
+    408: ("timeout", "request_timeout", "deadline_exceeded"),
+    413: ("request_too_large",),
+    429: (
+        *("rate_limit_exceeded", "rate_limit_error", "rate_limit", "too_many_requests", "resource_exhausted"),
+        *("insufficient_quota", "quota_exceeded"),
+    ),
+    500: ("server_error", "internal_server_error", "internal_error", "api_error", "internal"),
+    503: ("overloaded", "overloaded_error", "service_unavailable", "unavailable", "engine_overloaded"),
+}
 _TOO_LONG = re.compile(
     r"context_length|context length|context size|context window|maximum context|too many (input )?tokens"
     r"|(prompt|input|request|message) (is |was )?too (long|large)|reduce the length|max_model_len"
@@ -60,8 +91,10 @@ class Failure:
 def failure_of_status(status: int, headers: Mapping[str, str], body: str, form: Form) -> Failure:
     """What an answer with an error status means; `form` is what was asked for."""
     said = error_text(body)
+    if _PAGE.match(body):
+        said = f"a web page came back, {said}" if said else "a web page came back"
     text = f"{said} (HTTP {status})" if said else f"HTTP {status}"
-    words = body[:20_000]
+    words = body[:_LOOKED_AT]
     wait = retry_after(headers)
 
     def failure(kind: Kind, outcome: str) -> Failure:
@@ -78,7 +111,7 @@ def failure_of_status(status: int, headers: Mapping[str, str], body: str, form: 
         return failure("refused", "refused") if poor else failure("retry", "busy")
     if status == 403 and re.search(r"moderation|flagged", words, re.IGNORECASE):
         return failure("failed", "rejected")
-    if status in (401, 402, 403, 404) or (status in (400, 422) and _REFUSED.search(words)):
+    if status in (401, 402, 403, 404, 407) or (status in (400, 422) and _REFUSED.search(words)):
         return failure("refused", "refused")
     if status in (408, 409) or status >= 500:
         return failure("retry", "server error")
@@ -117,19 +150,87 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, date.timestamp() - time.time())
 
 
+def failure_in_body(error: Any, form: Form) -> Failure:
+    """What an error in an answer of status 200 means; routers pass the failures of others on like this. Its
+    code may be a status, a status as text, or a name."""
+    body = json.dumps({"error": error})
+    fields = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, dict) else []
+    status = next((found for field in fields if (found := _status_of(field))), None)
+    if status is None and (_too_long(400, body) or _REFUSED.search(body) or _FORM.search(body)):
+        status = 400
+    if status is None:
+        return Failure(kind="retry", outcome="server error", text=error_text(body))
+    return replace(failure_of_status(status, {}, body, form), text=error_text(body))
+
+
+def _status_of(code: Any) -> int | None:
+    """The HTTP status that a code stands for.
+
+    >>> _status_of("429"), _status_of("Rate limit exceeded"), _status_of("odd")
+    (429, 429, None)
+    """
+    if isinstance(code, str) and code.strip().isdecimal():
+        code = int(code.strip()[:9])
+    if isinstance(code, int) and not isinstance(code, bool):
+        return code if 400 <= code < 600 else None
+    name = re.sub(r"[\W_]+", "_", code[:60]).casefold() if isinstance(code, str) else ""
+    return next((status for status, names in _CODES.items() if name in names), None)
+
+
+def read_json(body: str) -> Any:
+    """A body's value; None where it is no JSON, or nested beyond reason. A byte order mark does no harm."""
+    try:
+        return json.loads(body.lstrip("\ufeff \t\r\n"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def what_came(body: str) -> str:
+    """What a body is that should have been JSON, with the likely cause."""
+    if not body.strip("\ufeff \t\r\n"):
+        return "an empty body"
+    said = error_text(body)[:120] or "nothing"
+    if _STREAM.match(body):
+        return (
+            "a stream of events (SSE), which nobody asked for: the server, or a proxy before it, streams "
+            f"whatever is asked; it begins with {said}"
+        )
+    if _PAGE.match(body):
+        return (
+            f"a web page ({said}): a proxy or a sign-in stands before the API, or the address is not the "
+            "API's, which mostly ends in /v1"
+        )
+    return f"this: {said}"
+
+
 def error_text(body: str) -> str:
     """What an error's body says, on one short line."""
-    try:
-        data: Any = json.loads(body)
-    except ValueError:
-        data = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", body, flags=re.DOTALL | re.IGNORECASE)
-    parts: list[str] = []
+    data = read_json(body)
+    if data is None:
+        data = _without_tags(body) if _PAGE.match(body) else body
     error = data.get("error", data) if isinstance(data, dict) else data
     if isinstance(error, dict):
         inner = error.get("metadata")
-        parts = [error.get("message") or error.get("detail") or error.get("code") or ""]
+        named = (error.get(name) for name in ("message", "detail", "msg", "code", "type"))
+        parts: list[Any] = [next((value for value in named if value), error or "")]
         parts += [inner["raw"]] if isinstance(inner, dict) and "raw" in inner else []
     else:
         parts = [error]
-    text = " ".join(" ".join(p if isinstance(p, str) else json.dumps(p) for p in parts).split())
+    whole = " ".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
+    text = " ".join(whole[:_LOOKED_AT].split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _without_tags(page: str) -> str:
+    """The text of a web page."""
+    parts: list[str] = []
+    at, hidden = 0, ""
+    for tag in _TAG.finditer(page):
+        if not hidden:
+            parts.append(page[at : tag.start()])
+        at, name = tag.end(), tag["name"].casefold()
+        if hidden == name and tag["ends"]:
+            hidden = ""
+        elif not hidden and name in ("script", "style") and not tag["ends"]:
+            hidden = name
+    return " ".join(parts if hidden else [*parts, page[at:]])

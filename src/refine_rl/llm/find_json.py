@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from refine_rl.llm.tolerant import Malformed, Truncated, read_value
+from refine_rl.llm.tolerant import Malformed, Truncated, read_strictly, read_tolerantly
 
-_BEGIN = re.compile(r"[\[{]")
 _LIKE_JSON = re.compile(r"""\{\s*(?:["'}]|\w+\s*:)|\[\s*["'{\[]""")
-_THOUGHT_ENDS = re.compile(r"</(?:think|thinking|thought|reasoning)>")
-_THOUGHT_BEGINS = re.compile(r"\s*<(think|thinking|thought|reasoning)>")
-_TRIES = 200  # places at which a value may begin, before the reply is given up
+_TAGS = "think|thinking|thought|reasoning|reflection|seed:think"
+_NEXT = re.compile(rf"(?P<tag></?(?:{_TAGS})>|\[/?THINK\]|◁/?think▷)|[\[{{]")
+_THOUGHT_END = re.compile(rf"</(?:{_TAGS})>|\[/THINK\]|◁/think▷")
+_BLANK = "\ufeff \t\r\n"
+# Each costs a look at the whole text: a value that reaches its end unfinished, and an error of the strict
+# reader, which counts the lines before it.
+_CUTS = 8  # before the reply is given up
+_FAILURES = 32  # before all is read with tolerance
 _SHOWN = 40
 
 
@@ -25,49 +29,103 @@ class Unusable(Exception):  # noqa: N818 - a finding, to be said to the model
         self.no_json = no_json
 
 
-def find_values(text: str) -> Iterator[Any]:
-    """Every JSON object and list that stands in the reply, the outermost ones only. Raises Unusable where
-    there is none, or one that cannot be read.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """A JSON object or list, and where it stands in a reply's text.
 
-    What comes before the end of a thought is no answer. A value is read whole before the search goes on
-    behind it, so text that is quoted inside an answer is never taken for an answer itself.
+    >>> found = Found(value={"a": 1}, text="So: {'a': 1}. Done.", begin=4, end=12)
+    >>> found.written, found.behind
+    ("{'a': 1}", '. Done.')
     """
-    text = _answer(text.removeprefix("\ufeff"))
-    found: list[Any] = []
-    first: Malformed | None = None
-    at = 0
-    for _ in range(_TRIES):
-        begin = _BEGIN.search(text, at)
-        thought = _THOUGHT_ENDS.search(text, at, begin.start() if begin else len(text))
-        if thought is not None:
-            found, first = [], None
+
+    value: Any
+    text: str
+    begin: int
+    end: int
+
+    @property
+    def written(self) -> str:
+        return self.text[self.begin : self.end]
+
+    @property
+    def behind(self) -> str:
+        return self.text[self.end :]
+
+
+def find_values(text: str) -> list[Found]:
+    """Every JSON object and list that stands in the reply, the outermost ones only, in their order. Raises
+    Unusable where there is none, or one that cannot be read.
+
+    What comes before the end of a thought is no answer, and a thought that has no end has none behind it. A
+    value is read whole before the search goes on behind it, so text that is quoted inside an answer is never
+    taken for an answer itself. Every character is looked at a bounded number of times.
+    """
+    return _Search(text.lstrip(_BLANK)).all()
+
+
+class _Search:
+    """One pass over the reply; `at` is where it goes on."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.found: list[Found] = []
+        self.first: Malformed | None = None  # of what cannot be read and might be prose
+        self.thinks = False
+        self.failed = 0
+        self.cuts = 0
+
+    def all(self) -> list[Found]:
+        while self._next():
+            pass
+        if self.thinks:
+            raise Unusable("The reply ends in the middle of a thought, before any answer.", no_json=True)
+        if not self.found:
+            raise _unusable(self.text, self.first)
+        return self.found
+
+    def _next(self) -> bool:
+        """Goes on to the next value or tag of a thought; False at the end."""
+        begin = _NEXT.search(self.text, self.at)
         if begin is None:
-            break
+            return False
+        if begin["tag"]:
+            self._turn(begin)
+            return True
         try:
-            value, at = read_value(text, begin.start())
-            found.append(value)
+            value, self.at = self._read(begin.start())
+            self.found.append(Found(value=value, text=self.text, begin=begin.start(), end=self.at))
         except Malformed as problem:
-            first = first or problem
-            at = begin.start() + 1
-            if _LIKE_JSON.match(text, begin.start()):  # what lies inside a broken answer is not the answer
-                thought = _THOUGHT_ENDS.search(text, at)
-                if thought is None:
-                    raise _unusable(text, problem) from None
-                at = thought.start()
-    if not found:
-        raise _unusable(text, first)
-    yield from found
+            self._skip(begin.start(), problem)
+        return True
 
+    def _read(self, begin: int) -> tuple[Any, int]:
+        strict = read_strictly(self.text, begin) if self.failed < _FAILURES else None
+        if strict is not None:
+            return strict
+        self.failed += 1
+        return read_tolerantly(self.text, begin)
 
-def _answer(text: str) -> str:
-    """The text behind the thought that it begins with."""
-    begins = _THOUGHT_BEGINS.match(text)
-    if begins is None:
-        return text
-    ends = text.find(f"</{begins[1]}>", begins.end())
-    if ends < 0:
-        raise Unusable("The reply ends in the middle of a thought, before any answer.", no_json=True)
-    return text[ends + len(begins[1]) + 3 :]
+    def _turn(self, tag: re.Match[str]) -> None:
+        """A thought begins or ends; what stood before its end is forgotten."""
+        self.at = tag.end()
+        self.thinks = "/" not in tag[0]
+        if not self.thinks:
+            self.found, self.first = [], None
+
+    def _skip(self, begin: int, problem: Malformed) -> None:
+        """Goes behind what cannot be read, where that may be prose; what lies inside is no answer either."""
+        self.first = self.first or problem
+        self.cuts += isinstance(problem, Truncated)
+        if not _LIKE_JSON.match(self.text, begin) and self.cuts < _CUTS:
+            self.at = max(begin + 1, problem.at)
+            return
+        ends = _THOUGHT_END.search(self.text, begin) if self.cuts < _CUTS else None
+        if ends is None:
+            if self.thinks:
+                raise Unusable("The reply ends in the middle of a thought, before any answer.", no_json=True)
+            raise _unusable(self.text, problem) from None
+        self._turn(ends)
 
 
 def _unusable(text: str, problem: Malformed | None) -> Unusable:

@@ -11,11 +11,12 @@ NANO = 10**9  # money is added as whole billionths of a dollar, so that no order
 
 
 class Meter:
-    """Calls made and their cost, None as soon as one of them is of unknown cost."""
+    """Calls made, replies that could not be used, and the cost, None as soon as that of one is unknown."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls = 0
+        self._unusable = 0
         self._nano: int | None = 0
 
     @property
@@ -23,12 +24,17 @@ class Meter:
         return self._calls
 
     @property
+    def unusable(self) -> int:
+        return self._unusable
+
+    @property
     def cost_usd(self) -> float | None:
         return None if self._nano is None else self._nano / NANO
 
-    def add(self, calls: int, cost_usd: float | None) -> None:
+    def add(self, calls: int, cost_usd: float | None, unusable: int) -> None:
         with self._lock:
             self._calls += calls
+            self._unusable += unusable
             known = self._nano is not None and cost_usd is not None
             self._nano = self._nano + round(cost_usd * NANO) if known else None  # type: ignore[operator]
 
@@ -53,7 +59,7 @@ def meter() -> Iterator[Meter]:
         _meters.reset(token)
 
 
-def count(*, calls: int, cost_usd: float | None) -> None:
+def count(*, calls: int, cost_usd: float | None, unusable: int = 0) -> None:
     """Adds to every meter that is running here."""
     for running in _meters.get():
-        running.add(calls, cost_usd)
+        running.add(calls, cost_usd, unusable)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -28,9 +30,13 @@ from refine_rl.llm.meter import NANO
 from refine_rl.llm.prices import Price
 from refine_rl.llm.wire import Answered, Wire, open_wire
 from refine_rl.randomness import generator
+from refine_rl.types import Message
 
 _FAILED_IN_A_ROW = 3  # calls without any success between them, after which an endpoint is given up
 _SILENT_RETRIES = 2  # further attempts at an endpoint that has never answered and does not in time
+_NOTICED = 10.0  # seconds of silence, or of a wait that is asked for, that a person notices
+_QUIET = (60.0, 3600.0)  # seconds between two notes on one endpoint: at first, doubled each time up to
+_SHOWN = 300  # characters of a refusal that the ledger keeps
 _CHARS_PER_TOKEN = 3  # fewer than is usual, so that an estimate is rather too high
 
 
@@ -46,12 +52,23 @@ class Pace:
 
 
 class Line:
-    """An endpoint with its health, shared by the clients of all its models."""
+    """An endpoint with its health, shared by the clients of all its models. `note` hears when it does not
+    answer: at the first attempt that is repeated, and then ever more seldom."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        note: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.endpoint = endpoint
         self.answered = False  # anything usable, ever
         self._failed = 0
+        self._note = note
+        self._clock = clock
+        self._since: float | None = None  # when it was first told of that it does not answer
+        self._quiet_until = -math.inf
+        self._quiet = _QUIET[0]
         self._lock = threading.Lock()
         self._wires: dict[asyncio.AbstractEventLoop, Wire] = {}
 
@@ -77,6 +94,27 @@ class Line:
 
     def works(self) -> None:
         self.answered, self._failed = True, 0
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None and (silent := self._clock() - since) >= _NOTICED:
+            self._note(f"The endpoint `{self.endpoint.name}` answers again, after {silent:.0f} s.")
+
+    def repeats(self, failure: Failure, *, wait: float, left: int) -> None:
+        """Tells that an attempt is repeated after `wait` seconds, and that `left` more may follow."""
+        if failure.outcome == "busy" and wait < _NOTICED:
+            return  # every endpoint has its rate, and this is how one learns of it
+        now = self._clock()
+        with self._lock:
+            self._since = now if self._since is None else self._since
+            if now < self._quiet_until:
+                return
+            self._quiet_until = now + self._quiet
+            self._quiet = min(2 * self._quiet, _QUIET[1])
+        more = f" ({left} more {'attempt' if left == 1 else 'attempts'} after that)" if left else ""
+        self._note(
+            f"The endpoint `{self.endpoint.name}` ({self.endpoint.base_url}) gives no reply: {failure.text}. "
+            f"Trying again in {wait:.1f} s{more}."
+        )
 
     def fails(self) -> bool:
         """Counts a call that failed for good; whether the endpoint is to be given up."""
@@ -127,17 +165,22 @@ class EndpointClient:
             if reply is not None:
                 return self._free(request, reply)
 
-    def forget(self, request: Request) -> None:
-        """The reply to `request` is not to be given again."""
+    def keep(self, request: Request, reply: Reply) -> None:
+        """`reply` answers `request` the next time. One to a request with a schema is kept only so: whoever
+        asked knows whether it could be used."""
         if self._cache is not None:
-            self._cache.forget(self._key(request))
+            self._cache.put(self._key(request), reply)
+
+    def forget(self, request: Request) -> bool:
+        """The reply to `request` is not to be given again; whether there was one."""
+        return self._cache is not None and self._cache.forget(self._key(request))
 
     def _key(self, request: Request) -> str:
         return cache_key(self._line.endpoint.base_url, self._name, request)
 
     def _free(self, request: Request, reply: Reply) -> Reply:
         free = replace(reply, tokens_in=0, tokens_out=0, cost_usd=0.0, seconds=0.0, cached=True)
-        self._ledger.record(self._entry(request, "cached", free, seconds=0.0))
+        self._replied(request, "cached", free, seconds=0.0)
         return free
 
     async def _shared_call(self, wire: Wire, key: str, request: Request, cache: Cache) -> Reply:
@@ -147,7 +190,8 @@ class EndpointClient:
         reply = None
         try:
             reply = await self._call(wire, request)
-            cache.put(key, reply)
+            if request.schema is None:
+                cache.put(key, reply)
             return reply
         finally:
             del wire.in_flight[key]
@@ -173,6 +217,7 @@ class EndpointClient:
                     self._give_up(done, retries + 1)
                 wait = self._wait(request, done, retries)
                 retries += 1
+                self._line.repeats(done, wait=wait, left=self._retries - retries)
                 await asyncio.sleep(wait)
 
     @property
@@ -188,15 +233,18 @@ class EndpointClient:
             answer = await wire.post(body_of(self._name, request, quirks))
         except asyncio.CancelledError:
             seconds = time.perf_counter() - began
-            self._ledger.record(self._entry(request, "cancelled", None, seconds=seconds), ticket)
+            entry = self._entry(request, "cancelled", None, seconds=seconds)
+            self._ledger.record(entry, ticket, request=self._shown(request))
             raise
         seconds = time.perf_counter() - began
         failure: Failure | None
         if isinstance(answer, Answered) and answer.status < 300:
-            completion = read_completion(answer.body)
+            completion = read_completion(answer.body, request)
             failure = completion.problem
         elif isinstance(answer, Answered):
             failure = failure_of_status(answer.status, answer.headers, answer.body, request.form)
+            if self._line.endpoint.base_url.startswith("http://"):  # then the proxy itself may say so
+                failure = replace(failure, text=f"{failure.text}{wire.through}")
         else:
             failure = answer
         reply = Reply(
@@ -206,15 +254,39 @@ class EndpointClient:
             tokens_out=completion.tokens_out,
             cost_usd=self._cost(completion, failure),
             seconds=seconds,
+            instead=completion.instead,
         )
         if failure is not None:
             failure = replace(failure, text=self._line.endpoint.mask(failure.text))
             entry = self._entry(request, failure.outcome, reply, seconds=seconds, error=failure.text)
-            self._ledger.record(entry, ticket)
+            self._ledger.record(entry, ticket, request=self._shown(request))
             return failure
         outcome = {"stop": "ok", "length": "cut", "refusal": "refusal"}[reply.finish]
-        self._ledger.record(self._entry(request, outcome, reply, seconds=seconds), ticket)
+        self._replied(request, outcome, reply, seconds=seconds, ticket=ticket)
         return reply
+
+    def _replied(
+        self, request: Request, outcome: str, reply: Reply, *, seconds: float, ticket: int | None = None
+    ) -> None:
+        """Puts down a reply, and whether it can be used."""
+        mask = self._line.endpoint.mask
+        fault = _fault(request, reply)
+        if outcome == "ok" and not reply.text.strip():
+            outcome = "empty"
+        elif outcome == "ok" and fault:
+            outcome = "unusable"
+        declined = " ".join(reply.text.split())[:_SHOWN] if reply.finish == "refusal" else ""
+        error = mask(reply.instead or declined or fault)
+        entry = self._entry(request, outcome, reply, seconds=seconds, error=error)
+        self._ledger.record(entry, ticket, request=self._shown(request), reply=mask(reply.text))
+
+    def _shown(self, request: Request) -> Request | None:
+        """The request as it may be kept: without a key; None where nothing is to be kept of it."""
+        endpoint = self._line.endpoint
+        if not endpoint.settings.record:
+            return None
+        masked = tuple(Message(role=m["role"], content=endpoint.mask(m["content"])) for m in request.messages)
+        return replace(request, messages=masked)
 
     def _cost(self, completion: Completion, failure: Failure | None) -> float | None:
         """In dollars; None where the price or what was used is unknown."""
@@ -280,6 +352,11 @@ class EndpointClient:
             advice = (
                 "Is the server running?" if endpoint.local else "Is the address right, and the network up?"
             )
+            if endpoint.proxy is not None:
+                advice = (
+                    f"Is {endpoint.proxy.variable} right, and the network up? A host that NO_PROXY names is "
+                    "reached without it."
+                )
             if failure.status is not None:
                 advice = "Try again later, or with a smaller `concurrency`."
             raise EndpointDown(
@@ -306,8 +383,18 @@ class EndpointClient:
             if endpoint.key_env:
                 return f"Check the key in the environment variable {endpoint.key_env}."
             return f'If it needs a key, name its variable: endpoints.{endpoint.name}.key_env = "...".'
+        if failure.status == 407 and endpoint.proxy is not None:
+            return f"Check the name and the password of the proxy in {endpoint.proxy.variable}."
         if failure.status in (402, 429):
             return "The account has no money or quota left."
         if failure.status == 404:
             return f"Check the model's name (`{self._name}`) and the address ({endpoint.base_url})."
         return "The account may not use this model, or the key may not do this."
+
+
+def _fault(request: Request, reply: Reply) -> str:
+    """What is wrong with a reply; a defect of whoever reads it is not for the ledger, and shows there."""
+    try:
+        return request.fault(reply) if request.fault is not None else ""
+    except Exception:
+        return ""

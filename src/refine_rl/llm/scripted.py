@@ -53,7 +53,11 @@ class Scripted:
         if isinstance(said, Exception):
             raise said
         reply = Reply(text=said) if isinstance(said, str) else said
-        count(calls=0 if reply.cached else 1, cost_usd=0.0 if reply.cached else reply.cost_usd)
+        count(
+            calls=0 if reply.cached else 1,
+            cost_usd=0.0 if reply.cached else reply.cost_usd,
+            unusable=int(request.fault is not None and bool(request.fault(reply))),
+        )
         return reply
 
     def _next(self, replies: Sequence[Said]) -> Said:

@@ -4,6 +4,8 @@ with what is wrong until they can be used.
     JSON schema -> JSON mode -> words alone   a step down where the endpoint cannot, or it does not help
     cut by length -> twice the room           (up to four times)
     not usable -> what is wrong, in words     `corrections` times, then CallFailed
+
+Which value of a reply is its answer, verdict.py says. Only a reply that could be used is kept in the cache.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from refine_rl.llm.client import CallFailed, Client, Form, Reply, Request, Schema, TooLong, Unsupported
 from refine_rl.llm.find_json import Unusable, find_values
+from refine_rl.llm.verdict import Reading, agreed
 from refine_rl.types import Message
 
 __all__ = ["Answer", "Unusable", "ask", "parse_json"]
@@ -42,23 +45,31 @@ class Answer(Generic[T]):
 
 
 @runtime_checkable
-class Forgets(Protocol):
-    """A client that keeps replies, and can be told that one was of no use."""
+class Keeps(Protocol):
+    """A client that keeps replies for the next time: those that could be used, when it is told so."""
 
-    def forget(self, request: Request) -> None: ...
+    def keep(self, request: Request, reply: Reply) -> None:
+        """`reply` answers `request` from now on."""
+
+    def forget(self, request: Request) -> bool:
+        """Nothing answers `request` any more; whether something did."""
 
 
 async def ask(
-    client: Client, request: Request, read: Callable[[Any], T], *, corrections: int = 2
+    client: Client, request: Request, read: Callable[[Any], T], *, corrections: int = 2, key: str = ""
 ) -> Answer[T]:
     """The answer to `request`, whose `schema` must be set.
 
     `read` gets the JSON value and gives what is wanted of it, or raises Unusable with what is wrong, in words
-    to the model. Raises CallFailed with what was wrong last, and lets the client's own errors through.
+    to the model. `key` is the word by which a verdict goes ("score"): text behind the JSON that says it again
+    is another verdict. Raises CallFailed with what was wrong last, and lets the client's own errors through.
     """
     if request.schema is None:
         raise ValueError("a structured answer needs request.schema")
-    dialogue = _Dialogue(client, request, request.schema)
+    schema = request.schema
+    reading = Reading(request.messages, schema, read, key)
+    request = replace(request, fault=lambda reply: _fault(reply, reading))
+    dialogue = _Dialogue(client, request, schema)
     replies: list[Reply] = []
     left = corrections
     while True:
@@ -67,17 +78,16 @@ async def ask(
             continue
         replies.append(reply)
         try:
-            value = _read(reply, request.schema, read)
+            value = reading.of(reply)
         except Unusable as wrong:
-            if dialogue.can_ask_otherwise(reply, wrong):
+            if dialogue.forgets(reply) or dialogue.can_ask_otherwise(reply, wrong):
                 continue
             if left == 0 or (reply.finish == "refusal" and dialogue.refusals > 1):
-                dialogue.forget()
                 raise CallFailed(f"{client.model} gave no usable reply: {wrong}") from None
             left -= 1
             dialogue.correct(reply, wrong)
         else:
-            dialogue.helped()
+            dialogue.helped(reply)
             return Answer(value=value, replies=tuple(replies))
 
 
@@ -87,54 +97,16 @@ def parse_json(text: str) -> Any:
     >>> parse_json("Sure!\\n```json\\n{'score': 1,}\\n```")
     {'score': 1}
     """
-    return _agreed(list(find_values(text)))
+    return agreed([found.value for found in find_values(text)])
 
 
-def _read(reply: Reply, schema: Schema, read: Callable[[Any], T]) -> T:
-    """What the reply says. Of several JSON values in it, the one that can be used counts."""
-    if reply.finish == "refusal":
-        raise Unusable("You declined to answer; what is asked for is only the JSON described above.")
-    usable: list[tuple[Any, T]] = []
-    problems: list[Unusable] = []
+def _fault(reply: Reply, reading: Reading[Any]) -> str:
+    """What is wrong with a reply, for the ledger; "" where it can be used."""
     try:
-        for found in find_values(reply.text):
-            try:
-                value = _shaped(found, schema)
-                usable.append((value, read(value)))
-            except Unusable as wrong:
-                problems.append(wrong)
+        reading.of(reply)
     except Unusable as wrong:
-        if not usable:
-            raise problems[-1] if problems else wrong from None
-    if not usable:
-        raise problems[-1]
-    _agreed([value for value, _ in usable])
-    return usable[0][1]
-
-
-def _agreed(values: list[Any]) -> Any:
-    if any(value != values[0] for value in values):
-        raise Unusable("The reply holds more than one answer, and they differ; give one, and nothing else.")
-    return values[0]
-
-
-def _shaped(value: Any, schema: Schema) -> Any:
-    """The value as the schema's outermost kind; one wrapping too many or too few is understood."""
-    wanted = schema.schema.get("type")
-    if wanted == "object" and isinstance(value, list):
-        properties = schema.schema.get("properties", {})
-        lists = [name for name, entry in properties.items() if entry.get("type") == "array"]
-        if len(properties) == len(lists) == 1:
-            inside = value[0].get(lists[0]) if len(value) == 1 and isinstance(value[0], dict) else None
-            return {lists[0]: inside if isinstance(inside, list) else value}
-        if len(value) == 1 and isinstance(value[0], dict):
-            return value[0]
-        raise Unusable("The reply must be a JSON object, not a list.")
-    if wanted == "array" and isinstance(value, dict):
-        if len(value) == 1 and isinstance(only := next(iter(value.values())), list):
-            return only
-        raise Unusable("The reply must be a JSON list, not an object.")
-    return value
+        return str(wrong)
+    return ""
 
 
 class _Known:
@@ -164,6 +136,8 @@ class _Dialogue:
         self.no_json = 0  # replies without any JSON in the present form
         self.refusals = 0
         self.last: tuple[Message, ...] = ()  # the wrong reply and what was wrong with it
+        self.wrongs: list[str] = []
+        self.short = False  # more room cannot be had
         self.sent: list[Request] = []
         self.skipped: list[Form] = []
 
@@ -184,7 +158,7 @@ class _Dialogue:
         except TooLong:
             if self.max_tokens == self.request.max_tokens:
                 raise
-            self.max_tokens, self.more_room = self.request.max_tokens, False
+            self.max_tokens, self.more_room, self.short = self.request.max_tokens, False, True
             return None
         self.refusals += reply.finish == "refusal"
         return reply
@@ -207,29 +181,39 @@ class _Dialogue:
         return False
 
     def correct(self, reply: Reply, wrong: Unusable) -> None:
+        """The next request shows the reply and says what was wrong with it. It is none that was sent before,
+        also where the model says the same again: else it would say so for ever."""
         said = reply.text if reply.text.strip() else "(nothing)"
         if len(said) > _SHOWN:
             said = f"{said[: _SHOWN * 3 // 4]}\n[...]\n{said[-_SHOWN // 4 :]}"
+        before = [text for text in dict.fromkeys(self.wrongs) if text != str(wrong)]
+        self.wrongs.append(str(wrong))
+        again = f" either (attempt {len(self.wrongs)})" if len(self.wrongs) > 1 else ""
+        words = [
+            f"That reply cannot be used{again}. {wrong}",
+            *(f"An earlier one could not be used for this: {text}" for text in before),
+            "Answer again, with the whole corrected JSON and nothing else.",
+        ]
         self.last = (
             {"role": "assistant", "content": said},
-            {
-                "role": "user",
-                "content": f"That reply cannot be used. {wrong}\nAnswer again, with the whole corrected "
-                "JSON and nothing else.",
-            },
+            {"role": "user", "content": "\n".join(words)},
         )
 
-    def helped(self) -> None:
-        """The present form led to an answer: those that were left on the way did not."""
+    def helped(self, reply: Reply) -> None:
+        """The reply can be used: it is kept, also as the answer to what was asked first, and the forms that
+        were left on the way did not help."""
+        if isinstance(self.client, Keeps) and not (reply.cached and len(self.sent) == 1):
+            for request in dict.fromkeys((0, len(self.sent) - 1)):
+                self.client.keep(self.sent[request], reply)
         for form in self.skipped:
             self.known.helpless[form] += 1
             if self.known.helpless[form] >= _HELPLESS and self.known.form == form:
                 self.known.form = _lower(form)
 
-    def forget(self) -> None:
-        if isinstance(self.client, Forgets):
-            for request in self.sent:
-                self.client.forget(request)
+    def forgets(self, reply: Reply) -> bool:
+        """Whether a reply that cannot be used was a kept one (an older version read it otherwise), and is
+        none any more: the same can be asked again."""
+        return reply.cached and isinstance(self.client, Keeps) and self.client.forget(self.sent[-1])
 
     def _step_down(self) -> None:
         self.form = _lower(self.form)
@@ -237,11 +221,15 @@ class _Dialogue:
 
     def _asked(self) -> Request:
         messages = self.request.messages
+        words = []
         if self.form != "schema":
             shape = json.dumps(self.schema.schema, ensure_ascii=False)
-            words = f"Answer with JSON only, that fits this JSON schema:\n{shape}"
-            last = messages[-1]
-            messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']}\n\n{words}"})
+            words.append(f"Answer with JSON only, that fits this JSON schema:\n{shape}")
+        if self.short:
+            words.append(f"There is room for {self.max_tokens} tokens, thoughts included: be brief.")
+        if words:
+            content = "\n\n".join([messages[-1]["content"], *words])
+            messages = (*messages[:-1], {"role": messages[-1]["role"], "content": content})
         return replace(
             self.request, messages=(*messages, *self.last), form=self.form, max_tokens=self.max_tokens
         )

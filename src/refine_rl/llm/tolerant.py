@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 _DEPTH = 64
-_SPACE = re.compile(r"(?:\s|//[^\n]*|#[^\n]*|/\*.*?\*/)*", re.DOTALL)
+_SPACE = re.compile(r"(?:[\s\ufeff]|//[^\n]*|#[^\n]*)*")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORD = re.compile(r"[A-Za-z_][\w-]*")
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
@@ -38,18 +38,30 @@ class Truncated(Malformed):
 
 
 def read_value(text: str, start: int) -> tuple[Any, int]:
-    """The JSON object or list that begins at `start`, and where it ends.
+    """The JSON object or list that begins at `start`, and where it ends. Raises Malformed.
 
     >>> read_value("so: {'a': [1, 2,],}.", 4)
     ({'a': [1, 2]}, 19)
     """
+    strict = read_strictly(text, start)
+    return read_tolerantly(text, start) if strict is None else strict
+
+
+def read_strictly(text: str, start: int) -> tuple[Any, int] | None:
+    """The same of strict JSON; None where it is not that."""
     decoder = json.JSONDecoder(
         object_pairs_hook=_no_twins, parse_constant=_no_constant, parse_float=_finite, strict=False
     )
     try:
         value, end = decoder.raw_decode(text, start)
     except (ValueError, RecursionError, Malformed):
-        value, end = _Reader(text, start).whole()
+        return None
+    return _printable(value), end
+
+
+def read_tolerantly(text: str, start: int) -> tuple[Any, int]:
+    """The same with every slip that is understood. Raises Malformed."""
+    value, end = _Reader(text, start).whole()
     return _printable(value), end
 
 
@@ -187,11 +199,20 @@ class _Reader:
 
     def _peek(self) -> str:
         """The next character that says something."""
-        space = _SPACE.match(self.text, self.at)
-        self.at = space.end() if space is not None else self.at
+        self._skip_space()
+        while self.text.startswith("/*", self.at):
+            ends = self.text.find("*/", self.at + 2)
+            if ends < 0:
+                raise Truncated("the text ends in the middle of a comment", self.at)
+            self.at = ends + 2
+            self._skip_space()
         if self.at >= len(self.text):
             raise Truncated("the text ends in the middle of a value", self.at)
         return self.text[self.at]
+
+    def _skip_space(self) -> None:
+        space = _SPACE.match(self.text, self.at)
+        self.at = space.end() if space is not None else self.at
 
     def _expect(self, sign: str) -> None:
         if self._peek() != sign:

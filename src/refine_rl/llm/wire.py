@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from refine_rl.errors import UserError
 from refine_rl.llm.client import Reply
 from refine_rl.llm.endpoints import Endpoint
 from refine_rl.llm.failures import Failure
@@ -29,13 +31,15 @@ class Answered:
 
 @dataclass(kw_only=True, slots=True)
 class Wire:
-    """An endpoint's client in one event loop. `in_flight` holds the requests under way by cache key."""
+    """An endpoint's client in one event loop. `through` says which proxy is between ("" without one);
+    `in_flight` holds the requests under way by cache key."""
 
     sdk: AsyncOpenAI
     closer: AsyncGenerator[None]
     slots: asyncio.Semaphore
     timeout: float
     headers: Mapping[str, Any]
+    through: str = ""
     in_flight: dict[str, asyncio.Future[Reply | None]] = field(default_factory=dict)
 
     async def post(self, body: Mapping[str, Any]) -> Answered | Failure:
@@ -53,32 +57,33 @@ class Wire:
             return Answered(status=response.status_code, headers=response.headers, body=response.text)
         except (TimeoutError, openai.APITimeoutError) as error:
             if type(error.__cause__).__name__ in _NEVER_SENT:
-                return _no_connection("no connection in time", lost=False)
-            text = f"no answer within {self.timeout:g} s"
+                return self._no_connection("no connection in time", lost=False)
+            text = f"no answer within {self.timeout:g} s{self.through}"
             return Failure(kind="retry", outcome="timeout", text=text, lost=True)
         except openai.APIConnectionError as error:
             cause = error.__cause__
             text = str(cause) or type(cause).__name__
-            return _no_connection(text, lost=type(cause).__name__ not in _NEVER_SENT)
+            if type(cause).__name__ == "ProxyError" and text.startswith("407"):
+                text = f"{text}{self.through}"
+                return Failure(kind="refused", outcome="refused", text=text, status=407)
+            return self._no_connection(text, lost=type(cause).__name__ not in _NEVER_SENT)
+
+    def _no_connection(self, text: str, *, lost: bool) -> Failure:
+        what = "the connection broke" if lost else "no connection"
+        return Failure(kind="retry", outcome="no connection", text=f"{what}: {text}{self.through}", lost=lost)
 
     async def close(self) -> None:
         """Closes the connections; a second time does nothing."""
         await self.closer.aclose()
 
 
-def _no_connection(text: str, *, lost: bool) -> Failure:
-    what = "the connection broke" if lost else "no connection"
-    return Failure(kind="retry", outcome="no connection", text=f"{what}: {text}", lost=lost)
-
-
 async def open_wire(endpoint: Endpoint) -> Wire:
-    """A wire for the running loop."""
+    """A wire for the running loop. Raises UserError for a proxy that cannot be used."""
     import openai
 
     timeout = endpoint.settings.timeout
     connect = openai.Timeout(timeout, connect=min(_CONNECT, timeout))
-    # A proxy from the environment is for the outside, not for a server on this machine.
-    http = openai.DefaultAsyncHttpxClient(trust_env=not endpoint.local, timeout=connect)
+    http = openai.DefaultAsyncHttpxClient(transport=_transport(endpoint), timeout=connect)
     sdk = openai.AsyncOpenAI(
         api_key=endpoint.key or "none",
         base_url=endpoint.base_url,
@@ -98,7 +103,28 @@ async def open_wire(endpoint: Endpoint) -> Wire:
         slots=asyncio.Semaphore(endpoint.settings.concurrency),
         timeout=timeout,
         headers={} if endpoint.key else {"Authorization": openai.Omit()},
+        through=f", through {endpoint.proxy.shown}" if endpoint.proxy else "",
     )
+
+
+def _transport(endpoint: Endpoint) -> Any:
+    """How requests travel: through the endpoint's proxy and no other. The environment's certificates count
+    for the outside."""
+    import openai
+
+    # That HTTP library on which this version of the SDK stands.
+    bases = (base.__module__.partition(".")[0] for base in openai.DefaultAsyncHttpxClient.__mro__)
+    httpx = import_module(next(name for name in bases if name != "openai"))
+    try:
+        return httpx.AsyncHTTPTransport(
+            proxy=endpoint.proxy.url if endpoint.proxy else None,
+            trust_env=not endpoint.local,
+            limits=openai.DEFAULT_CONNECTION_LIMITS,
+        )
+    except (ImportError, ValueError, httpx.InvalidURL) as problem:
+        if endpoint.proxy is None:
+            raise
+        raise UserError(f"{endpoint.proxy.shown} cannot be used: {endpoint.mask(str(problem))}") from None
 
 
 async def _closing(sdk: AsyncOpenAI) -> AsyncGenerator[None]:

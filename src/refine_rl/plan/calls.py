@@ -24,6 +24,8 @@ MEMBER = 30  # tokens around an answer: its tags, its JSON
 VERDICT = (40, 80)  # tokens of a reply for each answer that is scored: a reason and a number
 REASONING = 2000  # tokens that a model may spend on thinking first, in the high figure
 QUESTION = 50  # tokens of a question with its options
+LOOK = "first look"
+ANCHORS = "anchors"
 FIRST = "first validation"
 COMPARISON = "held-out comparison"
 STEPS = "steps of wrong answers"
@@ -47,6 +49,7 @@ class Calls:
 def calls(settings: Settings, counts: Counts) -> list[Calls]:
     """Every call of a whole run, in the order in which they come."""
     found = [
+        *_first_look(settings, counts),
         *_writing(settings, counts),
         *_judging(settings, counts),
         *_quiz(settings, counts),
@@ -153,7 +156,7 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
         prompts = min(settings.judge.anchor_prompts, counts.train)
         found.append(
             Judged(
-                stage="anchors",
+                stage=ANCHORS,
                 groups=prompts * (1 + later),
                 answers=samples + len(KINDS),
                 gated=False,
@@ -200,6 +203,30 @@ def looks(settings: Settings, stage: str = "training") -> list[tuple[str, int, i
     return [*found, (j.larger, 0, 1)] if j.larger else found
 
 
+def _first_look(settings: Settings, counts: Counts) -> Iterator[Calls]:
+    """Everybody who judges is shown two fixed answers, once in each role, before anything else."""
+    from refine_rl.rewards.first_look import FIXED
+
+    reward, judge = settings.reward, settings.judge
+    roles = [reward.judges, [judge.larger] if reward.judges else [], [settings.evaluate.judge]]
+    once = Counter(model for models in roles for model in dict.fromkeys(models) if model)
+    each = requests(judge.kind, len(FIXED))
+    tokens_in, tokens_out = _judge_tokens(settings, counts, len(FIXED))
+    numbers = {model: roles_of * each for model, roles_of in once.items()}
+    steps = list(dict.fromkeys(reward.steps.judges)) if reward.steps is not None else []
+    for model in dict.fromkeys([*numbers, *steps]):
+        number = numbers.get(model, 0) + (len(FIXED) if model in steps else 0)
+        yield Calls(
+            purpose="anchor",
+            stage=LOOK,
+            model=model,
+            low=number,
+            high=number,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+        )
+
+
 def _judging(settings: Settings, counts: Counts) -> Iterator[Calls]:
     if not settings.reward.judges:
         return
@@ -220,7 +247,7 @@ def _judged_groups(settings: Settings, counts: Counts, group: Judged) -> Iterato
     tokens_in, tokens_out = _judge_tokens(settings, counts, group.answers)
     for model, low, high in looks(settings, group.stage):
         yield Calls(
-            purpose="judge",
+            purpose="anchor" if group.stage == ANCHORS else "judge",
             stage=group.stage,
             model=model,
             low=0 if settings.judge.gate and group.gated else group.groups * one * low,
@@ -280,6 +307,8 @@ def _answer(settings: Settings) -> Range:
 def _quiz(settings: Settings, counts: Counts) -> Iterator[Calls]:
     if settings.reward.quiz is None:
         return
+    from refine_rl.rewards.first_look import QUIZZED
+
     samples, cases = settings.evaluate.samples, len(settings.reward.sanity)
     steps, members = settings.grpo.steps, settings.rollout.group_size
     groups = [steps * settings.grpo.prompts_per_step]
@@ -291,6 +320,8 @@ def _quiz(settings: Settings, counts: Counts) -> Iterator[Calls]:
     probed = _probed(settings, counts) * settings.prompts.probe
     compared = 2 * counts.held_out * (samples + 1)
     answers = {
+        # One source is tried, two more where its questions cannot be used; a writer's prompts have none.
+        LOOK: (1, QUIZZED),
         "sanity cases": (2 * cases, 2 * cases),
         "probe of the pool": (probed, probed),
         FIRST: (n * samples, n * samples),

@@ -58,16 +58,25 @@ class UnknownSize(UserError):  # noqa: N818 - it is a gap in what is known, not 
 
 def model_size(settings: Settings) -> Size:
     """From the model's configuration alone; no weight is read and nothing is downloaded. Raises
-    UnknownSize where the configuration is not on this machine."""
+    UnknownSize where the configuration is not on this machine, UserError where it is no model to train."""
     import transformers
 
-    from refine_rl.policy.load import model_source
+    from refine_rl.policy.fetch import fetch_config, refusal
+    from refine_rl.policy.origin import find_origin
 
     name = settings.model.name
-    source = model_source(name)
+    origin = find_origin(name, local_only=True)
+    if origin.local:
+        config = fetch_config(name, origin.base)
+        try:
+            return size_of(config, settings.model.targets)
+        except UserError:
+            raise
+        except Exception as error:
+            raise refusal(error, origin.base) from error
     try:
         config = transformers.AutoConfig.from_pretrained(
-            source, trust_remote_code=False, local_files_only=True
+            origin.base, trust_remote_code=False, local_files_only=True
         )
         return size_of(config, settings.model.targets)
     except (OSError, ValueError, KeyError) as error:
@@ -77,22 +86,26 @@ def model_size(settings: Settings) -> Size:
 
 
 def size_of(config: Any, targets: str | list[str]) -> Size:
-    """Of any decoder-only architecture: the model is built without memory for its weights."""
+    """Of any decoder-only architecture: the model is built without memory for its weights. Raises UserError
+    for targets that are no layers of it."""
     import torch
     import transformers
     from transformers.pytorch_utils import Conv1D
 
+    from refine_rl.policy.adapter import check_targets, is_target
     from refine_rl.policy.load import context_length
 
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
+    check_targets(model, targets)
     head = model.get_output_embeddings()
     linear = adapted = 0
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+        usual = isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+        if usual:
             linear += module.weight.numel()
-            if targets == "all-linear" or name.rsplit(".", 1)[-1] in targets:
-                adapted += sum(module.weight.shape)
+        if usual if isinstance(targets, str) else is_target(name, targets):
+            adapted += sum(sum(p.shape) for p in module.parameters() if p.ndim == 2)
     text = config.get_text_config()
     heads = text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads

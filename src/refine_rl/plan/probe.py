@@ -13,6 +13,7 @@ from refine_rl.connecting import check_models, connect
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
+from refine_rl.policy.control import readable
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.sample import Purpose, sample
@@ -21,7 +22,7 @@ from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward
 from refine_rl.rewards.rubric import default_rubric
 from refine_rl.rewards.scoring import ScoringLoop
-from refine_rl.types import Prompt
+from refine_rl.types import Prompt, same_value
 
 PROMPTS = 8  # that are looked at
 
@@ -72,9 +73,13 @@ def probe(
     policy = load_policy(settings.model, seed=settings.grpo.seed)
     r = settings.rollout
     limit = min(settings.prompts.max_tokens, policy.context_length - r.max_tokens)
-    train = [p for p in prompts if p.split == "train" and len(policy.encode(p.messages)) <= limit]
+    read, lines = readable([p for p in prompts if p.split == "train"], policy.encode, policy.control)
+    for line in lines:
+        observer.note(line)
+    train = [p for p in read if len(policy.encode(p.messages)) <= limit]
     if not train:
         raise UserError(f"No training prompt has at most {limit} tokens, so none can be tried.")
+    policy.hold_still(max(len(policy.encode(p.messages)) for p in train) + r.max_tokens)
     order = generator(settings.grpo.seed, "plan").permutation(len(train))
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
@@ -97,7 +102,7 @@ def probe(
         why = next(s.explanation for group in scores for s in group if s.value is None)
         kind = MachineError if asks else UserError
         raise kind(f"No group could be scored. The first reason:\n{why}")
-    flat = sum(min(v) == max(v) for v in whole)
+    flat = sum(same_value(v) for v in whole)
     answers = [t for group in groups for t in group]
     return Probed(
         groups=len(whole),

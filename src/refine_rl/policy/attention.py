@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 
-SCORES = {"cpu": 1 << 19}
-"""Scores that stand in memory at once, by device: a tile's passes should find it in the cache."""
+from refine_rl.policy.wide_attention import wide_attention
 
-MANY = 1 << 24
-"""The same where every product is a launch."""
+SCORES = 1 << 19
+"""Scores that stand in memory at once: a tile's passes should find it in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +116,8 @@ def shared_attention(
     q is [K, G, R, C, D] (R query heads share each of the K key heads), k and v are [K, G, C, D], the
     prefix [K, L, D]; -> [K, G, R, C, D]. `window` > 0: a token sees itself and window - 1 tokens before it.
     """
+    if q.device.type != "cpu":
+        return wide_attention(q, k, v, prefix_k, prefix_v, scale=scale, window=window)
     found: torch.Tensor = _SharedAttention.apply(  # type: ignore[no-untyped-call]
         q, k, v, prefix_k, prefix_v, scale, window
     )
@@ -132,9 +133,8 @@ def scale_queries(dtype: torch.dtype, scale: float) -> bool:
 def _tiles(q: torch.Tensor, prefix_k: torch.Tensor, window: int) -> Iterator[_Tile]:
     K, G, R, C, _ = q.shape
     L = prefix_k.shape[1]
-    scores = SCORES.get(q.device.type, MANY)
-    rows = max(1, scores // max(1, R * C * (L + C)))
-    step = C if rows > 1 or scores >= R * C * (L + C) else max(16, scores // (R * (L + C)))
+    rows = max(1, SCORES // max(1, R * C * (L + C)))
+    step = C if rows > 1 or SCORES >= R * C * (L + C) else max(16, SCORES // (R * (L + C)))
     for head in range(K):
         for row in range(0, G, rows):
             for first in range(0, C, step):

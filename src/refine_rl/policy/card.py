@@ -2,23 +2,116 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
 from refine_rl.config import Settings
-from refine_rl.types import Comparison
+from refine_rl.policy.origin import model_source
+from refine_rl.types import Comparison, decimals
+
+_LICENCE = ("license", "license_name", "license_link")
 
 
-def model_card(settings: Settings, comparison: Comparison) -> str:
-    """Markdown with the metadata block that model hubs read."""
-    adapter = settings.model.adapter == "lora"
-    base = settings.model.name
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """How far weights were trained: they are those after `step` of the `taken` steps, and the `best` on
+    validation or not."""
+
+    step: int
+    taken: int
+    best: bool = False
+
+    def text(self, steps: int) -> str:
+        """`steps` is how many there were to be.
+
+        >>> Trained(step=40, taken=60, best=True).text(60)
+        '40 steps (the best of 60 on the validation prompts)'
+        """
+        planned = "" if self.taken == steps else f", of {steps} planned"
+        if self.step == self.taken:
+            return f"{self.step} steps" + planned
+        if self.best:
+            return f"{self.step} steps (the best of {self.taken} on the validation prompts{planned})"
+        return f"{self.step} steps (of {self.taken} that were taken{planned})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """The model that was trained, as a reader of the card knows it: its id on a hub ("" where it has none),
+    what to call it, and what its own card says of its licence."""
+
+    id: str
+    called: str
+    licence: dict[str, str] = field(default_factory=dict)
+
+
+def base_of(name: str) -> Base:
+    """What can be told about the base model that the settings call `name`. A hub's own card is asked for
+    where it is not at hand; where it cannot be had, the licence stays unsaid."""
+    source = Path(model_source(name))
+    if not source.is_dir():
+        return Base(id=name, called=name, licence=_licence(_metadata(_hub_card(name))))
+    said = _metadata(source / "README.md")
+    called = "The bundled model `tiny`" if name == "tiny" else source.resolve().name
+    ancestor = said.get("base_model")  # a folder has no id; what it was made of may have one
+    return Base(id=ancestor if isinstance(ancestor, str) else "", called=called, licence=_licence(said))
+
+
+def _hub_card(name: str) -> Path | None:
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, "README.md", etag_timeout=5))
+    except Exception:  # no network, no such file, no access: the licence is then not known here
+        return None
+
+
+def _metadata(card: Path | None) -> dict[str, Any]:
+    import huggingface_hub
+
+    try:
+        return dict(huggingface_hub.metadata_load(card) or {}) if card is not None else {}
+    except Exception:  # somebody else's file, of whatever form
+        return {}
+
+
+def _licence(said: dict[str, Any]) -> dict[str, str]:
+    return {key: said[key] for key in _LICENCE if isinstance(said.get(key), str)}
+
+
+def model_card(
+    settings: Settings,
+    comparison: Comparison | None,
+    *,
+    trained: Trained,
+    base: Base,
+    merged: bool = False,
+    changes: Sequence[str] = (),
+    said: Sequence[str] = (),
+) -> str:
+    """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
+    not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
+    settings that were others in a part of the training; `said` are sentences that belong to the verdict."""
+    lora = settings.model.adapter == "lora"
+    adapter = lora and not merged
+    what = f"LoRA rank {settings.model.rank}" + ("" if adapter else ", merged into the weights")
+    what = what if lora else "all weights"
     front = ["---", "library_name: " + ("peft" if adapter else "transformers")]
-    if base != "tiny":
-        front.append(f"base_model: {base}")
-    front += ["tags: [refine, grpo, reinforcement-learning]", "---", ""]
+    if base.id:
+        front += [f"base_model: {base.id}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"]
+    front += [f"{key}: {json.dumps(text)}" for key, text in base.licence.items()]
+    front += ["pipeline_tag: text-generation", "tags: [refine, grpo, reinforcement-learning]", "---", ""]
     task = "\n".join(f"> {line}" for line in settings.task.strip().splitlines())
     if adapter:
         use = (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            "from peft import AutoPeftModelForCausalLM\n"
+            "from transformers import AutoTokenizer, GenerationConfig\n\n"
             'model = AutoPeftModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
+            "# The tokens that end an answer: peft takes the base model's alone.\n"
+            'model.generation_config = GenerationConfig.from_pretrained("THIS_FOLDER")\n'
         )
     else:
         use = (
@@ -32,35 +125,21 @@ def model_card(settings: Settings, comparison: Comparison) -> str:
             *front,
             f"# {settings.name or 'A tuned model'}",
             "",
-            f"{base}, trained with Re:Fine for this task:",
+            f"{base.called}, trained with Re:Fine for this task:",
             "",
             task,
             "",
             "## Evidence",
             "",
-            f"Verdict on held-out prompts: **{comparison.verdict}**.",
-            "",
-            "| | mean reward | 95 % interval |",
-            "|---|---|---|",
-            *(
-                f"| {name} | {e.mean:.3f} | {e.ci95[0]:.3f} to {e.ci95[1]:.3f} |"
-                for name, e in (
-                    ("base", comparison.base),
-                    ("tuned", comparison.tuned),
-                    ("difference", comparison.difference),
-                )
-            ),
-            "",
-            f"{comparison.prompts} held-out prompts, {comparison.samples} sampled answers each, "
-            f"seed {g.seed}. "
-            "The reward is the task's own; it says nothing about other abilities of the model.",
+            *_evidence(settings, comparison, said),
             "",
             "## Training",
             "",
-            f"GRPO ({g.loss} loss), {g.steps} steps of {g.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, "
-            + (f"LoRA rank {settings.model.rank}." if adapter else "all weights."),
+            f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
+            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
+            *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
+            *_about_licence(base),
             "## Use",
             "",
             "```python",
@@ -69,3 +148,34 @@ def model_card(settings: Settings, comparison: Comparison) -> str:
             "",
         ]
     )
+
+
+def _evidence(settings: Settings, comparison: Comparison | None, said: Sequence[str]) -> list[str]:
+    """The verdict, its numbers where there are any, and what has to be said with it."""
+    if comparison is None:
+        return ["These weights are a checkpoint. They were not compared with the base model."]
+    lines = [f"Verdict on held-out prompts: **{comparison.verdict}**.", ""]
+    if comparison.reward is not None:
+        intervals = comparison.verdict != "too few to tell"
+        lines += ["| | mean reward | 95 % interval |", "|---|---|---|"]
+        sides = ("base", "tuned", "difference")
+        for name, e in ((side, getattr(comparison.reward, side)) for side in sides):
+            interval = f"{decimals(e.ci95[0])} to {decimals(e.ci95[1])}" if intervals else "too few prompts"
+            lines.append(f"| {name} | {decimals(e.mean)} | {interval} |")
+        lines.append("")
+    lines += [f"- {text}" for text in said]
+    whole = f" of {comparison.prompts_asked}" if comparison.prompts_missing else ""
+    return [
+        *lines,
+        *([""] if said else []),
+        f"{comparison.prompts}{whole} held-out prompts, {comparison.samples} sampled answers each, "
+        f"seed {settings.grpo.seed}. "
+        "The reward is the task's own; it says nothing about other abilities of the model.",
+    ]
+
+
+def _about_licence(base: Base) -> list[str]:
+    """A word where the block above does not say it."""
+    if base.licence:
+        return []
+    return ["The licence of the model that was trained holds for these weights as well.", ""]

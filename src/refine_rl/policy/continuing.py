@@ -33,8 +33,9 @@ class Begun:
 
 
 def encode_text(policy: Policy, text: str) -> tuple[int, ...]:
-    """The token ids of a text that is put into an answer, without template or special tokens."""
-    return tuple(policy.tokenizer(text, add_special_tokens=False)["input_ids"])
+    """The token ids of a text that is put into an answer, without template or special tokens (but for the
+    tags of thoughts and the like, which belong to an answer's text)."""
+    return policy.encode_words(text)
 
 
 def go_on(
@@ -99,10 +100,11 @@ def _whole(policy: Policy, begun: Begun, tokens: list[int], logprobs: list[float
     stop_reason: StopReason = "stop" if tokens[-1] in policy.stop_ids else "length"
     behind_prompt = [i for s in begun.segments[1:] for i in s.token_ids]
     words = behind_prompt + (tokens[:-1] if stop_reason == "stop" else tokens)
+    said = policy.opening(begun.prompt.messages) + policy.decode(words)
     return Trajectory(
         prompt_id=begun.prompt.id,
         member=begun.member,
-        messages=(*begun.prompt.messages, {"role": "assistant", "content": policy.decode(words)}),
+        messages=(*begun.prompt.messages, {"role": "assistant", "content": said}),
         segments=(
             *begun.segments,
             Segment(token_ids=tuple(tokens), trainable=True, logprobs=tuple(logprobs)),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from refine_rl.errors import UserError
+from refine_rl.policy.adapter import Start, save_adapter
+from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
 from refine_rl.policy.fast import Fast, find_fast
+from refine_rl.policy.files import as_other_files
+from refine_rl.policy.merging import merge
+from refine_rl.policy.rope import hold_still, moving_kinds
+from refine_rl.policy.template import render
 from refine_rl.types import Message
 
 _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
@@ -26,8 +33,9 @@ _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
 class Policy:
     """The model with everything that is needed to talk to it.
 
-    `compute_dtype` is the number format of the matrix products; `frozen` a copy of the untrained
-    model, kept only where there is no adapter to switch off.
+    `compute_dtype` is the number format of the matrix products; `moment` what a template that asks for the
+    time is told, now and later; `start` the adapter that the model came with, merged in; `frozen` a copy of
+    the untrained model, kept only where no adapter can be switched off.
     """
 
     model: Any
@@ -38,30 +46,53 @@ class Policy:
     context_length: int
     source: str
     adapter: bool
+    control: Control
+    moment: datetime
+    start: Start | None = None
     frozen: Any = None
     use_fast: bool = True
 
+    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+        """The conversation in the model's own template, ready for an answer or not."""
+        return render(self.tokenizer, messages, moment=self.moment, source=self.source, answer=answer)
+
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt's token ids in the model's own template, ready for an answer."""
-        try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # templates raise whatever their author chose
-            roles = ", ".join(m["role"] for m in messages)
-            raise UserError(
-                f"The chat template of {self.source} refuses a conversation of the roles {roles}: {error}. "
-                "A template that knows no system message wants it inside the first user message."
-            ) from error
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The prompt's token ids in the model's own template, ready for an answer. What reads like a control
+        token in a message stays text; raises ControlTextError where the tokenizer cannot do that."""
+        return tuple(encode_chat(self.tokenizer, self.control, messages, self.render))
+
+    def encode_words(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text that is put into an answer: without template, and without control tokens
+        but those that belong to an answer's text."""
+        return tuple(encode_words(self.tokenizer, self.control, text))
+
+    def opening(self, messages: Sequence[Message]) -> str:
+        """What the template itself writes of the answer to these messages: a thought's opening tag, or ""."""
+        return opening_of(messages, self.render)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of sampled tokens, special tokens left out."""
+        """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of
+        thoughts, channels and tools."""
+        ids, special = list(token_ids), False
+        if not self.control.content.isdisjoint(ids):
+            ids, special = [i for i in ids if i not in self.control.hidden], True
         return str(
-            self.tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
+
+    @property
+    def moving(self) -> str:
+        """How the positions of this model follow the longest text of a batch ("longrope", "dynamic"); ""
+        where they do not, or no longer."""
+        return ", ".join(sorted(moving_kinds(self.model)))
+
+    def hold_still(self, longest: int) -> bool:
+        """Computes all texts as those of `longest` tokens from here on, where the model would follow the
+        longest text of each batch (rope.py); whether that is other than it computes a short text."""
+        longest = min(longest, self.context_length)
+        if self.frozen is not None:
+            hold_still(self.frozen, longest)
+        return hold_still(self.model, longest)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
@@ -149,20 +180,39 @@ class Policy:
             raise RuntimeError("this policy was loaded without a frozen copy (keep_reference=True)")
 
     def save(self, folder: Path) -> None:
-        """The adapter or the model, with tokenizer and chat template, as transformers reads it."""
+        """The adapter or the model, with tokenizer, chat template and the tokens that end an answer, as
+        transformers reads it."""
         if self.adapter:
-            self.model.save_pretrained(folder, safe_serialization=True)
+            save_adapter(self.model, folder, self.start)
         else:
             copied = copy.deepcopy(self.model).to(self.compute_dtype)
             copied.save_pretrained(folder, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder)
+        self._save_around(folder)
 
-    def save_merged(self, folder: Path) -> None:
-        """One ordinary model, the adapter's product added into its weights."""
-        if not self.adapter:
-            self.save(folder)
-            return
-        # In float32: adding a small product to a bfloat16 weight would round most of it away first.
-        merged = copy.deepcopy(self.model).float().merge_and_unload().to(self.compute_dtype)
-        merged.save_pretrained(folder, safe_serialization=True)
+    def save_merged(self, folder: Path, dtype: torch.dtype | None = None) -> float:
+        """One ordinary model, the adapter's product added into its weights, in `dtype` (without one, the
+        policy's). Returns the share of what training changed that rounding to it took (see merging.py)."""
+        form, lost = dtype or self.compute_dtype, 0.0
+        copied = copy.deepcopy(self.model)
+        if self.adapter:
+            copied, lost = merge(copied, form)
+        else:
+            copied = copied.to(form)
+        copied.save_pretrained(folder, safe_serialization=True)
+        self._save_around(folder)
+        return lost
+
+    def _save_around(self, folder: Path) -> None:
+        """The tokenizer, and where an answer ends: the policy also stops at tokens that it learned from the
+        template, and without them the model would talk on."""
         self.tokenizer.save_pretrained(folder)
+        bare = self.model.get_base_model() if self.adapter else self.model
+        config = getattr(bare, "generation_config", None)
+        known = {} if config is None else json.loads(config.to_json_string(use_diff=True))
+        known.pop("_from_model_config", None)  # else generate() may take the model's stop tokens instead
+        own = known.get("eos_token_id")
+        first = [own] if isinstance(own, int) else list(own or [])  # generate pads with the first
+        known["eos_token_id"] = list(dict.fromkeys([*first, *sorted(self.stop_ids)]))
+        text = json.dumps(known, indent=2, sort_keys=True) + "\n"
+        (folder / "generation_config.json").write_text(text, encoding="utf-8")
+        as_other_files(folder)

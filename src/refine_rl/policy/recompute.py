@@ -3,11 +3,16 @@
 transformers has a switch for this, but it acts in train mode only, which would turn dropout on; and where the
 layer is computed again, it would use the attention of that moment, not the one of the forward pass
 (prefix.py sets its own for the time of a call). So the layers' forward is wrapped here.
+
+The backward pass comes when LoRA's dropout is off again (policy.dropout ends with the forward pass). A layer
+is computed again with the dropout that it had, and torch gives it back the generator's state of that moment:
+the same elements are dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from types import MethodType
 from typing import Any
 
@@ -34,14 +39,26 @@ def _forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
         return forward(layer, *args, **kwargs)
     configs = attention_configs(layer)
     packed = any(config._attn_implementation_internal == NAME for config in configs)
+    dropping = [m for m in layer.modules() if isinstance(m, nn.Dropout) and m.training]
     return checkpoint(
         forward,
         layer,
         *args,
         use_reentrant=False,
-        context_fn=lambda: (
-            contextlib.nullcontext(),
-            packed_mode(configs) if packed else contextlib.nullcontext(),
-        ),
+        context_fn=lambda: (contextlib.nullcontext(), _as_it_was(configs if packed else [], dropping)),
         **kwargs,
     )
+
+
+@contextlib.contextmanager
+def _as_it_was(packed: Sequence[Any], dropping: Sequence[nn.Module]) -> Iterator[None]:
+    """Packed attention where these configs had it, and these layers in train mode."""
+    on_now = [m.training for m in dropping]
+    with packed_mode(packed):
+        try:
+            for module in dropping:
+                module.train()
+            yield
+        finally:
+            for module, on in zip(dropping, on_now, strict=True):
+                module.train(on)

@@ -96,8 +96,9 @@ def _sample_chunk(
     groups: dict[int, tuple[Trajectory, ...]] = {}
 
     def ended(p: int, tokens: list[list[int]], logprobs: list[list[float]]) -> None:
+        opening = policy.opening(prompts[p].messages)
         groups[p] = tuple(
-            _trajectory(policy, prompts[p], m, prompt_ids[p], *written)
+            _trajectory(policy, prompts[p], m, prompt_ids[p], opening, *written)
             for m, written in enumerate(zip(tokens, logprobs, strict=True))
         )
         finished(p, groups[p])
@@ -112,6 +113,7 @@ def _trajectory(
     prompt: Prompt,
     member: int,
     prompt_ids: tuple[int, ...],
+    opening: str,
     tokens: list[int],
     logprobs: list[float],
 ) -> Trajectory:
@@ -119,10 +121,11 @@ def _trajectory(
     # The stop token is sampled and trained like any other, but it is no part of the text, whether or
     # not the tokenizer calls it special.
     words = tokens[:-1] if stop_reason == "stop" else tokens
+    said = opening + policy.decode(words)  # a thought that the template has opened is part of the answer
     return Trajectory(
         prompt_id=prompt.id,
         member=member,
-        messages=(*prompt.messages, {"role": "assistant", "content": policy.decode(words)}),
+        messages=(*prompt.messages, {"role": "assistant", "content": said}),
         segments=(
             Segment(token_ids=prompt_ids, trainable=False),
             Segment(token_ids=tuple(tokens), trainable=True, logprobs=tuple(logprobs)),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from refine_rl.errors import UserError
+from refine_rl.types import Message
+
+_DIRECTIVES = "aAwdbBmyYHIMpSfjUWcxXGuV"
 
 PLAIN_TEMPLATE = (
     "{{ START }}"
@@ -15,6 +20,41 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """For models without a template of their own; it is saved with the tuned model."""
+
+
+def render(
+    tokenizer: Any, messages: Sequence[Message], *, moment: datetime, source: str, answer: bool = True
+) -> str:
+    """The conversation as the template writes it, ready for an answer or not. A template that asks what day
+    it is gets `moment`. Raises UserError where the template refuses the conversation."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    clock = {"chat_template": stopped(template, moment)} if template and "strftime_now" in template else {}
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=answer, **clock
+        )
+    except Exception as error:  # templates raise whatever their author chose
+        roles = ", ".join(m["role"] for m in messages)
+        raise UserError(
+            f"The chat template of {source} refuses a conversation of the roles {roles}: {error}. "
+            "A template that knows no system message wants it inside the first user message."
+        ) from error
+    return str(text)
+
+
+def stopped(template: str, moment: datetime) -> str:
+    """A chat template whose `strftime_now` always says `moment`.
+
+    transformers lets nobody hand a function to a template; so the template gets one of its own, which goes
+    before that of the environment. What it can be asked for is filled in beforehand.
+    """
+    known = {f"%{d}": moment.strftime(f"%{d}") for d in _DIRECTIVES}
+    bare = {form.replace("%", "%-"): text.lstrip("0") or "0" for form, text in known.items()}
+    fill = "".join(f" | replace({form!r}, {text!r})" for form, text in {**known, **bare, "%%": "%"}.items())
+    # The line end belongs to the tag before it: the template stays as it was, to the blank.
+    return f"{{%- macro strftime_now(format) %}}{{{{ format{fill} }}}}{{%- endmacro %}}\n{template}"
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -14,7 +14,10 @@ from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.columns import AS_THEY_ARE, Columns
 from refine_rl.prompts.files import check_rows
+from refine_rl.rewards.world import foreign_import
 from refine_rl.types import Split
+
+_FAILURES = (Exception, SystemExit, KeyboardInterrupt)  # a person's Ctrl-C is neither: see cli/interrupt.py
 
 
 def generate_prompts(
@@ -28,7 +31,7 @@ def generate_prompts(
         raise UserError(f"{path}: no such file; `prompts.source` is relative to the task's folder")
     try:
         function = getattr(_load(path), "prompts", None)
-    except Exception as error:
+    except _FAILURES as error:
         raise UserError(_failure(path, error)) from error
     if not callable(function):
         raise UserError(f"{path}: has no function prompts(split, count, seed)")
@@ -40,8 +43,9 @@ def _rows(path: Path, function: Any, counts: Mapping[Split, int], seed: int) -> 
         if count == 0:
             continue
         try:
-            rows = function(split, count, seed)
-        except Exception as error:
+            with foreign_import():
+                rows = function(split, count, seed)
+        except _FAILURES as error:
             raise UserError(_failure(path, error)) from error
         if not isinstance(rows, list):
             raise UserError(f"{path}: prompts({split!r}, ...) must return a list, not {type(rows).__name__}")
@@ -57,18 +61,21 @@ def _load(path: Path) -> ModuleType:
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        with foreign_import():
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
 
 
-def _failure(path: Path, error: Exception) -> str:
+def _failure(path: Path, error: BaseException) -> str:
     """The error with the line of the user's file that led to it."""
     frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         frames.append((error.filename, error.lineno))
     lines = [line for file, line in frames if Path(file).resolve() == path.resolve()]
     line = f":{lines[-1]}" if lines else ""
+    if isinstance(error, SystemExit):
+        return f"{path}{line}: it called sys.exit({error.code!r}); return the prompts, or raise an error"
     return f"{path}{line}: {type(error).__name__}: {error}"

@@ -130,7 +130,9 @@ def _copy(source: Path, target: Path) -> Path:
             source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
     except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error}") from error
+        from refine_rl.runs.disk import disk_error  # late: it is seldom needed
+
+        raise disk_error(error, target) or UserError(f"{target}: cannot be written: {error}") from error
     return target
 
 

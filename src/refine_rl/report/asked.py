@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from refine_rl.report.standing import standing
+
 if TYPE_CHECKING:
     from refine_rl.runs import RunFolder
 
 Json = Mapping[str, Any]
 
 _GOOD = ("ok", "cached", "cut")
+_REPLIED = (*_GOOD, "unusable", "refusal")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bill:
     """The calls for one purpose to one model. `dollars` is the sum of the calls of known cost, None where
-    there is none; `unknown` is the number of the others. `failed` says what went wrong, by outcome."""
+    there are others only; `unknown` is the number of those. `failed` says what came to nothing, by outcome,
+    and `unusable` how many replies came and could not be used, whatever their outcome."""
 
     purpose: str
     model: str
@@ -30,6 +34,7 @@ class Bill:
     dollars: float | None
     unknown: int
     failed: Mapping[str, int]
+    unusable: int = 0
 
 
 def bills(calls: Sequence[Json]) -> list[Bill]:
@@ -58,10 +63,15 @@ def _bill(purpose: str, model: str, calls: Sequence[Json]) -> Bill:
         cached=len(calls) - len(asked),
         tokens_in=sum(c["tokens_in"] or 0 for c in asked),
         tokens_out=sum(c["tokens_out"] or 0 for c in asked),
-        dollars=sum(known) if known else None,
+        dollars=sum(known) if known or not asked else None,
         unknown=len(asked) - len(known),
-        failed=Counter(c["outcome"] for c in calls if c["outcome"] not in _GOOD),
+        failed=Counter(c["outcome"] for c in calls if c["outcome"] not in _GOOD or _error(c)),
+        unusable=sum(c["outcome"] in _REPLIED and bool(_error(c)) for c in calls),
     )
+
+
+def _error(call: Json) -> str:
+    return str(call.get("extra", {}).get("error", ""))
 
 
 def money(dollars: float | None, unknown: int) -> str:
@@ -94,19 +104,21 @@ def summary(rows: Sequence[Bill]) -> str:
     calls, cached = sum(row.calls for row in rows), sum(row.cached for row in rows)
     cost = total(rows)
     kept = f"; {cached} repl{'y' if cached == 1 else 'ies'} from the cache" if cached else ""
-    return f"{calls}, {'cost unknown' if cost == 'unknown' else cost}{kept}"
+    lost = sum(row.unusable for row in rows)
+    unused = f"; {lost} repl{'y' if lost == 1 else 'ies'} that could not be used" if lost else ""
+    return f"{calls}, {'cost unknown' if cost == 'unknown' else cost}{kept}{unused}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """What the page shows. `agreement` is the mean over groups that had two looks, with their number;
-    `anchors` holds (step, what each kind of bad answer got) of the first and the newest look; `rubric` is
-    the text of the settings where it is no file's name."""
+    `anchors` holds (when, what each kind of bad answer got) of the first and the newest look that still
+    stand; `rubric` is the text of the settings where it is no file's name."""
 
     bills: tuple[Bill, ...]
     total: str
     agreement: tuple[float, int] | None
-    anchors: tuple[tuple[int, str], ...]
+    anchors: tuple[tuple[str, str], ...]
     rubric: str
 
 
@@ -115,15 +127,21 @@ def asked(run: RunFolder, events: Sequence[Json]) -> Asked | None:
     rows = bills(run.calls())
     if not rows:
         return None
-    looks = [e for e in events if e["kind"] == "anchors"]
+    looks = standing(events, "anchors")
     agreed = [a for g in run.groups() if (a := _agreement(g)) is not None]
     return Asked(
         bills=tuple(rows),
         total=total(rows),
         agreement=(fmean(agreed), len(agreed)) if agreed else None,
-        anchors=tuple((e["step"], e["text"]) for e in {id(e): e for e in (*looks[:1], *looks[-1:])}.values()),
+        anchors=tuple((_when(e), e["text"]) for e in (looks[:1] + looks[-1:] if len(looks) > 1 else looks)),
         rubric="" if (rubric := run.settings().reward.rubric).startswith("file:") else rubric,
     )
+
+
+def _when(look: Json) -> str:
+    """When a look was taken: the step, and the time on the clock of the run."""
+    step = "Before training" if look["step"] == 0 else f"At step {look['step']}"
+    return f"{step} ({str(look['time']).replace('T', ' ')[:16]} UTC)"
 
 
 def _agreement(group: Json) -> float | None:

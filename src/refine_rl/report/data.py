@@ -14,6 +14,7 @@ from refine_rl.prompts.coverage import Coverage, cover
 from refine_rl.prompts.curate import WRITER
 from refine_rl.report.asked import bills
 from refine_rl.report.asked import total as bill_of
+from refine_rl.report.standing import standing
 from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _LABELS = {
     "greedy": "Reward, greedy answer",
     "success": "Full successes, sampled",
     "success_greedy": "Full successes, greedy",
+    "cut": "Cut at the token limit, sampled",
 }
 _PARTS = {  # of a step: label, colour
     "sample": ("Steps: sampling", "sample"),
@@ -40,6 +42,7 @@ _PARTS = {  # of a step: label, colour
 }
 _STAGES = {
     "prepare": "Loading and preparing",
+    "judges": "A look at the judges",
     "base": "The base model’s held-out answers",
     "validation": "Validation",
     "checkpoint": "Checkpoints",
@@ -75,7 +78,7 @@ def number(value: float | None, *, sign: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) >= 100:
-        text = f"{abs(value):.0f}"
+        text = f"{abs(value):.0f}" if abs(value) < 1e6 else f"{abs(value):.3g}"
     elif value != 0 and abs(value) < 0.01:
         text = f"{abs(value):.3f}" if abs(value) >= 0.001 else f"{abs(value):.2g}"
     else:
@@ -116,8 +119,7 @@ def measures(comparison: Comparison) -> list[Measure]:
     them and 0.
     """
     c = comparison
-    reward = Contrast(base=c.base, tuned=c.tuned, difference=c.difference)
-    rows = [_measure("Reward, sampled answers", reward, component=False)]
+    rows = [] if c.reward is None else [_measure("Reward, sampled answers", c.reward, component=False)]
     rows += [_measure(_LABELS[n], c.details[n], component=False) for n in _LABELS if n in c.details]
     rows += [
         _measure(name.removeprefix("component:"), contrast, component=True)
@@ -224,7 +226,8 @@ def _before_the_table(text: str) -> tuple[str, ...]:
 
 def best_step(events: Sequence[Json]) -> int | None:
     """The step of the checkpoint that validation chose last, or None."""
-    return next((e["step"] for e in reversed(events) if e["kind"] == "best"), None)
+    best = standing(events, "best")
+    return best[-1]["step"] if best else None
 
 
 def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:
@@ -242,6 +245,10 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         "Update": f"{g.loss} loss, learning rate {settings.learning_rate:g}, KL coefficient {g.kl:g}"
         + ("" if g.kl_target is None else f" at first, aiming at a KL of {g.kl_target:g}"),
     }
+    if done := next((e for e in run.events() if e["name"] == "done_early"), None):
+        lines["Training"] += f". {done['text']}"
+    if changed := run.changed_settings():
+        lines["Changed on the way"] = "; ".join(map(str, changed))
     if best is not None:
         lines["Checkpoint"] = f"step {best}, chosen on the validation prompts"
     seconds = time_spent(metrics)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from refine_rl.evaluate.verdict import MIN_PROMPTS, mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
-from refine_rl.types import Comparison
+from refine_rl.types import Comparison, Verdict
 
 Json = Mapping[str, Any]
 Tone = Literal["better", "not better", "worse", "stopped", "open"]
 
-FEW_PROMPTS = 20  # below this the page warns that the interval is too narrow
 _STATES = ("started", "resumed", "interrupted", "guard", "finished")
 
 
@@ -62,16 +62,21 @@ def headline(
     )
 
 
+_CLAIMS: dict[Verdict, tuple[Tone, str]] = {
+    "better": ("better", "The tuned model is better"),
+    "not better": ("not better", "The tuned model is not shown to be better"),
+    "worse": ("worse", "The tuned model is worse"),
+    "too few to tell": ("open", "Too few prompts to tell"),
+    "no signal": ("open", "Nothing was learned"),
+    "not possible": ("open", "Trained, but a comparison was not possible"),
+}
+
+
 def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
     c = comparison
-    claims = {
-        "better": "The tuned model is better:",
-        "not better": "The tuned model is not shown to be better:",
-        "worse": "The tuned model is worse:",
-    }
-    low, high = c.difference.ci95
-    around_zero = ", which does not exclude 0" if c.verdict == "not better" else ""
-    prompts = "1 held-out prompt" if c.prompts == 1 else f"{c.prompts} held-out prompts"
+    tone, claim = _CLAIMS[c.verdict]
+    if mostly_cut(c) and c.verdict in ("better", "not better", "worse"):
+        claim += ", on answers that were mostly cut off"
     notes = list(stop)
     if "success" in c.details:
         sampled = c.details["success"]
@@ -80,23 +85,25 @@ def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
             greedy = c.details["success_greedy"]
             words += f", {share(greedy.base.mean)} → {share(greedy.tuned.mean)} of greedy ones"
         notes.append(words + ".")
-    if c.prompts < FEW_PROMPTS:
-        notes.append(
-            f"Only {prompts}: an interval from so few is narrower than it should be. "
-            "Hold out more prompts before relying on it."
-        )
+    notes += said_with(c)
+    return Headline(tone=tone, claim=f"{claim}:", numbers=_numbers(c), notes=tuple(notes))
+
+
+def _numbers(c: Comparison) -> str:
+    """The reward of both sides with its interval; without one where a sentence could not rest on it."""
+    prompts = "1 held-out prompt" if c.prompts == 1 else f"{c.prompts} held-out prompts"
     if c.prompts_missing:
-        notes.append(
-            f"Left out on both sides, because a score was missing: {c.prompts_missing} of "
-            f"{c.prompts + c.prompts_missing} held-out prompts."
-        )
-    return Headline(
-        tone=c.verdict,
-        claim=claims[c.verdict],
-        numbers=f"reward {number(c.base.mean)}{GLUE}→{GLUE}{number(c.tuned.mean)} "
-        f"(difference {number(c.difference.mean, sign=True)}, 95{GLUE}% interval "
-        f"{number(low)} to {number(high)}{around_zero}) on {prompts}.",
-        notes=tuple(notes),
+        prompts = f"{c.prompts} of {c.prompts_asked} held-out prompts"
+    if c.reward is None:
+        return f"scores of both models on {prompts}."
+    r = c.reward
+    low, high = r.difference.ci95
+    around_zero = ", which does not exclude 0" if c.verdict == "not better" else ""
+    interval = f", 95{GLUE}% interval {number(low)} to {number(high)}{around_zero}"
+    return (
+        f"reward {number(r.base.mean)}{GLUE}→{GLUE}{number(r.tuned.mean)} (difference "
+        f"{number(r.difference.mean, sign=True)}{interval if c.prompts >= MIN_PROMPTS else ''}) "
+        f"{'compared ' if c.prompts_missing else ''}on {prompts}."
     )
 
 

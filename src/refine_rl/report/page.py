@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from refine_rl.report import data, rollouts
+from refine_rl.evaluate.verdict import MIN_PROMPTS
+from refine_rl.report import data, exchanges, parts, rollouts
 from refine_rl.report.asked import asked, money
 from refine_rl.report.headline import headline
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 MOST_EVENTS = 200
 
 
-def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
+def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: int = 600_000) -> str:
     """The report of a run as HTML, also of one that is unfinished or was stopped.
 
-    About `rollout_bytes` of rollouts are put into the page; what is left out is said on it. Every
+    About `rollout_bytes` of rollouts, and `exchange_bytes` of what LLMs were asked and replied, are put into
+    the page; what is left out is said on it. Every
     text that a person or a model wrote is escaped; the only script that the page's own policy lets
     run is ours, known by its hash.
     """
@@ -42,9 +44,14 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000) -> str:
         "facts": data.facts(run, settings, metrics, best),
         "comparison": comparison,
         "measures": data.measures(comparison) if comparison is not None else [],
+        "intervals": comparison is not None and comparison.prompts >= MIN_PROMPTS,
+        "parts": parts.by_facet(comparison) if comparison is not None else [],
+        "variety": parts.variety(comparison) if comparison is not None else [],
+        "openings": parts.openings(metrics),
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
         "asked": asked(run, events),
+        "exchanges": exchanges.collect(run, exchange_bytes),
         "plots": [(plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, best=best)],
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,

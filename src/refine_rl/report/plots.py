@@ -109,6 +109,11 @@ def training_plots(
         _curve("Completion length, tokens", train(lambda m: m["tokens_mean"])),
         _curve("Share cut at the token limit", train(lambda m: m["clipped_share"]), unit=True),
         _curve(
+            "Share of answers that no other prompt got",
+            train(lambda m: m.get("distinct_share")),
+            unit=True,
+        ),
+        _curve(
             "Share of groups without variance",
             train(lambda m: ratio(m["groups_zero_variance"], m["groups"])),
             unit=True,

@@ -16,6 +16,7 @@ from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict, all_of
+from refine_rl.rewards.views import view_of
 from refine_rl.types import Message
 
 LOWEST, HIGHEST = 1, 10
@@ -37,7 +38,8 @@ _SCHEMA = Schema(
 class Absolute:
     """A grade from 1 to 10 for each answer alone; value = (grade - 1) / 9.
 
-    All answers of a case are graded at the same time, a call each. An answer whose grade cannot be had
+    All answers of a case are graded at the same time, a call each; a further look reads them otherwise
+    (views.py). An answer whose grade cannot be had
     has the value None; the others keep theirs.
     """
 
@@ -63,11 +65,13 @@ class Absolute:
     async def _grade(
         self, client: Client, case: Case, answer: tuple[Message, ...], look: int
     ) -> tuple[float | None, str]:
-        context = f"<context>\n{fenced_json(case.context)}\n</context>\n\n" if case.context else ""
+        context = f"<context>\n{fenced_json(case.context)}\n</context>" if case.context else ""
+        shown = f"<answer>\n{fenced_json(answer)}\n</answer>"
+        view = view_of(look, rubric=self.rubric, seed=self.seed, context=context)
         request = Request(
             messages=(
-                {"role": "system", "content": instructions("absolute.md", self.task, self.rubric)},
-                {"role": "user", "content": f"{context}<answer>\n{fenced_json(answer)}\n</answer>"},
+                {"role": "system", "content": instructions("absolute.md", self.task, view.rubric)},
+                {"role": "user", "content": view.laid_out(context, shown)},
             ),
             purpose=self.purpose,
             about=case.about,
@@ -77,7 +81,9 @@ class Absolute:
             schema=_SCHEMA,
         )
         try:
-            grade, reason = (await ask(client, request, read_grade, corrections=self.corrections)).value
+            grade, reason = (
+                await ask(client, request, read_grade, corrections=self.corrections, key="score")
+            ).value
         except CallFailed as error:
             return None, str(error)
         return (grade - LOWEST) / (HIGHEST - LOWEST), reason

@@ -87,8 +87,8 @@ def bar_of(kind: str, real: float, best: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnchorReport:
-    """What the judges made of the bad answers. `real` is the mean score of the model's own answers and
-    `missing` the number of all scores that could not be had.
+    """What the judges made of the bad answers. `real` is the mean score of the model's own answers,
+    `missing` the number of all scores that could not be had, and `why` the first reason for that.
 
     >>> bad = Planted(kind="empty", mean=0.9, bar=0.6)
     >>> AnchorReport(planted=(bad,), real=0.6, cases=2).liked
@@ -99,6 +99,12 @@ class AnchorReport:
     real: float | None
     cases: int
     missing: int = 0
+    why: str = ""
+
+    @property
+    def had(self) -> bool:
+        """Whether any bad answer was judged beside a real one."""
+        return any(planted.mean is not None for planted in self.planted)
 
     @property
     def liked(self) -> tuple[str, ...]:
@@ -169,6 +175,7 @@ async def check_anchors(
         real=fmean(fmean(case.real) for case in seen) if seen else None,
         cases=len(seen),
         missing=sum(case.missing for case in judged),
+        why=next((case.why for case in judged if case.why), ""),
     )
 
 
@@ -179,6 +186,7 @@ class _Judged:
     real: tuple[float, ...]
     bad: Mapping[str, float | None]
     missing: int
+    why: str
 
 
 def _planted(kind: str, seen: Sequence[_Judged], cases: int) -> Planted:
@@ -214,6 +222,7 @@ async def _judge(
         real=tuple(real),
         bad={kind: score.value for kind, score in zip(texts, scores[len(answers) :], strict=True)},
         missing=sum(score.value is None for score in scores),
+        why=next((score.explanation for score in scores if score.value is None), ""),
     )
 
 

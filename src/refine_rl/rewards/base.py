@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from refine_rl.errors import UserError
+from refine_rl.rewards.patterns import TooSlow
 from refine_rl.types import Prompt, Score, Trajectory
 
 FAILURES = (Exception, SystemExit, KeyboardInterrupt)
 """What foreign code may raise and we turn into a missing score. A SystemExit or KeyboardInterrupt
 that is raised inside a task would otherwise end the whole event loop."""
 
-WORKER: ContextVar[Executor | None] = ContextVar("refine_worker", default=None)
-"""Where sync functions run; the event loop's own threads without one."""
-
 _HERE = Path(__file__).parent
+_LONG = 0.1  # seconds of a rule
+_CALLER = _HERE / "seats.py"
 _FIRST_FRAMES, _LAST_FRAMES = 2, 4
 
 
@@ -54,12 +54,18 @@ class CompletionReward:
         self.check(prompt)
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        return [self._score(prompt, trajectory.completion) for trajectory in trajectories]
+        scores = []
+        for trajectory in trajectories:
+            began = time.monotonic()
+            scores.append(self._score(prompt, trajectory.completion))
+            if time.monotonic() - began > _LONG:
+                await asyncio.sleep(0)  # the loop can be told to stop
+        return scores
 
     def _score(self, prompt: Prompt, completion: str) -> Score:
         try:
             return self.score(prompt, completion)
-        except UserError as error:
+        except (UserError, TooSlow) as error:
             return Score.missing(str(error))
         except FAILURES as error:
             return Score.missing(describe_failure(error))
@@ -70,14 +76,24 @@ def describe_failure(error: BaseException) -> str:
 
     What stands before the user's code (this package, the import machinery) is left out.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    foreign = (i for i, frame in enumerate(frames) if not _is_ours(frame.filename))
-    lines = traceback.format_list(frames[next(foreign, 0) :])
+    what = "".join(traceback.format_exception_only(error)).strip()
+    return f"{what}\n{foreign_frames(traceback.extract_tb(error.__traceback__))}".rstrip()
+
+
+def foreign_frames(frames: Iterable[traceback.FrameSummary]) -> str:
+    """The user's frames of a stack as lines: the outermost two and the last four. Left out is what stands
+    before the first of them: threads, this package, the import machinery."""
+    given = list(frames)
+    called = max((i for i, frame in enumerate(given) if Path(frame.filename) == _CALLER), default=0)
+    theirs = (i for i, frame in enumerate(given) if i >= called and not _is_ours(frame.filename))
+    given = given[next(theirs, 0) :]
+    while len(given) > 1 and _is_ours(given[-1].filename):  # where we refused what it did
+        del given[-1]
+    lines = traceback.format_list(given)
     if len(lines) > _FIRST_FRAMES + _LAST_FRAMES:
         left_out = len(lines) - _FIRST_FRAMES - _LAST_FRAMES
         lines = [*lines[:_FIRST_FRAMES], f"  ... {left_out} frames ...\n", *lines[-_LAST_FRAMES:]]
-    what = "".join(traceback.format_exception_only(error)).strip()
-    return f"{what}\n{''.join(lines)}".rstrip()
+    return "".join(lines).rstrip()
 
 
 def _is_ours(filename: str) -> bool:

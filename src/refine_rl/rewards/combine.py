@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from refine_rl.config import FunctionSettings, RewardSettings, Settings
 from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
+from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions import function_reward, load_function
 from refine_rl.rewards.gate import gated
@@ -20,7 +21,7 @@ from refine_rl.rewards.overlong import Overlong
 from refine_rl.rewards.panel import Panel
 from refine_rl.rewards.rules import nearest, rule_reward
 from refine_rl.rewards.steps import build_grader
-from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory
+from refine_rl.types import LARGEST, LOGGED, RIGHT_STEPS, Prompt, Score, Trajectory
 
 if TYPE_CHECKING:
     from refine_rl.rewards.quiz import Shelf
@@ -78,8 +79,9 @@ class CombinedReward:
     sum: sum of weight * value (not divided by the weights). product: product of value ** weight,
     each value in [0, 1]. The overlong penalty is added afterwards. A missing component makes the
     whole missing; an invalid one enters with the floor that its scorer gave, and makes the whole
-    invalid. The breakdown has each component's own value, and "overlong" the raw penalty. The agreement
-    is the smallest of the components'.
+    invalid; one that does not apply is left out, where others do. The breakdown has each component's own
+    value, what functions logged, and "overlong" the raw penalty. The agreement is the smallest of the
+    components'.
 
     `gate` names components that an answer must fully pass before the panel sees it (see gate.py).
     `thresholds` are those of single components, by name, in the place of `threshold`. `grader` grades the
@@ -149,7 +151,7 @@ class CombinedReward:
 
     def success(self, score: Score) -> bool:
         """Whether every component that is wanted (weight above 0) reaches the threshold, penalties apart."""
-        wanted = [name for name in self.component_names if self.weights[name] > 0]
+        wanted = [n for n in self.component_names if self.weights[n] > 0 and n in score.breakdown]
         return (
             score.status == "scored"
             and bool(wanted)
@@ -200,10 +202,15 @@ class CombinedReward:
         return replace(combined, agreement=min(agreements)) if agreements else combined
 
     def _valued(self, trajectory: Trajectory, scores: Mapping[str, Score]) -> Score:
+        logged = {n: v for s in scores.values() for n, v in s.breakdown.items() if n.startswith(LOGGED)}
         had = {name: score.value for name, score in scores.items() if score.value is not None}
-        explanation = "\n".join(f"{name}: {_explain(score)}" for name, score in scores.items())
-        if len(had) < len(scores):
-            return Score.missing(explanation, had)
+        explained = {name: f"{name}: {_explain(score)}" for name, score in scores.items()}
+        failed = [name for name, s in scores.items() if s.value is None and not left_out(s)]
+        if failed or not had:
+            # What failed first: the beginning is what a person is shown.
+            order = dict.fromkeys([*failed, *explained])
+            return Score.missing("\n".join(explained[name] for name in order), had)
+        explanation = "\n".join(explained.values())
         if self.combine == "product":
             outside = [n for n, v in had.items() if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
             if outside:
@@ -212,7 +219,7 @@ class CombinedReward:
             value = math.prod(min(1.0, max(0.0, v)) ** self.weights[n] for n, v in had.items())
         else:
             value = sum(self.weights[name] * v for name, v in had.items())
-            if not math.isfinite(value):
+            if not abs(value) <= LARGEST:
                 return Score.missing(f"the sum is too large for a number\n{explanation}", had)
         if self.overlong is not None:
             had[OVERLONG] = self.overlong.penalty(trajectory)
@@ -221,11 +228,16 @@ class CombinedReward:
                 explanation += f"\n{OVERLONG}: {had[OVERLONG]:g}"
         invalid = any(score.status == "invalid" for score in scores.values())
         return Score(
-            value=value, status="invalid" if invalid else "scored", breakdown=had, explanation=explanation
+            value=value,
+            status="invalid" if invalid else "scored",
+            breakdown={**had, **logged},
+            explanation=explanation,
         )
 
 
 def _explain(score: Score) -> str:
+    if left_out(score):
+        return score.explanation
     if score.value is None:
         return f"missing: {score.explanation}"
     text = score.explanation or f"{score.value:g}"
@@ -259,14 +271,19 @@ def _parts(
         table = FunctionSettings(function=entry) if isinstance(entry, str) else entry
         try:
             function = load_function(table.function, folder, files)
-            made = function_reward(function, name=table.name, messages=table.messages)
+            made = function_reward(
+                function, name=table.name, messages=table.messages, timeout=settings.timeout
+            )
         except SettingsError as error:
             problems.append(f"reward.functions, entry {number}: {error}")
             continue
         parts.append(_Part(reward=made, weight=table.weight, named=table.name is not None))
     if problems:
         raise SettingsError("\n".join(problems))
-    parts.extend(_Part(reward=function_reward(f), weight=1.0, named=False) for f in extra_functions)
+    parts.extend(
+        _Part(reward=function_reward(f, timeout=settings.timeout), weight=1.0, named=False)
+        for f in extra_functions
+    )
     return parts
 
 

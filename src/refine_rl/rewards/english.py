@@ -161,12 +161,17 @@ def _with_apostrophe(part: str) -> int:
 
 
 def _of_letters(word: str) -> int:
-    singular = word.removesuffix("s")
-    if word in _SYLLABLES or singular in _SYLLABLES:
-        return _SYLLABLES.get(word) or _SYLLABLES[singular]
-    for head, syllables in _HEADS.items():
-        if word.startswith(head) and len(word) >= len(head) + 3:
-            return syllables + _of_letters(word[len(head) :])
+    before = 0
+    while (singular := word.removesuffix("s")) not in _SYLLABLES and word not in _SYLLABLES:
+        head = next((h for h in _HEADS if word.startswith(h) and len(word) >= len(h) + 3), None)
+        if head is None:
+            return before + _of_a_word(word)
+        before += _HEADS[head]
+        word = word[len(head) :]
+    return before + (_SYLLABLES.get(word) or _SYLLABLES[singular])
+
+
+def _of_a_word(word: str) -> int:
     if match := _E_SUFFIX.match(word):
         return _of_letters(match[1]) + _of_letters(match[2])
     count = len(re.findall(r"[aeiouy]+", word))

@@ -5,18 +5,18 @@ Two forms, told apart by the names of the parameters:
     def brevity(prompt, completion, source): ...             one completion -> float, bool or Score
     def brevity(prompts, completions, source, **kwargs): ... lists, as in TRL -> list of float or None
 
-Other parameters are filled by name from the prompt's data (in the list form: one list entry a
-completion); `**kwargs` gets all of it. Either form may be async. With `messages = true`, prompt and
+Other parameters are filled by name from the prompt's data (in the list form: one list entry a completion);
+`**kwargs` gets all of it. What else the list form gets says trl.py, what either may return answers.py. Either
+form may be async. With `messages = true`, prompt and
 completion are lists of chat messages.
 """
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import importlib
 import importlib.util
 import inspect
-import math
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,14 +27,21 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Literal
 
+from refine_rl.config import RewardSettings
 from refine_rl.errors import SettingsError
-from refine_rl.rewards.base import FAILURES, WORKER, describe_failure
+from refine_rl.rewards.answers import read_list, read_one
+from refine_rl.rewards.base import describe_failure
+from refine_rl.rewards.foreign import WORKERS, Workers
 from refine_rl.rewards.rules import nearest
 from refine_rl.rewards.rules_content import data_value
+from refine_rl.rewards.seats import Failure
+from refine_rl.rewards.trl import GIVEN, Notes, state_now
+from refine_rl.rewards.world import foreign_import
 from refine_rl.types import Prompt, Score, Trajectory
 
 _ONE = frozenset({"prompt", "completion"})
 _LIST = frozenset({"prompts", "completions", "completion_ids"})
+_ANSWERS = frozenset({"completion", "completions", "completion_ids"})
 _FORMS = "`def f(prompt, completion)` or `def f(prompts, completions, **kwargs)`"
 
 
@@ -42,10 +49,10 @@ _FORMS = "`def f(prompt, completion)` or `def f(prompts, completions, **kwargs)`
 class FunctionReward:
     """A user's function as a reward.
 
-    `accepts` are the names of its parameters, `needs` those of them that the prompt's data must
-    give, `open` says that it takes `**kwargs`. A sync function runs in the event loop's default
-    executor, an async one in the loop itself. Whatever goes wrong makes the score missing, with the
-    traceback in the explanation.
+    `accepts` are the names of its parameters, `needs` those of them that the prompt's data must give, `open`
+    says that it takes `**kwargs`. It gets copies of everything: what it changes is its own. Where it runs,
+    and what becomes of a call that takes more than `timeout` seconds, says foreign.py. Whatever goes wrong
+    makes the score missing, with the traceback in the explanation.
     """
 
     name: str
@@ -55,53 +62,99 @@ class FunctionReward:
     needs: tuple[str, ...]
     open: bool
     messages: bool
+    timeout: float
 
     def check_prompt(self, prompt: Prompt) -> None:
         for key in self.needs:
             data_value(prompt, key)
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        if self.form == "list":
-            calls = [partial(self.function, **self._list_arguments(prompt, trajectories))]
-        else:
-            calls = [partial(self.function, **self._arguments(prompt, t)) for t in trajectories]
-        answers = await _call_all(calls, in_thread=not _is_async(self.function))
-        if self.form == "list":
-            answers = _spread(answers[0], len(trajectories))
-        return [_read(answer) for answer in answers]
+        if self.form == "one":
+            calls = [partial(self._one, prompt, trajectory) for trajectory in trajectories]
+            answers = await self._call_all(calls)
+            return [Score.missing(a.why) if isinstance(a, Failure) else a for a in answers]
+        call = partial(self._list, prompt, trajectories)
+        (answer,) = await self._call_all([call])
+        return [Score.missing(answer.why)] * len(trajectories) if isinstance(answer, Failure) else answer
 
-    def _arguments(self, prompt: Prompt, trajectory: Trajectory) -> dict[str, Any]:
+    async def _call_all(self, calls: Sequence[Callable[[], _Called]]) -> list[Any]:
+        """The calls' answers, read, in order; a Failure in the place of one that cannot be had."""
+        workers = WORKERS.get()
+        if workers is None:
+            with Workers() as own:
+                return await self._answers(own, calls)
+        return await self._answers(workers, calls)
+
+    async def _answers(self, workers: Workers, calls: Sequence[Callable[[], _Called]]) -> list[Any]:
+        if _is_async(self.function):
+            return await workers.settle([partial(_awaited, call) for call in calls], seconds=self.timeout)
+        reading = [partial(_read, call) for call in calls]
+        answers = await workers.run(reading, name=self.name, seconds=self.timeout)
+        late = [place for place, answer in enumerate(answers) if isinstance(answer, _Called)]
+        if not late:
+            return answers
+        try:  # a plain function may give back a coroutine
+            waiting = [partial(_awaited, partial(_itself, answers[place])) for place in late]
+            settled = await workers.settle(waiting, seconds=self.timeout)
+        finally:
+            for place in late:
+                _forget(answers[place].answer)
+        for place, answer in zip(late, settled, strict=True):
+            answers[place] = answer
+        return answers
+
+    def _one(self, prompt: Prompt, trajectory: Trajectory) -> _Called:
         arguments = {
-            **prompt.data,
+            **self._data(prompt),
             "prompt": self._prompt(prompt),
             "completion": self._completion(prompt, trajectory),
         }
-        return {name: value for name, value in arguments.items() if self.open or name in self.accepts}
+        return _Called(answer=self.function(**self._accepted(arguments)), read=read_one)
 
-    def _list_arguments(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    def _list(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> _Called:
+        count = len(trajectories)
+        rows = [self._data(prompt) for _ in trajectories]
+        notes = Notes(count)
         arguments = {
-            **{key: [value] * len(trajectories) for key, value in prompt.data.items()},
+            **{key: [row[key] for row in rows] for key in (rows[0] if rows else ())},
             "prompts": [self._prompt(prompt) for _ in trajectories],
             "completions": [self._completion(prompt, t) for t in trajectories],
             "completion_ids": [
                 [i for s in t.segments if s.trainable for i in s.token_ids] for t in trajectories
             ],
+            "trainer_state": state_now(),
+            "log_metric": notes.log_metric,
+            "log_extra": notes.log_extra,
         }
+        return _Called(
+            answer=self.function(**self._accepted(arguments)),
+            read=lambda answer: notes.put_on(read_list(answer, count)),
+        )
+
+    def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in arguments.items() if self.open or name in self.accepts}
 
+    def _data(self, prompt: Prompt) -> dict[str, Any]:
+        """A copy of the data that the function takes."""
+        return copy.deepcopy(self._accepted(dict(prompt.data)))
+
     def _prompt(self, prompt: Prompt) -> Any:
-        return [dict(m) for m in prompt.messages] if self.messages else prompt.text
+        return [copy.deepcopy(m) for m in prompt.messages] if self.messages else prompt.text
 
     def _completion(self, prompt: Prompt, trajectory: Trajectory) -> Any:
         if self.messages:
-            return [dict(m) for m in trajectory.messages[len(prompt.messages) :]]
+            return [copy.deepcopy(m) for m in trajectory.messages[len(prompt.messages) :]]
         return trajectory.completion
 
 
 def function_reward(
-    function: Callable[..., Any], *, name: str | None = None, messages: bool = False
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    messages: bool = False,
+    timeout: float = RewardSettings().timeout,
 ) -> FunctionReward:
-    """A reward out of a Python callable of either form.
+    """A reward out of a Python callable of either form; a call may take `timeout` seconds.
 
     Raises SettingsError where the form cannot be told from the parameters' names.
     """
@@ -115,7 +168,7 @@ def function_reward(
     accepts = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     one, many = accepts & _ONE, accepts & _LIST
     unnamed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
-    if unnamed or bool(one) == bool(many) or not accepts & {"completion", "completions"}:
+    if unnamed or bool(one) == bool(many) or not accepts & _ANSWERS:
         raise SettingsError(f"`{named}{inspect.signature(function)}` is no reward function: write {_FORMS}")
     return FunctionReward(
         name=named,
@@ -125,10 +178,11 @@ def function_reward(
         needs=tuple(
             p.name
             for p in parameters
-            if p.name in accepts - (_ONE if one else _LIST) and p.default is p.empty
+            if p.name in accepts - (_ONE if one else _LIST | GIVEN) and p.default is p.empty
         ),
         open=any(p.kind is p.VAR_KEYWORD for p in parameters),
         messages=messages,
+        timeout=timeout,
     )
 
 
@@ -145,74 +199,32 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Failure:
-    why: str
+class _Called:
+    """What a function gave back: an answer, or something to await for it; and how the answer is read."""
+
+    answer: Any
+    read: Callable[[Any], Any]
 
 
-async def _call_all(calls: Sequence[Callable[[], Any]], *, in_thread: bool) -> list[Any]:
-    """The calls' answers in order; an exception becomes a `_Failure`."""
-    if in_thread:
-        loop = asyncio.get_running_loop()
-        answers = await loop.run_in_executor(WORKER.get(), lambda: [_call(c) for c in calls])
-    else:
-        answers = [_call(c) for c in calls]
-    try:
-        return await asyncio.gather(*map(_settle, answers))
-    finally:
-        for answer in answers:
-            if inspect.iscoroutine(answer):
-                answer.close()  # one that was cancelled before it began would warn
+def _read(call: Callable[[], _Called]) -> Any:
+    """Reading belongs to the call: a generator, or a number's `__float__`, is the user's code as well."""
+    called = call()
+    return called if inspect.isawaitable(called.answer) else called.read(called.answer)
 
 
-def _call(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except FAILURES as error:
-        return _Failure(why=describe_failure(error))
+async def _awaited(call: Callable[[], _Called]) -> Any:
+    called = call()
+    return called.read(await called.answer)
 
 
-async def _settle(answer: Any) -> Any:
-    if not inspect.isawaitable(answer):
-        return answer
-    try:
-        return await answer
-    except FAILURES as error:
-        return _Failure(why=describe_failure(error))
+def _itself(called: _Called) -> _Called:
+    return called
 
 
-def _spread(answer: Any, count: int) -> list[Any]:
-    """The answer of the list form as one answer a completion."""
-    if isinstance(answer, _Failure):
-        return [answer] * count
-    try:
-        answers = None if isinstance(answer, str | bytes | dict) else list(answer)
-    except TypeError:
-        answers = None
-    if answers is None:
-        return [_Failure(why=f"returned {_show(answer)}, not a list of numbers")] * count
-    if len(answers) != count:
-        return [_Failure(why=f"returned {len(answers)} numbers for {count} completions")] * count
-    return [_Failure(why="does not apply (returned None)") if a is None else a for a in answers]
-
-
-def _read(answer: Any) -> Score:
-    """A Score out of one answer: a finite number, a bool or a Score; anything else is missing."""
-    if isinstance(answer, _Failure):
-        return Score.missing(answer.why)
-    if isinstance(answer, Score):
-        return answer
-    try:
-        value = None if isinstance(answer, str | bytes) else float(answer)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        value = None
-    if value is None or not math.isfinite(value):
-        return Score.missing(f"returned {_show(answer)}, not a finite number")
-    return Score(value=value)
-
-
-def _show(answer: Any) -> str:
-    text = repr(answer)
-    return text if len(text) <= 80 else text[:79] + "…"
+def _forget(answer: Any) -> None:
+    """Closes a coroutine that was cancelled before it began: it would warn."""
+    if inspect.iscoroutine(answer) and inspect.getcoroutinestate(answer) == inspect.CORO_CREATED:
+        answer.close()
 
 
 class _FreshLoader(SourceFileLoader):
@@ -238,8 +250,9 @@ def load_function(spec: str, folder: Path, files: dict[Path, ModuleType]) -> Cal
         module = files[path]
     else:
         try:
-            module = importlib.import_module(place)
-        except (Exception, SystemExit) as error:
+            with foreign_import():
+                module = importlib.import_module(place)
+        except (Exception, SystemExit, GeneratorExit) as error:
             raise SettingsError(f"`{place}` cannot be imported: {describe_failure(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -262,8 +275,9 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     try:
-        loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with foreign_import():
+            loader.exec_module(module)
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise SettingsError(f"{path} cannot be loaded: {describe_failure(error)}") from error
     finally:
         sys.path.remove(str(path.parent))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.panel import Panel
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -46,7 +47,11 @@ async def gated(
 
 def _unseen(columns: Mapping[str, Score]) -> Score | None:
     """The score of an answer that the judges do not see, or None."""
-    failed = [name for name, score in columns.items() if score.value is None or score.value < 1 - _TOLERANCE]
+    failed = [
+        name
+        for name, score in columns.items()
+        if not left_out(score) and (score.value is None or score.value < 1 - _TOLERANCE)
+    ]
     if not failed:
         return None
     names = ", ".join(failed)

@@ -21,6 +21,7 @@ from refine_rl.randomness import generator
 from refine_rl.rewards.absolute import explanation_of, instructions
 from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict, all_of
+from refine_rl.rewards.views import view_of
 
 OPPONENTS = 8
 """The answers that each one meets at most; an even number."""
@@ -45,7 +46,8 @@ class Pairwise:
     """The share of pairs that an answer wins, among those that it plays.
 
     A pair is asked for in both orders and its points are the mean of both: 1 and 0 where they agree,
-    1/2 each where they contradict each other, 3/4 and 1/4 where one of them is a tie. A pair of which
+    1/2 each where they contradict each other, 3/4 and 1/4 where one of them is a tie; a further look reads
+    both otherwise (views.py). A pair of which
     an order could not be had is left out; an answer without any pair left has the value None.
 
     Up to 9 answers all pairs are played. Of more, each answer meets OPPONENTS others: its neighbours on
@@ -87,12 +89,13 @@ class Pairwise:
 
     async def _ask(self, client: Client, case: Case, a: str, b: str, look: int) -> _Played:
         """The points of `a`, shown first, against `b`."""
-        context = f"<context>\n{fenced_json(case.context)}\n</context>\n\n" if case.context else ""
+        context = f"<context>\n{fenced_json(case.context)}\n</context>" if case.context else ""
+        view = view_of(look, rubric=self.rubric, seed=self.seed, context=context)
         answers = f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>'
         request = Request(
             messages=(
-                {"role": "system", "content": instructions("pairwise.md", self.task, self.rubric)},
-                {"role": "user", "content": context + answers},
+                {"role": "system", "content": instructions("pairwise.md", self.task, view.rubric)},
+                {"role": "user", "content": view.laid_out(context, answers)},
             ),
             purpose=self.purpose,
             about=case.about,
@@ -102,7 +105,9 @@ class Pairwise:
             schema=_SCHEMA,
         )
         try:
-            points, reason = (await ask(client, request, read_winner, corrections=self.corrections)).value
+            points, reason = (
+                await ask(client, request, read_winner, corrections=self.corrections, key="winner")
+            ).value
         except CallFailed as error:
             return _Played(points=0.5, failure=str(error))
         return _Played(points=points, reason=reason)

@@ -70,22 +70,25 @@ class Panel:
         return [scores[place] for place in places]
 
     async def _judged(self, case: Case) -> list[Score]:
-        plan = [client for _ in range(self.repeats) for client in self.judges]
+        # A judge's looks have numbers in a row: neighbours differ most in what they see.
+        plan = [
+            (place * self.repeats + again, client)
+            for again in range(self.repeats)
+            for place, client in enumerate(self.judges)
+        ]
         first = 2 if self.adaptive else len(plan)
-        looks = await self._look(case, plan[:first], start=0)
+        looks = await self._look(case, plan[:first])
         if len(plan) > first and self._disagree(looks, unsure=True):
-            looks += await self._look(case, plan[first:], start=first)
+            looks += await self._look(case, plan[first:])
         scores = _mean(looks)
         if self.larger is None or not self._disagree(looks, unsure=False):
             return scores
-        decided = (await self._look(case, [self.larger], start=len(plan)))[0]
+        decided = (await self._look(case, [(len(plan), self.larger)]))[0]
         return _instead(scores, decided.verdict)
 
-    async def _look(self, case: Case, clients: Sequence[Client], *, start: int) -> list[_Look]:
-        verdicts = await all_of(
-            self.judging.look(client, case, look=number) for number, client in enumerate(clients, start)
-        )
-        return [_Look(judge=c.model, verdict=v) for c, v in zip(clients, verdicts, strict=True)]
+    async def _look(self, case: Case, plan: Sequence[tuple[int, Client]]) -> list[_Look]:
+        verdicts = await all_of(self.judging.look(client, case, look=number) for number, client in plan)
+        return [_Look(judge=client.model, verdict=v) for (_, client), v in zip(plan, verdicts, strict=True)]
 
     def _disagree(self, looks: Sequence[_Look], *, unsure: bool) -> bool:
         """Whether the whole looks disagree; `unsure` where fewer than two are whole."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,20 @@ class Criterion:
         """The criterion as it stands in a rubric."""
         return f"- {self.name} (weight {self.weight:g}): {self.text}"
 
+    @property
+    def plain(self) -> str:
+        """What is left of its name however a judge writes it; no two criteria have the same."""
+        return plain_name(self.name)
+
+
+def plain_name(name: str) -> str:
+    """The letters and digits of a criterion's name, whatever their case.
+
+    >>> plain_name(" In the tone-of_voice: ") == plain_name("in the tone of voice")
+    True
+    """
+    return "".join(sign for sign in unicodedata.normalize("NFKC", name).casefold() if sign.isalnum())
+
 
 def default_rubric() -> str:
     """What judges go by where nobody says anything else."""
@@ -126,8 +141,9 @@ def read_rubric(path: Path) -> str:
 def parse_criteria(rubric: str) -> tuple[Criterion, ...]:
     """The criteria of a rubric; none where it is judged by as a whole.
 
-    Raises UserError that names the line: a weight that is no number above 0, a name that is given twice,
-    a criterion without a description, and one without a weight where others have one.
+    Raises UserError that names the line: a weight that is no number above 0, a name that is given twice, or
+    that a reply could not tell from another, a criterion without a description, and one without a weight
+    where others have one.
 
     >>> parse_criteria("Be kind.\\n- brief (weight 2): At most one sentence.")
     (Criterion(name='brief', weight=2.0, text='At most one sentence.'),)
@@ -143,9 +159,9 @@ def parse_criteria(rubric: str) -> tuple[Criterion, ...]:
             criterion = _criterion(match["name"], match["weight"], match["text"])
         except ValueError as error:
             raise UserError(f"line {number}: {error}") from None
-        if criterion.name.casefold() in found:
-            raise UserError(f"line {number}: the criterion `{criterion.name}` is there twice")
-        found[criterion.name.casefold()] = criterion
+        if (other := found.get(criterion.plain)) is not None:
+            raise UserError(f"line {number}: {_twins(criterion, other)}")
+        found[criterion.plain] = criterion
     if found and unweighted:
         raise UserError(
             f"line {unweighted[0]}: this criterion has no weight, others have; write {_CRITERION}"
@@ -199,16 +215,23 @@ def _read_criteria(value: Any) -> list[Criterion]:
             new = _criterion(entry.get("name"), entry.get("weight"), entry.get("description"))
         except ValueError as error:
             raise Unusable(f"Criterion {number}: {error}.") from None
-        if any(new.name.casefold() == old.name.casefold() for old in found):
-            raise Unusable(f"Criterion {number}: the name `{new.name}` is there twice.")
+        if (twin := next((old for old in found if old.plain == new.plain), None)) is not None:
+            raise Unusable(f"Criterion {number}: {_twins(new, twin)}.")
         found.append(new)
     return found
+
+
+def _twins(new: Criterion, old: Criterion) -> str:
+    """What is wrong with two criteria whose names a reply cannot tell apart."""
+    if new.name.casefold() == old.name.casefold():
+        return f"the criterion `{new.name}` is there twice"
+    return f"the names `{old.name}` and `{new.name}` differ in signs alone; choose another for one of them"
 
 
 def _criterion(name: object, weight: object, text: object) -> Criterion:
     """A checked criterion; raises ValueError with what is wrong."""
     called = " ".join(str(name or "").split())
-    if not _NAME.fullmatch(called):
+    if not _NAME.fullmatch(called) or not plain_name(called):
         raise ValueError(
             f"the name `{called[:60]}` must be of letters, digits, spaces, - and _, at most 40 of them"
         )

@@ -8,10 +8,13 @@ matched by id as a complete set, and what an attempt says can close no tag.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
+
+import numpy as np
 
 from refine_rl.llm.client import CallFailed, Client, Request, Schema
 from refine_rl.llm.structured import Unusable, ask
@@ -19,7 +22,7 @@ from refine_rl.llm.texts import fill, load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict
-from refine_rl.rewards.rubric import TEXTS, Criterion, parse_criteria, without_weights
+from refine_rl.rewards.rubric import TEXTS, Criterion, parse_criteria, plain_name, without_weights
 from refine_rl.rewards.scales import unit_scores
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz"
@@ -70,7 +73,11 @@ class Ruler:
         )
         try:
             answer = await ask(
-                client, request, lambda reply: read_reply(reply, ids, criteria), corrections=self.corrections
+                client,
+                request,
+                lambda reply: read_reply(reply, ids, criteria),
+                corrections=self.corrections,
+                key="score",
             )
         except CallFailed as error:
             return Verdict(values=(None,) * len(ids), reasons=(str(error),) * len(ids))
@@ -93,22 +100,41 @@ class Ruler:
 
 
 def _draw(seed: int, context: str, bodies: Sequence[str], look: int) -> tuple[list[str], list[int]]:
-    """An opaque id for each answer, and the order in which they are shown."""
+    """An opaque id for each answer, and the order in which they are shown: one that no earlier look had,
+    until all orders have been seen."""
     sorted_places = sorted(range(len(bodies)), key=lambda place: bodies[place])
     digest = blake2b(digest_size=16)
     for text in (context, *(bodies[place] for place in sorted_places)):
         digest.update(len(text).to_bytes(8, "little") + text.encode())
-    draw = generator(seed, "ruler", digest.hexdigest(), look)
     ids: dict[int, str] = {}
-    for place in sorted_places:
-        new = ""
-        while not new or new in ids.values():
-            new = _LETTERS[draw.integers(len(_LETTERS))]
-            new += "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=_ID_LENGTH - 1))
-        ids[place] = new
-    return [ids[place] for place in range(len(bodies))], [
-        sorted_places[i] for i in draw.permutation(len(bodies))
-    ]
+    order: tuple[int, ...] = ()
+    taken: set[tuple[int, ...]] = set()
+    for number in range(look + 1):
+        draw = generator(seed, "ruler", digest.hexdigest(), number)
+        ids = dict(zip(sorted_places, _opaque(draw, len(bodies)), strict=True))
+        order = _another_order(draw, len(bodies), taken)
+    return [ids[place] for place in range(len(bodies))], [sorted_places[i] for i in order]
+
+
+def _opaque(draw: np.random.Generator, count: int) -> list[str]:
+    """Names that say nothing, all different."""
+    names: list[str] = []
+    while len(names) < count:
+        new = _LETTERS[draw.integers(len(_LETTERS))]
+        new += "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=_ID_LENGTH - 1))
+        if new not in names:
+            names.append(new)
+    return names
+
+
+def _another_order(draw: np.random.Generator, count: int, taken: set[tuple[int, ...]]) -> tuple[int, ...]:
+    """An order of `count` places that is not in `taken`, and then is; once all are, they begin anew."""
+    if len(taken) == math.factorial(count):
+        taken.clear()
+    while (order := tuple(int(i) for i in draw.permutation(count))) in taken:
+        pass
+    taken.add(order)
+    return order
 
 
 def _schema(ids: Sequence[str], criteria: Sequence[Criterion]) -> Schema:
@@ -218,20 +244,18 @@ def _scored(entry: Mapping[str, Any], name: str) -> object:
 def _criteria_scores(entry: Mapping[str, Any], name: str, criteria: Sequence[Criterion]) -> dict[str, object]:
     """The scores of one entry by the criteria's names, as they were written."""
     given = entry.get("criteria")
-    if isinstance(given, list) and all(isinstance(item, Mapping) for item in given):
-        given = {str(item.get("criterion", item.get("name", ""))): item.get("score") for item in given}
-    if not isinstance(given, Mapping):
+    if isinstance(given, Mapping):
+        pairs = [(str(key), value) for key, value in given.items()]
+    elif isinstance(given, list) and all(isinstance(item, Mapping) for item in given):
+        pairs = [(str(item.get("criterion", item.get("name", ""))), item.get("score")) for item in given]
+    else:
         raise Unusable(f'The entry of {name} has no object "criteria" with a score for each criterion.')
-    plain = {_plain(str(key)): value for key, value in given.items()}
-    missing = [c.name for c in criteria if _plain(c.name) not in plain]
-    if missing or len(given) > len(criteria):
+    written = [(plain_name(key), value) for key, value in pairs]
+    if sorted(key for key, _ in written) != sorted(c.plain for c in criteria):
         names = ", ".join(f'"{c.name}"' for c in criteria)
-        raise Unusable(f'"criteria" of {name} must have exactly a score for each of {names}.')
-    return {c.name: plain[_plain(c.name)] for c in criteria}
-
-
-def _plain(name: str) -> str:
-    return "".join(sign for sign in name.casefold() if sign.isalnum())
+        raise Unusable(f'"criteria" of {name} must have exactly one score for each of {names}.')
+    found = dict(written)
+    return {c.name: found[c.plain] for c in criteria}
 
 
 def _weighted(row: Sequence[float], criteria: Sequence[Criterion]) -> float:

@@ -13,7 +13,7 @@ from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.base import Check, RuleFactory, rule
 from refine_rl.rewards.english import content_stems
 from refine_rl.rewards.rules_form import allowed_share_value, shorten
-from refine_rl.rewards.text import find_numbers, fold, ngrams, normalise, split_words
+from refine_rl.rewards.text import find_numbers, fold, ngrams, normalise, split_words, wanted_number
 from refine_rl.toml_write import toml_key, toml_string
 from refine_rl.types import Prompt
 
@@ -198,7 +198,7 @@ def number_equals(
     """1 when the number in the completion is the number wanted, else 0.
 
     Read are -1,234.5, 1e-3, 1/2, 1 1/2 and LaTeX fractions. From a text in the data, the last number
-    is wanted.
+    is wanted; a text of which it cannot be told for sure (10^6, 1 000 000, 1,5, sqrt(2)) is refused.
     """
     _exactly_one("value", value, data)
     if tolerance < 0:
@@ -293,11 +293,18 @@ def _text_of(prompt: Prompt, key: str) -> str:
 
 def _number_of(prompt: Prompt, key: str) -> Fraction:
     value = data_value(prompt, key)
-    if isinstance(value, str) and (found := find_numbers(value)):
-        return found[-1]
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    why = "holds no number"
+    if isinstance(value, str):
+        try:
+            return wanted_number(value)
+        except ValueError as error:
+            why = str(error)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return Fraction(value)
+    elif isinstance(value, float) and math.isfinite(value):
         return Fraction(str(value))
-    raise UserError(f"data `{key}` of prompt {prompt.id} holds no number: {_quote([value])}")
+    way_out = "" if why == "holds no number" else ". Write the number alone, in digits, as in 1000000 or 1.5"
+    raise UserError(f"data `{key}` of prompt {prompt.id} {why}: {_quote([value])}{way_out}")
 
 
 def _occurs(text: str, completion: str, case: bool, whole: bool) -> bool:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from refine_rl.errors import SettingsError
 from refine_rl.rewards.base import Check, RuleFactory, rule
 from refine_rl.rewards.english import count_syllables
+from refine_rl.rewards.json_schemas import bounded, check_patterns
+from refine_rl.rewards.patterns import Pattern
 from refine_rl.rewards.text import repeated_share, split_lines, split_sentences, split_words
 from refine_rl.types import Prompt
 
@@ -88,9 +90,9 @@ def regex(
     pattern: Annotated[str, "a Python regular expression; `(?i)` at its start ignores case"],
     full: Annotated[bool, "the whole completion must match, without the white space around it"] = False,
 ) -> Check:
-    """1 when the pattern occurs in the completion, else 0."""
+    """1 when the pattern occurs in the completion, else 0; missing where the search takes over a second."""
     try:
-        compiled = re.compile(pattern)
+        compiled = Pattern(pattern)
     except re.error as error:
         raise SettingsError(f"`pattern` is not a regular expression: {error}") from None
 
@@ -138,8 +140,9 @@ def json_schema(
         dialect.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise SettingsError(f"`schema` is not a JSON schema: {error.message}") from None
+    check_patterns(schema)
     # An empty registry: a reference to an address must never be fetched.
-    validator = dialect(schema, registry=referencing.Registry())
+    validator = bounded(dialect)(schema, registry=referencing.Registry())
 
     def check(prompt: Prompt, completion: str) -> tuple[float, str]:
         try:

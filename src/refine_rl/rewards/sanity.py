@@ -9,7 +9,7 @@ from refine_rl.errors import UserError
 from refine_rl.progress import Pause, never
 from refine_rl.rewards.base import Reward
 from refine_rl.rewards.scoring import ScoringLoop
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Prompt, Score, Trajectory, decimals
 
 
 def check_sanity(
@@ -89,5 +89,5 @@ def _problem(prompt: Prompt, case: SanityCase, good: Score, bad: Score) -> str:
 
 
 def _show(score: Score) -> str:
-    breakdown = ", ".join(f"{name} {value:.3f}" for name, value in score.breakdown.items())
-    return f"{score.value:.3f} ({breakdown})"
+    breakdown = ", ".join(f"{name} {decimals(value)}" for name, value in score.breakdown.items())
+    return f"{decimals(score.value or 0.0)} ({breakdown})"

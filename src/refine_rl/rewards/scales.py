@@ -2,7 +2,7 @@
 
 Asked for a number between 0 and 1, a judge may write 0.8, "0.8", "8/10", "40 %", or grade the whole
 reply out of 10 or out of 100. What is meant must be plain from the reply; where it is not, the reply
-is sent back. A guess could turn a group's order around.
+is sent back. A guess could turn a group's order around, or take the best grade for a middling one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from refine_rl.llm.structured import Unusable
 
 SLACK = 0.05
 """A score this far outside [0, 1] is a slip of the pen, and clipped."""
+
+_OF_FIVE = 5.0  # up to here grades may be out of five, with whatever they are compared
 
 _ASKED = "Scores are numbers between 0 and 1, such as 0.35."
 _NUMBER = r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)"
@@ -29,9 +31,10 @@ def unit_scores(columns: Sequence[Mapping[str, object]]) -> list[dict[str, float
     Numbers that name their scale ("8/10", "40%") are taken at their word. The others share one scale:
 
     - all in [0, 1], or within SLACK of it: as they are, clipped;
-    - all in [0, 10], the largest above 2, or all in [0, 100], the largest above 20: divided;
-    - anything else raises Unusable: a fraction of 1 beside a 7, a negative number, scales that are
-      too small to be told (0, 1, 2), and columns that may be ranks (1, 2, 3 for three answers), where
+    - all in [0, 10], the largest above 5, or all in [0, 100], the largest above 20: divided;
+    - anything else raises Unusable: a fraction of 1 beside a 7, a negative number, scales that cannot be
+      told (3, 4, 5 are the best grades of five or the middle of ten; "1/3" is a third, or the first of
+      three), and columns that may be ranks, ties included (1, 2, 3 or 1, 1, 3 for three answers), where
       the smallest may be the best.
 
     >>> unit_scores([{"a": "8/10", "b": "40%", "c": 0.5}])
@@ -40,6 +43,8 @@ def unit_scores(columns: Sequence[Mapping[str, object]]) -> list[dict[str, float
     [{'a': 0.7, 'b': 0.9}]
     """
     read = [{name: written_number(name, value) for name, value in column.items()} for column in columns]
+    for column in read:
+        _check_tops(column)
     plain = [number for column in read for number, top in column.values() if top is None]
     scale = _scale_of(plain, read)
     return [
@@ -88,14 +93,50 @@ def _scale_of(plain: Sequence[float], columns: Sequence[Mapping[str, tuple[float
     if any(0 < number < 1 for number in plain):
         raise Unusable(f"The scores {shown} are not on one scale. {_ASKED}")
     scale = 10.0 if high <= 10 else 100.0
+    unclear = Unusable(f"It cannot be told which scale the scores {shown} are on. {_ASKED}")
     if high <= scale / 5:
-        raise Unusable(f"It cannot be told which scale the scores {shown} are on. {_ASKED}")
+        raise unclear
     for column in columns:
-        numbers = sorted(number for number, top in column.values() if top is None)
-        if len(numbers) > 1 and any(numbers == [k + first for k in range(len(numbers))] for first in (0, 1)):
-            ranks = ", ".join(f"{number:g}" for number in numbers)
-            raise Unusable(f"The scores {ranks} could be ranks, and ranks are not wanted. {_ASKED}")
+        _refuse_ranks([number for number, top in column.values() if top is None])
+    if high <= _OF_FIVE:
+        raise unclear
     return scale
+
+
+def _check_tops(column: Mapping[str, tuple[float, float | None]]) -> None:
+    """Raises Unusable for scales that stand beside their numbers and say too little."""
+    for name, (number, top) in column.items():
+        if top is not None and top != 1 and top < _OF_FIVE:
+            raise Unusable(
+                f"The score of {name} is {number:g} of {top:g}: it cannot be told whether that is a rank, a "
+                f"share or a grade. {_ASKED}"
+            )
+    _refuse_ranks([number for number, top in column.values() if top == len(column)])
+
+
+def _refuse_ranks(numbers: Sequence[float]) -> None:
+    if len(numbers) > 1 and may_be_ranks(numbers):
+        shown = ", ".join(f"{number:g}" for number in sorted(numbers))
+        raise Unusable(f"The scores {shown} could be ranks, and ranks are not wanted. {_ASKED}")
+
+
+def may_be_ranks(numbers: Sequence[float]) -> bool:
+    """Whether the numbers are the places of as many answers, counted from 0 or 1, with ties in any of the
+    usual ways: 1 2 2 4, 1 3 3 4, 1 2.5 2.5 4 or 1 2 2 3.
+
+    >>> may_be_ranks([1, 1, 3]), may_be_ranks([1, 2.5, 2.5]), may_be_ranks([7, 8, 9])
+    (True, True, False)
+    """
+    before = {number: sum(other < number for other in numbers) for number in numbers}
+    equal = {number: sum(other == number for other in numbers) for number in numbers}
+    dense = {number: place for place, number in enumerate(sorted(before))}
+    ways = (
+        before,
+        {number: before[number] + equal[number] - 1 for number in before},
+        {number: before[number] + (equal[number] - 1) / 2 for number in before},
+        dense,
+    )
+    return any(all(number == first + way[number] for number in before) for way in ways for first in (0, 1))
 
 
 def _float(text: str) -> float:

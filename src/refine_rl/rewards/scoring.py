@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from refine_rl.progress import Pause, never, wait
-from refine_rl.rewards.base import WORKER, Reward
+from refine_rl.rewards.base import Reward
+from refine_rl.rewards.foreign import WORKERS, Workers
 from refine_rl.types import Prompt, Score, Trajectory
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ class ScoringLoop:
     """Scores groups in the background; a context manager.
 
     Async rewards of all submitted groups overlap. Sync functions share one worker thread, so no two
-    of them ever run at the same time. The caller may itself stand in an event loop (a notebook).
+    of them ever run at the same time (foreign.py). The caller may itself stand in an event loop (a notebook).
     Each group's scores are its own: the order of completion changes nothing. Leaving the block
     cancels what was not finished, and awaits `closing` in the loop (connections that were opened there);
     after an error it does not wait for a sync function that still runs.
@@ -39,7 +40,7 @@ class ScoringLoop:
         self._reward = reward
         self._closing = closing
         self._loop = asyncio.new_event_loop()
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="refine-reward")
+        self._workers = Workers()
         # The loop looks up addresses in threads of its own: a judge does not wait for a slow function.
         self._others = ThreadPoolExecutor(max_workers=4, thread_name_prefix="refine-loop")
         self._loop.set_default_executor(self._others)
@@ -47,6 +48,7 @@ class ScoringLoop:
         self._open = False
 
     def __enter__(self) -> ScoringLoop:
+        self._workers.__enter__()
         self._thread.start()
         self._open = True
         return self
@@ -61,7 +63,7 @@ class ScoringLoop:
             work.close()
             raise RuntimeError("the scoring loop is closed; use it in a `with` block")
         context = contextvars.copy_context()
-        context.run(WORKER.set, self._worker)
+        context.run(WORKERS.set, self._workers)
         return context.run(asyncio.run_coroutine_threadsafe, work, self._loop)
 
     def score(
@@ -81,8 +83,8 @@ class ScoringLoop:
             asyncio.run_coroutine_threadsafe(_closed(self._closing), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for threads in (self._worker, self._others):
-            threads.shutdown(wait=kind is None, cancel_futures=True)
+        self._workers.__exit__(kind, error, where)
+        self._others.shutdown(wait=kind is None, cancel_futures=True)
         self._loop.close()
 
 

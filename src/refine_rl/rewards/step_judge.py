@@ -12,7 +12,9 @@ from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.absolute import TEXTS, explanation_of
 from refine_rl.rewards.fence import fenced_json
 from refine_rl.rewards.looks import Case, Verdict, all_of
+from refine_rl.rewards.patterns import TooSlow
 from refine_rl.rewards.steps import right_steps, steps_of
+from refine_rl.rewards.views import view_of
 from refine_rl.types import Message
 
 _SCHEMA = Schema(
@@ -51,7 +53,10 @@ class StepJudging:
     async def _grade(
         self, client: Client, case: Case, answer: tuple[Message, ...], look: int
     ) -> tuple[float | None, str]:
-        steps = steps_of(answer[-1]["content"], self.split) if answer else []
+        try:
+            steps = steps_of(answer[-1]["content"], self.split) if answer else []
+        except TooSlow as error:
+            return None, str(error)
         if not steps:
             return 0.0, "no step"
         goal = (
@@ -59,15 +64,14 @@ class StepJudging:
             if self.task.strip()
             else "The goal is what the context asks for."
         )
-        context = fenced_json((*case.context, *answer[:-1]))
+        context = f"<context>\n{fenced_json((*case.context, *answer[:-1]))}\n</context>"
         numbered = fenced_json([{"step": number, "text": text} for number, text in enumerate(steps, start=1)])
+        shown = f"<steps>\n{numbered}\n</steps>"
+        view = view_of(look, rubric="", seed=self.seed, context=context)
         request = Request(
             messages=(
                 {"role": "system", "content": fill(load_text(TEXTS, "steps.md"), {"goal": goal})},
-                {
-                    "role": "user",
-                    "content": f"<context>\n{context}\n</context>\n\n<steps>\n{numbered}\n</steps>",
-                },
+                {"role": "user", "content": view.laid_out(context, shown)},
             ),
             purpose=self.purpose,
             about=case.about,
@@ -78,7 +82,9 @@ class StepJudging:
         )
         read = partial(read_first_wrong, steps=len(steps))
         try:
-            first, why = (await ask(client, request, read, corrections=self.corrections)).value
+            first, why = (
+                await ask(client, request, read, corrections=self.corrections, key="first_wrong")
+            ).value
         except CallFailed as error:
             return None, str(error)
         grade = right_steps(len(steps) if first == 0 else first - 1, len(steps), why=why if first else "")

@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from refine_rl.config import Settings, StepSettings
 from refine_rl.errors import MEND, GuardStop, MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
+from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions import function_reward, load_function
 from refine_rl.rewards.looks import all_of
+from refine_rl.rewards.patterns import TooSlow, pattern
 from refine_rl.rewards.rules import rule_reward
-from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory
+from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory, reaches, same_value
 
 EARLIER = "earlier_steps"
 """The name by which a function gets the steps before the one that it grades."""
@@ -31,15 +33,12 @@ _LONGEST = 120  # characters of a wrong step in an explanation
 
 
 def steps_of(text: str, split: str) -> list[str]:
-    """What stands between the matches of `split`, stripped; empty steps do not count.
+    """What stands between the matches of `split`, stripped; empty steps do not count. Raises TooSlow.
 
     >>> steps_of("2 + 3 = 5\\n\\n5 + 4 = 8\\n", r"\\n+")
     ['2 + 3 = 5', '5 + 4 = 8']
     """
-    pattern = re.compile(split)
-    # With groups in the pattern, re.split puts their texts between the pieces.
-    pieces = pattern.split(text)[:: pattern.groups + 1]
-    return [piece.strip() for piece in pieces if piece and piece.strip()]
+    return [piece.strip() for piece in pattern(split).split(text) if piece and piece.strip()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +61,17 @@ class Checked:
         return [await self._share(prompt, trajectory) for trajectory in trajectories]
 
     async def _share(self, prompt: Prompt, trajectory: Trajectory) -> Score:
-        steps = steps_of(trajectory.completion, self.split)
+        try:
+            steps = steps_of(trajectory.completion, self.split)
+        except TooSlow as error:
+            return Score.missing(str(error))
         for before, step in enumerate(steps):
             asked = _with_steps(prompt, steps[:before])
             alone = replace(trajectory, messages=(*prompt.messages, {"role": "assistant", "content": step}))
             columns = await all_of(check.score_group(asked, [alone]) for check in self.checks)
             for check, (score,) in zip(self.checks, columns, strict=True):
+                if left_out(score):
+                    continue
                 if score.value is None:
                     return Score.missing(f"step {before + 1}: {check.name}: {score.explanation}")
                 if score.value < 1 - _TOLERANCE:
@@ -107,7 +111,7 @@ class Graded:
         graded, as then nothing ever would be."""
         scores = await self.reward.score_group(prompt, trajectories)
         values = [score.value for score in scores if score.value is not None]
-        if len(values) < 2 or min(values) < max(values) or values[0] >= self.solved:
+        if len(values) < 2 or not same_value(values) or reaches(values[0], self.solved):
             return scores
         wrong = [t for t, score in zip(trajectories, scores, strict=True) if score.value is not None]
         grades = await self._grades(prompt, wrong)
@@ -148,6 +152,10 @@ def build_grader(settings: Settings, connections: Connections | None) -> Reward 
     table = settings.reward.steps
     if table is None:
         return None
+    try:
+        pattern(table.split)
+    except re.error as error:
+        raise SettingsError(f"reward.steps.split: is no regular expression: {error}") from None
     if not table.judges:
         return Checked(checks=_checks(table, settings), split=table.split)
     if connections is None:
@@ -177,7 +185,8 @@ def _checks(table: StepSettings, settings: Settings) -> tuple[Reward, ...]:
         checks.append(rule_reward(rule, name=rule.name or rule.rule, where=where))
     if table.function:
         try:
-            checks.append(function_reward(load_function(table.function, settings.folder, {})))
+            function = load_function(table.function, settings.folder, {})
+            checks.append(function_reward(function, timeout=settings.reward.timeout))
         except SettingsError as error:
             raise SettingsError(f"reward.steps.function: {error}") from None
     return tuple(checks)

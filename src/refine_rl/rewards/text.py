@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_](?:[^\W_]|['’\-](?=[^\W_]))*|[^\W_]+")
@@ -28,6 +28,35 @@ _NUMBER = re.compile(
     )
     """,
     re.VERBOSE,
+)
+# What is wanted must be plain; these say that the last number of a text is part of another one.
+_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+\Z")  # 1 000 000
+_EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,2})(?=[^\s*])([^*\n]+)(?<=\S)\1(?![\w(*])")
+_LEADS_ON = re.compile(
+    r"""(?:
+        [0-9]['’,._:]                             # 1'000, 1,5, 1.000.000, 12:30
+      | [\w)\]}%]\s*(?:\*\*|[*×·÷^±])\s*[({]?       # 2*3, 10^6, 10^{6}, x ** 2, 5±1
+      | [0-9)\]}]\s*[-+/–—]\s*                    # 3-5, 2 + 3
+      | [A-Za-z][+/]                              # x+1
+      | [A-Za-z]_\{?                              # x_2
+      | (?<!\\boxed)(?<!\\text)(?<!\\mathrm)(?<!\\mathbf)(?<=[A-Za-z])[({]  # sqrt(2), \sqrt{2}, f(2)
+      | \}\{                                      # \frac{\pi}{2}
+      | \][({]                                    # \sqrt[3]{2}
+      | √\s*
+      | \\(?:times|cdot|div|pm)\s*
+    )[-+]?\Z""",
+    re.VERBOSE,
+)
+_GOES_ON = re.compile(
+    r"""(?:
+        ['’_:.,]\d                                # 1_000, 1.000.000
+      | \s*(?:\*\*|[*×·÷^±])\s*[\w({\\√]           # 10^n, 2 * x
+      | \s*[-+/]\s*[A-Za-z(\\√]?\(                # 2 + (...)
+      | \s*\\(?:times|cdot|sqrt|pi|div|pm)\b
+      | \s*(?:hundred|thousand|million|billion|trillion|dozen)s?\b
+      | [²³¹⁰⁴-⁹π√½⅓¼¾]
+    )""",
+    re.VERBOSE | re.IGNORECASE,
 )
 _LONGEST_NUMBER = 300
 _LONGEST_WORD = 20
@@ -132,8 +161,39 @@ def find_numbers(text: str) -> list[Fraction]:
     >>> [str(number) for number in find_numbers("From -1,250.5 to 1 1/2, or .5")]
     ['-2501/2', '3/2', '1/2']
     """
-    text = _LATEX_FRACTION.sub(r"\1/\2", text.translate(_QUOTES))
-    return [n for m in _NUMBER.finditer(text) if len(m.group()) <= _LONGEST_NUMBER for n in _read_number(m)]
+    return [n for m in _numbers_in(_plain(text)) for n in _read_number(m)]
+
+
+def wanted_number(text: str) -> Fraction:
+    r"""The last number of a text that says what is right, such as "6 * 7 = 42" or "#### 42".
+
+    Raises ValueError where the text has no number, or where what stands around the last one says that the
+    number meant may be another: 10^6, 1 000 000, 1'000, 1_000, 1,5, sqrt(2), 3-5, 12:30, 2x+1, 1.5 million.
+
+    >>> wanted_number("He has 3 + 4 = 7 apples.")
+    Fraction(7, 1)
+    >>> wanted_number("10^6")
+    Traceback (most recent call last):
+    ...
+    ValueError: cannot be told for sure: its last number would be 6
+    """
+    plain = _plain(_EMPHASIS.sub(r"\2", text))
+    found = [(m, n) for m in _numbers_in(plain) for n in _read_number(m)]
+    if not found:
+        raise ValueError("holds no number")
+    match, number = found[-1]
+    before, behind = plain[: match.start()], plain[match.end() :]
+    if _SPACED.search(plain[: match.end()]) or _LEADS_ON.search(before) or _GOES_ON.match(behind):
+        raise ValueError(f"cannot be told for sure: its last number would be {number}")
+    return number
+
+
+def _plain(text: str) -> str:
+    return _LATEX_FRACTION.sub(r"\1/\2", text.translate(_QUOTES))
+
+
+def _numbers_in(text: str) -> Iterator[re.Match[str]]:
+    return (m for m in _NUMBER.finditer(text) if len(m.group()) <= _LONGEST_NUMBER)
 
 
 def _read_number(match: re.Match[str]) -> list[Fraction]:

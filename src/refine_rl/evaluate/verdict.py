@@ -1,0 +1,118 @@
+"""What a comparison allows to say, and what has to be said with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from refine_rl.types import Comparison, Estimate, StepMetrics, Verdict
+
+MIN_PROMPTS = 5  # with fewer, a bootstrap interval means nothing
+FEW_PROMPTS = 20  # with fewer, it promises more than it holds
+MOSTLY = 0.5  # of the answers
+
+
+def verdict(difference: Estimate | None, prompts: int, *, updated: bool = True) -> Verdict:
+    """What the interval of the difference allows to say. Over fewer than 5 prompts a bootstrap interval
+    means nothing (over one it has no width at all). `updated` says whether training moved a weight.
+
+    >>> verdict(Estimate(mean=0.2, ci95=(0.1, 0.3)), 64), verdict(Estimate(mean=0.2, ci95=(0.0, 0.4)), 64)
+    ('better', 'not better')
+    >>> verdict(Estimate(mean=0.2, ci95=(0.1, 0.3)), 4), verdict(None, 0)
+    ('too few to tell', 'not possible')
+    >>> verdict(Estimate(mean=0.0, ci95=(0.0, 0.0)), 64, updated=False)
+    'no signal'
+    """
+    if not updated:
+        return "no signal"
+    if difference is None:
+        return "not possible"
+    if prompts < MIN_PROMPTS:
+        return "too few to tell"
+    low, high = difference.ci95
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "not better"
+
+
+def updated(history: Sequence[StepMetrics]) -> bool:
+    """Whether any of a run's steps moved a weight. A run without a record of its steps may have."""
+    return not history or any(m.loss is not None and m.grad_norm != 0.0 for m in history)
+
+
+def mostly_cut(comparison: Comparison) -> bool:
+    """Whether most answers of a side were cut at the token limit, so that their ends were never scored."""
+    cut = comparison.details.get("cut")
+    return cut is not None and max(cut.base.mean, cut.tuned.mean) > MOSTLY
+
+
+def cautions(comparison: Comparison) -> dict[str, str]:
+    """Name -> sentence for everything that weakens the verdict, or stands in its place."""
+    c, found = comparison, {}
+    if c.verdict == "no signal":
+        found["no_signal"] = (
+            "No step of the training moved a weight: in no group did one answer earn more than another, or "
+            "their scores were missing. The tuned model is the base model."
+        )
+    if c.reward is None:
+        found["not_possible"] = (
+            f"No prompt (of {c.prompts_asked}) has scores of both models. The model is trained and saved: "
+            "mend what keeps scores away, and compare with refine eval and this run’s folder."
+        )
+    elif c.prompts < MIN_PROMPTS:
+        found["few_prompts"] = (
+            f"Only {_prompts(c.prompts)}: a verdict needs at least {MIN_PROMPTS}, and {FEW_PROMPTS} or more "
+            "to be relied on. Compare on more with refine eval --prompts FILE, or hold out more "
+            "(prompts.held_out)."
+        )
+    elif c.prompts < FEW_PROMPTS:
+        found["few_prompts"] = (
+            f"Only {_prompts(c.prompts)}: an interval from so few is narrower than it should be. "
+            "Hold out more prompts before relying on it."
+        )
+    if any(c.scores_missing.values()):
+        left_out = (
+            f" {c.prompts_missing} of {c.prompts_asked} prompts are left out." if c.prompts_missing else ""
+        )
+        answers = c.prompts_asked * (c.samples + 1)
+        base, tuned = (c.scores_missing.get(side, 0) for side in ("base", "tuned"))
+        found["scores_missing"] = (
+            f"Scores are missing of {base} of the base model’s {answers} answers and of {tuned} of the tuned "
+            f"model’s; a prompt counts by those that it has, if each side has one.{left_out}"
+        )
+    elif c.prompts_missing and c.reward is not None:
+        found["scores_missing"] = (
+            "Left out on both sides, because a score was missing: "
+            f"{c.prompts_missing} of {c.prompts_asked} prompts."
+        )
+    if mostly_cut(c):
+        found["mostly_cut"] = (
+            "Most answers were cut at rollout.max_tokens before their end: what is compared are beginnings. "
+            "Raise it, or reward shorter answers."
+        )
+    return found
+
+
+def unexpected(comparison: Comparison) -> dict[str, str]:
+    """The cautions that are warnings when a comparison is made."""
+    found = cautions(comparison)
+    return {name: found[name] for name in ("no_signal", "not_possible", "mostly_cut") if name in found}
+
+
+def said_with(comparison: Comparison) -> list[str]:
+    """The sentences that stand beside the verdict wherever it is told: how many answers were cut, and every
+    caution."""
+    cut = cut_text(comparison)
+    return [*([cut] if cut else []), *cautions(comparison).values()]
+
+
+def cut_text(comparison: Comparison) -> str:
+    """The shares of sampled answers that were cut; "" where they are not known."""
+    cut = comparison.details.get("cut")
+    if cut is None:
+        return ""
+    base, tuned = (f"{100 * side.mean:.0f} %" for side in (cut.base, cut.tuned))
+    return f"Answers cut at the token limit: base {base}, tuned {tuned}."
+
+
+def _prompts(number: int) -> str:
+    return "1 prompt" if number == 1 else f"{number} prompts"

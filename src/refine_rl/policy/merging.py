@@ -1,0 +1,70 @@
+"""An adapter's product added into the weights: one ordinary model.
+
+The sum is made in float32 and rounded once. In bfloat16 a weight has 8 bits: a change smaller than half of
+its last bit is gone, so what rounding takes of the whole change is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from refine_rl.policy.fetch import set_untied
+
+LOSS_WORTH_A_WORD = 0.1
+"""Shares of a change that rounding takes, from which on a person is told."""
+
+
+@torch.no_grad()
+def merge(adapted: Any, dtype: torch.dtype) -> tuple[Any, float]:
+    """The model of a PeftModel (which is used up) with all weights in `dtype`, and the share of the adapter's
+    change that rounding took: |change kept - change| / |change|, over all adapted weights, 0 to 1.
+
+    Tied weights of which one has an adapter are untied: the sum belongs to that one alone.
+    """
+    model = adapted.get_base_model()
+    main = model.dtype
+    _untie(model)
+    lost = whole = 0.0
+    for layer in _layers(adapted):
+        weight = layer.get_base_layer().weight
+        before = weight.float()
+        change = layer.get_delta_weight("default").float()
+        after = (before + change).to(dtype)
+        # Of a float32 weight that is stored in bfloat16, the weight's own rounding is no loss of the change.
+        kept = after.float() - before.to(dtype).float()
+        lost += float((change - kept).double().square().sum())
+        whole += float(change.double().square().sum())
+        weight.data = after
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        bare = adapted.unload()
+    for parameter in bare.parameters():  # not bare.to(dtype): the positions' buffers stay exact
+        if parameter.dtype == main:
+            parameter.data = parameter.data.to(dtype)
+    return bare, math.sqrt(min(lost / whole, 1.0)) if whole else 0.0
+
+
+def _layers(adapted: Any) -> list[Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return [m for m in adapted.modules() if isinstance(m, LoraLayer)]
+
+
+def _untie(model: Any) -> None:
+    """Gives the head weights of its own, where it shares the embedding's and either has an adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if words is None or head is None or not isinstance(words, LoraLayer) | isinstance(head, LoraLayer):
+        return
+    words, head = (m.get_base_layer() if isinstance(m, LoraLayer) else m for m in (words, head))
+    if words.weight is not head.weight:
+        return
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+    set_untied(model)
+    model.all_tied_weights_keys = {}

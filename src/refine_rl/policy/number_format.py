@@ -1,0 +1,160 @@
+"""Which number format is the faster one here, for this model: a layer of its shape is timed in both.
+
+What a processor's name promises for large products says little about a small model, whose time goes into
+everything around them. So one layer of the model's own widths, with made-up weights and the adapter that is
+asked for, does what a step does: it samples a token for many rows, and trains on some tokens. What counts is
+the time of one thread on the processor, which other programs hardly change. The run puts the decision on
+record; a resume does not ask again.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from refine_rl.policy.control import NO_CONTROL
+from refine_rl.policy.decode import Decoding, KeysAndValues
+from refine_rl.policy.fast import gather
+from refine_rl.policy.lora import at_rest
+from refine_rl.policy.norm import lean_norms
+from refine_rl.policy.policy import Policy
+from refine_rl.policy.prefix import pack
+
+ROWS = 64
+"""Rows that sample at once, as in a step of 8 prompts x 8 completions."""
+
+PROMPT, MEMBERS, COMPLETION = 24, 8, 16
+"""Tokens of a prompt, and the completions that are trained on behind it."""
+
+TIMES = 4
+"""Each format is timed so often, in turn; the shortest counts, which is the one that nothing disturbed."""
+
+CLEARLY = 0.9
+"""bfloat16 must take less than this share of float32's time: where they are close, the finer one is better,
+and the same machine should not say one thing today and another tomorrow."""
+
+NARROW = 128
+"""Models of a smaller width are not timed: their products are too small a part of their time."""
+
+HEAD_WEIGHTS = 1 << 23
+"""Of a larger vocabulary, as many tokens as make a head of so many weights stand for all."""
+
+Adapt = Callable[[Any], Any]
+"""Puts the adapter on a model, where there is one."""
+
+
+def faster_format(config: Any, adapt: Adapt, *, trains_all: bool) -> torch.dtype:
+    """The format in which this processor samples and trains on a token sooner, for models of `config`.
+    `trains_all`: the weights stay float32, and only products are rounded. float32 where the two are close, or
+    where no layer can be made of the configuration."""
+    text = config.get_text_config()
+    if text.hidden_size < NARROW:
+        return torch.float32
+    try:
+        with _one_thread():
+            exact, coarse = _seconds(
+                [
+                    _works(one_layer(config, dtype, adapt, trains_all=trains_all))
+                    for dtype in (torch.float32, torch.bfloat16)
+                ]
+            )
+    except Exception:  # whatever an architecture makes of a configuration of one layer
+        return torch.float32
+    return torch.bfloat16 if coarse < CLEARLY * exact else torch.float32
+
+
+def one_layer(config: Any, dtype: torch.dtype, adapt: Adapt, *, trains_all: bool) -> Policy:
+    """A policy of one layer with the widths of `config`; no weight of it means anything."""
+    import transformers
+
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    text.num_hidden_layers = 1
+    text.vocab_size = max(256, min(text.vocab_size, HEAD_WEIGHTS // text.hidden_size))
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1]
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(text, name, None)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32 if trains_all else dtype
+        )
+    model.to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.fill_(0.01)  # memory as it is found holds numbers that are slow to add
+    lean_norms(model)
+    adapted = adapt(model)
+    return Policy(
+        model=adapted.eval(),
+        tokenizer=None,
+        stop_ids=frozenset(),
+        control=NO_CONTROL,
+        moment=datetime.now(),  # nobody asks this one
+        device=torch.device("cpu"),
+        compute_dtype=dtype,
+        context_length=PROMPT + COMPLETION,
+        source="",
+        adapter=adapted is not model,
+    )
+
+
+Works = tuple[Callable[[], float], Callable[[], float]]
+"""Seconds a token of sampling and of training, each time that they are called."""
+
+
+def _works(policy: Policy) -> Works:
+    fast = policy.fast
+    if fast is None:
+        raise ValueError(policy.why_plain)
+    prompt = tuple(range(PROMPT))
+    members = [[m + i for i in range(COMPLETION)] for m in range(MEMBERS)]
+    packed, sources, targets = gather([prompt], [members], policy.device)
+    parameters = list(policy.trainable().values())
+    token = torch.zeros(1, ROWS, dtype=torch.long)
+
+    def sampled() -> float:
+        prefill: KeysAndValues = {}
+        row = pack([prompt], [[]])
+        layout = replace(row.packed, keep=lambda layer, k, v: prefill.update({layer: (k, v)}))
+        with torch.no_grad(), policy.precision(), at_rest(policy.model):
+            head = fast.rounded(policy.compute_dtype)
+            fast.hidden(row.ids, row.positions, layout)
+            state = Decoding([prompt], ROWS, prefill, 1)
+            began = time.thread_time()
+            hidden = fast.hidden(token, state.positions(), state)
+            fast.logits(hidden, head).exp_().sum(-1)
+            return (time.thread_time() - began) / ROWS
+
+    def trained() -> float:
+        with policy.precision():
+            began = time.thread_time()
+            found = fast.logprobs(packed, sources, targets, 1.0)
+            # On a processor the backward pass runs in the calling thread.
+            torch.autograd.grad(found.sum(), parameters, allow_unused=True)
+            return (time.thread_time() - began) / (MEMBERS * COMPLETION)
+
+    return sampled, trained
+
+
+def _seconds(formats: list[Works]) -> list[float]:
+    """Seconds a token in each format, the shortest of `TIMES` in turn."""
+    found = [[[work() for work in works] for works in formats] for _ in range(TIMES + 1)][1:]
+    return [sum(min(times[n][part] for times in found) for part in range(2)) for n, _ in enumerate(formats)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,84 @@
+"""The evidence by facet, and whether answers depend on the prompt: what the page shows below the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refine_rl.evaluate.variety import openings_text
+from refine_rl.evaluate.verdict import FEW_PROMPTS, MIN_PROMPTS
+from refine_rl.report.data import GLUE, VALUES_SHOWN, share
+from refine_rl.types import Comparison, Part
+
+Json = Mapping[str, Any]
+_COMBINATIONS = {
+    "seen": "combinations that training had",
+    "unseen": "combinations held out whole",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A row of the table by facet. `intervals` says whether there are prompts enough for any, `few` that
+    there are not many."""
+
+    label: str
+    part: Part
+
+    @property
+    def intervals(self) -> bool:
+        return self.part.prompts >= MIN_PROMPTS
+
+    @property
+    def few(self) -> bool:
+        return self.part.prompts < FEW_PROMPTS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """A facet with its values, the most frequent first, and how many values are not shown."""
+
+    title: str
+    rows: tuple[Row, ...]
+    left_out: int = 0
+
+
+def by_facet(comparison: Comparison) -> list[Block]:
+    """The rewards by facet and value, and on combinations of facets that training had and had not."""
+    blocks = [
+        Block(
+            title=facet,
+            rows=tuple(Row(label=value, part=part) for value, part in list(values.items())[:VALUES_SHOWN]),
+            left_out=max(0, len(values) - VALUES_SHOWN),
+        )
+        for facet, values in comparison.facets.items()
+    ]
+    together = comparison.combinations
+    rows = tuple(Row(label=text, part=together[n]) for n, text in _COMBINATIONS.items() if n in together)
+    return [*([Block(title="all facets together", rows=rows)] if rows else []), *blocks]
+
+
+def variety(comparison: Comparison) -> list[str]:
+    """How many answers of each side belong to one prompt alone, and how the others begin; nothing where that
+    is not known."""
+    lines = []
+    for side, name in (("base", "The base model"), ("tuned", "The tuned model")):
+        found = comparison.variety.get(side)
+        if found is None or found.distinct_share is None:
+            continue
+        begin = f" Most frequent openings: {_openings(found.openings)}." if found.openings else ""
+        lines.append(f"{name}: {share(found.distinct_share)} of the sampled answers.{begin}")
+    return lines
+
+
+def openings(metrics: Sequence[Json]) -> list[tuple[int, str]]:
+    """The most frequent openings of the answers at a few steps, the first and the last among them."""
+    told = [(m["step"], m["openings"]) for m in metrics if m.get("openings")]
+    stride = max(1, (len(told) - 1) // 5)
+    chosen = told[::stride] if len(told) < 2 or (len(told) - 1) % stride == 0 else [*told[::stride], told[-1]]
+    return [(step, _openings(found)) for step, found in chosen]
+
+
+def _openings(found: Mapping[str, float]) -> str:
+    return openings_text(found.items()).replace(" %)", f"{GLUE}%)")
