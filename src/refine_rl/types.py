@@ -334,7 +334,8 @@ class Comparison:
     and "success_greedy" (share of full successes), "cut" (share of sampled answers that were cut at the
     token limit), and "component:NAME" for each component. `facets` has the rewards by facet and value,
     `combinations` those on "seen" combinations of facets, which some prompt of training has, and on
-    "unseen" ones; it is empty where every combination was seen. `variety` is of "base" and of "tuned".
+    "unseen" ones; it is empty where every combination was seen. `variety` is of the sampled answers of
+    "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy").
     """
 
     prompts: int

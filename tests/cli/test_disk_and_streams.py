@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -112,6 +114,26 @@ def test_a_real_disk_full_then_read_only(
         assert "Read-only file system. Make that disk writable, or take a folder on another one." in done.err
         assert "Traceback" not in done.err
     assert refine("chat", run, stdin="hello\n").out.startswith("tuned: ")  # reading needs no room
+
+
+def test_what_did_not_fit_is_not_left_in_half(refine: Refine, task: Path, small_disk: Path) -> None:
+    (small_disk / "fill").write_bytes(bytes(300 * 1024 - 4096))
+    with (small_disk / "more").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    line = {"id": 1, "messages": [{"role": "user", "content": "x"}], "completions": ["a"]}
+    Path("groups.jsonl").write_text(json.dumps(line) + "\n")
+    local = ["--judge", "a/b", "--base-url", "http://127.0.0.1:9/v1"]
+    for command in (
+        ["prompts", task, "--out", small_disk / "out.jsonl"],
+        ["score", "groups.jsonl", "--out", small_disk / "scores.jsonl", *local],
+        ["init", small_disk / "new", "--recipe", "dots"],
+        ["train", task, "--run", small_disk / "run"],
+    ):
+        done = refine(*command)
+        assert (done.code, done.out) == (4, ""), command
+        assert re.search(rf"{small_disk}/\S+ cannot be written: No space left on device", done.err), done.err
+        assert {p.name for p in small_disk.iterdir()} == {"fill", "more"}, command
 
 
 def test_a_quota_on_the_size_of_files(task: Path, tmp_path: Path) -> None:
@@ -243,6 +265,16 @@ def test_bytes_that_are_no_text_in_a_chat(trained: Trained, tmp_path: Path) -> N
     )
     assert (done.returncode, done.stdout.count(b"tuned: ")) == (0, 2), done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["init", "x", "--task", "caf\udce9"], ["train", "d\udce9"], ["chat", "x", "--system", "\udcff"]],
+)
+def test_arguments_that_are_no_text(refine: Refine, tmp_path: Path, command: list[str]) -> None:
+    done = refine(*command)
+    assert (done.code, done.out, list(tmp_path.iterdir())) == (2, "", [])
+    assert "is not UTF-8 text: say it in UTF-8." in done.err
 
 
 @pytest.mark.parametrize("columns", ["0", "-5", "", "many", "1", "10"])

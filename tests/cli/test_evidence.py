@@ -350,4 +350,19 @@ def test_the_variety_of_a_step_is_that_of_its_groups(refine: Refine, task: Calla
         ]
         expected = variety(answers)
         assert (m["distinct_share"], m["openings"]) == (expected.distinct_share, expected.openings)
-    assert set(comparison()["variety"]) == {"base", "tuned"}
+    assert set(comparison()["variety"]) == {"base", "tuned", "base_greedy", "tuned_greedy"}
+
+
+def test_a_policy_that_says_the_same_to_everybody_is_named(refine: Refine, task: Callable[..., Path]) -> None:
+    """A reward that does not look at the prompt is won by one answer for all."""
+    code = "def score(prompt, completion):\n    return 1 - len(completion) / 20\n"
+    longer = ["--set", "grpo.steps=25", "--set", "grpo.learning_rate=0.05", "--set", "rollout.group_size=16"]
+    done = refine("train", task(code, held_out=8, max_tokens=4), "--run", "run", *longer)
+    assert done.code == 0, done.err
+    found = comparison()
+    assert found["details"]["greedy"]["difference"]["mean"] > 0.2  # it is paid ...
+    assert found["variety"]["base_greedy"]["distinct_share"] == 1.0
+    assert found["variety"]["tuned_greedy"] == {"distinct_share": 0.0, "openings": {"": 1.0}}
+    for text in (done.err, page(), warnings()["same_greedy"]):  # ... and named
+        assert "Greedy answers came to be the same for different prompts" in " ".join(text.split())
+    assert "tuned, greedy answers: 0 %. Most frequent openings: nothing at all (100 %)." in page()

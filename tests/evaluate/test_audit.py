@@ -72,10 +72,12 @@ def test_over_too_few_prompts_nothing_fell_surely() -> None:
 def test_answers_that_came_to_be_the_same_for_different_prompts_are_named() -> None:
     """Whatever the reward did: a collapse across prompts need not be paid."""
 
-    def collapsed(before: float | None, after: float | None, most: float = 0.75) -> dict[str, str]:
+    def collapsed(
+        before: float | None, after: float | None, most: float = 0.75, kind: str = ""
+    ) -> dict[str, str]:
         variety = {
-            "base": Variety(distinct_share=before),
-            "tuned": Variety(distinct_share=after, openings={"Ahoy, matey! The": most, "": 0.125}),
+            f"base{kind}": Variety(distinct_share=before),
+            f"tuned{kind}": Variety(distinct_share=after, openings={"Ahoy, matey! The": most, "": 0.125}),
         }
         return audit(dataclasses.replace(comparison(contrast(0.5, 0.5)), variety=variety))
 
@@ -83,6 +85,8 @@ def test_answers_that_came_to_be_the_same_for_different_prompts_are_named() -> N
     assert "100 % belonged to one prompt alone, now 25 % do." in text
     assert "They begin with “Ahoy, matey! The” (75 %), nothing at all (12 %)." in text
     assert set(collapsed(1.0, 0.25)) == {"same_answers"}
+    greedy = collapsed(1.0, 0.25, kind="_greedy")
+    assert greedy["same_greedy"].startswith("Greedy answers came to be the same for different prompts")
     for before, after in ((1.0, 0.75), (0.25, 0.0), (None, 0.0), (1.0, None)):
         assert collapsed(before, after) == {}
     assert collapsed(1.0, 0.25, most=0.25) == {}  # many small answers are shared, none by most prompts

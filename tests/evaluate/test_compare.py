@@ -233,7 +233,7 @@ def test_rewards_by_facet_and_by_combination() -> None:
     assert (run(plain, plain, seen=set()).facets, run(plain, plain, seen=set()).combinations) == ({}, {})
 
 
-def test_the_variety_is_that_of_all_sampled_answers() -> None:
+def test_the_variety_is_that_of_all_sampled_answers_and_of_the_greedy_ones() -> None:
     base = [outcome("a", [1.0, None], 1.0, who="base"), outcome("b", [None, None], 1.0, who="base")]
     tuned = [
         dataclasses.replace(o, sampled=tuple(attempt(o.prompt, "Ahoy", score(1.0)) for _ in range(2)))
@@ -242,6 +242,7 @@ def test_the_variety_is_that_of_all_sampled_answers() -> None:
     found = run(base, tuned).variety
     assert found["base"] == Variety(distinct_share=1.0)
     assert found["tuned"] == Variety(distinct_share=0.0, openings={"Ahoy": 1.0})
+    assert found["base_greedy"] == found["tuned_greedy"] == Variety(distinct_share=1.0)
 
 
 def test_other_prompts_or_another_order_are_refused() -> None:

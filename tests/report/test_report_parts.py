@@ -94,11 +94,14 @@ def test_variety_of_both_sides_and_openings_of_a_few_steps(run: RunFolder) -> No
     sides = {
         "base": Variety(distinct_share=1.0),
         "tuned": Variety(distinct_share=0.25, openings={"Ahoy, the": 0.5}),
+        "tuned_greedy": Variety(distinct_share=0.0, openings={"": 1.0}),
     }
     assert variety(comparison(run, variety=sides)) == [
-        "The base model: 100\N{NO-BREAK SPACE}% of the sampled answers.",
-        "The tuned model: 25\N{NO-BREAK SPACE}% of the sampled answers. "
+        "base, sampled answers: 100\N{NO-BREAK SPACE}%.",
+        "tuned, sampled answers: 25\N{NO-BREAK SPACE}%. "
         "Most frequent openings: “Ahoy, the” (50\N{NO-BREAK SPACE}%).",
+        "tuned, greedy answers: 0\N{NO-BREAK SPACE}%. "
+        "Most frequent openings: nothing at all (100\N{NO-BREAK SPACE}%).",
     ]
     assert variety(comparison(run, variety={"base": Variety(distinct_share=None)})) == []
     metrics = [{"step": n, "openings": {"So": 0.5} if n > 1 else {}} for n in range(1, 14)]

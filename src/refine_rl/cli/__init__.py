@@ -15,7 +15,7 @@ import typer
 
 from refine_rl.cli import bench, evidence, model, planning, scoring, tasks, training
 from refine_rl.cli.interrupt import StopNow, stop_at_once
-from refine_rl.cli.streams import close_output, prepare_streams
+from refine_rl.cli.streams import close_output, prepare_streams, require_text
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ def main() -> None:
     prepare_streams()
     signal.signal(signal.SIGINT, stop_at_once)
     try:
+        require_text(sys.argv[1:])
         code = app(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code or 0)

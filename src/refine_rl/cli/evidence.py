@@ -10,7 +10,7 @@ import typer
 
 from refine_rl.cli.model import CHECKPOINT
 from refine_rl.cli.training import JSON, SET
-from refine_rl.errors import GuardStop, RefineError, UserError
+from refine_rl.errors import DiskError, GuardStop, RefineError, UserError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,6 +77,11 @@ def evaluate(
             )
             advice = f"Give the same command again{more}: what was paid for is in the cache."
             raise GuardStop(stop.guard, stop.what, advice) from stop
+        except DiskError as full:
+            raise DiskError(
+                f"{full}\nThe run is as it was; replies of LLMs that were paid for are in the cache. "
+                "Then give the same command again."
+            ) from full
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(comparison)))
         return

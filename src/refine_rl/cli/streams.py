@@ -6,8 +6,10 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from refine_rl.errors import UserError
 
 
 def prepare_streams() -> None:
@@ -27,6 +29,16 @@ def prepare_streams() -> None:
         size = os.environ.get(name)
         if size is not None and not (size.isdecimal() and int(size) > 0):
             del os.environ[name]  # else tables of no width at all
+
+
+def require_text(arguments: Sequence[str]) -> None:
+    """Raises UserError for bytes that no file of ours, and no tokenizer, can take."""
+    for what, text in (*(("argument", a) for a in arguments), ("folder", os.getcwd())):  # noqa: PTH109
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            way_out = "say it in UTF-8" if what == "argument" else "rename it, or work in another one"
+            raise UserError(f"The {what} {text!r} is not UTF-8 text: {way_out}.") from None
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def init(
 
 def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: bool) -> str:
     """What to read, to replace and to type after `refine init`."""
-    from refine_rl.recipes.examples import TO_REPLACE, example_task, same_task
+    from refine_rl.recipes.examples import PROMPTS, REWARD, example_task, same_task
 
     task = quoted(folder / "task.toml")
     train = f"Read {task}, then: {program()} train {task}"
@@ -92,11 +92,12 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
     if not said.strip() or same_task(said, example_task()):
         return (
             "The prompts and the reward are an example, for polite and brief answers. What makes an answer\n"
-            f"good is for you to say: [reward] in {task}, and {folder / 'rewards.py'}.\n\n{train}"
+            f"good is for you to say: [reward] in {task}, and {folder / REWARD}.\n\n{train}"
         )
-    files = "".join(f"  {folder / name}  {what}\n" for name, what in TO_REPLACE.items())
     return (
-        f"To be replaced before training (until then it is refused):\n{files}"
+        "To be replaced before training (until then it is refused):\n"
+        f"  {folder / PROMPTS}  what the model is asked, a prompt a line\n"
+        f"  {folder / REWARD}  what makes an answer good\n"
         "With no prompts of your own, let LLMs write them and judge the answers:\n"
         f"  {program()} init {other} --task {quoted(said.strip())} {judges}\n\n{train}"
     )
@@ -120,6 +121,7 @@ def prompts(
     from refine_rl.config_file import load_settings
     from refine_rl.gathering import gather_prompts
     from refine_rl.prompts.sources import TooFewError
+    from refine_rl.runs.disk import write_whole
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")
@@ -137,7 +139,7 @@ def prompts(
     found = gathered.prompts
     records = [dataclasses.asdict(prompt) for prompt in found]
     if out is not None:
-        out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+        write_whole(out, "".join(json.dumps(r) + "\n" for r in records))
     if dropped:
         _list_dropped(gathered.report.dropped, as_json)
         return

@@ -46,12 +46,15 @@ def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
 
 
 def _same_answers(comparison: Comparison) -> dict[str, str]:
-    """A collapse across prompts."""
-    base, tuned = (comparison.variety.get(side) for side in ("base", "tuned"))
-    if base is None or tuned is None:
-        return {}
-    text = collapse(base.distinct_share, tuned.distinct_share, tuned.openings)
-    return {"same_answers": text} if text else {}
+    """A collapse across prompts, of sampled answers or of greedy ones."""
+    found: dict[str, str] = {}
+    for name, kind, whose in (("same_answers", "", "Answers"), ("same_greedy", "_greedy", "Greedy answers")):
+        base, tuned = (comparison.variety.get(f"{side}{kind}") for side in ("base", "tuned"))
+        if base is None or tuned is None:
+            continue
+        if text := collapse(base.distinct_share, tuned.distinct_share, tuned.openings, whose):
+            found[name] = text
+    return found
 
 
 def _from_to(both: Contrast) -> str:

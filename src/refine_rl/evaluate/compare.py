@@ -79,7 +79,7 @@ def compare(
         },
         facets=_facets(kept, bootstrap),
         combinations={} if seen is None else _combinations(kept, seen, bootstrap),
-        variety={"base": _variety([b for b, _ in pairs]), "tuned": _variety([t for _, t in pairs])},
+        variety={**_variety("base", [b for b, _ in pairs]), **_variety("tuned", [t for _, t in pairs])},
     )
 
 
@@ -204,8 +204,11 @@ def _cut(outcome: Outcome) -> float:
     return _mean([float(answer.stop_reason == "length") for answer, _ in outcome.sampled])
 
 
-def _variety(outcomes: Sequence[Outcome]) -> Variety:
-    return variety([(o.prompt.id, [answer.completion for answer, _ in o.sampled]) for o in outcomes])
+def _variety(side: str, outcomes: Sequence[Outcome]) -> dict[str, Variety]:
+    """Of the sampled answers and of the greedy ones: a policy's most likely words collapse first."""
+    sampled = [(o.prompt.id, [answer.completion for answer, _ in o.sampled]) for o in outcomes]
+    greedy = [(o.prompt.id, [o.greedy[0].completion]) for o in outcomes]
+    return {side: variety(sampled), f"{side}_greedy": variety(greedy)}
 
 
 def _component_names(pairs: Sequence[Pair]) -> list[str]:

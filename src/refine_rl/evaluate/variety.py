@@ -45,7 +45,9 @@ def variety(answers: Sequence[tuple[str, Iterable[str]]]) -> Variety:
     )
 
 
-def collapse(before: float | None, after: float | None, openings: Mapping[str, float]) -> str:
+def collapse(
+    before: float | None, after: float | None, openings: Mapping[str, float], whose: str = "Answers"
+) -> str:
     """What to say where answers that mostly belonged to their prompt now mostly serve several; "" else.
     `before` and `after` are shares of distinct answers, `openings` the most frequent ones now. Answers out of
     a small set that still tell prompts apart (numbers, say) are no collapse.
@@ -58,7 +60,7 @@ def collapse(before: float | None, after: float | None, openings: Mapping[str, f
     if before < 0.5 or after >= 0.5 * before or sum(openings.values()) < 0.5:
         return ""
     return (
-        f"Answers came to be the same for different prompts: {100 * before:.0f} % belonged to one prompt "
+        f"{whose} came to be the same for different prompts: {100 * before:.0f} % belonged to one prompt "
         f"alone, now {100 * after:.0f} % do. They begin with {openings_text(openings.items())}. If the task "
         "does not ask for it (labels, yes or no), the reward does not look at the prompt: give it a "
         "component that does (keeps, a judge, a quiz)."

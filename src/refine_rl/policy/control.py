@@ -199,9 +199,11 @@ def _encoded(tokenizer: Any, pieces: Sequence[str], control: Control) -> list[in
         behind = _ids(tokenizer, "\n" + piece)
         whole = behind[: len(newline)] == newline
         ids += behind[len(newline) :] if whole else _ids(tokenizer, piece)
-    made = Counter(i for i in ids if i in control.ids)
-    if made.total() > sum(len(control.pattern.findall(piece)) for piece in pieces):
-        raise _refusal(", ".join(tokenizer.convert_ids_to_tokens(sorted(made))))
+    found = [i for i in ids if i in control.ids]
+    own = Counter(text for piece in pieces for text in control.pattern.findall(piece))
+    if len(found) > own.total():
+        made = Counter(tokenizer.convert_ids_to_tokens(found))
+        raise _refusal(", ".join(made - own))
     return ids
 
 

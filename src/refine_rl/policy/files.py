@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 
@@ -14,4 +15,5 @@ def as_other_files(folder: Path) -> None:
     probe.unlink()
     for file in folder.rglob("*"):
         if file.is_file():
-            file.chmod(mode)
+            with contextlib.suppress(PermissionError):  # some file systems know no modes
+                file.chmod(mode)

@@ -125,6 +125,7 @@ def _change(task: Path, values: Mapping[str, str]) -> Path:
 def _copy(source: Path, target: Path) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already and is not empty; choose another name")
+    fresh = not target.exists()
     try:
         shutil.copytree(
             source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
@@ -132,6 +133,8 @@ def _copy(source: Path, target: Path) -> Path:
     except OSError as error:
         from refine_rl.runs.disk import disk_error  # late: it is seldom needed
 
+        if fresh:
+            shutil.rmtree(target, ignore_errors=True)
         raise disk_error(error, target) or UserError(f"{target}: cannot be written: {error}") from error
     return target
 

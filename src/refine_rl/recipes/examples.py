@@ -17,12 +17,8 @@ TEMPLATE = Path(__file__).parent / "_template"
 """The example: a task that can be trained as it is."""
 OWN = Path(__file__).parent / "_own"
 """The start of a task of one's own: prompts and reward are to be filled in."""
-
-TO_REPLACE = {
-    "prompts.jsonl": "what the model is asked, a prompt a line",
-    "rewards.py": "what makes an answer good",
-}
-"""What of a task of one's own is to be filled in, and with what."""
+PROMPTS, REWARD = "prompts.jsonl", "rewards.py"
+"""The files in both that are to be replaced."""
 
 _WAY_OUT = (
     "put your own in their place, a prompt a line; or have LLMs write them and judge the answers: "
@@ -99,7 +95,7 @@ def _plain(task: str) -> str:
 
 @cache
 def _prompts(folder: Path) -> frozenset[str]:
-    lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / PROMPTS).read_text(encoding="utf-8").splitlines()
     return frozenset(json.loads(line)["prompt"] for line in lines)
 
 

@@ -60,16 +60,15 @@ def by_facet(comparison: Comparison) -> list[Block]:
 
 
 def variety(comparison: Comparison) -> list[str]:
-    """How many answers of each side belong to one prompt alone, and how the others begin; nothing where that
-    is not known."""
-    lines = []
-    for side, name in (("base", "The base model"), ("tuned", "The tuned model")):
-        found = comparison.variety.get(side)
-        if found is None or found.distinct_share is None:
-            continue
-        begin = f" Most frequent openings: {_openings(found.openings)}." if found.openings else ""
-        lines.append(f"{name}: {share(found.distinct_share)} of the sampled answers.{begin}")
-    return lines
+    """How many answers of each side belong to one prompt alone, and how those of several prompts begin;
+    nothing where that is not known."""
+    return [
+        f"{name}, {kind}: {share(found.distinct_share)}."
+        + (f" Most frequent openings: {_openings(found.openings)}." if found.openings else "")
+        for kind, end in (("sampled answers", ""), ("greedy answers", "_greedy"))
+        for side, name in (("base", "base"), ("tuned", "tuned"))
+        if (found := comparison.variety.get(f"{side}{end}")) and found.distinct_share is not None
+    ]
 
 
 def openings(metrics: Sequence[Json]) -> list[tuple[int, str]]:

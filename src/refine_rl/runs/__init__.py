@@ -475,9 +475,8 @@ class RunFolder(Checkpoints):
         for later in self.checkpoints():
             if later > step:
                 remove(self.checkpoint(later))
-        self.event(
-            "rewound", "rewound", f"Training goes on from step {step}; what came after it is forgotten.", step
-        )
+        where = f"step {step}" if step else "the start of training"
+        self.event("rewound", "rewound", f"Back to {where}; what came later was forgotten.", step)
 
     def _cut_torn_lines(self) -> None:
         for file in _GROWING:

@@ -41,6 +41,18 @@ def disk_error(error: BaseException, path: Path | None = None) -> DiskError | No
     return DiskError(f"{place}{os.strerror(number)}. {advice}")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A file that is there with all of the text, or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with saving(path):
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
     """Names the file (or folder) where the disk does not take what is written inside."""
