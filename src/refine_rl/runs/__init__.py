@@ -558,8 +558,8 @@ class RunFolder(Checkpoints):
             return comparison_from(json.loads(self._text("comparison.json")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.path / 'comparison.json'} is damaged. Remove it: refine train --resume "
-                f"{quoted(self.path)} makes it again from the answers on record."
+                f"{self.path / 'comparison.json'} is damaged. Remove it: `refine train --resume "
+                f"{quoted(self.path)}` makes it again from the answers on record."
             ) from error
 
     def finished(self) -> bool:
