@@ -94,6 +94,7 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
             "The prompts and the reward are an example, for polite and brief answers. What makes an answer\n"
             f"good is for you to say: [reward] in {task}, and {folder / REWARD}.\n\n{train}"
         )
+    files = "".join(f"  {folder / name}  {what}\n" for name, what in TO_REPLACE.items())
     return (
         f"To be replaced before training (until then it is refused):\n{files}"
         "With no prompts of your own, let LLMs write them and judge the answers:\n"
