@@ -12,7 +12,7 @@ from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, qu
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.evaluate.verdict import unexpected, updated
-from refine_rl.preparing import prepare
+from refine_rl.preparing import prepare, require_same_model
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
 from refine_rl.rewards.scoring import ScoringLoop
@@ -37,9 +37,9 @@ def run(
     began = time.perf_counter()
     with folder.writing(), _on_record(folder):
         folder.repair()
+        folder.require_same_reward()
         if (comparison := _finished(folder, observer)) is not None:
             return comparison
-        folder.require_same_reward()
         with folder.timed("prepare"):
             made = prepare(folder, functions, observer, pause)
         settings, held_out = made.settings, made.prompts["held_out"]
@@ -77,8 +77,7 @@ def run(
             folder.event("warning", name, text, position.step)
             observer.warning(text)
         work.write_model(comparison, position)
-        if not any(e["kind"] == "finished" for e in folder.events()):
-            folder.event("finished", "finished", str(comparison), position.step)
+        folder.end(str(comparison), position.step)
         observer.stage("Writing the report")
         folder.save_report(render(folder))
     return comparison
@@ -88,6 +87,7 @@ def _finished(folder: RunFolder, observer: Observer) -> Comparison | None:
     """What came of a run in which nothing is left to do; None for any other."""
     if not folder.finished():
         return None
+    require_same_model(folder, record=True)
     observer.note(
         f"{folder.path} is finished: nothing is left to train. To compare again, with fresh draws: "
         f"refine eval {quoted(folder.path)}"

@@ -341,7 +341,7 @@ def always_stops(model: Any, token: int) -> None:
 
 def test_the_card_says_how_answers_end() -> None:
     from refine_rl.config_file import settings_from_dict
-    from refine_rl.policy.card import model_card
+    from refine_rl.policy.card import Base, Trained, model_card
     from refine_rl.types import Comparison
 
     estimate = {"mean": 0.5, "ci95": (0.4, 0.6)}
@@ -360,7 +360,12 @@ def test_the_card_says_how_answers_end() -> None:
         }
     )
     tables = {"task": "x", "model": {"name": "tiny"}, "reward": {"rules": [{"rule": "words", "max": 3}]}}
-    card = model_card(settings_from_dict(tables, Path()), comparison)
+    card = model_card(
+        settings_from_dict(tables, Path()),
+        comparison,
+        trained=Trained(step=3, taken=3),
+        base=Base(id="", called="tiny"),
+    )
     snippet = card.split("```python\n")[1].split("```")[0]
     compile(snippet, "card", "exec")
     assert 'model.generation_config = GenerationConfig.from_pretrained("THIS_FOLDER")' in snippet

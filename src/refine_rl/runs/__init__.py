@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
@@ -563,9 +564,23 @@ class RunFolder(Checkpoints):
             ) from error
 
     def finished(self) -> bool:
-        """Whether nothing is left to do: trained, compared, and the model is there."""
-        compared = (self._root / "comparison.json").is_file() and self.model.is_dir()
-        return compared and any(e["kind"] == "finished" for e in self.events())
+        """Whether nothing is left to do: trained, compared, and the model is there as it was written."""
+        ended = next((e for e in self.events() if e["kind"] == "finished"), None)
+        compared = (self._root / "comparison.json").is_file()
+        return compared and ended is not None and ended.get("model", "") == self._model_sum()
+
+    def end(self, text: str, step: int) -> None:
+        """Puts on record, once, that everything is done, and what the model is."""
+        if not any(e["kind"] == "finished" for e in self.events()):
+            self.event("finished", "finished", text, step, model=self._model_sum())
+
+    def _model_sum(self) -> str:
+        """SHA-256 of the tuned weights; of nothing where there are none."""
+        found = hashlib.sha256()
+        for file in sorted((self._root / self.model.name).glob("*.safetensors")):
+            with file.open("rb") as weights:
+                found.update(hashlib.file_digest(weights, "sha256").digest())
+        return found.hexdigest()
 
     @property
     def model(self) -> Path:
