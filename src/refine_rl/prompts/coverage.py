@@ -36,7 +36,7 @@ class Coverage:
         """The table and a line on what is held out whole; nothing without facets."""
         if not self.facets:
             return []
-        rows = [("facet", "value", "train", "validation", "held-out"), *self._rows()]
+        rows = self.rows()
         widths = [min(_WIDEST, max(len(row[n]) for row in rows)) for n in range(5)]
         table = [
             "  ".join(
@@ -46,6 +46,10 @@ class Coverage:
             for row in rows
         ]
         return [*table, *self._whole_line()]
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """The cells of the table, the headings first; a facet's name stands in the first of its rows."""
+        return [("facet", "value", "train", "validation", "held-out"), *self._rows()]
 
     def _rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         for facet, values in self.facets.items():
