@@ -71,3 +71,11 @@ def test_wide_signs_count_as_two_columns() -> None:
         "漢字漢字漢字 漢字漢字漢字",
         "漢字漢字漢字",
     ]
+
+
+def test_a_sentence_behind_a_command_is_no_part_of_it() -> None:
+    text = "a has no model yet: refine train --resume runs/a. Its checkpoints so far: 2; one: --checkpoint 2."
+    assert wrap(text, 60).split("\n") == [
+        "a has no model yet: refine train --resume runs/a. Its",
+        "checkpoints so far: 2; one: --checkpoint 2.",
+    ]

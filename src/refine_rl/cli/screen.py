@@ -41,19 +41,15 @@ def shown(text: str) -> str:
 
 def results() -> Console:
     """Standard output."""
-    return _console(stderr=False)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _FILE
+    return console
 
 
 def talk() -> Console:
     """Standard error."""
-    return _console(stderr=True)
-
-
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _FILE
-    return console
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(console: Console, text: str, style: str = "", *, under: int | None = None) -> None:

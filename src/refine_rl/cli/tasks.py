@@ -97,7 +97,7 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
     said = sentence or ""
     if not said.strip() or same_task(said, example_task()):
         return (
-            "The prompts and the reward are an example, for polite and brief answers. What makes an answer\n"
+            "The prompts and the reward are an example, for polite and brief answers. What makes an answer "
             f"good is for you to say: [reward] in {task}, and {folder / REWARD}.\n\n{train}"
         )
     width = max(len(str(folder / name)) for name in TO_REPLACE)
@@ -166,25 +166,24 @@ def prompts(
 
 
 def _show_coverage(screen: Console, coverage: Coverage) -> None:
-    """The table as everywhere; on a screen that is too narrow for it, a facet above its values."""
+    """The table as everywhere; where that would be too wide or would cut names, a facet above its values."""
     from rich.cells import cell_len
 
     from refine_rl.cli.columns import Columns
     from refine_rl.cli.screen import say, shown
 
     lines = coverage.lines()
-    if not screen.is_terminal or max(map(cell_len, lines), default=0) <= screen.width:
-        for line in lines:
-            say(screen, line)
-        return
-    head, *rows = coverage.rows()
-    table = Columns(first=f"{head[0]} and {head[1]}", headings=head[2:])
-    for facet, value, *counts in rows:
-        if facet:
-            table.add(shown(facet))
-        table.add(f"  {shown(value)}", counts if any(counts) else ())
-    table.show(screen)
-    for line in lines[len(rows) + 1 :]:
+    (head, *rows), table = coverage.rows(), lines[: len(coverage.rows())]
+    too_wide = screen.is_terminal and max(map(cell_len, table), default=0) > screen.width
+    if too_wide or any("…" in line for line in table):
+        stacked = Columns(first=f"{head[0]} and {head[1]}", headings=head[2:])
+        for facet, value, *counts in rows:
+            if facet:
+                stacked.add(shown(facet))
+            stacked.add(f"  {shown(value)}", counts if any(counts) else ())
+        stacked.show(screen)
+        lines = lines[len(table) :]
+    for line in lines:
         say(screen, line)
 
 

@@ -10,10 +10,11 @@ from rich.cells import cell_len
 _VERBS = (
     "demo|train|recipes|init|prompts|plan|score|eval|report|replay|chat|export|bench"  # as cli/__init__.py
 )
-# A command: in backticks up to their end, else (at a line's beginning or behind a colon) up to the line's.
+# A command: in backticks up to their end; else, at a line's beginning or behind a colon, up to the end of
+# the line or of the sentence.
 _COMMAND = re.compile(
     rf"`(?:\S*refine|\S+ -m refine_rl) (?:{_VERBS})\b[^`]*`"
-    rf"|(?:(?<=: )|^ *)(?:\S*refine|\S+ -m refine_rl) (?:{_VERBS})\b.*$"
+    rf"|(?:(?<=: )|^ *)(?:\S*refine|\S+ -m refine_rl) (?:{_VERBS})\b.*?(?=[.;,] |$)"
 )
 _WORD = re.compile(  # of a command: what is quoted stays in one, and a flag with its value
     r"(?:--[\w-]+ (?!-))?(?:'[^']*'|[^\s'])(?:'[^']*'|\S)*"
