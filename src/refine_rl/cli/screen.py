@@ -88,19 +88,24 @@ class Screen:
             self._rewards.append(m.reward_mean)
         reward = "   -  " if m.reward_mean is None else f"{decimals(m.reward_mean):>6}"
         number = f"{m.step:>{len(str(steps))}}/{steps}"
-        head = f"{self._clock()}  step {number}  reward {reward} "
-        tokens = f" tokens {m.tokens_mean:3.0f},"
-        tail = f" cut {m.clipped_share:4.0%}, no spread {m.groups_zero_variance}/{m.groups}"
+        tokens = f"tokens {m.tokens_mean:3.0f}, "
+        rest = f"cut {m.clipped_share:4.0%}, no spread {m.groups_zero_variance}/{m.groups}"
         missing = f", missing {m.members_missing}" if m.members_missing else ""
-        room = self._console.width
-        if len(head + tokens + tail + missing) > room:  # a narrow screen
-            head, tokens = f"{self._clock()}  {number}  reward {reward}", ","
-            if len(head + tokens + tail + missing) > room and missing:
-                tail += ","
-                missing = f"\n{' ' * _INDENT}{missing[2:]}"
-        bars = max(0, min(16, room - len(head + tokens + tail + missing)))
-        curve = f"{spark(self._rewards, bars):<{bars}}" if tokens != "," else ""
-        self._console.print(f"{head}[cyan]{curve}[/]{tokens}{tail}[yellow]{missing}[/]")
+        below = f",\n{' ' * _INDENT}{missing[2:]}" if missing else ""
+        forms = (  # from a wide screen to a narrow one
+            (f"step {number}  reward {reward} ", f" {tokens}{rest}", missing),
+            (f"{number}  reward {reward} ", f" {tokens}{rest}", missing),
+            (f"{number}  reward {reward} ", f" {rest}", missing),
+            (f"{number}  reward {reward} ", f" {rest}", below),
+        )
+        clock, narrow = self._clock(), self._console.is_terminal or "COLUMNS" in os.environ
+        for head, tail, end in forms if narrow else forms[:1]:
+            bars = self._console.width - len(f"{clock}  {head}{tail}{end.partition(chr(10))[0]}")
+            if bars >= 0:
+                break
+        bars = max(0, min(16, bars))
+        curve = spark(self._rewards, bars)
+        self._console.print(f"{clock}  {head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{end}[/]")
 
     def _clock(self) -> str:
         return f"{time.perf_counter() - self._began:6.1f} s"
