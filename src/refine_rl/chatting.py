@@ -19,6 +19,7 @@ HELP = """/help              these lines
 /quit              the end, as an empty line
 //...              a message that begins with /
 Every message stands alone, as in training."""
+COLUMN = 19  # of HELP, in which it says what a command does
 
 
 @dataclass(kw_only=True)

@@ -55,7 +55,7 @@ def test_for_people(refine: Refine, make_model: Callable[..., Path]) -> None:
     assert done.code == 0
     lines = done.out.splitlines()
     assert "LoRA on " in lines[0]
-    assert lines[2] == "2 prompts of 6 tokens, 2 completions of 4 tokens each; median of 1 steps"
+    assert lines[2] == "2 prompts of 6 tokens, 2 completions of 4 tokens each; median of 1 step"
     assert [line.split("  ")[0] for line in lines[4:]] == [
         "seconds a step",
         "tokens a second",

@@ -333,7 +333,8 @@ def test_facets_that_are_held_out_whole_get_their_answer(refine: Refine, task: C
     part = found["combinations"]["unseen"]["difference"]
     row = next(line for line in done.out.splitlines() if line.strip().startswith("held out whole"))
     low, high = part["ci95"]
-    assert row.split()[3:] == ["5", f"{part['mean']:+.3f}", f"{low:+.3f}", "to", f"{high:+.3f}"]  # 80 columns
+    sides = [f"{found['combinations']['unseen'][side]['mean']:.3f}" for side in ("base", "tuned")]
+    assert row.split()[3:] == ["5", *sides, f"{part['mean']:+.3f}", f"{low:+.3f}", "to", f"{high:+.3f}"]
     assert "combinations held out whole 5" in page()
     again = json.loads(refine("eval", "run", "--json").out)
     assert {name: p["prompts"] for name, p in again["combinations"].items()} == {"seen": 5, "unseen": 5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_rewards_by_facet_fit_the_screen(
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     start = next(n for n, line in enumerate(lines) if line.startswith("reward by facet"))
     table = [line.split() for line in lines[start : lines.index("", start) if "" in lines[start:] else None]]
-    rewards = [] if columns < 88 else ["0.250", "0.750"]
+    rewards = [] if columns == 60 else ["0.250", "0.750"]
     assert table[1] == ["combinations"]
     assert table[2] == ["met", "in", "training", "60", *rewards, "+0.500", "+0.375", "to", "+0.625"]
     assert table[3] == ["held", "out", "whole", "4", *rewards, "+0.500", "too", "few"]
@@ -191,3 +192,123 @@ def test_a_comparison_that_was_not_possible(capsys: pytest.CaptureFixture[str]) 
     assert lines[0] == "not possible: compared on 0 of 3 held-out prompts"
     assert lines[1].startswith("No prompt (of 3) has scores of both models.")
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "missing", "line"),
+    [
+        (120, 0, "step 100/100 reward -0.286 tokens 123, cut 100%, no spread 16/16"),
+        (80, 0, "step 100/100 reward -0.286 tokens 123, cut 100%, no spread 16/16"),
+        (82, 1, "100/100 reward -0.286 tokens 123, cut 100%, no spread 16/16, missing 1"),
+        (80, 1234, "100/100 reward -0.286 cut 100%, no spread 16/16, missing 1234"),
+        (60, 0, "100/100 reward -0.286 cut 100%, no spread 16/16"),
+        (60, 12, "100/100 reward -0.286 cut 100%, no spread 16/16,\n missing 12"),
+    ],
+)
+def test_a_step_on_screens_of_any_width(
+    wide: Callable[[int], Screen],
+    capsys: pytest.CaptureFixture[str],
+    columns: int,
+    missing: int,
+    line: str,
+) -> None:
+    wide(columns).step(
+        metrics(step=100, reward_mean=-2 / 7, groups=16, groups_zero_variance=16, members_missing=missing),
+        100,
+    )
+    shown_lines = capsys.readouterr().err
+    assert re.sub(r"[▁-█ ]+", " ", shown_lines[10:]).rstrip() == line
+    assert max(map(len, shown_lines.splitlines())) <= columns
+
+
+def seen(text: str) -> str:
+    """What a terminal shows of it."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Standard output and error are terminals of that many columns."""
+
+    def make(columns: int) -> None:
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("columns", "table"),
+    [
+        (
+            120,
+            """
+                                 base  tuned  difference     95 % interval
+            reward              0.250  0.750      +0.500  +0.375 to +0.625
+            success, greedy     0.250  0.750      +0.500  +0.375 to +0.625
+              keeps every name  0.250  0.750      +0.500  +0.375 to +0.625
+            """,
+        ),
+        (
+            60,
+            """
+                              base  tuned  difference     95 % interval
+            reward           0.250  0.750      +0.500  +0.375 to +0.625
+            success, greedy  0.250  0.750      +0.500  +0.375 to +0.625
+              keeps every name
+                             0.250  0.750      +0.500  +0.375 to +0.625
+            """,
+        ),
+        (
+            40,
+            """
+            reward
+              base 0.250  tuned 0.750
+              difference +0.500
+              95 % interval +0.375 to +0.625
+            success, greedy
+              base 0.250  tuned 0.750
+              difference +0.500
+              95 % interval +0.375 to +0.625
+              keeps every name
+                base 0.250  tuned 0.750
+                difference +0.500
+                95 % interval +0.375 to +0.625
+            """,
+        ),
+    ],
+)
+def test_the_comparison_on_screens_of_any_width(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str], columns: int, table: str
+) -> None:
+    terminal(columns)
+    names = ("success_greedy", "component:keeps every name")
+    print_comparison(by_facet(facets={}, combinations={}, details=dict.fromkeys(names, part(64))))
+    out = seen(capsys.readouterr().out)
+    whole = table.replace("\n" + 12 * " ", "\n")
+    assert whole in out
+    assert max(map(len, out.splitlines())) <= columns
+    said = out.split(whole)[1]
+    assert "[0.125, 0.375], tuned" in " ".join(said.split())
+    assert "[0.125, 0.375]" in said  # both ends on one line
+
+
+def test_nothing_is_cut_or_broken_on_a_narrow_screen(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"prompts": 8, "prompts_missing": 4, "scores_missing": {"base": 1, "tuned": 9}}
+    comparison = by_facet(**few, combinations={}, facets={"a": {"b": part(9)}})
+    terminal(200)
+    print_comparison(comparison)
+    print_error(UserError("no such file; `refine init my-task` makes a task to start from " * 3))
+    wide_words = [seen(stream).split() for stream in capsys.readouterr()]
+    terminal(60)
+    print_comparison(comparison)
+    print_error(UserError("no such file; `refine init my-task` makes a task to start from " * 3))
+    narrow = [seen(stream) for stream in capsys.readouterr()]
+    assert max(len(line) for stream in narrow for line in stream.splitlines()) <= 60
+    leave = ("base", "tuned", "0.250", "0.750", "\\")  # the report has these of each facet
+    for words, stream in zip(wide_words, narrow, strict=True):
+        kept = [word for word in stream.split() if word not in leave]
+        assert kept == [word for word in words if word not in leave]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from refine_rl.llm.client import Call
 from refine_rl.report.page import render
 from refine_rl.runs import RunFolder
 
@@ -189,11 +190,94 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, report: Path,
     assert svg is not None
     assert svg["width"] > 300
     assert phone.page.locator("table.cards thead").first.is_visible() is False
-    for table in ("times", "by-facet"):
-        place = phone.page.locator(f".scroll:has(table.{table})")
-        assert place.evaluate("e => e.scrollWidth <= e.clientWidth"), table  # nothing is out of sight
+    for table in ("times", "by-facet", "events", "coverage:not(.calls)", "numbers"):
+        places = phone.page.locator(f".scroll:has(table.{table})").all()
+        assert places
+        for place in places:
+            assert place.evaluate("e => e.scrollWidth <= e.clientWidth"), table  # nothing is out of sight
     assert phone.complaints == []
     phone.context.close()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., RunFolder]) -> Path:
+    """The report of a run that judges scored, a warning of which has a long word."""
+    run = make_run(tmp_path_factory.mktemp("judged") / "run")
+    run.append_call(
+        Call(
+            purpose="judge",
+            endpoint="local",
+            model="a-judge-with-a-long-name-7b-instruct",
+            tokens_in=1_234_567,
+            tokens_out=34_567,
+            cost_usd=1.25,
+            seconds=1.0,
+            outcome="unusable",
+        )
+    )
+    run.event("warning", "missing_in_validation", "no answer of https://scores.example/" + "a" * 60, 3)
+    return run.save_report(render(run))
+
+
+STATE = """() => [...document.querySelectorAll(".scroll")].map((box) => ({
+    over: box.scrollWidth > box.clientWidth,
+    said: box.previousElementSibling?.matches(".hint") ? box.previousElementSibling.innerText : "",
+    reached: box.tabIndex === 0, role: box.getAttribute("role"), name: box.ariaLabel,
+}))"""
+SIDEWAYS = "Wider than the page: the table scrolls sideways. →"
+
+
+@pytest.mark.parametrize("width", [1300, 390, 300])
+def test_a_table_says_that_it_scrolls_where_it_does(browser: Any, judged: Path, width: int) -> None:
+    visit = Visit(browser, judged, viewport={"width": width, "height": 844})
+    page = visit.page
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    page.wait_for_function("() => document.querySelector('.events .words').offsetWidth > 0")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    tables = page.evaluate(STATE)
+    assert len(tables) >= 7
+    words = page.locator(".events .words").first.bounding_box()
+    assert words is not None
+    assert words["width"] > 250  # on a phone below the rest of its row, and in sight
+    assert words["x"] + words["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert any(table["over"] for table in tables) is (width < 1300)
+    for table in tables:
+        assert table["said"] == (SIDEWAYS if table["over"] else ""), table
+        assert table["reached"] is table["over"], table
+        assert table["role"] == "region"
+        assert table["name"].startswith(("Table of ", "Warnings", "All events"))
+    if width < 1300:
+        calls = page.locator(".scroll:has(table.calls)")
+        calls.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("() => document.querySelector('.scroll:has(table.calls)').scrollLeft > 0")
+        page.set_viewport_size({"width": 1300, "height": 844})
+        page.wait_for_function("() => document.querySelectorAll('.hint').length === 0")
+        assert not any(table["reached"] for table in page.evaluate(STATE))
+    assert visit.complaints == []
+    visit.context.close()
+
+
+def test_a_text_that_goes_on_says_so(visit: Visit) -> None:
+    page = visit.page
+    assert page.locator(".hint").count() == 0
+    page.evaluate("document.querySelector('.cards .text').textContent = 'line\\n'.repeat(100)")
+    page.wait_for_selector(".cards .text + .hint")
+    assert visit.texts(".hint") == ["The text goes on: it scrolls. ↓"]
+    page.locator(".cards .text").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("() => document.querySelector('.cards .text').scrollTop > 0")
+
+
+def test_tables_are_reached_without_the_script_too(browser: Any, report: Path) -> None:
+    visit = Visit(browser, report, viewport={"width": 390, "height": 844}, java_script_enabled=False)
+    scrolls = visit.page.locator(".scroll")
+    assert scrolls.count() >= 6
+    for box in scrolls.all():
+        assert box.get_attribute("tabindex") == "0"
+        assert box.get_attribute("role") == "region"
+    visit.context.close()
 
 
 CONTRAST = """(selector) => {

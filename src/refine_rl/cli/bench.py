@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from refine_rl.bench.measure import Measured
 
 
+_VALUES = 18  # the column in which what was measured begins
 LONGEST = 1_000_000  # tokens; what is longer would take hours to draw
 
 
@@ -53,7 +54,7 @@ def bench(
     """Time training steps on this machine. Random prompts, completions of full length; nothing is kept."""
     from refine_rl.bench.measure import Bench, measure
     from refine_rl.bench.random_model import Shape
-    from refine_rl.cli.screen import talk
+    from refine_rl.cli.screen import results, say, talk
 
     given = {"vocabulary": vocabulary, "hidden": hidden, "layers": layers}
     shape = {name: value for name, value in given.items() if value is not None}
@@ -74,25 +75,25 @@ def bench(
             adapter=adapter,
             overrides=tuple(overrides),
         ),
-        lambda line: console.print(line, markup=False),
+        lambda line: say(console, line),
     )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(measured)))
     else:
         for line in _lines(measured):
-            typer.echo(line)
+            say(results(), line, under=_VALUES if line[:_VALUES].endswith("  ") else None)
 
 
 def _lines(m: Measured) -> list[str]:
     trained = f"LoRA on {m.trained:,} of" if m.adapter == "lora" else "all of"
     lines = [
         f"{m.model}: {trained} {m.parameters:,} weights, {m.dtype}",
-        f"{m.processor}, {m.device}, {m.threads} threads, torch {m.torch}",
+        f"{m.processor}, {m.device}, {_count(m.threads, 'thread')}, torch {m.torch}",
         f"{m.prompts} prompts of {m.prompt_tokens} tokens, {m.group_size} completions of "
-        f"{m.completion_tokens} tokens each; median of {m.steps} steps",
+        f"{m.completion_tokens} tokens each; median of {_count(m.steps, 'step')}",
         "",
         f"seconds a step    {m.seconds_per_step:.3g}   sampling {m.seconds['sample']:.3g}, "
-        f"scoring {m.seconds['score']:.3g}, training {m.seconds['train']:.3g}",
+        f"scoring {_short(m.seconds['score'])}, training {m.seconds['train']:.3g}",
         f"tokens a second   {m.tokens_per_second:,.0f} sampled and trained on",
         f"peak memory       {m.peak_rss_mb:,.0f} MB",
     ]
@@ -106,3 +107,15 @@ def _lines(m: Measured) -> list[str]:
         f"of the machine    {m.share_of_matmul_rate:.0%}   sampling {m.share['sample']:.0%}, "
         f"training {m.share['train']:.0%}; {m.model_gflop_per_step:,.3g} GFLOP needed a step, of {rate}",
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _short(seconds: float) -> str:
+    """
+    >>> _short(0.0123), _short(4.04e-05)
+    ('0.0123', '0')
+    """
+    return f"{seconds:.3g}" if seconds >= 0.001 else "0"

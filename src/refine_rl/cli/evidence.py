@@ -43,7 +43,7 @@ def evaluate(
     """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
     from refine_rl.again import choose_weights, evaluate_again
     from refine_rl.cli.interrupt import interruptible
-    from refine_rl.cli.screen import Screen, print_comparison, results
+    from refine_rl.cli.screen import Screen, print_comparison, results, say
     from refine_rl.config_file import override
     from refine_rl.runs import RunFolder
 
@@ -87,7 +87,7 @@ def evaluate(
         return
     print_comparison(comparison, what="held-out prompts" if prompts is None else "prompts")
     judged = f"judged by {judge}; " if judge else ""
-    results().print(f"\n{judged}written to {written}", markup=False)
+    say(results(), f"\n{judged}written to {written}")
 
 
 def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:
@@ -107,7 +107,7 @@ def replay(
 ) -> None:
     """Make a recorded group again. With the weights of that step; then hold it against the record."""
     from refine_rl.again import replay as make_again
-    from refine_rl.cli.screen import Screen, results
+    from refine_rl.cli.screen import Screen, results, say
     from refine_rl.runs import RunFolder
 
     found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())
@@ -117,10 +117,10 @@ def replay(
         console = results()
         for member in found:
             verdict = "same" if member.same else "DIFFERENT"
-            console.print(f"{member.prompt_id} member {member.member}: {verdict}, {member.tokens} tokens")
-            console.print(f"    {member.text!r}", markup=False)
+            say(console, f"{member.prompt_id} member {member.member}: {verdict}, {member.tokens} tokens")
+            say(console, f"    {member.text!r}")
             if not member.same:
-                console.print(f"    recorded: {member.recorded_text!r}", markup=False)
+                say(console, f"    recorded: {member.recorded_text!r}", under=14)
     if different := sum(not member.same for member in found):
         raise RefineError(
             f"The replay differs from the record in {different} of {len(found)} completions. Either the "

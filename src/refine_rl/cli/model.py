@@ -37,8 +37,8 @@ def chat(
     """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
     an empty line ends."""
     from refine_rl.again import choose_weights, open_model
-    from refine_rl.chatting import Chat
-    from refine_rl.cli.screen import print_error, results, shown, talk
+    from refine_rl.chatting import COLUMN, Chat
+    from refine_rl.cli.screen import print_error, results, say, talk
     from refine_rl.preparing import longest_text
     from refine_rl.runs import RunFolder
 
@@ -47,8 +47,8 @@ def chat(
     settings, policy = open_model(folder, weights)
     messages, console = talk(), results()
     which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(settings.grpo.steps)}"
-    messages.print(f"{settings.model.name}, {which}: {shown(settings.task.strip())}", markup=False)
-    messages.print("Every message stands alone. /help says what else there is; an empty line ends.")
+    say(messages, f"{settings.model.name}, {which}: {settings.task.strip()}")
+    say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
     talked = Chat(
         policy=policy,
         longest=longest_text(settings, policy, folder.prompts()) if policy.moving else 0,
@@ -61,10 +61,11 @@ def chat(
     while (text := _next_message()) and text != "/quit":
         try:
             if text.startswith("/") and not text.startswith("//"):
-                messages.print(talked.command(text), markup=False)
+                for line in talked.command(text).split("\n"):
+                    say(messages, line, under=COLUMN if line.startswith("/") else None)
                 continue
             for who, answer in talked.answers(text[1:] if text.startswith("//") else text):
-                console.print(f"{who + ':':<6} {shown(answer)}", markup=False)
+                say(console, f"{who + ':':<6} {answer}")
         except UserError as mistake:
             print_error(mistake)
 

@@ -16,17 +16,23 @@ from refine_rl.cli.training import JSON, SET, one_task, program
 from refine_rl.errors import UserError, quoted
 
 if TYPE_CHECKING:
+    from refine_rl.cli.columns import Columns
     from refine_rl.config import Settings
     from refine_rl.plan import Plan
     from refine_rl.plan.probe import Probed
     from refine_rl.types import Prompt
 
 _ABOUT_CALLS = (
-    "The numbers of calls are exact where all answers differ and every reply can be used; the\n"
-    "rest is estimated. Low: answers of half the allowed length, judges that write little. High:\n"
-    "answers of the full length, judges that think first."
+    "The numbers of calls are exact where all answers differ and every reply can be used; the rest is "
+    "estimated. Low: answers of half the allowed length, judges that write little. High: answers of the full "
+    "length, judges that think first."
 )
 _ABOUT_TIME = "Estimated. Low: answers of half the allowed length. High: answers of the full length."
+_NO_SIGNAL = (
+    "GRPO learns from differences within a group alone: make the reward finer (partial credit), the prompts "
+    "easier or harder, or start from a model that sometimes succeeds."
+)
+_NAME = 9  # columns of the names before the sums
 LITTLE_SIGNAL = 0.75  # share of groups without spread from which advice is given
 
 
@@ -100,44 +106,46 @@ def _on_a_terminal() -> bool:
 
 
 def _show(settings: Settings, planned: Plan) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from refine_rl.cli.screen import results, shown
+    from refine_rl.cli.screen import results, say
 
     console, c = results(), planned.counts
-    console.print(
+    say(
+        console,
         f"{c.train} training, {c.validation} validation, {c.held_out} held-out prompts of about {c.tokens} "
         f"tokens; {settings.grpo.steps} steps of {settings.grpo.prompts_per_step} prompts x "
-        f"{settings.rollout.group_size} answers of at most {settings.rollout.max_tokens} tokens\n"
+        f"{settings.rollout.group_size} answers of at most {settings.rollout.max_tokens} tokens\n",
     )
     if planned.lines:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in ("calls to LLMs", "calls", "tokens in", "tokens out", "dollars"):
-            table.add_column(heading, justify="left" if heading == "calls to LLMs" else "right", no_wrap=True)
-        for model in dict.fromkeys(line.calls.model for line in planned.lines):
-            table.add_row(f"[bold]{escape(shown(model))}[/]")
-            for line in planned.lines:
-                k = line.calls
-                if k.model == model:
-                    table.add_row(
-                        f"  {k.stage}",
-                        _number(k.low, k.high),
-                        _number(k.low * k.tokens_in[0], k.high * k.tokens_in[1]),
-                        _number(k.low * k.tokens_out[0], k.high * k.tokens_out[1]),
-                        "unknown" if line.dollars is None else _dollars(*line.dollars),
-                    )
-        if not console.is_terminal:  # into a file nothing is cut off
-            console.width = max(console.width, 120)
-        console.print(table)
+        _calls(planned).show(console)
         console.print()
     for name, text in _totals(planned):
-        console.print(f"{name:<9}{shown(text)}", markup=False)
+        say(console, f"{name:<{_NAME}}{text}", under=_NAME)
     for text in planned.over:
-        console.print(f"[yellow]budget[/]   {escape(shown(text))}")
+        say(console, f"{'budget':<{_NAME}}{text}", "yellow", under=_NAME)
     for text in planned.notes:
-        console.print(f"note     {shown(text)}", markup=False)
-    console.print(f"\n[dim]{_ABOUT_CALLS if planned.lines else _ABOUT_TIME}[/]")
+        say(console, f"{'note':<{_NAME}}{text}", under=_NAME)
+    say(console, f"\n{_ABOUT_CALLS if planned.lines else _ABOUT_TIME}", "dim")
+
+
+def _calls(planned: Plan) -> Columns:
+    """The calls to LLMs: a model, and below it what it is asked for."""
+    from refine_rl.cli.columns import Columns
+    from refine_rl.cli.screen import shown
+
+    table = Columns(first="calls to LLMs", headings=("calls", "tokens in", "tokens out", "dollars"))
+    for model in dict.fromkeys(line.calls.model for line in planned.lines):
+        table.add(shown(model), style="bold")
+        for line in planned.lines:
+            k = line.calls
+            if k.model == model:
+                cells = (
+                    _number(k.low, k.high),
+                    _number(k.low * k.tokens_in[0], k.high * k.tokens_in[1]),
+                    _number(k.low * k.tokens_out[0], k.high * k.tokens_out[1]),
+                    "unknown" if line.dollars is None else _dollars(*line.dollars),
+                )
+                table.add(f"  {k.stage}", cells)
+    return table
 
 
 def _totals(planned: Plan) -> list[tuple[str, str]]:
@@ -169,24 +177,22 @@ def _totals(planned: Plan) -> list[tuple[str, str]]:
 
 
 def _show_probe(probed: Probed) -> None:
-    from refine_rl.cli.screen import results
+    from refine_rl.cli.screen import results, say
 
     low, high = probed.no_signal_ci95
-    console = results()
-    console.print(
-        f"\nprobe    {probed.flat} of {probed.groups} groups had no spread in their rewards: about "
-        f"{probed.no_signal:.0%} of all\n         will carry no signal ({low:.0%} to {high:.0%} with 95 % "
-        f"confidence)\n         mean reward {probed.reward_mean:.3f}, {probed.tokens_mean:.0f} tokens an "
-        f"answer, {probed.clipped_share:.0%} cut; sampling took {probed.seconds:.1f} s"
-    )
+    console, inner = results(), " " * _NAME
+    lines = [
+        f"{probed.flat} of {probed.groups} groups had no spread in their rewards: about "
+        f"{probed.no_signal:.0%} of all will carry no signal ({low:.0%} to {high:.0%} with 95 % confidence)",
+        f"mean reward {probed.reward_mean:.3f}, {probed.tokens_mean:.0f} tokens an answer, "
+        f"{probed.clipped_share:.0%} cut; sampling took {probed.seconds:.1f} s",
+    ]
     if probed.missing:
-        console.print(f"         {probed.missing} of {probed.answers} scores are missing")
+        lines.append(f"{probed.missing} of {probed.answers} scores are missing")
+    console.print()
+    say(console, f"{'probe':<{_NAME}}" + f"\n{inner}".join(lines), under=_NAME)
     if probed.no_signal > LITTLE_SIGNAL:
-        console.print(
-            "[yellow]         GRPO learns from differences within a group alone: make the reward finer "
-            "(partial credit),[/]\n[yellow]         the prompts easier or harder, or start from a model that "
-            "sometimes succeeds.[/]"
-        )
+        say(console, f"{inner}{_NO_SIGNAL}", "yellow")
 
 
 def _span(low: float, high: float, form: str) -> str:

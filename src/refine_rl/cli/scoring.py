@@ -127,9 +127,9 @@ class _Line:
             self._status.stop()
 
     def note(self, text: str) -> None:
-        from refine_rl.cli.screen import shown
+        from refine_rl.cli.screen import say
 
-        self._console.print(shown(text), markup=False)
+        say(self._console, text)
 
     def show(self, tally: Tally, groups: int) -> None:
         if self._status is not None:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
-import textwrap
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from refine_rl.cli.columns import Columns
+from refine_rl.cli.wrapping import wrap
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import MIN_PROMPTS, cautions, cut_text, mostly_cut
 from refine_rl.types import Comparison, Contrast, Part, StepMetrics, decimals
 
 EXAMPLES = 3
 _VALUES = 8  # of each facet that are shown
-_NARROW = 88  # columns that the table by facet needs
+_LABELS = 20  # columns that labels need beside the table by facet
+_FILE = 120  # columns of a table in a file, or in the input of another program
 _COLUMNS = ("base", "tuned", "difference", "95 % interval")
 _SUCCESS = ("success", "success_greedy")
 _MEASURES = {"success_greedy": "success, greedy"}
-_INDENT = " " * 10
-_WRAP: dict[str, Any] = {"break_long_words": False, "drop_whitespace": True, "replace_whitespace": False}
+_INDENT = 10  # columns of the clock
 _BARS = "▁▂▃▄▅▆▇█"
 # What could move the cursor, recolour the screen or reverse the text: control characters but line end and
 # tab, marks of writing direction, and halves of surrogate pairs.
@@ -40,12 +41,22 @@ def shown(text: str) -> str:
 
 def results() -> Console:
     """Standard output."""
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _FILE
+    return console
 
 
 def talk() -> Console:
     """Standard error."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(console: Console, text: str, style: str = "", *, under: int | None = None) -> None:
+    """Prints text of any origin as it is; on a terminal in lines broken between words, which go on in column
+    `under`, or below their beginning."""
+    text = shown(text)
+    console.print(Text(wrap(text, console.width, under=under) if console.is_terminal else text, style=style))
 
 
 class Screen:
@@ -57,7 +68,8 @@ class Screen:
         self._rewards: list[float] = []
 
     def stage(self, text: str) -> None:
-        self._console.print(f"[dim]{self._clock()}[/]  [bold]{escape(shown(text))}[/]")
+        clock, said = self._clock(), self._under(text).lstrip()
+        self._console.print(f"[dim]{clock}[/]  [bold]{escape(said)}[/]")
 
     def note(self, text: str) -> None:
         self._console.print(self._under(text), markup=False)
@@ -67,26 +79,33 @@ class Screen:
 
     def _under(self, text: str) -> str:
         """The text in the column under a stage's words; on a terminal broken between words."""
-        lines = shown(text).splitlines() or [""]
-        if self._console.is_terminal:
-            room = max(30, self._console.width - len(_INDENT) - 1)
-            lines = [part for line in lines for part in textwrap.wrap(line, room, **_WRAP) or [""]]
-        return "\n".join(_INDENT + line for line in lines)
+        indented = "\n".join(" " * _INDENT + line for line in shown(text).splitlines() or [""])
+        return wrap(indented, self._console.width - 1) if self._console.is_terminal else indented
 
     def step(self, metrics: StepMetrics, steps: int) -> None:
         m = metrics
         if m.reward_mean is not None:
             self._rewards.append(m.reward_mean)
         reward = "   -  " if m.reward_mean is None else f"{decimals(m.reward_mean):>6}"
-        head = f"{self._clock()}  step {m.step:>{len(str(steps))}}/{steps}  reward {reward} "
-        tail = (
-            f" tokens {m.tokens_mean:3.0f}, cut {m.clipped_share:4.0%}, "
-            f"no spread {m.groups_zero_variance}/{m.groups}"
-        )
+        number = f"{m.step:>{len(str(steps))}}/{steps}"
+        tokens = f"tokens {m.tokens_mean:3.0f}, "
+        rest = f"cut {m.clipped_share:4.0%}, no spread {m.groups_zero_variance}/{m.groups}"
         missing = f", missing {m.members_missing}" if m.members_missing else ""
-        bars = max(0, min(16, self._console.width - len(head + tail + missing)))
+        below = f",\n{' ' * _INDENT}{missing[2:]}" if missing else ""
+        forms = (  # from a wide screen to a narrow one
+            (f"step {number}  reward {reward} ", f" {tokens}{rest}", missing),
+            (f"{number}  reward {reward} ", f" {tokens}{rest}", missing),
+            (f"{number}  reward {reward} ", f" {rest}", missing),
+            (f"{number}  reward {reward} ", f" {rest}", below),
+        )
+        clock, narrow = self._clock(), self._console.is_terminal or "COLUMNS" in os.environ
+        for head, tail, end in forms if narrow else forms[:1]:
+            bars = self._console.width - len(f"{clock}  {head}{tail}{end.partition(chr(10))[0]}")
+            if bars >= 0:
+                break
+        bars = max(0, min(16, bars))
         curve = spark(self._rewards, bars)
-        self._console.print(f"{head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{missing}[/]")
+        self._console.print(f"{clock}  {head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{end}[/]")
 
     def _clock(self) -> str:
         return f"{time.perf_counter() - self._began:6.1f} s"
@@ -114,7 +133,10 @@ def print_error(error: RefineError) -> None:
     """The error as a person reads it."""
     console = talk()
     head = "stopped" if error.exit_code in (3, 130) else "error"
-    console.print(f"[bold red]{head}[/]  {escape(shown(str(error)))}")
+    text = shown(str(error))
+    if console.is_terminal:
+        text = wrap(text, console.width, first=len(head) + 2)
+    console.print(f"[bold red]{head}[/]  {escape(text)}")
 
 
 def _legend(never: list[str]) -> str:
@@ -130,36 +152,41 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
     by side."""
     c, console = comparison, results()
     colour = {"better": "green", "worse": "red"}.get(c.verdict, "yellow")
-    console.print(f"\n[bold {colour}]{c.verdict}[/]{_compared_on(c, what)}")
+    said = f"{c.verdict}{_compared_on(c, what)}"
+    verdict = Text(wrap(said, console.width) if console.is_terminal else said)
+    verdict.stylize(f"bold {colour}", 0, len(c.verdict))
+    console.print()
+    console.print(verdict)
     if cut := cut_text(c):
-        console.print(f"[{'yellow' if mostly_cut(c) else 'dim'}]{cut}[/]")
+        say(console, cut, "yellow" if mostly_cut(c) else "dim")
     details = c.details
     never = [n for n in _SUCCESS if n in details and details[n].base.mean == details[n].tuned.mean == 0]
     if c.reward is not None:
         intervals = c.prompts >= MIN_PROMPTS
-        table = _table("", *_COLUMNS)
+        table = Columns(first="", headings=_COLUMNS)
         for name, m in {"reward": c.reward, **details}.items():
             if name not in (*never, "cut"):
                 label = _MEASURES.get(name, name.replace("component:", "  "))
-                table.add_row(escape(shown(label)), *_numbers(m, intervals))
-        console.print(table)
+                table.add(shown(label), _numbers(m, intervals))
+        table.show(console)
         _print_parts(c, console)
     for text in cautions(c).values():
-        console.print(f"[yellow]{escape(text)}[/]")
+        say(console, text, "yellow")
     if c.reward is not None:
-        console.print(f"[dim]{_legend(never)}[/]")
+        say(console, _legend(never), "dim")
         if c.prompts >= MIN_PROMPTS:
             b, t = c.reward.base, c.reward.tuned
-            console.print(
-                escape(
-                    f"reward: base {decimals(b.mean)} [{decimals(b.ci95[0])}, {decimals(b.ci95[1])}], tuned "
-                    f"{decimals(t.mean)} [{decimals(t.ci95[0])}, {decimals(t.ci95[1])}] (95 % intervals)"
-                )
+            say(
+                console,
+                f"reward: base {decimals(b.mean)} [{decimals(b.ci95[0])}, {decimals(b.ci95[1])}], tuned "
+                f"{decimals(t.mean)} [{decimals(t.ci95[0])}, {decimals(t.ci95[1])}] (95 % intervals)",
             )
     for example in comparison.examples[:EXAMPLES]:
         console.print()
         for side, text in (("prompt", example.prompt), ("base", example.base), ("tuned", example.tuned)):
-            console.print(f"{side:<6}  [dim]{escape(shown(_one_line(text)))}[/]")
+            line = f"{side:<6}  {shown(_one_line(text))}"
+            line = wrap(line, console.width, under=8) if console.is_terminal else line
+            console.print(f"{line[:8]}[dim]{escape(line[8:])}[/]")
 
 
 def _compared_on(c: Comparison, what: str) -> str:
@@ -170,14 +197,6 @@ def _compared_on(c: Comparison, what: str) -> str:
         qualified = " (answers mostly cut)" if mostly_cut(c) else ""
         on = f"{qualified}: compared on {c.prompts}" if c.prompts_missing else f"{qualified} on {c.prompts}"
     return f"{on} of {c.prompts_asked} {what}" if c.prompts_missing else f"{on} {what}"
-
-
-def _table(first: str, *headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column(first, overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
@@ -196,15 +215,28 @@ def _print_parts(c: Comparison, console: Console) -> None:
     prompts for an interval are left to the report; on a narrow screen so are the rewards of the two sides."""
     if not c.facets:
         return
-    narrow = console.width < _NARROW
-    table = _table("reward by facet", "prompts", *_COLUMNS[2 if narrow else 0 :])
+    names = ("prompts", *_COLUMNS)
+    wide = Columns(first="reward by facet", headings=names)
+    _fill(wide, c, start=0)
+    if not wide.rows:
+        return
+    table = wide
+    if wide.room(console.width) < _LABELS:
+        table = Columns(first="reward by facet", headings=(names[0], *names[3:]))
+        _fill(table, c, start=2)
+    console.print()
+    table.show(console)
+
+
+def _fill(table: Columns, c: Comparison, start: int) -> None:
+    """The rows of the table by facet, their contrasts' numbers from `start` on."""
 
     def row(label: str, part: Part) -> None:
-        cells = _numbers(part, part.prompts >= MIN_PROMPTS)
-        table.add_row(escape(shown(f"  {_one_line(label)}")), str(part.prompts), *cells[2 if narrow else 0 :])
+        cells = _numbers(part, part.prompts >= MIN_PROMPTS)[start:]
+        table.add(f"  {shown(_one_line(label))}", (str(part.prompts), *cells))
 
     if c.combinations:
-        table.add_row("combinations")
+        table.add("combinations")
     for name, label in (("seen", "met in training"), ("unseen", "held out whole")):
         if name in c.combinations:
             row(label, c.combinations[name])
@@ -212,12 +244,8 @@ def _print_parts(c: Comparison, console: Console) -> None:
         enough = {v: part for v, part in values.items() if part.prompts >= MIN_PROMPTS}
         if not enough:
             continue
-        table.add_row(escape(shown(_one_line(facet))))
+        table.add(shown(_one_line(facet)))
         for value, part in list(enough.items())[:_VALUES]:
             row(value, part)
         if left_out := len(values) - min(len(enough), _VALUES):
-            table.add_row(f"[dim]  + {left_out} in the report[/]")
-    if not table.rows:
-        return
-    console.print()
-    console.print(table)
+            table.add(f"  + {left_out} in the report", style="dim")

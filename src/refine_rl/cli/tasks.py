@@ -15,6 +15,9 @@ from refine_rl.cli.training import JSON, SET, program
 from refine_rl.errors import UserError, quoted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from refine_rl.prompts.coverage import Coverage
     from refine_rl.prompts.curate import Dropped
 
 
@@ -26,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 def recipes(as_json: bool = JSON) -> None:
     """List the ready tasks."""
+    from refine_rl.cli.screen import results, say
     from refine_rl.recipes import recipes as listed
 
     found = listed()
@@ -34,9 +38,10 @@ def recipes(as_json: bool = JSON) -> None:
         return
     width = max(len(r.name) for r in found)
     for recipe in found:
-        typer.echo(f"{recipe.name:<{width}}  {recipe.summary}")
-    typer.echo(
-        "\nTrain one: refine train --recipe NAME.  Copy one to change it: refine init MINE --recipe NAME"
+        say(results(), f"{recipe.name:<{width}}  {recipe.summary}", under=width + 2)
+    say(
+        results(),
+        "\nTrain one: refine train --recipe NAME\nCopy one to change it: refine init MINE --recipe NAME",
     )
 
 
@@ -53,6 +58,7 @@ def init(
     model: str | None = typer.Option(None, "--model", help="The model to train."),
 ) -> None:
     """Make a folder with a commented task.toml. From a recipe, or from one sentence."""
+    from refine_rl.cli.screen import results, say
     from refine_rl.recipes import copy_recipe, write_judged_task, write_task
 
     if recipe is not None and (sentence or writer or judge or model):
@@ -69,8 +75,8 @@ def init(
     else:
         write_task(folder, sentence, model)
     for file in sorted(folder.iterdir()):
-        typer.echo(f"  {file}")
-    typer.echo(f"\n{_next_steps(folder, sentence, recipe=recipe is not None, judged=writer is not None)}")
+        say(results(), f"  {file}")
+    say(results(), f"\n{_next_steps(folder, sentence, recipe=recipe is not None, judged=writer is not None)}")
 
 
 def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: bool) -> str:
@@ -91,10 +97,11 @@ def _next_steps(folder: Path, sentence: str | None, *, recipe: bool, judged: boo
     said = sentence or ""
     if not said.strip() or same_task(said, example_task()):
         return (
-            "The prompts and the reward are an example, for polite and brief answers. What makes an answer\n"
+            "The prompts and the reward are an example, for polite and brief answers. What makes an answer "
             f"good is for you to say: [reward] in {task}, and {folder / REWARD}.\n\n{train}"
         )
-    files = "".join(f"  {folder / name}  {what}\n" for name, what in TO_REPLACE.items())
+    width = max(len(str(folder / name)) for name in TO_REPLACE)
+    files = "".join(f"  {folder / name!s:<{width}}  {what}\n" for name, what in TO_REPLACE.items())
     return (
         f"To be replaced before training (until then it is refused):\n{files}"
         "With no prompts of your own, let LLMs write them and judge the answers:\n"
@@ -116,9 +123,10 @@ def prompts(
     as_json: bool = JSON,
 ) -> None:
     """Load or write the prompts, and split them. Shows what was dropped, the coverage and a few of each."""
-    from refine_rl.cli.screen import shown, talk
+    from refine_rl.cli.screen import results, say, talk
     from refine_rl.config_file import load_settings
     from refine_rl.gathering import gather_prompts
+    from refine_rl.prompts.curate import excerpt
     from refine_rl.prompts.sources import TooFewError
     from refine_rl.runs.disk import write_whole
 
@@ -128,9 +136,7 @@ def prompts(
     console = talk()
     try:
         with interruptible() as pause:
-            gathered = gather_prompts(
-                settings, lambda line: console.print(shown(line), markup=False), pause, replies=replies
-            )
+            gathered = gather_prompts(settings, lambda line: say(console, line), pause, replies=replies)
     except TooFewError as error:
         if dropped:  # just then it is wanted
             _list_dropped(error.report.dropped, as_json)
@@ -145,21 +151,45 @@ def prompts(
     if as_json:
         typer.echo(json.dumps(records))
         return
-    for line in gathered.report.lines():
-        typer.echo(shown(line))
+    screen = results()
+    for line in gathered.report.summary():
+        say(screen, line)
+    _show_coverage(screen, gathered.report.coverage)
     if settings.writes_prompts:
-        typer.echo(gathered.cost())
+        say(screen, gathered.cost())
     for split in ("train", "validation", "held_out"):
-        typer.echo(f"\n{split}:")
+        say(screen, f"\n{split}:")
         for prompt in [p for p in found if p.split == split][:3]:
-            typer.echo(f"  {prompt.id}  {shown(' '.join(prompt.text.split()))[:120]}")
+            say(screen, f"  {prompt.id}  {excerpt(prompt.text, 120)}", under=4 + len(prompt.id))
     if out is not None:
-        typer.echo(f"\nwritten to {out}")
+        say(screen, f"\nwritten to {out}")
+
+
+def _show_coverage(screen: Console, coverage: Coverage) -> None:
+    """The table as everywhere; where that would be too wide or would cut names, a facet above its values."""
+    from rich.cells import cell_len
+
+    from refine_rl.cli.columns import Columns
+    from refine_rl.cli.screen import say, shown
+
+    lines = coverage.lines()
+    (head, *rows), table = coverage.rows(), lines[: len(coverage.rows())]
+    too_wide = screen.is_terminal and max(map(cell_len, table), default=0) > screen.width
+    if too_wide or any("…" in line for line in table):
+        stacked = Columns(first=f"{head[0]} and {head[1]}", headings=head[2:])
+        for facet, value, *counts in rows:
+            if facet:
+                stacked.add(shown(facet))
+            stacked.add(f"  {shown(value)}", counts if any(counts) else ())
+        stacked.show(screen)
+        lines = lines[len(table) :]
+    for line in lines:
+        say(screen, line)
 
 
 def _list_dropped(dropped: Sequence[Dropped], as_json: bool) -> None:
     """A line for each: where it stood, why it is no prompt, how it begins."""
-    from refine_rl.cli.screen import shown
+    from refine_rl.cli.screen import results, say
     from refine_rl.prompts.curate import excerpt
 
     if as_json:
@@ -167,6 +197,6 @@ def _list_dropped(dropped: Sequence[Dropped], as_json: bool) -> None:
         return
     for one in dropped:
         text = "" if not one.text or one.origin.startswith("“") else f": {excerpt(one.text)}"
-        typer.echo(shown(f"{one.origin}  {one.kind}, {one.why}{text}"))
+        say(results(), f"{one.origin}  {one.kind}, {one.why}{text}", under=4)
     if not dropped:
         typer.echo("nothing was dropped")

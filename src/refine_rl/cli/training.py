@@ -158,9 +158,9 @@ def _fixed(settings: Settings) -> dict[str, object]:
 
 
 def _work(folder: RunFolder, as_json: bool) -> None:
-    from refine_rl.cli.screen import Screen, print_comparison, results, talk
+    from refine_rl.cli.screen import Screen, print_comparison, results, say, talk
 
-    talk().print(f"Run: {folder.path}", markup=False)
+    say(talk(), f"Run: {folder.path}")
     report, go_on = folder.report, f"{program()} train --resume {quoted(folder.path)}"
     try:
         with interruptible() as pause:
@@ -188,10 +188,10 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     if calls := folder.calls():
         from refine_rl.report.asked import bills, summary
 
-        results().print(f"\nLLM calls: {summary(bills(calls))}", markup=False)
-    results().print(
+        say(results(), f"\nLLM calls: {summary(bills(calls))}")
+    say(
+        results(),
         f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: {program()} chat {quoted(folder.path)}",
-        markup=False,
     )
 
 

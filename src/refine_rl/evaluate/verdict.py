@@ -70,8 +70,9 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             "Hold out more prompts before relying on it."
         )
     if any(c.scores_missing.values()):
+        are = "is" if c.prompts_missing == 1 else "are"
         left_out = (
-            f" {c.prompts_missing} of {c.prompts_asked} prompts are left out." if c.prompts_missing else ""
+            f" {c.prompts_missing} of {c.prompts_asked} prompts {are} left out." if c.prompts_missing else ""
         )
         answers = c.prompts_asked * (c.samples + 1)
         base, tuned = (c.scores_missing.get(side, 0) for side in ("base", "tuned"))

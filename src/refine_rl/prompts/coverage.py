@@ -25,7 +25,7 @@ class Coverage:
     facet  value  train  validation  held-out
     tone   calm       1           0         0
            angry      0           0         1
-    1 of 1 held-out prompts have a combination of facets that no other prompt has (1 combination)
+    1 of 1 held-out prompts has a combination of facets that no other prompt has (1 combination)
     """
 
     facets: Mapping[str, Mapping[str, Mapping[Split, int]]]
@@ -36,7 +36,7 @@ class Coverage:
         """The table and a line on what is held out whole; nothing without facets."""
         if not self.facets:
             return []
-        rows = [("facet", "value", "train", "validation", "held-out"), *self._rows()]
+        rows = self.rows()
         widths = [min(_WIDEST, max(len(row[n]) for row in rows)) for n in range(5)]
         table = [
             "  ".join(
@@ -46,6 +46,10 @@ class Coverage:
             for row in rows
         ]
         return [*table, *self._whole_line()]
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """The cells of the table, the headings first; a facet's name stands in the first of its rows."""
+        return [("facet", "value", "train", "validation", "held-out"), *self._rows()]
 
     def _rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         for facet, values in self.facets.items():
@@ -60,9 +64,10 @@ class Coverage:
     def _whole_line(self) -> Iterator[str]:
         if self.whole:
             number = "1 combination" if len(self.whole) == 1 else f"{len(self.whole)} combinations"
+            held_out = sum(self.whole.values())
             yield (
-                f"{sum(self.whole.values())} of {self.held_out} held-out prompts have a combination of "
-                f"facets that no other prompt has ({number})"
+                f"{held_out} of {self.held_out} held-out prompts {'has' if held_out == 1 else 'have'} a "
+                f"combination of facets that no other prompt has ({number})"
             )
 
 

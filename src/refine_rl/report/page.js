@@ -1,4 +1,43 @@
 "use strict";
+
+// What is wider or longer than its place says so, in words, and can be scrolled from the keyboard.
+const overflowing = (() => {
+  const hints = new Map();
+
+  function tell(box) {
+    const sideways = box.classList.contains("scroll");
+    const over = sideways ? box.scrollWidth > box.clientWidth + 1 : box.scrollHeight > box.clientHeight + 1;
+    if (over === hints.has(box)) return;
+    if (!over) {
+      hints.get(box).remove();
+      hints.delete(box);
+      box.removeAttribute("tabindex");
+      return;
+    }
+    const hint = document.createElement("p");
+    hint.className = "hint";
+    hint.textContent = sideways ? "Wider than the page: the table scrolls sideways. →" : "The text goes on: it scrolls. ↓";
+    hints.set(box, hint);
+    box.tabIndex = 0;
+    if (sideways) box.before(hint);
+    else {
+      box.setAttribute("role", "region");
+      box.ariaLabel = "Text that scrolls";
+      box.after(hint);
+    }
+  }
+
+  const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => tell(target.closest(".scroll") || target)));
+  return (root) => {
+    for (const box of hints.keys()) if (!box.isConnected) hints.delete(box);
+    for (const box of root.querySelectorAll(".scroll, .scroll > table, .text")) {
+      if (box.classList.contains("scroll")) box.removeAttribute("tabindex"); // there for who has no JavaScript
+      sizes.observe(box);
+    }
+  };
+})();
+overflowing(document);
+
 (() => {
   const source = document.getElementById("rollout-data");
   if (!source) return;
@@ -84,6 +123,7 @@
     }
     by("context").replaceChildren(...turns(shown.context, false), facets);
     by("members").replaceChildren(...shown.members.map(member));
+    overflowing(by("browser"));
   }
 
   function goTo(newStep, newGroup) {

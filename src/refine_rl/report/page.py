@@ -76,6 +76,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         "money": lambda bill: money(bill.dollars, bill.unknown),
         "cut": lambda text: data.cut(text, data.LONGEST_TEXT),
         "raw_json": Markup,
+        "breakable": lambda name: Markup("_<wbr>").join(name.split("_")),  # a name, where it may be broken
     }
     html = environment.from_string(_file("page.html.j2")).render(page)
     html = data.plain(html)

@@ -223,7 +223,8 @@ def _reasons(looks: Sequence[_Look], place: int) -> str:
     if len(looks) == 1:
         return _short(looks[0].verdict.reasons[place])
     return "; ".join(
-        f"{look.judge} {look.values[place]:.2f}: {_short(look.verdict.reasons[place])}" for look in looks
+        f"{look.judge} {look.values[place]:.2f}: {_short(look.verdict.reasons[place]).rstrip('.')}"
+        for look in looks
     )
 
 
