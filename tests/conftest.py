@@ -71,7 +71,7 @@ def _beside(name: str) -> ModuleType:
 
 @pytest.fixture
 def llm_server() -> Iterator[Callable[..., Any]]:
-    """llm_server(brain=..., moods=..., delay=...) -> a running server; see llm_server.py."""
+    """llm_server(brain=..., moods=..., hold=...) -> a running server; see llm_server.py."""
     module = sys.modules.get("llm_server") or _beside("llm_server")
     running: list[Any] = []
 
