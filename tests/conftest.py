@@ -128,7 +128,7 @@ def refine(
 
 @pytest.fixture
 def is_linear() -> Callable[[Callable[[int], object], int], bool]:
-    """is_linear(work, n): whether work(4 * n) costs about four times work(n); were it quadratic, sixteen times.
+    """is_linear(work, n): whether work(4 * n) costs about four times work(n); if quadratic, sixteen times.
 
     It is processor time of this thread that counts. A busy machine can only add to it, so the least of
     several tries is compared, and another try made while the least looks like too much."""
