@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def _beside(name: str) -> ModuleType:
 
 @pytest.fixture
 def llm_server() -> Iterator[Callable[..., Any]]:
-    """llm_server(brain=..., moods=..., delay=...) -> a running server; see llm_server.py."""
+    """llm_server(brain=..., moods=..., hold=...) -> a running server; see llm_server.py."""
     module = sys.modules.get("llm_server") or _beside("llm_server")
     running: list[Any] = []
 
@@ -123,6 +124,30 @@ def refine(
 
     yield call
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def is_linear() -> Callable[[Callable[[int], object], int], bool]:
+    """is_linear(work, n): whether work(4 * n) costs about four times work(n); if quadratic, sixteen times.
+
+    It is processor time of this thread that counts. A busy machine can only add to it, so the least of
+    several tries is compared, and another try made while the least looks like too much."""
+
+    def cost(work: Callable[[int], object], size: int) -> float:
+        began = time.thread_time()
+        work(size)
+        return time.thread_time() - began
+
+    def judge(work: Callable[[int], object], size: int) -> bool:
+        small, large = [], []
+        for _ in range(8):
+            small.append(cost(work, size))
+            large.append(cost(work, 4 * size))
+            if len(small) > 1 and min(large) < 9 * max(0.005, min(small)):
+                return True
+        return False
+
+    return judge
 
 
 @pytest.fixture

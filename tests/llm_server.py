@@ -5,6 +5,8 @@
     server.stop()
 
 `brain` gets the request's body and gives the answer's text, a whole message, or bytes: a body as it is.
+`hold` is called with a request's number before it is answered, in a thread of its own, and may wait for
+whatever the test wants to happen first: `hold=Barrier(5).wait`, `hold=lambda n: free.wait(60)`.
 `moods` is one mood for all requests, a sequence (one a request, then "ok"), or a function of the number
 (from 0) and body of the request:
 
@@ -57,6 +59,8 @@ def count_tokens(text: str) -> int:
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # of five, a busy machine turns the sixth away for a second
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that resets its connection between two requests is no error; all else is printed."""
         if not isinstance(sys.exception(), ConnectionError):
@@ -72,12 +76,14 @@ class LlmServer:
         moods: Any = "ok",
         *,
         delay: float | Callable[[int], float] = 0.0,
+        hold: Callable[[int], Any] = lambda number: None,
         late: float = 5.0,
         cost: float | None = None,
     ) -> None:
         self.brain = brain
         self.moods = moods
         self.delay = delay
+        self.hold = hold
         self.late = late
         self.cost = cost  # put into usage.cost, as routers do
         self.requests: list[dict[str, Any]] = []
@@ -117,7 +123,8 @@ class LlmServer:
 
             def setup(self) -> None:
                 super().setup()
-                server.connections += 1
+                with server._lock:
+                    server.connections += 1
 
             def do_GET(self) -> None:
                 models = {"object": "list", "data": [{"id": "model", "object": "model"}]}
@@ -165,6 +172,7 @@ class LlmServer:
         delay = self.delay(number) if callable(self.delay) else self.delay
         if delay:
             self._stopping.wait(delay)
+        self.hold(number)
         mood, _, detail = self._mood(number, body).partition(":")
         if self._refuses(handler, mood, detail, body):
             return

@@ -345,16 +345,15 @@ def test_calls_under_way_at_a_kill_stand_in_the_ledger(
     hangs, answered = True, 16
 
     def delay(number: int) -> float:
-        return 60.0 if hangs and number >= answered else 0.0
+        return 300.0 if hangs and number >= answered else 0.0
 
     server = llm_server(brain=brain, delay=delay)
     file = task(server.base_url, "[budget]\ndollars = 9.0", "concurrency = 3\ncache = false")
     cut = tmp_path / "cut"
     child = begun(file, cut, tmp_path / "c")
-    deadline = time.monotonic() + 60
-    while len(server.requests) <= answered and child.poll() is None and time.monotonic() < deadline:
+    deadline = time.monotonic() + 100
+    while len(server.requests) < answered + 3 and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    time.sleep(1.0)  # until nothing more comes
     child.kill()
     child.wait()
     hangs, under_way = False, len(server.requests) - answered
@@ -580,19 +579,17 @@ def test_a_judge_of_whom_nothing_can_be_used_stops_the_run_before_anything_is_sp
 def test_ctrl_c_while_a_sanity_case_waits_for_the_judge(
     task: Callable[..., Path], llm_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = llm_server(brain=brain, delay=20.0)
+    server = llm_server(brain=brain, delay=60.0)
     case = 'sanity = [{prompt = "Say hi to me.", good = "hi", bad = "I am: sorry"}]'
     folder = RunFolder.create(tmp_path / "run", load_settings(task(server.base_url, reward=case)))
-    asked_at: list[float] = []
 
     def pause() -> None:
         if server.requests:
-            asked_at.append(time.monotonic())
             raise Interrupted("stop")
 
     with pytest.raises(Interrupted):
         pipeline.run(folder, pause=pause)
-    assert time.monotonic() - asked_at[0] < 1
+    assert server.billed == []  # nothing was waited for
     assert folder.events()[-1]["kind"] == "interrupted"
     assert [c["outcome"] for c in folder.calls()] == ["cancelled"]  # it may have to be paid for
 

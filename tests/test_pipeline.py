@@ -515,25 +515,27 @@ def test_ahead_is_replayed_to_the_token(ahead: RunFolder, step: int) -> None:
 def test_ahead_overlaps_scoring_with_sampling_and_training(
     task: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    """A reward that waits does so while the next step is sampled: at most one wait a step, not one more."""
-    began: list[float] = []
-    ended: list[float] = []
+    """The second step's groups are sent while the first step's scores are still waited for."""
+    held_out, groups = 6, 3
+    second, begun = asyncio.Event(), 0
 
     async def waits(prompts: list[str], completions: list[str]) -> list[float]:
-        began.append(time.perf_counter())
-        await asyncio.sleep(0.3)
-        ended.append(time.perf_counter())
+        nonlocal begun
+        number, begun = begun, begun + 1
+        if number == held_out + groups:
+            second.set()
+        elif number >= held_out:
+            await asyncio.wait_for(second.wait(), 60)
         return [len(c) / 20 for c in completions]
 
     settings = task(
         **{**AHEAD, "prompts": {"validation": 0}, "grpo": {"steps": 4, "checkpoint_every": 99}},
         reward={"rules": []},
     )
-    run(RunFolder.create(tmp_path / "run", settings), functions=[waits])
-    held_out, groups = 6, 3
-    # The second step's groups are sent before the first step's scores are there.
-    second = held_out + groups
-    assert began[second] < ended[held_out]
+    folder = RunFolder.create(tmp_path / "run", settings)
+    run(folder, functions=[waits])
+    assert second.is_set()
+    assert all(t["status"] == "scored" for g in folder.groups() for t in g["trajectories"])
 
 
 def test_it_learns(task: Callable[..., Settings], tmp_path: Path) -> None:

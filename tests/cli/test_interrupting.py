@@ -20,16 +20,21 @@ from refine_rl.errors import Interrupted
 
 Refine = Callable[..., Any]
 STEPS = 25
-# Waits as long as the file "slow" lies beside it: a reward that does not come back.
+# While the file "slow" lies beside it, this reward does not come back: from about step 14 on, so that whoever
+# interrupts the run is in time, or already now where the file says so.
 REWARD = """
 import time
 from pathlib import Path
 
+slow = Path(__file__).with_name("slow")
+calls = 0  # 18 for the base model, 12 a step, and those of the validation
+
 def patient(completion):
-    for _ in range(600):
-        if not Path(__file__).with_name("slow").exists():
-            break
-        time.sleep(0.1)
+    global calls
+    calls += 1
+    while slow.exists() and (calls > 200 or "now" in slow.read_text()):
+        slow.with_name("hangs").touch()
+        time.sleep(0.02)
     return 1.0 if len(completion) < 8 else 0.0
 """
 
@@ -87,7 +92,17 @@ class Child:
 
 
 @pytest.fixture
-def child(patient: Path, tmp_path: Path) -> Iterator[Child]:
+def slow(patient: Path) -> Iterator[Path]:
+    slow = patient.with_name("slow")
+    slow.write_text("later")
+    slow.with_name("hangs").unlink(missing_ok=True)
+    yield slow
+    slow.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def child(patient: Path, slow: Path, tmp_path: Path) -> Iterator[Child]:
+    """At work until it is interrupted."""
     started = Child(patient, tmp_path / "run", tmp_path / "log")
     yield started
     if started.process.poll() is None:
@@ -95,7 +110,7 @@ def child(patient: Path, tmp_path: Path) -> Iterator[Child]:
         started.process.wait()
 
 
-def test_once(child: Child, whole: Path, refine: Refine) -> None:
+def test_once(whole: Path, child: Child, slow: Path, refine: Refine) -> None:
     child.wait_for(lambda: child.steps() >= 3)
     child.process.send_signal(signal.SIGINT)
     assert child.process.wait(60) == 130
@@ -105,20 +120,18 @@ def test_once(child: Child, whole: Path, refine: Refine) -> None:
     assert f"refine train --resume {child.run}" in log
     assert "Traceback" not in log
     assert 3 <= child.steps() < STEPS
+    slow.unlink()
     assert refine("train", "--resume", child.run).code == 0
     same(whole, child.run)
 
 
-def test_once_while_a_reward_hangs(child: Child, whole: Path, patient: Path, refine: Refine) -> None:
+def test_once_while_a_reward_hangs(whole: Path, child: Child, slow: Path, refine: Refine) -> None:
     child.wait_for(lambda: child.steps() >= 2)
-    slow = patient.with_name("slow")
-    slow.touch()
-    try:
-        time.sleep(0.5)
-        child.process.send_signal(signal.SIGINT)
-        assert child.process.wait(10) == 130  # the reward has not come back
-    finally:
-        slow.unlink()
+    slow.write_text("now")
+    child.wait_for(slow.with_name("hangs").exists)
+    child.process.send_signal(signal.SIGINT)
+    assert child.process.wait(60) == 130  # the reward has not come back
+    slow.unlink()
     log = child.log.read_text()
     assert "The state was saved. Go on with: " in log
     assert f"refine train --resume {child.run}" in log

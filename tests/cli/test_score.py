@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,7 +69,9 @@ def groups(tmp_path: Path) -> Path:
 def test_a_file_is_scored_in_its_order(
     refine: Refine, llm_server: StartServer, groups: Path, tmp_path: Path
 ) -> None:
-    server = llm_server(brain=by_length, delay=lambda n: 0.05 if n == 0 else 0.0, cost=0.25)
+    second = threading.Event()
+    hold = lambda n: second.wait(60) if n == 0 else second.set()  # noqa: E731
+    server = llm_server(brain=by_length, hold=hold, cost=0.25)
     done = refine(
         "score", groups, "--out", "out.jsonl", "--task", "Be long.", "--judge", "local/m", "--base-url",
         server.base_url,
@@ -444,18 +447,19 @@ def test_mistakes(
 
 
 def test_ctrl_c_keeps_what_was_done(llm_server: StartServer, tmp_path: Path) -> None:
-    server = llm_server(brain=by_length, delay=lambda n: 0.0 if n < 2 else 30.0)
+    server = llm_server(brain=by_length, delay=lambda n: 0.0 if n < 2 else 300.0)
     write(tmp_path / "in.jsonl", *(group(f"g{n}", "x", "xxx") for n in range(4)))
     command = [str(Path(sys.executable).with_name("refine")), "score", "in.jsonl", "--out", "out.jsonl"]
     command += ["--judge", "local/m", "--base-url", server.base_url, "--concurrency", "1"]
     child = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while len(server.requests) < 3 and time.monotonic() < deadline:
+        assert child.poll() is None
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=20)
+    out, err = child.communicate(timeout=100)
     assert (child.returncode, out) == (130, "")
     assert "2 of 4 groups are in out.jsonl.part" in err
     assert "Traceback" not in err

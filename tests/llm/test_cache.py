@@ -124,7 +124,7 @@ def test_two_processes_write_the_same_keys(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     for process in both:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 7
 

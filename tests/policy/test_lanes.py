@@ -22,8 +22,13 @@ MakeModel = Callable[..., Path]
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
+    last = threading.Event()
+
     def work(job: int, lane: int) -> tuple[int, int, str]:
-        time.sleep(0.01 * (5 - job))
+        if job == 3:
+            last.set()
+        elif job == 0:  # the first one ends when the other lane is through
+            assert last.wait(60)
         return job, lane, threading.current_thread().name
 
     found = in_lanes(work, 5, 2)
@@ -33,7 +38,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
 
 
 def test_lanes_run_at_the_same_time_on_their_share_of_the_threads() -> None:
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=60)
 
     def work(job: int, lane: int) -> int:
         meet.wait()
@@ -53,16 +58,19 @@ def test_a_thread_computes_gradients_exactly_if_its_caller_does() -> None:
 @pytest.mark.parametrize("broken", [0, 1])
 def test_an_error_ends_all_lanes(broken: int) -> None:
     done: list[int] = []
+    raised = threading.Event()
 
     def work(job: int, lane: int) -> None:
         if lane == broken:
+            raised.set()
             raise ValueError(f"job {job}")
-        time.sleep(0.05)
+        assert raised.wait(60)
+        time.sleep(0.001)  # all of them would take a minute, and this lane hears of it in a moment
         done.append(job)
 
     with pytest.raises(ValueError, match=f"job {broken}"):
-        in_lanes(work, 100, 2)
-    assert len(done) <= 2
+        in_lanes(work, 120_000, 2)
+    assert len(done) < 60_000
     assert not [t for t in threading.enumerate() if t.name.startswith("lane")]
     assert torch.get_num_threads() == 2
 

@@ -219,7 +219,7 @@ def test_async_calls_of_a_group_overlap() -> None:
     group = [attempt(t, i) for i, t in enumerate("abc")]
 
     async def score() -> list[Score]:
-        return await asyncio.wait_for(reward.score_group(PROMPT, group), timeout=5)
+        return await asyncio.wait_for(reward.score_group(PROMPT, group), timeout=60)
 
     assert [s.value for s in asyncio.run(score())] == [1.0, 1.0, 1.0]
 
