@@ -162,11 +162,6 @@ def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool)
     )
 
 
-def _require_tuned(folder: RunFolder) -> None:
-    if not folder.model.is_dir():
-        raise UserError(f"{folder.path} has no tuned model yet: refine train --resume {folder.path}")
-
-
 def evaluate_again(
     folder: RunFolder,
     *,
@@ -335,6 +330,12 @@ def replay(
             break
         except DamagedCheckpoint as damaged:
             observer.warning(f"The checkpoint of step {before} is damaged: {damaged}")
+    if others := [change for change in folder.changed_settings() if start.step < change.step]:
+        raise UserError(
+            f"Step {step} would have to be made from step {start.step} on, the nearest checkpoint (0: the "
+            "start), and some of the steps since were made under other settings than those in force. "
+            f"{'; '.join(map(str, others))}."
+        )
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     parts = Parts(
         policy=policy,

@@ -373,3 +373,40 @@ def test_steps_under_other_settings_are_not_made_again(refine: Refine, run: Path
     assert refine("train", "--resume", run, "--from-step", "4").code == 0
     (change,) = RunFolder(run).changed_settings()
     assert change.step == 4
+
+
+def test_a_replay_does_not_go_through_steps_under_other_settings(refine: Refine, run: Path) -> None:
+    change = ["--from-step", "3", "--set", "grpo.learning_rate=0.001"]
+    assert refine("train", "--resume", run, *change).code == 0
+    shutil.rmtree(run / "checkpoints" / "step-000003")
+    done = refine("replay", run, "--step", "4")  # from the start: steps 1 to 3 had another rate
+    assert (done.code, done.out) == (2, "")
+    assert "Step 4 would have to be made from step 0 on" in done.err
+    assert "grpo.learning_rate: 0.02 up to step 3, 0.001 from step 4 on" in " ".join(done.err.split())
+    assert refine("replay", run, "--step", "5").code == 0
+
+
+# -- evidence that was taken away -------------------------------------------------------------
+
+
+def test_answers_of_the_tuned_model_are_made_again(refine: Refine, trained: Trained, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained[0], tmp_path / "done"))
+    evidence = ("evaluations/tuned.jsonl", "comparison.json")
+    for gone in (evidence[:1], evidence[1:], evidence):
+        for file in gone:
+            (run / file).unlink()
+        assert refine("train", "--resume", run).code == 0
+        same(run, trained)
+        assert (run / evidence[0]).read_text() == (trained[0] / evidence[0]).read_text()
+    assert [e["kind"] for e in RunFolder(run).events()].count("finished") == 1
+
+
+def test_without_them_a_finished_run_goes_back(refine: Refine, trained: Trained, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained[0], tmp_path / "done"))
+    (run / "evaluations" / "tuned.jsonl").unlink()
+    back = ["--from-step", str(RunFolder(run).checkpoints()[-2]), "--set", "grpo.learning_rate=0.001"]
+    assert refine("train", "--resume", run, *back).code == 0
+    folder = RunFolder(run)
+    assert [m["learning_rate"] for m in folder.metrics()][-1] == 0.001
+    assert folder.finished()
+    assert "is finished" in refine("train", "--resume", run).err

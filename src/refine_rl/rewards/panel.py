@@ -84,7 +84,7 @@ class Panel:
         if self.larger is None or not self._disagree(looks, unsure=False):
             return scores
         decided = (await self._look(case, [(len(plan), self.larger)]))[0]
-        return _instead(scores, decided.verdict)
+        return _instead(scores, decided)
 
     async def _look(self, case: Case, plan: Sequence[tuple[int, Client]]) -> list[_Look]:
         verdicts = await all_of(self.judging.look(client, case, look=number) for number, client in plan)
@@ -117,12 +117,6 @@ class _Look:
         return next(
             why for value, why in zip(self.verdict.values, self.verdict.reasons, strict=True) if value is None
         )
-
-
-def _failure(verdict: Verdict) -> str:
-    """Why a verdict is not whole."""
-    reasons = zip(verdict.values, verdict.reasons, strict=True)
-    return next(reason for value, reason in reasons if value is None)
 
 
 def make_case(prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Case, list[int]]:
@@ -228,16 +222,16 @@ def _reasons(looks: Sequence[_Look], place: int) -> str:
     )
 
 
-def _instead(scores: Sequence[Score], verdict: Verdict) -> list[Score]:
+def _instead(scores: Sequence[Score], look: _Look) -> list[Score]:
     """The larger judge's verdict in the place of scores on which the looks disagreed, if it is whole."""
-    if None in verdict.values:
-        missing = f"the looks disagree, and the larger judge is missing ({_short(_failure(verdict))})"
+    if not look.whole:
+        missing = f"the looks disagree, and the larger judge is missing ({_short(look.failure)})"
         return [replace(score, explanation=f"{score.explanation}; {missing}") for score in scores]
     return [
         replace(
             score, value=value, explanation=f"the looks disagree, the larger judge decides: {_short(reason)}"
         )
-        for score, value, reason in zip(scores, verdict.values, verdict.reasons, strict=True)
+        for score, value, reason in zip(scores, look.values, look.verdict.reasons, strict=True)
     ]
 
 

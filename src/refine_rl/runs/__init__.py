@@ -54,6 +54,7 @@ _STEPPED = ("groups.jsonl", "metrics.jsonl", "validation.jsonl", "pool.jsonl")
 _UNUSED = frozenset({LOCK, _GIVEN_PROMPTS, ".config.toml.new"})  # of a folder in which no run began
 _GROWING = (*_STEPPED, "events.jsonl", "llm_calls.jsonl", _REPLIES, "quiz.jsonl", _TIMES, _UNDER_WAY)
 _WHOLE = ("prompts.jsonl", "evaluations/")  # replaced as a whole: no line of theirs is ever torn
+_EVIDENCE = ("comparison.json", "evaluations/base.jsonl", "evaluations/tuned.jsonl")
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
     "tuned": "held_out",
@@ -470,6 +471,9 @@ class RunFolder(Checkpoints):
         for file in _STEPPED:
             self._keep_lines(file, lambda record: record["step"] <= step)
         self._keep_lines("metrics.jsonl", _each_once())
+        # There are these where the tuned model's answers were taken away by hand.
+        (self._root / "comparison.json").unlink(missing_ok=True)
+        remove(self._root / self.model.name)
         if step == 0:
             shutil.rmtree(self._root / "evaluations", ignore_errors=True)
             (self._root / "validation.jsonl").unlink(missing_ok=True)
@@ -499,8 +503,6 @@ class RunFolder(Checkpoints):
         again = f"refine train --resume {quoted(self.path)}"
         if file in ("evaluations/base.jsonl", "evaluations/tuned.jsonl"):
             return f"Put it back as it was, or remove it: {again} makes the same answers again."
-        if file in _GROWING and file not in (*_STEPPED, "quiz.jsonl"):
-            return "Put the line back as it was, or take it out: no result depends on it."
         if file not in _STEPPED or line is None or (self._root / "evaluations/tuned.jsonl").is_file():
             return "Put it back as it was."
         last = 0
@@ -565,14 +567,19 @@ class RunFolder(Checkpoints):
 
     def finished(self) -> bool:
         """Whether nothing is left to do: trained, compared, and the model is there as it was written."""
-        ended = next((e for e in self.events() if e["kind"] == "finished"), None)
-        compared = (self._root / "comparison.json").is_file()
-        return compared and ended is not None and ended.get("model", "") == self._model_sum()
+        ended = self._ended()
+        there = all((self._root / file).is_file() for file in _EVIDENCE)
+        return there and ended is not None and ended.get("model", "") == self._model_sum()
 
     def end(self, text: str, step: int) -> None:
-        """Puts on record, once, that everything is done, and what the model is."""
-        if not any(e["kind"] == "finished" for e in self.events()):
-            self.event("finished", "finished", text, step, model=self._model_sum())
+        """Puts on record that everything is done, and what the model is; once, unless it is another one."""
+        ended, model = self._ended(), self._model_sum()
+        if ended is None or ended.get("model", "") != model:
+            self.event("finished", "finished", text, step, model=model)
+
+    def _ended(self) -> Record | None:
+        """The newest event that says that everything is done."""
+        return next((e for e in reversed(self.events()) if e["kind"] == "finished"), None)
 
     def _model_sum(self) -> str:
         """SHA-256 of the tuned weights; of nothing where there are none."""
