@@ -20,6 +20,7 @@ from refine_rl.errors import GuardStop, SettingsError, UserError
 from refine_rl.progress import Quiet
 
 MakeModel = Callable[..., Path]
+pytestmark = pytest.mark.usefixtures("no_plots")
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud"]
 PROMPTS = [f"say something about the {a} and a {b}" for a in WORDS for b in WORDS if a < b]
 

@@ -25,6 +25,7 @@ from refine_rl.runs import RunFolder
 from refine_rl.types import Prompt
 
 MakeModel = Callable[..., Path]
+pytestmark = pytest.mark.usefixtures("no_plots")
 IN, OUT = 3.0, 15.0  # dollars a million tokens
 TASK = "Answer the customer in short words."
 WORDS = ["lamp", "train", "soup", "coat", "bell", "garden", "letter", "clock", "chair", "ticket"]

@@ -20,6 +20,7 @@ from refine_rl.runs import RunFolder
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
 LAST = 6
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from refine_rl.runs.disk import disk_error
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def same(run: Path, whole: Path) -> None:

@@ -20,6 +20,7 @@ from refine_rl.chatting import HELP
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ def test_the_kl_term_pulls_towards_the_reference(make_model: MakeModel) -> None:
 
     before = kl_now()
     optimizer = make_optimizer(policy, s)
-    for _ in range(100):
+    for _ in range(60):
         groups = groups_of(policy)
         members = [t for g in groups for t in g.trajectories]
         batch = [

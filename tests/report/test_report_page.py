@@ -122,7 +122,7 @@ def test_importing_the_page_does_not_import_matplotlib_or_torch() -> None:
 
 
 def test_nothing_on_the_page_hides_or_turns_text(make_run: Callable[..., RunFolder], tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
+    run = make_run(tmp_path / "run", steps=2)
     run.event("anchors", "judges", "esc \x1b[31m nul \x00 turned \u202e back", 0)
     page = render(run)
     assert not set(page) & {"\x1b", "\x00", "\u202e"}
