@@ -73,12 +73,6 @@ class RunFolder(Checkpoints):
 
     # -- life ---------------------------------------------------------------------------------
 
-    @staticmethod
-    def require_new(path: Path) -> None:
-        """Raises UserError where there are files already: nothing is ever overwritten."""
-        if taken_by(path, _UNUSED):
-            raise UserError(_taken(path))
-
     @classmethod
     def claim(cls, path: Path) -> RunFolder:
         """A folder for a run to be created, held by this process alone until `create`'s run is closed with
