@@ -140,6 +140,11 @@ def export_model(
             (aside / "README.md").write_text(_card(folder, settings, weights, merged), encoding="utf-8")
         else:
             require_same_model(folder)
+            if folder.model_changed():
+                raise UserError(
+                    f"{folder.model} is not as the run wrote it. The run writes it again, from its best "
+                    f"checkpoint: refine train --resume {quoted(folder.path)}"
+                )
             shutil.copytree(folder.model, aside)
         as_other_files(aside)
         aside.rename(out)
@@ -251,6 +256,7 @@ def evaluate_again(
                 cost=spending(settings, connections.ledger),
                 observer=observer,
                 pause=pause,
+                evaluation=name,
             )
             observer.stage(f"The base model answers {len(prompts)} prompts")
             with policy.reference() as untrained:

@@ -54,8 +54,8 @@ def score_file(
 
     Lines are written to OUT.part, which gets its name when all are there. Raises UserError that names
     every broken line before any call is made; what stops the work on the way (MachineError also where of the
-    first groups nothing can be used) says where the lines are. What
-    the judges were asked and replied goes into the new file `replies`, where one is named.
+    first groups nothing can be used) says where the lines are. What the judges were asked and replied goes
+    into the new file `replies`, where one is named.
     """
     groups = read_groups(path)
     if out.exists():

@@ -76,6 +76,7 @@ class Work:
     pause: Pause
     began: float = 0.0  # time.perf_counter() when the process took up the run
     warned: set[str] = field(default_factory=set)  # names of warnings that were given before
+    evaluation: str = ""  # the name of a later evaluation; "" in the run's own course
 
     # -- evidence -----------------------------------------------------------------------------
 
@@ -136,8 +137,10 @@ class Work:
     def _last_look(self, which: str) -> ScoreGroups:
         """Scores for a comparison of what is trained already."""
         whose = {"comparison": "The held-out answers", "base": "The base model's answers"}
-        where = whose.get(which, "The tuned model's answers")
-        return self._scorer(self.exam, where, f"missing_in_{which}", stops=False)
+        where, name = whose.get(which, "The tuned model's answers"), f"missing_in_{which}"
+        if self.evaluation:  # its events stand among the run's
+            where, name = f"Evaluation {self.evaluation}: {where}", f"{name}_of_{self.evaluation}"
+        return self._scorer(self.exam, where, name, stops=False)
 
     @property
     def _exam_purpose(self) -> Purpose:
@@ -353,7 +356,7 @@ class Work:
         text = "\n".join((f"judged by {judges}", *report.lines()))
         self.folder.event("anchors", "judges", text, step)
         if not report.had:
-            what = f"Step {step}: what the judges make of bad answers could not be had. The first reason:\n"
+            what = f"Step {step}: the judges gave no score to the bad answers. The first reason:\n"
             raise GuardStop("missing", f"{what}{report.why}\n", MEND)
         if report.liked:
             raise GuardStop("judge", f"Step {step}: the judges like bad answers.\n{text}\n", report.advice)

@@ -33,6 +33,9 @@ differs is what rounding left of different ways to the same number."""
 LARGEST = 1e300
 """Larger rewards cannot be averaged."""
 
+MIN_PROMPTS = 5
+"""With fewer, a bootstrap interval means nothing."""
+
 
 def same_value(values: Iterable[float]) -> bool:
     """Whether all values are the same, apart from what rounding leaves; so is a value alone.
@@ -366,13 +369,9 @@ class Comparison:
 
     def __str__(self) -> str:
         def show(e: Estimate) -> str:
-            # Over so few prompts an interval would contradict the verdict.
-            few = self.verdict == "too few to tell"
-            return (
-                f"{decimals(e.mean)}"
-                if few
-                else f"{decimals(e.mean)} [{decimals(e.ci95[0])}, {decimals(e.ci95[1])}]"
-            )
+            if self.prompts < MIN_PROMPTS:
+                return decimals(e.mean)
+            return f"{decimals(e.mean)} [{decimals(e.ci95[0])}, {decimals(e.ci95[1])}]"
 
         prompts = f"{self.prompts} held-out prompts"
         if self.prompts_missing:

@@ -147,6 +147,11 @@ def test_the_last_held_out_score_is_lost_and_the_training_is_not(
     still = refine("eval", "run", "--json")
     assert (still.code, json.loads(still.out)["verdict"]) == (0, "not possible")
     assert "has scores of both models" in still.err
+    # What an evaluation lacks is not said of the run, and hides nothing that the run still has to say.
+    assert "missing_in_base" not in warnings()
+    assert warnings()["missing_in_base_of_eval"].startswith(
+        "Evaluation eval: The base model's answers: 3 of 3"
+    )
     again = refine("train", "--resume", "run")
     assert (again.code, "not possible" in again.out) == (0, True)
     Path("mended").touch()
@@ -285,6 +290,17 @@ def test_nothing_learned_is_a_verdict(refine: Refine, task: Callable[..., Path])
     for text in (done.out, done.err, card, page(), warnings()["no_signal"]):
         assert "No step of the training moved a weight" in " ".join(text.split())
     assert json.loads(refine("eval", "run", "--json").out)["verdict"] == "no signal"
+
+
+def test_nothing_learned_on_few_prompts_has_no_intervals(refine: Refine, task: Callable[..., Path]) -> None:
+    done = refine("train", task(FLAT, held_out=3), "--run", "run")
+    assert done.code == 0, done.err
+    assert comparison()["verdict"] == "no signal"
+    card = Path("run/model/README.md").read_text().partition("## Training")[0]
+    (ended,) = [e["text"] for e in lines("events.jsonl") if e["kind"] == "finished"]
+    for text in (done.out.partition("prompt  ")[0], card, ended):
+        assert "0.500" in text
+        assert not re.search(r"\d to [+-]?\d|\d, [+-]?\d", text), text
 
 
 def test_a_verdict_on_cut_answers_is_qualified(refine: Refine, task: Callable[..., Path]) -> None:

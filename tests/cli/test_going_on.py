@@ -36,6 +36,20 @@ def test_a_reward_that_was_mended_goes_on_from_the_start(refine: Refine, task: P
     assert done.code == 0, done.err
 
 
+def test_a_function_that_needs_more_time_gets_it(refine: Refine, task: Path, tmp_path: Path) -> None:
+    """The time of a call changes no score that was had, so that a run may go on with more of it."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\n\ndef f(completion):\n    time.sleep(0.02)\n    return len(completion) / 9\n"
+    )
+    given = ["--set", f'reward.functions=["{slow}:f"]', "--set", "grpo.steps=1", "--run", "run"]
+    stopped = refine("train", task, *given, "--set", "reward.timeout=0.001")
+    assert stopped.code == 3
+    (way,) = re.findall(r"With twice the time for a call: refine (.*)", stopped.err)
+    assert way == "train --resume run --set reward.timeout=0.002"
+    assert refine(*shlex.split(way.replace("0.002", "60"))).code == 0
+
+
 def test_cut_answers_go_on(refine: Refine, task: Path) -> None:
     few = ("--set", "rollout.max_tokens=2", "--set", "grpo.all_cut_patience=1")
     (way,) = shown(refine("train", task, "--run", "run", *few).err)
@@ -65,6 +79,11 @@ def test_a_reward_that_is_always_the_same_is_ended(refine: Refine, task: Path, t
         (GuardStop("no_thoughts", "", ""), ["--set rollout.early_exit.ends=TEXT"]),
         (GuardStop("budget", "budget.hours", ""), ["--set budget.hours=2"]),
         (GuardStop("judge", "", ""), [""]),
+        (GuardStop("missing", "why", ""), ["", "--from-step 0"]),
+        (
+            GuardStop("missing", "did not come back within 300 s (reward.timeout)", ""),
+            ["--set reward.timeout=600", "", "--from-step 0"],
+        ),
     ],
 )
 def test_the_flags_of_other_guards(trained: tuple[Path, Any], stop: GuardStop, flags: list[str]) -> None:

@@ -114,6 +114,9 @@ def test_a_torn_model_is_written_again(refine: Refine, run: Path) -> None:
         ended = refine("eval", run)
         assert ended.code == 2
         assert f"The run writes it again, from its best checkpoint: refine train --resume {run}" in ended.err
+        copied = refine("export", run, "--out", "out")
+        assert (copied.code, Path("out").exists()) == (2, False)
+        assert f"{run / 'model'} is not as the run wrote it. The run writes it again" in copied.err
         assert refine("train", "--resume", run).code == 0
         assert file.read_bytes() == whole
         assert refine("chat", run).code == 0

@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 
-from refine_rl.config import ModelSettings
+from refine_rl.config import ModelSettings, Settings
+from refine_rl.plan import machine
 from refine_rl.policy import load, number_format
 from refine_rl.policy.load import choose_dtype, load_policy
 from refine_rl.policy.number_format import faster_format, one_layer
@@ -101,11 +102,22 @@ def test_nothing_is_timed_where_there_is_nothing_to_decide(monkeypatch: pytest.M
     def never(*_: object) -> torch.dtype:
         raise AssertionError("it was timed")
 
-    monkeypatch.setattr(load, "_faster", never)
+    monkeypatch.setattr(load, "faster_here", never)
     assert load_policy(ModelSettings(name="tiny", dtype="bfloat16")).compute_dtype == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     assert choose_dtype("auto", torch.device("cpu"), never) == torch.float32
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_plan_counts_with_the_format_that_a_run_takes(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(load, "faster_here", lambda config, settings: dtype)
+    settings = Settings(task="Be brief.", model=ModelSettings(name="tiny", device="cpu"))
+    rates = machine.measure(settings, machine.model_size(settings))
+    assert rates.dtype == str(dtype).removeprefix("torch.")
+    assert load_policy(settings.model).compute_dtype == dtype
 
 
 def test_threads_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

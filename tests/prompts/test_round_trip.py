@@ -170,6 +170,20 @@ def test_mistakes_of_prompts_rules_and_functions_are_told_together(
         assert not (tmp_path / "runs" / "mine").exists()
 
 
+def test_numbers_that_a_rule_needs_are_named_by_line(refine: Callable[..., Any], tmp_path: Path) -> None:
+    golds = ["", "10^6", "3/4", "none", *map(str, range(8))]
+    rows = "".join(f"Say {n} and {n * n}.,{gold}\n" for n, gold in enumerate(golds))
+    (tmp_path / "a.csv").write_text(f"prompt,answer\n{rows}")
+    (tmp_path / "task.toml").write_text(
+        'task = "Count."\n[prompts]\nsource = "file:a.csv"\n[model]\nname = "tiny"\n[reward]\n'
+        'rules = [{rule = "number_equals", data = "answer"}]\n'
+    )
+    done = refine("train", "task.toml")
+    assert done.code == 2
+    for line, why in ((2, "is blank: fill it in"), (3, "cannot be told for sure"), (5, "holds no number")):
+        assert re.search(rf"data `answer` of prompt p\d+ \(file:a\.csv:{line}\) {why}", done.err), done.err
+
+
 def test_data_that_a_rule_needs_is_named_by_line(refine: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     cells = "".join(f"Say {n} and {n * n}.,{'' if n == 7 else n}\n" for n in range(20))

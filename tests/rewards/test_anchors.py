@@ -163,7 +163,7 @@ def test_means_are_paired_over_the_cases_that_could_be_judged() -> None:
     assert by_kind["empty"].bar == pytest.approx(0.95)
     assert by_kind["empty"].missing == 1
     assert (report.cases, report.missing) == (1, 2 + 3)
-    assert report.lines()[-1] == "5 scores could not be had"
+    assert report.lines()[-1] == "5 scores missing"
     assert any(line.split() == ["colon", "missing"] for line in report.lines())
 
 
@@ -190,7 +190,7 @@ def test_nothing_judged_is_nothing_liked() -> None:
     report = check(lambda text: None, case_of(GOOD))
     assert report.liked == ()
     assert report.real is None
-    assert report.lines() == ["The judges' scores of bad answers on purpose could not be had."]
+    assert report.lines() == ["The judges gave no score to the bad answers on purpose."]
     assert (report.had, report.why) == (False, "no reply")
     assert check(sane, case_of(GOOD)).had
     assert check(sane).liked == ()

@@ -87,7 +87,7 @@ def test_a_pair_of_which_one_order_fails_is_left_out(order) -> None:
 
     verdict = look(Scripted(brain), case_of("a", "bb", "ccc"))
     assert verdict.values == (0.0, 1.0, 1.0)  # bb has beaten a; its defeat by ccc could not be had
-    assert "1 of 2 pairs could not be had" in verdict.reasons[1]
+    assert "1 of 2 pairs are missing" in verdict.reasons[1]
 
 
 def test_an_answer_without_a_pair_left_has_no_value() -> None:

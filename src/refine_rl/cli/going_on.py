@@ -30,7 +30,9 @@ def ways(stop: GuardStop, folder: RunFolder) -> list[Way]:
     g = settings.grpo
     match stop.guard:
         case "missing":
+            longer = f"--set reward.timeout={2 * settings.reward.timeout:g}"
             return [
+                *([("With twice the time for a call", longer)] if "(reward.timeout)" in stop.what else []),
                 ("To go on, once it is mended", ""),
                 ("Where that changed a file of the reward", "--from-step 0"),
             ]

@@ -13,8 +13,8 @@ from rich.text import Text
 from refine_rl.cli.columns import Columns
 from refine_rl.cli.wrapping import wrap
 from refine_rl.errors import RefineError
-from refine_rl.evaluate.verdict import MIN_PROMPTS, cautions, cut_text, mostly_cut
-from refine_rl.types import Comparison, Contrast, Part, StepMetrics, decimals
+from refine_rl.evaluate.verdict import cautions, cut_text, mostly_cut
+from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Part, StepMetrics, decimals
 
 EXAMPLES = 3
 _VALUES = 8  # of each facet that are shown

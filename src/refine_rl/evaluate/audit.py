@@ -9,8 +9,7 @@ longer depend on the prompt.
 from __future__ import annotations
 
 from refine_rl.evaluate.variety import collapse
-from refine_rl.evaluate.verdict import MIN_PROMPTS
-from refine_rl.types import LOGGED, Comparison, Contrast, decimals
+from refine_rl.types import LOGGED, MIN_PROMPTS, Comparison, Contrast, decimals
 
 
 def audit(comparison: Comparison) -> dict[str, str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refine_rl.types import Comparison, Estimate, StepMetrics, Verdict
+from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict
 
-MIN_PROMPTS = 5  # with fewer, a bootstrap interval means nothing
 FEW_PROMPTS = 20  # with fewer, it promises more than it holds
 MOSTLY = 0.5  # of the answers
 

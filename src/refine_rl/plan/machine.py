@@ -125,11 +125,18 @@ def size_of(config: Any, targets: str | list[str]) -> Size:
 def measure(settings: Settings, size: Size) -> Rates:
     """This machine's rates, in about a third of a second."""
     import torch
+    import transformers
 
-    from refine_rl.policy.load import choose_device, choose_dtype
+    from refine_rl.policy.load import choose_device, choose_dtype, faster_here
+    from refine_rl.policy.origin import find_origin
+
+    def faster() -> torch.dtype:
+        base = find_origin(settings.model.name, local_only=True).base
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+        return faster_here(config, settings.model)
 
     device = choose_device(settings.model.device)
-    dtype = choose_dtype(settings.model.dtype, device)
+    dtype = choose_dtype(settings.model.dtype, device, faster)
     rows = min(MAX_ROWS, settings.grpo.prompts_per_step * settings.rollout.group_size)
     shape = size.hidden, size.intermediate
     number = max(1, min(64, _SPREAD // (shape[0] * shape[1] * dtype.itemsize)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from refine_rl.config import Settings
 from refine_rl.policy.origin import model_source
-from refine_rl.types import Comparison, decimals
+from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
 _LICENCE = ("license", "license_name", "license_link")
 
@@ -156,7 +156,7 @@ def _evidence(settings: Settings, comparison: Comparison | None, said: Sequence[
         return ["These weights are a checkpoint. They were not compared with the base model."]
     lines = [f"Verdict on held-out prompts: **{comparison.verdict}**.", ""]
     if comparison.reward is not None:
-        intervals = comparison.verdict != "too few to tell"
+        intervals = comparison.prompts >= MIN_PROMPTS
         lines += ["| | mean reward | 95 % interval |", "|---|---|---|"]
         sides = ("base", "tuned", "difference")
         for name, e in ((side, getattr(comparison.reward, side)) for side in sides):

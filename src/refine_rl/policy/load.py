@@ -58,7 +58,7 @@ def load_policy(
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     origin = find_origin(settings.name)
     config = fetch_config(settings.name, origin.base)
-    compute_dtype = choose_dtype(settings.dtype, device, lambda: _faster(config, settings))
+    compute_dtype = choose_dtype(settings.dtype, device, lambda: faster_here(config, settings))
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
     dtype = compute_dtype if settings.adapter == "lora" else torch.float32
     tuned = adapter_from if settings.adapter == "none" else None
@@ -156,7 +156,7 @@ def choose_dtype(
     return torch.bfloat16 if fast else torch.float32
 
 
-def _faster(config: Any, settings: ModelSettings) -> torch.dtype:
+def faster_here(config: Any, settings: ModelSettings) -> torch.dtype:
     """The format in which this processor samples and trains this model sooner."""
     from refine_rl.policy.number_format import faster_format
 

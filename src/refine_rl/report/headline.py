@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from refine_rl.evaluate.verdict import MIN_PROMPTS, mostly_cut, said_with
+from refine_rl.evaluate.verdict import mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
-from refine_rl.types import Comparison, Verdict
+from refine_rl.types import MIN_PROMPTS, Comparison, Verdict
 
 Json = Mapping[str, Any]
 Tone = Literal["better", "not better", "worse", "stopped", "open"]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from refine_rl.evaluate.verdict import MIN_PROMPTS
 from refine_rl.report import data, exchanges, parts, rollouts
 from refine_rl.report.asked import asked, money
 from refine_rl.report.headline import headline
+from refine_rl.types import MIN_PROMPTS
 
 if TYPE_CHECKING:
     from refine_rl.runs import RunFolder

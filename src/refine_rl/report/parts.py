@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from refine_rl.evaluate.variety import openings_text
-from refine_rl.evaluate.verdict import FEW_PROMPTS, MIN_PROMPTS
+from refine_rl.evaluate.verdict import FEW_PROMPTS
 from refine_rl.report.data import GLUE, VALUES_SHOWN, share
-from refine_rl.types import Comparison, Part
+from refine_rl.types import MIN_PROMPTS, Comparison, Part
 
 Json = Mapping[str, Any]
 _COMBINATIONS = {

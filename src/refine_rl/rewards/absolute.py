@@ -39,8 +39,7 @@ class Absolute:
     """A grade from 1 to 10 for each answer alone; value = (grade - 1) / 9.
 
     All answers of a case are graded at the same time, a call each; a further look reads them otherwise
-    (views.py). An answer whose grade cannot be had
-    has the value None; the others keep theirs.
+    (views.py). An answer whose grade is missing has the value None; the others keep theirs.
     """
 
     task: str

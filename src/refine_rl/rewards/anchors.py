@@ -114,7 +114,7 @@ class AnchorReport:
     def lines(self) -> list[str]:
         """A line for the model's answers and one for each kind of bad answer."""
         if self.real is None:
-            return ["The judges' scores of bad answers on purpose could not be had."]
+            return ["The judges gave no score to the bad answers on purpose."]
         first = "the model itself"
         wide = max(len(name) for name in (first, *(planted.kind for planted in self.planted)))
         lines = [f"{first:{wide}}  {self.real:.2f}"]
@@ -123,7 +123,7 @@ class AnchorReport:
             mark = "  <- liked" if planted.liked else ""
             lines.append(f"{planted.kind:{wide}}  {mean}{mark}")
         if self.missing:
-            lines.append(f"{self.missing} scores could not be had")
+            lines.append(f"{self.missing} score{'' if self.missing == 1 else 's'} missing")
         return lines
 
     def line(self) -> str:

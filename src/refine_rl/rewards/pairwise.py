@@ -47,8 +47,8 @@ class Pairwise:
 
     A pair is asked for in both orders and its points are the mean of both: 1 and 0 where they agree,
     1/2 each where they contradict each other, 3/4 and 1/4 where one of them is a tie; a further look reads
-    both otherwise (views.py). A pair of which
-    an order could not be had is left out; an answer without any pair left has the value None.
+    both otherwise (views.py). A pair of which one order is missing is left out; an answer without any pair
+    left has the value None.
 
     Up to 9 answers all pairs are played. Of more, each answer meets OPPONENTS others: its neighbours on
     a circle whose order follows from (seed, answers, look). So all meet equally many, and a chain of pairs
@@ -163,7 +163,7 @@ def _verdict(played: Sequence[_Played]) -> tuple[float | None, str]:
     won, lost = (sum(pair.points > 0.5 for pair in had), sum(pair.points < 0.5 for pair in had))
     said = f"won {won}, tied {len(had) - won - lost}, lost {lost}"
     if len(had) < len(played):
-        said += f"; {len(played) - len(had)} of {len(played)} pairs could not be had"
+        said += f"; {len(played) - len(had)} of {len(played)} pairs are missing"
     value = fsum(pair.points for pair in had) / len(had)
     # The pair that says most about this answer: one that went as most of its pairs did.
     telling = min(had, key=lambda pair: abs(pair.points - value))

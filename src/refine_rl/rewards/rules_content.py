@@ -293,6 +293,7 @@ def _text_of(prompt: Prompt, key: str) -> str:
 
 def _number_of(prompt: Prompt, key: str) -> Fraction:
     value = data_value(prompt, key)
+    _refuse_blank(prompt, key, value)
     why = "holds no number"
     if isinstance(value, str):
         try:
@@ -304,7 +305,7 @@ def _number_of(prompt: Prompt, key: str) -> Fraction:
     elif isinstance(value, float) and math.isfinite(value):
         return Fraction(str(value))
     way_out = "" if why == "holds no number" else ". Write the number alone, in digits, as in 1000000 or 1.5"
-    raise UserError(f"data `{key}` of prompt {prompt.id} {why}: {_quote([value])}{way_out}")
+    raise UserError(f"data `{key}` of {_named(prompt)} {why}: {_quote([value])}{way_out}")
 
 
 def _occurs(text: str, completion: str, case: bool, whole: bool) -> bool:

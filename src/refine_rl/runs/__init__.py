@@ -73,12 +73,6 @@ class RunFolder(Checkpoints):
 
     # -- life ---------------------------------------------------------------------------------
 
-    @staticmethod
-    def require_new(path: Path) -> None:
-        """Raises UserError where there are files already: nothing is ever overwritten."""
-        if taken_by(path, _UNUSED):
-            raise UserError(_taken(path))
-
     @classmethod
     def claim(cls, path: Path) -> RunFolder:
         """A folder for a run to be created, held by this process alone until `create`'s run is closed with
@@ -567,9 +561,14 @@ class RunFolder(Checkpoints):
 
     def finished(self) -> bool:
         """Whether nothing is left to do: trained, compared, and the model is there as it was written."""
-        ended = self._ended()
         there = all((self._root / file).is_file() for file in _EVIDENCE)
+        ended = self._ended()
         return there and ended is not None and ended.get("model", "") == self._model_sum()
+
+    def model_changed(self) -> bool:
+        """Whether the tuned weights are others than the run wrote; False where that is not known."""
+        known = (self._ended() or {}).get("model")
+        return known is not None and known != self._model_sum()
 
     def end(self, text: str, step: int) -> None:
         """Puts on record that everything is done, and what the model is; once, unless it is another one."""
