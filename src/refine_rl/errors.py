@@ -75,7 +75,7 @@ class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
     exit_code = 3
 
     def __init__(self, guard: str, what: str, advice: str, *, limit: float | None = None) -> None:
-        super().__init__(f"{what} {advice}")
+        super().__init__(f"{what}{'' if what.endswith(chr(10)) else ' '}{advice}")
         self.guard = guard
         self.what = what
         self.advice = advice

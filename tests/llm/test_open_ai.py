@@ -345,6 +345,7 @@ def test_an_unreachable_endpoint(tmp_path: Path) -> None:
     with pytest.raises(EndpointDown, match=r"here.*6 attempts.*Is the server running\?") as error:
         here.complete()
     assert error.value.exit_code == 4
+    assert error.value.unreached == "here"
     assert here.outcomes == ["no connection"] * 6
     assert [call.cost_usd for call in here.calls] == [0.0] * 6
 

@@ -360,7 +360,8 @@ class EndpointClient:
             if failure.status is not None:
                 advice = "Try again later, or with a smaller `concurrency`."
             raise EndpointDown(
-                f"the endpoint `{endpoint.name}` ({endpoint.base_url}) gives no reply: {tried}. {advice}"
+                f"the endpoint `{endpoint.name}` ({endpoint.base_url}) gives no reply: {tried}. {advice}",
+                unreached=endpoint.name if failure.status is None else "",
             )
         raise CallFailed(f"{self._model}: {tried}")
 
