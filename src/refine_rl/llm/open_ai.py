@@ -357,6 +357,10 @@ class EndpointClient:
                     f"Is {endpoint.proxy.variable} right, and the network up? A host that NO_PROXY names is "
                     "reached without it."
                 )
+            if failure.outcome == "server error":  # something answered, and no completion came
+                advice = (
+                    "Is it an OpenAI-compatible API (the address often ends in /v1)? Then try again later."
+                )
             if failure.status is not None:
                 advice = "Try again later, or with a smaller `concurrency`."
             raise EndpointDown(
