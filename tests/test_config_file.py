@@ -65,6 +65,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
             "3: `grpo.group_size` is not a setting; did you mean `rollout.group_size`?",
         ),
         ("[grpo]\nstep = 4", "3: `grpo.step` is not a setting; did you mean `grpo.steps`?"),
+        ("[reward]\njudge = []", "3: `reward.judge` is not a setting; did you mean `reward.judges`?"),
         (
             "[endpoints.mine]\nbase_ur = 'http://x/v1'",
             "3: `endpoints.mine.base_ur` is not a setting; did you mean `endpoints.mine.base_url`?",

@@ -237,6 +237,7 @@ def evaluate_again(
                 observer=observer,
                 pause=pause,
             ).at_judges(prompts)
+        observer.stage(f"Loading {settings.model.name}")
         _, policy = open_model(folder, weights)
         prompts, lines = readable(prompts, policy.encode, policy.control)
         for line in lines:
@@ -315,8 +316,8 @@ def replay(
     settings = folder.settings()
     recorded = folder.recorded_steps()
     if step not in recorded:
-        last = max(recorded, default=0)
-        raise UserError(f"{folder.path} has no step {step}; it has 1 to {last}.")
+        there = f"it has 1 to {max(recorded)}" if recorded else "it has none yet"
+        raise UserError(f"{folder.path} has no step {step}; {there}.")
     ids = [g.prompt.id for g in recorded[step]]
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
@@ -325,6 +326,7 @@ def replay(
             f"Step {step} was made under other settings than those in force, and cannot be made again. "
             f"{'; '.join(map(str, others))}."
         )
+    observer.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
     hold_positions(settings, policy, folder.prompts(), observer)
     optimizer = make_optimizer(policy, settings)

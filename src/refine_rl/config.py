@@ -59,6 +59,13 @@ class ModelSettings(_Section):
     """Training keeps each layer's input alone and computes the layer again on the way back: less memory, for
     a third (LoRA: half) more work in training. The result is the same."""
 
+    @field_validator("name")
+    @classmethod
+    def _names_something(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError('is empty; name a model on the hub or a folder, or "tiny", the bundled one')
+        return name
+
 
 class PromptSettings(_Section):
     """[prompts]: where prompts come from and how they are split."""

@@ -119,9 +119,13 @@ def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _nearest(path: KeyPath) -> list[str]:
-    """The right key in another table, another trainer's name, a slip in this table, in any table."""
+    """Its singular or plural in this table, the right key in another one, another trainer's name, a slip in
+    this table, in any table."""
     table, key = _table(path[:-1]), str(path[-1])
     siblings = setting_names().get(table, ())
+    numbers = [name for name in siblings if name in (f"{key}s", key.removesuffix("s"))]  # `judge`, `judges`
+    if numbers:
+        return [dotted((*path[:-1], numbers[0]))]
     everywhere = {(*t, name) for t, names in setting_names().items() for name in names}
     same = sorted(_shown_name(name) for name in everywhere if name[-1] == key)
     if same:

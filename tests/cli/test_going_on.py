@@ -12,6 +12,7 @@ import pytest
 
 from refine_rl.cli.going_on import ways
 from refine_rl.errors import GuardStop
+from refine_rl.llm.client import EndpointDown
 from refine_rl.runs import RunFolder
 
 Refine = Callable[..., Any]
@@ -48,6 +49,31 @@ def test_a_function_that_needs_more_time_gets_it(refine: Refine, task: Path, tmp
     (way,) = re.findall(r"With twice the time for a call: refine (.*)", stopped.err)
     assert way == "train --resume run --set reward.timeout=0.002"
     assert refine(*shlex.split(way.replace("0.002", "60"))).code == 0
+
+
+def test_an_endpoint_at_another_address(
+    refine: Refine, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise EndpointDown("gone", unreached="mine")
+
+    table = ("--set", 'endpoints.mine.base_url="http://127.0.0.1:9/v1"')
+    with monkeypatch.context() as patch:
+        patch.setattr("refine_rl.pipeline.run", gone)
+        done = refine("train", task, "--run", "run", *table)
+    assert done.code == 4
+    go_on, moved = shown(done.err)
+    assert go_on == ["train", "--resume", "run"]
+    assert moved == [*go_on, "--set", "endpoints.mine.base_url=ADDRESS"]
+    assert "no step 2; it has none yet." in refine("replay", "run", "--step", "2").err
+    moved[-1] = moved[-1].replace("ADDRESS", "http://127.0.0.1:10/v1")
+    assert refine(*moved).code == 0
+    assert RunFolder.open(Path("run")).settings().endpoints["mine"].base_url == "http://127.0.0.1:10/v1"
+
+
+def test_what_failed_and_the_advice_are_set_apart() -> None:
+    assert str(GuardStop("missing", "Because:\nboom\n", "Mend it.")) == "Because:\nboom\nMend it."
+    assert str(GuardStop("missing", "Gone.", "Mend it.")) == "Gone. Mend it."
 
 
 def test_cut_answers_go_on(refine: Refine, task: Path) -> None:

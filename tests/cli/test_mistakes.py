@@ -63,6 +63,13 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
         (["export", ".", "--out", "x"], "is not a run"),
         (["train", "TASK", "--stepz", "3"], "No such option.*See: refine train --help"),
         (["train", "--from-step", "x"], "--from-step.* See: refine train --help"),
+        (["train", "TASK", "--set", "model.name="], "`model.name` is empty; name a model on the hub"),
+        (["init", "x", "--task", "  "], "--task is empty; say in plain words"),
+        (["init", "x", "--recipe", "dots", "--task", "a"], "not from both"),
+        (
+            ["init", "x", "--recipe", "dots", "--model", "m"],
+            r"leave --model out.* `name` .* x/task.toml then",
+        ),
         (["init"], "Missing argument.* See: refine init --help"),
         (["trian", "TASK"], "No such command"),
     ],

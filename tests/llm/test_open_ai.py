@@ -400,6 +400,13 @@ def test_a_context_that_is_too_short(bench: MakeBench) -> None:
     assert here.outcomes == ["too long"]
 
 
+def test_an_address_where_something_else_answers(llm_server: StartServer, tmp_path: Path) -> None:
+    here = Bench(llm_server(moods="not-json"), tmp_path, prices=PRICES)
+    with pytest.raises(EndpointDown, match=r"6 attempts\)\. Is it an OpenAI-compat") as error:
+        here.complete()
+    assert error.value.unreached == "here"
+
+
 def test_an_unreachable_endpoint(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -408,6 +415,7 @@ def test_an_unreachable_endpoint(tmp_path: Path) -> None:
     with pytest.raises(EndpointDown, match=r"here.*6 attempts.*Is the server running\?") as error:
         here.complete()
     assert error.value.exit_code == 4
+    assert error.value.unreached == "here"
     assert here.outcomes == ["no connection"] * 6
     assert [call.cost_usd for call in here.calls] == [0.0] * 6
 

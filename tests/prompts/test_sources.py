@@ -99,8 +99,15 @@ def test_too_few_prompts_are_refused_with_the_numbers(tmp_path: Path) -> None:
         "(11 prompts read from file:a.jsonl; 1 dropped as exact duplicates; "
         "kept 5 train (8 asked for), 1 validation, 4 held-out); "
     )
+    assert "; add prompts or ask for fewer" in str(caught.value)  # no setting lets equal prompts in
+    assert "near_duplicate" not in str(caught.value)
     with pytest.raises(UserError, match=r"`prompts.train` needs 1 and got 0"):
         load_prompts(settings(tmp_path, write(tmp_path, *numbered(1))))
+    long = [{"prompt": f"one two three four five six seven eight nine ten eleven {w}"} for w in "abc"]
+    with pytest.raises(
+        UserError, match=r"near-dup.*; add prompts, ask for fewer, or drop less with a higher"
+    ):
+        load_prompts(settings(tmp_path, write(tmp_path, *long), near_duplicate=0.5))
 
 
 def test_a_generator(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ def chat(
 
     folder = RunFolder.open(run)
     weights = choose_weights(folder, checkpoint)
-    settings, policy = open_model(folder, weights)
     messages, console = talk(), results()
+    messages.print(f"Loading {folder.settings().model.name} ...", markup=False)
+    settings, policy = open_model(folder, weights)
     which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(settings.grpo.steps)}"
     say(messages, f"{settings.model.name}, {which}: {settings.task.strip()}")
     say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")

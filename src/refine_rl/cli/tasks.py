@@ -61,9 +61,16 @@ def init(
     from refine_rl.cli.screen import results, say
     from refine_rl.recipes import copy_recipe, write_judged_task, write_task
 
-    if recipe is not None and (sentence or writer or judge or model):
+    if sentence is not None and not sentence.strip():
+        raise UserError("--task is empty; say in plain words what is wanted.")
+    if recipe is not None and (sentence or writer or judge):
         raise UserError("Start from a recipe or from a sentence, not from both.")
-    if (writer is None) != (judge is None) or (writer and not (sentence or "").strip()):
+    if recipe is not None and model is not None:
+        raise UserError(
+            "A copy of a recipe keeps the recipe's model: leave --model out, and change `name` in [model] of "
+            f"{quoted(folder / 'task.toml')} then."
+        )
+    if (writer is None) != (judge is None) or (writer and sentence is None):
         raise UserError(
             "A task without data needs all three: --task SENTENCE --writer ENDPOINT/MODEL "
             "--judge ENDPOINT/MODEL."

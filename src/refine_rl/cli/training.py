@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,16 @@ def _fixed(settings: Settings) -> dict[str, object]:
     }
 
 
+def _elsewhere(error: MachineError, go_on: str) -> str:
+    """How to go on with an endpoint at another address: the run does not read the task file again."""
+    from refine_rl.llm.client import EndpointDown
+
+    name = error.unreached if isinstance(error, EndpointDown) else ""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        return ""
+    return f"\nWhere it is at another address: {go_on} --set endpoints.{name}.base_url=ADDRESS"
+
+
 def _work(folder: RunFolder, as_json: bool) -> None:
     from refine_rl.cli.screen import Screen, print_comparison, results, say, talk
 
@@ -180,7 +191,8 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     except DiskError as error:
         raise DiskError(f"{error}\n{_saved(folder)} Go on with: {go_on}") from error
     except MachineError as error:
-        raise type(error)(f"{error}\nThe state was saved. Go on with: {go_on}") from error
+        rest = f"The state was saved. Go on with: {go_on}{_elsewhere(error, go_on)}"
+        raise type(error)(f"{error}\n{rest}") from error
     if as_json:
         typer.echo(json.dumps({"run": str(folder.path), **dataclasses.asdict(comparison)}))
         return

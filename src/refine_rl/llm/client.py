@@ -116,7 +116,12 @@ class EndpointRefused(MachineError):  # noqa: N818 - a state of the endpoint
 
 
 class EndpointDown(MachineError):  # noqa: N818 - a state of the endpoint
-    """The endpoint does not answer, also after retries."""
+    """The endpoint does not answer, also after retries. `unreached` is its name where no answer of any kind
+    came, so that its address may be the mistake."""
+
+    def __init__(self, text: str, *, unreached: str = "") -> None:
+        super().__init__(text)
+        self.unreached = unreached
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

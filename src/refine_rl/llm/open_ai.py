@@ -357,10 +357,15 @@ class EndpointClient:
                     f"Is {endpoint.proxy.variable} right, and the network up? A host that NO_PROXY names is "
                     "reached without it."
                 )
+            if failure.outcome == "server error":  # something answered, and no completion came
+                advice = (
+                    "Is it an OpenAI-compatible API (the address often ends in /v1)? Then try again later."
+                )
             if failure.status is not None:
                 advice = "Try again later, or with a smaller `concurrency`."
             raise EndpointDown(
-                f"the endpoint `{endpoint.name}` ({endpoint.base_url}) gives no reply: {tried}. {advice}"
+                f"the endpoint `{endpoint.name}` ({endpoint.base_url}) gives no reply: {tried}. {advice}",
+                unreached=endpoint.name if failure.status is None else "",
             )
         raise CallFailed(f"{self._model}: {tried}")
 

@@ -286,10 +286,11 @@ def _refuse_too_few(report: CurationReport, source: _Source, folder: Path) -> No
     ]
     if not short:
         return
+    nearer = ", or drop less with a higher `prompts.near_duplicate`" if report.count("near-duplicate") else ""
     way_out = (
         "say more in the task, fix `prompts.facets`, take another `writer.model`, or ask for fewer"
         if report.source.startswith(WRITER)
-        else "add prompts, ask for fewer, or drop less with a higher `prompts.near_duplicate`"
+        else f"add prompts{',' if nearer else ' or'} ask for fewer{nearer}"
     )
     lost = f": {report.lost()}" if report.lost() else ""
     listed = ""
