@@ -35,7 +35,17 @@ from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.rewards.steps import Graded
 from refine_rl.rewards.trl import TrainerState, trainer_state
 from refine_rl.runs import RunFolder
-from refine_rl.types import Comparison, Outcome, Prompt, Score, Trajectory, decimals, mean_of, same_value
+from refine_rl.types import (
+    Comparison,
+    Outcome,
+    Prompt,
+    Score,
+    Trajectory,
+    count_of,
+    decimals,
+    mean_of,
+    same_value,
+)
 
 
 def rollouts(
@@ -95,7 +105,7 @@ class Work:
         known = self.folder.outcomes("base")
         if known is not None:
             return known
-        self.observer.stage(f"The base model answers {len(prompts)} held-out prompts")
+        self.observer.stage(f"The base model answers {count_of(len(prompts), 'held-out prompt')}")
         answers = self.answers(prompts, self._exam_purpose)
         if self.exam.relative:
             outcomes = unscored(answers)
@@ -114,7 +124,7 @@ class Work:
         known = self.folder.outcomes("tuned")
         if known is not None:
             return base, known
-        self.observer.stage(f"The tuned model answers {len(prompts)} held-out prompts")
+        self.observer.stage(f"The tuned model answers {count_of(len(prompts), 'held-out prompt')}")
         answers = self.answers(prompts, self._exam_purpose)
         if self.exam.relative:
             base, outcomes = self.examined(answers_of(base), answers)

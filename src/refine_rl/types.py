@@ -58,12 +58,23 @@ def reaches(value: float, threshold: float) -> bool:
 
 
 def decimals(value: float, sign: str = "") -> str:
-    """A reward for people: three decimals, or three digits where those say nothing. `sign` "+" shows it.
+    """A reward for people: three decimals, a fourth where they would all be 0, or three digits where those say
+    nothing. `sign` "+" shows it.
 
-    >>> decimals(0.25), decimals(0.25, "+"), decimals(-1.25e200)
-    ('0.250', '+0.250', '-1.25e+200')
+    >>> decimals(0.25), decimals(0.25, "+"), decimals(0.0003, "+"), decimals(-1.25e200)
+    ('0.250', '+0.250', '+0.0003', '-1.25e+200')
     """
+    if 0.00005 <= abs(value) < 0.0005:
+        return format(value, f"{sign}.4f")
     return format(value, f"{sign}.3f" if abs(value) < 1e6 else f"{sign}.3g")
+
+
+def count_of(number: int, thing: str) -> str:
+    """
+    >>> count_of(1, "prompt"), count_of(2, "prompt")
+    ('1 prompt', '2 prompts')
+    """
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -373,7 +384,7 @@ class Comparison:
                 return decimals(e.mean)
             return f"{decimals(e.mean)} [{decimals(e.ci95[0])}, {decimals(e.ci95[1])}]"
 
-        prompts = f"{self.prompts} held-out prompts"
+        prompts = count_of(self.prompts, "held-out prompt")
         if self.prompts_missing:
             prompts = f"{self.prompts} of {self.prompts_asked} held-out prompts"
         if "cut" in self.details:

@@ -48,7 +48,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop_at_once)
     try:
         require_text(sys.argv[1:])
-        code = app(standalone_mode=False)
+        code = app(prog_name="refine", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code or 0)
     except StopNow as stop:

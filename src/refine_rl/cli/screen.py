@@ -196,7 +196,9 @@ def _compared_on(c: Comparison, what: str) -> str:
     else:
         qualified = " (answers mostly cut)" if mostly_cut(c) else ""
         on = f"{qualified}: compared on {c.prompts}" if c.prompts_missing else f"{qualified} on {c.prompts}"
-    return f"{on} of {c.prompts_asked} {what}" if c.prompts_missing else f"{on} {what}"
+    if c.prompts_missing:
+        return f"{on} of {c.prompts_asked} {what}"
+    return f"{on} {what.removesuffix('s') if c.prompts == 1 else what}"
 
 
 def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.config import Settings
+from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.origin import model_source
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
@@ -63,6 +64,8 @@ def base_of(name: str) -> Base:
 def _hub_card(name: str) -> Path | None:
     import huggingface_hub
 
+    if not hub_answers():
+        return None
     try:
         return Path(huggingface_hub.hf_hub_download(name, "README.md", etag_timeout=5))
     except Exception:  # no network, no such file, no access: the licence is then not known here

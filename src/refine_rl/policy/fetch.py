@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from refine_rl.errors import MachineError, UserError
+from refine_rl.policy.hub import hub_address, hub_answers
 
 SHOWN = 3  # names in a refusal
 _OBJECTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -99,7 +100,7 @@ def require_whole(what: str, missing: list[str], unexpected: list[str], shapes: 
 def fetch(kind: Any, source: str, **options: Any) -> Any:
     """`kind`.from_pretrained; never code that lies beside a model. Raises UserError for whatever it raises,
     MachineError where the disk is at fault."""
-    local = Path(source).is_dir()
+    local = Path(source).is_dir() or not hub_answers()
     try:
         return kind.from_pretrained(source, trust_remote_code=False, local_files_only=local, **options)
     except Exception as error:
@@ -112,6 +113,11 @@ def refusal(error: Exception, source: str) -> Exception:
         return error
     if isinstance(error, OSError) and error.errno in _FULL:
         return MachineError(f"Cannot load the model {source!r}: {error}")
+    if isinstance(error, OSError) and not Path(source).is_dir() and not hub_answers():
+        return MachineError(
+            f"Cannot load the model {source!r}: the hub ({hub_address()}) cannot be reached, and the model is "
+            'not in its cache on this machine. Check the network; offline, use a folder, or model.name = "tiny".'
+        )
     return UserError(f"Cannot load the model {source!r}: {_cause(error, source)}")
 
 
@@ -213,7 +219,7 @@ def _hint(folder: Path | None) -> str:
         return "The folder needs config.json, *.safetensors and the tokenizer's files."
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return "HF_HUB_OFFLINE=1 is set, and the model is not in the local cache."
-    return 'Check the name and the network; offline, use a folder or name = "tiny".'
+    return 'Check the name and the network; offline, use a folder or model.name = "tiny".'
 
 
 def _shape(shape: Any) -> str:

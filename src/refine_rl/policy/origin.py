@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from refine_rl.errors import UserError
+from refine_rl.policy.hub import hub_answers
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -99,7 +100,7 @@ def _adapter_config(source: str, local_only: bool) -> Path | None:
     from transformers.utils import find_adapter_config_file
 
     try:
-        found = find_adapter_config_file(source, local_files_only=local_only)
+        found = find_adapter_config_file(source, local_files_only=local_only or not hub_answers())
     except (OSError, ValueError):  # no network, no such repository: loading the model says so
         return None
     return None if found is None else Path(found)
