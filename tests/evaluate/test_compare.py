@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from refine_rl.errors import UserError
+from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare, met_in_training, spread
 from refine_rl.evaluate.stats import paired
 from refine_rl.evaluate.verdict import verdict
@@ -158,6 +159,18 @@ def test_scores_lost_at_random_lose_no_prompts() -> None:
     assert (result.prompts, result.verdict) == (40, "better")
     assert result.difference == Estimate(mean=0.5, ci95=(0.5, 0.5))
     assert sum(result.scores_missing.values()) > 30
+
+
+def test_a_measure_that_few_prompts_have_is_no_evidence_beside_a_reward_that_has_an_interval() -> None:
+    """One greedy answer of many that has a score: its interval would have no width."""
+    for greedy in (1, 4, 5):
+        base = [outcome(f"p{n}", [0.25], 0.75 if n < greedy else None) for n in range(20)]
+        tuned = [outcome(f"p{n}", [0.5], 0.25 if n < greedy else None) for n in range(20)]
+        compared = run(base, tuned)
+        assert compared.verdict == "better"
+        assert ("greedy" in compared.details) == ("success_greedy" in compared.details) == (greedy == 5)
+        assert ("greedy" in audit(compared)) == (greedy == 5)
+    assert "greedy" in run(base[:1], tuned[:1]).details  # here nothing has an interval
 
 
 def test_no_prompt_left_is_a_verdict_and_no_prompt_at_all_an_error() -> None:

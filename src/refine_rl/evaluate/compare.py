@@ -10,7 +10,7 @@ from refine_rl.errors import UserError
 from refine_rl.evaluate.stats import paired
 from refine_rl.evaluate.variety import variety
 from refine_rl.evaluate.verdict import verdict
-from refine_rl.types import Comparison, Contrast, Example, Outcome, Part, Prompt, Score, Variety
+from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Example, Outcome, Part, Prompt, Score, Variety
 
 Pair = tuple[Outcome, Outcome]  # the same prompt, answered by base and by tuned
 Combination = frozenset[tuple[str, str]]  # the (facet, value) pairs of a prompt
@@ -33,7 +33,8 @@ def compare(
     The measure of a prompt is the mean reward of those of its sampled answers that have a score; `success`
     says whether a score counts as a full success. A prompt without any sampled score on one side is left
     out on both and counted in `prompts_missing`; what is missing is counted in `scores_missing`. A component
-    is compared on the prompts where every scored sampled answer of both models has it. Where no prompt is
+    is compared on the prompts where every scored sampled answer of both models has it; a measure that fewer
+    than 5 of the compared prompts have is left out, where there are as many. Where no prompt is
     left there are no estimates, and the verdict is "not possible".
 
     `updated` says whether training moved a weight; `seen` are the combinations of facets that training's
@@ -57,7 +58,9 @@ def compare(
         ),
     }
     measures |= {f"component:{name}": _component(name) for name in _component_names(kept)}
-    details = {name: bootstrap.contrast(kept, measure) for name, measure in measures.items()}
+    # Beside a reward that has an interval, one of a few prompts would pass for as good.
+    least = MIN_PROMPTS if len(kept) >= MIN_PROMPTS else 1
+    details = {name: bootstrap.contrast(kept, measure, least=least) for name, measure in measures.items()}
     # How answers end and begin needs no score.
     details["cut"] = bootstrap.contrast(kept or pairs, _cut)
     shown = kept or pairs
@@ -88,11 +91,11 @@ class _Bootstrap:
     resamples: int
     seed: int
 
-    def contrast(self, pairs: Sequence[Pair], measure: Measure) -> Contrast | None:
-        """The measure on the prompts where both sides have it; None where there are none."""
+    def contrast(self, pairs: Sequence[Pair], measure: Measure, *, least: int = 1) -> Contrast | None:
+        """The measure on the prompts where both sides have it; None where there are fewer than `least`."""
         values = [(measure(b), measure(t)) for b, t in pairs]
         both = [(b, t) for b, t in values if b is not None and t is not None]
-        if not both:
+        if len(both) < max(1, least):
             return None
         return paired([b for b, _ in both], [t for _, t in both], resamples=self.resamples, seed=self.seed)
 
