@@ -58,8 +58,8 @@ def reaches(value: float, threshold: float) -> bool:
 
 
 def decimals(value: float, sign: str = "") -> str:
-    """A reward for people: three decimals, a fourth where they would all be 0, or three digits where those say
-    nothing. `sign` "+" shows it.
+    """A reward for people: three decimals, a fourth where they would all be 0, or three digits where those
+    say nothing. `sign` "+" shows it.
 
     >>> decimals(0.25), decimals(0.25, "+"), decimals(0.0003, "+"), decimals(-1.25e200)
     ('0.250', '+0.250', '+0.0003', '-1.25e+200')
