@@ -115,8 +115,9 @@ def refusal(error: Exception, source: str) -> Exception:
         return MachineError(f"Cannot load the model {source!r}: {error}")
     if isinstance(error, OSError) and not Path(source).is_dir() and not hub_answers():
         return MachineError(
-            f"Cannot load the model {source!r}: the hub ({hub_address()}) cannot be reached, and the model is "
-            'not in its cache on this machine. Check the network; offline, use a folder or model.name = "tiny".'
+            f"Cannot load the model {source!r}: the hub ({hub_address()}) cannot be reached, and the model "
+            "is not in its cache on this machine. Check the network; offline, use a folder or "
+            'model.name = "tiny".'
         )
     return UserError(f"Cannot load the model {source!r}: {_cause(error, source)}")
 
