@@ -23,6 +23,7 @@ from hypothesis import settings as hypothesis_settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as refine_rl.policy does; here torch comes first
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its processes; a test that wants it sets its own
 # Models of a few thousand weights gain nothing by more, and wait for it; here and in every child.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
