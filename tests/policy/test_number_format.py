@@ -55,15 +55,21 @@ def test_the_faster_one_is_taken_where_it_is_clearly_so(
     assert policy.compute_dtype == chosen
 
 
-def test_the_shortest_of_several_times_counts() -> None:
-    clocks = {
-        "a": iter([9.0, 1.0, 3.0, 2.0, 4.0]),
-        "b": iter([9.0, 0.5, 0.25, 7.0, 7.0]),
-        "c": iter([0.0, 5.0, 4.0, 6.0, 7.0]),  # what comes first is a warm-up
-        "d": iter([0.0, 1.0, 1.0, 1.0, 1.0]),
+@pytest.mark.parametrize("enough", [0.0, 60.0])
+def test_the_shortest_of_several_times_counts(enough: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(number_format, "ENOUGH", enough)
+    most = number_format.TIMES[enough > 0]
+    late = [7.0] * (most - 4)
+    taken = {
+        "a": [9.0, 1.0, 3.0, 2.0, 4.0, *late],
+        "b": [9.0, 0.5, 0.25, 7.0, 7.0, *late],
+        "c": [0.0, 5.0, 4.0, 6.0, 7.0, *late],  # what comes first is a warm-up
+        "d": [0.0, 1.0, 1.0, 1.0, 1.0, *late],
     }
+    clocks = {name: iter(times) for name, times in taken.items()}
     works = [tuple(lambda n=n: next(clocks[n]) for n in pair) for pair in ("ab", "cd")]
     assert number_format._seconds(works) == [1.25, 5.0]  # type: ignore[arg-type]
+    assert [next(clock, None) for clock in clocks.values()] == [None] * 4
 
 
 def test_the_layer_has_the_models_widths_and_leaves_its_configuration_alone() -> None:

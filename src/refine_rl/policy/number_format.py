@@ -33,8 +33,12 @@ ROWS = 64
 PROMPT, MEMBERS, COMPLETION = 24, 8, 16
 """Tokens of a prompt, and the completions that are trained on behind it."""
 
-TIMES = 4
-"""Each format is timed so often, in turn; the shortest counts, which is the one that nothing disturbed."""
+TIMES = (4, 12)
+"""Each format is timed so often at least and at most, in turn; the shortest counts, which is what nothing
+disturbed."""
+
+ENOUGH = 0.3
+"""Seconds after which no format is timed once more than it must be."""
 
 CLEARLY = 0.9
 """bfloat16 must take less than this share of float32's time: where they are close, the finer one is better,
@@ -145,8 +149,13 @@ def _works(policy: Policy) -> Works:
 
 
 def _seconds(formats: list[Works]) -> list[float]:
-    """Seconds a token in each format, the shortest of `TIMES` in turn."""
-    found = [[[work() for work in works] for works in formats] for _ in range(TIMES + 1)][1:]
+    """Seconds a token in each format, the shortest of several times in turn; the first is a warm-up."""
+    found: list[list[list[float]]] = []
+    began = time.perf_counter()
+    least, most = TIMES
+    while len(found) <= least or (len(found) <= most and time.perf_counter() - began < ENOUGH):
+        found.append([[work() for work in works] for works in formats])
+    del found[0]
     return [sum(min(times[n][part] for times in found) for part in range(2)) for n, _ in enumerate(formats)]
 
 
