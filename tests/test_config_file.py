@@ -292,7 +292,7 @@ SANITY = st.fixed_dictionaries(
 OVERLONG = st.fixed_dictionaries({"limit": st.integers(min_value=1)}, optional={"weight": NUMBER})
 SECTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "model": {
-        "name": TEXT,
+        "name": TEXT.filter(str.strip),
         "dropout": POSITIVE,
         "targets": st.just("all-linear") | st.lists(TEXT, max_size=2),
     },
