@@ -13,7 +13,7 @@ from refine_rl.llm.kept import keep_in
 from refine_rl.llm.meter import meter
 from refine_rl.progress import Pause, never
 from refine_rl.prompts import CurationReport, load_prompts
-from refine_rl.types import Prompt
+from refine_rl.types import Prompt, count_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class Gathered:
         """
         if not self.calls:
             return "every reply was in the cache: nothing was spent"
-        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        calls = count_of(self.calls, "call")
         cost = "at a price that is not known" if self.cost_usd is None else f"for ${self.cost_usd:.4f}"
         some = "1 reply" if self.unusable == 1 else f"{self.unusable} replies"
         lost = f", {some} could not be used" if self.unusable else ""

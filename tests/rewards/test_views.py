@@ -27,6 +27,20 @@ RUBRIC = (
 PROMPT = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
 
 
+def answers_of(*texts: str) -> list[Trajectory]:
+    """A group of the prompt's answers."""
+    return [
+        Trajectory(
+            prompt_id="p1",
+            member=n,
+            segments=(),
+            stop_reason="stop",
+            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
+        )
+        for n, text in enumerate(texts)
+    ]
+
+
 def reply(request: Request) -> str:
     """A fixed word of every kind of judge."""
     text = request.messages[-1]["content"]
@@ -142,16 +156,7 @@ def test_agreement_comes_from_what_each_look_saw() -> None:
         return json.dumps({"score": 9 if long != brief else 2})
 
     panel = Panel(judging=judging("absolute"), judges=(Scripted(brain),), repeats=2)
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=n,
-            segments=(),
-            stop_reason="stop",
-            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-        )
-        for n, text in enumerate(["Hi.", "It is really nice."])
-    ]
+    group = answers_of("Hi.", "It is really nice.")
     scores = asyncio.run(panel.score_group(PROMPT, group))
     assert [s.agreement for s in scores] == [-1.0, -1.0]
 
@@ -160,15 +165,6 @@ def test_agreement_comes_from_what_each_look_saw() -> None:
 def test_judges_of_a_panel_and_a_model_that_is_named_twice_have_looks_of_their_own(kind: str) -> None:
     client = Scripted(reply)
     panel = Panel(judging=judging(kind), judges=(client, client), repeats=2)
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=n,
-            segments=(),
-            stop_reason="stop",
-            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-        )
-        for n, text in enumerate(["Hi.", "Hello."])
-    ]
+    group = answers_of("Hi.", "Hello.")
     asyncio.run(panel.score_group(PROMPT, group))
     assert len({json.dumps(r.messages) for r in client.requests}) == len(client.requests) >= 4

@@ -10,6 +10,7 @@ import typer
 
 from refine_rl.cli.training import JSON
 from refine_rl.errors import UserError
+from refine_rl.types import count_of
 
 if TYPE_CHECKING:
     from refine_rl.bench.measure import Measured
@@ -88,9 +89,9 @@ def _lines(m: Measured) -> list[str]:
     trained = f"LoRA on {m.trained:,} of" if m.adapter == "lora" else "all of"
     lines = [
         f"{m.model}: {trained} {m.parameters:,} weights, {m.dtype}",
-        f"{m.processor}, {m.device}, {_count(m.threads, 'thread')}, torch {m.torch}",
+        f"{m.processor}, {m.device}, {count_of(m.threads, 'thread')}, torch {m.torch}",
         f"{m.prompts} prompts of {m.prompt_tokens} tokens, {m.group_size} completions of "
-        f"{m.completion_tokens} tokens each; median of {_count(m.steps, 'step')}",
+        f"{m.completion_tokens} tokens each; median of {count_of(m.steps, 'step')}",
         "",
         f"seconds a step    {m.seconds_per_step:.3g}   sampling {m.seconds['sample']:.3g}, "
         f"scoring {_short(m.seconds['score'])}, training {m.seconds['train']:.3g}",
@@ -107,10 +108,6 @@ def _lines(m: Measured) -> list[str]:
         f"of the machine    {m.share_of_matmul_rate:.0%}   sampling {m.share['sample']:.0%}, "
         f"training {m.share['train']:.0%}; {m.model_gflop_per_step:,.3g} GFLOP needed a step, of {rate}",
     ]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _short(seconds: float) -> str:

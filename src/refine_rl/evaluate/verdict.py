@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict
+from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of
 
 FEW_PROMPTS = 20  # with fewer, it promises more than it holds
 MOSTLY = 0.5  # of the answers
@@ -59,13 +59,13 @@ def cautions(comparison: Comparison) -> dict[str, str]:
         )
     elif c.prompts < MIN_PROMPTS:
         found["few_prompts"] = (
-            f"Only {_prompts(c.prompts)}: a verdict needs at least {MIN_PROMPTS}, and {FEW_PROMPTS} or more "
-            "to be relied on. Compare on more with refine eval --prompts FILE, or hold out more "
+            f"Only {count_of(c.prompts, 'prompt')}: a verdict needs at least {MIN_PROMPTS}, and {FEW_PROMPTS} "
+            "or more to be relied on. Compare on more with refine eval --prompts FILE, or hold out more "
             "(prompts.held_out)."
         )
     elif c.prompts < FEW_PROMPTS:
         found["few_prompts"] = (
-            f"Only {_prompts(c.prompts)}: an interval from so few is narrower than it should be. "
+            f"Only {count_of(c.prompts, 'prompt')}: an interval from so few is narrower than it should be. "
             "Hold out more prompts before relying on it."
         )
     if any(c.scores_missing.values()):
@@ -112,7 +112,3 @@ def cut_text(comparison: Comparison) -> str:
         return ""
     base, tuned = (f"{100 * side.mean:.0f} %" for side in (cut.base, cut.tuned))
     return f"Answers cut at the token limit: base {base}, tuned {tuned}."
-
-
-def _prompts(number: int) -> str:
-    return "1 prompt" if number == 1 else f"{number} prompts"

@@ -30,7 +30,7 @@ from refine_rl.llm.meter import NANO
 from refine_rl.llm.prices import Price
 from refine_rl.llm.wire import Answered, Wire, open_wire
 from refine_rl.randomness import generator
-from refine_rl.types import Message
+from refine_rl.types import Message, count_of
 
 _FAILED_IN_A_ROW = 3  # calls without any success between them, after which an endpoint is given up
 _SILENT_RETRIES = 2  # further attempts at an endpoint that has never answered and does not in time
@@ -347,7 +347,7 @@ class EndpointClient:
 
     def _give_up(self, failure: Failure, attempts: int) -> NoReturn:
         endpoint = self._line.endpoint
-        tried = f"{failure.text} ({attempts} {'attempt' if attempts == 1 else 'attempts'})"
+        tried = f"{failure.text} ({count_of(attempts, 'attempt')})"
         if failure.outcome != "empty" and self._line.fails():
             advice = (
                 "Is the server running?" if endpoint.local else "Is the address right, and the network up?"

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from refine_rl.errors import UserError
-from refine_rl.types import Message, Prompt
+from refine_rl.types import Message, Prompt, count_of
 
 Render = Callable[[Sequence[Message]], str]
 """A conversation as the template writes it."""
@@ -172,11 +172,8 @@ def _of(names: Sequence[str]) -> str:
     '2 prompts (p0001, p0002) hold'
     """
     more = ", ..." if len(names) > NAMES else ""
-    return f"{_count(len(names))} ({', '.join(names[:NAMES])}{more}) {'holds' if len(names) == 1 else 'hold'}"
-
-
-def _count(prompts: int) -> str:
-    return "1 prompt" if prompts == 1 else f"{prompts} prompts"
+    hold = "holds" if len(names) == 1 else "hold"
+    return f"{count_of(len(names), 'prompt')} ({', '.join(names[:NAMES])}{more}) {hold}"
 
 
 def opening_of(messages: Sequence[Message], render: Render) -> str:

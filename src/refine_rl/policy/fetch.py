@@ -19,6 +19,7 @@ import torch
 
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.hub import hub_address, hub_answers
+from refine_rl.types import count_of
 
 SHOWN = 3  # names in a refusal
 _OBJECTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -84,7 +85,7 @@ def set_untied(model: Any) -> None:
 def require_whole(what: str, missing: list[str], unexpected: list[str], shapes: list[str]) -> None:
     """Raises UserError with the first names unless all three are empty."""
     problems = [
-        f"{'1 weight' if len(names) == 1 else f'{len(names)} weights'} {fault}: {', '.join(names[:SHOWN])}"
+        f"{count_of(len(names), 'weight')} {fault}: {', '.join(names[:SHOWN])}"
         + (" ..." if len(names) > SHOWN else "")
         for names, fault in ((missing, "missing"), (unexpected, "too many"), (shapes, "of another shape"))
         if names

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from refine_rl.types import Prompt, Split
+from refine_rl.types import Prompt, Split, count_of
 
 _VALUES_SHOWN = 12  # values of a facet that the terminal shows
 _WIDEST = 32  # characters of a name in the terminal's table
@@ -63,7 +63,7 @@ class Coverage:
 
     def _whole_line(self) -> Iterator[str]:
         if self.whole:
-            number = "1 combination" if len(self.whole) == 1 else f"{len(self.whole)} combinations"
+            number = count_of(len(self.whole), "combination")
             held_out = sum(self.whole.values())
             yield (
                 f"{held_out} of {self.held_out} held-out prompts {'has' if held_out == 1 else 'have'} a "

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from refine_rl.report.standing import standing
+from refine_rl.types import count_of
 
 if TYPE_CHECKING:
     from refine_rl.runs import RunFolder
@@ -83,7 +84,7 @@ def money(dollars: float | None, unknown: int) -> str:
     if dollars is None:
         return "unknown" if unknown else "–"
     shown = f"${dollars:.2f}" if dollars >= 0.1 else f"${dollars:.2g}"
-    calls = "1 call" if unknown == 1 else f"{unknown} calls"
+    calls = count_of(unknown, "call")
     return f"{shown} and {calls} of unknown cost" if unknown else shown
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from refine_rl.evaluate.verdict import mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
-from refine_rl.types import MIN_PROMPTS, Comparison, Verdict
+from refine_rl.types import MIN_PROMPTS, Comparison, Verdict, count_of
 
 Json = Mapping[str, Any]
 Tone = Literal["better", "not better", "worse", "stopped", "open"]
@@ -91,7 +91,7 @@ def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
 
 def _numbers(c: Comparison) -> str:
     """The reward of both sides with its interval; without one where a sentence could not rest on it."""
-    prompts = "1 held-out prompt" if c.prompts == 1 else f"{c.prompts} held-out prompts"
+    prompts = count_of(c.prompts, "held-out prompt")
     if c.prompts_missing:
         prompts = f"{c.prompts} of {c.prompts_asked} held-out prompts"
     if c.reward is None:

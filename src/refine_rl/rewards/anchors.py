@@ -13,7 +13,7 @@ from statistics import fmean
 
 from refine_rl.rewards.base import Reward
 from refine_rl.rewards.looks import all_of
-from refine_rl.types import Message, Prompt, Score, Trajectory
+from refine_rl.types import Message, Prompt, Score, Trajectory, count_of
 
 LIKED = 0.5
 """A bad answer below this is not liked, however bad the answers beside it are."""
@@ -123,7 +123,7 @@ class AnchorReport:
             mark = "  <- liked" if planted.liked else ""
             lines.append(f"{planted.kind:{wide}}  {mean}{mark}")
         if self.missing:
-            lines.append(f"{self.missing} score{'' if self.missing == 1 else 's'} missing")
+            lines.append(f"{count_of(self.missing, 'score')} missing")
         return lines
 
     def line(self) -> str:

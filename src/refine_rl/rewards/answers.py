@@ -12,7 +12,7 @@ from collections.abc import Mapping, MappingView, Set
 from itertools import islice
 from typing import Any, get_args
 
-from refine_rl.types import LARGEST, Score, Status
+from refine_rl.types import LARGEST, Score, Status, count_of
 
 NOT_APPLICABLE = Score.missing("does not apply (returned None)")
 """Says that a component is to be left out of its member, where others are there (`left_out`)."""
@@ -46,7 +46,7 @@ def read_list(answer: Any, count: int) -> list[Score]:
     >>> read_list({0.5, 1.0}, 2)[0].explanation
     'returned {0.5, 1.0}, which has no order: give a list of 2 numbers'
     """
-    wanted = f"give a list of {count} number{'' if count == 1 else 's'}"
+    wanted = f"give a list of {count_of(count, 'number')}"
     if isinstance(answer, Set | Mapping | MappingView):
         return [Score.missing(f"returned {show(answer)}, which has no order: {wanted}")] * count
     if isinstance(answer, str | bytes | bytearray | Score) or not _can_be_read(answer):
