@@ -60,8 +60,8 @@ def cautions(comparison: Comparison) -> dict[str, str]:
     elif c.prompts < MIN_PROMPTS:
         found["few_prompts"] = (
             f"Only {count_of(c.prompts, 'prompt')}: a verdict needs at least {MIN_PROMPTS}, and "
-            f"{FEW_PROMPTS} or more to be relied on. Compare on more with refine eval --prompts FILE, or hold "
-            "out more (prompts.held_out)."
+            f"{FEW_PROMPTS} or more to be relied on. Compare on more with refine eval --prompts FILE, or "
+            "hold out more (prompts.held_out)."
         )
     elif c.prompts < FEW_PROMPTS:
         found["few_prompts"] = (
