@@ -22,7 +22,7 @@ from typing import Any
 from teaching import Example, teach
 from whole_run import whole_run
 
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 from refine_rl.types import Outcome
 
 TASK = """task = "Follow the arrows."

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from algorithms import Result, head, row, train
 
-from refine_rl.config_file import load_settings
+from refine_rl.settings.file import load_settings
 
 OTHERS: dict[str, tuple[tuple[str, ...], float]] = {
     "its own": ((), 1.0),

@@ -23,7 +23,7 @@ from arrows import Benchmark, follow, main, sides
 from teaching import TINY
 from transformers import AutoTokenizer
 
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 from refine_rl.types import Outcome, Trajectory
 
 ENDS = "\nanswer"

@@ -26,7 +26,7 @@ from statistics import fmean
 
 from arrows import Benchmark, follow, main, sides
 
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 from refine_rl.types import Outcome
 
 TAUGHT, ASKED = (2, 3), (8, 9)  # arrows of a way

@@ -24,10 +24,10 @@ import numpy as np
 
 from refine_rl.bench.measure import Bench, measure
 from refine_rl.bench.random_model import Shape, write_random_model
-from refine_rl.config import Settings
-from refine_rl.config_file import settings_from_dict
 from refine_rl.plan import machine
 from refine_rl.plan.pace import FITTED, Fitted, Pace
+from refine_rl.settings import Settings
+from refine_rl.settings.file import settings_from_dict
 
 FIGURES = tuple(field.name for field in fields(Fitted))
 CASES: tuple[dict[str, Any], ...] = (

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 
 
 @contextmanager

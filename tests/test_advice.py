@@ -16,11 +16,11 @@ import pytest
 import typer.main
 
 from refine_rl.cli import app
-from refine_rl.config import Settings
-from refine_rl.config_errors import setting_names
-from refine_rl.config_file import load_settings, settings_from_dict
 from refine_rl.errors import UserError
-from refine_rl.rewards.rules import rule_reward
+from refine_rl.rewards.rules.table import rule_reward
+from refine_rl.settings import Settings
+from refine_rl.settings.file import load_settings, settings_from_dict
+from refine_rl.settings.problems import setting_names
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "refine_rl"

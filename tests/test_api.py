@@ -229,8 +229,8 @@ def test_no_functions_where_there_were_none(small: Callable[..., dict[str, Any]]
 
 
 def test_an_evaluation_wants_the_functions_too(small: Callable[..., dict[str, Any]]) -> None:
-    from refine_rl.again import evaluate_again
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.again import evaluate_again
+    from refine_rl.run import RunFolder
 
     run = refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small())
     folder = RunFolder.open(run.folder)
@@ -293,7 +293,7 @@ def test_the_pieces_have_public_names_and_come_late() -> None:
         "assert set(refine_rl.__all__) <= set(dir(refine_rl)); "
         "missing = [n for n in refine_rl.__all__ if not callable(getattr(refine_rl, n, None))]; "
         "assert missing == [], missing; "
-        "from refine_rl.grpo.loss import policy_loss; assert refine_rl.policy_loss is policy_loss"
+        "from refine_rl.training.grpo.loss import policy_loss; assert refine_rl.policy_loss is policy_loss"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'zscores'"):

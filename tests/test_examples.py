@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import refine_rl
-from refine_rl.config_file import load_settings
-from refine_rl.pipeline import run
-from refine_rl.runs import RunFolder
+from refine_rl.pipeline.train import run
+from refine_rl.run import RunFolder
+from refine_rl.settings.file import load_settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FEW = {"steps": 2, "prompts_per_step": 4}

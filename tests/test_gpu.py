@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from refine_rl.config import ModelSettings
-from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import Interrupted
-from refine_rl.pipeline import run
+from refine_rl.pipeline.train import run
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, token_batch
 from refine_rl.policy.sample import Purpose, sample
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
+from refine_rl.settings import ModelSettings
+from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import Prompt
 
 pytestmark = [

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from refine_rl.rewards.absolute import read_grade
-from refine_rl.rewards.pairwise import read_winner
-from refine_rl.rewards.step_judge import read_first_wrong
+from refine_rl.rewards.judges.absolute import read_grade
+from refine_rl.rewards.judges.pairwise import read_winner
+from refine_rl.rewards.steps.judge import read_first_wrong
 
 PAGE = (Path(__file__).parents[1] / "docs" / "judges.md").read_text(encoding="utf-8")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config_file import load_settings
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
+from refine_rl.settings.file import load_settings
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("## A task of your own: one sentence")[2].partition("\n## ")[0]

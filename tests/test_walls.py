@@ -73,11 +73,11 @@ def test_records_and_errors_know_nobody(name: str) -> None:
     assert imports(MODULES[name]) == set()
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n.split(".")[0] == "grpo"])
-def test_grpo_knows_neither_endpoints_nor_files(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n in MODULES if n.split(".")[0] == "training"])
+def test_training_knows_neither_endpoints_nor_files(name: str) -> None:
     assert not imports(MODULES[name]) & {
         "llm",
-        "runs",
+        "run",
         "prompts",
         "rewards",
         "pipeline",
@@ -89,7 +89,7 @@ def test_grpo_knows_neither_endpoints_nor_files(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in MODULES if n.split(".")[0] in ("policy", "evaluate", "rewards")])
 def test_lower_rooms_do_not_know_the_pipeline(name: str) -> None:
-    assert not imports(MODULES[name]) & {"pipeline", "stages", "again", "runs", "cli", "api"}
+    assert not imports(MODULES[name]) & {"pipeline", "run", "cli", "api"}
 
 
 def test_the_command_line_is_known_to_nobody_but_the_front_door() -> None:
@@ -97,9 +97,7 @@ def test_the_command_line_is_known_to_nobody_but_the_front_door() -> None:
     assert {name for name in users if not name.startswith("cli")} <= {"api", "__main__"}
 
 
-@pytest.mark.parametrize(
-    "room", ["llm", "prompts", "rewards", "report", "cli", "config", "config_file", "api"]
-)
+@pytest.mark.parametrize("room", ["settings", "llm", "prompts", "rewards", "run", "report", "cli", "api"])
 def test_no_torch_when_imported(room: str) -> None:
     names = [f"refine_rl.{n}".rstrip(".") for n in MODULES if n.split(".")[0] == room]
     if not names:
@@ -115,14 +113,14 @@ def test_only_the_run_folder_knows_the_names_of_its_files() -> None:
     found = {
         (name, file)
         for name, path in MODULES.items()
-        if name.split(".")[0] != "runs"
+        if name.split(".")[0] != "run"
         for text in texts(path)
         for file in RUN_FILES
         if re.search(rf"(?<!\w){re.escape(file)}", text)
     }
-    # config_file names the file in its errors; `prompts.sources` an example of a task's own prompts.
+    # settings.file names the file in its errors; `prompts.sources` an example of a task's own prompts.
     allowed = {
-        ("config_file", "config.toml"),
+        ("settings.file", "config.toml"),
         ("prompts.sources", "prompts.jsonl"),
     }
     assert found <= allowed, found - allowed
@@ -131,7 +129,7 @@ def test_only_the_run_folder_knows_the_names_of_its_files() -> None:
 def test_one_place_only_starts_the_drawing_of_the_terminal() -> None:
     """Progress goes through an Observer: nobody but the command line prints."""
     for name, path in MODULES.items():
-        if name.split(".")[0] in ("cli", "config_docs"):
+        if name.split(".")[0] == "cli" or name == "settings.docs":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id

@@ -12,21 +12,21 @@ from refine_rl.api import Run, open_run, resume, score_group, train
 from refine_rl.types import Comparison, Prompt, Score, Trajectory
 
 if TYPE_CHECKING:
-    from refine_rl.config import ModelSettings, SanityCase
     from refine_rl.errors import UserError
     from refine_rl.evaluate.answer import answer, scored
     from refine_rl.evaluate.audit import audit
     from refine_rl.evaluate.compare import compare
     from refine_rl.evaluate.stats import mean_ci
-    from refine_rl.grpo.advantage import leave_one_out, mean_only, zscore
-    from refine_rl.grpo.kl import kl_terms
-    from refine_rl.grpo.loss import policy_loss
-    from refine_rl.grpo.rollout import choose_prompts
     from refine_rl.policy.draw import Sampling
     from refine_rl.policy.load import load_policy
     from refine_rl.policy.logprobs import logprobs, token_batch
     from refine_rl.policy.sample import Purpose, sample
     from refine_rl.rewards import check_sanity, function_reward
+    from refine_rl.settings import ModelSettings, SanityCase
+    from refine_rl.training.grpo.advantages import leave_one_out, mean_only, zscore
+    from refine_rl.training.grpo.collect import choose_prompts
+    from refine_rl.training.grpo.kl import kl_terms
+    from refine_rl.training.grpo.loss import policy_loss
 
 __all__ = [
     "Comparison",
@@ -63,16 +63,16 @@ __all__ = [
 ]
 
 _PIECES = {
-    "config": ("ModelSettings", "SanityCase"),
+    "settings": ("ModelSettings", "SanityCase"),
     "errors": ("UserError",),
     "evaluate.answer": ("answer", "scored"),
     "evaluate.audit": ("audit",),
     "evaluate.compare": ("compare",),
     "evaluate.stats": ("mean_ci",),
-    "grpo.advantage": ("leave_one_out", "mean_only", "zscore"),
-    "grpo.kl": ("kl_terms",),
-    "grpo.loss": ("policy_loss",),
-    "grpo.rollout": ("choose_prompts",),
+    "training.grpo.advantages": ("leave_one_out", "mean_only", "zscore"),
+    "training.grpo.kl": ("kl_terms",),
+    "training.grpo.loss": ("policy_loss",),
+    "training.grpo.collect": ("choose_prompts",),
     "policy.draw": ("Sampling",),
     "policy.load": ("load_policy",),
     "policy.logprobs": ("logprobs", "token_batch"),

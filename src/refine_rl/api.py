@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from refine_rl.config import Settings
-from refine_rl.config_file import load_settings, settings_from_dict
 from refine_rl.errors import UserError, quoted
 from refine_rl.progress import Observer
-from refine_rl.rewards.functions import function_reward
-from refine_rl.runs import RunFolder, new_run
+from refine_rl.rewards.functions.own import function_reward
+from refine_rl.run import RunFolder, new_run
+from refine_rl.settings import Settings
+from refine_rl.settings.file import load_settings, settings_from_dict
 from refine_rl.types import Comparison, Score
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ async def score_group(
     What could not be had has the status "missing", with the reason. Raises UserError for what cannot be
     asked, MachineError where the endpoint refuses or does not answer.
     """
-    from refine_rl.judging import Judges, score_one  # late: not everybody judges
+    from refine_rl.pipeline.score import Judges, score_one  # late: not everybody judges
 
     judges = Judges(
         models=(judge,) if isinstance(judge, str) else tuple(judge),
@@ -181,7 +181,7 @@ def _go(folder: RunFolder, observer: Observer | None, rewards: Sequence[RewardFu
         from refine_rl.cli.screen import Screen
 
         observer = Screen()
-    from refine_rl.pipeline import run as run_pipeline  # late: torch
+    from refine_rl.pipeline.train import run as run_pipeline  # late: torch
 
     comparison = run_pipeline(folder, observer=observer, functions=rewards)
     return Run(folder=folder.path, comparison=comparison)

@@ -18,10 +18,10 @@ from refine_rl.assets.make_tiny.corpus import documents
 from refine_rl.assets.make_tiny.invented import invent_word, replace_words
 from refine_rl.assets.make_tiny.rewriting import attempt, swap
 from refine_rl.assets.make_tiny.tokenizer import train_tokenizer
-from refine_rl.config import ModelSettings
 from refine_rl.policy.load import load_policy
 from refine_rl.recipes.dots import prompts as dots_prompts
 from refine_rl.recipes.style import prompts as style_prompts
+from refine_rl.settings import ModelSettings
 
 FOLDER = Path(refine_rl.assets.__file__).parent / "tiny"
 CHAT = [{"role": "system", "content": "You are polite."}, {"role": "user", "content": "Greet Ben."}]

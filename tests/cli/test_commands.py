@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from refine_rl.cli.docs import cli_markdown
-from refine_rl.config_file import load_settings
 from refine_rl.llm.client import Reply, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
+from refine_rl.settings.file import load_settings
 
 Refine = Callable[..., Any]  # its results have .code, .out and .err
 Trained = tuple[Path, Any]
@@ -144,7 +144,7 @@ def test_prompts_from_a_writer(refine: Refine, tmp_path: Path, monkeypatch: pyte
         client = Scripted(lambda request: Reply(text=written(request), cost_usd=0.25), model="ollama/w")
         return ScriptedConnections({"ollama/w": client})
 
-    monkeypatch.setattr("refine_rl.gathering.connect", connect)
+    monkeypatch.setattr("refine_rl.pipeline.prompts.connect", connect)
     done = refine("prompts", "mine", *sizes, *facets, "--out", "out.jsonl")
     assert done.code == 0, done.err
     assert "14 of 14 prompts written" in done.err

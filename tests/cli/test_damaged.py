@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config_file import load_settings
 from refine_rl.errors import Interrupted
-from refine_rl.grpo import checkpoint
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
+from refine_rl.settings.file import load_settings
+from refine_rl.training import checkpoint
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 @pytest.fixture(scope="module")
 def stopped(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of `trained`, interrupted after its fifth step: checkpoints 3, 4 and 5."""
-    from refine_rl.pipeline import run
+    from refine_rl.pipeline.train import run
 
     folder = RunFolder.create(tmp_path_factory.mktemp("stopped") / "shorter", load_settings(task))
 
@@ -364,7 +364,7 @@ def test_steps_under_other_settings_are_not_made_again(refine: Refine, run: Path
         raise Interrupted("Interrupted.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("refine_rl.pipeline.run", stop_at_once)
+        patch.setattr("refine_rl.pipeline.train.run", stop_at_once)
         assert refine("train", "--resume", run, "--set", "grpo.learning_rate=0.001").code == 130
     cut(run / "checkpoints" / "step-000005" / "weights.safetensors")
     done = refine("train", "--resume", run)

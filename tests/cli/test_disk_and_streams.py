@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from refine_rl.errors import DiskError
-from refine_rl.runs import RunFolder
-from refine_rl.runs.disk import disk_error
+from refine_rl.run import RunFolder
+from refine_rl.run.disk import disk_error
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
@@ -139,7 +139,7 @@ def test_what_did_not_fit_is_not_left_in_half(refine: Refine, task: Path, small_
 
 def test_a_quota_on_the_size_of_files(task: Path, tmp_path: Path) -> None:
     code = (
-        "import resource, refine_rl.pipeline\nfrom refine_rl.cli import main\n"
+        "import resource, refine_rl.pipeline.train\nfrom refine_rl.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\nmain()\n"
     )
     done = subprocess.run(

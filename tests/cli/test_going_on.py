@@ -13,7 +13,7 @@ import pytest
 from refine_rl.cli.going_on import ways
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import EndpointDown
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 
 Refine = Callable[..., Any]
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -59,7 +59,7 @@ def test_an_endpoint_at_another_address(
 
     table = ("--set", 'endpoints.mine.base_url="http://127.0.0.1:9/v1"')
     with monkeypatch.context() as patch:
-        patch.setattr("refine_rl.pipeline.run", gone)
+        patch.setattr("refine_rl.pipeline.train.run", gone)
         done = refine("train", task, "--run", "run", *table)
     assert done.code == 4
     go_on, moved = shown(done.err)

@@ -52,9 +52,9 @@ def patient(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(patient: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
-    from refine_rl.config_file import load_settings
-    from refine_rl.pipeline import run
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.train import run
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import load_settings
 
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole", load_settings(patient))
     run(folder)
@@ -160,9 +160,9 @@ def test_stopped_in_the_middle_of_an_update_saves_no_half_moved_weights(
 ) -> None:
     import torch
 
-    from refine_rl.config_file import load_settings
-    from refine_rl.pipeline import run
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.train import run
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import load_settings
 
     step, left = torch.optim.AdamW.step, 5
 

@@ -148,8 +148,8 @@ def test_a_cap_that_was_reached_says_how_to_raise_it(refine: Refine, task: Path)
 
 
 def test_a_run_at_work_survives_a_second_process(refine: Refine, task: Path, tmp_path: Path) -> None:
-    from refine_rl.config_file import load_settings
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import load_settings
 
     folder = RunFolder.create(tmp_path / "busy", load_settings(task))
     with folder.writing():
@@ -158,8 +158,8 @@ def test_a_run_at_work_survives_a_second_process(refine: Refine, task: Path, tmp
 
 
 def test_a_reward_from_python_is_asked_for_again(refine: Refine, task: Path, tmp_path: Path) -> None:
-    from refine_rl.config_file import load_settings
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import load_settings
 
     RunFolder.create(tmp_path / "mine", load_settings(task), python_rewards=["brevity"])
     refused(refine("train", "--resume", "mine"), r"refine_rl.resume\('mine', rewards=\[brevity\]\)")
@@ -171,7 +171,7 @@ def test_out_of_memory_is_the_machines_fault(
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("refine_rl.pipeline.run", full)
+    monkeypatch.setattr("refine_rl.pipeline.train.run", full)
     done = refine("train", task)
     assert done.code == 4
     assert "tokens_per_micro_batch" in done.err
@@ -183,6 +183,6 @@ def test_a_defect_of_ours_keeps_its_traceback(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("refine_rl.pipeline.run", broken)
+    monkeypatch.setattr("refine_rl.pipeline.train.run", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         refine("train", task)

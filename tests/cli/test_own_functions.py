@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config_file import load_settings
 from refine_rl.errors import Interrupted
-from refine_rl.pipeline import run
-from refine_rl.runs import RunFolder
+from refine_rl.pipeline.train import run
+from refine_rl.run import RunFolder
+from refine_rl.settings.file import load_settings
 
 Refine = Callable[..., Any]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]

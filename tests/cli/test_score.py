@@ -19,9 +19,9 @@ import pytest
 
 import refine_rl
 from refine_rl.errors import MachineError, UserError
-from refine_rl.judging import Judges
 from refine_rl.llm.scripted import ScriptedConnections
-from refine_rl.scoring_files import Tally, score_file
+from refine_rl.pipeline.score import Judges
+from refine_rl.pipeline.score_file import Tally, score_file
 
 Refine = Callable[..., Any]
 StartServer = Callable[..., Any]

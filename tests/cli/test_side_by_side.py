@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config_file import load_settings
 from refine_rl.errors import UserError
-from refine_rl.runs import RunFolder, new_run
+from refine_rl.run import RunFolder, new_run
+from refine_rl.settings.file import load_settings
 
 Refine = Callable[..., Any]
 
 # Four processes that have everything imported, and begin at the same moment.
 FOUR = """
 import os, sys
-import refine_rl.pipeline
+import refine_rl.pipeline.train
 from refine_rl.cli import main
 
 gate, opened = os.pipe()
@@ -44,9 +44,9 @@ SHORT = ("grpo.steps=1", "evaluate.samples=1", "grpo.validate_every=0")
 RIVAL = """
 import sys
 from pathlib import Path
-from refine_rl.config_file import load_settings
+from refine_rl.settings.file import load_settings
 from refine_rl.errors import UserError
-from refine_rl.runs import new_run
+from refine_rl.run import new_run
 
 settings = load_settings(Path(sys.argv[1]))
 print("ready", flush=True)

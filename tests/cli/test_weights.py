@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from refine_rl.chatting import HELP
+from refine_rl.pipeline.chat import HELP
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
@@ -95,8 +95,8 @@ def test_a_checkpoint_is_exported(refine: Refine, stopped: Path, which: str) -> 
 def test_a_checkpoint_merged_is_the_policy_of_that_step(refine: Refine, stopped: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from refine_rl.again import choose_weights, open_model
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.again import choose_weights, open_model
+    from refine_rl.run import RunFolder
 
     assert refine("export", stopped, "--out", "whole", "--merged", "--checkpoint", "4").code == 0
     run = RunFolder.open(stopped)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from refine_rl.config_file import load_settings
 from refine_rl.evaluate.audit import audit
+from refine_rl.settings.file import load_settings
 from refine_rl.types import Comparison, Contrast, Estimate, Variety
 
 
@@ -95,8 +95,8 @@ def test_answers_that_came_to_be_the_same_for_different_prompts_are_named() -> N
 @pytest.mark.slow
 def test_the_hack_of_a_style_only_reward(tmp_path: Path) -> None:
     """With the style alone rewarded, reward rises and the message is lost; the audit says so."""
-    from refine_rl.pipeline import run
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.train import run
+    from refine_rl.run import RunFolder
 
     alone = [
         "reward.combine=sum",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from refine_rl.config import EndpointSettings
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.endpoints import PRESETS, Endpoint, is_loopback, parse_model, resolve
+from refine_rl.settings import EndpointSettings
 
 
 def test_a_models_own_slashes_stay() -> None:

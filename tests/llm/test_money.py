@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from refine_rl.config import EndpointSettings, PriceSettings
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import Call
 from refine_rl.llm.endpoints import resolve
 from refine_rl.llm.ledger import Ledger, already_spent, meter
 from refine_rl.llm.prices import find_price, price_table
+from refine_rl.settings import EndpointSettings, PriceSettings
 
 CALL = Call(
     purpose="judge",
@@ -167,7 +167,7 @@ def test_a_gateway_on_this_machine_costs_what_the_service_costs() -> None:
 
 
 def test_advice_about_prices_is_one_table_an_endpoint_and_keeps_what_is_there() -> None:
-    from refine_rl.config_file import settings_from_dict
+    from refine_rl.settings.file import settings_from_dict
 
     own = {
         "mine": EndpointSettings(

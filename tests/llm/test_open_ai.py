@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import EndpointSettings, PriceSettings, Settings
-from refine_rl.connecting import connect
 from refine_rl.errors import GuardStop, RefineError, SettingsError
 from refine_rl.llm.client import (
     Call,
@@ -36,6 +34,8 @@ from refine_rl.llm.open_ai import EndpointClient, Line, Pace
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.wire import Wire
 from refine_rl.randomness import generator
+from refine_rl.run.endpoints import connect
+from refine_rl.settings import EndpointSettings, PriceSettings, Settings
 
 QUICK = Pace(base=0.002, busy=0.002, longest=0.01, obey=2.0)
 KEY = "sk-very-secret"

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from refine_rl.config import EndpointSettings
 from refine_rl.errors import UserError
 from refine_rl.llm.endpoints import resolve
 from refine_rl.llm.proxies import Proxy, find_proxy
+from refine_rl.settings import EndpointSettings
 
 OUTSIDE = "https://api.example.com/v1"
 

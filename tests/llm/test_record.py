@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import EndpointSettings, Settings
-from refine_rl.connecting import connect
 from refine_rl.llm.client import CallFailed, Reply, Request, Schema
 from refine_rl.llm.ledger import last_id, meter
 from refine_rl.llm.open_ai import Pace
 from refine_rl.llm.scripted import Scripted
 from refine_rl.llm.structured import Unusable, ask
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
+from refine_rl.run.endpoints import connect
+from refine_rl.settings import EndpointSettings, Settings
 
 KEY = "sk-very-secret"
 SCHEMA = Schema(name="grade", schema={"type": "object", "properties": {"score": {"type": "number"}}})

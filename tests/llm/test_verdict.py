@@ -12,8 +12,8 @@ import pytest
 from refine_rl.llm.client import Reply, Schema
 from refine_rl.llm.find_json import Found, Unusable
 from refine_rl.llm.verdict import Ending, Material, Reading
-from refine_rl.rewards.absolute import read_grade
-from refine_rl.rewards.fence import fenced_json
+from refine_rl.rewards.judges.absolute import read_grade
+from refine_rl.rewards.judges.fence import fenced_json
 
 GRADE = Schema(
     name="grade",

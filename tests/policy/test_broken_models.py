@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.fetch import fetch
 from refine_rl.policy.load import load_policy
+from refine_rl.settings import ModelSettings
 
 MakeModel = Callable[..., Path]
 Spoil = Callable[[Path], object]

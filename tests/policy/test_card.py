@@ -9,8 +9,8 @@ import huggingface_hub
 import pytest
 import yaml
 
-from refine_rl.config import Settings
 from refine_rl.policy.card import Trained, base_of, model_card
+from refine_rl.settings import Settings
 
 
 def front(text: str) -> dict[str, object]:

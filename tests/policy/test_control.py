@@ -16,7 +16,6 @@ import pytest
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy.control import (
     Control,
@@ -28,6 +27,7 @@ from refine_rl.policy.control import (
 )
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.template import PLAIN_TEMPLATE, render, stop_ids
+from refine_rl.settings import ModelSettings
 from refine_rl.types import Message
 
 MakeModel = Callable[..., Path]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from refine_rl.config import ModelSettings
 from refine_rl.policy import attention, head, lora
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import target_logprobs
@@ -21,6 +20,7 @@ from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
 from refine_rl.policy.sample import Purpose, sample
+from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt, Segment, Trajectory
 
 MakeModel = Callable[..., Path]

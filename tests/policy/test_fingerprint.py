@@ -108,8 +108,8 @@ def test_a_model_of_the_hub(make_model: MakeModel, tmp_path: Path, monkeypatch: 
     """As the hub's own cache keeps it: a base model, and an adapter that names it by its id."""
     from huggingface_hub import constants
 
-    from refine_rl.config import ModelSettings
     from refine_rl.policy.load import load_policy
+    from refine_rl.settings import ModelSettings
 
     def keep(name: str, folder: Path) -> Path:
         place = tmp_path / "hub" / f"models--{name.replace('/', '--')}"

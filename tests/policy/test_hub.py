@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import constants
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import MachineError
 from refine_rl.policy import hub
 from refine_rl.policy.card import base_of
 from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.load import load_policy
+from refine_rl.settings import ModelSettings
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy.load import choose_dtype, load_policy
 from refine_rl.policy.logprobs import TokenBatch, logprobs, token_batch
+from refine_rl.settings import ModelSettings
 from refine_rl.types import Segment, Trajectory
 
 MakeModel = Callable[..., Path]

@@ -16,10 +16,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
+from refine_rl.settings import ModelSettings
 
 MakeModel = Callable[..., Path]
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -340,12 +340,12 @@ def always_stops(model: Any, token: int) -> None:
 
 
 def test_the_card_says_how_answers_end() -> None:
-    from refine_rl.config_file import settings_from_dict
     from refine_rl.policy.card import Base, Trained, model_card
+    from refine_rl.settings.file import settings_from_dict
     from refine_rl.types import Comparison
 
     estimate = {"mean": 0.5, "ci95": (0.4, 0.6)}
-    from refine_rl.records import comparison_from
+    from refine_rl.run.records import comparison_from
 
     comparison: Comparison = comparison_from(
         {

@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 
-from refine_rl.config import ModelSettings, Settings
 from refine_rl.plan import machine
 from refine_rl.policy import load, number_format
 from refine_rl.policy.load import choose_dtype, load_policy
 from refine_rl.policy.number_format import faster_format, one_layer
 from refine_rl.policy.origin import model_source
+from refine_rl.settings import ModelSettings, Settings
 
 MakeModel = Callable[..., Path]
 FORMATS = (torch.float32, torch.bfloat16)

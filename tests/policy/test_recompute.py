@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy import load
 from refine_rl.policy.draw import Sampling
@@ -18,6 +17,7 @@ from refine_rl.policy.logprobs import TokenBatch, logprobs, plain_logprobs, toke
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.recompute import recompute_layers
 from refine_rl.policy.sample import Purpose, sample
+from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt, Segment, Trajectory
 
 MakeModel = Callable[..., Path]

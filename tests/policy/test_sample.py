@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import Interrupted
 from refine_rl.policy import draw as drawing
 from refine_rl.policy.draw import Sampling, draw
@@ -18,6 +17,7 @@ from refine_rl.policy.logprobs import logprobs, token_batch
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose, sample
 from refine_rl.randomness import uniforms
+from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt, Trajectory
 
 MakeModel = Callable[..., Path]

@@ -10,10 +10,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import SettingsError
 from refine_rl.prompts import load_all_prompts, load_prompts, meaning
 from refine_rl.prompts.near_duplicates import near_duplicates
+from refine_rl.settings.file import settings_from_dict
 
 
 class Angles:

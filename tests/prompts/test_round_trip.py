@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refine_rl.config_file import settings_from_dict
 from refine_rl.prompts import load_prompts
+from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import Prompt
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)

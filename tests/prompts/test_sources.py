@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import Settings
-from refine_rl.config_file import settings_from_dict
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.prompts import load_all_prompts, load_prompts
+from refine_rl.settings import Settings
+from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import Prompt
 
 GENERATOR = """

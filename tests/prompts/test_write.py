@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import Settings
 from refine_rl.errors import GuardStop, Interrupted, MachineError, SettingsError, UserError
 from refine_rl.llm.client import CallFailed, EndpointDown, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
@@ -20,6 +19,7 @@ from refine_rl.prompts.board import Board
 from refine_rl.prompts.slots import Slot, plan_slots
 from refine_rl.prompts.write import Written, together, write_prompts
 from refine_rl.prompts.writer import CHECKED, read_system, sift
+from refine_rl.settings import Settings
 from refine_rl.types import Prompt, Split
 
 TASK = "Answer every question in one friendly sentence."

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from refine_rl.config import Settings
 from refine_rl.prompts.near_duplicates import features, similarity
 from refine_rl.recipes.dots import prompts as tasks
 from refine_rl.recipes.dots import rules
+from refine_rl.settings import Settings
 
 FOLDER = Path(rules.__file__).parent
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config_file import load_settings
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
+from refine_rl.settings.file import load_settings
 
 Refine = Callable[..., Any]
 MakeModel = Callable[..., Path]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from refine_rl.config_file import load_settings
 from refine_rl.errors import UserError
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes import copy_recipe, recipe_folder, recipes, write_task
 from refine_rl.rewards.combine import build_reward
 from refine_rl.rewards.sanity import check_sanity
+from refine_rl.settings.file import load_settings
 
 
 def test_every_recipe_is_listed_and_loads() -> None:

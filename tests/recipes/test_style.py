@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from refine_rl.assets.make_tiny.rewriting import rewrite
-from refine_rl.config import Settings
 from refine_rl.prompts.near_duplicates import features, similarity
 from refine_rl.recipes.style import prompts as grammar
 from refine_rl.recipes.style import rules
+from refine_rl.settings import Settings
 
 FOLDER = Path(rules.__file__).parent
 SOURCE = "My boss lost the keyboard on Monday."

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from refine_rl.config import QuizSettings
-from refine_rl.config_file import load_settings
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.prompts.near_duplicates import features, similarity
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes.summaries import prompts as grammar
 from refine_rl.rewards.combine import build_reward
-from refine_rl.rewards.text import split_words
+from refine_rl.rewards.text.words import split_words
+from refine_rl.settings import QuizSettings
+from refine_rl.settings.file import load_settings
 from refine_rl.types import Prompt, Trajectory
 
 FOLDER = Path(grammar.__file__).parent

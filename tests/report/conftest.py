@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import Settings
 from refine_rl.evaluate.compare import compare, met_in_training
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
+from refine_rl.settings import Settings
 from refine_rl.types import Group, Outcome, Prompt, Score, Segment, StepMetrics, Trajectory
 
 STYLES = ("pirate", "formal", "haiku", "sarcastic", "Gen-Z slang", "Shakespearean")

@@ -11,7 +11,7 @@ import pytest
 
 from refine_rl.llm.client import Call
 from refine_rl.report.page import render
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
 CHROMIUM = next(

@@ -20,7 +20,7 @@ from refine_rl.report.data import (
     time_table,
 )
 from refine_rl.report.page import render
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 from refine_rl.types import Comparison, Contrast, Estimate, Verdict
 
 

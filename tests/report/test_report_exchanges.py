@@ -11,7 +11,7 @@ import pytest
 from refine_rl.llm.client import Call, Exchange
 from refine_rl.report.exchanges import choose, collect
 from refine_rl.report.page import render
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 
 INSTRUCTIONS = "Judge them all. " * 50
 

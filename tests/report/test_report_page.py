@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refine_rl.errors import GuardStop
 from refine_rl.report.page import render
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 
 
 def test_the_page_is_the_same_for_the_same_files(run: RunFolder) -> None:

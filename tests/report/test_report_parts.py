@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refine_rl.report.page import render
 from refine_rl.report.parts import by_facet, openings, variety
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 from refine_rl.types import Comparison, Estimate, Part, Variety
 
 

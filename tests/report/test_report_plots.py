@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from refine_rl.report.plots import Plot, moving_mean, thin, training_plots
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 
 
 def plots(

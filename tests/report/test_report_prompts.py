@@ -9,7 +9,7 @@ from typing import cast
 
 from refine_rl.report import data
 from refine_rl.report.page import render
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 from refine_rl.types import Prompt, Split
 
 MakeRun = Callable[..., RunFolder]

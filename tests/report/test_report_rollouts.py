@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refine_rl.report.data import plain
 from refine_rl.report.rollouts import choose, collect, for_script
-from refine_rl.runs import RunFolder
+from refine_rl.run import RunFolder
 
 
 def test_everything_is_there_where_it_fits(run: RunFolder) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from refine_rl.config import Settings
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.combine import CombinedReward, build_reward
 from refine_rl.rewards.overlong import dapo_penalty, linear_penalty
 from refine_rl.rewards.sanity import check_sanity
+from refine_rl.settings import Settings
 from refine_rl.types import Prompt, Score, Segment, Trajectory
 
 PROMPT = Prompt(

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from refine_rl.config import Settings
 from refine_rl.rewards.combine import build_reward
 from refine_rl.rewards.decayed import Decayed, decayed
+from refine_rl.settings import Settings
 from refine_rl.types import Prompt, Score, Trajectory
 
 PROMPT = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))

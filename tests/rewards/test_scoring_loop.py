@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from refine_rl.errors import Interrupted
-from refine_rl.rewards.functions import function_reward
+from refine_rl.rewards.functions.own import function_reward
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.types import Prompt, Trajectory
 

@@ -22,11 +22,11 @@ from refine_rl.bench.flops import Load, costs
 from refine_rl.bench.machine import matmul_rates, peak_rss_mb, processor
 from refine_rl.bench.random_model import Shape, write_random_model
 from refine_rl.bench.steps import random_prompts, take_steps
-from refine_rl.config import Settings
-from refine_rl.config_file import override, settings_from_dict
 from refine_rl.errors import UserError
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
+from refine_rl.settings import Settings
+from refine_rl.settings.file import override, settings_from_dict
 from refine_rl.types import StepMetrics
 
 PRODUCTS = 8  # large matrix products that are timed, half of them before the steps and half after

@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 from refine_rl.bench.machine import synchronize
-from refine_rl.config import Settings
-from refine_rl.grpo.checkpoint import Position
-from refine_rl.grpo.pool import Chosen, Seen
-from refine_rl.grpo.train import Flights, Parts, take_step
-from refine_rl.grpo.update import make_optimizer
+from refine_rl.pipeline.work import rollouts
 from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import never
 from refine_rl.randomness import generator
 from refine_rl.rewards.scoring import ScoringLoop
-from refine_rl.stages import rollouts
+from refine_rl.settings import Settings
+from refine_rl.training.checkpoint import Position
+from refine_rl.training.grpo.loop import Flights, Parts, take_step
+from refine_rl.training.grpo.pool import Chosen, Seen
+from refine_rl.training.learn import make_optimizer
 from refine_rl.types import Group, Message, Prompt, Score, StepMetrics, Trajectory
 
 

@@ -84,7 +84,7 @@ def _known(error: Exception) -> RefineError | None:
         return error
     if hasattr(error, "format_message"):  # of the parser of the command line
         return _usage(error)
-    from refine_rl.runs.disk import disk_error
+    from refine_rl.run.disk import disk_error
 
     if (disk := disk_error(error)) is not None:
         return disk

@@ -41,11 +41,11 @@ def evaluate(
     as_json: bool = JSON,
 ) -> None:
     """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
-    from refine_rl.again import choose_weights, evaluate_again
     from refine_rl.cli.interrupt import interruptible
     from refine_rl.cli.screen import Screen, print_comparison, results, say
-    from refine_rl.config_file import override
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.again import choose_weights, evaluate_again
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import override
 
     folder = RunFolder.open(run)
     if prompts is not None and not prompts.startswith("recipe:"):
@@ -93,7 +93,7 @@ def evaluate(
 def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:
     """Write report.html again. From the run's files alone."""
     from refine_rl.report.page import render
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
     typer.echo(folder.save_report(render(folder)))
@@ -106,9 +106,9 @@ def replay(
     as_json: bool = JSON,
 ) -> None:
     """Make a recorded group again. With the weights of that step; then hold it against the record."""
-    from refine_rl.again import replay as make_again
     from refine_rl.cli.screen import Screen, results, say
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.again import replay as make_again
+    from refine_rl.run import RunFolder
 
     found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())
     if as_json:

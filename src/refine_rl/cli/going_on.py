@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from refine_rl.cli.screen import shown
 
 if TYPE_CHECKING:
-    from refine_rl.config import Settings
     from refine_rl.errors import GuardStop
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
+    from refine_rl.settings import Settings
 
 Way = tuple[str, str]
 """When to go this way, and the flags behind `refine train --resume RUN`."""

@@ -36,11 +36,11 @@ def chat(
 ) -> None:
     """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
     an empty line ends."""
-    from refine_rl.again import choose_weights, open_model
-    from refine_rl.chatting import COLUMN, Chat
     from refine_rl.cli.screen import print_error, results, say, talk
-    from refine_rl.preparing import longest_text
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.again import choose_weights, open_model
+    from refine_rl.pipeline.chat import COLUMN, Chat
+    from refine_rl.pipeline.prepare import longest_text
+    from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
     weights = choose_weights(folder, checkpoint)
@@ -99,8 +99,8 @@ def export(
     checkpoint: str | None = CHECKPOINT,
 ) -> None:
     """Write the tuned model to a new folder. transformers loads it, and so does all that reads its form."""
-    from refine_rl.again import choose_weights, export_model
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.again import choose_weights, export_model
+    from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
     if dtype is not None and not merged:

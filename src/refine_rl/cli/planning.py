@@ -17,9 +17,9 @@ from refine_rl.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from refine_rl.cli.columns import Columns
-    from refine_rl.config import Settings
     from refine_rl.plan import Plan
     from refine_rl.plan.probe import Probed
+    from refine_rl.settings import Settings
     from refine_rl.types import Prompt
 
 _ABOUT_CALLS = (
@@ -51,8 +51,8 @@ def plan(
     as_json: bool = JSON,
 ) -> None:
     """Say what a run will take. Calls, tokens, dollars, minutes, memory; nothing is spent."""
-    from refine_rl.config_file import load_settings
     from refine_rl.plan import make_plan, survey
+    from refine_rl.settings.file import load_settings
 
     if yes and not probe:
         raise UserError("--yes goes with --probe: without it there is nothing to agree to.")

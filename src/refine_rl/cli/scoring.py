@@ -14,7 +14,7 @@ from refine_rl.cli.training import JSON
 from refine_rl.errors import MachineError, UserError
 
 if TYPE_CHECKING:
-    from refine_rl.scoring_files import Tally
+    from refine_rl.pipeline.score_file import Tally
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,8 +55,8 @@ def score(
     as_json: bool = JSON,
 ) -> None:
     """Score completions with an LLM as judge. One line in, one line out, in the same order."""
-    from refine_rl.judging import Judges
-    from refine_rl.scoring_files import score_file
+    from refine_rl.pipeline.score import Judges
+    from refine_rl.pipeline.score_file import score_file
 
     if dollars is not None and not dollars > 0:
         raise UserError("--dollars must be more than 0.")

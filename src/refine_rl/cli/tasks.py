@@ -131,11 +131,11 @@ def prompts(
 ) -> None:
     """Load or write the prompts, and split them. Shows what was dropped, the coverage and a few of each."""
     from refine_rl.cli.screen import results, say, talk
-    from refine_rl.config_file import load_settings
-    from refine_rl.gathering import gather_prompts
+    from refine_rl.pipeline.prompts import gather_prompts
     from refine_rl.prompts.curate import excerpt
     from refine_rl.prompts.sources import TooFewError
-    from refine_rl.runs.disk import write_whole
+    from refine_rl.run.disk import write_whole
+    from refine_rl.settings.file import load_settings
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")

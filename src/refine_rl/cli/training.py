@@ -14,8 +14,8 @@ from refine_rl.cli.interrupt import StopNow, interruptible
 from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, UserError, quoted
 
 if TYPE_CHECKING:
-    from refine_rl.config import Settings
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
+    from refine_rl.settings import Settings
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a setting: --set grpo.steps=50.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON on standard output.")
@@ -54,7 +54,7 @@ def demo(
     as_json: bool = JSON,
 ) -> None:
     """Train the bundled model on the style task. Base against tuned, in two minutes, offline."""
-    from refine_rl.config_file import load_settings
+    from refine_rl.settings.file import load_settings
 
     settings = load_settings(None, recipe="style", overrides=overrides)
     _start(run, "demo", settings, as_json)
@@ -72,7 +72,7 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
-    from refine_rl.config_file import load_settings
+    from refine_rl.settings.file import load_settings
 
     if resume is not None:
         if task or recipe or run:
@@ -88,7 +88,7 @@ def train(
 
 
 def _start(path: Path | None, name: str, settings: Settings, as_json: bool) -> None:
-    from refine_rl.runs import new_run
+    from refine_rl.run import new_run
 
     with new_run(path, name) as folder:
         folder.begin(settings)
@@ -105,9 +105,9 @@ def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> Ru
     """
     from refine_rl.api import require_functions
     from refine_rl.cli.screen import Screen
-    from refine_rl.config_file import override
-    from refine_rl.recording import newest_whole
-    from refine_rl.runs import RunFolder
+    from refine_rl.pipeline.recording import newest_whole
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import override
 
     folder = RunFolder.open(path)
     require_functions(folder, [])
@@ -176,7 +176,7 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     try:
         with interruptible() as pause:
             screen = Screen()
-            from refine_rl.pipeline import run
+            from refine_rl.pipeline.train import run
 
             comparison = run(folder, observer=screen, pause=pause)
     except Interrupted as stop:

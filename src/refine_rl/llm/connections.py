@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from refine_rl.config import EndpointSettings
 from refine_rl.errors import SettingsError
 from refine_rl.llm.cache import Cache, default_folder
 from refine_rl.llm.endpoints import resolve
 from refine_rl.llm.ledger import Ledger
 from refine_rl.llm.open_ai import EndpointClient, Line, Pace
 from refine_rl.llm.prices import find_price, price_advice
+from refine_rl.settings import EndpointSettings
 
 
 class UnknownPriceError(SettingsError):

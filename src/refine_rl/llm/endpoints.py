@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from urllib.parse import urlsplit
 
-from refine_rl.config import EndpointSettings, PriceSettings
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.proxies import Proxy, find_proxy
-from refine_rl.toml_write import toml_key
+from refine_rl.settings import EndpointSettings, PriceSettings
+from refine_rl.settings.toml_write import toml_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

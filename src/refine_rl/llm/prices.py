@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from refine_rl.config import EndpointSettings, PriceSettings
 from refine_rl.llm.endpoints import PRESETS, Endpoint, parse_model
 from refine_rl.llm.meter import NANO
-from refine_rl.toml_write import toml_key, toml_value
+from refine_rl.settings import EndpointSettings, PriceSettings
+from refine_rl.settings.toml_write import toml_key, toml_value
 
 Price = Callable[[int, int], int]
 """Tokens in, tokens out -> billionths of a dollar."""

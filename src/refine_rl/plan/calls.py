@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from refine_rl.config import Settings
 from refine_rl.plan.counts import Counts, tokens
+from refine_rl.settings import Settings
 
 Range = tuple[int, int]
 
@@ -151,7 +151,7 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
         ),
     ]
     if settings.judge.anchors:
-        from refine_rl.rewards.anchors import KINDS  # late: few plans need it
+        from refine_rl.rewards.judges.anchors import KINDS  # late: few plans need it
 
         prompts = min(settings.judge.anchor_prompts, counts.train)
         found.append(
@@ -185,7 +185,7 @@ def requests(kind: str, answers: int) -> int:
 
 
 def _pairs(answers: int) -> int:
-    from refine_rl.rewards.pairwise import pairs_played
+    from refine_rl.rewards.judges.pairwise import pairs_played
 
     return pairs_played(answers)
 
@@ -205,7 +205,7 @@ def looks(settings: Settings, stage: str = "training") -> list[tuple[str, int, i
 
 def _first_look(settings: Settings, counts: Counts) -> Iterator[Calls]:
     """Everybody who judges is shown two fixed answers, once in each role, before anything else."""
-    from refine_rl.rewards.first_look import FIXED
+    from refine_rl.rewards.judges.first_look import FIXED
 
     reward, judge = settings.reward, settings.judge
     roles = [reward.judges, [judge.larger] if reward.judges else [], [settings.evaluate.judge]]
@@ -307,7 +307,7 @@ def _answer(settings: Settings) -> Range:
 def _quiz(settings: Settings, counts: Counts) -> Iterator[Calls]:
     if settings.reward.quiz is None:
         return
-    from refine_rl.rewards.first_look import QUIZZED
+    from refine_rl.rewards.judges.first_look import QUIZZED
 
     samples, cases = settings.evaluate.samples, len(settings.reward.sanity)
     steps, members = settings.grpo.steps, settings.rollout.group_size

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from refine_rl.config import Settings
+from refine_rl.settings import Settings
 from refine_rl.types import Prompt
 
 CHARS_PER_TOKEN = 4  # of English, in the vocabularies of present models

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from refine_rl.config import Settings
 from refine_rl.errors import UserError
+from refine_rl.settings import Settings
 
 if TYPE_CHECKING:
     import torch

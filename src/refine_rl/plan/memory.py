@@ -6,10 +6,10 @@ rows; one row of logits each) and training (activations and logits of grpo.token
 
 from __future__ import annotations
 
-from refine_rl.config import Settings
 from refine_rl.plan.calls import resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates, Size
+from refine_rl.settings import Settings
 
 PROGRAM = {"cpu": 0.5e9, "cuda": 0.7e9}  # bytes: Python and libraries; the device's context
 OPTIMIZER = 16  # bytes a trained weight: itself, its gradient, two moments of AdamW, all float32

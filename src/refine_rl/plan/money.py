@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from refine_rl.config import Settings
 from refine_rl.llm.endpoints import Endpoint, resolve
 from refine_rl.llm.meter import NANO
 from refine_rl.llm.prices import Price, find_price
 from refine_rl.plan.calls import Calls
+from refine_rl.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

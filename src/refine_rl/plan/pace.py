@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refine_rl.config import Settings
 from refine_rl.plan.calls import resampled, validations
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates, Size
 from refine_rl.plan.memory import SLACK, activation, disk, memory
+from refine_rl.settings import Settings
 
 START = 5.0  # seconds: imports, prompts, the report
 VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw

@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refine_rl.config import EndpointSettings, Settings
-from refine_rl.fitting import require_enough, room_for_prompt
 from refine_rl.llm.prices import price_advice
 from refine_rl.plan import machine, pace
 from refine_rl.plan.calls import STEPS, Calls, calls, resampled
@@ -15,6 +13,8 @@ from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
+from refine_rl.prompts.fitting import require_enough, room_for_prompt
+from refine_rl.settings import EndpointSettings, Settings
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
 WRITING_SECONDS = 15.0  # of a call that writes prompts, a rubric or questions

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from refine_rl.config import Settings
-from refine_rl.connecting import check_models, connect
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
@@ -20,8 +18,10 @@ from refine_rl.policy.sample import Purpose, sample
 from refine_rl.progress import Observer, Pause, never
 from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward
-from refine_rl.rewards.rubric import default_rubric
+from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.run.endpoints import check_models, connect
+from refine_rl.settings import Settings
 from refine_rl.types import Prompt, same_value
 
 PROMPTS = 8  # that are looked at

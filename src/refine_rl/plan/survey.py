@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refine_rl.config import Settings
-from refine_rl.connecting import check_models
 from refine_rl.errors import Together
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
@@ -15,7 +13,9 @@ from refine_rl.plan.money import endpoint_of
 from refine_rl.prompts import load_prompts
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import CombinedReward, build_reward
-from refine_rl.rewards.rubric import default_rubric, load_rubric
+from refine_rl.rewards.judges.rubric import default_rubric, load_rubric
+from refine_rl.run.endpoints import check_models
+from refine_rl.settings import Settings
 from refine_rl.types import Prompt
 
 

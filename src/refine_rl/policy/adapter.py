@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy.fetch import fetch, refusal, require_whole
 from refine_rl.policy.lora import make_lean
 from refine_rl.policy.merging import merge
 from refine_rl.policy.origin import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Origin, merge_command
 from refine_rl.randomness import torch_seed
+from refine_rl.settings import ModelSettings
 
 _PREFIX = "base_model.model."
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refine_rl.config import Settings
 from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.origin import model_source
+from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
 _LICENCE = ("license", "license_name", "license_link")

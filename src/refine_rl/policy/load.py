@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from refine_rl.config import ModelSettings
 from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
 from refine_rl.policy.control import control_of
@@ -26,6 +25,7 @@ from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.recompute import recompute_layers
 from refine_rl.policy.template import ensure_template, render, stop_ids
+from refine_rl.settings import ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

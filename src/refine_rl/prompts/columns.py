@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from refine_rl.prompts.json_rows import RowError
-from refine_rl.toml_write import toml_key, toml_string
+from refine_rl.settings.toml_write import toml_key, toml_string
 
 KNOWN = ("prompt", "messages", "id", "split", "facets", "data")
 """Columns with a meaning of their own."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from refine_rl.config_file import read_text
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate, RowError, candidate
 from refine_rl.prompts.columns import AS_THEY_ARE, Columns
 from refine_rl.prompts.json_rows import read_json, read_json_list
+from refine_rl.settings.file import read_text
 
 _SHOWN = 10  # broken rows that an error names
 _LONGEST_CELL = 2**31 - 1  # signs; what every platform's csv module can be told

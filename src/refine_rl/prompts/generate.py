@@ -14,7 +14,7 @@ from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.columns import AS_THEY_ARE, Columns
 from refine_rl.prompts.files import check_rows
-from refine_rl.rewards.world import foreign_import
+from refine_rl.rewards.functions.world import foreign_import
 from refine_rl.types import Split
 
 _FAILURES = (Exception, SystemExit, KeyboardInterrupt)  # a person's Ctrl-C is neither: see cli/interrupt.py

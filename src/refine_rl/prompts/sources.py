@@ -10,8 +10,6 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refine_rl.config import PromptSettings, Settings
-from refine_rl.config_file import load_settings
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.client import Connections
@@ -32,6 +30,8 @@ from refine_rl.prompts.generate import generate_prompts
 from refine_rl.prompts.split import by_hash, split_candidates
 from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.examples import require_own_prompts
+from refine_rl.settings import PromptSettings, Settings
+from refine_rl.settings.file import load_settings
 from refine_rl.types import Message, Prompt, Split
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
 
-from refine_rl.config import Settings
 from refine_rl.errors import MachineError
 from refine_rl.llm.client import Client
 from refine_rl.prompts.board import Batch, Board
@@ -24,6 +23,7 @@ from refine_rl.prompts.curate import Dropped
 from refine_rl.prompts.facets import Facets
 from refine_rl.prompts.slots import plan_slots
 from refine_rl.prompts.writer import Writer
+from refine_rl.settings import Settings
 from refine_rl.types import Split
 
 T = TypeVar("T")

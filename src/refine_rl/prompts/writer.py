@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refine_rl.config import Settings
 from refine_rl.errors import MachineError
 from refine_rl.llm.client import CallFailed, Client, Request, Schema
 from refine_rl.llm.structured import Unusable, ask
@@ -18,6 +17,7 @@ from refine_rl.prompts.candidates import RowError, candidate
 from refine_rl.prompts.curate import Dropped, excerpt
 from refine_rl.prompts.facets import Facets, name_facets
 from refine_rl.prompts.objections import has_gap, is_refusal, objection
+from refine_rl.settings import Settings
 from refine_rl.types import Message
 
 CHECKED = "the writer's own check calls it no input"

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from refine_rl.config import ModelSettings, Settings
 from refine_rl.errors import UserError
 from refine_rl.recipes.examples import OWN, example_task, same_task
 from refine_rl.recipes.examples import TEMPLATE as _TEMPLATE
-from refine_rl.toml_write import toml_string
+from refine_rl.settings import ModelSettings, Settings
+from refine_rl.settings.toml_write import toml_string
 
 _HERE = Path(__file__).parent
 _FROM_SENTENCE = _HERE / "_from_sentence"
@@ -131,7 +131,7 @@ def _copy(source: Path, target: Path) -> Path:
             source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
     except OSError as error:
-        from refine_rl.runs.disk import disk_error  # late: it is seldom needed
+        from refine_rl.run.disk import disk_error  # late: it is seldom needed
 
         if fresh:
             shutil.rmtree(target, ignore_errors=True)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from refine_rl.config import FunctionSettings, Settings
 from refine_rl.errors import SettingsError, UserError
+from refine_rl.settings import FunctionSettings, Settings
 
 TEMPLATE = Path(__file__).parent / "_template"
 """The example: a task that can be trained as it is."""

@@ -12,7 +12,7 @@ from refine_rl.report.standing import standing
 from refine_rl.types import count_of
 
 if TYPE_CHECKING:
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
 
 Json = Mapping[str, Any]
 

@@ -18,8 +18,8 @@ from refine_rl.report.standing import standing
 from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
 
 if TYPE_CHECKING:
-    from refine_rl.config import Settings
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
+    from refine_rl.settings import Settings
 
 Json = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from refine_rl.report.data import cut
 
 if TYPE_CHECKING:
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
 
 LONGEST_TEXT = 6000  # characters of one message
 _REPEATED = 200  # characters from which on a message that was shown before is not shown again

@@ -16,7 +16,7 @@ from refine_rl.report.headline import headline
 from refine_rl.types import MIN_PROMPTS
 
 if TYPE_CHECKING:
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
 
 MOST_EVENTS = 200
 

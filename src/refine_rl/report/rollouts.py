@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from refine_rl.report.data import cut, plain
 
 if TYPE_CHECKING:
-    from refine_rl.runs import RunFolder
+    from refine_rl.run import RunFolder
 
 LONGEST_TEXT = 8000  # characters of one message
 

@@ -14,8 +14,8 @@ Nothing here imports torch.
 
 from refine_rl.rewards.base import CompletionReward, Reward
 from refine_rl.rewards.combine import CombinedReward, build_reward
-from refine_rl.rewards.functions import function_reward
-from refine_rl.rewards.rules import rules_table_markdown
+from refine_rl.rewards.functions.own import function_reward
+from refine_rl.rewards.rules.table import rules_table_markdown
 from refine_rl.rewards.sanity import check_sanity
 from refine_rl.rewards.scoring import ScoringLoop
 

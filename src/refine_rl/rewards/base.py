@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from refine_rl.errors import UserError
-from refine_rl.rewards.patterns import TooSlow
+from refine_rl.rewards.text.patterns import TooSlow
 from refine_rl.types import Prompt, Score, Trajectory
 
 FAILURES = (Exception, SystemExit, KeyboardInterrupt)
@@ -20,7 +20,7 @@ that is raised inside a task would otherwise end the whole event loop."""
 
 _HERE = Path(__file__).parent
 _LONG = 0.1  # seconds of a rule
-_CALLER = _HERE / "seats.py"
+_CALLER = _HERE / "functions" / "seats.py"
 _FIRST_FRAMES, _LAST_FRAMES = 2, 4
 
 
@@ -97,7 +97,7 @@ def foreign_frames(frames: Iterable[traceback.FrameSummary]) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return Path(filename).parent == _HERE or filename.startswith("<frozen importlib")
+    return Path(filename).is_relative_to(_HERE) or filename.startswith("<frozen importlib")
 
 
 Check = Callable[[Prompt, str], tuple[float, str]]

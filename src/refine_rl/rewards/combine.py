@@ -9,22 +9,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from refine_rl.config import FunctionSettings, RewardSettings, Settings
 from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
-from refine_rl.rewards.answers import left_out
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
-from refine_rl.rewards.functions import function_reward, load_function
-from refine_rl.rewards.gate import gated
-from refine_rl.rewards.looks import all_of
+from refine_rl.rewards.functions.answers import left_out
+from refine_rl.rewards.functions.own import function_reward, load_function
+from refine_rl.rewards.judges.gate import gated
+from refine_rl.rewards.judges.looks import all_of
+from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.overlong import Overlong
-from refine_rl.rewards.panel import Panel
-from refine_rl.rewards.rules import nearest, rule_reward
-from refine_rl.rewards.steps import build_grader
+from refine_rl.rewards.rules.table import nearest, rule_reward
+from refine_rl.rewards.steps.steps import build_grader
+from refine_rl.settings import FunctionSettings, RewardSettings, Settings
 from refine_rl.types import LARGEST, LOGGED, RIGHT_STEPS, Prompt, Score, Trajectory
 
 if TYPE_CHECKING:
-    from refine_rl.rewards.quiz import Shelf
+    from refine_rl.rewards.quiz.quiz import Shelf
 
 OVERLONG = "overlong"
 """The penalty's name in the breakdown."""
@@ -299,12 +299,12 @@ def _asking_parts(
         raise SettingsError(f"{key}: an LLM scores here, and no connections to endpoints were given")
     parts: list[_Part] = []
     if judges:
-        from refine_rl.rewards.judge import build_panel
+        from refine_rl.rewards.judges.build import build_panel
 
         panel = build_panel(settings, connections, rubric)
         parts.append(_Part(reward=panel, weight=settings.judge.weight, named=False))
     if quiz is not None:
-        from refine_rl.rewards.quiz import build_quiz
+        from refine_rl.rewards.quiz.quiz import build_quiz
 
         made = build_quiz(settings, connections, shelf)
         parts.append(_Part(reward=made, weight=quiz.weight, named=False))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from refine_rl.config import OverlongSettings
 from refine_rl.errors import SettingsError
-from refine_rl.rewards.text import split_words
+from refine_rl.rewards.text.words import split_words
+from refine_rl.settings import OverlongSettings
 from refine_rl.types import Trajectory
 
 _LINEAR_FLOOR = -10.0

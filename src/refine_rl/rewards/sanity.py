@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from refine_rl.config import SanityCase
 from refine_rl.errors import UserError
 from refine_rl.progress import Pause, never
 from refine_rl.rewards.base import Reward
 from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.settings import SanityCase
 from refine_rl.types import Prompt, Score, Trajectory, decimals
 
 

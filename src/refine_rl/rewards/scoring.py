@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from refine_rl.progress import Pause, never, wait
 from refine_rl.rewards.base import Reward
-from refine_rl.rewards.foreign import WORKERS, Workers
+from refine_rl.rewards.functions.foreign import WORKERS, Workers
 from refine_rl.types import Prompt, Score, Trajectory
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class ScoringLoop:
     cancels what was not finished, and awaits `closing` in the loop (connections that were opened there);
     after an error it does not wait for a sync function that still runs.
 
-    >>> from refine_rl.rewards.functions import function_reward
+    >>> from refine_rl.rewards.functions.own import function_reward
     >>> prompt = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
     >>> answer = Trajectory(prompt_id="p1", member=0, segments=(), stop_reason="stop",
     ...                     messages=(*prompt.messages, {"role": "assistant", "content": "Hi!"}))

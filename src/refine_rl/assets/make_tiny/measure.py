@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from refine_rl.assets.make_tiny.invented import invent_word
-from refine_rl.config import ModelSettings
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
@@ -19,6 +18,7 @@ from refine_rl.recipes.dots import prompts as dots_prompts
 from refine_rl.recipes.dots import rules as dots_rules
 from refine_rl.recipes.style import prompts as style_prompts
 from refine_rl.recipes.style import rules as style_rules
+from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt
 
 UNSEEN_WORDS = """ocean galaxy cabbage lighthouse velvet tunnel whale copper engine marble thunderclap

@@ -1,0 +1,116 @@
+"""From a task to a tuned model with evidence: the table of contents of the product."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, quoted
+from refine_rl.evaluate.audit import audit
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import unexpected, updated
+from refine_rl.pipeline.prepare import prepare, require_same_model
+from refine_rl.pipeline.work import Work
+from refine_rl.progress import Observer, Pause, Quiet, never
+from refine_rl.report.page import render
+from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.run import RunFolder
+from refine_rl.run.endpoints import spending
+from refine_rl.types import Comparison
+
+
+def run(
+    folder: RunFolder,
+    *,
+    observer: Observer | None = None,
+    pause: Pause = never,
+    functions: Sequence[Callable[..., Any]] = (),
+) -> Comparison:
+    """Everything, from wherever the folder stands: prompts, base, training, tuned, comparison, report.
+
+    A new folder starts at the beginning; one that was stopped goes on exactly where it was. Whatever
+    ends it early, the folder can be resumed, and after a guard the report is there.
+    """
+    observer = observer or Quiet()
+    began = time.perf_counter()
+    with folder.writing(), _on_record(folder):
+        folder.repair()
+        folder.require_same_reward()
+        if (comparison := _finished(folder, observer)) is not None:
+            return comparison
+        with folder.timed("prepare"):
+            made = prepare(folder, functions, observer, pause)
+        settings, held_out = made.settings, made.prompts["held_out"]
+        with ScoringLoop(made.reward, closing=made.connections.close) as scoring:
+            work = Work(
+                folder=folder,
+                settings=settings,
+                policy=made.policy,
+                reward=made.reward,
+                exam=made.exam,
+                scoring=scoring,
+                cost=spending(settings, made.connections.ledger),
+                observer=observer,
+                pause=pause,
+                began=began,
+                warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
+            )
+            work.look_at_judges(made.prompts["train"])
+            with folder.timed("base"):
+                base = work.base(held_out)
+            position = work.train(made.prompts["train"], made.prompts["validation"])
+            work.load_best(position)
+            with folder.timed("tuned"):
+                outcomes = work.tuned(held_out, base)
+        comparison = compare(
+            *outcomes,
+            success=made.exam.success,
+            resamples=settings.evaluate.bootstrap,
+            seed=settings.grpo.seed,
+            updated=updated(folder.history()),
+            seen=met_in_training(folder.prompts()),
+        )
+        folder.save_comparison(comparison)
+        for name, text in {**unexpected(comparison), **audit(comparison)}.items():
+            folder.event("warning", name, text, position.step)
+            observer.warning(text)
+        work.write_model(comparison, position)
+        folder.end(str(comparison), position.step)
+        observer.stage("Writing the report")
+        folder.save_report(render(folder))
+    return comparison
+
+
+def _finished(folder: RunFolder, observer: Observer) -> Comparison | None:
+    """What came of a run in which nothing is left to do; None for any other."""
+    if not folder.finished():
+        return None
+    require_same_model(folder, record=True)
+    observer.note(
+        f"{folder.path} is finished: nothing is left to train. To compare again, with fresh draws: "
+        f"refine eval {quoted(folder.path)}"
+    )
+    if not folder.report.is_file():
+        folder.save_report(render(folder))
+    return folder.comparison()
+
+
+@contextlib.contextmanager
+def _on_record(folder: RunFolder) -> Iterator[None]:
+    """Whatever ends the run early stands in its events; after a guard there is a report."""
+    try:
+        yield
+    except GuardStop as stop:
+        folder.event("guard", stop.guard, f"{stop.what} {stop.advice}")
+        folder.save_report(render(folder))
+        raise
+    except DiskError:
+        raise  # there is no room to say so
+    except MachineError as error:
+        folder.event("failure", "endpoint", str(error))
+        raise
+    except Interrupted:
+        folder.event("interrupted", "interrupted", "Stopped by Ctrl-C; the state was saved.")
+        raise

@@ -1,0 +1,142 @@
+"""Guards over the history of a run, each a pure function of the metrics so far.
+
+`stop` raises GuardStop where going on would waste hours; `warnings` names what a person should look
+at. A mismatch of sampler and trainer and a loss that is not finite are caught in update.py, before
+any weight moves; too many missing scores in rollout.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+
+from refine_rl.errors import GuardStop
+from refine_rl.evaluate.variety import collapse
+from refine_rl.settings import Settings
+from refine_rl.types import StepMetrics, decimals, same_value
+
+WINDOW = 5  # steps over which the start and the present are averaged
+TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
+EXPLODED = 1000.0  # times the median of the gradient norms before
+EXPLODED_STEPS = 3
+
+
+def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
+    """Raises GuardStop if the newest step completes a pattern that does not mend itself."""
+    newest = history[-1]
+    patience = settings.grpo.all_cut_patience
+    recent = history[-patience:]
+    if len(recent) == patience and all(m.clipped_share == 1.0 for m in recent):
+        limits = {"rollout.max_tokens": settings.rollout.max_tokens}
+        if exits := settings.rollout.early_exit:  # what comes after a cut thought has a limit of its own
+            limits["rollout.early_exit.answer_tokens"] = exits.answer_tokens
+        cut = " or ".join(f"{name} = {limit}" for name, limit in limits.items())
+        raise GuardStop(
+            "all_cut",
+            f"Step {newest.step}: every completion was cut at {cut}; none reached its stop token.",
+            f"Start anew with a larger {' or '.join(limits)}, or a model that ends its answers (an instruct "
+            "model with its own chat template). If it should learn to stop, go on with a higher "
+            "grpo.all_cut_patience.",
+        )
+    patience = settings.grpo.zero_variance_patience
+    recent = history[-patience:]
+    if len(recent) == patience and all(_without_signal(m) == m.groups for m in recent):
+        level = newest.reward_mean if newest.reward_mean is not None else float("nan")
+        raise GuardStop(
+            "no_variance",
+            f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
+            f"(mean {decimals(level)}), {_what_that_means(settings)}",
+            "If the reward is at its top, training is done: end it here, with "
+            f"grpo.steps={newest.step}. To try on, raise grpo.zero_variance_patience. Otherwise start anew "
+            "with a finer reward (partial credit, rules that grade), other prompts, a higher temperature or "
+            "larger groups.",
+        )
+    before = [m.grad_norm for m in history[:-EXPLODED_STEPS] if m.grad_norm]
+    last = [m.grad_norm or 0.0 for m in history[-EXPLODED_STEPS:]]
+    if len(before) >= WINDOW and min(last) > EXPLODED * median(before):
+        raise GuardStop(
+            "exploding_gradient",
+            f"Step {newest.step}: for {EXPLODED_STEPS} steps the gradient's norm was over {EXPLODED:.0f} "
+            f"times its median ({median(before):.3g}).",
+            "Go back to an earlier checkpoint, with a lower grpo.learning_rate.",
+        )
+
+
+def _without_signal(metrics: StepMetrics) -> int:
+    """Groups in which nothing told the answers apart, neither rewards nor graded steps."""
+    return metrics.groups_zero_variance - metrics.groups_by_steps
+
+
+def _what_that_means(settings: Settings) -> str:
+    """The end of the sentence that no group had any spread."""
+    if settings.flat == "sign":
+        return (
+            'so grpo.flat = "sign" pushed all answers to a prompt the same way, up or down, and no update '
+            "compared any."
+        )
+    if settings.flat == "steps":
+        return "and the steps of their answers did not differ either: there was nothing to learn from."
+    if settings.grpo.resample:
+        return (
+            f"nor had those sampled in their place (grpo.resample = {settings.grpo.resample}), so there was "
+            "nothing to learn from."
+        )
+    return "so there was nothing to learn from."
+
+
+def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> bool:
+    """Whether nothing is left to win: no group had any spread for a while, and every component that is
+    paid for is 1 (components that go higher, or penalties, are never called done)."""
+    recent = history[-TOP_STEPS:]
+    paid = [name for name, weight in weights.items() if weight > 0]
+    return len(recent) == TOP_STEPS and all(
+        m.groups_zero_variance == m.groups
+        and all(same_value([m.components.get(name, 0.0), 1.0]) for name in paid)
+        for m in recent
+    )
+
+
+def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
+    """Name -> text of every collapse that the history shows by now."""
+    if len(history) < 2 * WINDOW:
+        return {}
+    first, last = history[:WINDOW], history[-WINDOW:]
+    found: dict[str, str] = {}
+    tokens_then, tokens_now = fmean(m.tokens_mean for m in first), fmean(m.tokens_mean for m in last)
+    if tokens_now < 0.4 * tokens_then:
+        found["length_collapse"] = (
+            f"Completions shrank from {tokens_then:.0f} to {tokens_now:.0f} tokens on average. If the task "
+            "does not ask for it, the reward pays for leaving things out: read some rollouts, and add a "
+            "length window (rule words with min) or a rule that keeps the content (keeps)."
+        )
+    if tokens_now > 2.5 * tokens_then:
+        found["length_growth"] = (
+            f"Completions grew from {tokens_then:.0f} to {tokens_now:.0f} tokens on average. If the task "
+            "does not ask for it, padding pays: add a length window or [reward.overlong]."
+        )
+    entropy_then = fmean(m.entropy or 0.0 for m in first)
+    entropy_now = fmean(m.entropy or 0.0 for m in last)
+    if entropy_then > 0 and entropy_now < 0.1 * entropy_then:
+        found["entropy_collapse"] = (
+            f"Entropy fell from {entropy_then:.3f} to {entropy_now:.3f} nats a token: the policy hardly "
+            "tries anything new. Stop here, or lower grpo.learning_rate, add grpo.kl, raise clip_high."
+        )
+    if text := collapse(_distinct(first), _distinct(last), last[-1].openings):
+        found["same_answers"] = text
+    if fmean(m.clipped_share for m in last) > 0.5:
+        found["many_cut"] = (
+            "More than half of the completions are cut at rollout.max_tokens; raise it, or reward "
+            "shorter answers."
+        )
+    if fmean(_without_signal(m) / m.groups for m in last) > 0.75:
+        found["little_signal"] = (
+            "In more than three of four groups all rewards are equal, so most of the work compares "
+            "nothing: training may be done, or the reward is too coarse or too hard."
+        )
+    return found
+
+
+def _distinct(steps: Sequence[StepMetrics]) -> float | None:
+    """The mean share of answers that belong to one prompt alone, over the steps that have one."""
+    shares = [m.distinct_share for m in steps if m.distinct_share is not None]
+    return fmean(shares) if shares else None

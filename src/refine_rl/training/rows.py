@@ -1,0 +1,145 @@
+"""Scored groups -> the rows of one update.
+
+Rows are trajectories that have a score. A row with advantage 0 has no gradient (unless a KL term is
+in the loss), so it needs no forward pass; it still counts in the denominators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from refine_rl.policy.logprobs import TokenBatch, token_batch
+from refine_rl.training.grpo.loss import row_weights
+from refine_rl.types import Group, Trajectory
+
+MemberKey = tuple[str, int]  # prompt id and member: one trajectory of a step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One trajectory that takes part in the update."""
+
+    trajectory: Trajectory
+    advantage: float
+    weight: float  # of each of its sampled tokens
+    reference: tuple[float, ...] | None  # the reference's log-probs of the sampled tokens
+
+    @property
+    def old(self) -> tuple[float, ...]:
+        """The sampler's log-probs of the sampled tokens."""
+        return sampled_logprobs(self.trajectory)
+
+
+def sampled_logprobs(trajectory: Trajectory) -> tuple[float, ...]:
+    """The sampler's log-probs of all sampled tokens, in order."""
+    return tuple(x for s in trajectory.segments for x in s.logprobs)
+
+
+def rows(
+    groups: Sequence[Group],
+    *,
+    loss: str,
+    max_tokens: int,
+    references: Mapping[MemberKey, tuple[float, ...]] | None = None,
+) -> list[Row]:
+    """The rows of a step, in the order of groups and members."""
+    members = [
+        (t, a) for g in groups for t, a in zip(g.trajectories, g.advantages, strict=True) if a is not None
+    ]
+    if not members:
+        return []
+    weights = row_weights(loss, [t.completion_tokens for t, _ in members], max_tokens=max_tokens)
+    return [
+        Row(
+            trajectory=t,
+            advantage=a,
+            weight=w,
+            reference=None if references is None else references[t.prompt_id, t.member],
+        )
+        for (t, a), w in zip(members, weights, strict=True)
+    ]
+
+
+def length(trajectory: Trajectory) -> int:
+    """All tokens, the prompt's included."""
+    return sum(len(s.token_ids) for s in trajectory.segments)
+
+
+def micro_batches(
+    trajectories: Sequence[Trajectory], tokens: int, *, packed: bool = False
+) -> Iterator[list[int]]:
+    """Indices of trajectories, each micro-batch at most `tokens` tokens as they go through the model (but
+    at least one row): `packed`, rows in their order, a prompt counted once for the rows that share it, and
+    no group cut before as many tokens follow its prompt as that has; else rows of similar length, padded
+    to the longest."""
+    yield from (_packed_batches if packed else _padded_batches)(trajectories, tokens)
+
+
+def _packed_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, trajectory in enumerate(trajectories):
+        groups.setdefault(trajectory.segments[0].token_ids, []).append(index)
+    chunk: list[int] = []
+    count = 0
+    for prompt, members in groups.items():
+        written = 0  # tokens of this prompt's completions in this chunk
+        for index in members:
+            own = length(trajectories[index]) - len(prompt)
+            # Where a group is cut its prompt is computed once more: not before the part pays for it.
+            pays = written == 0 or written >= len(prompt)
+            if chunk and pays and count + own + (0 if written else len(prompt)) > tokens:
+                yield chunk
+                chunk, count, written = [], 0, 0
+            count += own + (0 if written else len(prompt))
+            written += own
+            chunk.append(index)
+    if chunk:
+        yield chunk
+
+
+def _padded_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    longest = 0
+    for index in sorted(range(len(trajectories)), key=lambda i: -length(trajectories[i])):
+        if chunk and (len(chunk) + 1) * longest > tokens:
+            yield chunk
+            chunk = []
+        if not chunk:
+            longest = length(trajectories[index])
+        chunk.append(index)
+    if chunk:
+        yield chunk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Tensors of some rows; [B, T] ones are 0 where `tokens.trainable` is False."""
+
+    tokens: TokenBatch
+    old_B_T: torch.Tensor
+    reference_B_T: torch.Tensor | None
+    advantages_B: torch.Tensor
+    weights_B: torch.Tensor
+
+
+def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
+    """The rows' tensors; all but the token ids on `device`."""
+    tokens = token_batch([r.trajectory for r in rows])
+
+    def spread(values: list[float]) -> torch.Tensor:
+        # Boolean indexing fills row by row, left to right: the order of the values.
+        out = torch.zeros(tokens.ids.shape, dtype=torch.float32)
+        out[tokens.trainable] = torch.tensor(values, dtype=torch.float32)
+        return out.to(device)
+
+    references = [x for r in rows for x in r.reference or ()]
+    return MicroBatch(
+        tokens=tokens,
+        old_B_T=spread([x for r in rows for x in r.old]),
+        reference_B_T=spread(references) if references else None,
+        advantages_B=torch.tensor([r.advantage for r in rows], device=device),
+        weights_B=torch.tensor([r.weight for r in rows], device=device),
+    )

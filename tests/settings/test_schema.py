@@ -1,0 +1,175 @@
+"""The settings' own checks, their derived values and the page that is made from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from refine_rl.settings import ModelSettings, OverlongSettings, RuleSettings, Settings
+from refine_rl.settings.docs import settings_markdown
+from refine_rl.settings.problems import setting_names
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+STEPS = {"reward": {"steps": {"judges": ["a/b"]}}}
+BY_STEPS = {"flat": "steps", "solved": 1.0}
+
+
+def settings(**sections: Any) -> Settings:
+    return Settings.model_validate({"task": "Say hi.", **sections})
+
+
+def test_the_page_of_settings_is_fresh() -> None:
+    assert PAGE.read_text(encoding="utf-8") == settings_markdown(), (
+        "stale: python -m refine_rl.settings.docs > docs/settings.md"
+    )
+
+
+def test_the_page_has_every_setting_with_its_meaning() -> None:
+    page = settings_markdown()
+    for keys in setting_names().values():
+        for key in keys:
+            assert f"| `{key}` |" in page or f"\n## [{key}]" in page
+    assert "| `epsilon` | number, more than 0 | `0.0001` | Added" in page
+    assert '| `targets` | `"all-linear"` or list of text | `"all-linear"` |' in page
+    assert "folder" not in setting_names()[()]
+
+
+def test_learning_rate_knows_lora() -> None:
+    assert settings().learning_rate == 1e-4
+    assert settings(model={"adapter": "none"}).learning_rate == 1e-5
+    assert settings(model={"adapter": "none"}, grpo={"learning_rate": 3e-6}).learning_rate == 3e-6
+
+
+def test_clip_high_follows_the_loss() -> None:
+    assert settings(grpo={"clip_low": 0.1}).clip_high == 0.1
+    assert settings(grpo={"clip_low": 0.1, "loss": "dapo"}).clip_high == 0.28
+    assert settings(grpo={"clip_high": 0.3, "loss": "dapo"}).clip_high == 0.3
+
+
+@pytest.mark.parametrize(
+    ("loss", "low", "high"),
+    [
+        ("grpo", 0.2, 0.2),
+        ("bnpo", 0.2, 0.2),
+        ("dr_grpo", 0.2, 0.2),
+        ("dapo", 0.2, 0.28),
+        ("gspo", 3e-4, 4e-4),
+        ("cispo", 1.0, 4.0),
+    ],
+)
+def test_each_loss_has_its_own_clip(loss: str, low: float, high: float) -> None:
+    s = settings(grpo={"loss": loss})
+    assert (s.clip_low, s.clip_high) == (low, high)
+    s = settings(grpo={"loss": loss, "clip_low": 0.1, "clip_high": 0.7})
+    assert (s.clip_low, s.clip_high) == (0.1, 0.7)
+
+
+def test_groups_without_spread_leave_the_loss_where_others_take_their_place() -> None:
+    assert settings().flat == "keep"
+    assert settings(grpo={"resample": 2}).flat == "drop"
+    assert settings(grpo={"resample": 2, "flat": "keep"}).flat == "keep"
+
+
+def test_resampling_waits_for_scores() -> None:
+    judged = {
+        "reward": {"judges": ["here/judge"]},
+        "endpoints": {"here": {"base_url": "http://127.0.0.1:1/v1"}},
+    }
+    assert settings(**judged).ahead
+    assert not settings(**judged, grpo={"resample": 2}).ahead
+
+
+def test_rule_parameters_are_kept_apart() -> None:
+    rule = RuleSettings.model_validate({"rule": "words", "max": 20, "weight": 0.5, "name": "short"})
+    assert (rule.rule, rule.weight, rule.name, rule.parameters) == ("words", 0.5, "short", {"max": 20})
+
+
+EARLY = {"ends": "</t>"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"task": " \n"}, "is empty; say in plain words"),
+        ({"name": "a/b"}, "a folder inside runs/"),
+        ({"name": ".."}, "a folder inside runs/"),
+        ({"grpo": {"steps": 5, "warmup_steps": 6}}, "`grpo.warmup_steps` is larger than `grpo.steps`"),
+        ({"grpo": {"advantage": "gdpo"}, "reward": {"combine": "product"}}, "sums components"),
+        ({"reward": {"overlong": {"unit": "words"}}}, "needs `limit`"),
+        ({"reward": {"overlong": {"kind": "linear", "buffer": 3}}}, "takes `buffer` with"),
+        ({"reward": {"overlong": {"limit": 3, "buffer": 4}}}, "larger than its `limit`"),
+        ({"grpo": {"max_grad_norm": float("inf")}}, "finite"),
+        ({"prompts": {"near_duplicate": 0.0}}, "greater than 0"),
+        ({"grpo": {"kl_target": 0.1}}, "set `grpo.kl` above 0"),
+        ({"grpo": {"importance_cap": 2.0}, "model": {"dropout": 0.1}}, "dropout disturbs"),
+        ({"grpo": {"resample": 1}, "rollout": {"ahead": 1}}, "waits for the rewards"),
+        ({"grpo": {"flat": "sign"}}, r'`grpo.flat = "sign"` needs `grpo.solved`'),
+        ({"grpo": {"solved": 1.0}}, 'for `grpo.flat = "sign"` or `"steps"` alone: leave it out'),
+        ({"grpo": {"flat": "steps", "solved": 1.0}}, r"needs the table `\[reward.steps\]`"),
+        ({"reward": {"steps": {"judges": ["a/b"]}}}, r"`reward.steps` grades for .* leave the table out"),
+        ({"grpo": {"kl_in": "reward"}}, "set `grpo.kl` above 0"),
+        ({"grpo": {"loss": "sapo", "clip_low": 0.1}}, "does not clip: leave `grpo.clip_low`"),
+        ({"grpo": {"loss": "sapo", "clip_high": 0.1}}, "does not clip"),
+        ({**STEPS, "grpo": {"flat": "steps"}}, r'`grpo.flat = "steps"` needs `grpo.solved`'),
+        ({**STEPS, "grpo": {**BY_STEPS, "resample": 1}}, "leave one out"),
+        ({**STEPS, "grpo": {**BY_STEPS, "advantage": "gdpo"}}, "another advantage"),
+        ({**STEPS, "grpo": {**BY_STEPS, "kl": 0.1, "kl_in": "reward"}}, 'use `grpo.kl_in = "loss"`'),
+        (
+            {"reward": {"steps": {"judges": ["a/b"]}, "judges": ["a/b"]}, "grpo": BY_STEPS},
+            'use `judge.kind = "absolute"`',
+        ),
+        ({**STEPS, "grpo": BY_STEPS, "rollout": {"early_exit": {"ends": "</t>"}}}, "those of early exits"),
+        ({"reward": {"steps": {}}, "grpo": BY_STEPS}, "needs either `judges`, or `rules`"),
+        (
+            {"reward": {"steps": {"judges": ["a/b"], "function": "r.py:f"}}, "grpo": BY_STEPS},
+            "and not both",
+        ),
+        ({"reward": {"steps": {"judges": ["a/b"], "split": "("}}, "grpo": BY_STEPS}, "no regular expression"),
+        ({"reward": {"steps": {"judges": ["a/b"], "split": "x*"}}, "grpo": BY_STEPS}, "matches nothing"),
+        (
+            {"grpo": {"flat": "sign", "solved": 1.0}, "reward": {"judges": ["a/b"]}},
+            "judges that compare cannot say so",
+        ),
+        ({"rollout": {"early_exit": {"ends": " "}}}, "needs `ends`"),
+        (
+            {"rollout": {"early_exit": {"ends": "</t>", "forced": "Now:"}}},
+            "does not end the thought: put '</t>'",
+        ),
+        ({"rollout": {"max_tokens": 64, "early_exit": EARLY}}, "leaves no room for a thought"),
+        ({"rollout": {"early_exit": EARLY}, "reward": {"judges": ["a/b"]}}, "whether an answer is right"),
+        ({"rollout": {"early_exit": EARLY}, "reward": {"overlong": {}}}, "leave `reward.overlong` out"),
+        ({"rollout": {"early_exit": EARLY}, "grpo": {"advantage": "gdpo"}}, "use another advantage"),
+        (
+            {"rollout": {"early_exit": EARLY}, "prompts": {"pool": "informative", "probe": 2}},
+            "still learns from them",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused(sections: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings(**sections)
+
+
+def test_early_exits_may_be_judged_one_by_one() -> None:
+    made = settings(
+        rollout={"max_tokens": 65, "early_exit": {"ends": "</t>", "forced": "Time is up.</t>"}},
+        reward={"judges": ["a/b"]},
+        judge={"kind": "absolute"},
+    )
+    assert made.rollout.early_exit is not None
+    assert made.rollout.early_exit.answer_tokens == 64
+
+
+def test_all_impossible_combinations_are_told_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        OverlongSettings(kind="linear", unit="words", buffer=3)
+    assert "needs `limit`" in str(caught.value)
+    assert "takes `buffer`" in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        ModelSettings().name = "other"  # type: ignore[misc]

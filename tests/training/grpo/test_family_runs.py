@@ -1,0 +1,199 @@
+"""Whole runs with what depends on the run's past: they resume to the bit, and are replayed to the token."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine_rl.errors import Interrupted
+from refine_rl.pipeline import again
+from refine_rl.pipeline.train import run
+from refine_rl.pipeline.work import rollouts
+from refine_rl.rewards.decayed import decayed
+from refine_rl.run import RunFolder
+from refine_rl.settings import Settings
+from refine_rl.settings.file import settings_from_dict
+from refine_rl.training.grpo import kl
+from refine_rl.types import Prompt
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+MakeModel = Callable[..., Path]
+WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
+
+
+class Pause:
+    """Interrupts at the n-th call."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted("stop")
+
+
+def whole_and_stopped(make_model: MakeModel, folder: Path, sections: dict[str, Any]) -> RunFolder:
+    """A run never stopped, held against one that was stopped in its fourth step or so and taken up again."""
+    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task: dict[str, dict[str, Any]] = {
+        "model": {"name": str(make_model("llama")), "device": "cpu", "dtype": "float32", "rank": 4},
+        "prompts": {"source": "file:prompts.jsonl", "validation": 0, "held_out": 2},
+        "reward": {"rules": [{"rule": "words", "max": 2, "strict": True}]},
+        "rollout": {"group_size": 4, "max_tokens": 8},
+        "grpo": {
+            "steps": 6,
+            "prompts_per_step": 3,
+            "learning_rate": 0.02,
+            "checkpoint_every": 3,
+            "validate_every": 0,
+            "all_cut_patience": 99,
+            "zero_variance_patience": 99,
+        },
+        "evaluate": {"samples": 1, "bootstrap": 100},
+    }
+    for name, values in sections.items():
+        task[name] = {**task[name], **values}
+    settings = settings_from_dict({"task": "Be short.", **task}, folder)
+    whole, stopped = (RunFolder.create(folder / name, settings) for name in ("whole", "stopped"))
+    run(whole)
+    with pytest.raises(Interrupted):
+        run(stopped, pause=Pause(62))
+    assert 0 < len(stopped.metrics()) < 6
+    run(stopped)
+    weights = [(r.checkpoint(6) / "weights.safetensors").read_bytes() for r in (whole, stopped)]
+    assert weights[0] == weights[1]
+    assert list(whole.groups()) == list(stopped.groups())
+    clocks = ("seconds", "tokens_per_second")
+    timeless = [
+        [{k: v for k, v in m.items() if k not in clocks} for m in r.metrics()] for r in (whole, stopped)
+    ]
+    assert timeless[0] == timeless[1]
+    return whole
+
+
+def test_an_adaptive_kl_with_importance_weights(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kl, "GAIN", 4.0)  # so that six steps show what the past does
+    grpo = {"kl": 2.0, "kl_target": 0.001, "importance_cap": 2.0, "updates_per_step": 2, "loss": "gspo"}
+    whole = whole_and_stopped(make_model, tmp_path, {"grpo": grpo, "rollout": {"ahead": 1}})
+    metrics = whole.metrics()
+    kls = [m["kl"] for m in metrics]
+    assert [m["kl_coefficient"] for m in metrics] == [kl.adapted(2.0, 0.001, kls[:n]) for n in range(6)]
+    assert len({m["kl_coefficient"] for m in metrics}) > 2
+    # Sampled with the newest weights after a checkpoint and at the start, else with older ones.
+    assert [m["importance_max"] == pytest.approx(1.0, abs=1e-4) for m in metrics] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    in_force = {}
+    at_step = kl.at_step
+
+    def listening(settings: Settings, history: Any, step: int) -> Settings:
+        found = at_step(settings, history, step)
+        in_force[step] = found.grpo.kl
+        return found
+
+    monkeypatch.setattr(kl, "at_step", listening)
+    assert all(member.same for member in again.replay(whole, step=6))
+    assert in_force == {4: metrics[3]["kl_coefficient"]}  # trained again, from the checkpoint of step 3
+
+
+@pytest.mark.parametrize("pool", ["all", "informative"])
+def test_resampled_groups(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    grpo = {"resample": 4, "loss": "cispo", "advantage": "rloo", "kl": 0.01}
+    whole = whole_and_stopped(make_model, tmp_path, {"grpo": grpo, "prompts": {"pool": pool}})
+    steps = whole.recorded_steps()
+    sizes = Counter(len(groups) for groups in steps.values())
+    assert max(sizes) > 3
+    assert max(sizes) <= 7
+    for groups in steps.values():
+        assert len({g.prompt.id for g in groups}) == len(groups)
+        for g in groups:
+            values = {s.value for s in g.scores}
+            assert (g.advantages == (None,) * 4) == (len(values) == 1)
+    assert [m["groups"] for m in whole.metrics()] == [len(steps[s]) for s in range(1, 7)]
+    largest = max(steps, key=lambda s: (len(steps[s]), s))
+    together = []
+
+    def listening(policy: Any, prompts: Sequence[Prompt], *others: Any) -> Any:
+        together.append(len(prompts))
+        return rollouts(policy, prompts, *others)
+
+    monkeypatch.setattr(again, "rollouts", listening)
+    assert all(member.same for member in again.replay(whole, step=largest))
+    assert together[0] == 3
+    assert len(together) > 1
+    assert sum(together) == len(steps[largest])
+
+
+def test_early_exits(make_model: MakeModel, tmp_path: Path) -> None:
+    rollout = {"ahead": 1, "max_tokens": 10, "early_exit": {"ends": "the end", "answer_tokens": 2}}
+    sections = {"rollout": rollout, "grpo": {"advantage": "mean", "kl": 0.01, "resample": 0}}
+    whole = whole_and_stopped(make_model, tmp_path, sections)
+    groups = list(whole.groups())
+    rewards = {t["reward"] for g in groups for t in g["trajectories"]}
+    assert {0.0, 0.5, 1.0} <= rewards <= {0.0, 0.125, 0.25, 0.5, 1.0}
+    for group in groups:
+        *exits, last = group["trajectories"]
+        assert len(last["spans"]) == 1
+        for early in exits:
+            (thought, *_), (forced, trained), (answer, _) = early["spans"]
+            assert early["tokens"][:thought] == last["tokens"][:thought]
+            assert early["logprobs"] == [*last["logprobs"][:thought], *early["logprobs"][thought:]]
+            assert (len(early["logprobs"]), trained) == (thought + answer, False)
+            assert forced + thought + answer <= 10
+        rights = [t["breakdown"]["words"] == 1.0 for t in group["trajectories"]]
+        assert [t["reward"] for t in group["trajectories"]] == list(decayed(rights))
+    assert all(m.same for step in (2, 5) for m in again.replay(whole, step=step))
+    # The comparison lets the model think, and its rewards are the reward's own.
+    tuned = whole.outcomes("tuned")
+    assert tuned is not None
+    for trajectory, score in [pair for o in tuned for pair in (*o.sampled, o.greedy)]:
+        assert len(trajectory.segments) == 2
+        assert score.value == score.breakdown["words"]
+    assert whole.report.is_file()
+
+
+@pytest.mark.parametrize("pool", ["all", "informative"])
+def test_groups_told_apart_by_steps(make_model: MakeModel, tmp_path: Path, pool: str) -> None:
+    never = {"rule": "contains", "text": "not to be found"}
+    steps = {"split": "[aeiou ]", "rules": [{"rule": "chars", "max": 2}], "weight": 0.25}
+    sections = {
+        "grpo": {"flat": "steps", "solved": 1.0, "deviation": "population", "epsilon": 1e-6},
+        "reward": {"rules": [never], "steps": steps},
+        "prompts": {"pool": pool},
+    }
+    whole = whole_and_stopped(make_model, tmp_path, sections)
+    told_apart = Counter()
+    right = 3 / (3**0.5 + 4e-6)  # of four answers the only right one: 3/4 over a deviation of sqrt(3)/4
+    for step, groups in whole.recorded_steps().items():
+        for g in groups:
+            shares = [s.breakdown["right_steps"] for s in g.scores]
+            assert {s.value for s in g.scores} == {0.0}
+            told_apart[step] += len(set(shares)) > 1
+            others = [(sum(shares) - s) / 3 for s in shares]
+            assert g.advantages == pytest.approx(
+                [0.25 * right * (s - o) for s, o in zip(shares, others, strict=True)], abs=1e-9
+            )
+    metrics = whole.metrics()
+    assert [m["groups_by_steps"] for m in metrics] == [told_apart[step] for step in range(1, 7)]
+    assert [m["groups_zero_variance"] for m in metrics] == [3] * 6
+    assert sum(told_apart.values()) > 6
+    assert all(m["grad_norm"] for m in metrics)
+    flat = {g.prompt.id for gs in whole.recorded_steps().values() for g in gs if not any(g.advantages)}
+    assert {record["prompt_id"] for record in whole.pool()} <= flat

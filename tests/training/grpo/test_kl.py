@@ -1,0 +1,86 @@
+"""Estimates of the KL, and the coefficient that follows it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from refine_rl.settings import Settings
+from refine_rl.training.grpo.kl import adapted, at_step, kl_terms
+from refine_rl.types import StepMetrics
+
+
+def test_kl_estimators_by_hand() -> None:
+    # log pi = log 0.5, log reference = log 0.25: d = -log 2.
+    pi, reference = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    assert kl_terms(pi, reference, "k1").item() == pytest.approx(math.log(2))
+    assert kl_terms(pi, reference, "k2").item() == pytest.approx(math.log(2) ** 2 / 2)
+    assert kl_terms(pi, reference, "k3").item() == pytest.approx(0.5 + math.log(2) - 1)
+    with pytest.raises(ValueError, match="unknown KL"):
+        kl_terms(pi, reference, "k4")
+
+
+def test_k1_and_k3_are_unbiased_and_k2_is_close() -> None:
+    p, q = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.5, 0.3, 0.2])
+    exact = float((p * (p / q).log()).sum())
+    assert float((p * kl_terms(p.log(), q.log(), "k1")).sum()) == pytest.approx(exact, abs=1e-7)
+    assert float((p * kl_terms(p.log(), q.log(), "k3")).sum()) == pytest.approx(exact, abs=1e-7)
+    assert float((p * kl_terms(p.log(), q.log(), "k2")).sum()) == pytest.approx(exact, rel=0.2)
+
+
+def test_the_coefficient_by_hand() -> None:
+    assert adapted(0.5, 0.1, []) == 0.5
+    # Errors 0.1 and -0.05: 1 % more, then 0.5 % less.
+    assert adapted(0.5, 0.1, [0.11, 0.095]) == pytest.approx(0.5 * 1.01 * 0.995)
+    # Cut at 0.2 on both sides: 2 % each way.
+    assert adapted(0.5, 0.1, [9.0, 9.0]) == pytest.approx(0.5 * 1.02**2)
+    assert adapted(0.5, 0.1, [-1.0]) == pytest.approx(0.5 * 0.98)
+    assert adapted(0.5, 0.1, [None, 0.2, None]) == pytest.approx(0.5 * 1.02)
+
+
+def history(*kls: float | None) -> list[StepMetrics]:
+    first = StepMetrics(
+        step=1,
+        reward_mean=None,
+        reward_std=None,
+        components={},
+        groups=1,
+        groups_zero_variance=0,
+        groups_missing=0,
+        tokens_mean=1.0,
+        clipped_share=0.0,
+        loss=None,
+        kl=None,
+        entropy=None,
+        grad_norm=None,
+        learning_rate=1.0,
+        seconds={},
+        tokens_per_second=1.0,
+        cost_usd=None,
+    )
+    return [replace(first, step=n, kl=kl) for n, kl in enumerate(kls, 1)]
+
+
+def settings(**grpo: Any) -> Settings:
+    return Settings.model_validate({"task": "x", "grpo": grpo})
+
+
+def test_a_step_knows_the_steps_before_it_alone() -> None:
+    s = settings(kl=0.5, kl_target=0.1)
+    past = history(9.0, None, 0.0, 9.0)
+    found = [at_step(s, past, step).grpo.kl for step in range(1, 6)]
+    by_hand = [0.5, 0.5 * 1.02, 0.5 * 1.02, 0.5 * 1.02 * 0.98, 0.5 * 1.02 * 0.98 * 1.02]
+    assert found == pytest.approx(by_hand, rel=1e-12)
+    # The order on record is of no account.
+    assert [at_step(s, past[::-1], step).grpo.kl for step in range(1, 6)] == found
+    changed = at_step(s, past, 3)
+    assert changed == s.model_copy(update={"grpo": s.grpo.model_copy(update={"kl": found[2]})})
+
+
+def test_without_a_target_nothing_changes() -> None:
+    s = settings(kl=0.5)
+    assert at_step(s, history(9.0, 9.0), 3) is s

@@ -1,0 +1,442 @@
+"""One update on a small real model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from refine_rl.errors import GuardStop, Interrupted
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.load import load_policy
+from refine_rl.policy.policy import Policy
+from refine_rl.policy.sample import Purpose, sample
+from refine_rl.settings import ModelSettings, Settings
+from refine_rl.training import checkpoint
+from refine_rl.training.check import tolerance
+from refine_rl.training.checkpoint import Position
+from refine_rl.training.learn import kl_per_token, make_optimizer, reference_logprobs, update
+from refine_rl.training.rows import Row, rows
+from refine_rl.types import Group, Prompt, Score, Segment
+
+MakeModel = Callable[..., Path]
+PROMPTS = [
+    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
+    for i, text in enumerate(["hi", "say something about the dog", "the cat"])
+]
+
+
+def settings(**grpo: Any) -> Settings:
+    sections = {name: grpo.pop(name) for name in ("model", "rollout") if name in grpo}
+    return Settings.model_validate(
+        {"task": "x", "grpo": {"learning_rate": 0.01, **grpo}, **{"rollout": {"max_tokens": 8}, **sections}}
+    )
+
+
+def policy_of(make_model: MakeModel, **changes: Any) -> Policy:
+    model = ModelSettings(
+        **{"name": str(make_model("qwen3")), "dtype": "float32", "device": "cpu", **changes}
+    )
+    return load_policy(model, keep_reference=True)
+
+
+def groups_of(policy: Policy, *, temperature: float = 1.0) -> list[Group]:
+    sampled = sample(
+        policy,
+        PROMPTS,
+        members=4,
+        sampling=Sampling(max_tokens=8, temperature=temperature),
+        purpose=Purpose(seed=0, step=1, name="rollout"),
+    )
+    advantages = [(1.0, -0.5, 0.0, -0.5), (0.0, 0.0, 0.0, 0.0), (2.0, -1.0, -1.0, 0.0)]
+    return [
+        Group(step=1, prompt=p, trajectories=t, scores=(Score(value=0.0),) * 4, advantages=a)
+        for p, t, a in zip(PROMPTS, sampled, advantages, strict=True)
+    ]
+
+
+def weights(policy: Policy) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in policy.trainable().items()}
+
+
+def updated(policy: Policy, batch: Sequence[Row], s: Settings, step: int = 1) -> dict[str, torch.Tensor]:
+    update(policy, make_optimizer(policy, s), batch, s, step=step)
+    return weights(policy)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_the_tolerance_follows_from_format_and_size(make_model: MakeModel, adapter: str) -> None:
+    policy = policy_of(make_model, adapter=adapter)
+    config = (policy.model.get_base_model() if policy.adapter else policy.model).config
+    layers, width = config.num_hidden_layers, config.hidden_size
+    assert tolerance(policy, settings()) == pytest.approx(50 * 2**-24 * math.sqrt(2 * layers * width))
+    coarse = policy_of(make_model, adapter=adapter, dtype="bfloat16")
+    assert tolerance(coarse, settings()) == pytest.approx(2.5 * 2**-8 * math.sqrt(2 * layers))
+    assert tolerance(coarse, settings(mismatch_tolerance=0.5)) == 0.5
+
+
+@pytest.mark.parametrize(
+    "grpo",
+    [
+        {},
+        {"updates_per_step": 3, "importance_cap": 1.5},
+        {"kl": 0.1, "loss": "gspo"},
+        {"tokens_per_micro_batch": 1},
+    ],
+)
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_lanes_change_nothing_but_the_rounding(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, grpo: dict[str, Any], adapter: str
+) -> None:
+    s = settings(**{"tokens_per_micro_batch": 60, **grpo})
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            policy = policy_of(make_model, adapter=adapter)
+            groups = groups_of(policy)
+            references = reference_logprobs(policy, [t for g in groups for t in g.trajectories], s)
+            batch = rows(groups, loss=s.grpo.loss, max_tokens=8, references=references if s.grpo.kl else None)
+            optimizer = torch.optim.SGD(policy.trainable().values(), lr=1.0)
+            metrics = update(policy, optimizer, batch, s, step=1)
+            found.append((metrics, weights(policy), references))
+    finally:
+        torch.set_num_threads(before)
+    (serial, moved, references), (metrics, beside, by_lanes), (again, once_more, _) = found
+    assert all(torch.equal(beside[n], once_more[n]) for n in beside)
+    assert metrics == again
+    assert metrics.loss == pytest.approx(serial.loss, abs=1e-6)
+    assert metrics.clip_share == serial.clip_share
+    for name in moved:
+        torch.testing.assert_close(moved[name], beside[name], atol=2e-5, rtol=1e-4)
+    assert by_lanes.keys() == references.keys()
+    for key, values in references.items():
+        assert by_lanes[key] == pytest.approx(values, abs=1e-5)
+
+
+def test_the_micro_batch_size_does_not_matter(make_model: MakeModel) -> None:
+    results = []
+    for tokens in (1, 60, 8192):
+        policy = policy_of(make_model)
+        batch = rows(groups_of(policy), loss="dapo", max_tokens=8)
+        # Plain SGD shows the gradient itself; AdamW's first step would show its sign alone.
+        s = settings(tokens_per_micro_batch=tokens)
+        optimizer = torch.optim.SGD(policy.trainable().values(), lr=1.0)
+        metrics = update(policy, optimizer, batch, s, step=1)
+        results.append((metrics.loss, weights(policy)))
+    for loss, other in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-4, abs=1e-7)
+        for name, value in results[0][1].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_good_becomes_likelier_and_bad_less_likely(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    groups = groups_of(policy)
+    batch = rows(groups, loss="grpo", max_tokens=8)
+
+    def total(trajectory: Any) -> float:
+        from refine_rl.policy.logprobs import logprobs, token_batch
+
+        return float(logprobs(policy, token_batch([trajectory])).detach().sum())
+
+    good, bad = groups[2].trajectories[0], groups[2].trajectories[1]
+    before = total(good), total(bad)
+    updated(policy, batch, settings(learning_rate=0.001))
+    assert total(good) > before[0]
+    assert total(bad) < before[1]
+
+
+def test_groups_without_advantage_are_skipped_without_changing_the_result(make_model: MakeModel) -> None:
+    a, b = policy_of(make_model), policy_of(make_model)
+    groups = groups_of(a)
+    batch = rows(groups, loss="grpo", max_tokens=8)
+    # The same rows with an advantage too small to matter, but not skipped.
+    tiny = [replace(r, advantage=r.advantage or 1e-30) for r in batch]
+    one, two = updated(a, batch, settings()), updated(b, tiny, settings())
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_moves_without_advantage(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    before = weights(policy)
+    batch = [replace(r, advantage=0.0) for r in rows(groups_of(policy), loss="grpo", max_tokens=8)]
+    metrics = update(policy, make_optimizer(policy, settings()), batch, settings(), step=1)
+    assert (metrics.loss, metrics.grad_norm) == (None, None)
+    assert metrics.mismatch_mean is not None  # the sampler is checked all the same
+    assert metrics.mismatch_mean < 1e-5
+    assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
+
+
+def test_rollouts_from_the_untrained_weights_are_caught_and_named(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    s = settings()
+    updated(policy, rows(groups_of(policy), loss="grpo", max_tokens=8), s)
+    before = weights(policy)
+    with policy.reference() as untrained:  # a sampler that forgot the adapter
+        batch = rows(groups_of(untrained), loss="grpo", max_tokens=8)
+    with pytest.raises(GuardStop, match="untrained weights") as stop:
+        update(policy, make_optimizer(policy, s), batch, s, step=2)
+    assert stop.value.guard == "mismatch"
+    assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
+
+
+def test_a_forgotten_temperature_is_caught_and_named(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    batch = rows(groups_of(policy, temperature=1.0), loss="grpo", max_tokens=8)
+    s = settings(rollout={"max_tokens": 8, "temperature": 0.5})
+    with pytest.raises(GuardStop, match=r"did not apply the temperature 0\.5"):
+        update(policy, make_optimizer(policy, s), batch, s, step=1)
+
+
+def test_tokens_encoded_again_are_caught(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    groups = groups_of(policy)
+    shifted = []
+    for row in rows(groups, loss="grpo", max_tokens=8):
+        segment = row.trajectory.segments[1]
+        other = Segment(
+            token_ids=tuple((i + 1) % 200 for i in segment.token_ids),
+            trainable=True,
+            logprobs=segment.logprobs,
+        )
+        shifted.append(
+            replace(row, trajectory=replace(row.trajectory, segments=(row.trajectory.segments[0], other)))
+        )
+    with pytest.raises(GuardStop, match="number format or prompt tokens"):
+        update(policy, make_optimizer(policy, settings()), shifted, settings(), step=1)
+
+
+def test_a_loss_that_is_not_finite_moves_nothing(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    before = weights(policy)
+    batch = [replace(r, advantage=float("inf")) for r in rows(groups_of(policy), loss="grpo", max_tokens=8)]
+    with pytest.raises(GuardStop) as stop:
+        update(policy, make_optimizer(policy, settings()), batch, settings(), step=1)
+    assert stop.value.guard == "not_finite"
+    assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
+
+
+def test_several_updates_keep_the_old_logprobs(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
+    s = settings(updates_per_step=4, learning_rate=0.05)
+    metrics = update(policy, make_optimizer(policy, s), batch, s, step=1)
+    # On policy no ratio leaves the clip range; after large steps away from the old log-probs some do.
+    assert metrics.clip_share is not None
+    assert metrics.clip_share > 0.05
+    one = policy_of(make_model)
+    single = update(one, make_optimizer(one, s), batch, settings(learning_rate=0.05), step=1)
+    assert single.clip_share == 0.0
+    assert single.loss == metrics.loss  # the first of the four
+
+
+def test_the_kl_term_pulls_towards_the_reference(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    s = settings(kl=1.0, learning_rate=0.003)
+    with torch.no_grad():
+        for p in policy.trainable().values():
+            p += 0.05
+    groups = groups_of(policy)
+    members = [t for g in groups for t in g.trajectories]
+
+    def kl_now() -> float:
+        fresh = [t for g in groups_of(policy) for t in g.trajectories]
+        references = reference_logprobs(policy, fresh, s)
+        return float(torch.cat(kl_per_token(fresh, references, "k3")).mean())
+
+    before = kl_now()
+    optimizer = make_optimizer(policy, s)
+    for _ in range(60):
+        groups = groups_of(policy)
+        members = [t for g in groups for t in g.trajectories]
+        batch = [
+            replace(r, advantage=0.0)
+            for r in rows(
+                groups, loss="grpo", max_tokens=8, references=reference_logprobs(policy, members, s)
+            )
+        ]
+        update(policy, optimizer, batch, s, step=1)
+    assert before > 0.05
+    assert kl_now() < before / 2
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+def test_reference_logprobs_are_the_samplers_before_training(make_model: MakeModel, adapter: str) -> None:
+    policy = policy_of(make_model, adapter=adapter)
+    members = [t for g in groups_of(policy) for t in g.trajectories]
+    found = reference_logprobs(policy, members, settings())
+    for t in members:
+        assert found[t.prompt_id, t.member] == pytest.approx(t.segments[1].logprobs, abs=1e-5)
+
+
+def test_gradients_are_clipped_and_the_norm_is_told_before(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    before = weights(policy)
+    batch = [
+        replace(r, advantage=1000 * r.advantage) for r in rows(groups_of(policy), loss="grpo", max_tokens=8)
+    ]
+    metrics = update(
+        policy,
+        torch.optim.SGD(policy.trainable().values(), lr=1.0),
+        batch,
+        settings(max_grad_norm=0.5, learning_rate=1.0),
+        step=1,
+    )
+    moved = math.sqrt(sum(float((weights(policy)[n] - before[n]).square().sum()) for n in before))
+    assert metrics.grad_norm is not None
+    assert metrics.grad_norm > 10
+    assert moved == pytest.approx(0.5, rel=1e-3)
+
+
+def test_dropout_depends_on_seed_and_step_alone(make_model: MakeModel) -> None:
+    results = []
+    for noise in (1, 2):
+        policy = policy_of(make_model, dropout=0.3)
+        batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
+        torch.manual_seed(noise)
+        s = settings(model={"dropout": 0.3})
+        results.append(updated(policy, batch, s))
+        assert not any(m.training for m in policy.model.modules())
+    plain = policy_of(make_model)
+    without = updated(plain, rows(groups_of(plain), loss="grpo", max_tokens=8), settings())
+    assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
+    assert any(not torch.equal(results[0][n], without[n]) for n in without)
+
+
+@pytest.mark.parametrize("changes", [{}, {"updates_per_step": 2, "kl": 0.1, "tokens_per_micro_batch": 40}])
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])  # lean LoRA layers, and peft's own on Conv1D
+def test_dropout_with_checkpointing_is_dropout_without(
+    make_model: MakeModel, kind: str, changes: dict[str, Any]
+) -> None:
+    """The backward pass of an update comes when dropout is off again."""
+    results = []
+    for recompute in (False, True):
+        name = str(make_model(kind))
+        policy = policy_of(make_model, name=name, dropout=0.3, gradient_checkpointing=recompute)
+        groups = groups_of(policy)
+        references = reference_logprobs(policy, [t for g in groups for t in g.trajectories], settings())
+        batch = rows(groups, loss="grpo", max_tokens=8, references=references if changes else None)
+        results.append(updated(policy, batch, settings(model={"dropout": 0.3}, **changes)))
+        assert not any(m.training for m in policy.model.modules())
+    assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
+
+
+def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    before = weights(policy)
+    batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
+    calls = 0
+
+    def pause() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Interrupted("stop")
+
+    s = settings(tokens_per_micro_batch=1)
+    with pytest.raises(Interrupted):
+        update(policy, make_optimizer(policy, s), batch, s, step=1, pause=pause)
+    assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+def test_checkpoints_keep_every_bit(make_model: MakeModel, tmp_path: Path, adapter: str) -> None:
+    s = settings()
+    policy = policy_of(make_model, adapter=adapter)
+    optimizer = make_optimizer(policy, s)
+    batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
+    update(policy, optimizer, batch, s, step=1)
+    checkpoint.save(tmp_path, policy, optimizer, Position(step=1, best_step=1, best_reward=0.5, seconds=2.5))
+    second = rows(groups_of(policy), loss="grpo", max_tokens=8)
+    update(policy, optimizer, second, s, step=2)
+
+    again = policy_of(make_model, adapter=adapter)
+    other = make_optimizer(again, s)
+    position = checkpoint.load(tmp_path, again, other)
+    assert position == Position(step=1, best_step=1, best_reward=0.5, seconds=2.5)
+    update(again, other, second, s, step=2)
+    for name, p in policy.trainable().items():
+        assert torch.equal(p, again.trainable()[name])
+
+
+def test_the_check_is_made_also_where_nothing_is_trained(make_model: MakeModel) -> None:
+    policy = policy_of(make_model)
+    with torch.no_grad():
+        for p in policy.trainable().values():
+            p += 0.1
+    with policy.reference() as untrained:
+        batch = rows(groups_of(untrained), loss="grpo", max_tokens=8)
+    flat = [replace(r, advantage=0.0) for r in batch]
+    for s in (settings(), settings(model={"dropout": 0.2})):
+        with pytest.raises(GuardStop) as stop:
+            update(policy, make_optimizer(policy, s), flat, s, step=1)
+        assert stop.value.guard == "mismatch"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clip_low": 0.01, "clip_high": 0.5},
+        {"clip_low": 0.01, "clip_high": 0.01},
+        {"kl": 1.0, "kl_estimator": "k2"},
+        {"kl": 1.0, "kl_estimator": "k3"},
+        {"weight_decay": 0.9, "learning_rate": 0.5},
+    ],
+)
+def test_every_setting_reaches_the_update(make_model: MakeModel, changes: dict[str, Any]) -> None:
+    """Two updates on the same rows, against the loss written out with the setting's own number."""
+    policy, twin = policy_of(make_model), policy_of(make_model)
+    for model in (policy, twin):
+        with torch.no_grad():
+            for p in model.trainable().values():
+                p += 0.03
+    s = settings(**{"updates_per_step": 2, "max_grad_norm": 1e9, **changes})
+    groups = groups_of(policy)
+    members = [t for g in groups for t in g.trajectories]
+    references = reference_logprobs(policy, members, s) if s.grpo.kl else None
+    batch = rows(groups, loss="dr_grpo", max_tokens=8, references=references)
+    # Old log-probs that are off by a quarter: the ratio 1.28 lies between the two upper clips.
+    loose = s.model_copy(update={"grpo": s.grpo.model_copy(update={"mismatch_tolerance": 9.0})})
+    update(policy, make_optimizer(policy, loose), shifted(batch, -0.25), loose, step=1)
+
+    optimizer = torch.optim.AdamW(
+        [p for _, p in sorted(twin.trainable().items())], lr=s.learning_rate, weight_decay=s.grpo.weight_decay
+    )
+    for _ in range(2):
+        optimizer.zero_grad()
+        total = torch.zeros(())
+        for row in batch:
+            prompt, answer = row.trajectory.segments[0].token_ids, row.trajectory.segments[1].token_ids
+            table = twin.model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            for i, token in enumerate(answer):
+                new = table[len(prompt) - 1 + i, token]
+                ratio = torch.exp(new - (row.old[i] - 0.25))
+                clipped = ratio.clamp(1 - s.clip_low, 1 + s.clip_high)
+                loss = -torch.minimum(ratio * row.advantage, clipped * row.advantage)
+                if row.reference is not None:
+                    d = row.reference[i] - new
+                    loss = loss + s.grpo.kl * (d * d / 2 if s.grpo.kl_estimator == "k2" else d.exp() - d - 1)
+                total = total + loss / (len(batch) * 8)
+        torch.autograd.backward(total)
+        optimizer.step()
+    for name, p in policy.trainable().items():
+        torch.testing.assert_close(p, twin.trainable()[name], rtol=1e-2, atol=2e-4)
+
+
+def shifted(batch: Sequence[Row], by: float) -> list[Row]:
+    """The rows as if the sampler had given each token another log-prob."""
+    out = []
+    for row in batch:
+        prompt, answer = row.trajectory.segments
+        logprobs = tuple(x + by for x in answer.logprobs)
+        segments = (prompt, replace(answer, logprobs=logprobs))
+        out.append(replace(row, trajectory=replace(row.trajectory, segments=segments)))
+    return out
