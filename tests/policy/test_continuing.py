@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from refine_rl.policy.continuing import Begun, encode_text, go_on
+
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
 from refine_rl.randomness import uniforms
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt, Segment, Trajectory

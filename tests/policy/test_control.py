@@ -344,8 +344,10 @@ def test_tags_of_thoughts_stay_in_the_text(make_model: MakeModel, tmp_path: Path
 
 def test_the_opening_belongs_to_what_rewards_read(make_model: MakeModel, tmp_path: Path) -> None:
     from refine_rl.policy.continuing import Begun, go_on
+
     from refine_rl.policy.draw import Sampling
-    from refine_rl.policy.sample import Purpose, sample
+    from refine_rl.policy.protocol import Purpose
+    from refine_rl.policy.sample import sample
     from refine_rl.types import Prompt
 
     policy = policy_from(model_with(make_model, tmp_path / "m", THINKS, "<|system|>=<think>"))
