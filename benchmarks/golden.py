@@ -27,9 +27,10 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -37,8 +38,6 @@ from zlib import crc32
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from llm_brain import brain, judged
 from llm_server import LlmServer
-
-Content = dict[str, list[str]]  # a file's name -> its lines, without clocks and places
 
 # -- the runs ------------------------------------------------------------------------------------
 
@@ -61,71 +60,49 @@ ASKED = (
 GRADED = "reward.steps={split = ' ', rules = [{rule = 'chars', max = 1}]}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Golden:
-    """A run: a recipe with settings over it; `threads` of the processor; whether it asks LLMs."""
-
-    recipe: str = "style"
-    sets: tuple[str, ...] = ()
-    threads: int = 1
-
-    @property
-    def asks(self) -> bool:
-        return any("scripted/" in one for one in self.sets)
-
-
-RUNS: Mapping[str, Golden] = {
-    "style": Golden(),
-    "dots": Golden(recipe="dots", sets=("grpo.warmup_steps=2",)),
-    "judged": Golden(sets=(
+DOTS = {"dots", "resample", "pool", "steps"}  # of this recipe; the others of the recipe style
+RUNS: Mapping[str, tuple[str, ...]] = {  # settings over SMALL
+    "style": (),
+    "dots": ("grpo.warmup_steps=2",),
+    "judged": (
         *ASKED, "prompts.source=writer", "writer.model=scripted/writer", "prompts.held_out=5",
         "judge.repeats=2", "judge.shrink=true",
-    )),
-    "absolute": Golden(sets=(
+    ),
+    "absolute": (
         *ASKED, "judge.kind=absolute", "evaluate.judge=scripted/other", "rollout.ahead=0", "grpo.flat=sign",
         "grpo.solved=0.6",
-    )),
-    "quiz": Golden(sets=(
-        *RULES, "reward.quiz={writer = 'scripted/writer', questions = 4, max_copied = 1.0}", *RARE,
-    )),
-    "exits": Golden(sets=(
-        *RULES, "reward.success=0.9", "rollout.early_exit={ends = ' the', answer_tokens = 6}",
-    )),
-    "updates": Golden(threads=2, sets=(
+    ),
+    "quiz": (*RULES, "reward.quiz={writer = 'scripted/writer', questions = 4, max_copied = 1.0}", *RARE),
+    "exits": (*RULES, "reward.success=0.9", "rollout.early_exit={ends = ' the', answer_tokens = 6}"),
+    "updates": (
         *RULES, "grpo.updates_per_step=2", "grpo.importance_cap=1.5", "grpo.kl=0.1", "grpo.kl_target=0.001",
-        "grpo.tokens_per_micro_batch=1024",
-        "rollout.temperature=0.9", "rollout.top_p=0.95", "rollout.top_k=40",
-    )),
-    "full": Golden(sets=(
+        "grpo.tokens_per_micro_batch=1024", "rollout.temperature=0.9", "rollout.top_p=0.95",
+        "rollout.top_k=40",
+    ),
+    "full": (
         *RULES, "model.adapter=none", "grpo.learning_rate=3e-4", "grpo.kl=0.05", "grpo.kl_in=reward",
         "grpo.kl_estimator=k1", "grpo.loss=dapo", "grpo.advantage=rloo", "grpo.schedule=cosine",
         "reward.overlong={limit = 16, buffer = 8}",
-    )),
-    "ahead": Golden(sets=(*RULES, *RARE, "rollout.ahead=1")),
-    "resample": Golden(recipe="dots", sets=("grpo.resample=4", "grpo.flat=drop", *RARE)),
-    "pool": Golden(recipe="dots", sets=(
-        "prompts.pool=informative", "prompts.probe=2", "prompts.train=12", "grpo.steps=6",
-    )),
-    "gdpo": Golden(sets=(*RULES, "grpo.advantage=gdpo", "model.dropout=0.1", "grpo.loss=dr_grpo")),
-    "steps": Golden(recipe="dots", sets=("grpo.flat=steps", "grpo.solved=1.0", GRADED)),
-    "bfloat16": Golden(sets=("model.dtype=bfloat16", "grpo.steps=4")),
+    ),
+    "ahead": (*RULES, *RARE, "rollout.ahead=1"),
+    "resample": ("grpo.resample=4", "grpo.flat=drop", *RARE),
+    "pool": ("prompts.pool=informative", "prompts.probe=2", "prompts.train=12", "grpo.steps=6"),
+    "gdpo": (*RULES, "grpo.advantage=gdpo", "model.dropout=0.1", "grpo.loss=dr_grpo"),
+    "steps": ("grpo.flat=steps", "grpo.solved=1.0", GRADED),
+    "bfloat16": ("model.dtype=bfloat16", "grpo.steps=4"),
 }  # fmt: skip
+THREADS = {"updates": 2}  # and with it two lanes of micro-batches
 BROKEN: Mapping[str, tuple[str, signal.Signals]] = {  # the twin, and what stops it in its third step
-    "style-int": ("style", signal.SIGINT),
-    "style-kill": ("style", signal.SIGKILL),
-    "ahead-int": ("ahead", signal.SIGINT),
-    "ahead-kill": ("ahead", signal.SIGKILL),
-    "judged-kill": ("judged", signal.SIGKILL),
-    "updates-int": ("updates", signal.SIGINT),
-    "resample-kill": ("resample", signal.SIGKILL),
-    "pool-int": ("pool", signal.SIGINT),
-}
-AGAIN: Mapping[str, tuple[str, tuple[str, ...]]] = {  # of a finished run: the command, its options
-    "style-eval": ("style", ("eval",)),
-    "ahead-replay": ("ahead", ("replay", "--step", "3")),
-    "exits-replay": ("exits", ("replay", "--step", "3")),
-    "resample-replay": ("resample", ("replay", "--step", "2")),
-}
+    "style-int": ("style", signal.SIGINT), "style-kill": ("style", signal.SIGKILL),
+    "ahead-int": ("ahead", signal.SIGINT), "ahead-kill": ("ahead", signal.SIGKILL),
+    "pool-int": ("pool", signal.SIGINT), "resample-kill": ("resample", signal.SIGKILL),
+    "updates-int": ("updates", signal.SIGINT), "judged-kill": ("judged", signal.SIGKILL),
+}  # fmt: skip
+AGAIN: Mapping[str, tuple[str, ...]] = {  # of a finished run: the run, the command, its options
+    "style-eval": ("style", "eval"), "ahead-replay": ("ahead", "replay", "--step", "3"),
+    "exits-replay": ("exits", "replay", "--step", "3"),
+    "resample-replay": ("resample", "replay", "--step", "2"),
+}  # fmt: skip
 
 # -- the LLMs ------------------------------------------------------------------------------------
 
@@ -142,8 +119,7 @@ def answers(body: dict[str, Any]) -> str:
         said = {q["id"]: next((k for k, o in q["options"].items() if o in text), "don't know") for q in quiz}
         return json.dumps({"answers": [{"id": name, "answer": letter} for name, letter in said.items()]})
     if (found := _between(asked, "source")) is not None:
-        words = sorted(set(re.findall(r"\w{3,}", found)))[:4]
-        wrong = ["Xanten", "Ypern", "Zeist"]
+        words, wrong = sorted(set(re.findall(r"\w{3,}", found)))[:4], ["Xanten", "Ypern", "Zeist"]
         made = [{"question": f"Which is word {n}?", "right": w, "wrong": wrong} for n, w in enumerate(words)]
         return json.dumps({"questions": made})
     reply = json.loads(brain(body))
@@ -160,6 +136,10 @@ def _between(text: str, tag: str) -> str | None:
 # -- recording -----------------------------------------------------------------------------------
 
 
+STEADY = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+PLACE = "{{base_url = '{}', key_env = '', cache = false, prices = {{'*' = {{input = 0.5, output = 2.0}}}}}}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recorder:
     """Makes runs in `root` with the code on PYTHONPATH and LLMs at `url`."""
@@ -167,87 +147,51 @@ class Recorder:
     root: Path
     url: str
 
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "refine_rl", *words]
+    def refine(self, run: str, *words: str) -> dict[str, Any]:
+        """A command on a run, for subprocess; with where the LLMs are, if that asks any."""
+        place = ("--set", f"endpoints.scripted={PLACE.format(self.url)}")
+        asks = words[0] == "train" and any("scripted/" in one for one in RUNS[run])
+        env = os.environ | STEADY | {"OMP_NUM_THREADS": str(THREADS.get(run, 1))}
+        return {"args": [sys.executable, "-m", "refine_rl", *words, *(place if asks else ())], "env": env}
 
-    def start(self, words: Sequence[str], threads: int, out: Path) -> subprocess.Popen[bytes]:
-        env = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "120",
-        }
-        with out.open("wb") as said, out.with_suffix(".errors").open("wb") as errors:
-            return subprocess.Popen(self.command(*words), env=env, stdout=said, stderr=errors)
+    def train(self, run: str, folder: Path) -> dict[str, Any]:
+        sets = [word for one in (*SMALL, *RUNS[run]) for word in ("--set", one)]
+        recipe = "dots" if run in DOTS else "style"
+        return self.refine(run, "train", "--recipe", recipe, "--run", str(folder), *sets)
 
-    def call(self, words: Sequence[str], threads: int = 1) -> str:
-        """What a command says on standard output; raises RuntimeError where it fails."""
-        out = self.root / f".said-{crc32(' '.join(words).encode()):08x}"
-        child = self.start(words, threads, out)
-        failed, said, errors = child.wait(), out.read_text(), out.with_suffix(".errors").read_text()
-        if failed:
-            raise RuntimeError(f"refine {' '.join(words)}\n{said[-1000:]}\n{errors[-3000:]}")
-        out.unlink()
-        out.with_suffix(".errors").unlink()
-        return said
+    def whole(self, name: str, folder: Path) -> None:
+        called(self.train(name, folder))
 
-    def place(self, golden: Golden) -> list[str]:
-        """Where the LLMs are, for a run that asks any."""
-        table = f"{{base_url = '{self.url}', key_env = '', cache = false, prices = {PRICES}}}"
-        return ["--set", f"endpoints.scripted={table}"] if golden.asks else []
-
-    def begin(self, name: str, folder: Path) -> list[str]:
-        golden = RUNS[name]
-        sets = [word for one in (*SMALL, *golden.sets) for word in ("--set", one)]
-        return ["train", "--recipe", golden.recipe, "--run", str(folder), *sets, *self.place(golden)]
-
-    def go_on(self, name: str, folder: Path) -> None:
-        """Finishes a broken run, and renders its report anew."""
-        golden = RUNS[name]
-        self.call(["train", "--resume", str(folder), *self.place(golden)], golden.threads)
-        (folder / "report.html").unlink()
-        self.call(["report", str(folder)])
-
-    def whole(self, name: str) -> None:
-        self.make(name, lambda folder: self.call(self.begin(name, folder), RUNS[name].threads))
-
-    def broken(self, name: str) -> None:
-        twin, stop = BROKEN[name]
-
-        def broken(folder: Path) -> None:
-            while True:
-                shutil.rmtree(folder, ignore_errors=True)
-                child = self.start(self.begin(twin, folder), RUNS[twin].threads, self.root / f".said-{name}")
-                groups = folder / "groups.jsonl"
+    def broken(self, name: str, folder: Path) -> None:
+        run, stop = BROKEN[name]
+        groups, command = folder / "groups.jsonl", self.train(run, folder)
+        for _ in range(5):  # a machine that is busy elsewhere may let it come to its end
+            shutil.rmtree(folder, ignore_errors=True)
+            with subprocess.Popen(**command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
                 while child.poll() is None:
                     if groups.is_file() and b'"step": 3,' in groups.read_bytes():
                         child.send_signal(stop)
                         break
                     time.sleep(0.001)
-                if child.wait() and groups.is_file() and not (folder / "comparison.json").is_file():
-                    return  # a machine that was busy elsewhere may have let it come to its end
+            if child.returncode and groups.is_file() and not (folder / "comparison.json").is_file():
+                return
+        raise RuntimeError(f"{name} was not stopped in its third step: {command['args']}")
 
-        self.make(f"{name}-broken", broken)
+    def resumed(self, source: Path, name: str, folder: Path) -> None:
+        """What became of a broken run in `source`, with its report rendered anew."""
+        run = BROKEN[name][0]
+        shutil.copytree(source / f"{name}-broken", folder)
+        called(self.refine(run, "train", "--resume", str(folder)))
+        (folder / "report.html").unlink()
+        called(self.refine(run, "report", str(folder)))
 
-    def resumed(self, name: str, source: Path, after: str) -> None:
-        def resumed(folder: Path) -> None:
-            shutil.copytree(source / f"{name}-broken", folder)
-            self.go_on(BROKEN[name][0], folder)
+    def again(self, name: str, folder: Path) -> None:
+        run, command, *options = AGAIN[name]
+        shutil.copytree(self.root / run, folder)
+        said = called(self.refine(run, command, str(folder), *options))
+        (folder / f"{command}.txt").write_text(said, encoding="utf-8")
 
-        self.make(f"{name}-{after}", resumed)
-
-    def again(self, name: str) -> None:
-        run, (command, *options) = AGAIN[name]
-
-        def again(folder: Path) -> None:
-            shutil.copytree(self.root / run, folder)
-            said = self.call([command, str(folder), *options])
-            (folder / f"{command}.txt").write_text(said, encoding="utf-8")
-
-        self.make(name, again)
-
-    def make(self, name: str, fill: Callable[[Path], Any]) -> None:
+    def make(self, name: str, fill: Callable[[Path], None]) -> None:
         """`fill` makes a folder aside, which then gets its name."""
         if (self.root / name).exists():
             return
@@ -257,46 +201,48 @@ class Recorder:
         aside.rename(self.root / name)
         print(f"{name:<24} {time.perf_counter() - began:5.1f} s", flush=True)
 
+    def make_all(self, fills: Mapping[str, Callable[[Path], None]]) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(self.make, name, fill) for name, fill in fills.items()]:
+                done.result()
 
-PRICES = "{'*' = {input = 0.5, output = 2.0}}"
+
+def called(command: Mapping[str, Any]) -> str:
+    """What a command says on standard output; raises RuntimeError where it fails."""
+    done = subprocess.run(**command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command['args']}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
 
 
-def work(root: Path, jobs: Callable[[Recorder], Sequence[Sequence[Callable[[], None]]]]) -> None:
-    """Does the rounds of jobs, two at a time, with a server of LLMs."""
+@contextlib.contextmanager
+def recorder(root: Path) -> Iterator[Recorder]:
     root.mkdir(parents=True, exist_ok=True)
     server = LlmServer(brain=answers)
     try:
-        with ThreadPoolExecutor(2) as pool:
-            for round_ in jobs(Recorder(root=root.resolve(), url=server.base_url)):
-                for done in [pool.submit(job) for job in round_]:
-                    done.result()
+        yield Recorder(root=root.resolve(), url=server.base_url)
     finally:
         server.stop()
-    for left in root.glob(".said-*"):
-        left.unlink()
 
 
-def record(root: Path, wanted: Callable[[str], bool]) -> None:
-    def jobs(at: Recorder) -> list[list[Callable[[], None]]]:
-        runs = [lambda n=n: at.whole(n) for n in RUNS if wanted(n)]
-        broken = [lambda n=n: at.broken(n) for n in BROKEN if wanted(n)]
-        resumed = [lambda n=n: at.resumed(n, at.root, "resumed") for n in BROKEN if wanted(n)]
-        again = [lambda n=n: at.again(n) for n in AGAIN if wanted(n)]
-        return [[*runs, *broken], [*resumed, *again]]
-
-    work(root, jobs)
+def record(root: Path, wanted: Callable[[str], bool]) -> bool:
+    stopped = list(filter(wanted, BROKEN))
+    with recorder(root) as r:
+        broken = {f"{n}-broken": partial(r.broken, n) for n in stopped}
+        r.make_all({n: partial(r.whole, n) for n in filter(wanted, RUNS)} | broken)
+        resumed = {f"{n}-resumed": partial(r.resumed, r.root, n) for n in stopped}
+        r.make_all(resumed | {n: partial(r.again, n) for n in filter(wanted, AGAIN)})
+    return True
 
 
 def resume(old: Path, root: Path, wanted: Callable[[str], bool]) -> bool:
     """Whether every broken run of `old` becomes its twin with the code on PYTHONPATH."""
-    names = [n for n in BROKEN if wanted(n)]
-    for name in names:
-        shutil.rmtree(root / f"{name}-taken-up", ignore_errors=True)
-    work(root, lambda at: [[lambda n=n: at.resumed(n, old.resolve(), "taken-up") for n in names]])
-    found = [
-        told(f"{n}-taken-up", content(old / BROKEN[n][0]), content(root / f"{n}-taken-up"), resumed=True)
-        for n in names
-    ]
+    names = {n: f"{n}-taken-up" for n in filter(wanted, BROKEN)}
+    for taken in names.values():
+        shutil.rmtree(root / taken, ignore_errors=True)
+    with recorder(root) as r:
+        r.make_all({taken: partial(r.resumed, old.resolve(), n) for n, taken in names.items()})
+    found = [told(t, old / BROKEN[n][0], root / t, resumed=True) for n, t in names.items()]
     return all(found)
 
 
@@ -306,18 +252,12 @@ CLOCKS = {"seconds", "tokens_per_second", "time"}
 COURSE = {"events.jsonl", "times.jsonl", "llm_calls.jsonl", "llm_replies.jsonl"}  # how a run came to its end
 
 
-def content(run: Path) -> Content:
-    """What a rebuild must not change of a folder."""
-    return {
-        str(path.relative_to(run)): [_placeless(line, run) for line in _lines(path)]
-        for path in sorted(run.rglob("*"))
-        if path.is_file()
-    }
-
-
-def _placeless(line: str, run: Path) -> str:
-    place = re.compile(rf"{re.escape(str(run.resolve().parent))}/(\.making-)?{re.escape(run.name)}")
-    return re.sub(r"http://127\.0\.0\.1:\d+", "http://SERVER", place.sub("RUN", line))
+def content(run: Path) -> dict[str, list[str]]:
+    """What a rebuild must not change of a folder: each file's lines, without clocks and places."""
+    folder = rf"{re.escape(str(run.resolve().parent))}/(\.making-)?{re.escape(run.name)}"
+    places = re.compile(rf"{folder}|http://127\.0\.0\.1:\d+")
+    files = (path for path in sorted(run.rglob("*")) if path.is_file())
+    return {str(f.relative_to(run)): [places.sub("PLACE", line) for line in _lines(f)] for f in files}
 
 
 def _lines(path: Path) -> list[str]:
@@ -329,15 +269,11 @@ def _lines(path: Path) -> list[str]:
     if path.name == "config.toml":
         found = tomllib.loads(text)
         del found["versions"], found["source"]["folder"], found["source"]["created"]
-        found["source"].pop("reward_files")  # a recipe's rules may import from another place
+        del found["source"]["reward_files"]  # a recipe's rules may import from another place
         return json.dumps(found, indent=0).splitlines()
-    if path.name == "position.json":
-        return [_timeless(text)]
     if path.name == "adapter_config.json":  # peft writes a set, in an order that every process draws anew
-        found = json.loads(text)
-        found["target_modules"] = sorted(found["target_modules"])
-        return json.dumps(found, indent=0).splitlines()
-    if path.suffix != ".jsonl":
+        return sorted(line.strip().rstrip(",") for line in text.splitlines())
+    if path.suffix != ".jsonl" and path.name != "position.json":
         return text.splitlines()
     # With sampling ahead a call is under way while a step ends, and counts in this step's cost or the next.
     # Which of several calls at once comes first, and so the calls' order and numbers, is chance too.
@@ -364,15 +300,15 @@ def tensors(path: Path) -> list[str]:
     ]
 
 
-def told(name: str, a: Content, b: Content, *, resumed: bool = False) -> bool:
-    """Whether `b` is `a`; says so. A resumed run may have more checkpoints and another course."""
+def told(name: str, one: Path, other: Path, *, resumed: bool = False) -> bool:
+    """Whether `other` is `one`; says so. A resumed run may have more checkpoints and another course."""
+    a, b = content(one), content(other)
+    wrong = [f"    {folder}: there is no such run" for folder, files in ((one, a), (other, b)) if not files]
     if resumed:
         b = {file: lines for file, lines in b.items() if file in a or not file.startswith("checkpoints/")}
         a, b = ({file: c[file] for file in c if file not in COURSE} for c in (a, b))
-    wrong = [f"    {file}: is in one alone" for file in sorted(a.keys() ^ b.keys())]
-    wrong += [
-        f"    {file}{_first(a[file], b[file])}" for file in sorted(a.keys() & b.keys()) if a[file] != b[file]
-    ]
+    wrong += [f"    {file}: is in one alone" for file in sorted(a.keys() ^ b.keys())]
+    wrong += [f"    {f}{_first(a[f], b[f])}" for f in sorted(a.keys() & b.keys()) if a[f] != b[f]]
     print(f"{name:<24} " + ("same" if not wrong else "DIFFERENT\n" + "\n".join(wrong)), flush=True)
     return not wrong
 
@@ -387,16 +323,15 @@ def _first(a: list[str], b: list[str]) -> str:
 
 
 def compare(a: Path, b: Path, wanted: Callable[[str], bool]) -> bool:
-    found = [told(n, content(a / n), content(b / n)) for n in (*RUNS, *AGAIN) if wanted(n)]
-    for name, (twin, _) in BROKEN.items():  # the moment of a kill varies: what came of it does not
-        for side in (a, b) if wanted(name) else ():
-            resumed = content(side / f"{name}-resumed")
-            found.append(told(f"{name} in {side.name}", content(a / twin), resumed, resumed=True))
+    found = [told(name, a / name, b / name) for name in filter(wanted, (*RUNS, *AGAIN))]
+    for name in filter(wanted, BROKEN):  # the moment of a kill varies: what came of it does not
+        twin = a / BROKEN[name][0]
+        found += [told(f"{name} {s.name}", twin, s / f"{name}-resumed", resumed=True) for s in (a, b)]
     return all(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("what", choices=("record", "compare", "resume"))
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--only", default="", help="names, with commas between them")
@@ -407,8 +342,7 @@ def main() -> None:
     if len(a.folders) != (1 if a.what == "record" else 2):
         parser.error(f"{a.what}: another number of folders")
     does = {"record": record, "compare": compare, "resume": resume}[a.what]
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(does(*a.folders, lambda name: not only or name in only) is False)
+    sys.exit(not does(*a.folders, lambda name: not only or name in only))
 
 
 if __name__ == "__main__":
