@@ -276,11 +276,11 @@ def _lines(path: Path) -> list[str]:
     if path.suffix != ".jsonl" and path.name != "position.json":
         return text.splitlines()
     # With sampling ahead a call is under way while a step ends, and counts in this step's cost or the next.
-    # Which of several calls at once comes first, and so the calls' order and numbers, is chance too.
+    # Which of several calls at once comes first, and so their order and numbers, is chance too.
     calls = path.name.startswith("llm_")
     without = CLOCKS | ({"id"} if calls else {"cost_usd"} if path.name == "metrics.jsonl" else set())
     lines = [_timeless(line, without) for line in text.splitlines()]
-    return sorted(lines) if calls else lines
+    return sorted(lines) if calls or path.name == "quiz.jsonl" else lines
 
 
 def _timeless(line: str, without: set[str] = CLOCKS) -> str:
