@@ -242,12 +242,10 @@ def resume(old: Path, root: Path, wanted: Callable[[str], bool]) -> bool:
         shutil.rmtree(root / taken, ignore_errors=True)
     with recorder(root) as r:
         r.make_all({taken: partial(r.resumed, old.resolve(), n) for n, taken in names.items()})
-    found = [told(t, old / BROKEN[n][0], root / t, resumed=True) for n, t in names.items()]
-    return all(found)
+    return min([told(t, old / BROKEN[n][0], root / t, resumed=True) for n, t in names.items()], default=True)
 
 
 # -- comparing -----------------------------------------------------------------------------------
-
 CLOCKS = {"seconds", "tokens_per_second", "time"}
 COURSE = {"events.jsonl", "times.jsonl", "llm_calls.jsonl", "llm_replies.jsonl"}  # how a run came to its end
 
@@ -279,20 +277,22 @@ def _lines(path: Path) -> list[str]:
     # Which of several calls at once comes first, and so their order and numbers, is chance too.
     calls = path.name.startswith("llm_")
     without = CLOCKS | ({"id"} if calls else {"cost_usd"} if path.name == "metrics.jsonl" else set())
-    lines = [_timeless(line, without) for line in text.splitlines()]
+    lines = [_timeless(line, without) for line in text.removesuffix("\n").split("\n")]
     return sorted(lines) if calls or path.name == "quiz.jsonl" else lines
 
 
-def _timeless(line: str, without: set[str] = CLOCKS) -> str:
-    return json.dumps({k: v for k, v in json.loads(line).items() if k not in without})
+def _timeless(line: str, without: set[str]) -> str:
+    try:
+        return json.dumps({k: v for k, v in json.loads(line).items() if k not in without})
+    except ValueError:  # a damaged line stands for itself
+        return line
 
 
 def tensors(path: Path) -> list[str]:
     """A line a tensor of a safetensors file: name, form and the hash of its bytes."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
+    header = {name: t for name, t in json.loads(data[8:start]).items() if name != "__metadata__"}
     return [
         f"{name} {t['dtype']} {t['shape']} "
         + hashlib.sha256(data[start + t["data_offsets"][0] : start + t["data_offsets"][1]]).hexdigest()[:16]
@@ -307,7 +307,7 @@ def told(name: str, one: Path, other: Path, *, resumed: bool = False) -> bool:
     if resumed:
         b = {file: lines for file, lines in b.items() if file in a or not file.startswith("checkpoints/")}
         a, b = ({file: c[file] for file in c if file not in COURSE} for c in (a, b))
-    wrong += [f"    {file}: is in one alone" for file in sorted(a.keys() ^ b.keys())]
+    wrong += [f"    {file}: is in one alone" for file in sorted(a.keys() ^ b.keys()) if a and b]
     wrong += [f"    {f}{_first(a[f], b[f])}" for f in sorted(a.keys() & b.keys()) if a[f] != b[f]]
     print(f"{name:<24} " + ("same" if not wrong else "DIFFERENT\n" + "\n".join(wrong)), flush=True)
     return not wrong
