@@ -24,7 +24,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.sample import Purpose
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
-from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.judges.rubric import load_rubric
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder

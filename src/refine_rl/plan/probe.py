@@ -18,7 +18,6 @@ from refine_rl.policy.sample import Purpose, sample
 from refine_rl.progress import Observer, Pause, never
 from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward
-from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.settings import Settings
@@ -63,12 +62,10 @@ def probe(
     """
     connections = connect(settings, None, observer.warning)
     check_models(settings, connections)
-    rubric = ""
     if settings.reward.rubric == "write":
         observer.note("The rubric is still to be written: the judges go by the default one here.")
-        rubric = default_rubric()
     asks = bool(settings.reward.judges) or settings.reward.quiz is not None
-    reward = build_reward(settings, (), connections, rubric)
+    reward = build_reward(settings, connections=connections)
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed)
     r = settings.rollout
@@ -94,8 +91,8 @@ def probe(
     )
     seconds = time.perf_counter() - began
     observer.stage("The answers are scored")
-    with ScoringLoop(reward, closing=connections.close) as scoring:
-        scores = scoring.score(list(zip(chosen, groups, strict=True)), pause)
+    with ScoringLoop(closing=connections.close) as loop:
+        scores = loop.score(reward, list(zip(chosen, groups, strict=True)), pause)
     values = [[s.value for s in group if s.value is not None] for group in scores]
     whole = [v for v in values if len(v) > 1]
     if not whole:
