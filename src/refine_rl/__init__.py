@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from refine_rl.rewards import check_sanity, function_reward
     from refine_rl.settings import ModelSettings, SanityCase
     from refine_rl.training.grpo.advantages import leave_one_out, mean_only, zscore
-    from refine_rl.training.grpo.collect import choose_prompts
+    from refine_rl.training.grpo.choice import choose_prompts
     from refine_rl.training.grpo.kl import kl_terms
     from refine_rl.training.grpo.loss import policy_loss
 
@@ -74,7 +74,7 @@ _PIECES = {
     "training.grpo.advantages": ("leave_one_out", "mean_only", "zscore"),
     "training.grpo.kl": ("kl_terms",),
     "training.grpo.loss": ("policy_loss",),
-    "training.grpo.collect": ("choose_prompts",),
+    "training.grpo.choice": ("choose_prompts",),
     "policy.draw": ("Sampling",),
     "policy.load": ("load_policy",),
     "policy.logprobs": ("logprobs",),

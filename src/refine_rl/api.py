@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refine_rl.errors import UserError, quoted
+from refine_rl.pipeline.functions import function_names, require_functions
 from refine_rl.progress import Observer
-from refine_rl.rewards.functions.own import function_reward
 from refine_rl.run import RunFolder, new_run
 from refine_rl.settings import Settings
 from refine_rl.settings.file import load_settings, settings_from_dict

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.decayed import Decayed, decayed
 from refine_rl.settings import Settings
 from refine_rl.types import Prompt, Score, Trajectory

@@ -37,9 +37,9 @@ def chat(
     """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
     an empty line ends."""
     from refine_rl.cli.screen import print_error, results, say, talk
-    from refine_rl.pipeline.weights import choose_weights, open_model
     from refine_rl.pipeline.chat import COLUMN, Chat
     from refine_rl.pipeline.model import longest_text
+    from refine_rl.pipeline.weights import choose_weights, open_model
     from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)

@@ -12,8 +12,8 @@ from refine_rl.evaluate.verdict import unexpected, updated
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.pipeline.evidence import examined
 from refine_rl.pipeline.first_looks import FirstLooks
+from refine_rl.pipeline.functions import require_functions
 from refine_rl.pipeline.model import hold_positions
-from refine_rl.pipeline.resume import require_functions
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.control import readable

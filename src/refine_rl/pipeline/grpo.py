@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from refine_rl.pipeline.looking import look_before, probe, validate
-from refine_rl.pipeline.record import FolderRecord, newest_whole
+from refine_rl.pipeline.record import FolderRecord
+from refine_rl.pipeline.resume import newest_whole
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.protocol import Spoken
 from refine_rl.rewards.scoring import Promising
@@ -36,9 +37,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         work.journal.stage(f"Training, steps {start.step + 1} to {g.steps}")
     work.cost()  # what is counted from here on belongs to the steps
     record = FolderRecord(work.folder, learner, settings, work.journal, start)
-    learn = learn_of(
-        settings, learner, distance_of(settings, work.policy, record.history), pause=work.pause
-    )
+    learn = learn_of(settings, learner, distance_of(settings, work.policy, record.history), pause=work.pause)
     play = play_of(settings, work.policy, pause=work.pause)
 
     def rollouts(some: Sequence[Prompt], step: int) -> Iterator[Spoken]:

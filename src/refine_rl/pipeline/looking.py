@@ -1,4 +1,4 @@
-"""Looks at the policy and its judges on the way: validation, the probe of the pool, bad answers on purpose."""
+"""Looks at the policy and its judges on the way: validation, the pool's probe, bad answers on purpose."""
 
 from __future__ import annotations
 
@@ -106,10 +106,11 @@ def probe(work: Work, prompts: Sequence[Prompt]) -> None:
 
 def look_at_judges(work: Work, prompts: Sequence[Prompt]) -> None:
     """`check_judges` before anything is scored in earnest."""
-    if work.scorers.validation.panel is not None and work.settings.judge.anchors:
-        if work.folder.outcomes("base") is None:
-            with work.folder.timed("judges", 0):
-                check_judges(work, prompts, 0)
+    if work.scorers.validation.panel is None or not work.settings.judge.anchors:
+        return
+    if work.folder.outcomes("base") is None:
+        with work.folder.timed("judges", 0):
+            check_judges(work, prompts, 0)
 
 
 def check_judges(work: Work, prompts: Sequence[Prompt], step: int) -> None:

@@ -61,7 +61,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         folder=folder,
         task=settings.task,
         panels=panels(scorers),
-        quiz=quiz_of(scorers),
+        quiz=quiz_of(scorers.validation),
         connections=connections,
         journal=journal,
         pause=pause,

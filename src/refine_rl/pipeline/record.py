@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refine_rl.errors import UserError, quoted
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
-from refine_rl.training import checkpoint
-from refine_rl.training.checkpoint import DamagedCheckpoint, Position
+from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.pool import Chosen, Seen, worth
 from refine_rl.training.learner import Learner
 from refine_rl.training.missing import missing_text

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from refine_rl.errors import UserError, quoted
+from refine_rl.pipeline.functions import require_functions
 from refine_rl.progress import Observer, Quiet
-from refine_rl.rewards.functions.own import function_reward
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
@@ -109,26 +107,3 @@ def newest_whole(run: RunFolder, journal: Journal) -> int:
             f"them anew: refine train --resume {quoted(run.path)} --from-step {newest}"
         )
     return newest
-
-
-def require_functions(folder: RunFolder, rewards: Sequence[Callable[..., Any]]) -> None:
-    """Raises UserError unless `rewards` has the names of the functions that the run was started with:
-    those that came from Python cannot be found from files."""
-    wanted, given = folder.python_rewards(), function_names(rewards)
-    if wanted == given:
-        return
-    names = ", ".join(wanted)
-    if not wanted:
-        raise UserError(f"{folder.path} was started without Python reward functions: give none.")
-    raise UserError(
-        f"{folder.path} was started with the Python reward functions [{names}], not with "
-        f"[{', '.join(given)}]; go on from Python, with the same: "
-        f"refine_rl.resume({str(folder.path)!r}, rewards=[{names}])"
-    )
-
-
-def function_names(rewards: Sequence[Callable[..., Any]]) -> list[str]:
-    """The components' names; refuses what is no reward function before anything is written."""
-    if callable(rewards):
-        raise UserError("rewards is a list of functions: rewards=[...]")
-    return [function_reward(f).name for f in rewards]

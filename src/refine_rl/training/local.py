@@ -68,7 +68,7 @@ class LocalLearner:
         first: list[_Part] = []
         for update in range(updates if worked else 0):
             some = [[worked[i] for i in chunk] for chunk in chunks]
-            starts = [p.new_B_T for p in first] or [None] * len(chunks)
+            starts = [p.new_B_T for p in first] if first else [None] * len(chunks)
             parts = self._backward(some, starts, objective, lanes, (step, update), pause)
             first = first or parts
             norms.append(self._clipped_norm())

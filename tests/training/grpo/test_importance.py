@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from refine_rl.training.learn import UpdateMetrics, update
 
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
@@ -18,7 +19,6 @@ from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training.grpo.importance import weights
 from refine_rl.training.grpo.surrogates import SURROGATES
-from refine_rl.training.learn import UpdateMetrics, update
 from refine_rl.training.rows import Row, rows
 from refine_rl.types import Group, Prompt, Score
 

@@ -129,7 +129,7 @@ class Learn:
         """Moves the weights; raises what `Learner.learn` raises."""
         references = self.distance.in_loss(groups)
         kl, beta, rate = (
-            self.distance.measured(groups, step),
+            self.distance.measured(groups),
             self.distance.coefficient(step),
             self.rate(step),
         )

@@ -29,8 +29,8 @@ def train(
     pause: Pause = never,
 ) -> Position:
     """Trains from `keep.start` to `keep.steps`, and says how far it came. `clock` gives the seconds of
-    training so far; `cost` what scoring has cost in dollars since it was last asked (None: not known). Whatever stops
-    it early, a checkpoint of the last whole step is there when the error leaves here."""
+    training so far; `cost` what scoring has cost in dollars since it was last asked (None: not known).
+    Whatever stops it early, a checkpoint of the last whole step is there when the error leaves here."""
     position = keep.start
     try:
         if position.kept < position.step:

@@ -44,9 +44,7 @@ def play_of(settings: Settings, speaker: Speaker, *, pause: Pause = never) -> Pl
     world, members, sampling = world_of(settings.rollout), settings.rollout.group_size, sampling_of(settings)
 
     def rollouts(prompts: Sequence[Prompt], step: int) -> Iterator[Spoken]:
-        how = How(
-            sampling=sampling, purpose=Purpose(seed=settings.grpo.seed, step=step, name="rollout")
-        )
+        how = How(sampling=sampling, purpose=Purpose(seed=settings.grpo.seed, step=step, name="rollout"))
         return play(speaker, prompts, members, how, world=world, pause=pause)
 
     return rollouts
@@ -101,13 +99,9 @@ def distance_of(
     )
 
 
-def learn_of(
-    settings: Settings, learner: LocalLearner, distance: Distance, *, pause: Pause = never
-) -> Learn:
+def learn_of(settings: Settings, learner: LocalLearner, distance: Distance, *, pause: Pause = never) -> Learn:
     g = settings.grpo
-    rate = Rate(
-        peak=settings.learning_rate, steps=g.steps, schedule=g.schedule, warmup_steps=g.warmup_steps
-    )
+    rate = Rate(peak=settings.learning_rate, steps=g.steps, schedule=g.schedule, warmup_steps=g.warmup_steps)
     return Learn(
         learner=learner,
         loss=loss_of(settings),
