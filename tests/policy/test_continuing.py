@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from make import prompts
 from refine_rl.policy.continuing import Begun, encode_text, go_on
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
@@ -22,10 +23,7 @@ from refine_rl.types import Prompt, Segment, Trajectory
 MakeModel = Callable[..., Path]
 PURPOSE = Purpose(seed=3, step=7, name="early_exit")
 SAMPLING = Sampling(max_tokens=6, temperature=0.8)
-PROMPTS = [
-    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-    for i, text in enumerate(["hi", "the dog and the cat and the dog", "say something"])
-]
+PROMPTS = prompts("hi", "the dog and the cat and the dog", "say something")
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["fast", "plain"])

@@ -16,6 +16,7 @@ import pytest
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+import make
 from refine_rl.errors import UserError
 from refine_rl.policy.control import (
     Control,
@@ -346,10 +347,9 @@ def test_the_opening_belongs_to_what_rewards_read(make_model: MakeModel, tmp_pat
     from refine_rl.policy.continuing import Begun, go_on
     from refine_rl.policy.draw import Sampling
     from refine_rl.policy.sample import Purpose, sample
-    from refine_rl.types import Prompt
 
     policy = policy_from(model_with(make_model, tmp_path / "m", THINKS, "<|system|>=<think>"))
-    prompt = Prompt(id="p", split="train", messages=({"role": "user", "content": "hello"},))
+    prompt = make.prompt("p", "hello")
     how = {"sampling": Sampling(max_tokens=5), "purpose": Purpose(seed=0, step=1, name="rollout")}
     (group,) = sample(policy, [prompt], members=3, **how)  # type: ignore[arg-type]
     for trajectory in group:
