@@ -180,7 +180,7 @@ def part(prompts: int, difference: float = 0.5) -> Part:
 
 
 def comparison(
-    word: Verdict = "better", difference: Estimate | Contrast | None = None, **changes: Any
+    word: Verdict = "better", difference: Estimate | Contrast | None = None, /, **changes: Any
 ) -> Comparison:
     """Of 64 prompts, each answered 4 times; a contrast for `difference` gives base and tuned as well."""
     usual: dict[str, Any] = {
