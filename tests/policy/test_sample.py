@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from make import prompts
 from refine_rl.errors import Interrupted
 from refine_rl.policy import draw as drawing
 from refine_rl.policy.draw import Sampling, draw
@@ -37,15 +38,6 @@ ARCHITECTURES = [
 ]
 WINDOW = {"mistral": {"sliding_window": 6}}
 PURPOSE = Purpose(seed=3, step=7, name="rollout")
-
-
-def prompts(*texts: str) -> list[Prompt]:
-    return [
-        Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-        for i, text in enumerate(texts)
-    ]
-
-
 UNEVEN = prompts("hi", "say something short about the cat", "the dog and the cat and the dog and the cat")
 
 
