@@ -19,7 +19,7 @@ from refine_rl.prompts.board import Board
 from refine_rl.prompts.slots import Slot, plan_slots
 from refine_rl.prompts.write import Written, together, write_prompts
 from refine_rl.prompts.writer import CHECKED, read_system, sift
-from refine_rl.settings import Settings
+from refine_rl.settings import PromptSettings, Settings
 from refine_rl.types import Prompt, Split
 
 TASK = "Answer every question in one friendly sentence."
@@ -38,7 +38,10 @@ def settings(seed: int = 0, *, prompts: dict[str, Any] | None = None, **writer: 
 
 
 def write(client: Scripted, given: Settings | None = None, asked: dict[Split, int] = ASKED) -> Written:
-    return asyncio.run(write_prompts(given or settings(), client, asked))
+    s = given or settings()
+    return asyncio.run(
+        write_prompts(client, asked, task=s.task, prompts=s.prompts, writer=s.writer, seed=s.grpo.seed)
+    )
 
 
 def load(client: Scripted, given: Settings | None = None, **numbers: int) -> tuple[list[Prompt], Any]:
@@ -95,7 +98,7 @@ def test_batches_know_what_exists_and_what_went_wrong(scripts: SimpleNamespace) 
 def test_a_batch_is_shown_first_what_is_most_like_it() -> None:
     kinds = [("a", "x"), ("b", "y"), ("a", "y"), ("a", "x")]
     slots = [Slot(split="train", combination=kind) for kind in kinds]
-    board = Board(slots, {"one": ["a", "b"], "two": ["x", "y"]}, settings())
+    board = Board(slots, {"one": ["a", "b"], "two": ["x", "y"]}, PromptSettings(), batch=5, seed=0)
     board.filled |= {1: "nothing shared", 2: "one shared", 3: "the same"}
     assert board.examples([0], 2, "key") == ["the same", "one shared"]
     assert board.examples([0], 9, "key") == ["the same", "one shared", "nothing shared"]

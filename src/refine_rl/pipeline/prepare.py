@@ -68,7 +68,7 @@ def prepare(folder: RunFolder, functions: Functions, observer: Observer, pause: 
     with together:
         rewards = _rewards(settings, functions, connections, load_rubric(settings) if given else "", shelf)
     with together:
-        require_own_reward(settings)
+        require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if not asks_writer:
         with together:
             read = read_prompts(folder, settings, connections, observer, pause)
@@ -364,7 +364,8 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, observer: Obser
 
 def _require_enough(prompts: Sequence[Prompt], settings: Settings, lost: str) -> None:
     found = Counter(p.split for p in prompts)
-    require_enough(settings, train=found["train"], held_out=found["held_out"], lost=lost)
+    each = settings.grpo.prompts_per_step
+    require_enough(prompts_per_step=each, train=found["train"], held_out=found["held_out"], lost=lost)
 
 
 def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Policy) -> UserError:
@@ -386,7 +387,7 @@ def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Pol
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
     """Prompts that the model can read and that leave room for an answer, and lines about the others."""
-    room = room_for_prompt(settings, policy.context_length)
+    room = room_for_prompt(settings.rollout.max_tokens, policy.context_length)
     limit = min(settings.prompts.max_tokens, room)
     read, lines = readable(prompts, policy.encode, policy.control)
     kept = [p for p in read if len(policy.encode(p.messages)) <= limit]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # Without a number asked for:
 _GENERATED: dict[Split, int] = {"train": 256, "validation": 32, "held_out": 64}
-_WRITTEN: dict[Split, int] = {"train": 64, "validation": 12, "held_out": 24}
+WRITTEN: Mapping[Split, int] = {"train": 64, "validation": 12, "held_out": 24}
 _FEWEST_WRITTEN = (
     0.5  # share of the prompts asked for with which a run may begin where the writer stops early
 )
@@ -79,12 +79,15 @@ def load_prompts(
 
         require_encoder()
     if settings.writes_prompts:
+        if connections is None:
+            raise UserError("the prompts of a writer need `connections` to its endpoint")
         source = _write(settings, connections, note, pause)
     else:
         source = _read(settings.prompts, settings.folder, settings.grpo.seed, SPLITS)
         if source.name.startswith("file:") and not source.generated:
             texts = {c.origin.rpartition(":")[2]: c.messages[-1]["content"] for c in source.candidates}
-            require_own_prompts(settings, settings.folder / source.name.removeprefix("file:"), texts)
+            path = settings.folder / source.name.removeprefix("file:")
+            require_own_prompts(path, texts, task=settings.task, folder=settings.folder)
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
     own = source.settings
@@ -120,22 +123,27 @@ def load_all_prompts(
 
 
 def _write(
-    settings: Settings, connections: Connections | None, note: Callable[[str], None], pause: Pause
+    settings: Settings, connections: Connections, note: Callable[[str], None], pause: Pause
 ) -> _Source:
-    if connections is None:
-        raise UserError("the prompts of a writer need `connections` to its endpoint")
     client = connections.client(settings.writer.model)
-    opened = connections
     given = {split: getattr(settings.prompts, split) for split in SPLITS}
-    asked = {split: _WRITTEN[split] if count is None else count for split, count in given.items()}
+    asked = {split: WRITTEN[split] if count is None else count for split, count in given.items()}
 
     from refine_rl.prompts.write import write_prompts  # late: numpy
 
     async def write() -> Written:
         try:
-            return await write_prompts(settings, client, asked, note=note)
+            return await write_prompts(
+                client,
+                asked,
+                task=settings.task,
+                prompts=settings.prompts,
+                writer=settings.writer,
+                seed=settings.grpo.seed,
+                note=note,
+            )
         finally:
-            await opened.close()
+            await connections.close()
 
     written = run_blocking(write, pause)
     return _Source(
