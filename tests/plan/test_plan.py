@@ -26,6 +26,7 @@ from refine_rl.plan.money import Cost, cost, missing_keys
 from refine_rl.plan.pace import Fitted, Pace, Work
 from refine_rl.plan.plan import Seconds, durations, over_budget
 from refine_rl.plan.probe import probe_calls, wilson
+from refine_rl.recipes import recipe_folder
 from refine_rl.rewards.judges.build import build_panel
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
@@ -427,7 +428,7 @@ DEMO = Counts(train=480, validation=24, held_out=64, chars=88)
 
 def test_the_demo_takes_what_was_measured() -> None:
     """66 s with two cores to itself, 105 s with another program beside it; 1.0 and 1.9 GB."""
-    settings = load_settings(None, recipe="style")
+    settings = load_settings(recipe_folder("style"))
     planned = make_plan(settings, DEMO, rates=TWO_CORES)
     assert planned.seconds.total is not None
     assert planned.work is not None
@@ -777,7 +778,7 @@ def test_this_machine_is_measured() -> None:
 
 
 def test_a_run_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(None, recipe="style")
+    settings = load_settings(recipe_folder("style"))
 
     def said(installed: float) -> list[str]:
         monkeypatch.setattr(machine, "installed_memory", lambda device: installed)

@@ -134,12 +134,12 @@ def prompts(
     from refine_rl.pipeline.prompts import gather_prompts
     from refine_rl.prompts.curate import excerpt
     from refine_rl.prompts.sources import TooFewError
+    from refine_rl.recipes import load_task
     from refine_rl.run.disk import write_whole
-    from refine_rl.settings.file import load_settings
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")
-    settings = load_settings(task, recipe=recipe, overrides=overrides)
+    settings = load_task(task, recipe=recipe, overrides=overrides)
     console = talk()
     try:
         with interruptible() as pause:

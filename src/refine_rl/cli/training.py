@@ -54,9 +54,9 @@ def demo(
     as_json: bool = JSON,
 ) -> None:
     """Train the bundled model on the style task. Base against tuned, in two minutes, offline."""
-    from refine_rl.settings.file import load_settings
+    from refine_rl.recipes import load_task
 
-    settings = load_settings(None, recipe="style", overrides=overrides)
+    settings = load_task(None, recipe="style", overrides=overrides)
     _start(run, "demo", settings, as_json)
 
 
@@ -72,7 +72,7 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
-    from refine_rl.settings.file import load_settings
+    from refine_rl.recipes import load_task
 
     if resume is not None:
         if task or recipe or run:
@@ -82,7 +82,7 @@ def train(
     if from_step is not None:
         raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
     one_task("train", task, recipe)
-    settings = load_settings(task, recipe=recipe, overrides=overrides)
+    settings = load_task(task, recipe=recipe, overrides=overrides)
     name = settings.name or recipe or settings.folder.resolve().name
     _start(run, name, settings, as_json)
 

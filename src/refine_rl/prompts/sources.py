@@ -205,13 +205,14 @@ def _source(
 
 def _read_recipe(settings: PromptSettings, name: str, seed: int, splits: Sequence[Split]) -> _Source:
     """The recipe's own source; what the task sets in [prompts] goes before the recipe's settings."""
-    recipe = load_settings(None, recipe=name).prompts
+    folder = recipe_folder(name)
+    recipe = load_settings(folder).prompts
     changed = {
         key: getattr(settings, key)
         for key, field in PromptSettings.model_fields.items()
         if key != "source" and getattr(settings, key) != field.default
     }
-    source = _read(recipe.model_copy(update=changed), recipe_folder(name), seed, splits)
+    source = _read(recipe.model_copy(update=changed), folder, seed, splits)
     own = [replace(c, origin=f"recipe:{name}") for c in source.candidates]
     return replace(source, candidates=own, name=settings.source)
 
