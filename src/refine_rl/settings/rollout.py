@@ -58,3 +58,16 @@ class RolloutSettings(Section):
     is asked for scores, without grpo.resample, else 0."""
     early_exit: EarlyExitSettings | None = None
     """Thoughts are cut and answered early, so that short ones win; not without this table."""
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The settings that cut a completion, with their tokens."""
+        own = {"rollout.max_tokens": self.max_tokens}
+        if self.early_exit is not None:  # what comes after a cut thought has a limit of its own
+            own["rollout.early_exit.answer_tokens"] = self.early_exit.answer_tokens
+        return own
+
+    @property
+    def decays(self) -> bool:
+        """Whether a right answer earns less the later it stands in its group; that is a spread of its own."""
+        return self.early_exit is not None
