@@ -19,6 +19,7 @@ from refine_rl.prompts.board import Board
 from refine_rl.prompts.slots import Slot, plan_slots
 from refine_rl.prompts.write import Written, together, write_prompts
 from refine_rl.prompts.writer import CHECKED, read_system, sift
+from refine_rl.report.coverage import cover
 from refine_rl.settings import PromptSettings, Settings
 from refine_rl.types import Prompt, Split
 
@@ -390,17 +391,18 @@ def test_written_prompts_of_a_run(scripts: SimpleNamespace) -> None:
     known = {tuple(p.facets.items()) for p in prompts if p.split != "held_out"}
     unseen = [p for p in prompts if p.split == "held_out" and tuple(p.facets.items()) not in known]
     assert len(unseen) == 4  # half of held_out: combinations that are held out whole
-    assert sum(report.coverage.whole.values()) == 4
+    coverage = cover(prompts)
+    assert sum(coverage.whole.values()) == 4
     for facet, values in scripts.FACETS.items():
-        assert set(report.coverage.facets[facet]) == set(values)
-        assert all(report.coverage.facets[facet][v]["train"] > 0 for v in values)
-    lines = report.lines()
-    assert lines[:3] == [
+        assert set(coverage.facets[facet]) == set(values)
+        assert all(coverage.facets[facet][v]["train"] > 0 for v in values)
+    assert report.summary() == [
         "32 prompts written by scripted/writer",
         "kept 20 train, 4 validation, 8 held-out",
         "system message: You answer kindly.",
     ]
-    assert lines[3] == "facet   value  train  validation  held-out"
+    lines = coverage.lines()
+    assert lines[0] == "facet   value  train  validation  held-out"
     assert lines[-1].startswith(
         "4 of 8 held-out prompts have a combination of facets that no other prompt has"
     )
@@ -428,10 +430,10 @@ def test_a_writer_that_stopped_early_is_said_or_refused(scripts: SimpleNamespace
     assert len(prompts) == 30
     assert any(
         line.startswith("the writer stopped early: 2 rounds in a row gave fewer than 10% new prompts")
-        for line in report.lines()
+        for line in report.summary()
     )
     assert any(
-        line.endswith("rejected: it talks about prompts, such as “Sure, more”") for line in report.lines()
+        line.endswith("rejected: it talks about prompts, such as “Sure, more”") for line in report.summary()
     )
     with pytest.raises(UserError) as caught:
         load(dries(9))

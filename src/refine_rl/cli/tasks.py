@@ -17,8 +17,8 @@ from refine_rl.errors import UserError, quoted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from refine_rl.prompts.coverage import Coverage
     from refine_rl.prompts.curate import Dropped
+    from refine_rl.types import Prompt
 
 
 def add_to(app: typer.Typer) -> None:
@@ -161,7 +161,7 @@ def prompts(
     screen = results()
     for line in gathered.report.summary():
         say(screen, line)
-    _show_coverage(screen, gathered.report.coverage)
+    _show_coverage(screen, found)
     if settings.writes_prompts:
         say(screen, gathered.cost())
     for split in ("train", "validation", "held_out"):
@@ -172,13 +172,15 @@ def prompts(
         say(screen, f"\nwritten to {out}")
 
 
-def _show_coverage(screen: Console, coverage: Coverage) -> None:
+def _show_coverage(screen: Console, prompts: Sequence[Prompt]) -> None:
     """The table as everywhere; where that would be too wide or would cut names, a facet above its values."""
     from rich.cells import cell_len
 
     from refine_rl.cli.columns import Columns
     from refine_rl.cli.screen import say, shown
+    from refine_rl.report.coverage import cover
 
+    coverage = cover(prompts)
     lines = coverage.lines()
     (head, *rows), table = coverage.rows(), lines[: len(coverage.rows())]
     too_wide = screen.is_terminal and max(map(cell_len, table), default=0) > screen.width

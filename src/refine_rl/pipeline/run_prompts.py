@@ -11,9 +11,9 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.policy.control import readable
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
-from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.fitting import require_enough, room_for_prompt
 from refine_rl.prompts.sources import load_prompts
+from refine_rl.report.coverage import cover
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal

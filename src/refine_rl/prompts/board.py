@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.prompts.candidates import Candidate, candidate
-from refine_rl.prompts.curate import WRITER, Dropped, excerpt, normalised
+from refine_rl.prompts.curate import Dropped, excerpt, normalised
 from refine_rl.prompts.facets import Facets
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.prompts.slots import Slot, instead
 from refine_rl.randomness import generator
 from refine_rl.settings import PromptSettings
+from refine_rl.types import WRITER
 
 _MISTAKES_SHOWN = 3
 

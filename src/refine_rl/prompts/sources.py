@@ -16,9 +16,7 @@ from refine_rl.llm.client import Connections
 from refine_rl.progress import Pause, never
 from refine_rl.prompts.candidates import SPLITS, Candidate
 from refine_rl.prompts.columns import Columns
-from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.curate import (
-    WRITER,
     CurationReport,
     Dropped,
     drop_duplicates,
@@ -32,7 +30,7 @@ from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.examples import require_own_prompts
 from refine_rl.settings import PromptSettings, Settings
 from refine_rl.settings.file import load_settings
-from refine_rl.types import Message, Prompt, Split
+from refine_rl.types import WRITER, Message, Prompt, Split
 
 if TYPE_CHECKING:
     from refine_rl.prompts.write import Written
@@ -258,7 +256,6 @@ def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Promp
         dropped=tuple(dropped),
         splits={split: splits[split] for split in SPLITS},
         asked=source.asked,
-        coverage=cover(prompts),
         remarks=(*source.remarks, *([_same_question(alike)] if alike else [])),
     )
 
