@@ -16,6 +16,7 @@ import pytest
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.prompts.near_duplicates import features, similarity
 from refine_rl.prompts.sources import load_prompts
+from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.summaries import prompts as grammar
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.text.words import split_words
@@ -177,7 +178,7 @@ def rewards_of(settings, text: grammar.Notes, *completions: str) -> list[float]:
 
 
 def settings_with(*, penalties: bool):
-    settings = load_settings(None, recipe="summaries")
+    settings = load_settings(recipe_folder("summaries"))
     if penalties:
         return settings
     quiz = QuizSettings(writer=WRITER, reader=READER, questions=8, max_copied=1.0)
@@ -233,7 +234,7 @@ def test_each_penalty_alone_stops_a_way_to_copy(notes) -> None:
 
 
 def test_the_task_file_names_what_the_readme_promises() -> None:
-    settings = load_settings(None, recipe="summaries")
+    settings = load_settings(recipe_folder("summaries"))
     assert settings.reward.judges == []
     assert settings.reward.quiz.writer == WRITER
     assert settings.reward.quiz.reader == READER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from refine_rl.prompts.coverage import cover
+from refine_rl.report.coverage import cover
 from refine_rl.types import Prompt, Split
 
 
