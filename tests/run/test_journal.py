@@ -93,7 +93,7 @@ def test_one_call_is_an_event_and_a_word_to_every_listener(run: RunFolder) -> No
         ("note", "kind", "Good to know.", None),
         ("best", "validation", "0.5", 3),
     ]
-    assert run.history() == [STEP]
+    assert list(run.metrics.read()) == [STEP]
 
 
 @pytest.mark.parametrize("tell", [Journal.warning, Journal.note])
