@@ -49,8 +49,8 @@ def test_short_answers_can_be_told_apart() -> None:
         )
         for n, text in enumerate(answers)
     ]
-    with ScoringLoop(reward) as scoring:
-        right, *wrong = [s.value for s in scoring.submit(prompt, trajectories).result()]
+    with ScoringLoop() as loop:
+        right, *wrong = [s.value for s in loop.start(reward.score_group(prompt, trajectories)).result()]
     assert right == 3.0
     assert all(value is not None and value < 3.0 for value in wrong)
 

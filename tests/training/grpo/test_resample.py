@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from refine_rl.settings import Settings
-from refine_rl.training.grpo.collect import Finished, Sampled
+from make import attempts, group, prompts
+from refine_rl.training.grpo.advantages import Scored
 from refine_rl.training.grpo.resample import draw, filled_up, waves
-from refine_rl.types import Group, Prompt, Score, Segment, Trajectory
+from refine_rl.types import Prompt, Score
 
-PROMPTS = [
-    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": str(i)},)) for i in range(12)
-]
-
-
-def trajectory(prompt: Prompt, member: int) -> Trajectory:
-    return Trajectory(
-        prompt_id=prompt.id,
-        member=member,
-        messages=prompt.messages,
-        stop_reason="stop",
-        segments=(
-            Segment(token_ids=(1,), trainable=False),
-            Segment(token_ids=(2,), trainable=True, logprobs=(-1.0,)),
-        ),
-    )
-
-
+PROMPTS = prompts(*map(str, range(12)))
 FLAT, SPREAD = (Score(value=0.0), Score(value=0.0)), (Score(value=0.0), Score(value=1.0))
 GAP = (Score(value=0.0), Score.missing("no reply"))
 
@@ -41,35 +23,13 @@ class World:
     def __init__(self, scores: Callable[[Prompt], tuple[Score, ...]]) -> None:
         self.scores, self.sampled, self.resting = scores, list[list[str]](), set[str]()
 
-    def sample(
-        self, prompts: Sequence[Prompt], step: int, finished: Finished
-    ) -> list[tuple[Trajectory, ...]]:
-        assert step == 7
+    def more(self, prompts: Sequence[Prompt]) -> list[Scored]:
         self.sampled.append([p.id for p in prompts])
-        groups = [(trajectory(p, 0), trajectory(p, 1)) for p in prompts]
-        for place, group in enumerate(groups):
-            finished(place, group)
-        return groups
+        return [(p, attempts(p, 1, 1), self.scores(p)) for p in prompts]
 
-    def score(self, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
-        future: Future[list[Score]] = Future()
-        future.set_result(list(self.scores(prompt)))
-        return future
-
-    def fill(self, first: Sequence[Prompt], resample: int, seed: int = 0) -> list[Sampled]:
-        start = [(p, (trajectory(p, 0), trajectory(p, 1)), self.scores(p)) for p in first]
-        s = Settings.model_validate({"task": "x", "grpo": {"resample": resample, "seed": seed}})
-        found, _ = filled_up(
-            start,
-            PROMPTS,
-            7,
-            s,
-            sample=self.sample,
-            score=self.score,
-            pause=lambda: None,
-            resting=self.resting,
-        )
-        return found
+    def fill(self, first: Sequence[Prompt], resample: int, seed: int = 0) -> list[Scored]:
+        start = [(p, attempts(p, 1, 1), self.scores(p)) for p in first]
+        return filled_up(start, PROMPTS, 7, self.more, budget=resample, seed=seed, resting=self.resting)
 
 
 def test_a_draw_depends_on_its_key_alone_and_never_repeats_a_prompt() -> None:
@@ -128,34 +88,6 @@ def test_prompts_that_rest_take_no_place() -> None:
     assert [sorted(wave) for wave in world.sampled] == [["p10", "p11"]]
 
 
-def test_its_sampling_is_timed_and_its_scoring_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    world = World(lambda p: FLAT)
-
-    class Slow(Future[list[Score]]):
-        def result(self, timeout: float | None = None) -> list[Score]:
-            nonlocal now
-            now += 100
-            return super().result(timeout)
-
-    def sample(*given: Any) -> list[tuple[Trajectory, ...]]:
-        nonlocal now
-        now += 1
-        return world.sample(*given)
-
-    def score(prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
-        future = Slow()
-        future.set_result(list(FLAT))
-        return future
-
-    monkeypatch.setattr("refine_rl.training.grpo.resample.time.perf_counter", lambda: now)
-    start = [(p, (trajectory(p, 0), trajectory(p, 1)), FLAT) for p in PROMPTS[:3]]
-    s = Settings.model_validate({"task": "x", "grpo": {"resample": 5}})
-    _, seconds = filled_up(start, PROMPTS, 7, s, sample=sample, score=score, pause=lambda: None)
-    assert (seconds, len(world.sampled)) == (2.0, 2)
-    assert now >= 502
-
-
 def test_another_time_it_is_the_same() -> None:
     runs = [World(lambda p: FLAT) for _ in range(3)]
     for world, seed in zip(runs, (0, 0, 1), strict=True):
@@ -167,26 +99,17 @@ def test_another_time_it_is_the_same() -> None:
 @pytest.mark.parametrize("budget", [0, 1, 4, 99])
 def test_the_waves_can_be_read_off_the_record(flat: set[str], budget: int) -> None:
     world = World(lambda p: FLAT if p.id in flat else SPREAD)
-    groups = [
-        Group(step=7, prompt=p, trajectories=t, scores=tuple(s), advantages=(0.0, 0.0))
-        for p, t, s in world.fill(PROMPTS[:3], resample=budget)
-    ]
+    groups = [group(p, *s, step=7, trajectories=t) for p, t, s in world.fill(PROMPTS[:3], resample=budget)]
     found = [[g.prompt.id for g in wave] for wave in waves(groups, 3)]
     assert found == [["p0", "p1", "p2"], *world.sampled]
 
 
 def test_waves_shrink_as_places_are_filled() -> None:
     spread = [FLAT, FLAT, SPREAD, FLAT, SPREAD, FLAT, SPREAD]
-    groups = [
-        Group(step=7, prompt=p, trajectories=(trajectory(p, 0),) * 2, scores=s, advantages=(0.0, 0.0))
-        for p, s in zip(PROMPTS, spread, strict=False)
-    ]
+    groups = [group(p, *s, step=7) for p, s in zip(PROMPTS, spread, strict=False)]
     assert [len(wave) for wave in waves(groups, 3)] == [3, 2, 1, 1]
 
 
 def test_a_record_of_other_settings_is_read_to_its_end() -> None:
-    groups = [
-        Group(step=7, prompt=p, trajectories=(trajectory(p, 0),) * 2, scores=SPREAD, advantages=(0.0, 0.0))
-        for p in PROMPTS[:5]
-    ]
+    groups = [group(p, *SPREAD, step=7) for p in PROMPTS[:5]]
     assert [len(wave) for wave in waves(groups, 3)] == [3, 2]
