@@ -111,13 +111,8 @@ class RunFolder(Life, Evidence):
 
     def recorded_to(self) -> int:
         """The last step whose groups and metrics are both on record."""
-        last = 0
-        for record in self.groups():
-            last = record["step"]
+        last = max((record["step"] for record in self.groups.lines()), default=0)
         return min(last, len(self.metrics()))
-
-    def append_metrics(self, metrics: StepMetrics) -> None:
-        self.metrics.append(metrics)
 
     def history(self) -> list[StepMetrics]:
         """metrics.jsonl as records."""
