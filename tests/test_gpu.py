@@ -9,25 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from make import prompts
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline.train import run
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import logprobs, token_batch
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.logprobs import logprobs
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
+from refine_rl.policy.tokens import token_batch
 from refine_rl.run import RunFolder
 from refine_rl.settings import ModelSettings
 from refine_rl.settings.file import settings_from_dict
-from refine_rl.types import Prompt
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
 ]
-PROMPTS = [
-    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-    for i, text in enumerate(["hi", "say something about the cat", "the dog and the cat and the dog"])
-]
+PROMPTS = prompts("hi", "say something about the cat", "the dog and the cat and the dog")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "gpt2"])

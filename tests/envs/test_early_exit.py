@@ -9,26 +9,25 @@ from typing import Any, cast
 
 import pytest
 import torch
+from refine_rl.policy.continuing import Begun, go_on
 
+import make
 from refine_rl.envs.early_exit import cuts, room_for_thought, serial_groups, thought_tokens
 from refine_rl.errors import GuardStop, UserError
-from refine_rl.policy.continuing import Begun, go_on
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import EarlyExitSettings, ModelSettings, Settings
 from refine_rl.training.check import difference
 from refine_rl.training.grpo.collect import group_statistics
 from refine_rl.training.rows import rows
-from refine_rl.types import Group, Prompt, Score, Segment, Trajectory
+from refine_rl.types import Score, Segment, Trajectory
 
 MakeModel = Callable[..., Path]
-PROMPTS = [
-    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-    for i, text in enumerate(["hi", "the dog and the cat and the dog"])
-]
+PROMPTS = make.prompts("hi", "the dog and the cat and the dog")
 EXITS = EarlyExitSettings(ends="so the", forced=" so the", answer_tokens=3)
 
 
@@ -68,16 +67,7 @@ class Letters:
 def test_a_thought_is_what_stands_before_its_end(
     tokens: tuple[int, ...], stop_reason: Any, thought: int
 ) -> None:
-    answer = Trajectory(
-        prompt_id="p",
-        member=0,
-        messages=(),
-        segments=(
-            Segment(token_ids=(9,), trainable=False),
-            Segment(token_ids=tokens, trainable=True, logprobs=(0.0,) * len(tokens)),
-        ),
-        stop_reason=stop_reason,
-    )
+    answer = make.trajectory("p", tokens=tokens, stop=stop_reason)
     assert thought_tokens(cast(Policy, Letters()), answer, "</t>") == thought
 
 
@@ -191,7 +181,7 @@ def test_the_trainer_sees_what_was_sampled(policy: Policy) -> None:
 def test_forced_tokens_weigh_nothing(policy: Policy) -> None:
     group = serial_groups(policy, PROMPTS[:1], 5, settings(), EXITS)[0]
     scores = tuple(Score(value=0.5**m) for m in range(len(group)))
-    made = Group(step=5, prompt=PROMPTS[0], trajectories=group, scores=scores, advantages=(1.0,) * len(group))
+    made = make.group(PROMPTS[0], *scores, step=5, trajectories=group, advantages=(1.0,) * len(group))
     for row, t in zip(rows([made], loss="grpo", max_tokens=12), group, strict=True):
         own = len(t.segments[1].token_ids) + (len(t.segments[-1].token_ids) if len(t.segments) > 2 else 0)
         assert row.weight == pytest.approx(1 / (len(group) * own))

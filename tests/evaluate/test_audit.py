@@ -7,28 +7,16 @@ from pathlib import Path
 
 import pytest
 
+import make
+from make import contrast
 from refine_rl.evaluate.audit import audit
 from refine_rl.settings.file import load_settings
-from refine_rl.types import Comparison, Contrast, Estimate, Variety
-
-
-def contrast(base: float, tuned: float, half_width: float = 0.05) -> Contrast:
-    def estimate(mean: float) -> Estimate:
-        return Estimate(mean=mean, ci95=(mean - half_width, mean + half_width))
-
-    return Contrast(base=estimate(base), tuned=estimate(tuned), difference=estimate(tuned - base))
+from refine_rl.types import Comparison, Contrast, Variety
 
 
 def comparison(reward: Contrast, **details: Contrast) -> Comparison:
-    return Comparison(
-        prompts=64,
-        base=reward.base,
-        tuned=reward.tuned,
-        difference=reward.difference,
-        verdict="better",
-        examples=(),
-        details={name.replace("__", ":"): d for name, d in details.items()},
-    )
+    renamed = {name.replace("__", ":"): d for name, d in details.items()}
+    return make.comparison("better", reward, details=renamed)
 
 
 def test_a_component_that_falls_while_the_reward_rises_is_named() -> None:

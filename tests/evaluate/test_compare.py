@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import make
 from refine_rl.errors import UserError
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare, met_in_training, spread
@@ -20,7 +21,6 @@ from refine_rl.types import (
     Part,
     Prompt,
     Score,
-    Segment,
     Trajectory,
     Variety,
 )
@@ -29,31 +29,18 @@ RESAMPLES, SEED = 200, 11
 
 
 def attempt(prompt: Prompt, text: str, score: Score) -> tuple[Trajectory, Score]:
-    trajectory = Trajectory(
-        prompt_id=prompt.id,
-        member=0,
-        messages=(*prompt.messages, {"role": "assistant", "content": text}),
-        segments=(Segment(token_ids=(1,), trainable=False),),
-        stop_reason="stop",
-    )
-    return trajectory, score
+    return make.trajectory(prompt, text), score
 
 
 def score(value: float | None) -> Score:
-    if value is None:
-        return Score.missing("the judge did not answer")
-    return Score(value=value, breakdown={"short": value, "kind": value / 2})
+    return make.score(value, **({} if value is None else {"short": value, "kind": value / 2}))
 
 
 def outcome(
     name: str, sampled: Sequence[float | None], greedy: float | None, style: str = "", who: str = "x"
 ) -> Outcome:
-    prompt = Prompt(
-        id=name,
-        split="held_out",
-        messages=({"role": "user", "content": f"say {name}"},),
-        facets={"style": style} if style else {},
-    )
+    facets = {"style": style} if style else {}
+    prompt = make.prompt(name, f"say {name}", split="held_out", facets=facets)
     return Outcome(
         prompt=prompt,
         sampled=tuple(attempt(prompt, f"{who} {name} {i}", score(v)) for i, v in enumerate(sampled)),

@@ -6,48 +6,19 @@ from typing import Any
 
 import pytest
 
+import make
+from make import contrast
 from refine_rl.evaluate.verdict import cautions, mostly_cut, said_with, updated, verdict
-from refine_rl.types import Comparison, Contrast, Estimate, StepMetrics
-
-
-def estimate(mean: float) -> Estimate:
-    return Estimate(mean=mean, ci95=(mean - 0.05, mean + 0.05))
+from refine_rl.types import Comparison, StepMetrics
 
 
 def comparison(prompts: int = 64, **more: Any) -> Comparison:
-    difference = estimate(0.5)
-    fields: dict[str, Any] = {
-        "prompts": prompts,
-        "base": estimate(0.25),
-        "tuned": estimate(0.75),
-        "difference": difference,
-        "verdict": verdict(difference, prompts),
-        "examples": (),
-        "samples": 4,
-    }
-    return Comparison(**(fields | more))
+    reward = contrast(0.25, 0.75)
+    return make.comparison(verdict(reward.difference, prompts), reward, prompts=prompts, **more)
 
 
 def step(loss: float | None, norm: float | None) -> StepMetrics:
-    return StepMetrics(
-        step=1,
-        reward_mean=0.0,
-        reward_std=0.0,
-        components={},
-        groups=2,
-        groups_zero_variance=2,
-        groups_missing=0,
-        tokens_mean=1.0,
-        clipped_share=0.0,
-        loss=loss,
-        kl=None,
-        entropy=None,
-        grad_norm=norm,
-        learning_rate=0.1,
-        seconds={},
-        tokens_per_second=1.0,
-        cost_usd=None,
-    )
+    return make.metrics(loss=loss, grad_norm=norm)
 
 
 def test_a_run_is_updated_by_a_single_step_that_moves_a_weight() -> None:
@@ -96,8 +67,7 @@ def test_missing_scores_are_counted_on_each_side() -> None:
 def test_the_share_of_cut_answers_is_said_and_a_large_one_qualifies(
     base: float, tuned: float, mostly: bool
 ) -> None:
-    cut = Contrast(base=estimate(base), tuned=estimate(tuned), difference=estimate(tuned - base))
-    c = comparison(details={"cut": cut})
+    c = comparison(details={"cut": contrast(base, tuned)})
     assert mostly_cut(c) is mostly
     assert ("mostly_cut" in cautions(c)) is mostly
     line = f"Answers cut at the token limit: base {100 * base:.0f} %, tuned {100 * tuned:.0f} %."

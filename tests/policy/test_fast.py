@@ -11,17 +11,20 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+import make
 from refine_rl.policy import attention, head, lora
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import target_logprobs
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
+from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings
-from refine_rl.types import Prompt, Segment, Trajectory
+from refine_rl.types import Segment, Trajectory
 
 MakeModel = Callable[..., Path]
 FAST = [
@@ -69,9 +72,7 @@ def _trajectory(
         if ids:
             logs = (-1.0,) * len(ids) if trainable else ()
             segments.append(Segment(token_ids=tuple(ids), trainable=trainable, logprobs=logs))
-    return Trajectory(
-        prompt_id=name, member=member, messages=(), segments=tuple(segments), stop_reason="length"
-    )
+    return make.trajectory(name, member=member, segments=segments, stop="length")
 
 
 @pytest.mark.parametrize("turns", [False, True], ids=["", "turns"])
@@ -108,10 +109,7 @@ def test_shared_decoding_is_plain_decoding(make_model: MakeModel, kind: str) -> 
     policy = policy_of(make_model, kind)
     policy.stop_ids = frozenset(range(5, 45))  # rows leave at different times, or their moving is not seen
     lengths = set()
-    prompts = [
-        Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-        for i, text in enumerate(["hi", "say something about the cat", "the dog " * 7, "dog"])
-    ]
+    prompts = make.prompts("hi", "say something about the cat", "the dog " * 7, "dog")
     purpose = Purpose(seed=1, step=1, name="rollout")
     for temperature, members in itertools.product((0.9, 0.0), (1, 5)):
         sampling = Sampling(max_tokens=14, temperature=temperature)
@@ -254,7 +252,7 @@ def test_while_sampling_the_adapter_is_part_of_the_weights(
     assert torch.equal(policy.model(input_ids=IDS).logits, apart)
     assert policy.model.state_dict().keys() == untouched.keys()
     assert all(torch.equal(p, untouched[n]) for n, p in policy.model.state_dict().items())
-    prompt = Prompt(id="p", split="train", messages=({"role": "user", "content": "hi"},))
+    prompt = make.prompt("p", "hi")
     weights.clear()
     purpose = Purpose(seed=0, step=0, name="x")
     sample(policy, [prompt], members=2, sampling=Sampling(max_tokens=3), purpose=purpose)

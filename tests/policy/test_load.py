@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from make import trajectory
 from refine_rl.errors import UserError
 from refine_rl.policy.load import choose_dtype, load_policy
-from refine_rl.policy.logprobs import TokenBatch, logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs
+from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.settings import ModelSettings
-from refine_rl.types import Segment, Trajectory
+from refine_rl.types import Segment
 
 MakeModel = Callable[..., Path]
 
@@ -90,11 +92,9 @@ def test_every_linear_layer_but_the_head_has_an_adapter(make_model: MakeModel) -
 def one_row() -> TokenBatch:
     return token_batch(
         [
-            Trajectory(
-                prompt_id="p",
-                member=0,
-                messages=(),
-                stop_reason="length",
+            trajectory(
+                "p",
+                stop="length",
                 segments=(
                     Segment(token_ids=(7, 8), trainable=False),
                     Segment(token_ids=(9, 10), trainable=True, logprobs=(0.0, 0.0)),

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+import make
 from refine_rl.errors import UserError
 from refine_rl.policy import load
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import TokenBatch, logprobs, plain_logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Purpose
 from refine_rl.policy.recompute import recompute_layers
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.sample import sample
+from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.settings import ModelSettings
-from refine_rl.types import Prompt, Segment, Trajectory
 
 MakeModel = Callable[..., Path]
 Calculated = tuple[torch.Tensor, dict[str, torch.Tensor | None]]
@@ -41,13 +43,8 @@ def batch() -> TokenBatch:
     rows = []
     for p, (prompt, lengths) in enumerate([((7,), (4, 1)), (tuple(range(30, 53)), (8, 3, 2))]):
         for member, n in enumerate(lengths):
-            said = Segment(token_ids=tuple(range(60, 60 + n)), trainable=True, logprobs=(-1.0,) * n)
-            segments = (Segment(token_ids=prompt, trainable=False), said)
-            rows.append(
-                Trajectory(
-                    prompt_id=f"p{p}", member=member, messages=(), segments=segments, stop_reason="length"
-                )
-            )
+            said = range(60, 60 + n)
+            rows.append(make.trajectory(f"p{p}", member=member, given=prompt, tokens=said, stop="length"))
     return token_batch(rows)
 
 
@@ -142,7 +139,7 @@ def test_less_is_kept_for_the_way_back(make_model: MakeModel) -> None:
 
 
 def test_sampling_is_untouched(make_model: MakeModel) -> None:
-    prompts = [Prompt(id="p", split="train", messages=({"role": "user", "content": "say cat"},))]
+    prompts = [make.prompt("p", "say cat")]
     purpose = Purpose(seed=0, step=0, name="test")
     with_it, without = (
         sample(

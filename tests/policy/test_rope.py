@@ -12,12 +12,15 @@ import pytest
 import torch
 import transformers
 
+from make import prompt
 from refine_rl.errors import GuardStop
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
+from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import check
 from refine_rl.types import Prompt, Trajectory
@@ -37,8 +40,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "longrope": ("llama", {"rope_parameters": LONGROPE}),
     "by layer": ("gemma3_text", {"rope_parameters": BOTH, "layer_types": ["full_attention"] * 2}),
 }
-SHORT = Prompt(id="short", split="train", messages=({"role": "user", "content": "hi"},))
-LONG = Prompt(id="long", split="train", messages=({"role": "user", "content": "zq " * 30},))
+SHORT = prompt("short", "hi")
+LONG = prompt("long", "zq " * 30)
 PURPOSE = Purpose(seed=3, step=7, name="rollout")
 
 
@@ -82,7 +85,7 @@ def test_a_text_does_not_depend_on_its_neighbours(
 def test_left_alone_it_does_and_the_guard_names_it(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     # A text that grows past the border: cached with short frequencies, trained with long ones.
-    some = Prompt(id="p", split="train", messages=({"role": "user", "content": "zq " * 8},))
+    some = prompt("p", "zq " * 8)
     grown = [t for t in of(policy, [some], tokens=60) if t.completion_tokens > 50]
     assert grown
     assert check.difference(policy, grown, 0.8).max() > 1e-2

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from make import prompts
 from refine_rl.errors import Interrupted
 from refine_rl.policy import draw as drawing
 from refine_rl.policy.draw import Sampling, draw
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
+from refine_rl.policy.tokens import token_batch
 from refine_rl.randomness import uniforms
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt, Trajectory
@@ -35,15 +38,6 @@ ARCHITECTURES = [
 ]
 WINDOW = {"mistral": {"sliding_window": 6}}
 PURPOSE = Purpose(seed=3, step=7, name="rollout")
-
-
-def prompts(*texts: str) -> list[Prompt]:
-    return [
-        Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-        for i, text in enumerate(texts)
-    ]
-
-
 UNEVEN = prompts("hi", "say something short about the cat", "the dog and the cat and the dog and the cat")
 
 

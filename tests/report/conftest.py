@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+import make
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
-from refine_rl.types import Group, Outcome, Prompt, Score, Segment, StepMetrics, Trajectory
+from refine_rl.types import Group, Outcome, Prompt, Score, StepMetrics, Trajectory
 
 STYLES = ("pirate", "formal", "haiku", "sarcastic", "Gen-Z slang", "Shakespearean")
 TOPICS = ("server", "coffee", "invoice", "holiday", "cat")
@@ -126,16 +127,11 @@ def _success(score: Score) -> bool:
 def _prompts(held_out: int) -> list[Prompt]:
     splits = ["train"] * 40 + ["validation"] * 8 + ["held_out"] * held_out
     return [
-        Prompt(
-            id=f"p{i:04d}",
+        make.prompt(
+            f"p{i:04d}",
+            f"Rewrite as {STYLES[i % 6]}: The {TOPICS[i % 5]} will be here by Friday, "
+            "please tell the others.",
             split=split,  # type: ignore[arg-type]
-            messages=(
-                {
-                    "role": "user",
-                    "content": f"Rewrite as {STYLES[i % 6]}: The {TOPICS[i % 5]} will be here by Friday, "
-                    "please tell the others.",
-                },
-            ),
             facets={"style": STYLES[i % 6], "topic": TOPICS[i % 5]},
         )
         for i, split in enumerate(splits)
@@ -155,16 +151,8 @@ def _attempt(
     good = chance.random() < skill
     answer = _answer(prompt, good, chance) if text is None else text
     tokens = tuple(chance.randrange(1000) for _ in range(max(1, len(answer) // 4)))
-    trajectory = Trajectory(
-        prompt_id=prompt.id,
-        member=member,
-        messages=(*prompt.messages, {"role": "assistant", "content": answer}),
-        segments=(
-            Segment(token_ids=(1, 2, 3), trainable=False),
-            Segment(token_ids=tokens, trainable=True, logprobs=(-0.5,) * len(tokens)),
-        ),
-        stop_reason="length" if chance.random() < 0.05 else "stop",
-    )
+    stop = "length" if chance.random() < 0.05 else "stop"
+    trajectory = make.trajectory(prompt, answer, member=member, tokens=tokens, logprob=-0.5, stop=stop)
     if chance.random() < 0.004:
         return trajectory, Score.missing("the reward function raised ZeroDivisionError")
     length = 1.0 if chance.random() < 0.9 else 0.5
@@ -180,15 +168,7 @@ def _group(
 ) -> Group:
     given = [*texts[:size], *[None] * (size - len(texts))]
     pairs = [_attempt(prompt, m, skill, chance, given[m]) for m in range(size)]
-    values = [s.value for _, s in pairs if s.value is not None]
-    mean = sum(values) / len(values)
-    return Group(
-        step=step,
-        prompt=prompt,
-        trajectories=tuple(t for t, _ in pairs),
-        scores=tuple(s for _, s in pairs),
-        advantages=tuple(None if s.value is None else s.value - mean for _, s in pairs),
-    )
+    return make.group(prompt, *(s for _, s in pairs), step=step, trajectories=[t for t, _ in pairs])
 
 
 def _metrics(step: int, groups: list[Group], skill: float, chance: random.Random) -> StepMetrics:
@@ -196,8 +176,8 @@ def _metrics(step: int, groups: list[Group], skill: float, chance: random.Random
     values = [s.value for s in scores if s.value is not None]
     lengths = [t.completion_tokens for g in groups for t in g.trajectories]
     seconds = {"sample": 0.4 + 0.1 * chance.random(), "score": 0.02, "train": 0.3 + 0.05 * chance.random()}
-    return StepMetrics(
-        step=step,
+    return make.metrics(
+        step,
         reward_mean=sum(values) / len(values),
         reward_std=0.2 * (1 - skill),
         components={
@@ -212,10 +192,8 @@ def _metrics(step: int, groups: list[Group], skill: float, chance: random.Random
         kl=None if step % 30 in (5, 6) else 0.05 * skill * step / 60 + 0.004 * chance.random(),
         entropy=1.4 - 0.9 * skill + 0.05 * chance.random(),
         grad_norm=0.3 + 0.1 * chance.random(),
-        learning_rate=1e-4,
         seconds=seconds | {"total": sum(seconds.values()) + 0.05},
         tokens_per_second=900.0,
-        cost_usd=None,
         mismatch_mean=2e-5 * chance.random(),
         distinct_share=1 - 0.3 * skill,
         openings={"Ahoy, the": round(0.2 * skill, 3)} if step > 5 else {},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from make import comparison, estimate, event
 from refine_rl.llm.client import Call
 from refine_rl.report.asked import asked, bills, summary
 from refine_rl.report.data import (
@@ -21,28 +22,7 @@ from refine_rl.report.data import (
 )
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
-from refine_rl.types import Comparison, Contrast, Estimate, Verdict
-
-
-def estimate(mean: float, low: float, high: float) -> Estimate:
-    return Estimate(mean=mean, ci95=(low, high))
-
-
-def comparison(word: Verdict, difference: Estimate, **more: Any) -> Comparison:
-    fields: dict[str, Any] = {
-        "prompts": 64,
-        "base": estimate(0.21, 0.17, 0.26),
-        "tuned": estimate(0.83, 0.79, 0.86),
-        "difference": difference,
-        "verdict": word,
-        "examples": (),
-        "samples": 4,
-    }
-    return Comparison(**(fields | more))
-
-
-def event(kind: str, name: str = "", text: str = "", step: int | None = None) -> dict[str, Any]:
-    return {"time": "2026-01-02T03:04:05+00:00", "step": step, "kind": kind, "name": name, "text": text}
+from refine_rl.types import Contrast
 
 
 def test_rows_of_the_comparison_keep_their_order_and_find_their_axis() -> None:

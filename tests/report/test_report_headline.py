@@ -4,29 +4,9 @@ from typing import Any
 
 import pytest
 
+from make import comparison, estimate, event
 from refine_rl.report.headline import headline
-from refine_rl.types import Comparison, Contrast, Estimate, Verdict
-
-
-def estimate(mean: float, low: float, high: float) -> Estimate:
-    return Estimate(mean=mean, ci95=(low, high))
-
-
-def comparison(word: Verdict, difference: Estimate | None, **more: Any) -> Comparison:
-    fields: dict[str, Any] = {
-        "prompts": 64,
-        "base": estimate(0.21, 0.17, 0.26),
-        "tuned": estimate(0.83, 0.79, 0.86),
-        "difference": difference,
-        "verdict": word,
-        "examples": (),
-        "samples": 4,
-    }
-    return Comparison(**(fields | more))
-
-
-def event(kind: str, name: str = "", text: str = "", step: int | None = None) -> dict[str, Any]:
-    return {"time": "2026-01-02T03:04:05+00:00", "step": step, "kind": kind, "name": name, "text": text}
+from refine_rl.types import Contrast
 
 
 def words(*args: Any, **kwargs: Any) -> str:

@@ -7,22 +7,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from make import part
 from refine_rl.report.page import render
 from refine_rl.report.parts import by_facet, openings, variety
 from refine_rl.run import RunFolder
-from refine_rl.types import Comparison, Estimate, Part, Variety
-
-
-def part(prompts: int, difference: float) -> Part:
-    def estimate(mean: float) -> Estimate:
-        return Estimate(mean=mean, ci95=(mean - 0.125, mean + 0.125))
-
-    return Part(
-        prompts=prompts,
-        base=estimate(0.25),
-        tuned=estimate(0.25 + difference),
-        difference=estimate(difference),
-    )
+from refine_rl.types import Comparison, Variety
 
 
 def comparison(run: RunFolder, **more: object) -> Comparison:

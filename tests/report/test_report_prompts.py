@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
+import make
 from refine_rl.report import data
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
@@ -21,17 +21,12 @@ NOTES = (
 )
 
 
-def prompt(number: int, split: str, **facets: str) -> Prompt:
-    return Prompt(
-        id=f"p{number}",
-        split=cast(Split, split),
-        messages=({"role": "user", "content": f"<u>Question {number}</u>"},),
-        facets=facets,
-        origin="writer:openrouter/writer",
-    )
+def prompt(number: int, split: Split, **facets: str) -> Prompt:
+    text, origin = f"<u>Question {number}</u>", "writer:openrouter/writer"
+    return make.prompt(number, text, split=split, facets=facets, origin=origin)
 
 
-def make(tmp_path: Path, make_run: MakeRun) -> RunFolder:
+def with_prompts(tmp_path: Path, make_run: MakeRun) -> RunFolder:
     run = make_run(tmp_path / "run", steps=1, compared=False)
     run.save_prompts(
         [
@@ -49,7 +44,7 @@ def make(tmp_path: Path, make_run: MakeRun) -> RunFolder:
 
 
 def test_what_the_page_knows_of_the_prompts(tmp_path: Path, make_run: MakeRun) -> None:
-    run = make(tmp_path, make_run)
+    run = with_prompts(tmp_path, make_run)
     found = data.prompts(run, run.events())
     assert found is not None
     assert found.notes == NOTES
@@ -72,7 +67,7 @@ def test_what_the_page_knows_of_the_prompts(tmp_path: Path, make_run: MakeRun) -
 
 
 def test_the_section_shows_it_escaped(tmp_path: Path, make_run: MakeRun) -> None:
-    html = render(make(tmp_path, make_run))
+    html = render(with_prompts(tmp_path, make_run))
     section = html[html.index('<section id="prompts"') : html.index('<section id="training"')]
     assert '<a href="#prompts">' in html
     assert "2 of 3 held-out prompts have a combination of facets that no other prompt has" in section

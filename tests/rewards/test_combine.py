@@ -10,27 +10,16 @@ from typing import Any
 
 import pytest
 
+from make import prompt, trajectory
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.overlong import dapo_penalty, linear_penalty
 from refine_rl.rewards.sanity import check_sanity
 from refine_rl.settings import Settings
-from refine_rl.types import Prompt, Score, Segment, Trajectory
+from refine_rl.types import Prompt, Score
 
-PROMPT = Prompt(
-    id="p1", split="train", messages=({"role": "user", "content": "Say hi."},), data={"answer": "hi"}
-)
-
-
-def attempt(text: str, tokens: int = 1) -> Trajectory:
-    return Trajectory(
-        prompt_id="p1",
-        member=0,
-        messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-        segments=(Segment(token_ids=(0,) * tokens, trainable=True, logprobs=(0.0,) * tokens),),
-        stop_reason="stop",
-    )
+PROMPT = prompt(answer="hi")
 
 
 def build(
@@ -43,7 +32,7 @@ def build(
 
 
 def score(reward: CombinedReward, text: str = "hi", tokens: int = 1) -> Score:
-    return asyncio.run(reward.score_group(PROMPT, [attempt(text, tokens)]))[0]
+    return asyncio.run(reward.score_group(PROMPT, [trajectory(PROMPT, text, tokens=tokens)]))[0]
 
 
 def half(completion: str) -> float:
@@ -244,7 +233,7 @@ def test_functions_from_a_file_by_table_and_by_name(tmp_path: Path) -> None:
 def test_data_is_checked_for_every_prompt() -> None:
     reward = build(lambda completion, answer: 1.0, rules=[{"rule": "equals", "data": "answer"}])
     reward.check_data([PROMPT])
-    other = Prompt(id="p2", split="train", messages=PROMPT.messages, origin="file:x.jsonl:2")
+    other = prompt(2, origin="file:x.jsonl:2")
     with pytest.raises(UserError, match=r"prompt p2 \(file:x.jsonl:2\) has no data `answer`"):
         reward.check_data([PROMPT, other])
 

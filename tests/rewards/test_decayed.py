@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
+from make import prompt, scored
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.decayed import Decayed, decayed
 from refine_rl.settings import Settings
-from refine_rl.types import Prompt, Score, Trajectory
-
-PROMPT = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
+from refine_rl.types import Score
 
 
 @pytest.mark.parametrize(
@@ -42,17 +39,7 @@ def test_right_is_full_success() -> None:
 
     settings = Settings.model_validate({"task": "t", "reward": {"success": 0.8, "weights": {"graded": 3.0}}})
     reward = Decayed(reward=build_reward(settings, [graded]))
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=m,
-            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for m, text in enumerate(["0.7", "0.8", "lost", "broken", "1"])
-    ]
-    scores = asyncio.run(reward.score_group(PROMPT, group))
+    scores = scored(reward, prompt(), "0.7", "0.8", "lost", "broken", "1")
     assert [s.value for s in scores] == [0.0, 1.0, None, 0.0, 0.5]
     assert [s.status for s in scores] == ["scored", "scored", "missing", "invalid", "scored"]
     assert [s.breakdown.get("graded") for s in scores] == [0.7, 0.8, None, 1.0, 1.0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from make import attempts, prompt
 from refine_rl.errors import Interrupted
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.functions.own import function_reward
@@ -18,18 +19,9 @@ from refine_rl.settings import Settings
 from refine_rl.types import Prompt, Score, Trajectory
 
 
-def group(number: int, size: int = 2) -> tuple[Prompt, list[Trajectory]]:
-    prompt = Prompt(id=f"p{number}", split="train", messages=({"role": "user", "content": str(number)},))
-    return prompt, [
-        Trajectory(
-            prompt_id=prompt.id,
-            member=member,
-            messages=(*prompt.messages, {"role": "assistant", "content": str(member)}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for member in range(size)
-    ]
+def group(number: int) -> tuple[Prompt, tuple[Trajectory, ...]]:
+    asked = prompt(number, str(number))
+    return asked, attempts(asked, "0", "1")
 
 
 BEFORE: set[threading.Thread] = set()

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import make
 from refine_rl.errors import UserError
 from refine_rl.llm.client import Call
 from refine_rl.llm.ledger import already_spent
@@ -38,77 +39,48 @@ from refine_rl.types import (
 )
 
 
-def make(path: Path) -> RunFolder:
+def new(path: Path) -> RunFolder:
     task = {"task": "Be brief.", "reward": {"rules": [{"rule": "words", "max": 3}]}}
     return RunFolder.create(path, settings_from_dict(task, path.parent))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    return make(tmp_path / "run")
+    return new(tmp_path / "run")
 
 
 def prompt(number: int = 1, text: str = "Say hi.", **data: Any) -> Prompt:
-    return Prompt(
-        id=f"p{number:04d}",
-        split="train",
-        messages=({"role": "system", "content": "Be kind."}, {"role": "user", "content": text}),
-        facets={"kind": "greeting"},
-        data=data,
-        origin=f"prompts.jsonl:{number}",
-    )
+    known = {"system": "Be kind.", "facets": {"kind": "greeting"}, "origin": f"prompts.jsonl:{number}"}
+    return make.prompt(f"p{number:04d}", text, **known, **data)
 
 
 def trajectory(of: Prompt, member: int = 0, text: str = "Hi!") -> Trajectory:
-    return Trajectory(
-        prompt_id=of.id,
-        member=member,
-        messages=(*of.messages, {"role": "assistant", "content": text}),
-        segments=(
-            Segment(token_ids=(1, 2, 3), trainable=False),
-            Segment(token_ids=(7, 8 + member), trainable=True, logprobs=(-0.1, -1 / 3)),
-            Segment(token_ids=(4,), trainable=False),
-            Segment(token_ids=(9,), trainable=True, logprobs=(-2.5e-7,)),
-        ),
-        stop_reason="length" if member else "stop",
+    segments = (
+        Segment(token_ids=(1, 2, 3), trainable=False),
+        Segment(token_ids=(7, 8 + member), trainable=True, logprobs=(-0.1, -1 / 3)),
+        Segment(token_ids=(4,), trainable=False),
+        Segment(token_ids=(9,), trainable=True, logprobs=(-2.5e-7,)),
     )
+    stop = "length" if member else "stop"
+    return make.trajectory(of, text, member=member, segments=segments, stop=stop)
 
 
 def group(step: int, number: int = 1, text: str = "Hi!") -> Group:
     p = prompt(number)
-    return Group(
+    return make.group(
+        p,
+        Score(value=1 / 3, breakdown={"words": 1 / 3}, explanation=text),
+        Score(value=0.0, status="invalid", breakdown={"words": 0.0}),
+        None,
         step=step,
-        prompt=p,
-        trajectories=(trajectory(p, 0, text), trajectory(p, 1, text), trajectory(p, 2, text)),
-        scores=(
-            Score(value=1 / 3, breakdown={"words": 1 / 3}, explanation=text),
-            Score(value=0.0, status="invalid", breakdown={"words": 0.0}),
-            Score.missing("the judge did not answer"),
-        ),
+        trajectories=[trajectory(p, member, text) for member in range(3)],
         advantages=(0.70710678118, -0.70710678118, None),
     )
 
 
 def metrics(step: int) -> StepMetrics:
-    return StepMetrics(
-        step=step,
-        reward_mean=1 / 3,
-        reward_std=None,
-        components={"words": 0.1},
-        groups=2,
-        groups_zero_variance=0,
-        groups_missing=1,
-        tokens_mean=3.5,
-        clipped_share=0.25,
-        loss=None,
-        kl=1e-9,
-        entropy=0.5,
-        grad_norm=1.0,
-        learning_rate=1e-4,
-        seconds={"sample": 0.1, "total": 0.2},
-        tokens_per_second=35.0,
-        cost_usd=None,
-    )
+    odd = {"reward_mean": 1 / 3, "reward_std": None, "loss": None, "kl": 1e-9}
+    return make.metrics(step, **odd, components={"words": 0.1}, seconds={"sample": 0.1, "total": 0.2})
 
 
 # -- round trips ------------------------------------------------------------------------------
@@ -204,12 +176,10 @@ odd_text = (st.text(st.characters(), max_size=12) | st.sampled_from(ODD)).map(pa
 @given(odd_text, odd_text, st.floats(allow_nan=False, allow_infinity=False))
 def test_odd_text_goes_through(text: str, question: str, value: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run = make(Path(folder) / "run")
+        run = new(Path(folder) / "run")
         p = prompt(1, question, source=text)
         score = Score(value=value, breakdown={text: value}, explanation=text)
-        one = Group(
-            step=1, prompt=p, trajectories=(trajectory(p, 0, text),), scores=(score,), advantages=(value,)
-        )
+        one = make.group(p, score, trajectories=[trajectory(p, 0, text)], advantages=[value])
         run.save_prompts([p])
         run.append_groups([one])
         run.save_outcomes(
@@ -287,11 +257,11 @@ KILLED = Call(
 
 def test_calls_that_were_under_way_count_as_spent(run: RunFolder) -> None:
     for ticket in (1, 2, 3, 4):
-        run.call_sent(ticket, dataclasses.replace(KILLED, about=f"p{ticket}"))
+        run.under_way.sent(ticket, dataclasses.replace(KILLED, about=f"p{ticket}"))
     for ticket in (3, 1):
         run.append_call(dataclasses.replace(KILLED, outcome="ok", cost_usd=0.5, extra={}))
-        run.call_done(ticket)
-    run.call_sent(5, dataclasses.replace(KILLED, extra={}))  # of no known price
+        run.under_way.done(ticket)
+    run.under_way.sent(5, dataclasses.replace(KILLED, extra={}))  # of no known price
     (hidden,) = run.path.glob(".*.jsonl")
     with hidden.open("ab") as file:
         file.write(b'{"ticket": 6, "call": {"purp')  # not sent yet
@@ -304,19 +274,19 @@ def test_calls_that_were_under_way_count_as_spent(run: RunFolder) -> None:
     assert [c["about"] for c in run.calls()[2:]] == ["p2", "p4", ""]
     assert not hidden.exists()
     run.repair()
-    run.call_sent(1, KILLED)  # tickets begin anew in each process
-    run.call_done(1)
+    run.under_way.sent(1, KILLED)  # tickets begin anew in each process
+    run.under_way.done(1)
     run.repair()
     assert len(run.calls()) == 5
 
 
 def test_what_was_under_way_goes_when_all_came_back(run: RunFolder) -> None:
     with run.writing():
-        run.call_sent(1, KILLED)
-        run.call_done(1)
+        run.under_way.sent(1, KILLED)
+        run.under_way.done(1)
     assert not list(run.path.glob(".*.jsonl"))
     with run.writing():
-        run.call_sent(1, KILLED)
+        run.under_way.sent(1, KILLED)
     assert len(list(run.path.glob(".*.jsonl"))) == 1
     assert run.calls() == []
     run.repair()
@@ -393,7 +363,7 @@ def test_the_best_and_the_last_are_never_deleted(
 def test_pruning_keeps_what_it_must(steps: set[int], newest: int, data: st.DataObject) -> None:
     best = data.draw(st.sampled_from(sorted(steps)))
     with tempfile.TemporaryDirectory() as folder:
-        run = make(Path(folder) / "run")
+        run = new(Path(folder) / "run")
         for step in steps:
             run.write_checkpoint(step, lambda where: (where / "x").touch())
         run.prune_checkpoints(keep_newest=newest, keep={best})
@@ -420,7 +390,7 @@ def test_a_folder_with_something_in_it_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("x", "file"):
         with pytest.raises(UserError, match="already exists"):
-            make(tmp_path / name)
+            new(tmp_path / name)
     with pytest.raises(UserError, match="not a run"):
         RunFolder.open(tmp_path / "x")
 
@@ -430,10 +400,10 @@ def test_abandoned_only_before_it_began(run: RunFolder) -> None:
     run.abandon()
     assert run.prompts() == [prompt(1)]
     (run.path / "prompts.jsonl").unlink()
-    run.call_sent(1, KILLED)
+    run.under_way.sent(1, KILLED)
     run.abandon()
     assert run.path.exists()  # there is money in it
-    run.call_done(1)
+    run.under_way.done(1)
     with run.writing():
         pass
     run.abandon()
@@ -441,8 +411,8 @@ def test_abandoned_only_before_it_began(run: RunFolder) -> None:
 
 
 def test_abandoned_where_all_calls_came_back(run: RunFolder) -> None:
-    run.call_sent(1, KILLED)
-    run.call_done(1)
+    run.under_way.sent(1, KILLED)
+    run.under_way.done(1)
     run.abandon()
     assert not run.path.exists()
 
@@ -469,7 +439,7 @@ def test_a_second_process_is_locked_out(run: RunFolder) -> None:
 def test_no_key_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, "very-secret-7261")
-    run = make(tmp_path / "run")
+    run = new(tmp_path / "run")
     run.save_prompts([prompt(1)])
     run.save_settings(run.settings())
     run.event("started", "run", "here")

@@ -6,36 +6,15 @@ from typing import Any
 
 import pytest
 
+from make import metrics
 from refine_rl.errors import GuardStop
 from refine_rl.settings import Settings
 from refine_rl.training import guards
 from refine_rl.types import StepMetrics
 
 
-def step(n: int, **changes: Any) -> StepMetrics:
-    usual: dict[str, Any] = {
-        "reward_mean": 0.5,
-        "reward_std": 0.2,
-        "components": {},
-        "groups": 4,
-        "groups_zero_variance": 0,
-        "groups_missing": 0,
-        "tokens_mean": 30.0,
-        "clipped_share": 0.0,
-        "loss": 0.0,
-        "kl": 0.0,
-        "entropy": 1.0,
-        "grad_norm": 1.0,
-        "learning_rate": 1e-4,
-        "seconds": {"total": 1.0},
-        "tokens_per_second": 100.0,
-        "cost_usd": None,
-    }
-    return StepMetrics(step=n, **{**usual, **changes})
-
-
 def history(*changes: dict[str, Any]) -> list[StepMetrics]:
-    return [step(n, **c) for n, c in enumerate(changes, start=1)]
+    return [metrics(n, **c) for n, c in enumerate(changes, start=1)]
 
 
 def settings(**grpo: Any) -> Settings:

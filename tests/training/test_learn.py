@@ -10,25 +10,24 @@ from typing import Any
 
 import pytest
 import torch
+from refine_rl.training.learn import kl_per_token, make_optimizer, reference_logprobs, update
 
+from make import group, prompts
 from refine_rl.errors import GuardStop, Interrupted
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import checkpoint
 from refine_rl.training.check import tolerance
 from refine_rl.training.checkpoint import Position
-from refine_rl.training.learn import kl_per_token, make_optimizer, reference_logprobs, update
 from refine_rl.training.rows import Row, rows
-from refine_rl.types import Group, Prompt, Score, Segment
+from refine_rl.types import Group, Segment
 
 MakeModel = Callable[..., Path]
-PROMPTS = [
-    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-    for i, text in enumerate(["hi", "say something about the dog", "the cat"])
-]
+PROMPTS = prompts("hi", "say something about the dog", "the cat")
 
 
 def settings(**grpo: Any) -> Settings:
@@ -55,7 +54,7 @@ def groups_of(policy: Policy, *, temperature: float = 1.0) -> list[Group]:
     )
     advantages = [(1.0, -0.5, 0.0, -0.5), (0.0, 0.0, 0.0, 0.0), (2.0, -1.0, -1.0, 0.0)]
     return [
-        Group(step=1, prompt=p, trajectories=t, scores=(Score(value=0.0),) * 4, advantages=a)
+        group(p, *[0.0] * 4, trajectories=t, advantages=a)
         for p, t, a in zip(PROMPTS, sampled, advantages, strict=True)
     ]
 

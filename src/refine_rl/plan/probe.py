@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from refine_rl.envs.play import played
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
 from refine_rl.policy.control import readable
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
 from refine_rl.progress import Observer, Pause, never
 from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward
@@ -81,10 +82,10 @@ def probe(
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
     began = time.perf_counter()
-    groups = sample(
+    groups = played(
         policy,
         chosen,
-        members=r.group_size,
+        r.group_size,
         sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k),
         purpose=Purpose(seed=settings.grpo.seed, step=0, name="plan"),
         pause=pause,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from make import prompt, scored, trajectory
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.functions.answers import read_list, read_one
@@ -22,11 +23,9 @@ from refine_rl.rewards.functions.trl import GIVEN, TrainerState, trainer_state
 from refine_rl.run.records import trajectory_from, trajectory_record
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.advantages import gdpo
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Score
 
-PROMPT = Prompt(
-    id="p1", split="train", messages=({"role": "user", "content": "Say hi."},), data={"answer": "hi"}
-)
+PROMPT = prompt(answer="hi")
 
 
 def build(*functions: Callable[..., Any], **reward: Any) -> CombinedReward:
@@ -34,20 +33,8 @@ def build(*functions: Callable[..., Any], **reward: Any) -> CombinedReward:
 
 
 def scores(reward: CombinedReward, *texts: str, state: TrainerState | None = None) -> list[Score]:
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=member,
-            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for member, text in enumerate(texts)
-    ]
-    if state is None:
-        return asyncio.run(reward.score_group(PROMPT, group))
-    with trainer_state(state):
-        return asyncio.run(reward.score_group(PROMPT, group))
+    with trainer_state(state) if state is not None else nullcontext():
+        return scored(reward, PROMPT, *texts)
 
 
 def numbers() -> list[Any]:
@@ -74,8 +61,7 @@ def test_numbers_of_every_kind_are_plain_floats() -> None:
 def test_a_score_of_any_number_can_be_written() -> None:
     for number in numbers():
         (score,) = scores(build(lambda completion, n=number: Score(value=n, explanation=n)), "hi")
-        trajectory = Trajectory(prompt_id="p1", member=0, messages=(), segments=(), stop_reason="stop")
-        assert trajectory_record(trajectory, score)["reward"] == 0.5
+        assert trajectory_record(trajectory("p1"), score)["reward"] == 0.5
 
 
 class Unshowable:
@@ -240,9 +226,7 @@ def test_what_a_function_logs_stands_beside_its_scores() -> None:
         "half: 0.5\nlogs: 1; first: 'a'",
         "half: 0.5\nlogs: 1; first: 'c'",
     ]
-    record = trajectory_record(
-        Trajectory(prompt_id="p1", member=0, messages=(), segments=(), stop_reason="stop"), a
-    )
+    record = trajectory_record(trajectory("p1"), a)
     assert trajectory_from({**record, "spans": []}, "p1", ())[1] == a
 
 

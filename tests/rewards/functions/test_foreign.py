@@ -22,30 +22,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from make import attempts, prompt
 from refine_rl.errors import SettingsError
 from refine_rl.rewards.functions import seats, world
 from refine_rl.rewards.functions.own import function_reward, load_function
 from refine_rl.rewards.scoring import ScoringLoop
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Score
 
-PROMPT = Prompt(
-    id="p1",
-    split="train",
-    messages=({"role": "user", "content": "Say hi."},),
-    data={"words": ["b", "a"], "deep": {"list": [1]}},
-)
-
-
-def attempt(text: str, member: int) -> Trajectory:
-    messages = (*PROMPT.messages, {"role": "assistant", "content": text})
-    return Trajectory(prompt_id="p1", member=member, messages=messages, segments=(), stop_reason="stop")
+PROMPT = prompt(words=["b", "a"], deep={"list": [1]})
 
 
 def scores(function: Callable[..., Any], *texts: str, timeout: float = 60.0, **how: Any) -> list[Score]:
     reward = function_reward(function, timeout=timeout, **how)
-    group = [attempt(text, member) for member, text in enumerate(texts)]
     with ScoringLoop() as loop:
-        return loop.start(reward.score_group(PROMPT, group)).result(timeout=60)
+        return loop.start(reward.score_group(PROMPT, attempts(PROMPT, *texts))).result(timeout=60)
 
 
 def values(function: Callable[..., Any], *texts: str, **how: Any) -> list[float | None]:
@@ -167,11 +157,12 @@ def test_what_cannot_be_stopped_is_left_behind(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_loop_that_swallows_everything_is_left_behind() -> None:
+    here = Path(__file__).parent
     code = (
         "import sys, threading\n"
         "from refine_rl.rewards.functions import seats\n"
         "seats.TRIES = 2\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = {[str(here), str(here.parents[1])]!r}\n"
         "import test_foreign as t\n"
         "print(t.values(t.stubborn, 'bad', 'good', timeout=1.0))\n"
     )
@@ -241,9 +232,9 @@ def test_an_async_function_that_blocks_its_loop_for_good(monkeypatch: pytest.Mon
 
     reward = function_reward(waiting, timeout=1.0)
     with ScoringLoop() as loop:
-        (bad,) = loop.start(reward.score_group(PROMPT, [attempt("bad", 0)])).result(timeout=60)
+        (bad,) = loop.start(reward.score_group(PROMPT, attempts(PROMPT, "bad"))).result(timeout=60)
         assert "could not be stopped" in bad.explanation
-        again = loop.start(reward.score_group(PROMPT, [attempt("good", 0)]))  # in another loop
+        again = loop.start(reward.score_group(PROMPT, attempts(PROMPT, "good")))  # in another loop
         (good,) = again.result(timeout=60)
         assert good.value == 1.0
         free.set()

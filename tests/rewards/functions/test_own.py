@@ -13,30 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from make import prompt, trajectory
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.functions.answers import NOT_APPLICABLE
 from refine_rl.rewards.functions.own import FunctionReward, function_reward, load_function
-from refine_rl.types import Prompt, Score, Segment, Trajectory
+from refine_rl.types import Score, Trajectory
 
-PROMPT = Prompt(
-    id="p1",
-    split="train",
-    messages=({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Say hi."}),
-    data={"answer": "hi", "points": 2},
-)
+PROMPT = prompt(system="Be kind.", answer="hi", points=2)
 
 
 def attempt(text: str, member: int = 0) -> Trajectory:
-    return Trajectory(
-        prompt_id="p1",
-        member=member,
-        messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-        segments=(
-            Segment(token_ids=(1, 2), trainable=False),
-            Segment(token_ids=(len(text), 3), trainable=True, logprobs=(-1.0, -1.0)),
-        ),
-        stop_reason="stop",
-    )
+    return trajectory(PROMPT, text, member=member, given=(1, 2), tokens=(len(text), 3))
 
 
 def scores(reward: FunctionReward, *texts: str) -> list[Score]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+import make
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import CallFailed
 from refine_rl.llm.scripted import Scripted
@@ -15,7 +16,7 @@ from refine_rl.rewards.judges.absolute import Absolute
 from refine_rl.rewards.judges.anchors import COPY, KINDS, AnchorReport, Planted, bar_of, check_anchors
 from refine_rl.rewards.judges.pairwise import Pairwise
 from refine_rl.rewards.judges.panel import Panel
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Prompt, Score
 
 REQUEST = "Rewrite politely: give me the report now, or I will be late for the board."
 GOOD = "Could you please give me the report now? I would not like to be late for the board."
@@ -24,25 +25,12 @@ GARBAGE = ["report report report report", "the the give", "I am a I am a I am a"
 
 
 def prompt_of(text: str = REQUEST, name: str = "p1") -> Prompt:
-    return Prompt(
-        id=name,
-        split="validation",
-        messages=({"role": "system", "content": "Be kind."}, {"role": "user", "content": text}),
-    )
+    return make.prompt(name, text, system="Be kind.", split="validation")
 
 
 def case_of(*texts: str, prompt: Prompt | None = None):
     prompt = prompt or prompt_of()
-    return prompt, [
-        Trajectory(
-            prompt_id=prompt.id,
-            member=n,
-            messages=(*prompt.messages, {"role": "assistant", "content": text}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for n, text in enumerate(texts)
-    ]
+    return prompt, make.attempts(prompt, *texts)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from make import prompt, scored
 from refine_rl.errors import GuardStop, SettingsError
 from refine_rl.llm.client import EndpointDown, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
@@ -21,9 +21,9 @@ from refine_rl.rewards.judges.pairwise import Pairwise
 from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.judges.ruler import Ruler
 from refine_rl.settings import Settings
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Prompt, Score
 
-PROMPT = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
+PROMPT = prompt()
 SHOWN = re.compile(r'<trajectory id="([^"]*)">\n(.*)\n</trajectory>')
 
 
@@ -56,17 +56,7 @@ def build(brain: Any = by_length, *functions: Any, **tables: Any) -> tuple[Combi
 
 
 def score(reward: CombinedReward, *texts: str) -> list[Score]:
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=member,
-            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for member, text in enumerate(texts)
-    ]
-    return asyncio.run(reward.score_group(PROMPT, group))
+    return scored(reward, PROMPT, *texts)
 
 
 def polite(completion: str) -> float:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+from make import prompt, scored, trajectory
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import EndpointDown
 from refine_rl.llm.scripted import Scripted
 from refine_rl.rewards.judges.looks import Case, Verdict, all_of
 from refine_rl.rewards.judges.panel import Panel, agreement, make_case
-from refine_rl.types import Message, Prompt, Score, Trajectory
+from refine_rl.types import Score, Trajectory
 
-PROMPT = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
+PROMPT = prompt()
 
 Value = float | None
 Looks = Mapping[tuple[str, int], Sequence[Value] | Exception]
@@ -52,13 +53,8 @@ def judge(name: str) -> Scripted:
     return Scripted([], model=name)
 
 
-def attempt(*texts: str, member: int = 0) -> Trajectory:
-    turns: list[Message] = []
-    for number, text in enumerate(texts):
-        turns.append({"role": "user" if number % 2 else "assistant", "content": text})
-    return Trajectory(
-        prompt_id="p1", member=member, messages=(*PROMPT.messages, *turns), segments=(), stop_reason="stop"
-    )
+def attempt(*texts: str) -> Trajectory:
+    return trajectory(PROMPT, *texts)
 
 
 def panel(judging: Fixed, *names: str, **changes: Any) -> Panel:
@@ -66,7 +62,7 @@ def panel(judging: Fixed, *names: str, **changes: Any) -> Panel:
 
 
 def score(made: Panel, *texts: str) -> list[Score]:
-    return asyncio.run(made.score_group(PROMPT, [attempt(text) for text in texts]))
+    return scored(made, PROMPT, *texts)
 
 
 def values(scores: Sequence[Score]) -> list[Value]:

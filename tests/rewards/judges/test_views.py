@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from make import prompt, scored
 from refine_rl.llm.client import Request
 from refine_rl.llm.scripted import Scripted
 from refine_rl.rewards.judges.absolute import Absolute
@@ -19,26 +20,11 @@ from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.ruler import Ruler
 from refine_rl.rewards.judges.views import view_of
 from refine_rl.rewards.steps.judge import StepJudging
-from refine_rl.types import Prompt, Trajectory
 
 RUBRIC = (
     "Judge as an editor would.\n- Brief.\n  One sentence at most.\n- Kind.\n- True.\n\n1. first\n2. second"
 )
-PROMPT = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
-
-
-def answers_of(*texts: str) -> list[Trajectory]:
-    """A group of the prompt's answers."""
-    return [
-        Trajectory(
-            prompt_id="p1",
-            member=n,
-            segments=(),
-            stop_reason="stop",
-            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-        )
-        for n, text in enumerate(texts)
-    ]
+PROMPT = prompt()
 
 
 def reply(request: Request) -> str:
@@ -156,8 +142,7 @@ def test_agreement_comes_from_what_each_look_saw() -> None:
         return json.dumps({"score": 9 if long != brief else 2})
 
     panel = Panel(judging=judging("absolute"), judges=(Scripted(brain),), repeats=2)
-    group = answers_of("Hi.", "It is really nice.")
-    scores = asyncio.run(panel.score_group(PROMPT, group))
+    scores = scored(panel, PROMPT, "Hi.", "It is really nice.")
     assert [s.agreement for s in scores] == [-1.0, -1.0]
 
 
@@ -165,6 +150,5 @@ def test_agreement_comes_from_what_each_look_saw() -> None:
 def test_judges_of_a_panel_and_a_model_that_is_named_twice_have_looks_of_their_own(kind: str) -> None:
     client = Scripted(reply)
     panel = Panel(judging=judging(kind), judges=(client, client), repeats=2)
-    group = answers_of("Hi.", "Hello.")
-    asyncio.run(panel.score_group(PROMPT, group))
+    scored(panel, PROMPT, "Hi.", "Hello.")
     assert len({json.dumps(r.messages) for r in client.requests}) == len(client.requests) >= 4

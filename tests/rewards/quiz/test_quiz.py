@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+import make
 from refine_rl.errors import GuardStop, SettingsError, UserError
 from refine_rl.llm.client import CallFailed, EndpointRefused, Request
 from refine_rl.llm.meter import meter
@@ -69,26 +70,15 @@ def quiz_of(writer=None, reader=None, **changes) -> Quiz:
 
 
 def prompt_of(source: object = SOURCE, name: str = "p1") -> Prompt:
-    return Prompt(
-        id=name, split="train", messages=({"role": "user", "content": "Sum up."},), data={"source": source}
-    )
+    return make.prompt(name, "Sum up.", source=source)
 
 
-def group_of(*texts: str, name: str = "p1") -> list[Trajectory]:
-    return [
-        Trajectory(
-            prompt_id=name,
-            member=n,
-            messages=({"role": "user", "content": "Sum up."}, {"role": "assistant", "content": text}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for n, text in enumerate(texts)
-    ]
+def group_of(*texts: str) -> tuple[Trajectory, ...]:
+    return make.attempts(prompt_of(), *texts)
 
 
 def score(quiz: Quiz, *texts: str, source: str = SOURCE):
-    return asyncio.run(quiz.score_group(prompt_of(source), group_of(*texts)))
+    return make.scored(quiz, prompt_of(source), *texts)
 
 
 # -- scoring ----------------------------------------------------------------------------------
@@ -542,7 +532,7 @@ def test_it_is_a_component_of_the_reward() -> None:
     shelf = Shelf()
     reward = build_reward(settings, connections=connections, shelf=shelf)
     texts = ("Ann, 300 euros, May", "Ann and only Ann: May, May, May, May")
-    short, long = asyncio.run(reward.score_group(prompt_of(), group_of(*texts)))
+    short, long = make.scored(reward, prompt_of(), *texts)
     assert len(shelf.lines) == 1
     assert (short.value, short.breakdown) == (2.0, {"quiz": 1.0, "overlong": 0.0})
     assert long.value == pytest.approx(2 * 2 / 3 - 1)

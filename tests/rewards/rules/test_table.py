@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,47 +10,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import make
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.rules.table import RULES, rule_reward, rules_table_markdown
 from refine_rl.settings import RuleSettings
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Prompt, Score
 
 MESSAGE = "Please shorten this: the server is down, so nobody can log in to work remotely today."
-PROMPT = Prompt(
-    id="p1",
-    split="train",
-    messages=(
-        {"role": "system", "content": "Answer as a helpful pirate would do."},
-        {"role": "user", "content": MESSAGE},
-    ),
-    data={
-        "answer": "Paris",
-        "answers": ["Paris", "the city of Paris"],
-        "number": 42,
-        "huge": 10**400,
-        "power": "10^6",
-        "solution": "Half of 84 is #### 42",
-        "none": [],
-        "source": "The cats were sleeping on two sofas.",
-        "nested": {"a": 1},
-    },
+PROMPT = make.prompt(
+    1,
+    MESSAGE,
+    system="Answer as a helpful pirate would do.",
+    answer="Paris",
+    answers=["Paris", "the city of Paris"],
+    number=42,
+    huge=10**400,
+    power="10^6",
+    solution="Half of 84 is #### 42",
+    none=[],
+    source="The cats were sleeping on two sofas.",
+    nested={"a": 1},
 )
 
 
 def score_with(table: dict[str, Any], *completions: str, prompt: Prompt = PROMPT) -> list[Score]:
     reward = rule_reward(RuleSettings.model_validate(table), name="it", where="here")
     reward.check_prompt(prompt)
-    trajectories = [
-        Trajectory(
-            prompt_id=prompt.id,
-            member=i,
-            messages=(*prompt.messages, {"role": "assistant", "content": text}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for i, text in enumerate(completions)
-    ]
-    return asyncio.run(reward.score_group(prompt, trajectories))
+    return make.scored(reward, prompt, *completions)
 
 
 CASES: list[tuple[dict[str, Any], str, float]] = [
@@ -181,12 +166,8 @@ AWKWARD = st.text(alphabet="ab1/-.,eE+'\"\\{}[]()`*_ \n\t\u2028\u00a0ßéİ−�
 
 @given(st.one_of(st.text(), AWKWARD), st.one_of(st.text(), AWKWARD))
 def test_every_rule_stays_in_bounds_on_any_text(message: str, completion: str) -> None:
-    prompt = Prompt(
-        id="p",
-        split="train",
-        messages=({"role": "user", "content": message},),
-        data={**PROMPT.data, "source": message if message.strip() else "blank cells are refused"},
-    )
+    source = message if message.strip() else "blank cells are refused"
+    prompt = make.prompt("p", message, **{**PROMPT.data, "source": source})
     for reward in REWARDS:
         score = reward.score(prompt, completion)
         assert score.value is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from make import prompt, scored
 from refine_rl.errors import GuardStop, SettingsError, UserError
 from refine_rl.llm.client import EndpointRefused, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
@@ -20,19 +20,9 @@ from refine_rl.rewards.steps.judge import read_first_wrong
 from refine_rl.rewards.steps.steps import Graded, steps_of
 from refine_rl.run.endpoints import models_in
 from refine_rl.settings import Settings
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Score
 
-PROMPT = Prompt(
-    id="p1",
-    split="train",
-    messages=({"role": "user", "content": "Add 2, 3 and 4."},),
-    data={"answer": 9},
-)
-
-
-def attempt(text: str, member: int = 0) -> Trajectory:
-    messages = (*PROMPT.messages, {"role": "assistant", "content": text})
-    return Trajectory(prompt_id="p1", member=member, messages=messages, segments=(), stop_reason="stop")
+PROMPT = prompt(1, "Add 2, 3 and 4.", answer=9)
 
 
 def build(
@@ -61,7 +51,7 @@ def right_sum(completion: str, answer: int) -> float:
 def graded(reward: CombinedReward, *texts: str, solved: float = 1.0) -> list[Score]:
     assert reward.grader is not None
     both = Graded(reward=reward, grader=reward.grader, solved=solved)
-    return asyncio.run(both.score_group(PROMPT, [attempt(text, n) for n, text in enumerate(texts)]))
+    return scored(both, PROMPT, *texts)
 
 
 def shares(scores: Sequence[Score]) -> list[float | None]:
@@ -144,7 +134,7 @@ def test_grades_that_all_fail_stop_the_run(sums: CombinedReward) -> None:
 
 
 def test_nothing_but_training_grades(sums: CombinedReward) -> None:
-    assert shares(asyncio.run(sums.score_group(PROMPT, [attempt("1+1 = 1")] * 2))) == [None, None]
+    assert shares(scored(sums, PROMPT, *["1+1 = 1"] * 2)) == [None, None]
 
 
 def test_rules_grade_as_well_and_all_of_them_must_be_full() -> None:

@@ -7,32 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from refine_rl.training.learn import learning_rate
 
+from make import attempts, group, prompt, score, trajectory
 from refine_rl.errors import GuardStop
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.collect import choose_prompts, group_statistics, require_scores, with_advantages
-from refine_rl.training.learn import learning_rate
 from refine_rl.training.rows import micro_batches, rows
-from refine_rl.types import Group, Prompt, Score, Segment, Trajectory
-
-
-def prompt(n: int) -> Prompt:
-    return Prompt(id=f"p{n}", split="train", messages=({"role": "user", "content": str(n)},))
-
-
-def trajectory(
-    p: Prompt, member: int, tokens: int, *, logprob: float = -1.0, stop: bool = True
-) -> Trajectory:
-    return Trajectory(
-        prompt_id=p.id,
-        member=member,
-        messages=p.messages,
-        stop_reason="stop" if stop else "length",
-        segments=(
-            Segment(token_ids=(1, 2, 3), trainable=False),
-            Segment(token_ids=tuple(range(tokens)), trainable=True, logprobs=(logprob,) * tokens),
-        ),
-    )
+from refine_rl.types import Group, Score
 
 
 def settings(**sections: Any) -> Settings:
@@ -70,18 +52,19 @@ def test_too_many_missing_scores_stop_the_run() -> None:
 def test_statistics_by_hand() -> None:
     p, q = prompt(0), prompt(1)
     groups = [
-        Group(
-            step=1,
-            prompt=p,
-            trajectories=(trajectory(p, 0, 2, logprob=-0.5), trajectory(p, 1, 4, stop=False)),
-            scores=(Score(value=1.0, breakdown={"a": 1.0}), Score(value=0.0, breakdown={"a": 0.5})),
+        group(
+            p,
+            *(score(1.0, a=1.0), score(0.0, a=0.5)),
+            trajectories=(
+                trajectory(p, member=0, tokens=2, logprob=-0.5),
+                trajectory(p, member=1, tokens=4, stop="length"),
+            ),
             advantages=(1.0, -1.0),
         ),
-        Group(
-            step=1,
-            prompt=q,
-            trajectories=(trajectory(q, 0, 1), trajectory(q, 1, 1)),
-            scores=(Score(value=0.2, breakdown={"a": 0.0}), Score.missing("x")),
+        group(
+            q,
+            *(score(0.2, a=0.0), None),
+            trajectories=attempts(q, 1, 1),
             advantages=(0.0, None),
         ),
     ]
@@ -104,7 +87,7 @@ def test_kl_in_the_reward_moves_the_advantage_and_not_the_reward() -> None:
     sampled = [
         (
             p,
-            (trajectory(p, 0, 2, logprob=-1.0), trajectory(p, 1, 1, logprob=-1.0)),
+            attempts(p, 2, 1),
             (Score(value=1.0), Score(value=1.0)),
         )
     ]
@@ -123,7 +106,7 @@ def flat_and_not(**grpo: Any) -> list[tuple[float | None, ...]]:
     for n, values in enumerate(given):
         p = prompt(n)
         scores = tuple(Score.missing("x") if v is None else Score(value=v) for v in values)
-        sampled.append((p, tuple(trajectory(p, m, 2) for m in range(3)), scores))
+        sampled.append((p, attempts(p, 2, 2, 2), scores))
     s = settings(grpo={"advantage": "mean", **grpo})
     return [g.advantages for g in with_advantages(sampled, 1, s, component_weights={}, references={})]
 
@@ -145,9 +128,9 @@ def by_steps(shares: list[list[float | None]], value: float = 0.0, **sections: A
     for n, row in enumerate(shares):
         p = prompt(n)
         scores = [Score(value=value, breakdown={} if s is None else {"right_steps": s}) for s in row]
-        sampled.append((p, tuple(trajectory(p, m, 2) for m in range(len(row))), tuple(scores)))
+        sampled.append((p, attempts(p, *[2] * len(row)), tuple(scores)))
     p = prompt(99)
-    sampled.append((p, (trajectory(p, 0, 2), trajectory(p, 1, 2)), (Score(value=1.0), Score(value=0.0))))
+    sampled.append((p, attempts(p, 2, 2), (Score(value=1.0), Score(value=0.0))))
     s = settings(
         **{
             "reward": {"steps": {"function": "r.py:right", "weight": 0.5}},
@@ -184,8 +167,8 @@ def test_leave_one_out_is_asked_for_by_name() -> None:
 def test_dropped_groups_leave_the_denominator() -> None:
     p, q = prompt(0), prompt(1)
     sampled = [
-        (p, (trajectory(p, 0, 2), trajectory(p, 1, 4)), (Score(value=1.0), Score(value=0.0))),
-        (q, (trajectory(q, 0, 5), trajectory(q, 1, 5)), (Score(value=1.0), Score(value=1.0))),
+        (p, attempts(p, 2, 4), (Score(value=1.0), Score(value=0.0))),
+        (q, attempts(q, 5, 5), (Score(value=1.0), Score(value=1.0))),
     ]
     for flat, tokens in (("keep", 16), ("drop", 6)):
         s = settings(grpo={"flat": flat})
@@ -196,14 +179,8 @@ def test_dropped_groups_leave_the_denominator() -> None:
 
 def test_rows_without_a_score_leave_the_loss_and_its_denominator() -> None:
     p = prompt(0)
-    group = Group(
-        step=1,
-        prompt=p,
-        trajectories=tuple(trajectory(p, m, m + 1) for m in range(3)),
-        scores=(Score(value=1.0), Score.missing("x"), Score(value=0.0)),
-        advantages=(1.0, None, -1.0),
-    )
-    found = rows([group], loss="grpo", max_tokens=8)
+    made = group(p, 1.0, None, 0.0, trajectories=attempts(p, 1, 2, 3), advantages=(1.0, None, -1.0))
+    found = rows([made], loss="grpo", max_tokens=8)
     assert [(r.trajectory.member, r.advantage, r.weight) for r in found] == [
         (0, 1.0, 1 / 2),
         (2, -1.0, 1 / 6),
@@ -212,7 +189,7 @@ def test_rows_without_a_score_leave_the_loss_and_its_denominator() -> None:
 
 def test_micro_batches_hold_every_row_once_within_the_budget() -> None:
     p = prompt(0)
-    trajectories = [trajectory(p, m, n) for m, n in enumerate([5, 1, 9, 2, 40, 3, 3])]
+    trajectories = attempts(p, 5, 1, 9, 2, 40, 3, 3)
     chunks = list(micro_batches(trajectories, 24))
     assert sorted(i for c in chunks for i in c) == list(range(7))
     for chunk in chunks:
@@ -221,7 +198,7 @@ def test_micro_batches_hold_every_row_once_within_the_budget() -> None:
 
 
 def test_packed_micro_batches_count_a_prompt_once() -> None:
-    trajectories = [trajectory(prompt(p), m, n) for p in (0, 1) for m, n in enumerate([4, 4, 30, 1])]
+    trajectories = [t for p in (0, 1) for t in attempts(prompt(p), 4, 4, 30, 1)]
     own = len(trajectories[0].segments[0].token_ids)
     assert own == 3
     chunks = list(micro_batches(trajectories, 16, packed=True))
@@ -230,7 +207,7 @@ def test_packed_micro_batches_count_a_prompt_once() -> None:
 
 
 def test_a_group_is_not_cut_before_the_part_pays_for_its_prompt() -> None:
-    trajectories = [trajectory(prompt(0), m, n) for m, n in enumerate([1, 1, 1, 1, 1, 1, 1])]
+    trajectories = attempts(prompt(0), 1, 1, 1, 1, 1, 1, 1)
     # The prompt alone is over the budget: three completions of one token are as many tokens as it has.
     assert list(micro_batches(trajectories, 2, packed=True)) == [[0, 1, 2], [3, 4, 5], [6]]
 
@@ -253,12 +230,6 @@ def test_learning_rates_by_hand() -> None:
 
 def test_rows_know_the_length_limit() -> None:
     p = prompt(0)
-    group = Group(
-        step=1,
-        prompt=p,
-        trajectories=(trajectory(p, 0, 2), trajectory(p, 1, 4)),
-        scores=(Score(value=1.0), Score(value=0.0)),
-        advantages=(1.0, -1.0),
-    )
-    assert [r.weight for r in rows([group], loss="dr_grpo", max_tokens=8)] == [1 / 16, 1 / 16]
-    assert rows([replace(group, advantages=(None, None))], loss="grpo", max_tokens=8) == []
+    made = group(p, 1.0, 0.0, trajectories=attempts(p, 2, 4), advantages=(1.0, -1.0))
+    assert [r.weight for r in rows([made], loss="dr_grpo", max_tokens=8)] == [1 / 16, 1 / 16]
+    assert rows([replace(made, advantages=(None, None))], loss="grpo", max_tokens=8) == []

@@ -9,23 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from refine_rl.training.learn import UpdateMetrics, update
 
+from make import group, prompts
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training.grpo.importance import weights
 from refine_rl.training.grpo.surrogates import SURROGATES
-from refine_rl.training.learn import UpdateMetrics, update
 from refine_rl.training.rows import Row, rows
-from refine_rl.types import Group, Prompt, Score
 
 MakeModel = Callable[..., Path]
-PROMPTS = [
-    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": text},))
-    for i, text in enumerate(["hi", "the cat and the dog"])
-]
+PROMPTS = prompts("hi", "the cat and the dog")
 CAP = 1.1
 
 
@@ -53,7 +51,7 @@ def foreign(policy: Policy) -> list[Row]:
         purpose=Purpose(seed=0, step=1, name="rollout"),
     )
     groups = [
-        Group(step=1, prompt=p, trajectories=t, scores=(Score(value=0.0),) * 3, advantages=(1.0, -0.4, -0.6))
+        group(p, 0.0, 0.0, 0.0, trajectories=t, advantages=(1.0, -0.4, -0.6))
         for p, t in zip(PROMPTS, sampled, strict=True)
     ]
     found = []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from make import metrics
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.kl import adapted, at_step, kl_terms
 from refine_rl.types import StepMetrics
@@ -43,26 +43,7 @@ def test_the_coefficient_by_hand() -> None:
 
 
 def history(*kls: float | None) -> list[StepMetrics]:
-    first = StepMetrics(
-        step=1,
-        reward_mean=None,
-        reward_std=None,
-        components={},
-        groups=1,
-        groups_zero_variance=0,
-        groups_missing=0,
-        tokens_mean=1.0,
-        clipped_share=0.0,
-        loss=None,
-        kl=None,
-        entropy=None,
-        grad_norm=None,
-        learning_rate=1.0,
-        seconds={},
-        tokens_per_second=1.0,
-        cost_usd=None,
-    )
-    return [replace(first, step=n, kl=kl) for n, kl in enumerate(kls, 1)]
+    return [metrics(n, kl=kl) for n, kl in enumerate(kls, 1)]
 
 
 def settings(**grpo: Any) -> Settings:

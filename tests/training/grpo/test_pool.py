@@ -8,17 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from make import group, prompts
 from refine_rl.randomness import generator
 from refine_rl.training.grpo.collect import choose_prompts
 from refine_rl.training.grpo.pool import Aside, Chosen, Seen, choose, resting
-from refine_rl.types import Group, Prompt, Score, Trajectory
+from refine_rl.types import Prompt, Score
 
 
 def pool(count: int) -> list[Prompt]:
-    return [
-        Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": str(i)},))
-        for i in range(count)
-    ]
+    return prompts(*map(str, range(count)))
 
 
 def ids(chosen: Chosen) -> list[str]:
@@ -58,11 +56,8 @@ def test_who_rests_is_who_is_not_chosen_before_time() -> None:
 def test_graded_steps_are_a_spread() -> None:
     scores = tuple(Score(value=0.0, breakdown={"right_steps": x}) for x in (0.5, 0.25))
     prompt = pool(1)[0]
-    attempts = tuple(
-        Trajectory(prompt_id="p0", member=m, messages=(), segments=(), stop_reason="stop") for m in (0, 1)
-    )
-    told = Group(step=1, prompt=prompt, trajectories=attempts, scores=scores, advantages=(0.1, -0.1))
-    same = Group(step=1, prompt=prompt, trajectories=attempts, scores=scores[:1] * 2, advantages=(0.0, 0.0))
+    told = group(prompt, *scores, advantages=(0.1, -0.1))
+    same = group(prompt, *scores[:1] * 2, advantages=(0.0, 0.0))
     assert (Seen.of(told).flat, Seen.of(same).flat) == (False, True)
     assert Seen.of(same).values == (0.0, 0.0)  # "never solved", as without grading
 
@@ -182,17 +177,8 @@ def test_too_small_a_pool_is_refused() -> None:
 
 
 def test_from_a_group() -> None:
-    group = Group(
-        step=3,
-        prompt=pool(1)[0],
-        trajectories=tuple(
-            Trajectory(prompt_id="p0", member=m, messages=(), segments=(), stop_reason="stop")
-            for m in range(3)
-        ),
-        scores=(Score(value=0.5), Score.missing("no reply"), Score(value=0.25)),
-        advantages=(1.0, None, -1.0),
-    )
-    assert Seen.of(group) == seen(3, "p0", 0.5, 0.25)
+    made = group(pool(1)[0], 0.5, None, 0.25, step=3, advantages=(1.0, None, -1.0))
+    assert Seen.of(made) == seen(3, "p0", 0.5, 0.25)
 
 
 # -- properties -----------------------------------------------------------------------------------

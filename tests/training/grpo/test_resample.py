@@ -8,29 +8,13 @@ from typing import Any
 
 import pytest
 
+from make import attempts, group, prompts
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.collect import Finished, Sampled
 from refine_rl.training.grpo.resample import draw, filled_up, waves
-from refine_rl.types import Group, Prompt, Score, Segment, Trajectory
+from refine_rl.types import Prompt, Score, Trajectory
 
-PROMPTS = [
-    Prompt(id=f"p{i}", split="train", messages=({"role": "user", "content": str(i)},)) for i in range(12)
-]
-
-
-def trajectory(prompt: Prompt, member: int) -> Trajectory:
-    return Trajectory(
-        prompt_id=prompt.id,
-        member=member,
-        messages=prompt.messages,
-        stop_reason="stop",
-        segments=(
-            Segment(token_ids=(1,), trainable=False),
-            Segment(token_ids=(2,), trainable=True, logprobs=(-1.0,)),
-        ),
-    )
-
-
+PROMPTS = prompts(*map(str, range(12)))
 FLAT, SPREAD = (Score(value=0.0), Score(value=0.0)), (Score(value=0.0), Score(value=1.0))
 GAP = (Score(value=0.0), Score.missing("no reply"))
 
@@ -46,9 +30,9 @@ class World:
     ) -> list[tuple[Trajectory, ...]]:
         assert step == 7
         self.sampled.append([p.id for p in prompts])
-        groups = [(trajectory(p, 0), trajectory(p, 1)) for p in prompts]
-        for place, group in enumerate(groups):
-            finished(place, group)
+        groups = [attempts(p, 1, 1) for p in prompts]
+        for place, answers in enumerate(groups):
+            finished(place, answers)
         return groups
 
     def score(self, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
@@ -57,7 +41,7 @@ class World:
         return future
 
     def fill(self, first: Sequence[Prompt], resample: int, seed: int = 0) -> list[Sampled]:
-        start = [(p, (trajectory(p, 0), trajectory(p, 1)), self.scores(p)) for p in first]
+        start = [(p, attempts(p, 1, 1), self.scores(p)) for p in first]
         s = Settings.model_validate({"task": "x", "grpo": {"resample": resample, "seed": seed}})
         found, _ = filled_up(
             start,
@@ -149,7 +133,7 @@ def test_its_sampling_is_timed_and_its_scoring_is_not(monkeypatch: pytest.Monkey
         return future
 
     monkeypatch.setattr("refine_rl.training.grpo.resample.time.perf_counter", lambda: now)
-    start = [(p, (trajectory(p, 0), trajectory(p, 1)), FLAT) for p in PROMPTS[:3]]
+    start = [(p, attempts(p, 1, 1), FLAT) for p in PROMPTS[:3]]
     s = Settings.model_validate({"task": "x", "grpo": {"resample": 5}})
     _, seconds = filled_up(start, PROMPTS, 7, s, sample=sample, score=score, pause=lambda: None)
     assert (seconds, len(world.sampled)) == (2.0, 2)
@@ -167,26 +151,17 @@ def test_another_time_it_is_the_same() -> None:
 @pytest.mark.parametrize("budget", [0, 1, 4, 99])
 def test_the_waves_can_be_read_off_the_record(flat: set[str], budget: int) -> None:
     world = World(lambda p: FLAT if p.id in flat else SPREAD)
-    groups = [
-        Group(step=7, prompt=p, trajectories=t, scores=tuple(s), advantages=(0.0, 0.0))
-        for p, t, s in world.fill(PROMPTS[:3], resample=budget)
-    ]
+    groups = [group(p, *s, step=7, trajectories=t) for p, t, s in world.fill(PROMPTS[:3], resample=budget)]
     found = [[g.prompt.id for g in wave] for wave in waves(groups, 3)]
     assert found == [["p0", "p1", "p2"], *world.sampled]
 
 
 def test_waves_shrink_as_places_are_filled() -> None:
     spread = [FLAT, FLAT, SPREAD, FLAT, SPREAD, FLAT, SPREAD]
-    groups = [
-        Group(step=7, prompt=p, trajectories=(trajectory(p, 0),) * 2, scores=s, advantages=(0.0, 0.0))
-        for p, s in zip(PROMPTS, spread, strict=False)
-    ]
+    groups = [group(p, *s, step=7) for p, s in zip(PROMPTS, spread, strict=False)]
     assert [len(wave) for wave in waves(groups, 3)] == [3, 2, 1, 1]
 
 
 def test_a_record_of_other_settings_is_read_to_its_end() -> None:
-    groups = [
-        Group(step=7, prompt=p, trajectories=(trajectory(p, 0),) * 2, scores=SPREAD, advantages=(0.0, 0.0))
-        for p in PROMPTS[:5]
-    ]
+    groups = [group(p, *SPREAD, step=7) for p in PROMPTS[:5]]
     assert [len(wave) for wave in waves(groups, 3)] == [3, 2]
