@@ -16,7 +16,8 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.endpoints import PRESETS
 from refine_rl.llm.kept import Keep, forget
 from refine_rl.llm.ledger import Ledger
-from refine_rl.prompts.candidates import RowError
+from refine_rl.prompts.json_rows import RowError
+from refine_rl.rewards.base import untokenized
 from refine_rl.rewards.judges.build import make_panel
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.rubric import default_rubric, is_file_name, parse_criteria, read_rubric
@@ -110,16 +111,7 @@ class Asked:
     def as_attempts(self) -> tuple[Prompt, list[Trajectory]]:
         """The group as rewards know it; nothing in it was tokenized."""
         prompt = Prompt(id=str(self.id), split="train", messages=self.messages)
-        return prompt, [
-            Trajectory(
-                prompt_id=prompt.id,
-                member=member,
-                messages=(*self.messages, {"role": "assistant", "content": text}),
-                segments=(),
-                stop_reason="stop",
-            )
-            for member, text in enumerate(self.completions)
-        ]
+        return prompt, untokenized(prompt, self.completions)
 
 
 def asked(row: object) -> Asked:
@@ -164,10 +156,9 @@ async def score_one(
         group = asked({"id": "", "messages": messages, "completions": completions})
     except RowError as error:
         raise UserError(f"the group {error}") from None
-    if connections is not None:
-        return await judges.panel(connections).score_group(*group.as_attempts())
-    own = judges.connect(note=lambda text: None)
+    asking = judges.connect(note=lambda text: None) if connections is None else connections
     try:
-        return await judges.panel(own).score_group(*group.as_attempts())
+        return await judges.panel(asking).score_group(*group.as_attempts())
     finally:
-        await own.close()
+        if connections is None:
+            await asking.close()

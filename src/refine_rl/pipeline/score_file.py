@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +38,16 @@ class Tally:
     calls: int = 0
     unusable: int = 0
     cost_usd: float | None = 0.0
+
+    def plus(self, more: Tally) -> Tally:
+        """Both together.
+
+        >>> Tally(groups=1, cost_usd=0.5).plus(Tally(groups=1, cost_usd=None))
+        Tally(groups=2, scores=0, asked=0, missing=0, calls=0, unusable=0, cost_usd=None)
+        """
+        pairs = {name: (value, getattr(more, name)) for name, value in asdict(self).items()}
+        both: dict[str, Any] = {n: None if None in pair else sum(pair) for n, pair in pairs.items()}
+        return Tally(**both)
 
 
 def score_file(
@@ -161,18 +171,7 @@ class _Work:
         with saving(Path(self._file.name)):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._file.flush()
-        so_far = self.tally
-        self.tally = Tally(
-            groups=so_far.groups + 1,
-            scores=so_far.scores + more.scores,
-            asked=so_far.asked + more.asked,
-            missing=so_far.missing + more.missing,
-            calls=so_far.calls + more.calls,
-            unusable=so_far.unusable + more.unusable,
-            cost_usd=None
-            if so_far.cost_usd is None or more.cost_usd is None
-            else so_far.cost_usd + more.cost_usd,
-        )
+        self.tally = self.tally.plus(more)
         self._progress(self.tally, len(self._groups))
         self._asked += bool(more.asked)
         if self._asked == _IN_VAIN and self.tally.missing == self.tally.asked:

@@ -86,6 +86,25 @@ class Around:
         return self.reward.success(score)
 
 
+def untokenized(prompt: Prompt, texts: Iterable[str], *, first: int = 0) -> list[Trajectory]:
+    """Answers to a prompt that no model gave here, as its members `first`, `first` + 1 ...
+
+    >>> prompt = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
+    >>> [(t.member, t.completion, t.completion_tokens) for t in untokenized(prompt, ["Hi!", "No."])]
+    [(0, 'Hi!', 0), (1, 'No.', 0)]
+    """
+    return [
+        Trajectory(
+            prompt_id=prompt.id,
+            member=member,
+            messages=(*prompt.messages, {"role": "assistant", "content": text}),
+            segments=(),
+            stop_reason="stop",
+        )
+        for member, text in enumerate(texts, first)
+    ]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompletionReward:
     """A reward out of a quick synchronous function of one completion.

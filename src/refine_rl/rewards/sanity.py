@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from refine_rl.errors import UserError
 from refine_rl.progress import Pause, never
-from refine_rl.rewards.base import Reward
+from refine_rl.rewards.base import Reward, untokenized
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.settings import SanityCase
-from refine_rl.types import Prompt, Score, Trajectory, decimals
+from refine_rl.types import Prompt, Score, decimals
 
 
 def check_sanity(
@@ -35,13 +35,7 @@ def check_sanity(
     with ScoringLoop(closing=closing) as loop:
         pairs = loop.score(
             reward,
-            [
-                (
-                    prompt,
-                    [_trajectory(prompt, text, member) for member, text in enumerate((case.good, case.bad))],
-                )
-                for prompt, case in zip(prompts, cases, strict=True)
-            ],
+            [(p, untokenized(p, (case.good, case.bad))) for p, case in zip(prompts, cases, strict=True)],
             pause,
         )
     problems = [
@@ -62,16 +56,6 @@ def _prompt(case: SanityCase, number: int) -> Prompt:
         messages=({"role": "user", "content": case.prompt},),
         data=case.data,
         origin=f"reward.sanity, case {number}",
-    )
-
-
-def _trajectory(prompt: Prompt, completion: str, member: int) -> Trajectory:
-    return Trajectory(
-        prompt_id=prompt.id,
-        member=member,
-        messages=(*prompt.messages, {"role": "assistant", "content": completion}),
-        segments=(),
-        stop_reason="stop",
     )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from refine_rl.rewards.base import Reward
+from refine_rl.rewards.base import Reward, untokenized
 from refine_rl.rewards.judges.looks import all_of
-from refine_rl.types import Message, Prompt, Score, Trajectory, count_of
+from refine_rl.types import Prompt, Score, Trajectory, count_of
 
 LIKED = 0.5
 """A bad answer below this is not liked, however bad the answers beside it are."""
@@ -209,7 +209,7 @@ async def _judge(
     kinds: Mapping[str, Callable[[Prompt], str]],
 ) -> _Judged:
     texts = {kind: text(prompt) for kind, text in kinds.items()}
-    bad = [_trajectory(prompt, text, len(answers) + n) for n, text in enumerate(texts.values())]
+    bad = untokenized(prompt, texts.values(), first=len(answers))
     scores: list[Score] = await panel.score_group(prompt, [*answers, *bad])
     told = {text.strip() for text in texts.values()}
     own = [
@@ -223,15 +223,4 @@ async def _judge(
         bad={kind: score.value for kind, score in zip(texts, scores[len(answers) :], strict=True)},
         missing=sum(score.value is None for score in scores),
         why=next((score.explanation for score in scores if score.value is None), ""),
-    )
-
-
-def _trajectory(prompt: Prompt, completion: str, member: int) -> Trajectory:
-    answer: Message = {"role": "assistant", "content": completion}
-    return Trajectory(
-        prompt_id=prompt.id,
-        member=member,
-        messages=(*prompt.messages, answer),
-        segments=(),
-        stop_reason="stop",
     )

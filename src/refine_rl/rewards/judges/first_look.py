@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.llm.client import Client
-from refine_rl.rewards.base import Reward
+from refine_rl.rewards.base import Reward, untokenized
 from refine_rl.rewards.judges.anchors import KINDS
 from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.judges.panel import Panel, make_case
@@ -84,13 +84,4 @@ async def _failure(panel: Panel, client: Client, prompt: Prompt) -> str:
 
 
 def _fixed_answers(prompt: Prompt) -> list[Trajectory]:
-    return [
-        Trajectory(
-            prompt_id=prompt.id,
-            member=member,
-            messages=(*prompt.messages, {"role": "assistant", "content": KINDS[kind](prompt)}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for member, kind in enumerate(FIXED)
-    ]
+    return untokenized(prompt, (KINDS[kind](prompt) for kind in FIXED))

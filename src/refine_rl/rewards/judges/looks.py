@@ -8,7 +8,7 @@ brought together into scores is the panel's business (panel.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -49,6 +49,11 @@ class Verdict:
     def __post_init__(self) -> None:
         if len(self.values) != len(self.reasons):
             raise ValueError("a verdict needs one reason for each value")
+
+    @classmethod
+    def of(cls, judged: Sequence[tuple[float | None, str]]) -> Verdict:
+        """Of (value, reason), one for each distinct answer."""
+        return cls(values=tuple(value for value, _ in judged), reasons=tuple(why for _, why in judged))
 
 
 class Judging(Protocol):

@@ -15,34 +15,23 @@ from hashlib import blake2b
 from itertools import combinations
 from math import fsum
 
-from refine_rl.llm.client import CallFailed, Client, Request, Schema
-from refine_rl.llm.structured import Unusable, ask
+from refine_rl.llm.client import CallFailed, Client
+from refine_rl.llm.structured import Unusable
 from refine_rl.randomness import generator
-from refine_rl.rewards.judges.absolute import explanation_of, instructions
 from refine_rl.rewards.judges.fence import fenced_json
+from refine_rl.rewards.judges.judging import Judge, explanation_of, in_context
 from refine_rl.rewards.judges.looks import Case, Verdict, all_of
-from refine_rl.rewards.judges.views import view_of
+from refine_rl.rewards.judges.schemas import explained
 
 OPPONENTS = 8
 """The answers that each one meets at most; an even number."""
 
 _WINNERS = {"a": 1.0, "b": 0.0, "tie": 0.5, "draw": 0.5, "equal": 0.5, "neither": 0.5, "both": 0.5}
-_SCHEMA = Schema(
-    name="comparison",
-    schema={
-        "type": "object",
-        "properties": {
-            "explanation": {"type": "string"},
-            "winner": {"type": "string", "enum": ["A", "B", "tie"]},
-        },
-        "required": ["explanation", "winner"],
-        "additionalProperties": False,
-    },
-)
+_SCHEMA = explained("comparison", {"winner": {"type": "string", "enum": ["A", "B", "tie"]}})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairwise:
+class Pairwise(Judge):
     """The share of pairs that an answer wins, among those that it plays.
 
     A pair is asked for in both orders and its points are the mean of both: 1 and 0 where they agree,
@@ -55,20 +44,9 @@ class Pairwise:
     connects any two.
     """
 
-    task: str
-    rubric: str
-    seed: int = 0
-    temperature: float = 0.0
-    max_tokens: int = 8192
-    corrections: int = 2
-    purpose: str = "judge"
-
-    @property
-    def relative(self) -> bool:
-        return True
+    relative = True
 
     async def look(self, client: Client, case: Case, *, look: int) -> Verdict:
-        """One verdict. What concerns the whole endpoint or the budget is let through."""
         bodies = [fenced_json(answer) for answer in case.answers]
         pairs = choose_pairs(bodies, self.seed, look)
         played = await all_of(self._play(client, case, bodies[i], bodies[j], look) for i, j in pairs)
@@ -76,8 +54,7 @@ class Pairwise:
         for (i, j), pair in zip(pairs, played, strict=True):
             results[i].append(pair)
             results[j].append(pair.turned)
-        verdicts = [_verdict(own) for own in results]
-        return Verdict(values=tuple(v for v, _ in verdicts), reasons=tuple(r for _, r in verdicts))
+        return Verdict.of([_verdict(own) for own in results])
 
     async def _play(self, client: Client, case: Case, one: str, other: str, look: int) -> _Played:
         there, back = await all_of(
@@ -89,25 +66,18 @@ class Pairwise:
 
     async def _ask(self, client: Client, case: Case, a: str, b: str, look: int) -> _Played:
         """The points of `a`, shown first, against `b`."""
-        context = f"<context>\n{fenced_json(case.context)}\n</context>" if case.context else ""
-        view = view_of(look, rubric=self.rubric, seed=self.seed, context=context)
-        answers = f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>'
-        request = Request(
-            messages=(
-                {"role": "system", "content": instructions("pairwise.md", self.task, view.rubric)},
-                {"role": "user", "content": view.laid_out(context, answers)},
-            ),
-            purpose=self.purpose,
-            about=case.about,
-            variation=f"seed {self.seed}, look {look}",
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            schema=_SCHEMA,
-        )
         try:
-            points, reason = (
-                await ask(client, request, read_winner, corrections=self.corrections, key="winner")
-            ).value
+            points, reason = await self.ask(
+                client,
+                case,
+                look,
+                text="pairwise.md",
+                context=in_context(case.context),
+                shown=f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>',
+                schema=_SCHEMA,
+                read=read_winner,
+                key="winner",
+            )
         except CallFailed as error:
             return _Played(points=0.5, failure=str(error))
         return _Played(points=points, reason=reason)

@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import MachineError, SettingsError, UserError
-from refine_rl.llm.client import CallFailed, Client, Request, Schema
+from refine_rl.llm.client import CallFailed, Client, Request
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
+from refine_rl.rewards.judges.schemas import listed
 from refine_rl.settings import Settings
 from refine_rl.settings.file import read_text
 
@@ -36,26 +36,10 @@ _BULLET = re.compile(r"\s*[-*+]\s")
 _NAME = re.compile(r"[\w][\w -]{0,39}")
 _CRITERION = '"- NAME (weight 2): what is wanted"'
 
-_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "criteria": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "description": {"type": "string"},
-                    "weight": {"type": "number"},
-                },
-                "required": ["name", "description", "weight"],
-                "additionalProperties": False,
-            },
-        }
-    },
-    "required": ["criteria"],
-    "additionalProperties": False,
-}
+_TEXT = {"type": "string"}
+_SCHEMA = listed(
+    "criteria", {"name": _TEXT, "description": _TEXT, "weight": {"type": "number"}}, name="rubric"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,7 +181,7 @@ async def write_rubric(
         purpose="rubric",
         temperature=temperature,
         max_tokens=max_tokens,
-        schema=Schema(name="rubric", schema=_SCHEMA),
+        schema=_SCHEMA,
     )
     try:
         answer = await ask(client, request, _read_criteria, corrections=corrections)

@@ -16,87 +16,70 @@ from typing import Any
 
 import numpy as np
 
-from refine_rl.llm.client import CallFailed, Client, Request, Schema
-from refine_rl.llm.structured import Unusable, ask
+from refine_rl.llm.client import CallFailed, Client, Schema
+from refine_rl.llm.structured import Unusable
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
+from refine_rl.rewards.judges.judging import TEXTS, Judge, explanation_of, in_context
 from refine_rl.rewards.judges.looks import Case, Verdict
-from refine_rl.rewards.judges.rubric import TEXTS, Criterion, parse_criteria, plain_name, without_weights
+from refine_rl.rewards.judges.rubric import Criterion, parse_criteria, plain_name, without_weights
 from refine_rl.rewards.judges.scales import unit_scores
+from refine_rl.rewards.judges.schemas import listed, strict
+from refine_rl.rewards.judges.views import LETTERS, View, opaque
 
-_LETTERS = "abcdefghjkmnpqrstuvwxyz"
-_SIGNS = _LETTERS + "23456789"
 _ID_LENGTH = 6
 _AROUND_IDS = " \t\r\n\"'`<>[](){}#"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ruler:
+class Ruler(Judge):
     """Relative judging of a whole case in one request.
 
     Order and ids follow from (seed, the answers, the number of the look): not from the order in which
     the answers come, and never from what ran before. With a rubric of weighted criteria (rubric.py) the
-    judge scores each of them, and the value is their weighted mean.
+    judge scores each of them, and the value is their weighted mean. Where no usable reply can be had, all
+    values are None.
     """
 
-    task: str
-    rubric: str
-    seed: int = 0
-    temperature: float = 0.0
-    max_tokens: int = 8192
-    corrections: int = 2
-    purpose: str = "judge"
-
-    @property
-    def relative(self) -> bool:
-        return True
+    relative = True
+    goals = ("The goal of all of them:", "Their goal is what the context asks for.")
 
     async def look(self, client: Client, case: Case, *, look: int) -> Verdict:
-        """One verdict; values of None, with the reason, where no usable reply can be had."""
         bodies = [fenced_json(answer) for answer in case.answers]
         ids, order = _draw(self.seed, fenced_json(case.context), bodies, look)
         criteria = parse_criteria(self.rubric)
-        shown = "\n\n".join(f'<trajectory id="{ids[i]}">\n{bodies[i]}\n</trajectory>' for i in order)
-        context = f"<context>\n{fenced_json(case.context)}\n</context>\n\n" if case.context else ""
-        request = Request(
-            messages=(
-                {"role": "system", "content": self._instructions(criteria)},
-                {"role": "user", "content": f"{context}Trajectories:\n\n{shown}"},
-            ),
-            purpose=self.purpose,
-            about=case.about,
-            variation=f"look {look}",
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            schema=_schema([ids[i] for i in order], criteria),
-        )
+        shown = (f'<trajectory id="{ids[i]}">\n{bodies[i]}\n</trajectory>' for i in order)
         try:
-            answer = await ask(
+            return await self.ask(
                 client,
-                request,
-                lambda reply: read_reply(reply, ids, criteria),
-                corrections=self.corrections,
+                case,
+                look,
+                text="ruler.md",
+                context=in_context(case.context),
+                shown="\n\n".join(("Trajectories:", *shown)),
+                schema=_schema([ids[i] for i in order], criteria),
+                read=lambda reply: read_reply(reply, ids, criteria),
                 key="score",
+                values={"form": _form(criteria)},
             )
         except CallFailed as error:
-            return Verdict(values=(None,) * len(ids), reasons=(str(error),) * len(ids))
-        return answer.value
+            return Verdict.of([(None, str(error))] * len(ids))
 
-    def _instructions(self, criteria: Sequence[Criterion]) -> str:
-        task = self.task.strip()
-        form = load_text(TEXTS, "ruler_form_criteria.md" if criteria else "ruler_form.md")
-        named = ", ".join(f'"{criterion.name}": A NUMBER FROM 0 TO 1' for criterion in criteria)
-        return fill(
-            load_text(TEXTS, "ruler.md"),
-            {
-                "goal": f"The goal of all of them:\n{task}"
-                if task
-                else "Their goal is what the context asks for.",
-                "rubric": without_weights(self.rubric),
-                "form": fill(form, {"criteria": named} if criteria else {}),
-            },
-        )
+    def view(self, look: int, context: str) -> View:
+        """Another order and other ids make each look another: all see the rubric as it stands."""
+        return View(rubric=without_weights(self.rubric))
+
+    def variation(self, look: int) -> str:
+        return f"look {look}"  # the seed is in the ids
+
+
+def _form(criteria: Sequence[Criterion]) -> str:
+    """The form of the reply, in words."""
+    if not criteria:
+        return load_text(TEXTS, "ruler_form.md")
+    named = ", ".join(f'"{criterion.name}": A NUMBER FROM 0 TO 1' for criterion in criteria)
+    return fill(load_text(TEXTS, "ruler_form_criteria.md"), {"criteria": named})
 
 
 def _draw(seed: int, context: str, bodies: Sequence[str], look: int) -> tuple[list[str], list[int]]:
@@ -111,17 +94,16 @@ def _draw(seed: int, context: str, bodies: Sequence[str], look: int) -> tuple[li
     taken: set[tuple[int, ...]] = set()
     for number in range(look + 1):
         draw = generator(seed, "ruler", digest.hexdigest(), number)
-        ids = dict(zip(sorted_places, _opaque(draw, len(bodies)), strict=True))
+        ids = dict(zip(sorted_places, _names(draw, len(bodies)), strict=True))
         order = _another_order(draw, len(bodies), taken)
     return [ids[place] for place in range(len(bodies))], [sorted_places[i] for i in order]
 
 
-def _opaque(draw: np.random.Generator, count: int) -> list[str]:
+def _names(draw: np.random.Generator, count: int) -> list[str]:
     """Names that say nothing, all different."""
     names: list[str] = []
     while len(names) < count:
-        new = _LETTERS[draw.integers(len(_LETTERS))]
-        new += "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=_ID_LENGTH - 1))
+        new = LETTERS[draw.integers(len(LETTERS))] + opaque(draw, _ID_LENGTH - 1)
         if new not in names:
             names.append(new)
     return names
@@ -138,25 +120,16 @@ def _another_order(draw: np.random.Generator, count: int, taken: set[tuple[int, 
 
 
 def _schema(ids: Sequence[str], criteria: Sequence[Criterion]) -> Schema:
-    """The form of the reply. Properties are written in their order: the explanation before the score."""
+    """The form of the reply: the explanation before the score."""
     properties: dict[str, Any] = {
         "trajectory_id": {"type": "string", "enum": list(ids)},
         "explanation": {"type": "string"},
     }
     if criteria:
-        properties["criteria"] = _object({criterion.name: {"type": "number"} for criterion in criteria})
+        properties["criteria"] = strict({criterion.name: {"type": "number"} for criterion in criteria})
     else:
         properties["score"] = {"type": "number"}
-    return Schema(name="scores", schema=_object({"scores": {"type": "array", "items": _object(properties)}}))
-
-
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return listed("scores", properties)
 
 
 def read_reply(reply: object, ids: Sequence[str], criteria: Sequence[Criterion] = ()) -> Verdict:
@@ -170,7 +143,7 @@ def read_reply(reply: object, ids: Sequence[str], criteria: Sequence[Criterion] 
     Verdict(values=(0.9, 0.4), reasons=('good', 'so-so'))
     """
     entries = _by_id(_entries(reply), ids)
-    reasons = tuple(_text(entries[i].get("explanation")) for i in ids)
+    reasons = tuple(explanation_of(entries[i]) for i in ids)
     if not criteria:
         column = unit_scores([{i: _scored(entries[i], i) for i in ids}])[0]
         return Verdict(values=tuple(column[i] for i in ids), reasons=reasons)
@@ -265,7 +238,3 @@ def _weighted(row: Sequence[float], criteria: Sequence[Criterion]) -> float:
 
 def _shown(row: Sequence[float], criteria: Sequence[Criterion]) -> str:
     return f"[{', '.join(f'{c.name} {score:.2f}' for c, score in zip(criteria, row, strict=True))}]"
-
-
-def _text(explanation: object) -> str:
-    return " ".join(explanation.split()) if isinstance(explanation, str) else ""

@@ -70,15 +70,17 @@ def written_number(name: str, value: object) -> tuple[float, float | None]:
             return number, None
     found = _WRITTEN.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
-        raise Unusable(f"The score of {name} is {_shown(value)}, which is no number. {_ASKED}")
+        raise Unusable(f"The score of {name} is {in_short(value)}, which is no number. {_ASKED}")
     number = _float(found[1])
     if found[2] or found[3]:
         top = 100.0 if found[2] else _float(found[3])
         if not (0 < top < math.inf and 0 <= number <= top):
-            raise Unusable(f"The score of {name} is {_shown(value)}, which lies outside its scale. {_ASKED}")
+            raise Unusable(
+                f"The score of {name} is {in_short(value)}, which lies outside its scale. {_ASKED}"
+            )
         return number, top
     if not math.isfinite(number):
-        raise Unusable(f"The score of {name} is {_shown(value)}, which is no finite number. {_ASKED}")
+        raise Unusable(f"The score of {name} is {in_short(value)}, which is no finite number. {_ASKED}")
     return number, None
 
 
@@ -143,6 +145,7 @@ def _float(text: str) -> float:
     return float(text.replace(",", "."))
 
 
-def _shown(value: object) -> str:
+def in_short(value: object) -> str:
+    """What a judge wrote, in at most 60 signs."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -17,7 +17,8 @@ import numpy as np
 from refine_rl.randomness import generator
 
 _POINT = re.compile(r"[-*+]\s")
-_SIGNS = "abcdefghjkmnpqrstuvwxyz23456789"
+LETTERS = "abcdefghjkmnpqrstuvwxyz"
+_SIGNS = LETTERS + "23456789"
 _SIGN_LENGTH = 6
 
 
@@ -49,8 +50,13 @@ def view_of(look: int, *, rubric: str, seed: int, context: str) -> View:
     if look == 0:
         return View(rubric=rubric)
     draw = generator(seed, "view", blake2b(context.encode(), digest_size=16).hexdigest(), look)
-    sign = "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=_SIGN_LENGTH))
+    sign = opaque(draw, _SIGN_LENGTH)
     return View(rubric=_in_another_order(rubric, draw), sign=sign, turned=look % 2 == 1)
+
+
+def opaque(draw: np.random.Generator, length: int) -> str:
+    """A name that says nothing, of letters and digits that cannot be taken for each other."""
+    return "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=length))
 
 
 def _in_another_order(rubric: str, draw: np.random.Generator) -> str:

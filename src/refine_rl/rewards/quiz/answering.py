@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from refine_rl.llm.client import Request, Schema
@@ -13,14 +12,14 @@ from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.quiz.questions import Asking, Question, list_schema
+from refine_rl.rewards.judges.schemas import listed
+from refine_rl.rewards.judges.views import opaque
+from refine_rl.rewards.quiz.questions import TEXTS, Asking, Question
 from refine_rl.rewards.text.words import fold
 
-TEXTS = Path(__file__).parent / "texts"
 LETTERS = "ABCDEF"
 DONT_KNOW = "don't know"
 
-_ID_SIGNS = "abcdefghjkmnpqrstuvwxyz23456789"
 _NO_ANSWER = {DONT_KNOW, "dont know", "i don't know", "do not know", "unknown", "not stated", "none", "?", ""}
 _AROUND = " \t\n\"'`*."
 _LETTER = re.compile(r"[(\[\s]*([a-f])[)\]\s]*(?:[.:)\-].*)?", re.DOTALL)
@@ -72,7 +71,7 @@ def _draw(seed: int, text: str, questions: Sequence[Question]) -> tuple[list[str
     draw = generator(seed, "quiz", digest.hexdigest())
     ids: list[str] = []
     while len(ids) < len(questions):
-        name = "q" + "".join(_ID_SIGNS[i] for i in draw.integers(len(_ID_SIGNS), size=4))
+        name = "q" + opaque(draw, 4)
         if name not in ids:
             ids.append(name)
     return ids, [tuple(q.options[i] for i in draw.permutation(len(q.options))) for q in questions]
@@ -128,8 +127,7 @@ def _choice(name: str, written: object, options: tuple[str, ...]) -> str | None:
 
 def _answers_schema(ids: Sequence[str], options: int) -> Schema:
     choices = [*LETTERS[:options], DONT_KNOW]
-    return list_schema(
+    return listed(
         "answers",
-        id={"type": "string", "enum": list(ids)},
-        answer={"type": "string", "enum": choices},
+        {"id": {"type": "string", "enum": list(ids)}, "answer": {"type": "string", "enum": choices}},
     )

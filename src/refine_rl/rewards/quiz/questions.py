@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from refine_rl.llm.client import Client, Request, Schema
+from refine_rl.llm.client import Client, Request
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.judges.fence import fenced_json
+from refine_rl.rewards.judges.schemas import listed
 from refine_rl.rewards.text.words import fold
 
 TEXTS = Path(__file__).parent / "texts"
@@ -118,19 +118,7 @@ def _line(value: object) -> str:
     return " ".join(str(value).split())
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def list_schema(name: str, **properties: Any) -> Schema:
-    """The form {name: [{properties}]}, as strict endpoints want it: nothing optional, nothing else."""
-    return Schema(name=name, schema=_object(**{name: {"type": "array", "items": _object(**properties)}}))
-
-
 _TEXT = {"type": "string"}
-_WRITTEN = list_schema("questions", question=_TEXT, right=_TEXT, wrong={"type": "array", "items": _TEXT})
+_WRITTEN = listed(
+    "questions", {"question": _TEXT, "right": _TEXT, "wrong": {"type": "array", "items": _TEXT}}
+)
