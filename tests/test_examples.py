@@ -37,8 +37,9 @@ def test_short_answers_can_be_told_apart() -> None:
     reward = build_reward(load_settings(EXAMPLES / "short_answers"))
     asked = prompt("p", "Is golf fun?", topic="golf")
     answers = ["I like golf.", "Yes.", "It depends. Golf is good for the knee.", "The car is red."]
-    with ScoringLoop(reward) as scoring:
-        right, *wrong = [s.value for s in scoring.submit(asked, attempts(asked, *answers)).result()]
+    with ScoringLoop() as loop:
+        scores = loop.start(reward.score_group(asked, attempts(asked, *answers))).result()
+    right, *wrong = [s.value for s in scores]
     assert right == 3.0
     assert all(value is not None and value < 3.0 for value in wrong)
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from refine_rl.evaluate.stats import mean_ci
     from refine_rl.policy.draw import Sampling
     from refine_rl.policy.load import load_policy
-    from refine_rl.policy.logprobs import logprobs, token_batch
-    from refine_rl.policy.sample import Purpose, sample
+    from refine_rl.policy.logprobs import logprobs
+    from refine_rl.policy.protocol import Purpose
+    from refine_rl.policy.sample import sample
+    from refine_rl.policy.tokens import token_batch
     from refine_rl.rewards import check_sanity, function_reward
     from refine_rl.settings import ModelSettings, SanityCase
     from refine_rl.training.grpo.advantages import leave_one_out, mean_only, zscore
-    from refine_rl.training.grpo.collect import choose_prompts
+    from refine_rl.training.grpo.choice import choose_prompts
     from refine_rl.training.grpo.kl import kl_terms
     from refine_rl.training.grpo.loss import policy_loss
 
@@ -72,11 +74,13 @@ _PIECES = {
     "training.grpo.advantages": ("leave_one_out", "mean_only", "zscore"),
     "training.grpo.kl": ("kl_terms",),
     "training.grpo.loss": ("policy_loss",),
-    "training.grpo.collect": ("choose_prompts",),
+    "training.grpo.choice": ("choose_prompts",),
     "policy.draw": ("Sampling",),
     "policy.load": ("load_policy",),
-    "policy.logprobs": ("logprobs", "token_batch"),
-    "policy.sample": ("Purpose", "sample"),
+    "policy.logprobs": ("logprobs",),
+    "policy.protocol": ("Purpose",),
+    "policy.sample": ("sample",),
+    "policy.tokens": ("token_batch",),
     "rewards": ("check_sanity", "function_reward"),
 }
 _HOME = {name: module for module, names in _PIECES.items() for name in names}

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refine_rl.errors import UserError, quoted
+from refine_rl.pipeline.functions import function_names, require_functions
 from refine_rl.progress import Observer
-from refine_rl.rewards.functions.own import function_reward
 from refine_rl.run import RunFolder, new_run
 from refine_rl.settings import Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
@@ -86,7 +86,7 @@ def train(
     Raises UserError for what the settings, files or model do not allow, GuardStop where a guard ended
     the training (the folder can be resumed).
     """
-    names = _names(rewards)
+    names = function_names(rewards)
     settings = _settings(task, model, prompts, rules, {**sections, **_models(writer, judge, sections)})
     given = isinstance(prompts, Sequence) and not isinstance(prompts, str)
     lines = _prompt_lines(prompts) if given else None  # type: ignore[arg-type]
@@ -158,22 +158,6 @@ async def score_group(
         kind=kind,
     )
     return await score_one(messages, completions, judges, connections)
-
-
-def require_functions(folder: RunFolder, rewards: Sequence[RewardFunction]) -> None:
-    """Raises UserError unless `rewards` has the names of the functions that the run was started with:
-    those that came from Python cannot be found from files."""
-    wanted, given = folder.python_rewards(), _names(rewards)
-    if wanted == given:
-        return
-    names = ", ".join(wanted)
-    if not wanted:
-        raise UserError(f"{folder.path} was started without Python reward functions: give none.")
-    raise UserError(
-        f"{folder.path} was started with the Python reward functions [{names}], not with "
-        f"[{', '.join(given)}]; go on from Python, with the same: "
-        f"refine_rl.resume({str(folder.path)!r}, rewards=[{names}])"
-    )
 
 
 def _go(folder: RunFolder, observer: Observer | None, rewards: Sequence[RewardFunction]) -> Run:
@@ -249,10 +233,3 @@ def _prompt_lines(prompts: Sequence[str | Mapping[str, Any]]) -> str:
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"prompts[{number}] cannot be written as JSON: {error}") from error
     return "".join(lines)
-
-
-def _names(rewards: Sequence[RewardFunction]) -> list[str]:
-    """The components' names; refuses what is no reward function before anything is written."""
-    if callable(rewards):
-        raise UserError("rewards is a list of functions: rewards=[...]")
-    return [function_reward(f).name for f in rewards]

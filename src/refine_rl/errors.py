@@ -6,9 +6,15 @@ and let through; the command line alone turns it into text.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shlex
 from pathlib import Path
 from typing import ClassVar
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK = {*_FULL, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 class RefineError(Exception):
@@ -98,6 +104,32 @@ class MachineError(RefineError):
 class DiskError(MachineError):
     """The disk is full, read-only or broken; the message names what could not be written. What was saved
     before stands."""
+
+
+def disk_error(error: BaseException, path: Path | None = None) -> DiskError | None:
+    """The error as the machine's, where it is one of the disk's; `path` is what was to be written. Libraries
+    in Rust, and shutil, wrap the operating system's number in a text of their own.
+
+    >>> disk_error(RuntimeError("I/O error: No space left on device (os error 28)"), Path("a/b"))
+    DiskError('a/b cannot be written: No space left on device. Make room on that disk.')
+    >>> disk_error(FileNotFoundError(2, "No such file", "a/b")) is None
+    True
+    """
+    if isinstance(error, DiskError):
+        return error
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))):
+        number = int(found[1] or found[2])
+    if number not in _DISK:
+        return None
+    named = getattr(error, "filename", None)
+    what = path or named
+    if isinstance(what, bytes):
+        what = os.fsdecode(what)
+    way_out = {errno.EROFS: "Make that disk writable, or take a folder on another one."}
+    advice = way_out.get(number, "Make room on that disk." if number in _FULL else "Look at that disk.")
+    place = f"{what} cannot be written: " if what else "The output cannot be written: "
+    return DiskError(f"{place}{os.strerror(number)}. {advice}")
 
 
 class Interrupted(RefineError):  # noqa: N818

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-from refine_rl.errors import DiskError
+from refine_rl.errors import DiskError, disk_error
 from refine_rl.run import RunFolder
-from refine_rl.run.disk import disk_error
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]

@@ -9,16 +9,17 @@ from typing import Any, cast
 
 import pytest
 import torch
+from refine_rl.policy.continuing import Begun, go_on
 
 import make
 from refine_rl.envs.early_exit import cuts, room_for_thought, serial_groups, thought_tokens
 from refine_rl.errors import GuardStop, UserError
-from refine_rl.policy.continuing import Begun, go_on
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import EarlyExitSettings, ModelSettings, Settings
 from refine_rl.training.check import difference
 from refine_rl.training.grpo.collect import group_statistics

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refine_rl.training.grpo.ahead import sampled_after
 
 from refine_rl.cli.training import reopen
 from refine_rl.errors import GuardStop, Interrupted, UserError
@@ -27,7 +28,6 @@ from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import override, settings_from_dict
 from refine_rl.training import check, checkpoint
-from refine_rl.training.grpo.ahead import sampled_after
 from refine_rl.types import Comparison
 
 pytestmark = pytest.mark.usefixtures("no_plots")

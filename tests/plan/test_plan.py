@@ -26,7 +26,7 @@ from refine_rl.plan.money import Cost, cost, missing_keys
 from refine_rl.plan.pace import Fitted, Pace, Work
 from refine_rl.plan.plan import Seconds, durations, over_budget
 from refine_rl.plan.probe import probe_calls, wilson
-from refine_rl.rewards.judges.build import build_panel
+from refine_rl.rewards.build import build_panel
 from refine_rl.settings import Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
 from refine_rl.types import Prompt

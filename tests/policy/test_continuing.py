@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from make import prompts
-from refine_rl.policy.continuing import Begun, encode_text, go_on
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Begun, Purpose
+from refine_rl.policy.sample import sample, speak
 from refine_rl.randomness import uniforms
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt, Segment, Trajectory
@@ -46,14 +47,16 @@ def begun(policy: Policy, prompt: Prompt, member: int, *behind: Segment) -> Begu
     return Begun(prompt=prompt, member=member, segments=(said(policy.encode(prompt.messages)), *behind))
 
 
+def go_on(policy: Policy, begun: Sequence[Begun], **how: Any) -> list[Trajectory]:
+    """Each beginning as a group of its own."""
+    how = {"sampling": SAMPLING, "purpose": PURPOSE} | how
+    found = dict(speak(policy, [[b] for b in begun], **how))
+    return [found[place][0] for place in range(len(begun))]
+
+
 def test_behind_a_bare_prompt_it_is_sampling(policy: Policy) -> None:
     groups = sample(policy, PROMPTS, members=2, sampling=SAMPLING, purpose=PURPOSE)
-    found = go_on(
-        policy,
-        [begun(policy, p, m) for p in PROMPTS for m in range(2)],
-        sampling=SAMPLING,
-        purpose=PURPOSE,
-    )
+    found = go_on(policy, [begun(policy, p, m) for p in PROMPTS for m in range(2)])
     for got, wanted in zip(found, [t for group in groups for t in group], strict=True):
         assert [s.token_ids for s in got.segments] == [s.token_ids for s in wanted.segments]
         assert got.segments[1].logprobs == pytest.approx(wanted.segments[1].logprobs, abs=1e-5)
@@ -63,19 +66,15 @@ def test_behind_a_bare_prompt_it_is_sampling(policy: Policy) -> None:
 
 @torch.no_grad()
 def test_behind_words_it_is_a_whole_pass_for_every_token(policy: Policy) -> None:
-    thought = said(encode_text(policy, "the cat"), (-0.5,) * len(encode_text(policy, "the cat")))
-    forced = said(encode_text(policy, " so"))
+    thought = said(policy.encode_words("the cat"), (-0.5,) * len(policy.encode_words("the cat")))
+    forced = said(policy.encode_words(" so"))
     some = [
         begun(policy, PROMPTS[0], 0, thought, forced),
         begun(policy, PROMPTS[0], 1, forced),
         begun(policy, PROMPTS[1], 4, thought, thought, forced),
     ]
-    told: dict[int, Trajectory] = {}
     # Two rows at once, so that the third is a batch of its own.
-    found = go_on(
-        policy, some, sampling=replace(SAMPLING, max_rows=2), purpose=PURPOSE, finished=told.__setitem__
-    )
-    assert [told[place] for place in range(3)] == found
+    found = go_on(policy, some, sampling=replace(SAMPLING, max_rows=2))
     for start, trajectory in zip(some, found, strict=True):
         assert trajectory.segments[:-1] == start.segments
         *_, answer = trajectory.segments
@@ -97,11 +96,39 @@ def test_behind_words_it_is_a_whole_pass_for_every_token(policy: Policy) -> None
 
 def test_the_stop_token_is_no_part_of_the_text(policy: Policy) -> None:
     stops = replace(policy, stop_ids=frozenset(range(policy.model.config.vocab_size)))
-    words = said(encode_text(policy, "the cat"))
-    (found,) = go_on(stops, [begun(policy, PROMPTS[0], 0, words)], sampling=SAMPLING, purpose=PURPOSE)
+    words = said(policy.encode_words("the cat"))
+    (found,) = go_on(stops, [begun(policy, PROMPTS[0], 0, words)])
     assert (found.stop_reason, found.completion) == ("stop", policy.decode(words.token_ids))
     assert len(found.segments[-1].token_ids) == 1
 
 
+def test_groups_come_as_they_end_and_members_in_their_order(policy: Policy) -> None:
+    """One group starts and one goes on, in one batch; a group of nobody is there at once."""
+    words = said(policy.encode_words("the cat"))
+    mixed = [
+        [begun(policy, PROMPTS[0], m) for m in range(3)],
+        [],
+        [begun(policy, PROMPTS[1], 2, words), begun(policy, PROMPTS[1], 1), begun(policy, PROMPTS[1], 0)],
+    ]
+    found = list(speak(policy, mixed, sampling=SAMPLING, purpose=PURPOSE))
+    assert found[0] == (1, ())
+    groups = dict(found)
+    assert [t.member for t in groups[0]] == [0, 1, 2]
+    assert [t.member for t in groups[2]] == [2, 1, 0]
+    alone = go_on(policy, [b for group in mixed for b in group])
+    for got, wanted in zip([*groups[0], *groups[2]], alone, strict=True):
+        assert [s.token_ids for s in got.segments] == [s.token_ids for s in wanted.segments]
+    assert groups[2][0].segments[1] == words
+
+
+def test_whoever_leaves_between_two_groups_leaves_the_adapter_as_it_was(policy: Policy) -> None:
+    groups = [[begun(policy, p, m) for m in range(2)] for p in PROMPTS]
+    batches = speak(policy, groups, sampling=replace(SAMPLING, max_rows=2), purpose=PURPOSE)
+    next(batches)
+    assert not any(getattr(m, "whole", None) is not None for m in policy.model.modules())
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_nothing_begun(policy: Policy) -> None:
-    assert go_on(policy, [], sampling=SAMPLING, purpose=PURPOSE) == []
+    assert go_on(policy, []) == []

@@ -344,9 +344,10 @@ def test_tags_of_thoughts_stay_in_the_text(make_model: MakeModel, tmp_path: Path
 
 
 def test_the_opening_belongs_to_what_rewards_read(make_model: MakeModel, tmp_path: Path) -> None:
-    from refine_rl.policy.continuing import Begun, go_on
+
     from refine_rl.policy.draw import Sampling
-    from refine_rl.policy.sample import Purpose, sample
+    from refine_rl.policy.protocol import Begun, Purpose
+    from refine_rl.policy.sample import sample, speak
 
     policy = policy_from(model_with(make_model, tmp_path / "m", THINKS, "<|system|>=<think>"))
     prompt = make.prompt("p", "hello")
@@ -357,7 +358,8 @@ def test_the_opening_belongs_to_what_rewards_read(make_model: MakeModel, tmp_pat
         said = trajectory.segments[1].token_ids
         words = said[:-1] if trajectory.stop_reason == "stop" else said
         assert trajectory.completion == "<think>\n" + policy.decode(words)
-    again = go_on(policy, [Begun(prompt=prompt, member=1, segments=group[1].segments[:1])], **how)  # type: ignore[arg-type]
+    begun = Begun(prompt=prompt, member=1, segments=group[1].segments[:1])
+    ((_, again),) = speak(policy, [[begun]], **how)  # type: ignore[arg-type]
     assert again[0].completion == group[1].completion
 
 

@@ -16,11 +16,13 @@ from refine_rl.policy import attention, head, lora
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import target_logprobs
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import logprobs, plain_logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
+from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Segment, Trajectory
 

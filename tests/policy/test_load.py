@@ -12,7 +12,8 @@ import torch
 from make import trajectory
 from refine_rl.errors import UserError
 from refine_rl.policy.load import choose_dtype, load_policy
-from refine_rl.policy.logprobs import TokenBatch, logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs
+from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Segment
 

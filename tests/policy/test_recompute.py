@@ -14,10 +14,12 @@ from refine_rl.errors import UserError
 from refine_rl.policy import load
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.logprobs import TokenBatch, logprobs, plain_logprobs, token_batch
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Purpose
 from refine_rl.policy.recompute import recompute_layers
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.sample import sample
+from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.settings import ModelSettings
 
 MakeModel = Callable[..., Path]

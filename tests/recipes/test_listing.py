@@ -10,7 +10,7 @@ import pytest
 from refine_rl.errors import UserError
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes import copy_recipe, recipe_folder, recipes, write_task
-from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.sanity import check_sanity
 from refine_rl.settings.file import load_settings
 

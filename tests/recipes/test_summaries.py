@@ -17,7 +17,7 @@ from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.prompts.near_duplicates import features, similarity
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes.summaries import prompts as grammar
-from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.text.words import split_words
 from refine_rl.settings import QuizSettings
 from refine_rl.settings.file import load_settings

@@ -12,7 +12,8 @@ import pytest
 
 from make import prompt, trajectory
 from refine_rl.errors import SettingsError, UserError
-from refine_rl.rewards.combine import CombinedReward, build_reward
+from refine_rl.rewards.build import build_reward
+from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.overlong import dapo_penalty, linear_penalty
 from refine_rl.rewards.sanity import check_sanity
 from refine_rl.settings import Settings
@@ -153,7 +154,8 @@ def test_the_penalty_is_added_after_the_product_and_kept_raw() -> None:
     assert result.explanation == "half: 0.5\noverlong: -0.5"
     assert score(reward, tokens=40).breakdown["overlong"] == 0.0
     assert reward.component_names == ("half",)
-    assert reward.weights == {"half": 1.0}
+    assert reward.weights == {"half": 1.0, "overlong": 0.5}
+    assert reward.top == 1.0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from make import prompt, scored
-from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.decayed import Decayed, decayed
 from refine_rl.settings import Settings
 from refine_rl.types import Score

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
 
 from make import attempts, prompt
 from refine_rl.errors import Interrupted
+from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.functions.own import function_reward
-from refine_rl.rewards.scoring import ScoringLoop
-from refine_rl.types import Prompt, Trajectory
+from refine_rl.rewards.scoring import Promising, ScoringLoop
+from refine_rl.settings import Settings
+from refine_rl.types import Prompt, Score, Trajectory
 
 
 def group(number: int) -> tuple[Prompt, tuple[Trajectory, ...]]:
@@ -45,10 +47,16 @@ def all_end() -> bool:
 
 
 def run(function: Any, groups: int = 4) -> list[list[float | None]]:
-    with ScoringLoop(function_reward(function)) as scoring:
-        found = scoring.score([group(i) for i in range(groups)])
+    with ScoringLoop() as loop:
+        found = loop.score(function_reward(function), [group(i) for i in range(groups)])
     assert threads() == set()
     return [[score.value for score in scores] for scores in found]
+
+
+def begin(
+    loop: ScoringLoop, function: Any, prompt: Prompt, trajectories: list[Trajectory]
+) -> Future[list[Score]]:
+    return loop.start(function_reward(function).score_group(prompt, trajectories))
 
 
 def last_first(groups: int) -> Any:
@@ -79,8 +87,8 @@ def test_async_functions_of_all_groups_overlap() -> None:
             await asyncio.sleep(0)
         return 1.0
 
-    with ScoringLoop(function_reward(meet)) as scoring:
-        futures = [scoring.submit(*group(i)) for i in range(4)]
+    with ScoringLoop() as loop:
+        futures = [begin(loop, meet, *group(i)) for i in range(4)]
         assert [[s.value for s in f.result(timeout=60)] for f in futures] == [[1.0, 1.0]] * 4
 
 
@@ -109,10 +117,9 @@ def test_sync_functions_run_one_at_a_time_and_leave_async_ones_free() -> None:
             parts = [function_reward(f).score_group(prompt, trajectories) for f in (slow, quick)]
             return (await asyncio.gather(*parts))[0]
 
-    with ScoringLoop(Both()) as scoring:
-        assert [[s.value for s in scores] for scores in scoring.score([group(0), group(1)])] == [
-            [1.0, 1.0]
-        ] * 2
+    with ScoringLoop() as loop:
+        found = loop.score(Both(), [group(0), group(1)])
+    assert [[s.value for s in scores] for scores in found] == [[1.0, 1.0]] * 2
     assert most == 1
 
 
@@ -128,10 +135,10 @@ def test_a_sync_function_does_not_keep_addresses_from_being_looked_up() -> None:
     async def look_up() -> Any:
         return await asyncio.get_running_loop().getaddrinfo("localhost", 80)
 
-    with ScoringLoop(function_reward(stuck)) as scoring:
-        scoring.submit(*group(0))
+    with ScoringLoop() as loop:
+        begin(loop, stuck, *group(0))
         assert started.wait(timeout=60)
-        assert scoring.start(look_up()).result(timeout=60)
+        assert loop.start(look_up()).result(timeout=60)
         assert not free.is_set()
         free.set()
     assert threads() == set()
@@ -153,8 +160,8 @@ def test_an_error_in_the_block_cancels_what_waits(error: type[BaseException]) ->
     futures = []
 
     def leave() -> None:
-        with ScoringLoop(function_reward(never)) as scoring:
-            futures.append(scoring.submit(*group(0)))
+        with ScoringLoop() as loop:
+            futures.append(begin(loop, never, *group(0)))
             raise error
 
     with pytest.raises(error):
@@ -172,8 +179,8 @@ def test_scores_that_do_not_come_can_be_interrupted() -> None:
     def stop() -> None:
         raise Interrupted("stop")
 
-    with pytest.raises(Interrupted), ScoringLoop(function_reward(hangs)) as scoring:
-        scoring.score([group(0)], stop)
+    with pytest.raises(Interrupted), ScoringLoop() as loop:
+        loop.score(function_reward(hangs), [group(0)], stop)
     assert all_end()
 
 
@@ -186,8 +193,8 @@ def test_an_error_in_the_block_does_not_wait_for_a_sync_function() -> None:
         return 1.0
 
     def leave() -> None:
-        with ScoringLoop(function_reward(stuck)) as scoring:
-            scoring.submit(*group(0))
+        with ScoringLoop() as loop:
+            begin(loop, stuck, *group(0))
             assert started.wait(timeout=60)
             raise KeyboardInterrupt
 
@@ -206,8 +213,26 @@ def test_a_reward_that_exits_does_not_end_the_loop() -> None:
 
 
 def test_a_closed_loop_says_so() -> None:
-    scoring = ScoringLoop(function_reward(last_first(1)))
-    with scoring:
+    with ScoringLoop() as loop:
         pass
     with pytest.raises(RuntimeError, match="closed"):
-        scoring.submit(*group(0))
+        begin(loop, last_first(1), *group(0))
+
+
+def test_one_loop_scores_by_any_reward() -> None:
+    with ScoringLoop() as loop:
+        ones, twos = (begin(loop, lambda completion, n=n: n, *group(0)) for n in (1.0, 2.0))
+        assert [s.value for future in (ones, twos) for s in future.result(timeout=60)] == [1, 1, 2, 2]
+
+
+def test_training_is_handed_a_scorer_at_work() -> None:
+    settings = Settings.model_validate(
+        {"task": "t", "reward": {"rules": [{"rule": "words", "max": 1, "weight": 0.5}]}}
+    )
+    with ScoringLoop() as loop:
+        at_work = Promising(build_reward(settings), loop)
+        future = at_work.start(*group(0))
+        assert [score.value for score in future.result(timeout=60)] == [0.5, 0.5]
+    assert (at_work.top, at_work.weights) == (0.5, {"words": 0.5})
+    with pytest.raises(RuntimeError, match="closed"):
+        at_work.start(*group(0))

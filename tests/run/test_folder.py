@@ -257,11 +257,11 @@ KILLED = Call(
 
 def test_calls_that_were_under_way_count_as_spent(run: RunFolder) -> None:
     for ticket in (1, 2, 3, 4):
-        run.call_sent(ticket, dataclasses.replace(KILLED, about=f"p{ticket}"))
+        run.under_way.sent(ticket, dataclasses.replace(KILLED, about=f"p{ticket}"))
     for ticket in (3, 1):
         run.append_call(dataclasses.replace(KILLED, outcome="ok", cost_usd=0.5, extra={}))
-        run.call_done(ticket)
-    run.call_sent(5, dataclasses.replace(KILLED, extra={}))  # of no known price
+        run.under_way.done(ticket)
+    run.under_way.sent(5, dataclasses.replace(KILLED, extra={}))  # of no known price
     (hidden,) = run.path.glob(".*.jsonl")
     with hidden.open("ab") as file:
         file.write(b'{"ticket": 6, "call": {"purp')  # not sent yet
@@ -274,19 +274,19 @@ def test_calls_that_were_under_way_count_as_spent(run: RunFolder) -> None:
     assert [c["about"] for c in run.calls()[2:]] == ["p2", "p4", ""]
     assert not hidden.exists()
     run.repair()
-    run.call_sent(1, KILLED)  # tickets begin anew in each process
-    run.call_done(1)
+    run.under_way.sent(1, KILLED)  # tickets begin anew in each process
+    run.under_way.done(1)
     run.repair()
     assert len(run.calls()) == 5
 
 
 def test_what_was_under_way_goes_when_all_came_back(run: RunFolder) -> None:
     with run.writing():
-        run.call_sent(1, KILLED)
-        run.call_done(1)
+        run.under_way.sent(1, KILLED)
+        run.under_way.done(1)
     assert not list(run.path.glob(".*.jsonl"))
     with run.writing():
-        run.call_sent(1, KILLED)
+        run.under_way.sent(1, KILLED)
     assert len(list(run.path.glob(".*.jsonl"))) == 1
     assert run.calls() == []
     run.repair()
@@ -400,10 +400,10 @@ def test_abandoned_only_before_it_began(run: RunFolder) -> None:
     run.abandon()
     assert run.prompts() == [prompt(1)]
     (run.path / "prompts.jsonl").unlink()
-    run.call_sent(1, KILLED)
+    run.under_way.sent(1, KILLED)
     run.abandon()
     assert run.path.exists()  # there is money in it
-    run.call_done(1)
+    run.under_way.done(1)
     with run.writing():
         pass
     run.abandon()
@@ -411,8 +411,8 @@ def test_abandoned_only_before_it_began(run: RunFolder) -> None:
 
 
 def test_abandoned_where_all_calls_came_back(run: RunFolder) -> None:
-    run.call_sent(1, KILLED)
-    run.call_done(1)
+    run.under_way.sent(1, KILLED)
+    run.under_way.done(1)
     run.abandon()
     assert not run.path.exists()
 

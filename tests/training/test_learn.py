@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from refine_rl.training.learn import kl_per_token, make_optimizer, reference_logprobs, update
 
 from make import group, prompts
 from refine_rl.errors import GuardStop, Interrupted
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import checkpoint
 from refine_rl.training.check import tolerance
 from refine_rl.training.checkpoint import Position
-from refine_rl.training.learn import kl_per_token, make_optimizer, reference_logprobs, update
 from refine_rl.training.rows import Row, rows
 from refine_rl.types import Group, Segment
 

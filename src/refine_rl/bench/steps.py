@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from refine_rl.bench.machine import synchronize
-from refine_rl.pipeline.work import rollouts
 from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.policy import Policy
-from refine_rl.progress import never
 from refine_rl.randomness import generator
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.settings import Settings
 from refine_rl.training.checkpoint import Position
-from refine_rl.training.grpo.loop import Flights, Parts, take_step
+from refine_rl.training.grpo.learn import step_metrics
 from refine_rl.training.grpo.pool import Chosen, Seen
-from refine_rl.training.learn import make_optimizer
+from refine_rl.training.grpo.setup import collector_of, distance_of, learn_of, learner_of, play_of
 from refine_rl.types import Group, Message, Prompt, Score, StepMetrics, Trajectory
 
 
@@ -58,32 +55,32 @@ def take_steps(
     """
     policy.tokenizer, policy.control = Numbers(policy.tokenizer), NO_CONTROL
     policy.stop_ids = frozenset()
-    listener = _Listener()
+    record = _Record()
+    learner = learner_of(settings, policy)
+    learn = learn_of(settings, learner, distance_of(settings, policy, record.history))
+    reward = RandomReward(settings.grpo.seed)
     taken: list[StepMetrics] = []
-    with ScoringLoop(RandomReward(settings.grpo.seed)) as scoring:
-        parts = Parts(
-            policy=policy,
-            optimizer=make_optimizer(policy, settings),
-            sample=lambda some, step, finished: rollouts(policy, some, step, settings, finished=finished),
-            score=scoring.submit,
-            validate=None,
-            component_weights={},
-            recorder=listener,
-            top=None,
-            cost=lambda: None,
-            pause=never,
-            began=time.perf_counter(),
+    with ScoringLoop() as scoring:
+        collect = collector_of(
+            settings,
+            prompts,
+            record,
+            learn,
+            play=play_of(settings, policy),
+            score=lambda prompt, group: scoring.start(reward.score_group(prompt, group)),
+            check=learner.check,
+            weights={},
         )
-        flights: Flights = {}
         for step in range(1, settings.grpo.steps + 1):
             synchronize(policy.device)
             began = time.perf_counter()
-            metrics = take_step(prompts, step, parts, settings, flights)
+            collected = collect(step)
+            update = learn(collected.groups, step, seen=collected.seen)
             synchronize(policy.device)
             total = time.perf_counter() - began
-            assert metrics is not None  # it would be if the listener knew the step already
-            _require_whole(listener.newest, settings.rollout.max_tokens)
-            taken.append(replace(metrics, seconds={**metrics.seconds, "total": total}))
+            _require_whole(collected.groups, settings.rollout.max_tokens)
+            seconds = {**collected.seconds, "train": total - sum(collected.seconds.values())}
+            taken.append(step_metrics(step, collected.groups, update, seconds, None))
             tell(taken[-1])
     return taken
 
@@ -111,13 +108,10 @@ class RandomReward:
         return [Score(value=float(x)) for x in draws]
 
 
-class _Listener:
-    """A Recorder that keeps the newest groups and writes nothing."""
+class _Record:
+    """A Record of nothing."""
 
-    def __init__(self) -> None:
-        self.newest: Sequence[Group] = ()
-
-    def recorded(self, step: int) -> Sequence[Group] | None:
+    def recorded(self, step: int) -> None:
         return None
 
     def history(self) -> Sequence[StepMetrics]:
@@ -126,19 +120,9 @@ class _Listener:
     def seen(self) -> Sequence[Seen]:
         return ()
 
-    def groups(self, groups: Sequence[Group]) -> None:
-        self.newest = groups
-
-    def pool(self, step: int, chosen: Chosen) -> None:
-        pass
-
-    def metrics(self, metrics: StepMetrics) -> None:
-        pass
-
+    def pool(self, step: int, chosen: Chosen) -> None: ...
+    def groups(self, groups: Sequence[Group]) -> None: ...
+    def step(self, metrics: StepMetrics) -> None: ...
+    def warning(self, step: int, name: str, text: str) -> None: ...
     def note(self, step: int, name: str, text: str) -> None: ...
-
-    def warning(self, step: int, name: str, text: str) -> None:
-        pass
-
-    def checkpoint(self, position: Position, *, best: bool) -> None:
-        pass
+    def checkpoint(self, position: Position, *, best: bool) -> None: ...

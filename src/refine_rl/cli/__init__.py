@@ -16,7 +16,7 @@ import typer
 from refine_rl.cli import bench, evidence, model, planning, scoring, tasks, training
 from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.cli.streams import close_output, prepare_streams, require_text
-from refine_rl.errors import Interrupted, MachineError, RefineError, UserError
+from refine_rl.errors import Interrupted, MachineError, RefineError, UserError, disk_error
 
 app = typer.Typer(
     name="refine",
@@ -84,8 +84,6 @@ def _known(error: Exception) -> RefineError | None:
         return error
     if hasattr(error, "format_message"):  # of the parser of the command line
         return _usage(error)
-    from refine_rl.run.disk import disk_error
-
     if (disk := disk_error(error)) is not None:
         return disk
     if isinstance(error, OSError) and error.filename is not None:

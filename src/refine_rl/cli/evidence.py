@@ -43,7 +43,8 @@ def evaluate(
     """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
     from refine_rl.cli.interrupt import interruptible
     from refine_rl.cli.screen import Screen, print_comparison, results, say
-    from refine_rl.pipeline.again import choose_weights, evaluate_again
+    from refine_rl.pipeline.evaluate import evaluate_again
+    from refine_rl.pipeline.weights import choose_weights
     from refine_rl.run import RunFolder
     from refine_rl.settings.file import override
 
@@ -107,7 +108,7 @@ def replay(
 ) -> None:
     """Make a recorded group again. With the weights of that step; then hold it against the record."""
     from refine_rl.cli.screen import Screen, results, say
-    from refine_rl.pipeline.again import replay as make_again
+    from refine_rl.pipeline.replay import replay as make_again
     from refine_rl.run import RunFolder
 
     found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())

@@ -37,9 +37,9 @@ def chat(
     """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
     an empty line ends."""
     from refine_rl.cli.screen import print_error, results, say, talk
-    from refine_rl.pipeline.again import choose_weights, open_model
     from refine_rl.pipeline.chat import COLUMN, Chat
-    from refine_rl.pipeline.prepare import longest_text
+    from refine_rl.pipeline.model import longest_text
+    from refine_rl.pipeline.weights import choose_weights, open_model
     from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
@@ -52,7 +52,7 @@ def chat(
     say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
     talked = Chat(
         policy=policy,
-        longest=longest_text(settings, policy, folder.prompts()) if policy.moving else 0,
+        longest=longest_text(settings.rollout.max_tokens, policy, folder.prompts()) if policy.moving else 0,
         system=settings.prompts.system if system is None else system,
         temperature=temperature,
         max_tokens=max_tokens or settings.rollout.max_tokens,
@@ -99,7 +99,8 @@ def export(
     checkpoint: str | None = CHECKPOINT,
 ) -> None:
     """Write the tuned model to a new folder. transformers loads it, and so does all that reads its form."""
-    from refine_rl.pipeline.again import choose_weights, export_model
+    from refine_rl.pipeline.export import export_model
+    from refine_rl.pipeline.weights import choose_weights
     from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)

@@ -72,12 +72,14 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
+    from refine_rl.cli.screen import Screen
+    from refine_rl.pipeline.resume import reopen
     from refine_rl.settings.file import load_settings
 
     if resume is not None:
         if task or recipe or run:
             raise UserError("--resume takes the run's folder alone: its settings are in the folder.")
-        _work(reopen(resume, overrides, from_step), as_json)
+        _work(reopen(resume, overrides, from_step, observer=Screen()), as_json)
         return
     if from_step is not None:
         raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
@@ -93,69 +95,6 @@ def _start(path: Path | None, name: str, settings: Settings, as_json: bool) -> N
     with new_run(path, name) as folder:
         folder.begin(settings)
         _work(folder, as_json)
-
-
-def reopen(path: Path, overrides: list[str], from_step: int | None = None) -> RunFolder:
-    """The run to go on with: gone back to the checkpoint of `from_step` where one is named, and with
-    `overrides` put into its settings where they leave base and tuned comparable.
-
-    New settings count from the newest checkpoint on: steps recorded after it were made under the old
-    ones, and are made anew, unless only `budget` and `endpoints` are other ones: no result depends on
-    these. Raises UserError where that cannot be, or where the run's reward cannot be found from its files.
-    """
-    from refine_rl.api import require_functions
-    from refine_rl.cli.screen import Screen
-    from refine_rl.pipeline.recording import newest_whole
-    from refine_rl.run import RunFolder
-    from refine_rl.settings.file import override
-
-    folder = RunFolder.open(path)
-    require_functions(folder, [])
-    if not overrides and from_step is None:
-        return folder
-    if folder.outcomes("tuned") is not None:
-        raise UserError(f"{path}: training is done and the held-out prompts are read; start a new run.")
-    before = folder.settings()
-    after = override(before, overrides)
-    for key, value in _fixed(before).items():
-        if _fixed(after)[key] != value:
-            raise UserError(
-                f"--set {key}: this cannot change within a run, because base and tuned would not be "
-                "measured alike. Start a new run with it."
-            )
-    with folder.writing():
-        if from_step is None:
-            folder.repair()
-        same = {"budget": after.budget, "endpoints": after.endpoints}
-        if from_step is None and before.model_copy(update=same) == after:
-            folder.change(before, after, folder.recorded_to())
-            return folder
-        to = newest_whole(folder, Screen()) if from_step is None else from_step
-        if to in folder.checkpoints() and after.grpo.steps < to:
-            raise UserError(f"--set grpo.steps={after.grpo.steps}: {path} has {to} steps already.")
-        folder.rewind(to)
-        if from_step is not None:
-            folder.repair()  # what was damaged in the part that is forgotten does no harm
-        folder.change(before, after, to)
-    return folder
-
-
-def _fixed(settings: Settings) -> dict[str, object]:
-    """What the run's prompts, its scores so far and its randomness depend on."""
-    quiz = settings.reward.quiz
-    not_measured_by = {"anchors", "anchor_prompts", "shrink", "max_tokens", "corrections"}
-    return {
-        **{f"judge.{k}": v for k, v in settings.judge.model_dump(exclude=not_measured_by).items()},
-        "writer.model": settings.writer.model if quiz and not quiz.writer else "",
-        "evaluate.judge": settings.evaluate.judge,
-        "task": settings.task,
-        "model": settings.model,
-        "prompts": settings.prompts,
-        "reward": settings.reward.model_copy(update={"max_missing": 0.0, "timeout": 1.0}),
-        "rollout.max_tokens": settings.rollout.max_tokens,
-        "evaluate.samples": settings.evaluate.samples,
-        "grpo.seed": settings.grpo.seed,
-    }
 
 
 def _elsewhere(error: MachineError, go_on: str) -> str:

@@ -14,84 +14,97 @@ a thought of fewer tokens gives a smaller group.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from refine_rl.envs.base import How, Members, Turn
 from refine_rl.errors import GuardStop, UserError
-from refine_rl.policy.continuing import Begun, encode_text, go_on
-from refine_rl.policy.draw import Sampling
-from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Begun, Speaker, begun
 from refine_rl.randomness import generator
-from refine_rl.settings import EarlyExitSettings, Settings
-from refine_rl.training.grpo.collect import Finished
+from refine_rl.settings import EarlyExitSettings
 from refine_rl.types import Prompt, Segment, Trajectory
 
 
-def serial_groups(
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    step: int,
-    settings: Settings,
-    exits: EarlyExitSettings,
-    *,
-    pause: Callable[[], None] = lambda: None,
-    finished: Finished = lambda place, group: None,
-) -> list[tuple[Trajectory, ...]]:
-    """The serial group of each prompt; each is told to `finished` as soon as it is whole. Raises GuardStop
-    where no answer has a thought."""
-    r, seed = settings.rollout, settings.grpo.seed
-    how = Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k)
-    purpose = Purpose(seed=seed, step=step, name="rollout")
-    whole = [
-        group[0] for group in sample(policy, prompts, members=1, sampling=how, purpose=purpose, pause=pause)
-    ]
-    thoughts = [thought_tokens(policy, t, exits.ends) for t in whole]
-    if not any(thoughts) and all(exits.ends not in t.completion for t in whole):
-        raise _no_thoughts(step, exits, whole)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlyExit:
+    """Serial groups of at most `members` members: the first turn is the whole answer, the second its exits.
+    Thought, forced text and an exit's answer together have at most `max_tokens` tokens."""
 
-    forced = Segment(token_ids=encode_text(policy, _forced(exits)), trainable=False)
-    longest = room_for_thought(policy, settings, exits)
-    begun: list[Begun] = []
-    places: list[int] = []  # whose early exit each of `begun` is
-    groups: list[list[Trajectory]] = []
-    for place, (prompt, answer, thought) in enumerate(zip(prompts, whole, thoughts, strict=True)):
-        kept = cuts(min(thought - 1, longest), r.group_size - 1, seed=seed, step=step, prompt_id=prompt.id)
-        begun += [
-            Begun(prompt=prompt, member=m, segments=(*_cut(answer, n), forced)) for m, n in enumerate(kept)
-        ]
-        places += [place] * len(kept)
-        groups.append([replace(answer, member=len(kept))])
-        if not kept:
-            finished(place, tuple(groups[place]))
+    exits: EarlyExitSettings
+    members: int
+    max_tokens: int
 
-    def exited(number: int, trajectory: Trajectory) -> None:
-        group = groups[places[number]]
-        group.append(trajectory)
-        group.sort(key=lambda t: t.member)
-        if len(group) == group[-1].member + 1:
-            finished(places[number], tuple(group))
+    def fits(self, speaker: Speaker) -> None:
+        """Raises UserError where no token of a thought has room."""
+        self._room(speaker)
 
-    go_on(
-        policy,
-        begun,
-        sampling=replace(how, max_tokens=exits.answer_tokens),
-        purpose=replace(purpose, name="early_exit"),
-        pause=pause,
-        finished=exited,
-    )
-    return [tuple(group) for group in groups]
+    def how(self, number: int, how: How) -> How:
+        if number == 1:
+            return how
+        return How(
+            sampling=replace(how.sampling, max_tokens=self.exits.answer_tokens),
+            purpose=replace(how.purpose, name="early_exit"),
+        )
+
+    def begin(self, speaker: Speaker, prompt: Prompt, members: int, how: How) -> Turn:
+        return Turn(begun=begun(speaker.encode(prompt.messages), prompt, 1))
+
+    def after(self, speaker: Speaker, number: int, prompt: Prompt, group: Members, how: How) -> Turn | None:
+        """The exits of a whole answer, in the order of their length; the whole answer stands last."""
+        if number > 1:
+            return None
+        (answer,) = group
+        last = min(thought_tokens(speaker, answer, self.exits.ends) - 1, self._room(speaker))
+        seed, step = how.purpose.seed, how.purpose.step
+        kept = cuts(last, self.members - 1, seed=seed, step=step, prompt_id=prompt.id)
+        forced = Segment(token_ids=speaker.encode_words(self._forced), trainable=False)
+        return Turn(
+            begun=tuple(
+                Begun(prompt=prompt, member=m, segments=(*_cut(answer, n), forced))
+                for m, n in enumerate(kept)
+            ),
+            waiting=(replace(answer, member=len(kept)),),
+        )
+
+    def between(self, speaker: Speaker, number: int, groups: Sequence[Members], how: How) -> None:
+        """Raises GuardStop where no answer has a thought."""
+        ends, whole = self.exits.ends, [group[0] for group in groups]
+        if not any(thought_tokens(speaker, t, ends) or ends in t.completion for t in whole):
+            raise GuardStop(
+                "no_thoughts",
+                f"Step {how.purpose.step}: no answer of the model has {ends!r} in it, so there is no thought "
+                f"to cut. One of them: {whole[0].completion[:200]!r}",
+                "rollout.early_exit.ends is the text with which the model itself ends a thought: go on with "
+                "the one that it uses (control tokens are no part of an answer's text), or start anew with a "
+                "model that thinks before it answers.",
+            )
+
+    @property
+    def _forced(self) -> str:
+        return self.exits.forced or self.exits.ends
+
+    def _room(self, speaker: Speaker) -> int:
+        """The most tokens of a thought that leave room for the forced text and an answer."""
+        forced = len(speaker.encode_words(self._forced))
+        room = self.max_tokens - forced - self.exits.answer_tokens
+        if room < 1:
+            raise UserError(
+                f"rollout.max_tokens = {self.max_tokens} leaves no room for a thought beside the {forced} "
+                f"tokens of the text that ends it and rollout.early_exit.answer_tokens = "
+                f"{self.exits.answer_tokens}. Raise the first, or lower the last."
+            )
+        return room
 
 
-def thought_tokens(policy: Policy, answer: Trajectory, ends: str) -> int:
+def thought_tokens(speaker: Speaker, answer: Trajectory, ends: str) -> int:
     """How many of a sampled answer's tokens are its thought: those before the text `ends`; all where it was
     cut before it came to that, none where it stopped without."""
     tokens = answer.segments[1].token_ids
-    at = policy.decode(tokens).find(ends)
+    at = speaker.decode(tokens).find(ends)
     if at < 0:
         return len(tokens) if answer.stop_reason == "length" else 0
     # The most tokens whose text does not reach into `ends`.
-    return bisect_right(range(len(tokens) + 1), at, key=lambda n: len(policy.decode(tokens[:n]))) - 1
+    return bisect_right(range(len(tokens) + 1), at, key=lambda n: len(speaker.decode(tokens[:n]))) - 1
 
 
 def cuts(last: int, count: int, *, seed: int, step: int, prompt_id: str) -> tuple[int, ...]:
@@ -101,37 +114,8 @@ def cuts(last: int, count: int, *, seed: int, step: int, prompt_id: str) -> tupl
     return tuple(sorted(int(n) + 1 for n in drawn))
 
 
-def room_for_thought(policy: Policy, settings: Settings, exits: EarlyExitSettings) -> int:
-    """The most tokens of a thought that leave room for the forced text and an answer within
-    rollout.max_tokens. Raises UserError where there are none."""
-    forced = len(encode_text(policy, _forced(exits)))
-    room = settings.rollout.max_tokens - forced - exits.answer_tokens
-    if room < 1:
-        raise UserError(
-            f"rollout.max_tokens = {settings.rollout.max_tokens} leaves no room for a thought beside the "
-            f"{forced} tokens of the text that ends it and rollout.early_exit.answer_tokens = "
-            f"{exits.answer_tokens}. Raise the first, or lower the last."
-        )
-    return room
-
-
-def _forced(exits: EarlyExitSettings) -> str:
-    return exits.forced or exits.ends
-
-
 def _cut(answer: Trajectory, tokens: int) -> tuple[Segment, Segment]:
     prompt, sampled = answer.segments
     return prompt, Segment(
         token_ids=sampled.token_ids[:tokens], trainable=True, logprobs=sampled.logprobs[:tokens]
-    )
-
-
-def _no_thoughts(step: int, exits: EarlyExitSettings, whole: Sequence[Trajectory]) -> GuardStop:
-    return GuardStop(
-        "no_thoughts",
-        f"Step {step}: no answer of the model has {exits.ends!r} in it, so there is no thought to cut. One "
-        f"of them: {whole[0].completion[:200]!r}",
-        "rollout.early_exit.ends is the text with which the model itself ends a thought: go on with the one "
-        "that it uses (control tokens are no part of an answer's text), or start anew with a model that "
-        "thinks before it answers.",
     )

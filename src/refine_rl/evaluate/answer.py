@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from refine_rl.envs.play import played
 from refine_rl.policy.draw import Sampling
-from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose, Speaker
 from refine_rl.types import Outcome, Prompt, Score, Trajectory
 
 ScoreGroups = Callable[[Sequence[Prompt], Sequence[Sequence[Trajectory]]], list[list[Score]]]
@@ -28,7 +28,7 @@ class Answers:
 
 
 def answer(
-    policy: Policy,
+    speaker: Speaker,
     prompts: Sequence[Prompt],
     *,
     samples: int,
@@ -43,20 +43,20 @@ def answer(
     Base and tuned are asked with the same `purpose`, so both meet the same random draws; what remains
     between them is the difference of the policies.
     """
-    sampled = sample(
-        policy,
+    sampled = played(
+        speaker,
         prompts,
-        members=samples,
+        samples,
         sampling=Sampling(max_tokens=max_tokens),
         purpose=purpose,
         pause=pause,
     )
     best = sampled
     if greedy:
-        best = sample(
-            policy,
+        best = played(
+            speaker,
             prompts,
-            members=1,
+            1,
             sampling=Sampling(max_tokens=max_tokens, temperature=0.0),
             purpose=purpose,
             pause=pause,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from refine_rl.envs.play import played
 from refine_rl.errors import UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
 from refine_rl.types import Message, Prompt
 
 HELP = """/help              these lines
@@ -82,10 +83,10 @@ class Chat:
                 f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
             )
         policy.hold_still(max(length + self.max_tokens, self.longest))
-        groups = sample(
+        groups = played(
             policy,
             [prompt],
-            members=1,
+            1,
             sampling=Sampling(max_tokens=self.max_tokens, temperature=self.temperature),
             purpose=Purpose(seed=0, step=self.turn, name="chat"),
         )

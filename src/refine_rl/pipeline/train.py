@@ -11,13 +11,18 @@ from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, qu
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.evaluate.verdict import unexpected, updated
-from refine_rl.pipeline.prepare import prepare, require_same_model
+from refine_rl.pipeline.evidence import of_base, of_tuned, write_model
+from refine_rl.pipeline.grpo import load_best, train_grpo
+from refine_rl.pipeline.looking import look_at_judges
+from refine_rl.pipeline.model import require_same_model
+from refine_rl.pipeline.prepare import prepare
 from refine_rl.pipeline.work import Work
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import spending
+from refine_rl.run.journal import Journal
 from refine_rl.types import Comparison
 
 
@@ -33,40 +38,39 @@ def run(
     A new folder starts at the beginning; one that was stopped goes on exactly where it was. Whatever
     ends it early, the folder can be resumed, and after a guard the report is there.
     """
-    observer = observer or Quiet()
     began = time.perf_counter()
-    with folder.writing(), _on_record(folder):
+    journal = Journal(folder, observer or Quiet())
+    with folder.writing(), _on_record(folder, journal):
         folder.repair()
         folder.require_same_reward()
-        if (comparison := _finished(folder, observer)) is not None:
+        if (comparison := _finished(folder, journal)) is not None:
             return comparison
         with folder.timed("prepare"):
-            made = prepare(folder, functions, observer, pause)
+            made = prepare(folder, functions, journal, pause)
         settings, held_out = made.settings, made.prompts["held_out"]
-        with ScoringLoop(made.reward, closing=made.connections.close) as scoring:
+        with ScoringLoop(closing=made.connections.close) as scoring:
             work = Work(
                 folder=folder,
                 settings=settings,
                 policy=made.policy,
-                reward=made.reward,
-                exam=made.exam,
+                scorers=made.scorers,
                 scoring=scoring,
                 cost=spending(settings, made.connections.ledger),
-                observer=observer,
+                journal=journal,
                 pause=pause,
                 began=began,
                 warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
             )
-            work.look_at_judges(made.prompts["train"])
+            look_at_judges(work, made.prompts["train"])
             with folder.timed("base"):
-                base = work.base(held_out)
-            position = work.train(made.prompts["train"], made.prompts["validation"])
-            work.load_best(position)
+                base = of_base(work, held_out)
+            position = train_grpo(work, made.prompts["train"], made.prompts["validation"])
+            load_best(work, position)
             with folder.timed("tuned"):
-                outcomes = work.tuned(held_out, base)
+                outcomes = of_tuned(work, held_out, base)
         comparison = compare(
             *outcomes,
-            success=made.exam.success,
+            success=made.scorers.exam.success,
             resamples=settings.evaluate.bootstrap,
             seed=settings.grpo.seed,
             updated=updated(folder.history()),
@@ -74,21 +78,20 @@ def run(
         )
         folder.save_comparison(comparison)
         for name, text in {**unexpected(comparison), **audit(comparison)}.items():
-            folder.event("warning", name, text, position.step)
-            observer.warning(text)
-        work.write_model(comparison, position)
+            journal.warning(name, text, position.step)
+        write_model(work, comparison, position)
         folder.end(str(comparison), position.step)
-        observer.stage("Writing the report")
+        journal.stage("Writing the report")
         folder.save_report(render(folder))
     return comparison
 
 
-def _finished(folder: RunFolder, observer: Observer) -> Comparison | None:
+def _finished(folder: RunFolder, journal: Journal) -> Comparison | None:
     """What came of a run in which nothing is left to do; None for any other."""
     if not folder.finished():
         return None
     require_same_model(folder, record=True)
-    observer.note(
+    journal.observer.note(
         f"{folder.path} is finished: nothing is left to train. To compare again, with fresh draws: "
         f"refine eval {quoted(folder.path)}"
     )
@@ -98,19 +101,19 @@ def _finished(folder: RunFolder, observer: Observer) -> Comparison | None:
 
 
 @contextlib.contextmanager
-def _on_record(folder: RunFolder) -> Iterator[None]:
+def _on_record(folder: RunFolder, journal: Journal) -> Iterator[None]:
     """Whatever ends the run early stands in its events; after a guard there is a report."""
     try:
         yield
     except GuardStop as stop:
-        folder.event("guard", stop.guard, f"{stop.what} {stop.advice}")
+        journal.event("guard", stop.guard, f"{stop.what} {stop.advice}")
         folder.save_report(render(folder))
         raise
     except DiskError:
         raise  # there is no room to say so
     except MachineError as error:
-        folder.event("failure", "endpoint", str(error))
+        journal.event("failure", "endpoint", str(error))
         raise
     except Interrupted:
-        folder.event("interrupted", "interrupted", "Stopped by Ctrl-C; the state was saved.")
+        journal.event("interrupted", "interrupted", "Stopped by Ctrl-C; the state was saved.")
         raise

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from refine_rl.envs.play import played
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
 from refine_rl.policy.control import readable
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
 from refine_rl.progress import Observer, Pause, never
 from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward
-from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.settings import Settings
@@ -63,12 +63,10 @@ def probe(
     """
     connections = connect(settings, None, observer.warning)
     check_models(settings, connections)
-    rubric = ""
     if settings.reward.rubric == "write":
         observer.note("The rubric is still to be written: the judges go by the default one here.")
-        rubric = default_rubric()
     asks = bool(settings.reward.judges) or settings.reward.quiz is not None
-    reward = build_reward(settings, (), connections, rubric)
+    reward = build_reward(settings, connections=connections)
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed)
     r = settings.rollout
@@ -84,18 +82,18 @@ def probe(
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
     began = time.perf_counter()
-    groups = sample(
+    groups = played(
         policy,
         chosen,
-        members=r.group_size,
+        r.group_size,
         sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k),
         purpose=Purpose(seed=settings.grpo.seed, step=0, name="plan"),
         pause=pause,
     )
     seconds = time.perf_counter() - began
     observer.stage("The answers are scored")
-    with ScoringLoop(reward, closing=connections.close) as scoring:
-        scores = scoring.score(list(zip(chosen, groups, strict=True)), pause)
+    with ScoringLoop(closing=connections.close) as loop:
+        scores = loop.score(reward, list(zip(chosen, groups, strict=True)), pause)
     values = [[s.value for s in group if s.value is not None] for group in scores]
     whole = [v for v in values if len(v) > 1]
     if not whole:

@@ -13,7 +13,7 @@ from refine_rl.plan.money import endpoint_of
 from refine_rl.prompts import load_prompts
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import CombinedReward, build_reward
-from refine_rl.rewards.judges.rubric import default_rubric, load_rubric
+from refine_rl.rewards.judges.rubric import default_rubric, rubric_named
 from refine_rl.run.endpoints import check_models
 from refine_rl.settings import Settings
 from refine_rl.types import Prompt
@@ -34,8 +34,7 @@ def survey(settings: Settings) -> Survey:
     rubric, lost = default_rubric(), ""
     together = Together()
     with together:
-        if settings.reward.rubric != "write":
-            rubric = load_rubric(settings)
+        rubric = rubric_named(settings.reward.rubric, settings.folder)
         check_models(settings, _Nobody(settings))
     reward: CombinedReward | None = None
     prompts: list[Prompt] | None = None

@@ -7,23 +7,25 @@ members that have stopped leave it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from refine_rl.policy.attention import scale_queries
+from refine_rl.policy.draw import TILE, Sampling, draw, draw_tiled
+from refine_rl.policy.fast import Fast
+from refine_rl.policy.lora import at_rest
 from refine_rl.policy.prefix import pack
+from refine_rl.policy.protocol import Network
 
 KeysAndValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """Layer -> keys and values."""
 
-LEAVE = 8  # rows are moved together once one in so many has stopped: moving costs a copy
-
 
 class Decoding:
-    """The keys and values of R rows that are being sampled, members of P prompts.
+    """The keys and values of R rows that are being sampled, `counts[p]` members of prompt p.
 
     `attend` is called by the attention function for each layer; `advance` after each token.
     """
@@ -31,13 +33,12 @@ class Decoding:
     def __init__(
         self,
         prompt_ids: Sequence[Sequence[int]],
-        members: int,
+        counts: Sequence[int],
         prefill: KeysAndValues,
         room: int,
     ) -> None:
         self.lengths = [len(p) for p in prompt_ids]
-        self.members = members
-        P, R = len(prompt_ids), len(prompt_ids) * members
+        R = sum(counts)
         some = next(iter(prefill.values()))[0]
         K, _, D = some.shape
         device = some.device
@@ -56,7 +57,8 @@ class Decoding:
             )
             for layer, (k, v) in prefill.items()
         }
-        self.prompt_of = torch.arange(P, device=device).repeat_interleave(members)  # [R]
+        prompts = [p for p, count in enumerate(counts) for _ in range(count)]
+        self.prompt_of = torch.tensor(prompts, device=device)  # [R]
         self.length_of = torch.tensor(self.lengths, device=device)  # [P]
         self.t = 0
         self._regroup()
@@ -169,58 +171,60 @@ class Decoding:
         return here - torch.cat([before, own], dim=1) >= window
 
 
-def decode(
-    forward: Callable[..., Any],
-    prompt_ids: Sequence[Sequence[int]],
-    members: int,
-    *,
-    room: int,
-    device: torch.device,
-    draw: Callable[[torch.Tensor, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]],
-    stop: torch.Tensor,
-    pause: Callable[[], None],
-    ended: Callable[[int, list[list[int]], list[list[float]]], None],
-    write: Callable[[float], float],
-) -> None:
-    """Samples `members` rows for each prompt. `forward(ids, positions, layout)` gives hidden states
-    [N, hidden], `draw(hidden, rows, t, copies)` a token and its log-prob for each row, `copies` rows to a
-    hidden state."""
-    R = len(prompt_ids) * members
-    row = pack(prompt_ids, [[] for _ in prompt_ids])
-    prefill: KeysAndValues = {}
-    layout = replace(row.packed, keep=lambda layer, k, v: prefill.update({layer: (k, v)}))
-    hidden = forward(row.ids.to(device), row.positions.to(device), layout)
-    last = torch.tensor([b.end - 1 for b in row.packed.blocks], device=device)
-    hidden, copies = hidden[last], members
-    state = Decoding(prompt_ids, members, prefill, room)
-    prefill.clear()
-    tokens: list[list[int]] = [[] for _ in range(R)]
-    logprobs: list[list[float]] = [[] for _ in range(R)]
-    writing = [members] * len(prompt_ids)
-    rows = torch.arange(R, device=device)
-    alive = torch.ones(R, dtype=torch.bool, device=device)
-    for t in range(room):
-        pause()
-        token, logprob = draw(hidden, rows, t, copies)
-        stopped = alive & (torch.isin(token, stop) | (t + 1 == room))
-        for r, ok, i, x in zip(rows.tolist(), alive.tolist(), token.tolist(), logprob.tolist(), strict=True):
-            if ok:
-                tokens[r].append(i)
-                logprobs[r].append(write(x))
-        alive = alive & ~stopped
-        for r in rows[stopped].tolist():
-            p = r // members
-            writing[p] -= 1
-            if writing[p] == 0:
-                its = slice(p * members, (p + 1) * members)
-                ended(p, tokens[its], logprobs[its])
-        left = int(alive.sum())
-        if left == 0:
-            break
-        if len(rows) - left >= max(1, len(rows) // LEAVE):
-            stay = alive.nonzero().squeeze(1)
-            state.stay(stay)
-            rows, token, alive = rows[stay], token[stay], alive[stay]
-        hidden = forward(token[None], state.positions(), state)
-        copies = 1
+class SharedPrompts:
+    """The fast way to sample (`sample.Way`): a prompt is computed once for its members."""
+
+    def __init__(
+        self,
+        network: Network,
+        fast: Fast,
+        prompt_ids: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+    ) -> None:
+        self._network, self._fast = network, fast
+        self._prompt_ids, self._counts = prompt_ids, counts
+        self._sampling, self._draws = sampling, draws_R_T
+        self._rest = at_rest(network.model)
+        self._head = fast.rounded(network.compute_dtype)
+        vocabulary = len(self._head[0])
+        # An accelerator is slower by many small products; there the logits stand whole.
+        whole = network.device.type == "cpu" and sampling.whole(vocabulary)
+        self._tiled = whole and len(draws_R_T) * vocabulary > 4 * TILE
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        with self._network.precision(), self._rest:
+            yield
+
+    def start(self) -> None:
+        device = self._network.device
+        row = pack(self._prompt_ids, [[] for _ in self._prompt_ids])
+        prefill: KeysAndValues = {}
+        layout = replace(row.packed, keep=lambda layer, k, v: prefill.update({layer: (k, v)}))
+        hidden = self._fast.hidden(row.ids.to(device), row.positions.to(device), layout)
+        last = torch.tensor([b.end - 1 for b in row.packed.blocks], device=device)
+        self._hidden = hidden[last]
+        self._state = Decoding(self._prompt_ids, self._counts, prefill, self._sampling.max_tokens)
+
+    def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A token and its log-prob for each row; the first time one hidden state stands for all members."""
+        spread = self._state.prompt_of if t == 0 else None
+        uniform = self._draws[rows, t]
+
+        def logits(start: int = 0, end: int | None = None) -> torch.Tensor:
+            found = self._fast.logits(self._hidden, self._head, start, end)
+            return found if spread is None else found[spread]
+
+        if self._tiled:
+            return draw_tiled(logits, len(self._head[0]), uniform, self._sampling.temperature)
+        return draw(logits(), uniform, self._sampling)
+
+    def stay(self, rows: torch.Tensor) -> None:
+        self._state.stay(rows)
+
+    def step(self, token: torch.Tensor) -> None:
+        state = self._state
+        self._hidden = self._fast.hidden(token[None], state.positions(), state)
         state.t += 1

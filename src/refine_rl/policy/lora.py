@@ -12,8 +12,7 @@ There the adapter's weights are rounded once instead of once a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,26 +38,34 @@ def make_lean(model: nn.Module) -> int:
     return len(layers)
 
 
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """In here the adapter does not change, and no gradient reaches it: what its products need is made once.
-    The base weights are never touched."""
-    layers: list[Any] = [m for m in model.modules() if hasattr(m, "whole")]
-    weights = [layer.base_layer.weight for layer in layers]
-    merge = all(w.dtype == torch.float32 for w in weights)
-    merge = merge and sum(w.numel() for w in weights) * 4 <= MERGED_BYTES
-    try:
-        with torch.no_grad():
-            for layer, weight in zip(layers, weights, strict=True):
-                a, b = _rounded(layer, weight.dtype)
-                if merge:
-                    layer.whole = torch.addmm(weight, b, a)
-                else:
-                    layer.rounded = a, b
-        yield
-    finally:
-        for layer in layers:
+class at_rest:  # noqa: N801 - it is used as a function
+    """Inside, the adapter does not change and no gradient reaches it: what its products need is made once,
+    however often it is entered. The base weights are never touched."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers: list[Any] = [m for m in model.modules() if hasattr(m, "whole")]
+        self._made: list[tuple[torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]] = []
+
+    def __enter__(self) -> None:
+        if not self._made:
+            self._made = self._products()
+        for layer, (whole, rounded) in zip(self._layers, self._made, strict=True):
+            layer.whole, layer.rounded = whole, rounded
+
+    def __exit__(self, *error: object) -> None:
+        for layer in self._layers:
             layer.whole = layer.rounded = None
+
+    @torch.no_grad()
+    def _products(self) -> list[Any]:
+        weights = [layer.base_layer.weight for layer in self._layers]
+        merge = all(w.dtype == torch.float32 for w in weights)
+        merge = merge and sum(w.numel() for w in weights) * 4 <= MERGED_BYTES
+        made: list[Any] = []
+        for layer, weight in zip(self._layers, weights, strict=True):
+            a, b = _rounded(layer, weight.dtype)
+            made.append((torch.addmm(weight, b, a), None) if merge else (None, (a, b)))
+        return made
 
 
 def _is_plain(layer: Any) -> bool:

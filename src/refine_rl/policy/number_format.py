@@ -131,7 +131,7 @@ def _works(policy: Policy) -> Works:
         with torch.no_grad(), policy.precision(), at_rest(policy.model):
             head = fast.rounded(policy.compute_dtype)
             fast.hidden(row.ids, row.positions, layout)
-            state = Decoding([prompt], ROWS, prefill, 1)
+            state = Decoding([prompt], [ROWS], prefill, 1)
             began = time.thread_time()
             hidden = fast.hidden(token, state.positions(), state)
             fast.logits(hidden, head).exp_().sum(-1)

@@ -6,7 +6,8 @@ import contextlib
 import copy
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -19,12 +20,21 @@ from torch import nn
 
 from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
+from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast, find_fast
 from refine_rl.policy.files import as_other_files
+from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.merging import merge
+from refine_rl.policy.protocol import Begun, Purpose, Spoken
 from refine_rl.policy.rope import hold_still, moving_kinds
+from refine_rl.policy.sample import speak
 from refine_rl.policy.template import render
+from refine_rl.policy.tokens import TokenBatch
 from refine_rl.types import Message
+
+MARGIN = {torch.float32: 50.0, torch.bfloat16: 2.5}
+"""How many times the rounding that `tolerance` expects is allowed. Measured is 0.01 to 1 of it; one update's
+difference of weights is far more in float32, and about as much in bfloat16."""
 
 _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
 
@@ -94,6 +104,51 @@ class Policy:
             hold_still(self.frozen, longest)
         return hold_still(self.model, longest)
 
+    def speak(
+        self,
+        groups: Sequence[Sequence[Begun]],
+        *,
+        sampling: Sampling,
+        purpose: Purpose,
+        pause: Callable[[], None] = lambda: None,
+    ) -> Iterator[Spoken]:
+        """Each member of the groups with one more turn (sample.py)."""
+        return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause)
+
+    def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+        """The log-probs of sampled tokens, [B, T], with gradient (logprobs.py)."""
+        return logprobs(self, batch, temperature=temperature)
+
+    @property
+    def tolerance(self) -> float:
+        """The mean difference in nats a token that rounding may leave between sampler and trainer.
+
+        They add the same numbers in another order. Each of the 2 L additions to the residual stream of L
+        layers is rounded by u of its size, and the errors walk at random: u sqrt(2 L) in all. In float32 the
+        sums inside the products are float32 as well, over some `hidden_size` terms: times sqrt(hidden_size).
+        (In bfloat16 products are summed in float32.) Logits are of the size of 1.
+        """
+        config, dtype = self._bare.config.get_text_config(), self.compute_dtype
+        layers = getattr(config, "num_hidden_layers", None) or 1
+        width = getattr(config, "hidden_size", None) or 1
+        unit = torch.finfo(dtype).eps / 2
+        return float(MARGIN[dtype] * unit * math.sqrt(2 * layers * (width if dtype == torch.float32 else 1)))
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt goes through the model once for the rows that begin with it."""
+        return self.fast is not None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the untrained model is at hand: an adapter can be switched off, or a copy was kept."""
+        return self.adapter or self.frozen is not None
+
+    @property
+    def _bare(self) -> Any:
+        """The model without its adapter's wrapper."""
+        return self.model.get_base_model() if self.adapter else self.model
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
@@ -110,8 +165,7 @@ class Policy:
     @cached_property
     def _unknown_inputs(self) -> tuple[str, ...]:
         """Looked up once: `forward` runs for every token that is sampled."""
-        bare = self.model.get_base_model() if self.adapter else self.model
-        known = inspect.signature(bare.forward).parameters
+        known = inspect.signature(self._bare.forward).parameters
         return tuple(name for name in ("position_ids", "logits_to_keep") if name not in known)
 
     @property
@@ -129,7 +183,7 @@ class Policy:
 
     def _found_fast(self) -> Fast | str:
         if self.model not in _FAST:
-            bare = self.model.get_base_model() if self.adapter else self.model
+            bare = self._bare
             with torch.no_grad(), self.precision():
                 _FAST[self.model] = find_fast(
                     bare,
@@ -206,8 +260,7 @@ class Policy:
         """The tokenizer, and where an answer ends: the policy also stops at tokens that it learned from the
         template, and without them the model would talk on."""
         self.tokenizer.save_pretrained(folder)
-        bare = self.model.get_base_model() if self.adapter else self.model
-        config = getattr(bare, "generation_config", None)
+        config = getattr(self._bare, "generation_config", None)
         known = {} if config is None else json.loads(config.to_json_string(use_diff=True))
         known.pop("_from_model_config", None)  # else generate() may take the model's stop tokens instead
         own = known.get("eos_token_id")

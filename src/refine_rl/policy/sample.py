@@ -1,282 +1,253 @@
-"""Sampling: tokens from the policy, each with its log-prob.
+"""Sampling: a model continues trajectories by one turn, each token with its log-prob.
 
-A prompt is prefilled once for all its G members; rows that have finished leave the batch. The t-th
-token of a member is decided by the t-th uniform draw of (seed, step, prompt, member, purpose), by
-inversion of the cumulative distribution, so what a member draws does not depend on its neighbours.
+Members of a group whose tokens so far are the same are computed once until they part; rows that have finished
+leave the batch. The t-th token of a member is decided by the t-th uniform draw of (seed, step, prompt,
+member, purpose), by inversion of the cumulative distribution, so what a member draws does not depend on its
+neighbours. Starting and going on behind given tokens (a thought that was cut, an environment's words) are
+the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from refine_rl.errors import GuardStop
-from refine_rl.policy.decode import decode
-from refine_rl.policy.draw import TILE, Sampling, draw, draw_tiled
-from refine_rl.policy.lora import at_rest
-from refine_rl.policy.policy import Policy
+from refine_rl.policy.decode import SharedPrompts
+from refine_rl.policy.decode_plain import WholeRows
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.protocol import Begun, Network, Purpose, Spoken, begun
 from refine_rl.randomness import uniforms
 from refine_rl.types import Prompt, Segment, StopReason, Trajectory
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Purpose:
-    """What the draws are for; with prompt and member it is the whole key of the randomness."""
-
-    seed: int
-    step: int
-    name: str
-
-
-Finished = Callable[[int, tuple[Trajectory, ...]], None]
+LEAVE = 8
+"""Rows are moved together once one in so many has stopped: moving costs a copy of keys and values."""
 
 
 def sample(
-    policy: Policy,
+    network: Network,
     prompts: Sequence[Prompt],
     *,
     members: int,
     sampling: Sampling,
     purpose: Purpose,
     pause: Callable[[], None] = lambda: None,
-    finished: Finished = lambda place, group: None,
 ) -> list[tuple[Trajectory, ...]]:
-    """`members` trajectories for each prompt, in order.
+    """`members` trajectories of one turn for each prompt, in order; as `speak`."""
+    groups = [begun(network.encode(p.messages), p, members) for p in prompts]
+    spoken = dict(speak(network, groups, sampling=sampling, purpose=purpose, pause=pause))
+    return [spoken[place] for place in range(len(groups))]
 
-    `pause` is called between tokens; it may raise to leave early. `finished` gets each prompt's place and
-    group as soon as its last member has ended, while others are still being sampled. Log-probs are natural
-    logarithms at `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and
-    top-p.
+
+def speak(
+    network: Network,
+    groups: Sequence[Sequence[Begun]],
+    *,
+    sampling: Sampling,
+    purpose: Purpose,
+    pause: Callable[[], None] = lambda: None,
+) -> Iterator[Spoken]:
+    """Each member with one more turn: its segments, and at most `sampling.max_tokens` sampled tokens. A group
+    comes out, with its place, as soon as its last member has ended, while others are still being sampled.
+
+    `pause` is called between tokens; it may raise to leave early. Log-probs are natural logarithms at
+    `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p.
     """
-    groups: list[tuple[Trajectory, ...]] = []
-    prompt_ids = [policy.encode(p.messages) for p in prompts]
-    longest = max(map(len, prompt_ids), default=0)
-    rows = min(sampling.max_rows, sampling.max_cached // (longest + sampling.max_tokens))
-    prompts_at_once = max(1, rows // members)
-    for start in range(0, len(prompts), prompts_at_once):
-        some = slice(start, start + prompts_at_once)
-
-        def of_chunk(place: int, group: tuple[Trajectory, ...], start: int = start) -> None:
-            finished(start + place, group)
-
-        groups += _sample_chunk(
-            policy, prompts[some], prompt_ids[some], members, sampling, purpose, pause, of_chunk
-        )
-    return groups
+    ended: list[list[Trajectory]] = [[] for _ in groups]
+    for place, group in enumerate(groups):
+        if not group:
+            yield place, ()
+    for stems in _batches(_stems(groups), sampling):
+        for stem, written in _batch(network, stems, sampling, purpose, pause):
+            opening = network.opening(stem.members[0].prompt.messages)
+            for member, (tokens, logprobs) in zip(stem.members, written, strict=True):
+                ended[stem.place].append(_trajectory(network, member, opening, tokens, logprobs))
+            if len(ended[stem.place]) == len(groups[stem.place]):
+                order = {b.member: n for n, b in enumerate(groups[stem.place])}
+                yield stem.place, tuple(sorted(ended[stem.place], key=lambda t: order[t.member]))
 
 
-def _sample_chunk(
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    prompt_ids: Sequence[tuple[int, ...]],
-    members: int,
+@dataclass(frozen=True, kw_only=True)
+class _Stem:
+    """Neighbours of one group whose tokens so far are the same; `place` is their group's."""
+
+    place: int
+    members: tuple[Begun, ...]
+
+    @cached_property
+    def token_ids(self) -> tuple[int, ...]:
+        return self.members[0].token_ids
+
+
+def _stems(groups: Sequence[Sequence[Begun]]) -> list[_Stem]:
+    return [
+        _Stem(place=place, members=tuple(some))
+        for place, group in enumerate(groups)
+        for _, some in groupby(group, key=lambda b: b.token_ids)
+    ]
+
+
+def _batches(stems: Sequence[_Stem], sampling: Sampling) -> Iterator[list[_Stem]]:
+    """As many stems as may be sampled at once, at least one."""
+    longest = max((len(s.token_ids) for s in stems), default=0)
+    most = min(sampling.max_rows, sampling.max_cached // (longest + sampling.max_tokens))
+    batch: list[_Stem] = []
+    for stem in stems:
+        if batch and sum(len(s.members) for s in batch) + len(stem.members) > most:
+            yield batch
+            batch = []
+        batch.append(stem)
+    if batch:
+        yield batch
+
+
+class Way(Protocol):
+    """A way to compute the next token of many rows: with shared prompts (decode.py), or plain."""
+
+    def inside(self) -> AbstractContextManager[None]:
+        """What the following are called in; left whenever a group is handed out."""
+
+    def start(self) -> None: ...
+    def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def stay(self, rows: torch.Tensor) -> None: ...
+    def step(self, token: torch.Tensor) -> None: ...
+
+
+Written = list[tuple[list[int], list[float]]]
+"""The tokens and log-probs of a stem's members."""
+
+
+def _batch(
+    network: Network,
+    stems: Sequence[_Stem],
     sampling: Sampling,
     purpose: Purpose,
     pause: Callable[[], None],
-    finished: Finished,
-) -> list[tuple[Trajectory, ...]]:
+) -> Iterator[tuple[_Stem, Written]]:
+    """Stems, with what their members have written, as they end."""
+    key = {"seed": purpose.seed, "step": purpose.step, "purpose": purpose.name}
     draws_R_T = np.stack(
         [
-            uniforms(
-                sampling.max_tokens,
-                seed=purpose.seed,
-                step=purpose.step,
-                prompt_id=p.id,
-                member=m,
-                purpose=purpose.name,
-            )
-            for p in prompts
-            for m in range(members)
+            uniforms(sampling.max_tokens, prompt_id=b.prompt.id, member=b.member, **key)  # type: ignore[arg-type]
+            for stem in stems
+            for b in stem.members
         ]
     )
-    groups: dict[int, tuple[Trajectory, ...]] = {}
-
-    def ended(p: int, tokens: list[list[int]], logprobs: list[list[float]]) -> None:
-        opening = policy.opening(prompts[p].messages)
-        groups[p] = tuple(
-            _trajectory(policy, prompts[p], m, prompt_ids[p], opening, *written)
-            for m, written in enumerate(zip(tokens, logprobs, strict=True))
-        )
-        finished(p, groups[p])
-
-    run = _decode if policy.fast is None else _decode_fast
-    run(policy, prompt_ids, members, sampling, draws_R_T, pause, ended)
-    return [groups[p] for p in range(len(prompts))]
-
-
-def _trajectory(
-    policy: Policy,
-    prompt: Prompt,
-    member: int,
-    prompt_ids: tuple[int, ...],
-    opening: str,
-    tokens: list[int],
-    logprobs: list[float],
-) -> Trajectory:
-    stop_reason: StopReason = "stop" if tokens[-1] in policy.stop_ids else "length"
-    # The stop token is sampled and trained like any other, but it is no part of the text, whether or
-    # not the tokenizer calls it special.
-    words = tokens[:-1] if stop_reason == "stop" else tokens
-    said = opening + policy.decode(words)  # a thought that the template has opened is part of the answer
-    return Trajectory(
-        prompt_id=prompt.id,
-        member=member,
-        messages=(*prompt.messages, {"role": "assistant", "content": said}),
-        segments=(
-            Segment(token_ids=prompt_ids, trainable=False),
-            Segment(token_ids=tuple(tokens), trainable=True, logprobs=tuple(logprobs)),
-        ),
-        stop_reason=stop_reason,
-    )
-
-
-@torch.no_grad()
-def _decode_fast(
-    policy: Policy,
-    prompt_ids: Sequence[tuple[int, ...]],
-    members: int,
-    sampling: Sampling,
-    draws_R_T: np.ndarray,
-    pause: Callable[[], None],
-    ended: Callable[[int, list[list[int]], list[list[float]]], None],
-) -> None:
-    """`_decode` with shared prompts (decode.py)."""
-    fast, device = policy.fast, policy.device
-    assert fast is not None
+    device = network.device
     draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
-
-    head = fast.rounded(policy.compute_dtype)
-    vocabulary = len(head[0])
-    # An accelerator is slower by many small products; there the logits stand whole.
-    tiled = device.type == "cpu" and sampling.whole(vocabulary) and len(draws) * vocabulary > 4 * TILE
-
-    def draw_rows(
-        hidden: torch.Tensor, rows: torch.Tensor, t: int, copies: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        uniform = draws[rows, t]
-        if tiled:
-
-            def some(start: int, end: int) -> torch.Tensor:
-                return fast.logits(hidden, head, start, end).repeat_interleave(copies, dim=0)
-
-            return draw_tiled(some, vocabulary, uniform, sampling.temperature)
-        return draw(fast.logits(hidden, head).repeat_interleave(copies, dim=0), uniform, sampling)
-
-    with policy.precision(), at_rest(policy.model):
-        decode(
-            fast.hidden,
-            prompt_ids,
-            members,
-            room=sampling.max_tokens,
-            device=device,
-            draw=draw_rows,
-            stop=torch.tensor(sorted(policy.stop_ids), device=device),
-            pause=pause,
-            ended=ended,
-            write=_written,
-        )
-
-
-def _written(logprob: float) -> float:
-    """The shortest decimal that gives the same float32 back: exact, and short on disk."""
-    if not math.isfinite(logprob):
-        raise _not_finite()
-    return float(str(np.float32(logprob)))
-
-
-@torch.no_grad()  # not inference_mode: buffers made there (rotary caches) could not enter training
-def _decode(
-    policy: Policy,
-    prompt_ids: Sequence[tuple[int, ...]],
-    members: int,
-    sampling: Sampling,
-    draws_R_T: np.ndarray,
-    pause: Callable[[], None],
-    ended: Callable[[int, list[list[int]], list[list[float]]], None],
-) -> None:
-    """Samples R = len(prompt_ids) * members rows, prompt by prompt; `ended` gets a prompt's place with its
-    members' token ids and log-probs as soon as the last of them has stopped."""
-    device = policy.device
-    R = len(prompt_ids) * members
-    tokens: list[list[int]] = [[] for _ in range(R)]
-    logprobs: list[list[float]] = [[] for _ in range(R)]
-    writing = [members] * len(prompt_ids)  # members of each prompt that go on
-    stop = torch.tensor(sorted(policy.stop_ids), device=device)
-    draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
-
-    ids, mask, positions = _left_padded(prompt_ids, device)
-    out = policy.forward(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+    ids, counts = [s.token_ids for s in stems], [len(s.members) for s in stems]
+    way: Way = (
+        WholeRows(network, ids, counts, sampling, draws)
+        if network.fast is None
+        else SharedPrompts(network, network.fast, ids, counts, sampling, draws)
     )
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(members)
-    logits = out.logits[:, -1].repeat_interleave(members, dim=0)  # [R, V]
-    mask = mask.repeat_interleave(members, dim=0)
-    position = positions[:, -1:].repeat_interleave(members, dim=0)
-    rows = torch.arange(R, device=device)  # which rows are still in the batch
-    alive = torch.ones(R, dtype=torch.bool, device=device)  # of those, which have not finished
+    stop = torch.tensor(sorted(network.stop_ids), device=device)
+    rows = _Rows(way, counts, sampling.max_tokens, stop)
+    while not rows.over:
+        for number in rows.until_one_ends(pause):
+            yield stems[number], rows.written(number)
 
-    for t in range(sampling.max_tokens):
-        pause()
-        token, logprob = draw(logits.float(), draws[rows, t], sampling)
+
+class _Rows:
+    """The rows of a batch while they are written: which of them go on, and what they have said."""
+
+    def __init__(self, way: Way, counts: Sequence[int], room: int, stop: torch.Tensor) -> None:
+        self._way, self._room, self._stop = way, room, stop
+        self._stem_of = [number for number, count in enumerate(counts) for _ in range(count)]
+        self._writing = list(counts)  # members of each stem that go on
+        self._tokens: list[list[int]] = [[] for _ in self._stem_of]
+        self._logprobs: list[list[float]] = [[] for _ in self._stem_of]
+        self._rows = torch.arange(len(self._stem_of), device=stop.device)  # those still in the batch
+        self._alive = torch.ones(len(self._stem_of), dtype=torch.bool, device=stop.device)
+        self._token: torch.Tensor | None = None
+        self._t = 0
+
+    @property
+    def over(self) -> bool:
+        return not any(self._writing)
+
+    def written(self, stem: int) -> Written:
+        """What the members of a stem have written."""
+        its = [row for row, number in enumerate(self._stem_of) if number == stem]
+        return [(self._tokens[row], self._logprobs[row]) for row in its]
+
+    # Not inference_mode: buffers made there (rotary caches) could not enter training.
+    @torch.no_grad()
+    def until_one_ends(self, pause: Callable[[], None]) -> list[int]:
+        """Goes on, token by token, until the last member of a stem has stopped; those stems."""
+        with self._way.inside():
+            if self._token is None:
+                self._way.start()
+            while True:
+                if self._token is not None:
+                    self._way.step(self._token)
+                pause()
+                token, logprob = self._way.draw(self._rows, self._t)
+                if ended := self._take(token, logprob):
+                    return ended
+
+    def _take(self, token: torch.Tensor, logprob: torch.Tensor) -> list[int]:
+        rows, alive = self._rows, self._alive
         for row, ok, i, x in zip(
             rows.tolist(), alive.tolist(), token.tolist(), logprob.tolist(), strict=True
         ):
             if ok:
-                tokens[row].append(i)
-                logprobs[row].append(_written(x))
-        stopped = alive & (torch.isin(token, stop) | (t + 1 == sampling.max_tokens))
-        alive = alive & ~stopped
+                self._tokens[row].append(i)
+                self._logprobs[row].append(_exact(x))
+        self._t += 1
+        stopped = alive & (torch.isin(token, self._stop) | (self._t == self._room))
+        ended = []
         for row in rows[stopped].tolist():
-            p = row // members
-            writing[p] -= 1
-            if writing[p] == 0:
-                its = slice(p * members, (p + 1) * members)
-                ended(p, tokens[its], logprobs[its])
-        left = int(alive.sum())
-        if left == 0:
-            break
-        # Leaving costs a copy of the cache, so rows leave once an eighth of the batch has finished.
-        if len(rows) - left >= max(1, len(rows) // 8):
-            stay = alive.nonzero().squeeze(1)
-            cache.batch_select_indices(stay)
-            rows, token, mask, position = rows[stay], token[stay], mask[stay], position[stay]
-            alive = alive[stay]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        position = position + 1
-        out = policy.forward(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
+            stem = self._stem_of[row]
+            self._writing[stem] -= 1
+            if self._writing[stem] == 0:
+                ended.append(stem)
+        self._alive = alive & ~stopped
+        left = int(self._alive.sum())
+        if left and len(rows) - left >= max(1, len(rows) // LEAVE):
+            stay = self._alive.nonzero().squeeze(1)
+            self._way.stay(stay)
+            self._rows, token, self._alive = rows[stay], token[stay], self._alive[stay]
+        self._token = token
+        return ended
+
+
+def _exact(logprob: float) -> float:
+    """The shortest decimal that gives the same float32 back: exact, and short on disk."""
+    if not math.isfinite(logprob):
+        raise GuardStop(
+            "not_finite",
+            "While sampling, the model's log-probs were not finite numbers: its weights are broken.",
+            "Go back to an earlier checkpoint, with a lower grpo.learning_rate; "
+            'in a new run, model.dtype = "float32" helps where bfloat16 is too coarse.',
         )
-        logits = out.logits[:, -1]
+    return float(str(np.float32(logprob)))
 
 
-def _not_finite() -> GuardStop:
-    return GuardStop(
-        "not_finite",
-        "While sampling, the model's log-probs were not finite numbers: its weights are broken.",
-        "Go back to an earlier checkpoint, with a lower grpo.learning_rate; "
-        'in a new run, model.dtype = "float32" helps where bfloat16 is too coarse.',
+def _trajectory(
+    network: Network, member: Begun, opening: str, tokens: list[int], logprobs: list[float]
+) -> Trajectory:
+    stop_reason: StopReason = "stop" if tokens[-1] in network.stop_ids else "length"
+    # The stop token is sampled and trained like any other, but it is no part of the text, whether or
+    # not the tokenizer calls it special.
+    words = tokens[:-1] if stop_reason == "stop" else tokens
+    before = [i for s in member.segments[1:] for i in s.token_ids]
+    said = opening + network.decode(before + words)  # a thought that the template has opened is part of it
+    return Trajectory(
+        prompt_id=member.prompt.id,
+        member=member.member,
+        messages=(*member.prompt.messages, {"role": "assistant", "content": said}),
+        segments=(
+            *member.segments,
+            Segment(token_ids=tuple(tokens), trainable=True, logprobs=tuple(logprobs)),
+        ),
+        stop_reason=stop_reason,
     )
-
-
-def _left_padded(
-    prompt_ids: Sequence[tuple[int, ...]], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, mask and positions [P, T], every prompt ending in the last column."""
-    longest = max(map(len, prompt_ids))
-    ids = torch.zeros(len(prompt_ids), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompt_ids):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    # Without explicit positions a padded prompt would start counting at its padding.
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return ids.to(device), mask.to(device), positions.to(device)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, disk_error
 from refine_rl.recipes.examples import OWN, example_task, same_task
 from refine_rl.recipes.examples import TEMPLATE as _TEMPLATE
 from refine_rl.settings import ModelSettings, Settings
@@ -131,8 +131,6 @@ def _copy(source: Path, target: Path) -> Path:
             source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
     except OSError as error:
-        from refine_rl.run.disk import disk_error  # late: it is seldom needed
-
         if fresh:
             shutil.rmtree(target, ignore_errors=True)
         raise disk_error(error, target) or UserError(f"{target}: cannot be written: {error}") from error

@@ -67,69 +67,85 @@ def training_plots(
     `metrics` are lines of metrics.jsonl, `validation` of validation.jsonl; `best` is the step of
     the chosen checkpoint, marked where validation is drawn.
     """
-
-    def train(read: Callable[[Json], float | None]) -> Line:
-        return [m["step"] for m in metrics], [read(m) for m in metrics]
-
-    def valid(read: Callable[[Json], float | None]) -> Line:
-        return [v["step"] for v in validation], [read(v) for v in validation]
-
-    def ratio(part: float, whole: float) -> float | None:
-        return part / whole if whole else None
-
-    graded = any(m.get("groups_by_steps") for m in metrics)
-    moved = len({m.get("kl_coefficient") for m in metrics}) > 1
-    clipped = any(m.get("clip_share") for m in metrics)
-    band = [valid(lambda v, end=end: v["reward"]["ci95"][end]) for end in (0, 1)]  # type: ignore[misc]
+    band = [_line_of(validation, lambda v, end=end: v["reward"]["ci95"][end]) for end in (0, 1)]  # type: ignore[misc]
+    trained = _line_of(metrics, lambda m: m["reward_mean"])
+    success = _line_of(validation, lambda v: v["success"])
     names = dict.fromkeys(name for line in (*metrics, *validation) for name in line["components"])
-    nothing: Line = ([], [])
     drawn = [
-        _curve("Reward", train(lambda m: m["reward_mean"]), valid(lambda v: v["reward"]["mean"]), best, band),
-        _curve(
-            "Full successes on validation prompts", nothing, valid(lambda v: v["success"]), best, unit=True
-        ),
+        _curve("Reward", trained, _line_of(validation, lambda v: v["reward"]["mean"]), best, band),
+        _curve("Full successes on validation prompts", ((), ()), success, best, unit=True),
+        *(_component(name, metrics, validation, best) for name in names),
         *(
-            _curve(
-                f"Component: {name}",
-                train(lambda m, name=name: m["components"].get(name)),  # type: ignore[misc]
-                valid(lambda v, name=name: v["components"].get(name)),  # type: ignore[misc]
-                best,
-            )
-            for name in names
+            _curve(q.title, _line_of(metrics, q.value), unit=q.unit)
+            for q in _OF_A_STEP
+            if q.is_shown(metrics)
         ),
-        _curve("Policy loss", train(lambda m: m["loss"])),
-        _curve("KL to the reference, nats a token", train(lambda m: m["kl"])),
-        _curve("KL coefficient", train(lambda m: m.get("kl_coefficient"))) if moved else None,
-        _curve("Share of tokens outside the clip range", train(lambda m: m.get("clip_share")), unit=True)
-        if clipped
-        else None,
-        _curve("Importance weight before it is cut, mean", train(lambda m: m.get("importance_mean"))),
-        _curve("Importance weight before it is cut, largest", train(lambda m: m.get("importance_max"))),
-        _curve("Entropy, nats a token", train(lambda m: m["entropy"])),
-        _curve("Completion length, tokens", train(lambda m: m["tokens_mean"])),
-        _curve("Share cut at the token limit", train(lambda m: m["clipped_share"]), unit=True),
-        _curve(
-            "Share of answers that no other prompt got",
-            train(lambda m: m.get("distinct_share")),
-            unit=True,
-        ),
-        _curve(
-            "Share of groups without variance",
-            train(lambda m: ratio(m["groups_zero_variance"], m["groups"])),
-            unit=True,
-        ),
-        _curve(
-            "Share of groups told apart by their steps",
-            train(lambda m: ratio(m.get("groups_by_steps", 0), m["groups"])),
-            unit=True,
-        )
-        if graded
-        else None,
-        _curve("Gradient norm before clipping", train(lambda m: m["grad_norm"])),
-        _curve("Trainer against sampler, nats a token", train(lambda m: m.get("mismatch_mean"))),
         _times(metrics),
     ]
     return [plot for plot in drawn if plot is not None]
+
+
+def _line_of(lines: Sequence[Json], value: Callable[[Json], float | None]) -> Line:
+    return [line["step"] for line in lines], [value(line) for line in lines]
+
+
+def _component(
+    name: str, metrics: Sequence[Json], validation: Sequence[Json], best: int | None
+) -> Plot | None:
+    train, valid = (_line_of(lines, lambda m: m["components"].get(name)) for lines in (metrics, validation))
+    return _curve(f"Component: {name}", train, valid, best)
+
+
+def _share_of_groups(count: str) -> Callable[[Json], float | None]:
+    return lambda m: m.get(count, 0) / m["groups"] if m["groups"] else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Quantity:
+    """A number of every training step; `is_shown` says of which runs."""
+
+    title: str
+    value: Callable[[Json], float | None]
+    unit: bool = False
+    is_shown: Callable[[Sequence[Json]], bool] = lambda metrics: True
+
+
+_OF_A_STEP = (
+    _Quantity(title="Policy loss", value=lambda m: m["loss"]),
+    _Quantity(title="KL to the reference, nats a token", value=lambda m: m["kl"]),
+    _Quantity(
+        title="KL coefficient",
+        value=lambda m: m.get("kl_coefficient"),
+        is_shown=lambda metrics: len({m.get("kl_coefficient") for m in metrics}) > 1,
+    ),
+    _Quantity(
+        title="Share of tokens outside the clip range",
+        value=lambda m: m.get("clip_share"),
+        unit=True,
+        is_shown=lambda metrics: any(m.get("clip_share") for m in metrics),
+    ),
+    _Quantity(title="Importance weight before it is cut, mean", value=lambda m: m.get("importance_mean")),
+    _Quantity(title="Importance weight before it is cut, largest", value=lambda m: m.get("importance_max")),
+    _Quantity(title="Entropy, nats a token", value=lambda m: m["entropy"]),
+    _Quantity(title="Completion length, tokens", value=lambda m: m["tokens_mean"]),
+    _Quantity(title="Share cut at the token limit", value=lambda m: m["clipped_share"], unit=True),
+    _Quantity(
+        title="Share of answers that no other prompt got",
+        value=lambda m: m.get("distinct_share"),
+        unit=True,
+    ),
+    _Quantity(
+        title="Share of groups without variance", value=_share_of_groups("groups_zero_variance"), unit=True
+    ),
+    _Quantity(
+        title="Share of groups told apart by their steps",
+        value=_share_of_groups("groups_by_steps"),
+        unit=True,
+        is_shown=lambda metrics: any(m.get("groups_by_steps") for m in metrics),
+    ),
+    _Quantity(title="Gradient norm before clipping", value=lambda m: m["grad_norm"]),
+    _Quantity(title="Trainer against sampler, nats a token", value=lambda m: m.get("mismatch_mean")),
+)
 
 
 def _curve(

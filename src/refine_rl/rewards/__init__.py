@@ -1,30 +1,40 @@
-"""Trajectories -> scores: rules, reward functions, judges, their combination.
+"""Trajectories -> scores.
 
-    rules.py      ready rules by name; rules_form.py and rules_content.py hold them
-    functions.py  the user's own functions
-    judge.py      the judges of the settings: a panel (panel.py) of LLMs that look at a group (looks.py)
-                  as a ruler (ruler.py), each answer alone (absolute.py) or two at a time (pairwise.py)
-    quiz.py       questions about a source, answered from the completion
-    combine.py    several components as one reward, with overlong.py's penalty and gate.py before judges
+    build.py      settings -> the scorers of a run (training, validation, exam), by way of parts.py
+    base.py       what a reward and a scorer are; a reward out of a quick function
+    combine.py    several components as one reward, with overlong.py's penalty
+    rules/        ready rules by name
+    functions/    the user's own functions: loaded, called in time, their answers checked
+    judges/       LLMs that look at a group: a panel of them (panel.py), each as a ruler, each answer alone
+                  (absolute.py) or two at a time (pairwise.py); what they go by, and what is held against them
+    quiz/         questions about a source, answered from the completion
+    steps/        wrong answers graded by their steps; Graded, a scorer around a scorer
+    decayed.py    the pay of early exits; Decayed, a scorer around a scorer
+    text/         words, patterns, the language of a text
     sanity.py     good and bad examples, checked before training
     scoring.py    scoring in the background while sampling goes on
 
 Nothing here imports torch.
 """
 
-from refine_rl.rewards.base import CompletionReward, Reward
-from refine_rl.rewards.combine import CombinedReward, build_reward
+from refine_rl.rewards.base import CompletionReward, Reward, Scorer
+from refine_rl.rewards.build import Scorers, build_reward, build_scorers
+from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.functions.own import function_reward
 from refine_rl.rewards.rules.table import rules_table_markdown
 from refine_rl.rewards.sanity import check_sanity
-from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.rewards.scoring import Promising, ScoringLoop
 
 __all__ = [
     "CombinedReward",
     "CompletionReward",
+    "Promising",
     "Reward",
+    "Scorer",
+    "Scorers",
     "ScoringLoop",
     "build_reward",
+    "build_scorers",
     "check_sanity",
     "function_reward",
     "rules_table_markdown",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,54 @@ class Reward(Protocol):
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
         """One score a trajectory, in the same order."""
+
+
+class Scorer(Reward, Protocol):
+    """A reward that says what its numbers mean: in training, in validation, in the exam."""
+
+    @property
+    def relative(self) -> bool:
+        """Whether scores compare only within one group."""
+
+    @property
+    def top(self) -> float | None:
+        """The highest reward there is, for components in [0, 1]; None where no reward means "solved"."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each component by its name in the breakdown, the overlong penalty included."""
+
+    def success(self, score: Score) -> bool:
+        """Whether one of its scores is a full success."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Around:
+    """A scorer around another: what it does not say itself, the one within says."""
+
+    reward: Scorer
+
+    @property
+    def name(self) -> str:
+        return self.reward.name
+
+    @property
+    def relative(self) -> bool:
+        return self.reward.relative
+
+    @property
+    def top(self) -> float | None:
+        return self.reward.top
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return self.reward.weights
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        self.reward.check_prompt(prompt)
+
+    def success(self, score: Score) -> bool:
+        return self.reward.success(score)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,73 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Literal
 
-from refine_rl.errors import GuardStop, MachineError, SettingsError, UserError
-from refine_rl.llm.client import Connections
+from refine_rl.errors import GuardStop, MachineError, UserError
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions.answers import left_out
-from refine_rl.rewards.functions.own import function_reward, load_function
 from refine_rl.rewards.judges.gate import gated
 from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.overlong import Overlong
-from refine_rl.rewards.rules.table import nearest, rule_reward
-from refine_rl.rewards.steps.steps import build_grader
-from refine_rl.settings import FunctionSettings, RewardSettings, Settings
-from refine_rl.types import LARGEST, LOGGED, RIGHT_STEPS, Prompt, Score, Trajectory
-
-if TYPE_CHECKING:
-    from refine_rl.rewards.quiz.quiz import Shelf
+from refine_rl.types import LARGEST, LOGGED, Prompt, Score, Trajectory
 
 OVERLONG = "overlong"
 """The penalty's name in the breakdown."""
-_TAKEN = {OVERLONG: "the penalty", RIGHT_STEPS: "graded steps"}  # no component may be called so
-
 _TOLERANCE = 1e-9
 _SHOWN = 3  # prompts that an error names for each component
-
-
-def build_reward(
-    settings: Settings,
-    extra_functions: Sequence[Callable[..., Any]] = (),
-    connections: Connections | None = None,
-    rubric: str = "",
-    shelf: Shelf | None = None,
-) -> CombinedReward:
-    """The reward that the settings and the given Python functions describe.
-
-    A component is called by its table's `name`, else by its rule or function, "judge" or "quiz"; where two
-    are called the same, the second gets "-2". Judges and a quiz are asked through `connections`; `rubric`
-    is what judges go by (without it, what the settings name), and a quiz keeps its questions on `shelf`.
-    Raises SettingsError for everything that cannot be scored so, before a model is loaded.
-    """
-    reward = settings.reward
-    plain = _parts(reward, settings.folder, extra_functions)
-    asking = _asking_parts(settings, connections, rubric, shelf)
-    parts = [*plain, *asking]
-    if not parts:
-        raise SettingsError(
-            "nothing says what is good: add a rule, a function or a judge to the task file, for example\n"
-            '[reward]\nrules = [{rule = "words", max = 20}]'
-        )
-    names = _unique_names(parts)
-    return CombinedReward(
-        components=tuple(
-            replace(cast(Any, part.reward), name=name) for part, name in zip(parts, names, strict=True)
-        ),
-        weights=_weights(parts, names, reward),
-        combine=reward.combine,
-        threshold=reward.success,
-        thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success),
-        gate=_gate(settings, names[: len(plain)]),
-        overlong=Overlong(reward.overlong, settings.rollout.max_tokens) if reward.overlong else None,
-        grader=build_grader(settings, connections),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,9 +33,10 @@ class CombinedReward:
     value, what functions logged, and "overlong" the raw penalty. The agreement is the smallest of the
     components'.
 
-    `gate` names components that an answer must fully pass before the panel sees it (see gate.py).
-    `thresholds` are those of single components, by name, in the place of `threshold`. `grader` grades the
-    steps of wrong answers in training (steps.py); no part of the reward.
+    `weights` are those of everything in the breakdown, with a penalty also that of OVERLONG. `gate` names
+    components that an answer must fully pass before the panel sees it (see gate.py). `thresholds` are those
+    of single components, by name, in the place of `threshold`. `grader` grades the steps of wrong answers in
+    training (steps/); no part of the reward.
     """
 
     components: tuple[Reward, ...]
@@ -115,6 +66,15 @@ class CombinedReward:
     def relative(self) -> bool:
         """Whether scores compare only within one group: a component of a weight above 0 is relative."""
         return any(getattr(c, "relative", False) and self.weights[c.name] > 0 for c in self.components)
+
+    @property
+    def top(self) -> float | None:
+        """The highest reward there is, for components in [0, 1]; None where scores are relative."""
+        if self.relative:
+            return None
+        if self.combine == "product":
+            return 1.0
+        return math.fsum(weight for name in self.component_names if (weight := self.weights[name]) > 0)
 
     def check_prompt(self, prompt: Prompt) -> None:
         if problems := list(self._problems(prompt).values()):
@@ -223,7 +183,7 @@ class CombinedReward:
                 return Score.missing(f"the sum is too large for a number\n{explanation}", had)
         if self.overlong is not None:
             had[OVERLONG] = self.overlong.penalty(trajectory)
-            value += self.overlong.weight * had[OVERLONG]
+            value += self.weights[OVERLONG] * had[OVERLONG]
             if had[OVERLONG] < 0:
                 explanation += f"\n{OVERLONG}: {had[OVERLONG]:g}"
         invalid = any(score.status == "invalid" for score in scores.values())
@@ -242,113 +202,3 @@ def _explain(score: Score) -> str:
         return f"missing: {score.explanation}"
     text = score.explanation or f"{score.value:g}"
     return f"invalid: {text}" if score.status == "invalid" else text
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
-    """A component with what its own table says: its weight, and whether it is named there."""
-
-    reward: Reward  # a dataclass with a field `name`
-    weight: float
-    named: bool
-
-
-def _parts(
-    settings: RewardSettings, folder: Path, extra_functions: Sequence[Callable[..., Any]]
-) -> list[_Part]:
-    parts: list[_Part] = []
-    problems: list[str] = []
-    for number, rule in enumerate(settings.rules, start=1):
-        where = f"reward.rules, entry {number} (`{rule.rule}`)"
-        try:
-            component = rule_reward(rule, name=rule.name or rule.rule, where=where)
-        except SettingsError as error:
-            problems.append(str(error))
-            continue
-        parts.append(_Part(reward=component, weight=rule.weight, named=rule.name is not None))
-    files: dict[Path, ModuleType] = {}
-    for number, entry in enumerate(settings.functions, start=1):
-        table = FunctionSettings(function=entry) if isinstance(entry, str) else entry
-        try:
-            function = load_function(table.function, folder, files)
-            made = function_reward(
-                function, name=table.name, messages=table.messages, timeout=settings.timeout
-            )
-        except SettingsError as error:
-            problems.append(f"reward.functions, entry {number}: {error}")
-            continue
-        parts.append(_Part(reward=made, weight=table.weight, named=table.name is not None))
-    if problems:
-        raise SettingsError("\n".join(problems))
-    parts.extend(
-        _Part(reward=function_reward(f, timeout=settings.timeout), weight=1.0, named=False)
-        for f in extra_functions
-    )
-    return parts
-
-
-def _asking_parts(
-    settings: Settings, connections: Connections | None, rubric: str, shelf: Shelf | None
-) -> list[_Part]:
-    """The components that ask an LLM."""
-    judges, quiz = settings.reward.judges, settings.reward.quiz
-    if not judges and quiz is None:
-        return []
-    if connections is None:
-        key = "reward.judges" if judges else "reward.quiz"
-        raise SettingsError(f"{key}: an LLM scores here, and no connections to endpoints were given")
-    parts: list[_Part] = []
-    if judges:
-        from refine_rl.rewards.judges.build import build_panel
-
-        panel = build_panel(settings, connections, rubric)
-        parts.append(_Part(reward=panel, weight=settings.judge.weight, named=False))
-    if quiz is not None:
-        from refine_rl.rewards.quiz.quiz import build_quiz
-
-        made = build_quiz(settings, connections, shelf)
-        parts.append(_Part(reward=made, weight=quiz.weight, named=False))
-    return parts
-
-
-def _gate(settings: Settings, names: Sequence[str]) -> tuple[str, ...]:
-    """The components before the judges, checked."""
-    for name in settings.judge.gate:
-        if name not in names:
-            raise SettingsError(f"judge.gate: there is no rule or function `{name}`{nearest(name, names)}")
-    return tuple(settings.judge.gate) if settings.reward.judges else ()
-
-
-def _unique_names(parts: Sequence[_Part]) -> list[str]:
-    given = [part.reward.name for part in parts if part.named]
-    for name in given:
-        if name in _TAKEN or given.count(name) > 1:
-            taken = f"is kept for {_TAKEN[name]}" if name in _TAKEN else "is given twice"
-            raise SettingsError(f"reward: the name `{name}` {taken}; choose another")
-    names: list[str] = []
-    for part in parts:
-        name, number = part.reward.name, 1
-        while not part.named and name in (*given, *names, *_TAKEN):
-            number += 1
-            name = f"{part.reward.name}-{number}"
-        names.append(name)
-    return names
-
-
-def _weights(parts: Sequence[_Part], names: Sequence[str], settings: RewardSettings) -> dict[str, float]:
-    weights = {name: part.weight for part, name in zip(parts, names, strict=True)}
-    for name, weight in settings.weights.items():
-        if name not in weights:
-            raise SettingsError(f"reward.weights: there is no component `{name}`{nearest(name, weights)}")
-        if weights[name] != 1.0:
-            raise SettingsError(
-                f"reward.weights: `{name}` has a weight in its own table already; keep one of them"
-            )
-        weights[name] = weight
-    if settings.combine == "product":
-        for name, weight in weights.items():
-            if weight < 0:
-                raise SettingsError(
-                    f"reward: the weight of `{name}` is {weight:g}; in a product it must be at least 0"
-                )
-    return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from refine_rl.rewards.combine import CombinedReward
+from refine_rl.rewards.base import Around
 from refine_rl.types import Prompt, Score, Trajectory
 
 
@@ -27,18 +27,14 @@ def decayed(rights_G: Sequence[bool | None]) -> tuple[float | None, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Decayed:
+class Decayed(Around):
     """`reward`, paid by `decayed`: right is what it calls a full success. The breakdown stays as it was; a
     missing score stays missing, and an invalid one is wrong."""
 
-    reward: CombinedReward
-
     @property
-    def name(self) -> str:
-        return self.reward.name
-
-    def check_prompt(self, prompt: Prompt) -> None:
-        self.reward.check_prompt(prompt)
+    def top(self) -> float | None:
+        """The first right answer's."""
+        return None if self.reward.relative else 1.0
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
         """One score a trajectory; they must stand in the order of their thoughts' length."""

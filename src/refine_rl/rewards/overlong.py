@@ -27,7 +27,6 @@ class Overlong:
     """The penalty with its settings filled in. Raises SettingsError where it could never act."""
 
     def __init__(self, settings: OverlongSettings, max_tokens: int) -> None:
-        self.weight = settings.weight
         self._kind = settings.kind
         self._unit = settings.unit
         self._limit = settings.limit if settings.limit is not None else max_tokens

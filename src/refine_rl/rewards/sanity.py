@@ -32,8 +32,9 @@ def check_sanity(
             raise UserError(f"{error} A sanity case takes it in `data`.") from None
     if not cases:
         return
-    with ScoringLoop(reward, closing=closing) as scoring:
-        pairs = scoring.score(
+    with ScoringLoop(closing=closing) as loop:
+        pairs = loop.score(
+            reward,
             [
                 (
                     prompt,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 from refine_rl.progress import Pause, never, wait
-from refine_rl.rewards.base import Reward
+from refine_rl.rewards.base import Reward, Scorer
 from refine_rl.rewards.functions.foreign import WORKERS, Workers
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -19,9 +20,9 @@ T = TypeVar("T")
 
 
 class ScoringLoop:
-    """Scores groups in the background; a context manager.
+    """Scores groups in the background, by any rewards; a context manager.
 
-    Async rewards of all submitted groups overlap. Sync functions share one worker thread, so no two
+    Async rewards of all groups that were started overlap. Sync functions share one worker thread, so no two
     of them ever run at the same time (foreign.py). The caller may itself stand in an event loop (a notebook).
     Each group's scores are its own: the order of completion changes nothing. Leaving the block
     cancels what was not finished, and awaits `closing` in the loop (connections that were opened there);
@@ -31,12 +32,15 @@ class ScoringLoop:
     >>> prompt = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Say hi."},))
     >>> answer = Trajectory(prompt_id="p1", member=0, segments=(), stop_reason="stop",
     ...                     messages=(*prompt.messages, {"role": "assistant", "content": "Hi!"}))
-    >>> with ScoringLoop(function_reward(lambda completion: len(completion))) as scoring:
-    ...     scoring.submit(prompt, [answer]).result()[0].value
+    >>> reward = function_reward(lambda completion: len(completion))
+    >>> with ScoringLoop() as loop:
+    ...     loop.start(reward.score_group(prompt, [answer])).result()[0].value
     3.0
     """
 
-    def __init__(self, reward: Reward, *, closing: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, reward: Reward | None = None, *, closing: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._reward = reward
         self._closing = closing
         self._loop = asyncio.new_event_loop()
@@ -54,11 +58,12 @@ class ScoringLoop:
         return self
 
     def submit(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> Future[list[Score]]:
-        """The scores to come of one group, in the order of its trajectories. RuntimeError once closed."""
+        """The scores to come of one group by the loop's own reward."""
+        assert self._reward is not None
         return self.start(self._reward.score_group(prompt, tuple(trajectories)))
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Any other work for the same loop. RuntimeError once closed."""
+        """What comes of `work`, which goes on in the loop. RuntimeError once closed."""
         if not self._open:
             work.close()
             raise RuntimeError("the scoring loop is closed; use it in a `with` block")
@@ -67,11 +72,11 @@ class ScoringLoop:
         return context.run(asyncio.run_coroutine_threadsafe, work, self._loop)
 
     def score(
-        self, groups: Sequence[tuple[Prompt, Sequence[Trajectory]]], pause: Pause = never
+        self, reward: Reward, groups: Sequence[tuple[Prompt, Sequence[Trajectory]]], pause: Pause = never
     ) -> list[list[Score]]:
-        """The scores of several groups, all submitted at once, in their order. `pause` is called while they
-        are not there."""
-        futures = [self.submit(prompt, trajectories) for prompt, trajectories in groups]
+        """The scores of several groups, all begun at once, in their order. `pause` is called while they are
+        not there."""
+        futures = [self.start(reward.score_group(prompt, tuple(group))) for prompt, group in groups]
         return [wait(future, pause) for future in futures]
 
     def __exit__(
@@ -86,6 +91,26 @@ class ScoringLoop:
         self._workers.__exit__(kind, error, where)
         self._others.shutdown(wait=kind is None, cancel_futures=True)
         self._loop.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Promising:
+    """A scorer at work in a loop: training begins a group's scores, and takes them when they are there."""
+
+    scorer: Scorer
+    loop: ScoringLoop
+
+    @property
+    def top(self) -> float | None:
+        return self.scorer.top
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return self.scorer.weights
+
+    def start(self, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
+        """The scores to come, one a trajectory, in the same order. RuntimeError once the loop is closed."""
+        return self.loop.start(self.scorer.score_group(prompt, tuple(group)))
 
 
 async def _closed(closing: Callable[[], Awaitable[None]]) -> None:

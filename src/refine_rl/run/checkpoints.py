@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from refine_rl.run.disk import saving
-from refine_rl.run.files import Files
 
 _LEFTOVER = re.compile(r"\.step-\d+\.\d+|\.old-\d+")  # of a kill while one was written or deleted
 
 
-class Checkpoints(Files):
+class Checkpoints:
     """Those of a run, by step. What else lies in their folder is left alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path  # as it was given, for words
+        # Where the files are, whatever becomes of the current folder: a reward function may change it.
+        self._root = path.absolute()
 
     @property
     def _checkpoints(self) -> Path:
@@ -57,7 +61,7 @@ class Checkpoints(Files):
                 self.checkpoint(step).rename(doomed)
                 remove(doomed)
 
-    def _remove_leftovers(self) -> None:
+    def remove_leftovers(self) -> None:
         if self._checkpoints.is_dir():
             for entry in self._checkpoints.iterdir():
                 if _LEFTOVER.fullmatch(entry.name):

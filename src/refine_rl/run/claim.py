@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from refine_rl.run.disk import saving
@@ -16,6 +16,11 @@ def names(name: str) -> Iterator[str]:
     while True:
         yield f"{name}-{number}"
         number += 1
+
+
+def free(name: str, taken: Callable[[str], bool]) -> str:
+    """The first of `name`, `name-2`, `name-3` ... that is not taken."""
+    return next(free for free in names(name) if not taken(free))
 
 
 def taken_by(path: Path, unused: Collection[str]) -> bool:

@@ -77,8 +77,8 @@ def connect(
             dollars=dollars,
             spent=spent,
             unknown=unknown,
-            sent=folder.call_sent,
-            done=folder.call_done,
+            sent=folder.under_way.sent,
+            done=folder.under_way.done,
             keep=folder.append_exchange,
             first=last_id(calls),
         )

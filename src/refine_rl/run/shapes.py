@@ -1,63 +1,59 @@
-"""What a line of a run's files must have, so that one that was cut or edited is named and not used."""
+"""How a record stands on a line of a run's files, and what the line must have, so that one that was cut or
+edited is named and not used."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from refine_rl.llm.client import Call
+from refine_rl.run.files import Record
 from refine_rl.types import Prompt, StepMetrics
 
+R = TypeVar("R")
+Keys = Mapping[str, type | tuple[type, ...]]
 _ATTEMPT = frozenset(
     {"member", "messages", "tokens", "logprobs", "spans", "stop_reason", "reward", "status", "breakdown"}
 )
-_OUTCOME = {"prompt_id": str, "prompt_tokens": list, "sampled": list, "greedy": dict}
-_KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "prompts.jsonl": {"id": str, "split": str, "messages": list},
-    "metrics.jsonl": {"step": int, "seconds": dict, "components": dict},
-    "groups.jsonl": {
-        "step": int,
-        "groups_in_step": int,
-        "prompt_id": str,
-        "prompt_tokens": list,
-        "trajectories": list,
-    },
-    "validation.jsonl": {"step": int, "reward": dict},
-    "pool.jsonl": {"step": int, "prompt_id": str, "state": str},
-    "events.jsonl": {"time": str, "kind": str, "name": str, "text": str},
-    "times.jsonl": {"stage": str, "seconds": (int, float)},
-    "llm_calls.jsonl": {"purpose": str, "endpoint": str, "model": str, "outcome": str},
-    "llm_replies.jsonl": {"id": int, "purpose": str, "messages": list},
-    "quiz.jsonl": {"key": str, "made": dict},
-}
-_RECORDS = {"prompts.jsonl": Prompt, "metrics.jsonl": StepMetrics, "llm_calls.jsonl": Call}
 
 
-def flaw(file: str, record: object) -> str | None:
-    """What keeps `record` from being a line of the file, in a few words; None where nothing does.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape(Generic[R]):
+    """What the lines of a file are: what each must have (`keys`; `flaws` finds what else is wrong with one),
+    and both ways between records and lines."""
 
-    >>> flaw("metrics.jsonl", {"step": "3", "seconds": {}, "components": {}})
-    '`step` is "3"'
-    >>> flaw("pool.jsonl", {"step": 3, "state": "aside"})
-    '`prompt_id` is missing'
-    """
-    if not isinstance(record, Mapping):
-        return "it is no JSON object"
-    for key, kind in (_OUTCOME if file.startswith("evaluations/") else _KEYS.get(file, {})).items():
-        if key not in record:
-            return f"`{key}` is missing"
-        if not isinstance(record[key], kind) or isinstance(record[key], bool):
-            return f"`{key}` is {_short(record[key])}"
-    if file in _RECORDS and (found := _other_keys(record, _RECORDS[file])):
-        return found
-    if file == "metrics.jsonl":
-        return _numbers_flaw(record)
-    return _messages_flaw(record) if file == "prompts.jsonl" else _attempts_flaw(record)
+    keys: Keys
+    flaws: Callable[[Record], str | None]
+    to_line: Callable[[R], Record]
+    from_line: Callable[[Record], R]
+
+    def flaw(self, record: object) -> str | None:
+        """What keeps `record` from being a line, in a few words; None where nothing does.
+
+        >>> METRICS.flaw({"step": "3", "seconds": {}, "components": {}})
+        '`step` is "3"'
+        >>> POOL.flaw({"step": 3, "state": "aside"})
+        '`prompt_id` is missing'
+        """
+        if not isinstance(record, dict):
+            return "it is no JSON object"
+        for key, kind in self.keys.items():
+            if key not in record:
+                return f"`{key}` is missing"
+            if not isinstance(record[key], kind) or isinstance(record[key], bool):
+                return f"`{key}` is {_short(record[key])}"
+        return self.flaws(record)
 
 
-def _other_keys(record: Mapping[str, Any], kind: type[Any]) -> str | None:
+def plain(keys: Keys, flaws: Callable[[Record], str | None] = lambda record: None) -> Shape[Record]:
+    """Lines that are the records themselves."""
+    return Shape(keys=keys, flaws=flaws, to_line=lambda record: record, from_line=lambda record: record)
+
+
+def _fields_flaw(record: Record, kind: type[Any]) -> str | None:
     fields = dataclasses.fields(kind)
     for field in fields:
         optional = (
@@ -69,7 +65,7 @@ def _other_keys(record: Mapping[str, Any], kind: type[Any]) -> str | None:
     return f"`{min(unknown)}` is no key of it" if unknown else None
 
 
-def _numbers_flaw(record: Mapping[str, Any]) -> str | None:
+def _numbers_flaw(record: Record) -> str | None:
     """Of a step's metrics, which are numbers, unknown ones, and tables of numbers."""
     for key, value in record.items():
         for number in value.values() if isinstance(value, Mapping) else [value]:
@@ -78,14 +74,14 @@ def _numbers_flaw(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _messages_flaw(record: Mapping[str, Any]) -> str | None:
+def _messages_flaw(record: Record) -> str | None:
     for message in record["messages"]:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
             return f"a message in it is {_short(message)}"
     return None if record["messages"] else "it has no messages"
 
 
-def _attempts_flaw(record: Mapping[str, Any]) -> str | None:
+def _attempts_flaw(record: Record) -> str | None:
     """Of the answers that a group or an outcome holds."""
     attempts = [*record.get("trajectories", ()), *record.get("sampled", ())]
     if "greedy" in record:
@@ -113,3 +109,39 @@ def _tokens_flaw(attempt: Mapping[str, Any]) -> str | None:
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _prompt(record: Record) -> Prompt:
+    return Prompt(**{**record, "messages": tuple(record["messages"])})
+
+
+PROMPTS = Shape(
+    keys={"id": str, "split": str, "messages": list},
+    flaws=lambda record: _fields_flaw(record, Prompt) or _messages_flaw(record),
+    to_line=dataclasses.asdict,
+    from_line=_prompt,
+)
+METRICS = Shape(
+    keys={"step": int, "seconds": dict, "components": dict},
+    flaws=lambda record: _fields_flaw(record, StepMetrics) or _numbers_flaw(record),
+    to_line=dataclasses.asdict,
+    from_line=lambda record: StepMetrics(**record),
+)
+GROUPS = plain(
+    {"step": int, "groups_in_step": int, "prompt_id": str, "prompt_tokens": list, "trajectories": list},
+    _attempts_flaw,
+)
+OUTCOMES = plain({"prompt_id": str, "prompt_tokens": list, "sampled": list, "greedy": dict}, _attempts_flaw)
+VALIDATION = plain({"step": int, "reward": dict})
+POOL = plain({"step": int, "prompt_id": str, "state": str})
+EVENTS = plain({"time": str, "kind": str, "name": str, "text": str})
+TIMES = plain({"stage": str, "seconds": (int, float)})
+CALLS = Shape(
+    keys={"purpose": str, "endpoint": str, "model": str, "outcome": str},
+    flaws=lambda record: _fields_flaw(record, Call),
+    to_line=dataclasses.asdict,
+    from_line=lambda record: Call(**record),
+)
+REPLIES = plain({"id": int, "purpose": str, "messages": list})
+QUIZ = plain({"key": str, "made": dict})
+UNDER_WAY = plain({"ticket": int})

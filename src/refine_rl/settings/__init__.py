@@ -1,26 +1,28 @@
-"""task.toml -> Settings: the schema, and reading, checking, writing and documenting it."""
+"""task.toml -> Settings: a file a section, what cannot be, and reading, writing and documenting it.
 
-from refine_rl.settings.schema import (
-    BudgetSettings,
-    EarlyExitSettings,
-    EndpointSettings,
-    EvaluateSettings,
+Every default stands in a section's file and nowhere else. An unknown key, a wrong type or an impossible
+combination is refused.
+"""
+
+from refine_rl.settings.budget import BudgetSettings
+from refine_rl.settings.endpoints import EndpointSettings, PriceSettings
+from refine_rl.settings.evaluate import EvaluateSettings
+from refine_rl.settings.grpo import GRPOSettings
+from refine_rl.settings.judge import JudgeSettings
+from refine_rl.settings.model import ModelSettings
+from refine_rl.settings.prompts import PromptSettings
+from refine_rl.settings.reward import (
     FunctionSettings,
-    GRPOSettings,
-    JudgeSettings,
-    ModelSettings,
     OverlongSettings,
-    PriceSettings,
-    PromptSettings,
     QuizSettings,
     RewardSettings,
-    RolloutSettings,
     RuleSettings,
     SanityCase,
-    Settings,
     StepSettings,
-    WriterSettings,
 )
+from refine_rl.settings.rollout import EarlyExitSettings, RolloutSettings
+from refine_rl.settings.whole import Settings
+from refine_rl.settings.writer import WriterSettings
 
 __all__ = [
     "BudgetSettings",

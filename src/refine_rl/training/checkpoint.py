@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from refine_rl.errors import UserError
 from refine_rl.policy.files import as_other_files
-from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Speaker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +43,9 @@ class DamagedCheckpoint(UserError):  # noqa: N818 - as its parents are named
     """A file of the checkpoint is missing, cut or changed; the message names it."""
 
 
-def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, position: Position) -> None:
+def save(folder: Path, speaker: Speaker, optimizer: torch.optim.Optimizer, position: Position) -> None:
     """Fills an empty folder."""
-    parameters = policy.trainable()
+    parameters = speaker.trainable()
     save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, folder / _WEIGHTS)
     state = {
         f"{name}|{key}": value.detach().cpu().contiguous()
@@ -121,10 +121,10 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer | None = None) -> Position:
+def load(folder: Path, speaker: Speaker, optimizer: torch.optim.Optimizer | None = None) -> Position:
     """Puts weights (and the optimizer's state) back, to the bit. Raises DamagedCheckpoint where a file is not
     what was written, UserError where they do not fit; nothing is changed then."""
-    parameters = policy.trainable()
+    parameters = speaker.trainable()
     position = check(folder)
     weights = _load(folder / _WEIGHTS)
     states = _load(folder / _OPTIMIZER) if optimizer is not None else {}

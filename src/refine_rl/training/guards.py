@@ -1,18 +1,18 @@
 """Guards over the history of a run, each a pure function of the metrics so far.
 
-`stop` raises GuardStop where going on would waste hours; `warnings` names what a person should look
-at. A mismatch of sampler and trainer and a loss that is not finite are caught in update.py, before
-any weight moves; too many missing scores in rollout.py.
+`Guards.stop` raises GuardStop where going on would waste hours; `warnings` names what a person should look
+at. A mismatch of sampler and trainer and a loss that is not finite are caught by the learner, before
+any weight moves; too many missing scores in collect.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from refine_rl.errors import GuardStop
 from refine_rl.evaluate.variety import collapse
-from refine_rl.settings import Settings
 from refine_rl.types import StepMetrics, decimals, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
@@ -21,67 +21,73 @@ EXPLODED = 1000.0  # times the median of the gradient norms before
 EXPLODED_STEPS = 3
 
 
-def stop(history: Sequence[StepMetrics], settings: Settings) -> None:
-    """Raises GuardStop if the newest step completes a pattern that does not mend itself."""
-    newest = history[-1]
-    patience = settings.grpo.all_cut_patience
-    recent = history[-patience:]
-    if len(recent) == patience and all(m.clipped_share == 1.0 for m in recent):
-        limits = {"rollout.max_tokens": settings.rollout.max_tokens}
-        if exits := settings.rollout.early_exit:  # what comes after a cut thought has a limit of its own
-            limits["rollout.early_exit.answer_tokens"] = exits.answer_tokens
-        cut = " or ".join(f"{name} = {limit}" for name, limit in limits.items())
-        raise GuardStop(
-            "all_cut",
-            f"Step {newest.step}: every completion was cut at {cut}; none reached its stop token.",
-            f"Start anew with a larger {' or '.join(limits)}, or a model that ends its answers (an instruct "
-            "model with its own chat template). If it should learn to stop, go on with a higher "
-            "grpo.all_cut_patience.",
-        )
-    patience = settings.grpo.zero_variance_patience
-    recent = history[-patience:]
-    if len(recent) == patience and all(_without_signal(m) == m.groups for m in recent):
-        level = newest.reward_mean if newest.reward_mean is not None else float("nan")
-        raise GuardStop(
-            "no_variance",
-            f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
-            f"(mean {decimals(level)}), {_what_that_means(settings)}",
-            "If the reward is at its top, training is done: end it here, with "
-            f"grpo.steps={newest.step}. To try on, raise grpo.zero_variance_patience. Otherwise start anew "
-            "with a finer reward (partial credit, rules that grade), other prompts, a higher temperature or "
-            "larger groups.",
-        )
-    before = [m.grad_norm for m in history[:-EXPLODED_STEPS] if m.grad_norm]
-    last = [m.grad_norm or 0.0 for m in history[-EXPLODED_STEPS:]]
-    if len(before) >= WINDOW and min(last) > EXPLODED * median(before):
-        raise GuardStop(
-            "exploding_gradient",
-            f"Step {newest.step}: for {EXPLODED_STEPS} steps the gradient's norm was over {EXPLODED:.0f} "
-            f"times its median ({median(before):.3g}).",
-            "Go back to an earlier checkpoint, with a lower grpo.learning_rate.",
-        )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guards:
+    """What ends a training. `limits` are the settings that cut a completion, with their tokens; `flat` and
+    `resample` say what becomes of groups without spread."""
+
+    all_cut_patience: int = 1
+    zero_variance_patience: int = 10
+    limits: Mapping[str, int] = field(default_factory=dict)
+    flat: str = "keep"
+    resample: int = 0
+
+    def stop(self, history: Sequence[StepMetrics]) -> None:
+        """Raises GuardStop if the newest step completes a pattern that does not mend itself."""
+        newest = history[-1]
+        recent = history[-self.all_cut_patience :]
+        if len(recent) == self.all_cut_patience and all(m.clipped_share == 1.0 for m in recent):
+            cut = " or ".join(f"{name} = {limit}" for name, limit in self.limits.items())
+            raise GuardStop(
+                "all_cut",
+                f"Step {newest.step}: every completion was cut at {cut}; none reached its stop token.",
+                f"Start anew with a larger {' or '.join(self.limits)}, or a model that ends its answers (an "
+                "instruct model with its own chat template). If it should learn to stop, go on with a higher "
+                "grpo.all_cut_patience.",
+            )
+        patience = self.zero_variance_patience
+        recent = history[-patience:]
+        if len(recent) == patience and all(_without_signal(m) == m.groups for m in recent):
+            level = newest.reward_mean if newest.reward_mean is not None else float("nan")
+            raise GuardStop(
+                "no_variance",
+                f"Step {newest.step}: in the last {patience} steps no group had any spread in its rewards "
+                f"(mean {decimals(level)}), {self._what_that_means()}",
+                "If the reward is at its top, training is done: end it here, with "
+                f"grpo.steps={newest.step}. To try on, raise grpo.zero_variance_patience. Otherwise start "
+                "anew with a finer reward (partial credit, rules that grade), other prompts, a higher "
+                "temperature or larger groups.",
+            )
+        before = [m.grad_norm for m in history[:-EXPLODED_STEPS] if m.grad_norm]
+        last = [m.grad_norm or 0.0 for m in history[-EXPLODED_STEPS:]]
+        if len(before) >= WINDOW and min(last) > EXPLODED * median(before):
+            raise GuardStop(
+                "exploding_gradient",
+                f"Step {newest.step}: for {EXPLODED_STEPS} steps the gradient's norm was over {EXPLODED:.0f} "
+                f"times its median ({median(before):.3g}).",
+                "Go back to an earlier checkpoint, with a lower grpo.learning_rate.",
+            )
+
+    def _what_that_means(self) -> str:
+        """The end of the sentence that no group had any spread."""
+        if self.flat == "sign":
+            return (
+                'so grpo.flat = "sign" pushed all answers to a prompt the same way, up or down, and no '
+                "update compared any."
+            )
+        if self.flat == "steps":
+            return "and the steps of their answers did not differ either: there was nothing to learn from."
+        if self.resample:
+            return (
+                f"nor had those sampled in their place (grpo.resample = {self.resample}), so there was "
+                "nothing to learn from."
+            )
+        return "so there was nothing to learn from."
 
 
 def _without_signal(metrics: StepMetrics) -> int:
     """Groups in which nothing told the answers apart, neither rewards nor graded steps."""
     return metrics.groups_zero_variance - metrics.groups_by_steps
-
-
-def _what_that_means(settings: Settings) -> str:
-    """The end of the sentence that no group had any spread."""
-    if settings.flat == "sign":
-        return (
-            'so grpo.flat = "sign" pushed all answers to a prompt the same way, up or down, and no update '
-            "compared any."
-        )
-    if settings.flat == "steps":
-        return "and the steps of their answers did not differ either: there was nothing to learn from."
-    if settings.grpo.resample:
-        return (
-            f"nor had those sampled in their place (grpo.resample = {settings.grpo.resample}), so there was "
-            "nothing to learn from."
-        )
-    return "so there was nothing to learn from."
 
 
 def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> bool:

@@ -1,19 +1,14 @@
-"""Scored groups -> the rows of one update.
-
-Rows are trajectories that have a score. A row with advantage 0 has no gradient (unless a KL term is
-in the loss), so it needs no forward pass; it still counts in the denominators.
-"""
+"""The rows of one update, and the micro-batches in which they go through the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from refine_rl.policy.logprobs import TokenBatch, token_batch
-from refine_rl.training.grpo.loss import row_weights
-from refine_rl.types import Group, Trajectory
+from refine_rl.policy.tokens import TokenBatch, token_batch
+from refine_rl.types import Trajectory
 
 MemberKey = tuple[str, int]  # prompt id and member: one trajectory of a step
 
@@ -28,6 +23,12 @@ class Row:
     reference: tuple[float, ...] | None  # the reference's log-probs of the sampled tokens
 
     @property
+    def teaches(self) -> bool:
+        """Whether it has a gradient: an advantage of 0 has none, unless a KL term is in the loss. Without one
+        it needs no forward pass; in the denominators it counts all the same."""
+        return self.advantage != 0 or self.reference is not None
+
+    @property
     def old(self) -> tuple[float, ...]:
         """The sampler's log-probs of the sampled tokens."""
         return sampled_logprobs(self.trajectory)
@@ -36,31 +37,6 @@ class Row:
 def sampled_logprobs(trajectory: Trajectory) -> tuple[float, ...]:
     """The sampler's log-probs of all sampled tokens, in order."""
     return tuple(x for s in trajectory.segments for x in s.logprobs)
-
-
-def rows(
-    groups: Sequence[Group],
-    *,
-    loss: str,
-    max_tokens: int,
-    references: Mapping[MemberKey, tuple[float, ...]] | None = None,
-) -> list[Row]:
-    """The rows of a step, in the order of groups and members."""
-    members = [
-        (t, a) for g in groups for t, a in zip(g.trajectories, g.advantages, strict=True) if a is not None
-    ]
-    if not members:
-        return []
-    weights = row_weights(loss, [t.completion_tokens for t, _ in members], max_tokens=max_tokens)
-    return [
-        Row(
-            trajectory=t,
-            advantage=a,
-            weight=w,
-            reference=None if references is None else references[t.prompt_id, t.member],
-        )
-        for (t, a), w in zip(members, weights, strict=True)
-    ]
 
 
 def length(trajectory: Trajectory) -> int:

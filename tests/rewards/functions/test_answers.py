@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from make import prompt, scored, trajectory
-from refine_rl.rewards.combine import CombinedReward, build_reward
+from refine_rl.rewards.build import build_reward
+from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.functions.answers import read_list, read_one
 from refine_rl.rewards.functions.trl import GIVEN, TrainerState, trainer_state
 from refine_rl.run.records import trajectory_from, trajectory_record

@@ -34,8 +34,8 @@ PROMPT = prompt(words=["b", "a"], deep={"list": [1]})
 
 def scores(function: Callable[..., Any], *texts: str, timeout: float = 60.0, **how: Any) -> list[Score]:
     reward = function_reward(function, timeout=timeout, **how)
-    with ScoringLoop(reward) as scoring:
-        return scoring.submit(PROMPT, attempts(PROMPT, *texts)).result(timeout=60)
+    with ScoringLoop() as loop:
+        return loop.start(reward.score_group(PROMPT, attempts(PROMPT, *texts))).result(timeout=60)
 
 
 def values(function: Callable[..., Any], *texts: str, **how: Any) -> list[float | None]:
@@ -230,10 +230,12 @@ def test_an_async_function_that_blocks_its_loop_for_good(monkeypatch: pytest.Mon
             free.wait()
         return 1.0
 
-    with ScoringLoop(function_reward(waiting, timeout=1.0)) as scoring:
-        (bad,) = scoring.submit(PROMPT, attempts(PROMPT, "bad")).result(timeout=60)
+    reward = function_reward(waiting, timeout=1.0)
+    with ScoringLoop() as loop:
+        (bad,) = loop.start(reward.score_group(PROMPT, attempts(PROMPT, "bad"))).result(timeout=60)
         assert "could not be stopped" in bad.explanation
-        (good,) = scoring.submit(PROMPT, attempts(PROMPT, "good")).result(timeout=60)  # in another loop
+        again = loop.start(reward.score_group(PROMPT, attempts(PROMPT, "good")))  # in another loop
+        (good,) = again.result(timeout=60)
         assert good.value == 1.0
         free.set()
 
@@ -306,7 +308,7 @@ def test_a_function_cannot_end_the_process(leave: Callable[[], Any], words: str)
 
 def test_the_bars_are_for_foreign_code_alone() -> None:
     own = os._exit
-    with ScoringLoop(function_reward(endless)):
+    with ScoringLoop():
         assert os._exit is not own
         os.kill(os.getpid(), 0)
     assert os._exit is own

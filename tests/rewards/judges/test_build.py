@@ -14,9 +14,9 @@ from make import prompt, scored
 from refine_rl.errors import GuardStop, SettingsError
 from refine_rl.llm.client import EndpointDown, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
-from refine_rl.rewards.combine import CombinedReward, build_reward
+from refine_rl.rewards.build import build_panel, build_reward
+from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.judges.absolute import Absolute
-from refine_rl.rewards.judges.build import build_panel
 from refine_rl.rewards.judges.pairwise import Pairwise
 from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.judges.ruler import Ruler

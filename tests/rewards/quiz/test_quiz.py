@@ -16,10 +16,10 @@ from refine_rl.llm.client import CallFailed, EndpointRefused, Request
 from refine_rl.llm.meter import meter
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.llm.structured import Unusable
-from refine_rl.rewards.combine import build_reward
+from refine_rl.rewards.build import build_quiz, build_reward
 from refine_rl.rewards.quiz.answering import answer_questions, read_answers
 from refine_rl.rewards.quiz.questions import Asking, Question, read_questions, write_questions
-from refine_rl.rewards.quiz.quiz import Quiz, build_quiz, copied_share
+from refine_rl.rewards.quiz.quiz import Quiz, copied_share
 from refine_rl.settings import Settings
 from refine_rl.types import Prompt, Trajectory
 

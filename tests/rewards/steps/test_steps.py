@@ -14,7 +14,8 @@ from refine_rl.errors import GuardStop, SettingsError, UserError
 from refine_rl.llm.client import EndpointRefused, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.llm.structured import Unusable
-from refine_rl.rewards.combine import CombinedReward, build_reward
+from refine_rl.rewards.build import build_reward
+from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.steps.judge import read_first_wrong
 from refine_rl.rewards.steps.steps import Graded, steps_of
 from refine_rl.run.endpoints import models_in

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from refine_rl.training.learn import learning_rate
 
 from make import attempts, group, prompt, score, trajectory
 from refine_rl.errors import GuardStop
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.collect import choose_prompts, group_statistics, require_scores, with_advantages
-from refine_rl.training.learn import learning_rate
 from refine_rl.training.rows import micro_batches, rows
 from refine_rl.types import Group, Score
 

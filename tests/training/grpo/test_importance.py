@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from refine_rl.training.learn import UpdateMetrics, update
 
 from make import group, prompts
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.sample import Purpose, sample
+from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training.grpo.importance import weights
 from refine_rl.training.grpo.surrogates import SURROGATES
-from refine_rl.training.learn import UpdateMetrics, update
 from refine_rl.training.rows import Row, rows
 
 MakeModel = Callable[..., Path]

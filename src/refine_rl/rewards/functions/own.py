@@ -7,8 +7,7 @@ Two forms, told apart by the names of the parameters:
 
 Other parameters are filled by name from the prompt's data (in the list form: one list entry a completion);
 `**kwargs` gets all of it. What else the list form gets says trl.py, what either may return answers.py. Either
-form may be async. With `messages = true`, prompt and
-completion are lists of chat messages.
+form may be async. With `messages = true`, prompt and completion are lists of chat messages.
 """
 
 from __future__ import annotations

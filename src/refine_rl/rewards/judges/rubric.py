@@ -96,18 +96,24 @@ def default_rubric() -> str:
 
 
 def load_rubric(settings: Settings) -> str:
-    """The rubric that the settings name, as text: a text, "file:PATH" or the general one.
-
-    Raises UserError that names the file and the line of what cannot be used, and SettingsError for
-    "write": that rubric is made by `write_rubric`.
-    """
-    given = settings.reward.rubric.strip()
-    if given == "write":
+    """`rubric_named` of the settings; raises SettingsError for "write": that is made by `write_rubric`."""
+    if settings.reward.rubric.strip() == "write":
         raise SettingsError('reward.rubric = "write": the rubric has not been written yet')
-    if not given:
+    return rubric_named(settings.reward.rubric, settings.folder)
+
+
+def rubric_named(given: str, folder: Path) -> str:
+    """The text that `reward.rubric` means: itself, that of "file:PATH" (from `folder`), or the general one,
+    also for "write" as long as nobody has written it.
+
+    Raises UserError that names the file and the line of what cannot be used, and SettingsError for a text
+    that cannot be.
+    """
+    given = given.strip()
+    if given in ("", "write"):
         return default_rubric()
     if given.startswith("file:"):
-        return read_rubric(settings.folder / given.removeprefix("file:"))
+        return read_rubric(folder / given.removeprefix("file:"))
     if is_file_name(given):
         raise SettingsError(f'reward.rubric is a text, and {given!r} is a file\'s name: write "file:{given}"')
     try:

@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from refine_rl.errors import SettingsError, UserError
-from refine_rl.llm.client import CallFailed, Connections
+from refine_rl.errors import UserError
+from refine_rl.llm.client import CallFailed
 from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.quiz.answering import answer_questions
 from refine_rl.rewards.quiz.questions import Asking, Question, write_questions
 from refine_rl.rewards.text.words import fold, ngrams, split_words
-from refine_rl.settings import Settings
 from refine_rl.types import Prompt, Score, Trajectory
 
 COPIED_WORDS = 5
@@ -222,44 +221,3 @@ def _line(question: Question, chosen: str | None) -> str:
         return f"right: {question.text} {question.right}"
     said = "not known" if chosen is None else f"answered {chosen}"
     return f"wrong: {question.text} {question.right} ({said})"
-
-
-def build_quiz(settings: Settings, connections: Connections, shelf: Shelf | None = None) -> Quiz:
-    """The quiz that [reward.quiz] describes, without its weight; its questions are kept on `shelf`.
-
-    The writer is sampled as [writer] says, the reader as [judge] says. Raises SettingsError where
-    nobody is named to write the questions, or a model cannot be reached from the settings.
-    """
-    quiz, judge = settings.reward.quiz, settings.judge
-    if quiz is None:
-        raise ValueError("the settings have no [reward.quiz]")
-    writer = quiz.writer or settings.writer.model
-    if not writer:
-        raise SettingsError(
-            'reward.quiz: nobody writes the questions; set `reward.quiz.writer = "ENDPOINT/MODEL"` '
-            "(or `writer.model`)"
-        )
-    reader = quiz.reader or next(iter(settings.reward.judges), writer)
-    seed = settings.grpo.seed
-    return Quiz(
-        writer=Asking(
-            client=connections.client(writer),
-            seed=seed,
-            temperature=settings.writer.temperature,
-            max_tokens=settings.writer.max_tokens,
-            corrections=judge.corrections,
-        ),
-        reader=Asking(
-            client=connections.client(reader),
-            seed=seed,
-            temperature=judge.temperature,
-            max_tokens=judge.max_tokens,
-            corrections=judge.corrections,
-        ),
-        task=settings.task,
-        source=quiz.source,
-        questions=quiz.questions,
-        options=quiz.options,
-        max_copied=quiz.max_copied,
-        shelf=shelf,
-    )

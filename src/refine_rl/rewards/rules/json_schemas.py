@@ -1,4 +1,4 @@
-"""JSON schemas whose patterns are held against text of a model in bounded time (see patterns.py)."""
+"""JSON schemas whose patterns are held against text of a model in bounded time (text/patterns.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The rules by name: their parameters checked, rewards built from their settings, their table.
 
-The rules themselves stand in `rules_form` and `rules_content`.
+The rules themselves stand in form.py and content.py.
 """
 
 from __future__ import annotations

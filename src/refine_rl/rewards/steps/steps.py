@@ -5,25 +5,24 @@ of its steps before the first wrong one, over all its steps. The reward stays as
 stands in the breakdown as RIGHT_STEPS, and `grpo.advantage.by_steps` makes advantages of it.
 
 Two ways of grading: step by step with rules and a function (`Checked`), or by judges that name the first
-wrong step of an answer (step_judge.py).
+wrong step of an answer (judge.py).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from refine_rl.errors import MEND, GuardStop, MachineError, SettingsError, UserError
-from refine_rl.llm.client import Connections
-from refine_rl.rewards.base import FAILURES, Reward, describe_failure
+from refine_rl.rewards.base import FAILURES, Around, Reward, describe_failure
 from refine_rl.rewards.functions.answers import left_out
 from refine_rl.rewards.functions.own import function_reward, load_function
 from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.rules.table import rule_reward
 from refine_rl.rewards.steps.shares import right_steps, steps_of
-from refine_rl.rewards.text.patterns import TooSlow, pattern
-from refine_rl.settings import Settings, StepSettings
+from refine_rl.rewards.text.patterns import TooSlow
+from refine_rl.settings import StepSettings
 from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory, reaches, same_value
 
 EARLIER = "earlier_steps"
@@ -72,17 +71,12 @@ class Checked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Graded:
+class Graded(Around):
     """A reward that grades steps as well, for training: where all rewards of a group are equal and below
     `solved`. Whatever else is scored (validation, comparison, sanity cases) costs nothing more."""
 
-    reward: Reward
     grader: Reward
     solved: float
-
-    @property
-    def name(self) -> str:
-        return self.reward.name
 
     def check_prompt(self, prompt: Prompt) -> None:
         self.reward.check_prompt(prompt)
@@ -128,47 +122,16 @@ def _noted(score: Score, grade: Score) -> Score:
     )
 
 
-def build_grader(settings: Settings, connections: Connections | None) -> Reward | None:
-    """What grades steps, as [reward.steps] says; None without the table. Raises SettingsError where a rule, a
-    function or a judge cannot be had."""
-    table = settings.reward.steps
-    if table is None:
-        return None
-    try:
-        pattern(table.split)
-    except re.error as error:
-        raise SettingsError(f"reward.steps.split: is no regular expression: {error}") from None
-    if not table.judges:
-        return Checked(checks=_checks(table, settings), split=table.split)
-    if connections is None:
-        raise SettingsError(
-            "reward.steps.judges: an LLM grades here, and no connections to endpoints were given"
-        )
-    from refine_rl.rewards.judges.panel import Panel
-    from refine_rl.rewards.steps.judge import StepJudging
-
-    judge = settings.judge
-    judging = StepJudging(
-        task=settings.task,
-        split=table.split,
-        seed=settings.grpo.seed,
-        temperature=judge.temperature,
-        max_tokens=judge.max_tokens,
-        corrections=judge.corrections,
-    )
-    judges = tuple(connections.client(model) for model in table.judges)
-    return Panel(name=RIGHT_STEPS, judging=judging, judges=judges, repeats=judge.repeats)
-
-
-def _checks(table: StepSettings, settings: Settings) -> tuple[Reward, ...]:
+def step_checks(table: StepSettings, folder: Path, timeout: float) -> tuple[Reward, ...]:
+    """The rules and the function that [reward.steps] names, its file in `folder`. Raises SettingsError."""
     checks: list[Reward] = []
     for number, rule in enumerate(table.rules, start=1):
         where = f"reward.steps.rules, entry {number} (`{rule.rule}`)"
         checks.append(rule_reward(rule, name=rule.name or rule.rule, where=where))
     if table.function:
         try:
-            function = load_function(table.function, settings.folder, {})
-            checks.append(function_reward(function, timeout=settings.reward.timeout))
+            function = load_function(table.function, folder, {})
+            checks.append(function_reward(function, timeout=timeout))
         except SettingsError as error:
             raise SettingsError(f"reward.steps.function: {error}") from None
     return tuple(checks)

@@ -10,8 +10,75 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from refine_rl.types import Score, mean_of, reaches, same_value
+from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory, mean_of, reaches, same_value
+
+Scored = tuple[Prompt, tuple[Trajectory, ...], tuple[Score, ...]]
+"""A group of which the advantages are still to be found."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advantages:
+    """The advantages of a step's groups: `kind` of them; what becomes of a group whose rewards are all equal
+    (`flat`; `solved` is the reward from which it is solved, `steps_weight` that of its graded steps); whether
+    they are multiplied by how far judges agree (`shrink`). `weights` are the components'."""
+
+    kind: str = "zscore"
+    deviation: str = "sample"
+    epsilon: float = 1e-4
+    flat: str = "keep"
+    solved: float | None = None
+    steps_weight: float | None = None
+    shrink: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __call__(
+        self, scored: Sequence[Scored], penalties: Sequence[Sequence[float]] | None = None
+    ) -> list[tuple[float | None, ...]]:
+        """A row for each group. `penalties` (a KL term) are taken off the members' rewards first; the reward
+        on record stays what was given."""
+        scores = [s for _, _, s in scored]
+        if self.kind == "gdpo":
+            found = gdpo(scores, self.weights, deviation=self.deviation, epsilon=self.epsilon)
+        else:
+            rewards = [[s.value for s in group] for group in scores]
+            if penalties is not None:
+                rewards = [
+                    [None if r is None else r - p for r, p in zip(group, off, strict=True)]
+                    for group, off in zip(rewards, penalties, strict=True)
+                ]
+            found = [self._within(group) for group in rewards]
+        found = [a if any(a) else self._of_flat(a, s) for a, s in zip(found, scores, strict=True)]
+        if self.shrink:
+            found = [shrunk(a, s) for a, s in zip(found, scores, strict=True)]
+        if self.flat == "drop":
+            found = [a if any(a) else (None,) * len(a) for a in found]
+        return found
+
+    def _within(self, rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
+        """The advantages that a group's own rewards decide."""
+        if self.kind == "zscore":
+            return zscore(rewards_G, deviation=self.deviation, epsilon=self.epsilon)
+        return (mean_only if self.kind == "mean" else leave_one_out)(rewards_G)
+
+    def _of_flat(
+        self, advantages: tuple[float | None, ...], scores: Sequence[Score]
+    ) -> tuple[float | None, ...]:
+        """Of a group without advantages: by its sign, or by the steps of its answers, where that is asked."""
+        if self.flat == "steps":
+            return self._by_steps(scores)
+        return advantages if self.solved is None else by_sign([s.value for s in scores], self.solved)
+
+    def _by_steps(self, scores_G: Sequence[Score]) -> tuple[float | None, ...]:
+        """By the steps of its answers, where they were graded."""
+        rewards = [s.value for s in scores_G]
+        shares = [s.breakdown.get(RIGHT_STEPS) for s in scores_G]
+        graded = [r for r, share in zip(rewards, shares, strict=True) if share is not None]
+        if not graded or self.steps_weight is None or self.solved is None:
+            return self._within(rewards)
+        right = self._within([self.solved, *graded[1:]])[0]
+        return by_steps(shares, right=right or 0.0, weight=self.steps_weight)
 
 
 def zscore(
@@ -126,6 +193,16 @@ def gdpo(
     freedom = len(present) - (1 if deviation == "sample" else 0)
     std = root_mean_square(present, freedom) if freedom > 0 else 0.0
     return [tuple(None if a is None else a / (std + epsilon) for a in total) for total in sums]
+
+
+def shrunk(advantages: Sequence[float | None], scores: Sequence[Score]) -> tuple[float | None, ...]:
+    """A group's advantages times the agreement of its judges; 0 where they contradict each other.
+
+    >>> shrunk((1.0, None), (Score(value=1.0, agreement=0.5), Score.missing("no reply")))
+    (0.5, None)
+    """
+    agreed = next((s.agreement for s in scores if s.agreement is not None), 1.0)
+    return tuple(None if a is None else a * max(0.0, agreed) for a in advantages)
 
 
 def _centred(rewards_G: Sequence[float | None]) -> tuple[tuple[float | None, ...], list[float]]:

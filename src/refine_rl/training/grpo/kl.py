@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from refine_rl.settings import Settings
-from refine_rl.types import StepMetrics
+from refine_rl.training.check import PROBE_ROWS
+from refine_rl.training.reference import References
+from refine_rl.training.rows import MemberKey, sampled_logprobs
+from refine_rl.types import Group, StepMetrics, Trajectory
 
 GAIN = 0.1  # Ziegler et al.'s K_beta: a step changes the coefficient by at most GAIN * MOST = 2 %
 MOST = 0.2
@@ -49,13 +52,63 @@ def adapted(first: float, target: float, measured: Iterable[float | None]) -> fl
     return beta
 
 
-def at_step(settings: Settings, history: Iterable[StepMetrics], step: int) -> Settings:
-    """The settings with the KL coefficient of `step` in `grpo.kl`: the settings themselves without
-    `grpo.kl_target`. Only the KLs on record of the steps before decide, so a resumed run has the
-    coefficient of the unbroken one."""
-    g = settings.grpo
-    if g.kl_target is None:
-        return settings
-    before = {m.step: m.kl for m in history if m.step < step}
-    beta = adapted(g.kl, g.kl_target, (before[s] for s in sorted(before)))
-    return settings.model_copy(update={"grpo": g.model_copy(update={"kl": beta})})
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distance:
+    """The KL to the reference in training. Its term has the coefficient `first` (0: none); with a `target` it
+    follows the KLs on record (`adapted`). `in_reward`: the term is taken off the reward, not added to the
+    loss. `references` gives the reference's log-probs of a step's trajectories (reference.py)."""
+
+    references: References
+    history: Callable[[], Sequence[StepMetrics]]
+    first: float = 0.0
+    target: float | None = None
+    estimator: str = "k3"
+    in_reward: bool = False
+
+    def coefficient(self, step: int) -> float:
+        """In force in `step`. Only the steps before decide, so a resumed run has that of the unbroken one."""
+        if self.target is None:
+            return self.first
+        before = {m.step: m.kl for m in self.history() if m.step < step}
+        return adapted(self.first, self.target, (before[s] for s in sorted(before)))
+
+    def penalties(self, groups: Sequence[Sequence[Trajectory]], step: int) -> list[list[float]] | None:
+        """What is taken off each member's reward: the coefficient times the KL summed over its tokens; None
+        where nothing is."""
+        if not (self.in_reward and self.first > 0):
+            return None
+        known = self.references.of([t for group in groups for t in group])
+        beta = self.coefficient(step)
+        return [
+            [beta * float(kl.sum()) for kl in kl_per_token(group, known, self.estimator)] for group in groups
+        ]
+
+    def in_loss(self, groups: Sequence[Group]) -> Mapping[MemberKey, tuple[float, ...]] | None:
+        """The reference's log-probs for the loss; None where it has no KL term."""
+        if self.in_reward or self.first == 0:
+            return None
+        return self.references.of([t for g in groups for t in g.trajectories])
+
+    def measured(self, groups: Sequence[Group]) -> float | None:
+        """The mean in nats a token, before the update: over all completions where there is a KL term, else
+        over a few, so that the drift is seen in any case; None where no reference is at hand."""
+        members = [t for g in groups for t in g.trajectories]
+        if self.first == 0:
+            if not self.references.at_hand:
+                return None
+            # The first members of different groups: their prompts differ.
+            members = [g.trajectories[0] for g in groups][:PROBE_ROWS]
+        known = self.references.of(members)
+        return float(torch.cat(kl_per_token(members, known, self.estimator)).mean())
+
+
+def kl_per_token(
+    trajectories: Sequence[Trajectory], references: Mapping[MemberKey, tuple[float, ...]], estimator: str
+) -> list[torch.Tensor]:
+    """For each trajectory the KL estimates of its sampled tokens, [n], from the sampler's log-probs."""
+    return [
+        kl_terms(
+            torch.tensor(sampled_logprobs(t)), torch.tensor(references[t.prompt_id, t.member]), estimator
+        )
+        for t in trajectories
+    ]

@@ -13,12 +13,12 @@ rows at will without changing the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from refine_rl.training.grpo.kl import kl_terms
 from refine_rl.training.grpo.surrogates import SURROGATES
+from refine_rl.training.learner import LossSums
 
 
 def row_weights(loss: str, lengths_B: Sequence[int], *, max_tokens: int) -> list[float]:
@@ -47,16 +47,6 @@ def row_weights(loss: str, lengths_B: Sequence[int], *, max_tokens: int) -> list
     if loss == "dr_grpo":
         return [1 / (B * max_tokens)] * B
     raise ValueError(f"unknown loss {loss!r}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossSums:
-    """Sums over the tokens of one micro-batch; the caller divides by its own token count."""
-
-    loss: torch.Tensor  # scalar, with gradient
-    clipped_tokens: (
-        int  # tokens on which the clip acted: it took their gradient, or ("cispo") cut their weight
-    )
 
 
 def policy_loss(

@@ -9,12 +9,10 @@ step, the wave, what rests and what the step held before: a step that is made ag
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 
 from refine_rl.randomness import generator
-from refine_rl.settings import Settings
-from refine_rl.training.grpo.collect import Sampled, Sampler, Scorer, start
+from refine_rl.training.grpo.advantages import Scored
 from refine_rl.types import Group, Prompt, Score, same_value
 
 
@@ -41,34 +39,30 @@ def without_spread(scores: Sequence[Score]) -> bool:
 
 
 def filled_up(
-    sampled: Sequence[Sampled],
+    scored: Sequence[Scored],
     prompts: Sequence[Prompt],
     step: int,
-    settings: Settings,
+    sampled: Callable[[Sequence[Prompt]], Sequence[Scored]],
     *,
-    sample: Sampler,
-    score: Scorer,
-    pause: Callable[[], None],
+    budget: int,
+    seed: int,
     resting: Collection[str] = (),
-) -> tuple[list[Sampled], float]:
-    """The step's groups, and behind them those of the further waves; and the seconds that these took to
-    sample. `resting` are ids of prompts that no wave takes."""
-    found, wave, seconds = list(sampled), 0, 0.0
-    budget, lacking = settings.grpo.resample, sum(without_spread(s) for _, _, s in sampled)
+) -> list[Scored]:
+    """The step's groups, and behind them those of the further waves, at most `budget` groups, which `sampled`
+    makes of the prompts of a wave. `resting` are ids of prompts that no wave takes."""
+    found, wave = list(scored), 0
+    lacking = sum(without_spread(s) for _, _, s in scored)
     while count := min(lacking, budget):
         wave += 1
         used = {*resting, *(p.id for p, _, _ in found)}
-        fresh = draw(prompts, count, seed=settings.grpo.seed, step=step, wave=wave, used=used)
+        fresh = draw(prompts, count, seed=seed, step=step, wave=wave, used=used)
         if not fresh:
             break
-        began = time.perf_counter()
-        under_way = start(fresh, step, sample=sample, score=score)
-        seconds += time.perf_counter() - began
-        more = under_way.scored(pause)
+        more = sampled(fresh)
         found += more
         budget -= len(more)
         lacking -= sum(not without_spread(s) for _, _, s in more)
-    return found, seconds
+    return found
 
 
 def waves(groups: Sequence[Group], per_step: int) -> list[Sequence[Group]]:

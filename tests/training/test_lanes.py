@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from refine_rl.policy import lanes as lanes_module
-from refine_rl.policy.lanes import Gradients, in_lanes, lanes_of
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.prefix import NAME, packed_mode
 from refine_rl.settings import ModelSettings
+from refine_rl.training import lanes as lanes_module
+from refine_rl.training.lanes import Gradients, in_lanes, lanes_of
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

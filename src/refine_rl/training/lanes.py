@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Speaker
 
 MOST = 4
 """Lanes at most; further cores are shared out among them."""
@@ -27,11 +27,11 @@ GRADIENT_BYTES = 1 << 28
 T = TypeVar("T")
 
 
-def lanes_of(policy: Policy) -> int:
-    """How many micro-batches of this policy are worked at once."""
-    if policy.device.type != "cpu" or policy.fast is None:
+def lanes_of(speaker: Speaker) -> int:
+    """How many micro-batches of this model are worked at once."""
+    if speaker.device.type != "cpu" or not speaker.shares_prompts:
         return 1
-    size = sum(p.numel() * p.element_size() for p in policy.trainable().values())
+    size = sum(p.numel() * p.element_size() for p in speaker.trainable().values())
     lanes = min(MOST, torch.get_num_threads())
     return lanes if lanes * size <= GRADIENT_BYTES else 1
 
@@ -79,14 +79,19 @@ def in_lanes(work: Callable[[int, int], T], jobs: int, lanes: int) -> list[T]:
 
 
 class Gradients:
-    """The sum of many losses' gradients, kept by lane."""
+    """The sum of many losses' gradients, kept by lane. In one lane it is the usual backward pass, which the
+    hooks of a wrapper around the model see."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], lanes: int) -> None:
         self._parameters = parameters
+        self._alone = lanes == 1
         self._sums: list[list[torch.Tensor | None]] = [[None] * len(parameters) for _ in range(lanes)]
 
     def add(self, lane: int, loss: torch.Tensor) -> None:
         """A loss's gradient. It is called from the lane's thread."""
+        if self._alone:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
         own = self._sums[lane]
         for place, gradient in enumerate(torch.autograd.grad(loss, self._parameters, allow_unused=True)):
             before = own[place]
@@ -95,7 +100,7 @@ class Gradients:
 
     def hand_over(self) -> None:
         """Into the parameters' `grad`."""
-        for place, parameter in enumerate(self._parameters):
+        for place, parameter in enumerate([] if self._alone else self._parameters):
             parts = [s[place] for s in self._sums if s[place] is not None]
             parameter.grad = None
             for part in parts:

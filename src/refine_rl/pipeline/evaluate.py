@@ -1,0 +1,187 @@
+"""A run's evaluation made again: other draws, other prompts, another judge, other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from refine_rl.errors import UserError
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import unexpected, updated
+from refine_rl.llm.connections import EndpointConnections
+from refine_rl.pipeline.evidence import examined
+from refine_rl.pipeline.first_looks import FirstLooks
+from refine_rl.pipeline.functions import require_functions
+from refine_rl.pipeline.model import hold_positions
+from refine_rl.pipeline.weights import Weights, choose_weights, open_model
+from refine_rl.pipeline.work import Work
+from refine_rl.policy.control import readable
+from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Purpose
+from refine_rl.progress import Observer, Pause, Quiet, never
+from refine_rl.prompts import load_all_prompts
+from refine_rl.rewards.build import Scorers, build_scorers
+from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.run import RunFolder
+from refine_rl.run.endpoints import check_models, connect, spending
+from refine_rl.run.journal import Journal
+from refine_rl.settings import Settings
+from refine_rl.settings.file import override
+from refine_rl.types import Comparison, Outcome, Prompt
+
+
+def evaluate_again(
+    folder: RunFolder,
+    *,
+    source: str | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    name: str = "eval",
+    judge: str | None = None,
+    weights: Weights | None = None,
+    overrides: Sequence[str] = (),
+    functions: Sequence[Callable[..., Any]] = (),
+    observer: Observer | None = None,
+    pause: Pause = never,
+) -> tuple[Comparison, Path]:
+    """Base against tuned with other draws (of `seed`; without one, of the run's plus 1), and on other prompts
+    where `source` names some (prompts too close to a training prompt are left out), and by another judge
+    ("ENDPOINT/MODEL") where one is named. `weights` may be other ones than those of the tuned model, also of
+    a run that is not finished.
+    Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap; `overrides`
+    may raise that, and say where LLMs answer, for this evaluation.
+
+    `functions` are the reward functions that the run was given from Python. Raises UserError where they
+    are others, or where the run or the prompts do not allow an evaluation.
+    """
+    if not name or name != Path(name).name:
+        raise UserError(f"--name {name}: it names a file, so it has no / in it.")
+    require_functions(folder, functions)
+    now, seed = _asked(folder.settings(), overrides, source, seed, judge)
+    journal = Journal(folder, observer or Quiet())
+    with folder.writing():
+        folder.repair()
+        weights = weights or choose_weights(folder)
+        if weights.checkpoint is not None:
+            journal.observer.note(f"tuned is the checkpoint after {weights.trained.text(now.grpo.steps)}")
+        name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
+        settings = _settings(folder.settings(), now, samples, judge)
+        connections = connect(settings, folder, journal.observer.warning)
+        check_models(settings, connections)
+        scorers = build_scorers(settings, functions, connections, shelf=folder.quiz_shelf())
+        prompts = _prompts(folder, settings, source, journal)
+        scorers.validation.check_data(prompts)
+        _first_looks(folder, settings, scorers, connections, journal, pause, prompts)
+        journal.stage(f"Loading {settings.model.name}")
+        _, policy = open_model(folder, weights)
+        prompts = _readable(prompts, policy, journal)
+        both = [*folder.prompts(), *prompts]
+        hold_positions(settings.rollout.max_tokens, policy, both, journal.observer)
+        with ScoringLoop(closing=connections.close) as scoring:
+            work = Work(
+                folder=folder,
+                settings=settings,
+                policy=policy,
+                scorers=scorers,
+                scoring=scoring,
+                cost=spending(settings, connections.ledger),
+                journal=journal,
+                pause=pause,
+                evaluation=name,
+            )
+            base, tuned = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
+        comparison = compare(
+            base,
+            tuned,
+            success=scorers.exam.success,
+            resamples=settings.evaluate.bootstrap,
+            seed=seed,
+            updated=updated(folder.history()),
+            seen=met_in_training(folder.prompts()),
+        )
+        for text in unexpected(comparison).values():
+            journal.observer.warning(text)
+        return comparison, folder.save_evaluation(name, comparison)
+
+
+def _asked(
+    settings: Settings, overrides: Sequence[str], source: str | None, seed: int | None, judge: str | None
+) -> tuple[Settings, int]:
+    """The settings with another cap or other endpoints, and the seed; raises UserError for any other change,
+    and for what could not be another evaluation."""
+    now = override(settings, list(overrides))
+    same = {"budget": now.budget, "endpoints": now.endpoints}
+    if settings.model_copy(update=same) != now:
+        raise UserError(
+            "--set: an evaluation takes other settings of `budget` and `endpoints` alone; the rest is as the "
+            "run had it."
+        )
+    if seed is None:
+        seed = now.grpo.seed + 1
+    if source is None and seed == now.grpo.seed:
+        raise UserError(f"--seed {seed} is the run's own, whose draws stand in its comparison: take another.")
+    if judge is not None and not now.reward.judges:
+        raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
+    return now, seed
+
+
+def _settings(settings: Settings, now: Settings, samples: int | None, judge: str | None) -> Settings:
+    """The run's settings, with what is another in this evaluation."""
+    settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
+    if samples is not None:
+        evaluation = settings.evaluate.model_copy(update={"samples": samples})
+        settings = settings.model_copy(update={"evaluate": evaluation})
+    return settings if judge is None else override(settings, [f'evaluate.judge="{judge}"'])
+
+
+def _prompts(folder: RunFolder, settings: Settings, source: str | None, journal: Journal) -> list[Prompt]:
+    if source is None:
+        return [p for p in folder.prompts() if p.split == "held_out"]
+    prompts, dropped = load_all_prompts(settings, source, apart_from=folder.prompts())
+    if dropped:
+        journal.observer.note(f"{dropped} prompts left out: too close to the run's own")
+    return list(prompts)
+
+
+def _readable(prompts: Sequence[Prompt], policy: Policy, journal: Journal) -> list[Prompt]:
+    """Those that the model can read; raises UserError where none is left."""
+    read, lines = readable(prompts, policy.encode, policy.control)
+    for line in lines:
+        journal.observer.note(line)
+    if not read:
+        raise UserError("No prompt is left that this model can read.")
+    return list(read)
+
+
+def _first_looks(
+    folder: RunFolder,
+    settings: Settings,
+    scorers: Scorers,
+    connections: EndpointConnections,
+    journal: Journal,
+    pause: Pause,
+    prompts: Sequence[Prompt],
+) -> None:
+    exam = scorers.exam
+    if exam.panel is None:
+        return
+    FirstLooks(
+        folder=folder,
+        task=settings.task,
+        panels={"reward.judges" if exam is scorers.validation else "evaluate.judge": exam.panel},
+        quiz=None,
+        connections=connections,
+        journal=journal,
+        pause=pause,
+    ).at_judges(prompts)
+
+
+def _both_sides(
+    work: Work, prompts: Sequence[Prompt], purpose: Purpose
+) -> tuple[list[Outcome], list[Outcome]]:
+    work.journal.stage(f"The base model answers {len(prompts)} prompts")
+    with work.policy.reference() as untrained:
+        before = work.answers(prompts, purpose, speaker=untrained)
+    work.journal.stage(f"The tuned model answers {len(prompts)} prompts")
+    return examined(work, before, work.answers(prompts, purpose))

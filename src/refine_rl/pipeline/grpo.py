@@ -1,0 +1,102 @@
+"""GRPO in a run: from the newest checkpoint on, with the run's folder as its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from refine_rl.pipeline.looking import look_before, probe, validate
+from refine_rl.pipeline.record import FolderRecord
+from refine_rl.pipeline.resume import newest_whole
+from refine_rl.pipeline.work import Work
+from refine_rl.policy.protocol import Spoken
+from refine_rl.rewards.scoring import Promising
+from refine_rl.training import checkpoint
+from refine_rl.training.checkpoint import Position
+from refine_rl.training.grpo.keep import Keeper
+from refine_rl.training.grpo.loop import train
+from refine_rl.training.grpo.setup import (
+    collector_of,
+    distance_of,
+    guards_of,
+    learn_of,
+    learner_of,
+    play_of,
+)
+from refine_rl.types import Prompt
+
+
+def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Position:
+    """Trains to the last step, from the newest checkpoint on (from the start where there is none)."""
+    settings, scorer, g = work.settings, work.scorers.training, work.settings.grpo
+    _look_first(work, prompts, validation)
+    learner, start = learner_of(settings, work.policy), Position()
+    if step := newest_whole(work.folder, work.journal):
+        start = learner.load(work.folder.checkpoint(step))
+    if start.step < g.steps:
+        work.journal.stage(f"Training, steps {start.step + 1} to {g.steps}")
+    work.cost()  # what is counted from here on belongs to the steps
+    record = FolderRecord(work.folder, learner, settings, work.journal, start)
+    learn = learn_of(settings, learner, distance_of(settings, work.policy, record.history), pause=work.pause)
+    play = play_of(settings, work.policy, pause=work.pause)
+
+    def rollouts(some: Sequence[Prompt], step: int) -> Iterator[Spoken]:
+        with work.training_at(step):  # the groups go to be scored while others are sampled
+            yield from play(some, step)
+
+    collect = collector_of(
+        settings,
+        prompts,
+        record,
+        learn,
+        play=rollouts,
+        score=Promising(scorer, work.scoring).start,
+        check=learner.check,
+        weights=scorer.weights,
+        top=scorer.top,
+        pause=work.pause,
+    )
+    keep = Keeper(
+        record=record,
+        start=start,
+        steps=g.steps,
+        checkpoint_every=g.checkpoint_every,
+        validate=(lambda step: _timed(work, validation, prompts, step)) if validation else None,
+        validate_every=g.validate_every,
+        hours=settings.budget.hours,
+        guards=guards_of(settings),
+        weights=scorer.weights,
+        whole=g.updates_per_step == 1 and not settings.ahead,
+    )
+    # What an earlier process spent on steps that came after its last checkpoint counts.
+    lost = sum(m.seconds["total"] for m in record.history() if m.step > start.step)
+    spent = start.seconds + lost - work.began
+    return train(
+        collect,
+        learn,
+        keep,
+        cost=work.cost,
+        clock=lambda: spent + time.perf_counter(),
+        pause=work.pause,
+    )
+
+
+def load_best(work: Work, position: Position) -> None:
+    """The weights that validation chose; without validation, the last."""
+    step = position.best_step or position.step
+    checkpoint.load(work.folder.checkpoint(step), work.policy)
+
+
+def _look_first(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> None:
+    if work.folder.validation():
+        return
+    with work.folder.timed("validation", 0):
+        if work.settings.prompts.probe:
+            probe(work, prompts)
+        if validation:
+            look_before(work, validation)
+
+
+def _timed(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
+    with work.folder.timed("validation", step):
+        return validate(work, prompts, training, step)

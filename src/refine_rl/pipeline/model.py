@@ -1,0 +1,65 @@
+"""A run's model: loaded, known to be the one with which the run began, its positions held still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from refine_rl.errors import UserError
+from refine_rl.policy.fingerprint import fingerprint
+from refine_rl.policy.load import load_policy
+from refine_rl.policy.origin import find_origin
+from refine_rl.policy.policy import Policy
+from refine_rl.progress import Observer
+from refine_rl.run import RunFolder
+from refine_rl.types import Prompt
+
+
+def run_policy(
+    folder: RunFolder, *, adapter_from: Path | None = None, keep_reference: bool, record: bool = False
+) -> Policy:
+    """The run's model, untrained or with the adapter in `adapter_from`. Raises UserError where its files are
+    others than when the run began (`record`: that they may be as long as nothing was scored)."""
+    settings = folder.settings()
+    known = require_same_model(folder, record=record)
+    policy = load_policy(
+        settings.model,
+        seed=settings.grpo.seed,
+        adapter_from=adapter_from,
+        keep_reference=keep_reference,
+        moment=folder.created(),
+    )
+    if not known:  # now the files have come from the hub
+        require_same_model(folder, record=record)
+    return policy
+
+
+def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
+    """Raises UserError where the base model's files are others than when the run began; False where they are
+    not on this machine."""
+    try:
+        origin = find_origin(folder.settings().model.name)
+    except UserError:  # loading it says so; and an adapter is exported without it
+        return False
+    hashes = fingerprint(origin)
+    folder.require_same_model(hashes, record=record)
+    return bool(hashes)
+
+
+def hold_positions(max_tokens: int, policy: Policy, prompts: Sequence[Prompt], observer: Observer) -> None:
+    """Where the model's positions follow the longest text of a batch, they are held at what the longest of
+    these prompts needs with an answer of `max_tokens`; base and tuned, sampler and trainer compute alike."""
+    kinds = policy.moving
+    if not kinds:
+        return
+    longest = longest_text(max_tokens, policy, prompts)
+    if policy.hold_still(longest):
+        observer.note(
+            f"the model's positions follow the length of a text ({kinds}): all texts of the run are computed "
+            f"as its long ones are, as some may have {longest} tokens"
+        )
+
+
+def longest_text(max_tokens: int, policy: Policy, prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest of these prompts with an answer."""
+    return max((len(policy.encode(p.messages)) for p in prompts), default=0) + max_tokens

@@ -1,0 +1,129 @@
+"""A step's groups made again, to the token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from refine_rl.errors import UserError
+from refine_rl.pipeline.model import hold_positions, run_policy
+from refine_rl.policy.policy import Policy
+from refine_rl.progress import Observer, Quiet
+from refine_rl.run import RunFolder
+from refine_rl.settings import Settings
+from refine_rl.training.checkpoint import DamagedCheckpoint, Position
+from refine_rl.training.grpo.resample import waves
+from refine_rl.training.grpo.setup import distance_of, learn_of, learner_of, play_of, schedule_of
+from refine_rl.training.local import LocalLearner
+from refine_rl.types import Group, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """A member made again, and whether it is the recorded one, token by token."""
+
+    prompt_id: str
+    member: int
+    same: bool
+    tokens: int
+    text: str
+    recorded_text: str
+
+
+def replay(
+    folder: RunFolder, *, step: int, prompt_id: str | None = None, observer: Observer | None = None
+) -> list[Replayed]:
+    """Makes the groups of a step again: the weights of that step (from the nearest checkpoint, with the
+    recorded groups of the steps since), then the same draws.
+
+    The prompts of the step are sampled together, as they were (in waves, with grpo.resample): the rounding
+    of a matrix product may depend on the size of the batch.
+    """
+    observer = observer or Quiet()
+    settings = folder.settings()
+    recorded = folder.recorded_steps()
+    _require_replayable(folder, recorded, step, prompt_id)
+    observer.stage(f"Loading {settings.model.name}")
+    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
+    hold_positions(settings.rollout.max_tokens, policy, folder.prompts(), observer)
+    _to_weights_of(step, folder, settings, policy, recorded, observer)
+    observer.stage(f"Sampling step {step}")
+    play, again = play_of(settings, policy), []
+    for wave in waves(recorded[step], settings.grpo.prompts_per_step):
+        groups = dict(play([g.prompt for g in wave], step))
+        again += [groups[place] for place in range(len(wave))]
+    return [
+        _compare(new, old)
+        for group, trajectories in zip(recorded[step], again, strict=True)
+        if prompt_id in (None, group.prompt.id)
+        for new, old in zip(trajectories, group.trajectories, strict=True)
+    ]
+
+
+def _require_replayable(
+    folder: RunFolder, recorded: dict[int, list[Group]], step: int, prompt_id: str | None
+) -> None:
+    """Raises UserError where the step or the prompt is not on record, or its settings are others now."""
+    if step not in recorded:
+        there = f"it has 1 to {max(recorded)}" if recorded else "it has none yet"
+        raise UserError(f"{folder.path} has no step {step}; {there}.")
+    ids = [g.prompt.id for g in recorded[step]]
+    if prompt_id is not None and prompt_id not in ids:
+        raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
+    if others := [change for change in folder.changed_settings() if step <= change.step]:
+        raise UserError(
+            f"Step {step} was made under other settings than those in force, and cannot be made again. "
+            f"{'; '.join(map(str, others))}."
+        )
+
+
+def _to_weights_of(
+    step: int,
+    folder: RunFolder,
+    settings: Settings,
+    policy: Policy,
+    recorded: dict[int, list[Group]],
+    observer: Observer,
+) -> None:
+    """Gives the policy the weights that sampled a step."""
+    learner, schedule = learner_of(settings, policy), schedule_of(settings)
+    weights = schedule.sampled_after(step)
+    start = _nearest(folder, learner, weights, observer)
+    if others := [change for change in folder.changed_settings() if start.step < change.step]:
+        raise UserError(
+            f"Step {step} would have to be made from step {start.step} on, the nearest checkpoint (0: the "
+            "start), and some of the steps since were made under other settings than those in force. "
+            f"{'; '.join(map(str, others))}."
+        )
+    observer.stage(f"Making the weights of step {step} from step {start.step}")
+    history = folder.history()
+    learn = learn_of(settings, learner, distance_of(settings, policy, lambda: history))
+    seen = None
+    for earlier in range(start.step + 1, weights + 1):
+        ahead = None
+        if earlier < weights and schedule.sampled_after(earlier + 1) < earlier:
+            # Compared now, while the weights are those that sampled.
+            following = [t for g in recorded[earlier + 1] for t in g.trajectories]
+            ahead = learner.check.compare(following, earlier + 1)
+        learn(recorded[earlier], earlier, seen=seen)
+        seen = ahead
+
+
+def _nearest(folder: RunFolder, learner: LocalLearner, weights: int, observer: Observer) -> Position:
+    """The newest checkpoint from which those weights can be made, loaded."""
+    for before in [s for s in reversed(folder.checkpoints()) if s <= weights]:
+        try:
+            return learner.load(folder.checkpoint(before))
+        except DamagedCheckpoint as damaged:
+            observer.warning(f"The checkpoint of step {before} is damaged: {damaged}")
+    return Position()
+
+
+def _compare(new: Trajectory, old: Trajectory) -> Replayed:
+    return Replayed(
+        prompt_id=new.prompt_id,
+        member=new.member,
+        same=[s.token_ids for s in new.segments] == [s.token_ids for s in old.segments],
+        tokens=new.completion_tokens,
+        text=new.completion,
+        recorded_text=old.completion,
+    )

@@ -1,0 +1,109 @@
+"""Going on with a run: from which checkpoint, with which settings and functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refine_rl.errors import UserError, quoted
+from refine_rl.pipeline.functions import require_functions
+from refine_rl.progress import Observer, Quiet
+from refine_rl.run import RunFolder
+from refine_rl.run.journal import Journal
+from refine_rl.settings import Settings
+from refine_rl.settings.file import override
+from refine_rl.training import checkpoint
+from refine_rl.training.checkpoint import DamagedCheckpoint, Position
+
+
+def reopen(
+    path: Path, overrides: list[str], from_step: int | None = None, *, observer: Observer | None = None
+) -> RunFolder:
+    """The run to go on with: gone back to the checkpoint of `from_step` where one is named, and with
+    `overrides` put into its settings where they leave base and tuned comparable.
+
+    New settings count from the newest checkpoint on: steps recorded after it were made under the old
+    ones, and are made anew, unless only `budget` and `endpoints` are other ones: no result depends on
+    these. Raises UserError where that cannot be, or where the run's reward cannot be found from its files.
+    """
+    folder = RunFolder.open(path)
+    require_functions(folder, [])
+    if not overrides and from_step is None:
+        return folder
+    if folder.outcomes("tuned") is not None:
+        raise UserError(f"{path}: training is done and the held-out prompts are read; start a new run.")
+    before = folder.settings()
+    after = override(before, overrides)
+    for key, value in _fixed(before).items():
+        if _fixed(after)[key] != value:
+            raise UserError(
+                f"--set {key}: this cannot change within a run, because base and tuned would not be "
+                "measured alike. Start a new run with it."
+            )
+    with folder.writing():
+        if from_step is None:
+            folder.repair()
+        same = {"budget": after.budget, "endpoints": after.endpoints}
+        if from_step is None and before.model_copy(update=same) == after:
+            folder.change(before, after, folder.recorded_to())
+            return folder
+        to = newest_whole(folder, Journal(folder, observer or Quiet())) if from_step is None else from_step
+        if to in folder.checkpoints() and after.grpo.steps < to:
+            raise UserError(f"--set grpo.steps={after.grpo.steps}: {path} has {to} steps already.")
+        folder.rewind(to)
+        if from_step is not None:
+            folder.repair()  # what was damaged in the part that is forgotten does no harm
+        folder.change(before, after, to)
+    return folder
+
+
+def _fixed(settings: Settings) -> dict[str, object]:
+    """What the run's prompts, its scores so far and its randomness depend on."""
+    quiz = settings.reward.quiz
+    not_measured_by = {"anchors", "anchor_prompts", "shrink", "max_tokens", "corrections"}
+    return {
+        **{f"judge.{k}": v for k, v in settings.judge.model_dump(exclude=not_measured_by).items()},
+        "writer.model": settings.writer.model if quiz and not quiz.writer else "",
+        "evaluate.judge": settings.evaluate.judge,
+        "task": settings.task,
+        "model": settings.model,
+        "prompts": settings.prompts,
+        "reward": settings.reward.model_copy(update={"max_missing": 0.0, "timeout": 1.0}),
+        "rollout.max_tokens": settings.rollout.max_tokens,
+        "evaluate.samples": settings.evaluate.samples,
+        "grpo.seed": settings.grpo.seed,
+    }
+
+
+def newest_whole(run: RunFolder, journal: Journal) -> int:
+    """The step of the newest checkpoint from which the run can go on; 0 where that is the start.
+
+    What is damaged is named and set aside. A checkpoint serves only where the best one that it names is
+    whole too, and the record reaches as far as it does: the steps after an earlier one are made again from
+    the record, to the same bits, and bring back what is missing.
+    """
+    positions: dict[int, Position] = {}
+    for step in run.checkpoints():
+        try:
+            positions[step] = checkpoint.check(run.checkpoint(step))
+        except DamagedCheckpoint as damaged:
+            aside = run.set_aside(step)
+            text = (
+                f"The checkpoint of step {step} is damaged: {damaged} It was set aside as {aside.name}, and "
+                "training goes on from the one before; the steps since are made again from the record."
+            )
+            journal.warning("damaged_checkpoint", text, step)
+    reached = run.recorded_to()
+    usable = [
+        step
+        for step, position in positions.items()
+        if step <= reached and (not position.best_step or position.best_step in positions)
+    ]
+    newest = max(usable, default=0)
+    changed = max((change.step for change in run.changed_settings()), default=0)
+    if newest < min(changed, reached):
+        raise UserError(
+            f"{run.path}: the newest checkpoint that can be used is that of step {newest}, but the steps up "
+            f"to {changed} were made under other settings, and cannot be made again from the record. Train "
+            f"them anew: refine train --resume {quoted(run.path)} --from-step {newest}"
+        )
+    return newest

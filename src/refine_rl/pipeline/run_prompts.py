@@ -1,0 +1,116 @@
+"""A run's prompts: read or written, checked, fitted to the model, put on record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refine_rl.errors import UserError
+from refine_rl.llm.connections import EndpointConnections
+from refine_rl.policy.control import readable
+from refine_rl.policy.policy import Policy
+from refine_rl.progress import Observer, Pause
+from refine_rl.prompts.coverage import cover
+from refine_rl.prompts.fitting import require_enough, room_for_prompt
+from refine_rl.prompts.sources import load_prompts
+from refine_rl.rewards.combine import CombinedReward
+from refine_rl.run import RunFolder
+from refine_rl.run.journal import Journal
+from refine_rl.settings import Settings
+from refine_rl.types import Prompt, Split
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """The run's prompts, with a few lines about how they came to be; `lost` says what became of other rows.
+    `settled`: they are those on record."""
+
+    prompts: list[Prompt]
+    lines: tuple[str, ...] = ()
+    lost: str = ""
+    settled: bool = False
+
+
+def read_prompts(
+    folder: RunFolder,
+    settings: Settings,
+    connections: EndpointConnections,
+    observer: Observer,
+    pause: Pause,
+) -> Read:
+    """The run's prompts: those on record, or loaded (or written) and curated. It needs no model, so that a
+    mistake shows at once."""
+    prompts = folder.prompts()
+    if prompts:
+        return Read(prompts=prompts, settled=True)
+    prompts, report = load_prompts(settings, connections, note=observer.note, pause=pause)
+    return Read(prompts=prompts, lines=tuple(report.summary()), lost=report.lost())
+
+
+def check_prompts(settings: Settings, reward: CombinedReward, read: Read) -> None:
+    """Raises UserError where prompts lack what the reward needs, or are too few."""
+    if read.settled:
+        return
+    reward.check_data(read.prompts)
+    _require_enough(read.prompts, settings, read.lost)
+
+
+def settle_prompts(
+    folder: RunFolder, settings: Settings, policy: Policy, read: Read, journal: Journal
+) -> dict[Split, list[Prompt]]:
+    """The prompts by split, once those that are too long for the model are set aside; put on record."""
+    prompts = read.prompts
+    if not folder.prompts():
+        prompts, changed = _fitting(prompts, settings, policy)
+        try:
+            _require_enough(prompts, settings, read.lost)
+        except UserError as error:
+            aside = [line for line in changed if "set aside" in line]
+            raise _too_few(error, aside, settings, policy) from error
+        table = cover(prompts).lines() if settings.writes_prompts else []
+        for line in (*read.lines, *changed, *table):
+            journal.observer.note(line)
+        journal.event("curation", "prompts", "\n".join((*read.lines, *changed)))
+        folder.save_prompts(prompts)
+    splits: dict[Split, list[Prompt]] = {"train": [], "validation": [], "held_out": []}
+    for prompt in prompts:
+        splits[prompt.split].append(prompt)
+    return splits
+
+
+def _require_enough(prompts: Sequence[Prompt], settings: Settings, lost: str) -> None:
+    found = Counter(p.split for p in prompts)
+    require_enough(settings, train=found["train"], held_out=found["held_out"], lost=lost)
+
+
+def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Policy) -> UserError:
+    """The refusal of so few prompts, with why they are so few."""
+    if not aside:
+        return error
+    why = "; ".join(aside)
+    if "longer than" not in aside[-1]:
+        way_out = "Take those words out of the prompts."
+    elif "prompts.max_tokens" in aside[-1]:
+        way_out = f"Raise prompts.max_tokens ({settings.prompts.max_tokens}), or shorten the prompts."
+    else:
+        way_out = (
+            f"The model reads {policy.context_length} tokens, prompt and answer together: lower "
+            f"rollout.max_tokens ({settings.rollout.max_tokens}), shorten the prompts, or take another model."
+        )
+    return UserError(f"{why}. That leaves too few: {error}\n{way_out}")
+
+
+def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
+    """Prompts that the model can read and that leave room for an answer, and lines about the others."""
+    room = room_for_prompt(settings, policy.context_length)
+    limit = min(settings.prompts.max_tokens, room)
+    read, lines = readable(prompts, policy.encode, policy.control)
+    kept = [p for p in read if len(policy.encode(p.messages)) <= limit]
+    if len(kept) == len(read):
+        return kept, lines
+    why = "prompts.max_tokens" if limit < room else "the model's context less rollout.max_tokens"
+    return kept, [
+        *lines,
+        f"{len(read) - len(kept)} prompts set aside: longer than {limit} tokens ({why})",
+    ]

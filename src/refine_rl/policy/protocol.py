@@ -1,0 +1,129 @@
+"""What the rest of the house may ask of a model that is trained, whatever kind of model it is.
+
+A `Speaker` continues trajectories by one turn, token by token, and hands out whole groups as they end. The
+decoder-only models of this room are `Policy`; an encoder-decoder or a served model is another one. `Network`
+is the inside of a decoder-only model, which only this room sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.fast import Fast
+from refine_rl.policy.tokens import TokenBatch
+from refine_rl.types import Message, Prompt, Segment, Trajectory
+
+Pause = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Purpose:
+    """What the draws are for; with prompt and member it is the whole key of the randomness."""
+
+    seed: int
+    step: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Begun:
+    """What stands already of member `member` of its prompt's group; the first segment is the prompt."""
+
+    prompt: Prompt
+    member: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Everything that stands already."""
+        return tuple(i for s in self.segments for i in s.token_ids)
+
+
+Spoken = tuple[int, tuple[Trajectory, ...]]
+"""A group's place among those that were asked for, and its trajectories."""
+
+
+class Speaker(Protocol):
+    """A model that answers, and can be trained."""
+
+    context_length: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def tolerance(self) -> float:
+        """The mean difference, in nats a token, that rounding may leave between the log-probs with which it
+        samples and those of `logprobs`."""
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether `logprobs` computes a prompt once for the rows that begin with it."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the untrained model is at hand."""
+
+    @property
+    def moving(self) -> str:
+        """How its positions follow the longest text of a batch; "" where they do not."""
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The token ids of a prompt, ready for an answer."""
+
+    def encode_words(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text that is put into an answer."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of sampled tokens."""
+
+    def speak(
+        self, groups: Sequence[Sequence[Begun]], *, sampling: Sampling, purpose: Purpose, pause: Pause
+    ) -> Iterator[Spoken]:
+        """Continues each member by one turn of at most `sampling.max_tokens` tokens; a group comes out as
+        soon as its last member has ended. `pause` is called between tokens, and may raise to leave early."""
+
+    def logprobs(self, batch: TokenBatch, *, temperature: float) -> torch.Tensor:
+        """log pi(token | all before it), [B, T] float32 with gradient, 0 where not trainable."""
+
+    def dropout(self, rate: float, seed: int) -> AbstractContextManager[None]:
+        """Inside, forward passes drop with a randomness of their own."""
+
+    def reference(self) -> AbstractContextManager[Speaker]:
+        """The model as it was before training."""
+
+    def trainable(self) -> Mapping[str, torch.nn.Parameter]:
+        """The parameters that training changes, by name."""
+
+    def save(self, folder: Path) -> None:
+        """The adapter or the model, as its libraries load it."""
+
+
+class Network(Protocol):
+    """The inside of a decoder-only model."""
+
+    model: Any
+    device: torch.device
+    compute_dtype: torch.dtype
+    stop_ids: frozenset[int]
+
+    @property
+    def fast(self) -> Fast | None: ...
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]: ...
+    def opening(self, messages: Sequence[Message]) -> str: ...
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+    def forward(self, **inputs: Any) -> Any: ...
+    def precision(self) -> AbstractContextManager[None]: ...
+
+
+def begun(token_ids: tuple[int, ...], prompt: Prompt, members: int) -> tuple[Begun, ...]:
+    """A group of which nothing but the prompt stands."""
+    segments = (Segment(token_ids=token_ids, trainable=False),)
+    return tuple(Begun(prompt=prompt, member=m, segments=segments) for m in range(members))

@@ -1,0 +1,106 @@
+"""Config: a run's config.toml, which says by what settings it is made, where these came from, and with what
+it began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from refine_rl.errors import UserError, quoted
+from refine_rl.run.files import read_text, replace
+from refine_rl.run.source import reward_files, versions_now
+from refine_rl.settings import Settings
+from refine_rl.settings.file import dump_settings, run_tables, settings_from_run
+from refine_rl.settings.toml_write import dump_toml
+
+CONFIG = "config.toml"
+
+
+class Config:
+    """The file of a run, which is replaced as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._run = path  # as it was given, for words
+        self._file = path.absolute() / CONFIG
+
+    def settings(self) -> Settings:
+        self._tables()  # names what was cut off
+        return settings_from_run(read_text(self._file), self._run)
+
+    def write(self, settings: Settings, source: Mapping[str, Any], versions: Mapping[str, str]) -> None:
+        tables = {"source": source, "versions": versions}
+        replace(self._file, dump_settings(settings) + "\n" + dump_toml(tables))
+
+    def save(self, settings: Settings) -> None:
+        """Settings once resolved further (the number format) or overridden at a resume; where the run
+        came from stays as it was."""
+        self.write(settings, self.source(), self.versions())
+
+    def note(self, **source: Any) -> None:
+        """Puts on record more of what the run was made from."""
+        self.write(self.settings(), {**self.source(), **source}, self.versions())
+
+    def source(self) -> dict[str, Any]:
+        """Where the settings came from, and hashes of what the run was made from."""
+        return dict(self._tables()["source"])
+
+    def versions(self) -> dict[str, str]:
+        """Package versions at the start of the run."""
+        return {k: str(v) for k, v in self._tables()["versions"].items()}
+
+    def created(self) -> datetime:
+        """When the run began; a chat template that asks for the time is told this one, always."""
+        return datetime.fromisoformat(self.source()["created"])
+
+    def _tables(self) -> dict[str, dict[str, Any]]:
+        return run_tables(read_text(self._file), self._run)
+
+    # -- whether all is as it was --------------------------------------------------------------
+
+    def changes(self) -> list[str]:
+        """What is not as it was when the run began, and may make a resume differ from an unbroken run."""
+        then, now = self.versions(), versions_now()
+        return [
+            f"{name} was {then.get(name, 'absent')} and is {now.get(name, 'absent')}"
+            for name in sorted(then.keys() | now.keys())
+            if then.get(name) != now.get(name)
+        ]
+
+    def require_same_reward(self, *, scored: bool) -> None:
+        """Raises UserError where a reward's file is another one than that which scored the base model.
+        As long as nothing was `scored`, a file may be mended freely."""
+        now = reward_files(self.settings())
+        changed = [n for n, sha in self.source().get("reward_files", {}).items() if now.get(n) != sha]
+        if changed and scored:
+            raise UserError(
+                f"{', '.join(changed)} has changed since the base model was scored with it: base and tuned "
+                f"would be measured by different rewards. Put it back; or start the training over, base "
+                f"model included, with: {self._start_over}"
+            )
+        if changed:
+            self.note(reward_files=now)
+
+    def require_same_model(self, now: Mapping[str, str], *, record: bool, scored: bool, done: bool) -> None:
+        """Raises UserError where a part of the base model (weights, tokenizer ...) has another hash in `now`
+        than when the run began. `record`: as long as nothing was `scored`, `now` is put on record instead.
+        `done`: the tuned model was scored too, so that nothing can be started over."""
+        then = self.source().get("model", {})
+        if not now or now == then:  # empty: no files on this machine to compare
+            return
+        changed = [part for part in dict.fromkeys((*then, *now)) if then.get(part) != now.get(part)]
+        if record and not (then and scored):
+            self.note(model=dict(now))
+        elif then:
+            names = [part.replace("_", " ") for part in changed]
+            raise UserError(
+                f"The base model of {self._run} ({self.settings().model.name}) is another one than when the "
+                f"run began; other are: {', '.join(names)}. What was trained and measured does not belong to "
+                "it. Put its files back; or "
+                + ("start a new run." if done else f"start the training over: {self._start_over}")
+            )
+
+    @property
+    def _start_over(self) -> str:
+        return f"refine train --resume {quoted(self._run)} --from-step 0"

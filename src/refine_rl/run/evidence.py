@@ -1,0 +1,123 @@
+"""Evidence: what base and tuned did with prompts, how they compare, and what training made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from refine_rl.errors import UserError
+from refine_rl.run.checkpoints import write_folder
+from refine_rl.run.claim import free
+from refine_rl.run.files import Record, read_text
+from refine_rl.run.records import comparison_from, comparison_text, outcome_from, outcome_record
+from refine_rl.run.tables import Tables
+from refine_rl.types import Comparison, Outcome, Prompt, Split
+
+_ANSWERED_BY: dict[str, Split] = {
+    "base": "held_out",
+    "tuned": "held_out",
+    "validation": "validation",
+    "probe": "train",
+}
+
+
+class Evidence(Tables):
+    """The part of a run's folder that shows whether it worked."""
+
+    @property
+    def model(self) -> Path:
+        """The tuned model's folder (it exists once training has ended)."""
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        """The page (it is there once training has ended or a guard has stopped it)."""
+        return self.path / "report.html"
+
+    def write_model(self, write: Callable[[Path], None]) -> None:
+        write_folder(self._root / self.model.name, write)
+
+    def save_report(self, html: str) -> Path:
+        return self._replace(self.report.name, html)
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def save_outcomes(self, which: str, outcomes: Sequence[Outcome]) -> None:
+        """What a model did with the held-out prompts (`which`: "base" or "tuned", or of an eval)."""
+        self.answers(which).replace(map(outcome_record, outcomes))
+
+    def outcomes(self, which: str, prompts: Sequence[Prompt] | None = None) -> list[Outcome] | None:
+        """Outcomes saved before, or None where there are none. Raises UserError where one is lost."""
+        answers = self.answers(which)
+        if not answers.exists():
+            return None
+        by_id = {p.id: p for p in (self.prompts() if prompts is None else prompts)}
+        found = [outcome_from(record, by_id) for record in answers.lines(by_id)]
+        split = _ANSWERED_BY.get(which) if prompts is None else None
+        answered = {outcome.prompt.id for outcome in found}
+        lost = [name for name, p in by_id.items() if p.split == split and name not in answered]
+        if lost:
+            raise answers.error(f": the answers to {len(lost)} prompts are lost, to {lost[0]!r} for one.")
+        return found
+
+    # -- comparisons --------------------------------------------------------------------------
+
+    def save_comparison(self, comparison: Comparison) -> Path:
+        """The run's own comparison."""
+        return self._replace("comparison.json", comparison_text(comparison))
+
+    def save_evaluation(self, name: str, comparison: Comparison) -> Path:
+        """A later comparison, beside the run's own."""
+        return self._replace(f"evaluations/{name}.json", comparison_text(comparison))
+
+    def free_evaluation(self, name: str) -> str:
+        """`name`, or `name-2` ... where there is an evaluation of that name."""
+        return free(name, lambda free: (self._root / f"evaluations/{free}.json").exists())
+
+    def comparison(self) -> Comparison | None:
+        if not (self._root / "comparison.json").is_file():
+            return None
+        try:
+            return comparison_from(json.loads(read_text(self._root / "comparison.json")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.path / 'comparison.json'} is damaged. Remove it: `{self.resume}` makes it again "
+                "from the answers on record."
+            ) from error
+
+    def forget_comparison(self) -> None:
+        (self._root / "comparison.json").unlink(missing_ok=True)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def finished(self) -> bool:
+        """Whether nothing is left to do: trained, compared, and the model is there as it was written."""
+        compared = (self._root / "comparison.json").is_file()
+        there = compared and all(self.answers(which).exists() for which in ("base", "tuned"))
+        ended = self._ended()
+        return there and ended is not None and ended.get("model", "") == self._model_sum()
+
+    def model_changed(self) -> bool:
+        """Whether the tuned weights are others than the run wrote; False where that is not known."""
+        known = (self._ended() or {}).get("model")
+        return known is not None and known != self._model_sum()
+
+    def end(self, text: str, step: int) -> None:
+        """Puts on record that everything is done, and what the model is; once, unless it is another one."""
+        ended, model = self._ended(), self._model_sum()
+        if ended is None or ended.get("model", "") != model:
+            self.event("finished", "finished", text, step, model=model)
+
+    def _ended(self) -> Record | None:
+        """The newest event that says that everything is done."""
+        return next((e for e in reversed([*self._events.lines()]) if e["kind"] == "finished"), None)
+
+    def _model_sum(self) -> str:
+        """SHA-256 of the tuned weights; of nothing where there are none."""
+        found = hashlib.sha256()
+        for file in sorted((self._root / self.model.name).glob("*.safetensors")):
+            with file.open("rb") as weights:
+                found.update(hashlib.file_digest(weights, "sha256").digest())
+        return found.hexdigest()

@@ -1,0 +1,107 @@
+"""Journal: what a run tells goes on record and to those who listen, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from refine_rl.progress import Observer
+from refine_rl.run.folder import RunFolder
+from refine_rl.types import StepMetrics
+
+
+class Listeners:
+    """Observers as one: the screen, then the trackers. None of them can stop a run, or keep the others from
+    hearing: the first exception of each is told to `failed`, and every one is dropped."""
+
+    def __init__(self, *observers: Observer, failed: Callable[[str], None]) -> None:
+        self.observers = list(observers)
+        self._failed = failed
+        self._known: set[int] = set()  # places of those that failed before
+
+    def stage(self, text: str) -> None:
+        self._each(lambda observer: observer.stage(text))
+
+    def note(self, text: str) -> None:
+        self._each(lambda observer: observer.note(text))
+
+    def warning(self, text: str) -> None:
+        self._each(lambda observer: observer.warning(text))
+
+    def step(self, metrics: StepMetrics, steps: int) -> None:
+        self._each(lambda observer: observer.step(metrics, steps))
+
+    def _each(self, tell: Callable[[Observer], None]) -> None:
+        for place, observer in enumerate(self.observers):
+            try:
+                tell(observer)
+            except Exception as error:  # whatever it is, the run goes on
+                if place not in self._known:
+                    self._known.add(place)
+                    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+                    self._failed(f"{type(observer).__name__} could not show what the run tells: {what}")
+
+
+class Journal:
+    """A run's events and its listeners. `observer` tells the listeners alone, what need not be on record; it
+    may be given to whoever wants an Observer."""
+
+    def __init__(self, folder: RunFolder, *observers: Observer) -> None:
+        self._folder = folder
+        self.observer = Listeners(*observers, failed=self._failed)
+
+    def event(self, kind: str, name: str, text: str, step: int | None = None) -> None:
+        """On record only: started, guard, best ..."""
+        self._folder.event(kind, name, text, step)
+        if kind in ("warning", "note"):
+            self._told.add(name)
+
+    def warning(
+        self, name: str, text: str, step: int | None = None, *, shown: str = "", once: bool = False
+    ) -> bool:
+        """Something that a person should look at. The listeners hear `shown` where it is given, else the
+        text. With `once`, nothing happens where the run has told a warning or note of this name already, in
+        an earlier process or this one; says whether it was told."""
+        return self._tell("warning", name, text, step, self.observer.warning, shown or text, once)
+
+    def note(
+        self, name: str, text: str, step: int | None = None, *, shown: str = "", once: bool = False
+    ) -> bool:
+        """What is good to know, and no reason to worry; all else as in `warning`."""
+        return self._tell("note", name, text, step, self.observer.note, shown or text, once)
+
+    def stage(self, text: str) -> None:
+        """A part of the run begins: to the listeners alone."""
+        self.observer.stage(text)
+
+    def step(self, metrics: StepMetrics, steps: int) -> None:
+        """A training step of `steps` has ended."""
+        self._folder.append_metrics(metrics)
+        self.observer.step(metrics, steps)
+
+    def told(self, name: str) -> bool:
+        """Whether a warning or note of this name is on record."""
+        return name in self._told
+
+    def _tell(
+        self,
+        kind: str,
+        name: str,
+        text: str,
+        step: int | None,
+        tell: Callable[[str], None],
+        shown: str,
+        once: bool,
+    ) -> bool:
+        if once and self.told(name):
+            return False
+        self.event(kind, name, text, step)
+        tell(shown)
+        return True
+
+    def _failed(self, text: str) -> None:
+        self.warning("listener", text)
+
+    @cached_property
+    def _told(self) -> set[str]:
+        return {e["name"] for e in self._folder.events() if e["kind"] in ("warning", "note")}

@@ -1,0 +1,130 @@
+"""Life: how a folder becomes a run, is held by one process alone, and goes where nothing came of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from refine_rl.errors import UserError, quoted
+from refine_rl.run.claim import claimed, first_free
+from refine_rl.run.config import CONFIG
+from refine_rl.run.disk import saving
+from refine_rl.run.lock import LOCK, Lock
+from refine_rl.run.source import versions_now, where_from
+from refine_rl.run.tables import Tables
+from refine_rl.settings import Settings
+
+GIVEN_PROMPTS = "given_prompts.jsonl"
+UNUSED = frozenset({LOCK, GIVEN_PROMPTS, f".{CONFIG}.new"})  # of a folder in which no run began
+
+
+class Life(Tables):
+    """The part of a run's folder that knows whose it is."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._lock: Lock | None = None
+        self._at_work = False
+
+    @classmethod
+    def claim(cls, path: Path) -> Self:
+        """A folder for a run to be created, held by this process alone until `create`'s run is closed with
+        `let_go` or abandoned. Raises UserError where somebody else has it."""
+        lock = claimed(path, UNUSED)
+        if lock is None:
+            raise UserError(_taken(path))
+        return cls._held(path, lock)
+
+    @classmethod
+    def claim_free(cls, parent: Path, name: str) -> Self:
+        """`parent/name`, or `parent/name-2` ... where that is taken, held as by `claim`: two processes that
+        ask at the same moment get two folders."""
+        return cls._held(*first_free(parent, name, UNUSED))
+
+    @classmethod
+    def _held(cls, path: Path, lock: Lock) -> Self:
+        run = cls(path)
+        run._lock = lock
+        return run
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, *, python_rewards: Sequence[str] = ()) -> Self:
+        """A new run in a folder that has no run yet; nobody holds it."""
+        run = cls.claim(path)
+        run.begin(settings, python_rewards=python_rewards)
+        run.let_go()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """An existing run."""
+        if not (path / CONFIG).is_file():
+            raise UserError(f"{path} is not a run: it has no {CONFIG}.")
+        return cls(path)
+
+    def begin(self, settings: Settings, *, python_rewards: Sequence[str] = ()) -> None:
+        """Makes a run of a folder that was claimed."""
+        self._config.write(settings, where_from(settings, python_rewards), versions_now())
+
+    def give_prompts(self, lines: str) -> Path:
+        """Puts prompts that came from Python into the folder of a run to be begun; returns their file."""
+        return self._replace(GIVEN_PROMPTS, lines)
+
+    def let_go(self) -> None:
+        """Ends the hold of `claim`; others may write."""
+        if self._lock is not None and not self._at_work:
+            self._lock.release()
+            self._lock = None
+
+    def abandon(self) -> None:
+        """Removes the folder of a run that was refused before it began (a mistake in the settings, a
+        model that is not there), so that the next try finds its name free. With anything in it that a
+        run has made, or in another process's hands, it stays."""
+        if not self._root.is_dir():
+            return
+        if self._lock is None and (lock := Lock.take(self._root)) is not None:
+            self._lock = lock
+        if self._lock is None:
+            return
+        nothing = {*UNUSED, CONFIG, self._times.path.name}
+        if not self.under_way.calls():
+            nothing.add(self.under_way.table.path.name)
+        if {p.name for p in self._root.iterdir()} <= nothing:
+            # The lock goes last: as long as it is there, nobody takes the folder for a free one.
+            for file in sorted(self._root.iterdir(), key=lambda p: p.name == LOCK):
+                file.unlink()
+            with contextlib.suppress(OSError):  # somebody has taken it up at this moment
+                self._root.rmdir()
+        self.let_go()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the run for one writer; a second one is refused. Who has claimed the folder goes on
+        holding it."""
+        claimed_before = self._lock is not None
+        if self._lock is None:
+            with saving(self.path):
+                self._lock = Lock.take(self._root)
+        if self._lock is None or self._at_work:
+            raise UserError(f"{self.path} is being written by another process; wait for it or stop it.")
+        self._at_work = True
+        try:
+            yield
+        finally:
+            self._at_work = False
+            with contextlib.suppress(UserError, OSError):  # what ends the run is the news, not this
+                if not self.under_way.calls():
+                    self.under_way.table.remove()
+            if not claimed_before:
+                self.let_go()
+
+
+def _taken(path: Path) -> str:
+    if (path / CONFIG).is_file():
+        return (
+            f"{path} already exists. Go on with it: refine train --resume {quoted(path)}; "
+            "or choose another folder with --run."
+        )
+    return f"{path} already exists and is no run; choose another folder with --run."

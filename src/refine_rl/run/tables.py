@@ -1,0 +1,118 @@
+"""Tables: the files of lines that a run has, and what becomes of each."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from refine_rl.errors import quoted
+from refine_rl.run import shapes
+from refine_rl.run.checkpoints import Checkpoints
+from refine_rl.run.config import Config
+from refine_rl.run.files import PUT_BACK, Record, as_bytes, replace
+from refine_rl.run.shapes import Shape
+from refine_rl.run.source import sha256
+from refine_rl.run.table import TAKE_OUT, Flaw, InOrder, Table
+from refine_rl.run.under_way import UnderWay
+from refine_rl.types import Prompt
+
+R = TypeVar("R")
+
+
+class Tables(Checkpoints):
+    """A run's tables. Lines of `_stepped` ones belong to a step, and going back in training forgets them; the
+    others that grow keep each line: what was spent stays spent, and what was told, told."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._config = Config(path)
+        self._prompts = Table(path / "prompts.jsonl", shapes.PROMPTS, grows=False)
+        self._groups = self._of_steps("groups.jsonl", shapes.GROUPS, InOrder)
+        self._metrics = self._of_steps("metrics.jsonl", shapes.METRICS, InOrder)
+        self._validation = self._of_steps("validation.jsonl", shapes.VALIDATION)
+        self._pool = self._of_steps("pool.jsonl", shapes.POOL)
+        self._events = self._log("events.jsonl", shapes.EVENTS)
+        self._times = self._log("times.jsonl", shapes.TIMES)
+        self._calls = self._log("llm_calls.jsonl", shapes.CALLS)
+        self._replies = self._log("llm_replies.jsonl", shapes.REPLIES)
+        self._quiz = Table(path / "quiz.jsonl", shapes.QUIZ)
+        self.under_way = UnderWay(self._log(".calls_under_way.jsonl", shapes.UNDER_WAY))
+        self._stepped: tuple[Table[Any], ...] = (self._groups, self._metrics, self._validation, self._pool)
+        logs = (self._events, self._calls, self._replies, self._quiz, self._times, self.under_way.table)
+        self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs)
+
+    def answers(self, which: str) -> Table[Record]:
+        """What a model did with prompts of the run: `which` is "base", "tuned", or of an eval."""
+        again = f"Put it back as it was, or remove it: {self.resume} makes the same answers again."
+        way_out = again if which in ("base", "tuned") else PUT_BACK
+        path = self.path / f"evaluations/{which}.jsonl"
+        return Table(path, shapes.OUTCOMES, grows=False, way_out=lambda line: way_out)
+
+    def _of_steps(self, file: str, shape: Shape[R], sequence: Callable[[], Flaw] | None = None) -> Table[R]:
+        table = Table(
+            self.path / file, shape, sequence=sequence, way_out=lambda line: self._train_again(table, line)
+        )
+        return table
+
+    def _log(self, file: str, shape: Shape[R]) -> Table[R]:
+        """No result depends on it."""
+        return Table(self.path / file, shape, way_out=lambda line: TAKE_OUT)
+
+    def _train_again(self, table: Table[R], line: int | None) -> str:
+        """What to do about a damaged line of a step."""
+        if line is None or self.answers("tuned").exists():
+            return PUT_BACK
+        last = table.step_before(line)
+        if table is self._groups:
+            last -= 1  # the line may have been one of that step's
+        to = max((step for step in self.checkpoints() if step <= last), default=0)
+        return f"Put it back as it was; or train again from before it: {self.resume} --from-step {to}"
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the run."""
+        return f"refine train --resume {quoted(self.path)}"
+
+    def _replace(self, file: str, text: str) -> Path:
+        replace(self._root / file, text)
+        return self._root / file
+
+    # -- what everybody reads and writes ------------------------------------------------------
+
+    def prompts(self) -> list[Prompt]:
+        """Raises UserError where they are not those that the run began with."""
+        if not self._prompts.exists():
+            if self._groups.exists() or self.answers("base").exists():
+                raise self._prompts.error(" is gone.")
+            return []
+        prompts = list(self._prompts.read())
+        written = self._config.source().get("prompts_sha256")
+        if written is not None and written != self._prompts.sha256():
+            raise self._prompts.error(" is not as the run wrote it: lines were changed, added or lost.")
+        return prompts
+
+    def save_prompts(self, prompts: Sequence[Prompt]) -> None:
+        # First what the file will be: killed in between, the run has no prompts yet, and makes the same.
+        text = self._prompts.text(prompts)
+        self._config.note(prompts_sha256=sha256(as_bytes(text)))
+        self._prompts.replace(prompts)
+
+    def event(self, kind: str, name: str, text: str, step: int | None = None, **more: Any) -> None:
+        """Something a person should read later: started, warning, guard, resumed, best ..."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._events.append({"time": now, "step": step, "kind": kind, "name": name, "text": text, **more})
+
+    @contextlib.contextmanager
+    def timed(self, stage: str, step: int | None = None) -> Iterator[None]:
+        """Puts on record what a stage outside of the steps took, however it ends. What is done again after a
+        stop takes its time again."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = round(time.perf_counter() - began, 4)
+            self._times.append({"stage": stage, "step": step, "seconds": seconds})

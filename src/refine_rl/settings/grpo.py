@@ -1,0 +1,93 @@
+"""[grpo]: the update."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from refine_rl.settings.base import Positive, Section
+
+
+class GRPOSettings(Section):
+    """[grpo]: the update."""
+
+    steps: Positive = 100
+    """Rounds of sampling, scoring and updating."""
+    prompts_per_step: Positive = 8
+    """Prompts a step; each gets rollout.group_size completions."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Without it: 1e-4 for LoRA, 1e-5 for full fine-tuning; for "tiny" 1e-3 and 3e-4."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up; "linear" and "cosine" end at 0."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Larger gradients are scaled down to this norm."""
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo"] = "grpo"
+    """"grpo": tokens averaged over each completion, then over completions (arXiv 2402.03300); "dapo": over
+    all tokens of the step (2503.14476); "bnpo": as "dapo", with the clip of "grpo"; "dr_grpo": sum over a
+    constant length (2503.20783); "gspo": one ratio a completion (2507.18071); "cispo": the clip bounds a
+    token's weight (2506.13585); "sapo": a soft gate for the clip (2511.20347). See docs/algorithms.md."""
+    advantage: Literal["zscore", "mean", "rloo", "gdpo"] = "zscore"
+    """"zscore": (R - mean) / (std + epsilon); "mean": R - mean; "rloo": R - mean of the others; "gdpo":
+    z-score of each component, then the weighted sum, then normalised over the batch."""
+    flat: Literal["keep", "drop", "sign", "steps"] | None = None
+    """A group whose rewards are all equal: "keep": it counts in the loss's denominators, with advantage 0;
+    "drop": it does not count (AGPO, arXiv 2503.15952 v3; DAPO); "sign": advantage 1 where its reward reaches
+    grpo.solved, else -1 (AGPO v1); "steps": where its reward is below grpo.solved, the steps of its answers
+    are graded by [reward.steps], and tell them apart (SGPO, 2505.11595). Without it: "drop" with
+    grpo.resample, else "keep"."""
+    solved: float | None = None
+    """With flat = "sign" or "steps", and needed there: the reward from which a group of equal rewards is
+    solved."""
+    resample: Annotated[int, Field(ge=0)] = 0
+    """DAPO (2503.14476): at most this many groups of other prompts are sampled in a step in place of groups
+    whose rewards are all equal. Not with rollout.ahead or flat = "steps"."""
+    deviation: Literal["sample", "population"] = "sample"
+    """Standard deviation with denominator G - 1 or G."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-4
+    """Added to the standard deviation."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The ratio of new to old probability is clipped below 1 - clip_low ... Without it: 0.2; 0.0003 for
+    "gspo", 1 (nothing is clipped) for "cispo". "sapo" has no clip."""
+    clip_high: Annotated[float, Field(gt=0)] | None = None
+    """... and above 1 + clip_high. Without it: 0.28 for "dapo", 0.0004 for "gspo", 4 for "cispo", else
+    clip_low."""
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """With it, each token weighs min(p / q, importance_cap), p its probability for the trainer before the
+    step's updates and q for the sampler, and the ratio is of new to p: for a sampler that is not the trainer,
+    or lags. Without it, q is the old probability. Not with model.dropout."""
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the KL term. At 0 the KL is still measured, on a few completions a step."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Nats a token. With it, grpo.kl is where the coefficient starts; after a step whose KL was above (below)
+    the target it grows (shrinks) by up to 2 % (arXiv 1909.08593). Without it, it is fixed."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """With d = log pi_ref - log pi: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. In the loss the gradient
+    of k1 is 0 on average: use it in the reward."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
+    updates_per_step: Positive = 1
+    """Optimizer updates on the same rollouts; the log-probs of the first stay the old ones."""
+    tokens_per_micro_batch: Positive = 2048
+    """Tokens that go through the model at once (a prompt once for all its completions), in all micro-batches
+    that a processor works side by side; a group is cut only behind as many tokens as its prompt has. The
+    result does not depend on it but for rounding."""
+    validate_every: Annotated[int, Field(ge=0)] = 10
+    """Steps between scorings of the validation prompts; 0: never (the last checkpoint is used)."""
+    checkpoint_every: Positive = 10
+    """Steps between checkpoints."""
+    keep_checkpoints: Positive = 3
+    """The newest ones; the best on validation is kept beside them, always."""
+    zero_variance_patience: Positive = 10
+    """The run stops after this many steps in which no group had any spread."""
+    all_cut_patience: Positive = 1
+    """The run stops after this many steps in which every completion was cut at rollout.max_tokens."""
+    mismatch_tolerance: Annotated[float, Field(gt=0)] | None = None
+    """Allowed mean |trainer - sampler| log-prob; without it, derived from the number format and the model's
+    size."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """All randomness of the run follows from it."""

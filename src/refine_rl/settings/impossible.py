@@ -1,0 +1,192 @@
+"""Combinations of settings that cannot be, across the tables: when, why, and the way out.
+
+What one table's own keys exclude stands in that table's file, in the same form.
+"""
+
+from __future__ import annotations
+
+from refine_rl.settings.base import Impossible
+from refine_rl.settings.tables import Tables
+
+_TELLS_SOLVED = ("sign", "steps")  # values of grpo.flat that ask whether a group is solved
+_NEEDS_WRITER = 'needs `writer.model = "ENDPOINT/MODEL"`'
+_NEEDS_JUDGES = 'needs `reward.judges = ["ENDPOINT/MODEL"]`'
+_ABSOLUTE = 'use `judge.kind = "absolute"`'
+
+
+def _judges_compare(it: Tables) -> bool:
+    return bool(it.reward.judges) and it.judge.kind != "absolute"
+
+
+def _kl_in_reward(it: Tables) -> bool:
+    return it.grpo.kl > 0 and it.grpo.kl_in == "reward"
+
+
+def _exits(it: Tables) -> bool:
+    return it.rollout.early_exit is not None
+
+
+def _looks(it: Tables) -> int:
+    return it.judge.repeats * len(it.reward.judges)
+
+
+_UPDATES: tuple[Impossible[Tables], ...] = (
+    Impossible(
+        when=lambda it: it.grpo.warmup_steps > it.grpo.steps,
+        why="`grpo.warmup_steps` is larger than `grpo.steps`",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.advantage == "gdpo" and it.reward.combine == "product",
+        why='`grpo.advantage = "gdpo"` sums components',
+        way_out='use `reward.combine = "sum"`',
+    ),
+    Impossible(
+        when=lambda it: it.grpo.advantage == "gdpo" and _kl_in_reward(it),
+        why='`grpo.advantage = "gdpo"` normalises components',
+        way_out='use `grpo.kl_in = "loss"`',
+    ),
+    Impossible(
+        when=lambda it: it.grpo.kl_target is not None and it.grpo.kl == 0,
+        why="`grpo.kl_target` needs a coefficient to start from",
+        way_out="set `grpo.kl` above 0",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.kl_in == "reward" and it.grpo.kl == 0,
+        why='`grpo.kl_in = "reward"` does nothing without a coefficient',
+        way_out="set `grpo.kl` above 0",
+    ),
+    Impossible(
+        when=lambda it: (
+            it.grpo.loss == "sapo" and not (it.grpo.clip_low is None and it.grpo.clip_high is None)
+        ),
+        why='`grpo.loss = "sapo"` does not clip',
+        way_out="leave `grpo.clip_low` and `grpo.clip_high` out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.importance_cap is not None and it.model.dropout > 0,
+        why="`grpo.importance_cap` compares log-probs that dropout disturbs",
+        way_out="set `model.dropout = 0`",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.resample > 0 and it.rollout.ahead == 1,
+        why="`grpo.resample` waits for the rewards of a step",
+        way_out="use `rollout.ahead = 0`",
+    ),
+)
+
+_FLAT_GROUPS: tuple[Impossible[Tables], ...] = (
+    Impossible(
+        when=lambda it: it.grpo.flat in _TELLS_SOLVED and it.grpo.solved is None,
+        why='`grpo.flat = "{it.grpo.flat}"` needs `grpo.solved`, the reward from which a group is solved',
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat not in _TELLS_SOLVED and it.grpo.solved is not None,
+        why='`grpo.solved` is for `grpo.flat = "sign"` or `"steps"` alone',
+        way_out="leave it out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat in _TELLS_SOLVED and _judges_compare(it),
+        why='`grpo.flat = "{it.grpo.flat}"` asks whether a group is solved, and judges that compare cannot '
+        "say so",
+        way_out=_ABSOLUTE,
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat == "steps" and it.reward.steps is None,
+        why='`grpo.flat = "steps"` needs the table `[reward.steps]`, which says what grades them',
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat != "steps" and it.reward.steps is not None,
+        why='`reward.steps` grades for `grpo.flat = "steps"` alone',
+        way_out="set that, or leave the table out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat == "steps" and it.grpo.resample > 0,
+        why='`grpo.resample` replaces the groups that `grpo.flat = "steps"` grades',
+        way_out="leave one out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat == "steps" and it.grpo.advantage == "gdpo",
+        why='`grpo.flat = "steps"` has no component for `grpo.advantage = "gdpo"` to normalise',
+        way_out="use another advantage",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat == "steps" and _kl_in_reward(it),
+        why='`grpo.kl_in = "reward"` tells the answers of every group apart, so that none is left for '
+        '`grpo.flat = "steps"`',
+        way_out='use `grpo.kl_in = "loss"`',
+    ),
+)
+
+_EARLY_EXITS: tuple[Impossible[Tables], ...] = (
+    Impossible(
+        when=lambda it: (
+            it.rollout.early_exit is not None and it.rollout.early_exit.answer_tokens >= it.rollout.max_tokens
+        ),
+        why="`rollout.early_exit.answer_tokens` leaves no room for a thought",
+        way_out="it must be below `rollout.max_tokens`",
+    ),
+    Impossible(
+        when=lambda it: _exits(it) and _judges_compare(it),
+        why="`rollout.early_exit` asks whether an answer is right, and judges that compare cannot say so",
+        way_out=_ABSOLUTE,
+    ),
+    Impossible(
+        when=lambda it: _exits(it) and it.reward.overlong is not None,
+        why="`rollout.early_exit` pays short thoughts itself",
+        way_out="leave `reward.overlong` out",
+    ),
+    Impossible(
+        when=lambda it: _exits(it) and it.grpo.advantage == "gdpo",
+        why='`rollout.early_exit` pays by the order of the right answers, and `grpo.advantage = "gdpo"` '
+        "looks at components alone",
+        way_out="use another advantage",
+    ),
+    Impossible(
+        when=lambda it: _exits(it) and it.grpo.flat == "steps",
+        why='`grpo.flat = "steps"` tells answers apart by their steps, and those of early exits are the same',
+        way_out="leave one of `rollout.early_exit` and `grpo.flat` out",
+    ),
+    Impossible(
+        when=lambda it: _exits(it) and it.prompts.probe > 0,
+        why="`prompts.probe` would set prompts aside that are always solved, and `rollout.early_exit` still "
+        "learns from them",
+        way_out="leave it out",
+    ),
+)
+
+_LLMS: tuple[Impossible[Tables], ...] = (
+    Impossible(
+        when=lambda it: it.prompts.source == "writer" and not it.writer.model,
+        why=f'`prompts.source = "writer"` {_NEEDS_WRITER}',
+    ),
+    Impossible(
+        when=lambda it: it.reward.rubric == "write" and not it.writer.model,
+        why=f'`reward.rubric = "write"` {_NEEDS_WRITER}',
+    ),
+    Impossible(
+        when=lambda it: bool(it.reward.rubric) and not it.reward.judges,
+        why=f"`reward.rubric` {_NEEDS_JUDGES}",
+    ),
+    Impossible(
+        when=lambda it: bool(it.evaluate.judge) and not it.reward.judges,
+        why=f"`evaluate.judge` {_NEEDS_JUDGES}",
+    ),
+    Impossible(
+        when=lambda it: bool(it.reward.judges) and it.judge.adaptive and _looks(it) < 3,
+        why="`judge.adaptive` saves looks after the second",
+        way_out="set `judge.repeats` to 3 or more",
+    ),
+    Impossible(
+        when=lambda it: _looks(it) == 1 and bool(it.judge.larger),
+        why="`judge.larger` acts on how far looks agree",
+        way_out="set `judge.repeats` to 2 or more, or name several judges",
+    ),
+    Impossible(
+        when=lambda it: _looks(it) == 1 and it.judge.shrink and not it.judge.larger,
+        why="`judge.shrink` acts on how far looks agree",
+        way_out="set `judge.repeats` to 2 or more, or name several judges",
+    ),
+)
+
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS
+"""All of them, in the order in which they are told."""

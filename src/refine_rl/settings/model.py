@@ -1,0 +1,43 @@
+"""[model]: which model is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from refine_rl.settings.base import Positive, Section
+
+
+class ModelSettings(Section):
+    """[model]: which model is trained, and how much of it."""
+
+    name: str = "Qwen/Qwen2.5-0.5B-Instruct"
+    """A hub id, a folder, or "tiny" (the bundled model). An adapter too: its base model with the adapter
+    merged in is the start then."""
+    adapter: Literal["lora", "none"] = "lora"
+    """"lora" trains a low-rank adapter; "none" trains every weight."""
+    rank: Positive = 16
+    """Rank of the LoRA matrices."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """LoRA scale; the adapter's output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """LoRA dropout while training. Off by default: it makes trainer and sampler disagree."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Which layers the adapter is put on: all linear ones but the head, or a list of names (the last parts
+    of the layers' own, such as "q_proj")."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the matrix products; "auto": the one in which a layer of this model's shape takes less
+    time here. What was found stands in the run's config.toml."""
+    device: str = "auto"
+    """"auto" (cuda, else mps, else cpu) or a torch device."""
+    gradient_checkpointing: bool = False
+    """Training keeps each layer's input alone and computes the layer again on the way back: less memory, for
+    a third (LoRA: half) more work in training. The result is the same."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_something(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError('is empty; name a model on the hub or a folder, or "tiny", the bundled one')
+        return name

@@ -1,0 +1,82 @@
+"""[prompts]: where prompts come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator
+
+from refine_rl.settings.base import Impossible, Positive, Section
+
+_TAKEN_BY_PROMPTS = ("prompt", "messages", "completion", "id", "split", "facets", "data")
+
+
+class PromptSettings(Section):
+    """[prompts]: where prompts come from and how they are split."""
+
+    source: str = ""
+    """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME" or "file:PATH" (.jsonl,
+    .json, .csv, .txt, or a .py file with a function `prompts(split, count, seed)`). Without it, the writer
+    where there is one."""
+    column: str = ""
+    """The column of a file that holds the prompt (a text, or a list of chat messages) where it is called
+    neither `prompt` nor `messages`: column = "text"."""
+    data: dict[str, str] = {}
+    """Names under which rewards see columns of a file that are called otherwise: {answer = "label"}."""
+    train: Positive | None = None
+    """Number of training prompts; without it, all that are left (256 from a generator, 64 from a writer)."""
+    validation: Annotated[int, Field(ge=0)] | None = None
+    """Prompts that choose the checkpoint; without it, 10 % of a file up to 32 (32 from a generator, 12 from
+    a writer)."""
+    held_out: Positive | None = None
+    """Prompts that only the final comparison reads; without it, 20 % of a file up to 100 (64 from a
+    generator, 24 from a writer)."""
+    facets: dict[str, list[str]] = {}
+    """What a writer's prompts vary in: {tone = ["angry", "calm"], length = ["a line", "a page"]}. Without
+    it, the writer names the facets itself, from the task."""
+    system: str = ""
+    """System message put before every prompt that has none; without it, a writer writes one (see
+    writer.system)."""
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Prompts of different splits (a writer's: any two) whose similarity reaches this are not both kept; 1
+    turns it off."""
+    similarity: Literal["words", "meaning"] = "words"
+    """What near-duplicates are measured by: "words" (Jaccard similarity of word trigrams) or "meaning" (as
+    well the cosine of a small sentence encoder; needs the extra refine-rl[encoder])."""
+    max_tokens: Positive = 2048
+    """Longer prompts are set aside, with a word."""
+    pool: Literal["all", "informative"] = "all"
+    """"all": every pass takes every training prompt once. "informative": prompts whose group had no spread
+    rest for some steps, longer each time, and then get another chance."""
+    probe: Annotated[int, Field(ge=0)] = 0
+    """With pool = "informative": answers that the untrained model gives to every training prompt before the
+    first step; prompts without spread begin by resting. 0: no probe."""
+
+    @field_validator("facets")
+    @classmethod
+    def _vary(cls, facets: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, values in facets.items():
+            if len(values) < 2 or len({v.strip() for v in values}) < len(values) or not all(values):
+                raise ValueError(f"`{name}` needs at least two values, each of them once and none empty")
+        return facets
+
+    @field_validator("data")
+    @classmethod
+    def _are_names(cls, data: dict[str, str]) -> dict[str, str]:
+        for name in data:
+            if name in _TAKEN_BY_PROMPTS:
+                raise ValueError(f"`{name}` means something else; choose another name for the data")
+        return data
+
+    @classmethod
+    def impossible(cls) -> tuple[Impossible[Self], ...]:
+        return (
+            Impossible(
+                when=lambda it: it.probe == 1,
+                why="`probe` needs at least 2 answers: one answer has no spread",
+            ),
+            Impossible(
+                when=lambda it: it.probe > 0 and it.pool != "informative",
+                why='`probe` goes with `pool = "informative"`',
+            ),
+        )

@@ -1,0 +1,73 @@
+"""[rollout] and [rollout.early_exit]: how the policy answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from refine_rl.settings.base import Impossible, Positive, Section
+
+
+class EarlyExitSettings(Section):
+    """[rollout.early_exit]: S-GRPO (arXiv 2505.07686). A group is one answer with its whole thought and
+    rollout.group_size - 1 early exits (fewer where the thought is shorter): the same thought cut at random
+    places, ended there, and answered. Right answers (reward.success) earn 1, 1/2, 1/4 ... from the earliest
+    exit on, others 0. Only in training: validation and comparison let the model think."""
+
+    ends: str
+    """The text with which the model itself ends a thought, such as "</think>"."""
+    forced: str = ""
+    """What is put where a thought is cut: it ends the thought, so `ends` must stand in it. Without it, `ends`
+    alone."""
+    answer_tokens: Positive = 64
+    """The answer behind an early exit is cut here; thought, `forced` and answer together stay within
+    rollout.max_tokens."""
+
+    @classmethod
+    def impossible(cls) -> tuple[Impossible[Self], ...]:
+        return (
+            Impossible(
+                when=lambda it: not it.ends.strip(),
+                why="needs `ends`, the text with which the model ends a thought",
+            ),
+            Impossible(
+                when=lambda it: bool(it.ends.strip() and it.forced) and it.ends not in it.forced,
+                why="has a `forced` that does not end the thought",
+                way_out="put {it.ends!r} into it",
+            ),
+        )
+
+
+class RolloutSettings(Section):
+    """[rollout]: how the policy answers."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions a prompt; their spread is what GRPO learns from."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Of the sampling; higher is more varied."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the likeliest tokens that together reach this probability are sampled; 1: all."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Only this many of the likeliest tokens are sampled; 0: all."""
+    max_tokens: Positive = 256
+    """A completion is cut here, with stop reason "length"."""
+    ahead: Literal["auto", 0, 1] = "auto"
+    """1: the next step's answers are sampled while this step's are being judged, so with weights one update
+    older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 where an LLM
+    is asked for scores, without grpo.resample, else 0."""
+    early_exit: EarlyExitSettings | None = None
+    """Thoughts are cut and answered early, so that short ones win; not without this table."""
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The settings that cut a completion, with their tokens."""
+        own = {"rollout.max_tokens": self.max_tokens}
+        if self.early_exit is not None:  # what comes after a cut thought has a limit of its own
+            own["rollout.early_exit.answer_tokens"] = self.early_exit.answer_tokens
+        return own
+
+    @property
+    def decays(self) -> bool:
+        """Whether a right answer earns less the later it stands in its group; that is a spread of its own."""
+        return self.early_exit is not None

@@ -1,0 +1,176 @@
+"""The door: settings are taken apart here, and nowhere else in this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from refine_rl.envs.base import How
+from refine_rl.envs.build import world_of
+from refine_rl.envs.play import play
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Purpose, Speaker, Spoken
+from refine_rl.progress import Pause, never
+from refine_rl.settings import Settings
+from refine_rl.training.check import Check
+from refine_rl.training.grpo.advantages import Advantages
+from refine_rl.training.grpo.choice import Choice, Schedule
+from refine_rl.training.grpo.collect import Collector, Play, Start
+from refine_rl.training.grpo.kl import Distance
+from refine_rl.training.grpo.learn import Learn, Loss, Rate
+from refine_rl.training.grpo.record import Record
+from refine_rl.training.guards import Guards
+from refine_rl.training.local import LocalLearner, adamw
+from refine_rl.training.reference import References
+from refine_rl.types import Prompt, StepMetrics
+
+
+def check_of(settings: Settings, speaker: Speaker) -> Check:
+    return Check(
+        speaker=speaker,
+        temperature=settings.rollout.temperature,
+        allowed=settings.grpo.mismatch_tolerance,
+    )
+
+
+def sampling_of(settings: Settings) -> Sampling:
+    """How training's answers are drawn."""
+    r = settings.rollout
+    return Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k)
+
+
+def play_of(settings: Settings, speaker: Speaker, *, pause: Pause = never) -> Play:
+    """Makes the groups of a training step."""
+    world, members, sampling = world_of(settings.rollout), settings.rollout.group_size, sampling_of(settings)
+
+    def rollouts(prompts: Sequence[Prompt], step: int) -> Iterator[Spoken]:
+        how = How(sampling=sampling, purpose=Purpose(seed=settings.grpo.seed, step=step, name="rollout"))
+        return play(speaker, prompts, members, how, world=world, pause=pause)
+
+    return rollouts
+
+
+def schedule_of(settings: Settings) -> Schedule:
+    g = settings.grpo
+    return Schedule(
+        ahead=settings.ahead, checkpoint_every=g.checkpoint_every, validate_every=g.validate_every
+    )
+
+
+def learner_of(settings: Settings, policy: Policy) -> LocalLearner:
+    g = settings.grpo
+    return LocalLearner(
+        speaker=policy,
+        optimizer=adamw(policy, weight_decay=g.weight_decay),
+        check=check_of(settings, policy),
+        tokens=g.tokens_per_micro_batch,
+        max_grad_norm=g.max_grad_norm,
+        dropout=settings.model.dropout,
+        seed=g.seed,
+    )
+
+
+def loss_of(settings: Settings) -> Loss:
+    g = settings.grpo
+    return Loss(
+        name=g.loss,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        max_tokens=settings.rollout.max_tokens,
+        kl_estimator=g.kl_estimator,
+        importance_cap=g.importance_cap,
+    )
+
+
+def distance_of(
+    settings: Settings, speaker: Speaker, history: Callable[[], Sequence[StepMetrics]]
+) -> Distance:
+    g = settings.grpo
+    references = References(
+        speaker=speaker, temperature=settings.rollout.temperature, tokens=g.tokens_per_micro_batch
+    )
+    return Distance(
+        references=references,
+        history=history,
+        first=g.kl,
+        target=g.kl_target,
+        estimator=g.kl_estimator,
+        in_reward=g.kl_in == "reward",
+    )
+
+
+def learn_of(settings: Settings, learner: LocalLearner, distance: Distance, *, pause: Pause = never) -> Learn:
+    g = settings.grpo
+    rate = Rate(peak=settings.learning_rate, steps=g.steps, schedule=g.schedule, warmup_steps=g.warmup_steps)
+    return Learn(
+        learner=learner,
+        loss=loss_of(settings),
+        distance=distance,
+        rate=rate,
+        updates=g.updates_per_step,
+        pause=pause,
+    )
+
+
+def advantages_of(settings: Settings, weights: Mapping[str, float]) -> Advantages:
+    """`weights` are those of the reward's components."""
+    g, steps = settings.grpo, settings.reward.steps
+    return Advantages(
+        kind=g.advantage,
+        deviation=g.deviation,
+        epsilon=g.epsilon,
+        flat=settings.flat,
+        solved=g.solved,
+        steps_weight=None if steps is None else steps.weight,
+        shrink=settings.judge.shrink,
+        weights=weights,
+    )
+
+
+def collector_of(
+    settings: Settings,
+    prompts: Sequence[Prompt],
+    record: Record,
+    learn: Learn,
+    *,
+    play: Play,
+    score: Start,
+    check: Check,
+    weights: Mapping[str, float],
+    top: float | None = None,
+    pause: Pause = never,
+) -> Collector:
+    """`top` is the highest reward there is; None where none means "solved"."""
+    g = settings.grpo
+    choice = Choice(
+        prompts=prompts,
+        per_step=g.prompts_per_step,
+        seed=g.seed,
+        schedule=schedule_of(settings),
+        informative=settings.prompts.pool == "informative",
+        top=top,
+    )
+    return Collector(
+        steps=g.steps,
+        choice=choice,
+        record=record,
+        play=play,
+        score=score,
+        compare=check.compare,
+        advantages=advantages_of(settings, weights),
+        penalties=learn.distance.penalties,
+        resample=g.resample,
+        max_missing=settings.reward.max_missing,
+        pause=pause,
+    )
+
+
+def guards_of(settings: Settings) -> Guards:
+    g = settings.grpo
+    return Guards(
+        all_cut_patience=g.all_cut_patience,
+        zero_variance_patience=g.zero_variance_patience,
+        limits=settings.rollout.limits,
+        flat=settings.flat,
+        resample=g.resample,
+    )

@@ -1,0 +1,71 @@
+"""What a Learner is: rows in, a better policy out. It owns the backward pass, clipping, the optimizer, and
+its checkpoint; one process of our own (local.py) is one, several processes or a service are others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from refine_rl.progress import Pause
+from refine_rl.training.checkpoint import Position
+from refine_rl.training.rows import MicroBatch, Row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSums:
+    """Sums over the tokens of one micro-batch; the caller divides by its own token count."""
+
+    loss: torch.Tensor  # scalar, with gradient
+    clipped_tokens: (
+        int  # tokens on which the clip acted: it took their gradient, or ("cispo") cut their weight
+    )
+
+
+Objective = Callable[[torch.Tensor, MicroBatch, "torch.Tensor | None"], LossSums]
+"""(log-probs now [B, T], the rows, their log-probs before any weight moved where that is over) -> loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """What an update saw. None: not measurable in this one."""
+
+    loss: float | None  # of the first optimizer step
+    grad_norm: float | None  # the largest, before clipping
+    clip_share: float | None
+    seen: torch.Tensor | None  # |trainer - sampler| in nats, [N], before any weight moved
+    apart: (
+        torch.Tensor | None
+    )  # trainer - sampler of all tokens that were worked, [N], before any weight moved
+
+
+class Learner(Protocol):
+    """Moves a policy's weights."""
+
+    def learn(
+        self,
+        rows: Sequence[Row],
+        objective: Objective,
+        *,
+        step: int,
+        rate: float,
+        updates: int = 1,
+        seen: torch.Tensor | None = None,
+        pause: Pause,
+    ) -> Learned:
+        """`updates` optimizer steps at the learning rate `rate` on the same rows.
+
+        `seen` is the comparison of sampler and trainer where it was made when the rows were sampled, with
+        weights that have moved since; else it is made here. `pause` may raise as long as no weight has moved.
+        Raises GuardStop on a mismatch of sampler and trainer, and on a loss or gradient that is not finite,
+        before it moves a weight.
+        """
+
+    def save(self, folder: Path, position: Position) -> None:
+        """Fills an empty folder with the state of training."""
+
+    def load(self, folder: Path) -> Position:
+        """Puts that state back, to the bit."""

@@ -1,0 +1,154 @@
+"""The learner of one process: micro-batches side by side on a processor's cores, or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from refine_rl.policy.protocol import Speaker
+from refine_rl.progress import Pause, never
+from refine_rl.randomness import torch_seed
+from refine_rl.training import checkpoint
+from refine_rl.training.check import Check, require_finite
+from refine_rl.training.checkpoint import Position
+from refine_rl.training.lanes import Gradients, in_lanes, lanes_of
+from refine_rl.training.learner import Learned, LossSums, Objective
+from refine_rl.training.rows import Row, micro_batch, micro_batches
+
+
+def adamw(speaker: Speaker, *, weight_decay: float = 0.0) -> torch.optim.AdamW:
+    """Over the trainable parameters, in the order of their names; a learner sets the rate of each step."""
+    parameters = [p for _, p in sorted(speaker.trainable().items())]
+    return torch.optim.AdamW(parameters, weight_decay=weight_decay)
+
+
+@dataclass(kw_only=True)
+class LocalLearner:
+    """`check` compares sampler and trainer; `tokens` go through the model at once, in all lanes together;
+    `dropout` draws from (seed, step, update, micro-batch)."""
+
+    speaker: Speaker
+    optimizer: torch.optim.Optimizer
+    check: Check
+    tokens: int
+    max_grad_norm: float = 1.0
+    dropout: float = 0.0
+    seed: int = 0
+
+    def learn(
+        self,
+        rows: Sequence[Row],
+        objective: Objective,
+        *,
+        step: int,
+        rate: float,
+        updates: int = 1,
+        seen: torch.Tensor | None = None,
+        pause: Pause = never,
+    ) -> Learned:
+        """See `Learner`. The log-probs of the rollouts stay the old ones throughout."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        worked = [r for r in rows if r.teaches]
+        if seen is None and rows and (not worked or self.dropout > 0):
+            # The training pass cannot give the comparison: there is none, or dropout disturbs it.
+            seen = self.check.compare([r.trajectory for r in rows], step)
+        # Dropout has one stream of randomness.
+        lanes = 1 if self.dropout > 0 else lanes_of(self.speaker)
+        # The lanes' micro-batches are in memory at once.
+        packed = self.speaker.shares_prompts
+        chunks = list(micro_batches([r.trajectory for r in worked], self.tokens // lanes, packed=packed))
+        losses: list[float] = []
+        norms: list[float] = []
+        clipped = 0
+        first: list[_Part] = []
+        for update in range(updates if worked else 0):
+            some = [[worked[i] for i in chunk] for chunk in chunks]
+            starts = [p.new_B_T for p in first] if first else [None] * len(chunks)
+            parts = self._backward(some, starts, objective, lanes, (step, update), pause)
+            first = first or parts
+            norms.append(self._clipped_norm())
+            losses.append(sum(p.sums.loss.item() for p in parts))
+            clipped += sum(p.sums.clipped_tokens for p in parts)
+            require_finite(losses[-1], norms[-1], step)
+            if seen is None:
+                seen = torch.cat([p.new_minus_old for p in parts]).abs()
+                self.check.require_match([r.trajectory for r in worked], seen, step)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = sum(r.trajectory.completion_tokens for r in worked) * len(losses)
+        return Learned(
+            loss=losses[0] if losses else None,
+            grad_norm=max(norms, default=None),
+            clip_share=clipped / tokens if tokens else None,
+            seen=seen,
+            apart=torch.cat([p.new_minus_old for p in first]) if first else None,
+        )
+
+    def save(self, folder: Path, position: Position) -> None:
+        checkpoint.save(folder, self.speaker, self.optimizer, position)
+
+    def load(self, folder: Path) -> Position:
+        return checkpoint.load(folder, self.speaker, self.optimizer)
+
+    def _backward(
+        self,
+        chunks: Sequence[Sequence[Row]],
+        starts: Sequence[torch.Tensor | None],
+        objective: Objective,
+        lanes: int,
+        key: tuple[int, int],
+        pause: Callable[[], None],
+    ) -> list[_Part]:
+        """The gradient of all micro-batches, in the parameters' `grad`. `starts` are the log-probs with which
+        the step's update began, where that is over."""
+        self.optimizer.zero_grad(set_to_none=True)
+        gradients = Gradients([p for _, p in sorted(self.speaker.trainable().items())], lanes)
+
+        def work(n: int, lane: int) -> _Part:
+            if key[1] == 0 and lane == 0:
+                pause()
+            part = self._forward(chunks[n], starts[n], objective, (*key, n))
+            gradients.add(lane, part.sums.loss)
+            return part.detached()
+
+        parts = in_lanes(work, len(chunks), lanes)
+        gradients.hand_over()
+        return parts
+
+    def _forward(
+        self,
+        rows: Sequence[Row],
+        start_B_T: torch.Tensor | None,
+        objective: Objective,
+        key: tuple[int, int, int],
+    ) -> _Part:
+        batch = micro_batch(rows, self.speaker.device)
+        mask = batch.tokens.trainable.to(self.speaker.device)
+        with self.speaker.dropout(self.dropout, torch_seed(self.seed, "dropout", *key)):
+            new = self.speaker.logprobs(batch.tokens, temperature=self.check.temperature)
+            sums = objective(new, batch, start_B_T)
+        new_minus_old = (new.detach() - batch.old_B_T)[mask]
+        return _Part(sums=sums, new_B_T=new.detach(), new_minus_old=new_minus_old)
+
+    def _clipped_norm(self) -> float:
+        """The gradient's norm; a larger one than allowed is scaled down."""
+        parameters = [p for _, p in sorted(self.speaker.trainable().items())]
+        return float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What a micro-batch gave: its share of the loss, the log-probs [B, T], and new - old, [N]."""
+
+    sums: LossSums
+    new_B_T: torch.Tensor
+    new_minus_old: torch.Tensor
+
+    def detached(self) -> _Part:
+        """Without the graph, which is large."""
+        return replace(self, sums=replace(self.sums, loss=self.sums.loss.detach()))

@@ -1,0 +1,57 @@
+"""The log-probs of the untrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from refine_rl.policy.protocol import Speaker
+from refine_rl.policy.tokens import token_batch
+from refine_rl.training.lanes import in_lanes, lanes_of
+from refine_rl.training.rows import MemberKey, micro_batches
+from refine_rl.types import Trajectory
+
+
+@dataclass(kw_only=True)
+class References:
+    """Asked for once, and kept until others are asked for: a step's advantages and its loss may both need
+    them. `tokens` go through the model at once."""
+
+    speaker: Speaker
+    temperature: float
+    tokens: int
+    _known: dict[MemberKey, tuple[Trajectory, tuple[float, ...]]] = field(default_factory=dict)
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether they cost no second model."""
+        return self.speaker.has_reference
+
+    def of(self, trajectories: Sequence[Trajectory]) -> dict[MemberKey, tuple[float, ...]]:
+        """The reference's log-probs of each trajectory's sampled tokens."""
+        keys = [(t.prompt_id, t.member) for t in trajectories]
+        pairs = zip(keys, trajectories, strict=True)
+        if not all(key in self._known and self._known[key][0] is t for key, t in pairs):
+            found = self._computed(trajectories)
+            self._known = {key: (t, found[key]) for key, t in zip(keys, trajectories, strict=True)}
+        return {key: self._known[key][1] for key in keys}
+
+    @torch.no_grad()
+    def _computed(self, trajectories: Sequence[Trajectory]) -> dict[MemberKey, tuple[float, ...]]:
+        found: dict[MemberKey, tuple[float, ...]] = {}
+        with self.speaker.reference() as reference:
+            lanes = lanes_of(reference)
+            packed = reference.shares_prompts
+            chunks = list(micro_batches(trajectories, self.tokens // lanes, packed=packed))
+
+            def work(n: int, lane: int) -> None:
+                some = [trajectories[i] for i in chunks[n]]
+                batch = token_batch(some)
+                values = reference.logprobs(batch, temperature=self.temperature).cpu()
+                for row, t in enumerate(some):
+                    found[t.prompt_id, t.member] = tuple(values[row][batch.trainable[row]].tolist())
+
+            in_lanes(work, len(chunks), lanes)
+        return found

@@ -1,0 +1,139 @@
+"""The journal: one call, one event, every listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from refine_rl.run import RunFolder
+from refine_rl.run.journal import Journal
+from refine_rl.settings.file import settings_from_dict
+from refine_rl.types import StepMetrics
+
+STEP = StepMetrics(
+    step=1,
+    reward_mean=0.5,
+    reward_std=None,
+    components={},
+    groups=1,
+    groups_zero_variance=0,
+    groups_missing=0,
+    tokens_mean=3.5,
+    clipped_share=0.25,
+    loss=None,
+    kl=None,
+    entropy=0.5,
+    grad_norm=1.0,
+    learning_rate=1e-4,
+    seconds={},
+    tokens_per_second=35.0,
+    cost_usd=None,
+)
+
+
+class Heard:
+    """An observer that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def stage(self, text: str) -> None:
+        self.told.append(("stage", text))
+
+    def note(self, text: str) -> None:
+        self.told.append(("note", text))
+
+    def warning(self, text: str) -> None:
+        self.told.append(("warning", text))
+
+    def step(self, metrics: StepMetrics, steps: int) -> None:
+        self.told.append(("step", metrics.step, steps))
+
+
+class Broken(Heard):
+    """An observer whose warnings and steps fail."""
+
+    def warning(self, text: str) -> None:
+        raise OSError("no network")
+
+    def step(self, metrics: StepMetrics, steps: int) -> None:
+        raise ValueError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", settings_from_dict({"task": "Be brief."}, tmp_path))
+
+
+def on_record(run: RunFolder) -> list[tuple[object, ...]]:
+    return [(e["kind"], e["name"], e["text"], e["step"]) for e in run.events()]
+
+
+def test_one_call_is_an_event_and_a_word_to_every_listener(run: RunFolder) -> None:
+    screen, tracker = Heard(), Heard()
+    journal = Journal(run, screen, tracker)
+    journal.stage("Training")
+    assert journal.warning("slow", "It is slow.", 3, shown="Step 3: It is slow.")
+    assert journal.note("kind", "Good to know.")
+    journal.event("best", "validation", "0.5", 3)
+    journal.step(STEP, 20)
+    journal.observer.note("not on record")
+    assert screen.told == tracker.told
+    assert screen.told == [
+        ("stage", "Training"),
+        ("warning", "Step 3: It is slow."),
+        ("note", "Good to know."),
+        ("step", 1, 20),
+        ("note", "not on record"),
+    ]
+    assert on_record(run) == [
+        ("warning", "slow", "It is slow.", 3),
+        ("note", "kind", "Good to know.", None),
+        ("best", "validation", "0.5", 3),
+    ]
+    assert run.history() == [STEP]
+
+
+@pytest.mark.parametrize("tell", [Journal.warning, Journal.note])
+def test_once_a_run_over_all_its_processes(run: RunFolder, tell: Callable[..., bool]) -> None:
+    screen = Heard()
+    journal = Journal(run, screen)
+    assert tell(journal, "a", "first")  # without `once` it counts as told all the same
+    assert [tell(journal, "a", "second", once=True), tell(journal, "b", "third", 2, once=True)] == [
+        False,
+        True,
+    ]
+    journal.event("best", "c", "no warning, no note")
+    again = Journal(run, screen)
+    assert again.told("a")
+    assert not again.told("c")
+    assert [tell(again, name, "later", once=True) for name in "abc"] == [False, False, True]
+    assert tell(again, "a", "more")
+    assert [e["text"] for e in run.events() if e["kind"] != "best"] == ["first", "third", "later", "more"]
+    assert [text for _, text in screen.told] == ["first", "third", "later", "more"]
+
+
+def test_a_listener_that_fails_changes_nothing_and_is_named_once(run: RunFolder) -> None:
+    screen = Heard()
+    journal = Journal(run, Broken(), screen)
+    journal.warning("slow", "It is slow.", 3)
+    journal.step(STEP, 20)
+    failed = "Broken could not show what the run tells: OSError: no network"
+    assert screen.told == [("warning", failed), ("warning", "It is slow."), ("step", 1, 20)]
+    assert on_record(run) == [("warning", "slow", "It is slow.", 3), ("warning", "listener", failed, None)]
+    Journal(run, Broken()).step(STEP, 20)
+    assert on_record(run)[2:] == [
+        ("warning", "listener", "Broken could not show what the run tells: ValueError", None)
+    ]
+    assert run.events()[-1]["kind"] == "warning"
+
+
+def test_a_listener_that_is_stopped_by_hand_stops(run: RunFolder) -> None:
+    class Stopped(Heard):
+        def stage(self, text: str) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Journal(run, Stopped()).stage("Training")

@@ -1,0 +1,112 @@
+"""Every impossible combination: an example breaks it alone, and what it says names the keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from refine_rl.settings import EarlyExitSettings, OverlongSettings, PromptSettings, Settings, StepSettings
+from refine_rl.settings.base import Section
+from refine_rl.settings.problems import setting_names
+
+WORDS = [{"rule": "words"}]
+JUDGED = {"judges": ["a/b"]}
+EARLY = {"early_exit": {"ends": "</t>"}}
+BY_STEPS = {"flat": "steps", "solved": 1.0}
+GRADED = {"steps": {"judges": ["a/b"]}}
+
+# A class of settings -> an example a rule, in the rules' order.
+EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
+    PromptSettings: [{"probe": 1, "pool": "informative"}, {"probe": 2}],
+    OverlongSettings: [
+        {"unit": "words"},
+        {"kind": "linear", "buffer": 3},
+        {"limit": 3, "buffer": 4},
+    ],
+    StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
+    EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
+    Settings: [
+        {"grpo": {"steps": 5, "warmup_steps": 6}},
+        {"grpo": {"advantage": "gdpo"}, "reward": {"combine": "product"}},
+        {"grpo": {"advantage": "gdpo", "kl": 0.1, "kl_in": "reward"}},
+        {"grpo": {"kl_target": 0.1}},
+        {"grpo": {"kl_in": "reward"}},
+        {"grpo": {"loss": "sapo", "clip_high": 0.1}},
+        {"grpo": {"importance_cap": 2.0}, "model": {"dropout": 0.1}},
+        {"grpo": {"resample": 1}, "rollout": {"ahead": 1}},
+        {"grpo": {"flat": "sign"}},
+        {"grpo": {"solved": 1.0}},
+        {"grpo": {"flat": "sign", "solved": 1.0}, "reward": JUDGED},
+        {"grpo": BY_STEPS},
+        {"reward": GRADED},
+        {"grpo": {**BY_STEPS, "resample": 1}, "reward": GRADED},
+        {"grpo": {**BY_STEPS, "advantage": "gdpo"}, "reward": GRADED},
+        {"grpo": {**BY_STEPS, "kl": 0.1, "kl_in": "reward"}, "reward": GRADED},
+        {"rollout": {**EARLY, "max_tokens": 64}},
+        {"rollout": EARLY, "reward": JUDGED},
+        {"rollout": EARLY, "reward": {"overlong": {}}},
+        {"rollout": EARLY, "grpo": {"advantage": "gdpo"}},
+        {"rollout": EARLY, "grpo": BY_STEPS, "reward": GRADED},
+        {"rollout": EARLY, "prompts": {"pool": "informative", "probe": 2}},
+        {"prompts": {"source": "writer"}},
+        {"reward": {**JUDGED, "rubric": "write"}},
+        {"reward": {"rubric": "Be brief."}},
+        {"evaluate": {"judge": "a/b"}},
+        {"judge": {"adaptive": True, "repeats": 2}, "reward": JUDGED},
+        {"judge": {"larger": "a/c"}, "reward": JUDGED},
+        {"judge": {"shrink": True}, "reward": JUDGED},
+    ],
+}
+
+
+def unchecked(table: type[Section], values: dict[str, Any]) -> Section:
+    """These settings as they would be if no rule of their table refused them."""
+    lenient: type[Section] = type("Lenient", (table,), {"impossible": classmethod(lambda cls: ())})
+    return lenient.model_validate(values)
+
+
+def keys(example: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The dotted names of all keys and tables of the example."""
+    for key, value in example.items():
+        yield above + key
+        yield from keys(value, f"{above}{key}.") if isinstance(value, dict) else ()
+
+
+def setting_keys() -> Iterator[str]:
+    for above, names in setting_names().items():
+        yield from (".".join((*above, name)) for name in names)
+
+
+def tables(table: type[Section]) -> Iterator[type[Section]]:
+    for below in table.__subclasses__():
+        yield below
+        yield from tables(below)
+
+
+@pytest.mark.parametrize(
+    ("table", "number"), [(table, n) for table, examples in EXAMPLES.items() for n in range(len(examples))]
+)
+def test_each_rule_is_broken_alone_and_names_the_keys(table: type[Section], number: int) -> None:
+    example, rules = EXAMPLES[table][number], table.impossible()
+    values = {"task": "Say hi.", **example} if table is Settings else example
+    would_be = unchecked(table, values)
+
+    assert [n for n, rule in enumerate(rules) if rule.when(would_be)] == [number]
+    with pytest.raises(ValidationError) as caught:
+        table.model_validate(values)
+    (error,) = caught.value.errors()
+    text = rules[number].text(would_be)
+    assert str(error["ctx"]["error"]) == text
+
+    named = set(re.findall(r"`\[?([\w.]+)", text))
+    assert named <= (set(setting_keys()) if table is Settings else set(table.model_fields))
+    assert named & set(keys(example)) or not example
+
+
+def test_every_rule_has_an_example() -> None:
+    rules = {table: len(table.impossible()) for table in tables(Section) if table.impossible()}
+    assert rules == {table: len(examples) for table, examples in EXAMPLES.items()}
