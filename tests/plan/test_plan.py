@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from make import prompt, scored
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.client import Request
 from refine_rl.llm.scripted import ScriptedConnections
@@ -30,7 +30,7 @@ from refine_rl.recipes import recipe_folder
 from refine_rl.rewards.build import build_panel
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
-from refine_rl.types import Prompt, Trajectory
+from refine_rl.types import Prompt
 
 MakeModel = Callable[..., Path]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -203,12 +203,7 @@ def quiz_prompts() -> list[Prompt]:
     """4 training prompts over 3 sources, 1 validation and 2 held-out prompts, one over a training source."""
     rows = [("train", t) for t in "aabc"] + [("validation", "d"), ("held_out", "e"), ("held_out", "a")]
     return [
-        Prompt(
-            id=f"p{n}",
-            split=split,  # type: ignore[arg-type]
-            messages=({"role": "user", "content": "Sum up."},),
-            data={"source": text * 100},
-        )
+        prompt(n, "Sum up.", split=split, source=text * 100)  # type: ignore[arg-type]
         for n, (split, text) in enumerate(rows)
     ]
 
@@ -313,18 +308,7 @@ def group_calls(settings: Settings, answers: int, brain: Callable[[Request], str
 
     models = [*settings.reward.judges, *filter(None, [settings.judge.larger])]
     connections = ScriptedConnections({m: recording(m) for m in models})
-    prompt = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Hi."},))
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=n,
-            messages=(*prompt.messages, {"role": "assistant", "content": f"answer {n}"}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for n in range(answers)
-    ]
-    asyncio.run(build_panel(settings, connections).score_group(prompt, group))
+    scored(build_panel(settings, connections), prompt(), *(f"answer {n}" for n in range(answers)))
     return asked
 
 
@@ -608,9 +592,9 @@ def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyP
 
     def times(true: Fitted) -> list[Any]:
         found = []
-        for prompts, members, prompt in shapes:
+        for prompts, members, tokens in shapes:
             settings = make(grpo={"prompts_per_step": prompts}, rollout={"group_size": members})
-            one = Pace(settings=settings, size=SIZE, rates=RATES, prompt=prompt, given=true)
+            one = Pace(settings=settings, size=SIZE, rates=RATES, prompt=tokens, given=true)
             seconds = {"sample": one.sampling(prompts, members), "train": one.training(prompts, members)}
             found += [plan_fit.Timed(name="", seconds=s, pace=one, part=part) for part, s in seconds.items()]
         return found

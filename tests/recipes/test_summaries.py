@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import make
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.prompts.near_duplicates import features, similarity
 from refine_rl.prompts.sources import load_prompts
@@ -22,7 +22,6 @@ from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.text.words import split_words
 from refine_rl.settings import QuizSettings
 from refine_rl.settings.file import load_settings
-from refine_rl.types import Prompt, Trajectory
 
 FOLDER = Path(grammar.__file__).parent
 WRITER, READER = "openrouter/moonshotai/kimi-k2", "openrouter/qwen/qwen-2.5-7b-instruct"
@@ -159,20 +158,9 @@ def rewards_of(settings, text: grammar.Notes, *completions: str) -> list[float]:
     reward = build_reward(
         settings, connections=ScriptedConnections({WRITER: writer_of([text]), READER: reader()})
     )
-    request = {"role": "user", "content": f"Sum up.\n\n{text.text}"}
-    prompt = Prompt(id="p1", split="train", messages=(request,), data={"source": text.text})
+    prompt = make.prompt(1, f"Sum up.\n\n{text.text}", source=text.text)
     reward.check_prompt(prompt)
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=n,
-            messages=(request, {"role": "assistant", "content": completion}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for n, completion in enumerate(completions)
-    ]
-    scores = asyncio.run(reward.score_group(prompt, group))
+    scores = make.scored(reward, prompt, *completions)
     assert all(score.status == "scored" for score in scores), [score.explanation for score in scores]
     return [score.value for score in scores]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import make
+from make import metrics
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import StepMetrics
 
-STEP = make.metrics(1)
+STEP = metrics()
 
 
 class Heard:
