@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,6 @@ from refine_rl.plan.machine import size_of
 from refine_rl.policy import load
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import Group, Prompt, Segment, StepMetrics, Trajectory
@@ -277,8 +277,7 @@ def test_a_completion_of_another_length_is_refused() -> None:
         stop_reason="stop",
     )
     prompt = Prompt(id="p", split="train", messages=())
-    with ScoringLoop(RandomReward(0)) as scoring:
-        scores = tuple(scoring.submit(prompt, [answer]).result())
+    scores = tuple(asyncio.run(RandomReward(0).score_group(prompt, [answer])))
     group = Group(step=1, prompt=prompt, trajectories=(answer,), scores=scores, advantages=(0.0,))
     steps._require_whole([group], 2)
     with pytest.raises(RuntimeError, match=r"\[2\] tokens where 3"):
@@ -295,8 +294,7 @@ def test_random_prompts_and_rewards() -> None:
     assert random_prompts(20, 9, 50, seed=1) == prompts
     assert random_prompts(20, 9, 50, seed=2) != prompts
     nobody: Any = [None] * 8
-    with ScoringLoop(RandomReward(1)) as scoring:
-        values = [[s.value for s in scoring.submit(p, nobody).result()] for p in prompts]
+    values = [[s.value for s in asyncio.run(RandomReward(1).score_group(p, nobody))] for p in prompts]
     assert len({v for some in values for v in some}) == 20 * 8
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from make import prompt, scored
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.scripted import ScriptedConnections
 from refine_rl.rewards.base import Scorer
@@ -17,9 +17,8 @@ from refine_rl.rewards.decayed import Decayed
 from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.steps.steps import Graded
 from refine_rl.settings import Settings
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Score
 
-PROMPT = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Add."},), data={"answer": "9"})
 EXITS = {"early_exit": {"ends": "</think>"}, "max_tokens": 100}
 STEPS = {"steps": {"rules": [{"rule": "contains", "text": "="}], "split": r"\n"}}
 GRADED: dict[str, Any] = {"reward": STEPS, "grpo": {"flat": "steps", "solved": 1.0}}
@@ -40,17 +39,7 @@ def scorers(*functions: Any, rubric: str = "", folder: Path | None = None, **tab
 
 
 def score(scorer: Scorer, *texts: str) -> list[Score]:
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=member,
-            messages=(*PROMPT.messages, {"role": "assistant", "content": text}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for member, text in enumerate(texts)
-    ]
-    return asyncio.run(scorer.score_group(PROMPT, group))
+    return scored(scorer, prompt(1, "Add."), *texts)
 
 
 def values(scorer: Scorer, *texts: str) -> list[float | None]:
