@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import refine_rl
+from refine_rl.policy.origin import model_source
 
-TINY = Path(refine_rl.__file__).parent / "assets" / "tiny"
+TINY = Path(model_source("tiny"))
 
 Example = Callable[[random.Random], tuple[str, str]]
 """What is asked, and what is answered."""

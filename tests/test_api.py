@@ -229,7 +229,7 @@ def test_no_functions_where_there_were_none(small: Callable[..., dict[str, Any]]
 
 
 def test_an_evaluation_wants_the_functions_too(small: Callable[..., dict[str, Any]]) -> None:
-    from refine_rl.pipeline.again import evaluate_again
+    from refine_rl.pipeline.evaluate import evaluate_again
     from refine_rl.run import RunFolder
 
     run = refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small())

@@ -162,7 +162,7 @@ async def score_group(
 
 def _go(folder: RunFolder, observer: Observer | None, rewards: Sequence[RewardFunction]) -> Run:
     if observer is None:
-        from refine_rl.cli.screen import Screen
+        from refine_rl.report.screen import Screen
 
         observer = Screen()
     from refine_rl.pipeline.train import run as run_pipeline  # late: torch

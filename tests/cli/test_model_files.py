@@ -147,7 +147,7 @@ def test_an_adapter_is_the_start(refine: Refine, task: Path, run: Path, tmp_path
     assert after["base"]["mean"] == pytest.approx(before["tuned"]["mean"], abs=0.02)
     assert after["base"]["mean"] > before["base"]["mean"] + 0.05
 
-    from refine_rl.pipeline.again import open_model
+    from refine_rl.pipeline.weights import open_model
     from refine_rl.run import RunFolder
 
     _, policy = open_model(RunFolder.open(tmp_path / "next"))
@@ -362,7 +362,7 @@ def test_a_run_with_an_adapter_on_tied_words(
     """Trained, merged and asked by plain transformers: the answers are the tuned model's."""
     import transformers
 
-    from refine_rl.pipeline.again import open_model
+    from refine_rl.pipeline.weights import open_model
     from refine_rl.run import RunFolder
 
     model = make_model("qwen3", tie_word_embeddings=True)

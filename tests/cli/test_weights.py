@@ -95,7 +95,7 @@ def test_a_checkpoint_is_exported(refine: Refine, stopped: Path, which: str) -> 
 def test_a_checkpoint_merged_is_the_policy_of_that_step(refine: Refine, stopped: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from refine_rl.pipeline.again import choose_weights, open_model
+    from refine_rl.pipeline.weights import choose_weights, open_model
     from refine_rl.run import RunFolder
 
     assert refine("export", stopped, "--out", "whole", "--merged", "--checkpoint", "4").code == 0

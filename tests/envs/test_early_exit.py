@@ -9,22 +9,23 @@ from typing import Any, cast
 
 import pytest
 import torch
-from refine_rl.policy.continuing import Begun, go_on
 
 import make
-from refine_rl.envs.early_exit import cuts, room_for_thought, serial_groups, thought_tokens
+from refine_rl.envs.base import How
+from refine_rl.envs.early_exit import EarlyExit, cuts, thought_tokens
+from refine_rl.envs.play import play
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.protocol import Begun, Purpose
 from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import EarlyExitSettings, ModelSettings, Settings
 from refine_rl.training.check import difference
-from refine_rl.training.grpo.collect import group_statistics
-from refine_rl.training.rows import rows
-from refine_rl.types import Score, Segment, Trajectory
+from refine_rl.training.grpo.statistics import group_statistics
+from refine_rl.types import Prompt, Score, Segment, Trajectory
+from taught import rows_of
 
 MakeModel = Callable[..., Path]
 PROMPTS = make.prompts("hi", "the dog and the cat and the dog")
@@ -91,13 +92,34 @@ def test_every_place_is_as_likely() -> None:
     assert [drawn.count(n) for n in range(1, 7)] == pytest.approx([1000] * 6, abs=100)
 
 
+def serial_groups(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    step: int,
+    s: Settings,
+    exits: EarlyExitSettings,
+    told: list[int] | None = None,
+) -> list[tuple[Trajectory, ...]]:
+    """The groups of a step, in order; `told` gets their places as they come."""
+    r = s.rollout
+    world = EarlyExit(exits=exits, members=r.group_size, max_tokens=r.max_tokens)
+    how = How(
+        sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature),
+        purpose=Purpose(seed=0, step=step, name="rollout"),
+    )
+    groups = {}
+    for place, group in play(policy, prompts, r.group_size, how, world=world):
+        groups[place] = group
+        if told is not None:
+            told.append(place)
+    return [groups[place] for place in range(len(prompts))]
+
+
 # -- groups --------------------------------------------------------------------------------------
 
 
 def test_a_serial_group(policy: Policy) -> None:
-    told: dict[int, tuple[Trajectory, ...]] = {}
-    groups = serial_groups(policy, PROMPTS, 5, settings(), EXITS, finished=told.__setitem__)
-    assert [told[place] for place in range(2)] == groups
+    groups = serial_groups(policy, PROMPTS, 5, settings(), EXITS)
     forced = tuple(policy.tokenizer(" so the", add_special_tokens=False)["input_ids"])
     for prompt, group in zip(PROMPTS, groups, strict=True):
         *exits, whole = group
@@ -124,7 +146,7 @@ def test_a_serial_group(policy: Policy) -> None:
             start = Begun(prompt=prompt, member=early.member, segments=early.segments[:3])
             how = Sampling(max_tokens=3, temperature=0.8)
             purpose = Purpose(seed=0, step=5, name="early_exit")
-            (alone,) = go_on(policy, [start], sampling=how, purpose=purpose)
+            ((_, (alone,)),) = policy.speak([[start]], sampling=how, purpose=purpose)
             assert alone.segments[3].token_ids == answer.token_ids
 
 
@@ -137,10 +159,12 @@ def test_a_group_does_not_depend_on_its_neighbours(policy: Policy) -> None:
 
 
 def test_an_answer_without_a_thought_is_alone(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    thoughts = iter([0, 3])
-    monkeypatch.setattr("refine_rl.envs.early_exit.thought_tokens", lambda *_: next(thoughts))
+    monkeypatch.setattr(
+        "refine_rl.envs.early_exit.thought_tokens",
+        lambda speaker, answer, ends: 0 if answer.prompt_id == PROMPTS[0].id else 3,
+    )
     told: list[int] = []
-    groups = serial_groups(policy, PROMPTS, 5, settings(), EXITS, finished=lambda p, _: told.append(p))
+    groups = serial_groups(policy, PROMPTS, 5, settings(), EXITS, told)
     assert [len(g) for g in groups] == [1, 3]  # a thought of three tokens is cut behind one and two
     assert [len(t.segments[1].token_ids) for t in groups[1]] == [1, 2, 12]
     assert groups[0][0].member == 0
@@ -150,15 +174,15 @@ def test_an_answer_without_a_thought_is_alone(policy: Policy, monkeypatch: pytes
 def test_a_model_that_never_ends_a_thought_is_found_out(policy: Policy) -> None:
     stops = replace(policy, stop_ids=frozenset(range(policy.model.config.vocab_size)))
     with pytest.raises(GuardStop, match=r"no answer of the model has '</think>' in it") as caught:
-        serial_groups(stops, PROMPTS, 1, settings(), EarlyExitSettings(ends="</think>"))
+        serial_groups(stops, PROMPTS, 1, settings(), EarlyExitSettings(ends="</think>", answer_tokens=1))
     assert "rollout.early_exit.ends" in caught.value.advice
 
 
 def test_room_for_a_thought(policy: Policy) -> None:
     forced = len(policy.tokenizer(" so the", add_special_tokens=False)["input_ids"])
-    assert room_for_thought(policy, settings(max_tokens=forced + 4), EXITS) == 1
+    EarlyExit(exits=EXITS, members=4, max_tokens=forced + 4).fits(policy)
     with pytest.raises(UserError, match=r"rollout.early_exit.answer_tokens = 3\. Raise the first"):
-        room_for_thought(policy, settings(max_tokens=forced + 3), EXITS)
+        EarlyExit(exits=EXITS, members=4, max_tokens=forced + 3).fits(policy)
 
 
 # -- training on them ----------------------------------------------------------------------------
@@ -182,7 +206,7 @@ def test_forced_tokens_weigh_nothing(policy: Policy) -> None:
     group = serial_groups(policy, PROMPTS[:1], 5, settings(), EXITS)[0]
     scores = tuple(Score(value=0.5**m) for m in range(len(group)))
     made = make.group(PROMPTS[0], *scores, step=5, trajectories=group, advantages=(1.0,) * len(group))
-    for row, t in zip(rows([made], loss="grpo", max_tokens=12), group, strict=True):
+    for row, t in zip(rows_of([made], max_tokens=12), group, strict=True):
         own = len(t.segments[1].token_ids) + (len(t.segments[-1].token_ids) if len(t.segments) > 2 else 0)
         assert row.weight == pytest.approx(1 / (len(group) * own))
         assert len(row.old) == own

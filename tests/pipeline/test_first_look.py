@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from refine_rl.errors import MachineError
-from refine_rl.pipeline import prepare as preparing
+from refine_rl.pipeline import model
+from refine_rl.pipeline.prepare import prepare
 from refine_rl.progress import Quiet, never
 from refine_rl.run import RunFolder
+from refine_rl.run.journal import Journal
 from refine_rl.settings.file import load_settings
 
 StartServer = Callable[..., Any]
@@ -29,7 +31,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **options: Any) -> None:
         raise Loading
 
-    monkeypatch.setattr(preparing, "load_policy", load)
+    monkeypatch.setattr(model, "load_policy", load)
 
 
 def sane(body: dict[str, Any]) -> str:
@@ -93,7 +95,7 @@ class Try:
         observer = Quiet()
         observer.warning = self.warnings.append  # type: ignore[method-assign]
         with pytest.raises((Loading, MachineError)) as caught:
-            preparing.prepare(self.folder, (), observer, never)
+            prepare(self.folder, (), Journal(self.folder, observer), never)
         return caught.value
 
     @property
@@ -234,7 +236,7 @@ def test_sanity_cases_are_judged_before_the_model_is_loaded(attempt: Callable[..
     case = 'sanity = [{prompt = "Say hi.", good = "hi", bad = "go"}]'
     made = attempt(sane, judge=f'judges = ["mine/judge"]\n{case}')
     with pytest.raises(Exception, match="scores at least as high"):
-        preparing.prepare(made.folder, (), Quiet(), never)
+        prepare(made.folder, (), Journal(made.folder, Quiet()), never)
 
 
 def test_nobody_is_asked_for_a_model_that_is_not_there(

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from refine_rl.training.grpo.ahead import sampled_after
 
-from refine_rl.cli.training import reopen
 from refine_rl.errors import GuardStop, Interrupted, UserError
-from refine_rl.pipeline.again import evaluate_again, replay
+from refine_rl.pipeline.evaluate import evaluate_again
+from refine_rl.pipeline.replay import replay
+from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run
 from refine_rl.policy.load import load_policy
 from refine_rl.progress import Quiet
@@ -28,6 +28,7 @@ from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import override, settings_from_dict
 from refine_rl.training import check, checkpoint
+from refine_rl.training.grpo.setup import schedule_of
 from refine_rl.types import Comparison
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -491,7 +492,7 @@ def test_ahead_samples_with_weights_one_update_older_but_after_checkpoints(
 ) -> None:
     """The recorded log-probs are those of the weights that the rule names, and of no others."""
     settings = ahead.settings()
-    assert [sampled_after(s, settings) for s in range(1, 9)] == [0, 0, 1, 2, 4, 4, 5, 6]
+    assert [schedule_of(settings).sampled_after(s) for s in range(1, 9)] == [0, 0, 1, 2, 4, 4, 5, 6]
     steps = ahead.recorded_steps()
     # A checkpoint of every step, from the record alone.
     policy = load_policy(settings.model, seed=0, keep_reference=False)
@@ -770,18 +771,17 @@ def test_what_each_stage_asks_of_the_sampler(
     task: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rollouts follow [rollout]; evaluations draw at temperature 1 from everything; each reads its split."""
-    from refine_rl.evaluate import answer
-    from refine_rl.pipeline import work as stages
-    from refine_rl.policy.sample import sample
+    from refine_rl.policy import policy as module
 
     seen: list[tuple[str, Any, set[str]]] = []
+    speak = module.speak
 
-    def spy(policy: Any, prompts: Any, **options: Any) -> Any:
-        seen.append((options["purpose"].name, options["sampling"], {p.split for p in prompts}))
-        return sample(policy, prompts, **options)
+    def spy(policy: Any, groups: Any, **options: Any) -> Any:
+        splits = {b.prompt.split for group in groups for b in group}
+        seen.append((options["purpose"].name, options["sampling"], splits))
+        return speak(policy, groups, **options)
 
-    monkeypatch.setattr(stages, "sample", spy)
-    monkeypatch.setattr(answer, "sample", spy)
+    monkeypatch.setattr(module, "speak", spy)
     rollout = {"temperature": 0.7, "top_p": 0.9, "top_k": 40}
     run(RunFolder.create(tmp_path / "run", task(rollout=rollout, grpo={"steps": 2, "validate_every": 1})))
     for name, sampling, splits in seen:

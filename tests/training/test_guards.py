@@ -10,6 +10,7 @@ from make import metrics
 from refine_rl.errors import GuardStop
 from refine_rl.settings import Settings
 from refine_rl.training import guards
+from refine_rl.training.grpo.setup import guards_of
 from refine_rl.types import StepMetrics
 
 
@@ -23,7 +24,7 @@ def settings(**grpo: Any) -> Settings:
 
 def stopped(past: list[StepMetrics], **grpo: Any) -> str | None:
     try:
-        guards.stop(past, settings(**grpo))
+        guards_of(settings(**grpo)).stop(past)
     except GuardStop as stop:
         assert stop.exit_code == 3
         assert stop.advice
@@ -49,9 +50,11 @@ def test_all_cut_names_every_limit_that_cuts() -> None:
     with pytest.raises(
         GuardStop, match=r"cut at rollout.max_tokens = 60 or rollout.early_exit.answer_tokens = 5"
     ):
-        guards.stop(history({"clipped_share": 1.0}), Settings.model_validate({"task": "x", "rollout": both}))
+        guards_of(Settings.model_validate({"task": "x", "rollout": both})).stop(
+            history({"clipped_share": 1.0})
+        )
     with pytest.raises(GuardStop, match=r"cut at rollout.max_tokens = \d+; none"):
-        guards.stop(history({"clipped_share": 1.0}), settings())
+        guards_of(settings()).stop(history({"clipped_share": 1.0}))
 
 
 def test_no_variance_needs_the_whole_patience() -> None:
@@ -82,7 +85,7 @@ def test_graded_steps_are_something_to_learn_from() -> None:
 def test_no_variance_says_what_it_means_here(sections: dict[str, Any], text: str) -> None:
     s = Settings.model_validate({"task": "x", **sections})
     with pytest.raises(GuardStop, match=text):
-        guards.stop(history(*[{"groups_zero_variance": 4}] * 10), s)
+        guards_of(s).stop(history(*[{"groups_zero_variance": 4}] * 10))
 
 
 def test_exploding_gradient() -> None:

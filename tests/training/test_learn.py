@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from refine_rl.training.learn import kl_per_token, make_optimizer, reference_logprobs, update
 
 from make import group, prompts
 from refine_rl.errors import GuardStop, Interrupted
@@ -21,10 +20,13 @@ from refine_rl.policy.protocol import Purpose
 from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import checkpoint
-from refine_rl.training.check import tolerance
 from refine_rl.training.checkpoint import Position
-from refine_rl.training.rows import Row, rows
+from refine_rl.training.grpo.kl import kl_per_token
+from refine_rl.training.grpo.setup import check_of
+from refine_rl.training.local import adamw
+from refine_rl.training.rows import Row
 from refine_rl.types import Group, Segment
+from taught import learned, references_of, rows_of
 
 MakeModel = Callable[..., Path]
 PROMPTS = prompts("hi", "say something about the dog", "the cat")
@@ -64,7 +66,7 @@ def weights(policy: Policy) -> dict[str, torch.Tensor]:
 
 
 def updated(policy: Policy, batch: Sequence[Row], s: Settings, step: int = 1) -> dict[str, torch.Tensor]:
-    update(policy, make_optimizer(policy, s), batch, s, step=step)
+    learned(policy, batch, s, step=step)
     return weights(policy)
 
 
@@ -73,10 +75,10 @@ def test_the_tolerance_follows_from_format_and_size(make_model: MakeModel, adapt
     policy = policy_of(make_model, adapter=adapter)
     config = (policy.model.get_base_model() if policy.adapter else policy.model).config
     layers, width = config.num_hidden_layers, config.hidden_size
-    assert tolerance(policy, settings()) == pytest.approx(50 * 2**-24 * math.sqrt(2 * layers * width))
+    assert check_of(settings(), policy).limit == pytest.approx(50 * 2**-24 * math.sqrt(2 * layers * width))
     coarse = policy_of(make_model, adapter=adapter, dtype="bfloat16")
-    assert tolerance(coarse, settings()) == pytest.approx(2.5 * 2**-8 * math.sqrt(2 * layers))
-    assert tolerance(coarse, settings(mismatch_tolerance=0.5)) == 0.5
+    assert check_of(settings(), coarse).limit == pytest.approx(2.5 * 2**-8 * math.sqrt(2 * layers))
+    assert check_of(settings(mismatch_tolerance=0.5), coarse).limit == 0.5
 
 
 @pytest.mark.parametrize(
@@ -100,16 +102,19 @@ def test_lanes_change_nothing_but_the_rounding(
             torch.set_num_threads(threads)
             policy = policy_of(make_model, adapter=adapter)
             groups = groups_of(policy)
-            references = reference_logprobs(policy, [t for g in groups for t in g.trajectories], s)
-            batch = rows(groups, loss=s.grpo.loss, max_tokens=8, references=references if s.grpo.kl else None)
+            references = references_of(policy, [t for g in groups for t in g.trajectories], s)
+            batch = rows_of(groups, loss=s.grpo.loss, references=references if s.grpo.kl else None)
             optimizer = torch.optim.SGD(policy.trainable().values(), lr=1.0)
-            metrics = update(policy, optimizer, batch, s, step=1)
+            metrics = learned(policy, batch, s, step=1, optimizer=optimizer)
             found.append((metrics, weights(policy), references))
     finally:
         torch.set_num_threads(before)
     (serial, moved, references), (metrics, beside, by_lanes), (again, once_more, _) = found
     assert all(torch.equal(beside[n], once_more[n]) for n in beside)
-    assert metrics == again
+    assert metrics.seen is not None
+    assert again.seen is not None
+    assert torch.equal(metrics.seen, again.seen)
+    assert replace(metrics, seen=None, apart=None) == replace(again, seen=None, apart=None)
     assert metrics.loss == pytest.approx(serial.loss, abs=1e-6)
     assert metrics.clip_share == serial.clip_share
     for name in moved:
@@ -123,11 +128,11 @@ def test_the_micro_batch_size_does_not_matter(make_model: MakeModel) -> None:
     results = []
     for tokens in (1, 60, 8192):
         policy = policy_of(make_model)
-        batch = rows(groups_of(policy), loss="dapo", max_tokens=8)
+        batch = rows_of(groups_of(policy), loss="dapo")
         # Plain SGD shows the gradient itself; AdamW's first step would show its sign alone.
         s = settings(tokens_per_micro_batch=tokens)
         optimizer = torch.optim.SGD(policy.trainable().values(), lr=1.0)
-        metrics = update(policy, optimizer, batch, s, step=1)
+        metrics = learned(policy, batch, s, step=1, optimizer=optimizer)
         results.append((metrics.loss, weights(policy)))
     for loss, other in results[1:]:
         assert loss == pytest.approx(results[0][0], rel=1e-4, abs=1e-7)
@@ -138,10 +143,11 @@ def test_the_micro_batch_size_does_not_matter(make_model: MakeModel) -> None:
 def test_good_becomes_likelier_and_bad_less_likely(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     groups = groups_of(policy)
-    batch = rows(groups, loss="grpo", max_tokens=8)
+    batch = rows_of(groups)
 
     def total(trajectory: Any) -> float:
-        from refine_rl.policy.logprobs import logprobs, token_batch
+        from refine_rl.policy.logprobs import logprobs
+        from refine_rl.policy.tokens import token_batch
 
         return float(logprobs(policy, token_batch([trajectory])).detach().sum())
 
@@ -155,7 +161,7 @@ def test_good_becomes_likelier_and_bad_less_likely(make_model: MakeModel) -> Non
 def test_groups_without_advantage_are_skipped_without_changing_the_result(make_model: MakeModel) -> None:
     a, b = policy_of(make_model), policy_of(make_model)
     groups = groups_of(a)
-    batch = rows(groups, loss="grpo", max_tokens=8)
+    batch = rows_of(groups)
     # The same rows with an advantage too small to matter, but not skipped.
     tiny = [replace(r, advantage=r.advantage or 1e-30) for r in batch]
     one, two = updated(a, batch, settings()), updated(b, tiny, settings())
@@ -166,40 +172,40 @@ def test_groups_without_advantage_are_skipped_without_changing_the_result(make_m
 def test_nothing_moves_without_advantage(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     before = weights(policy)
-    batch = [replace(r, advantage=0.0) for r in rows(groups_of(policy), loss="grpo", max_tokens=8)]
-    metrics = update(policy, make_optimizer(policy, settings()), batch, settings(), step=1)
+    batch = [replace(r, advantage=0.0) for r in rows_of(groups_of(policy))]
+    metrics = learned(policy, batch, settings())
     assert (metrics.loss, metrics.grad_norm) == (None, None)
-    assert metrics.mismatch_mean is not None  # the sampler is checked all the same
-    assert metrics.mismatch_mean < 1e-5
+    assert metrics.seen is not None  # the sampler is checked all the same
+    assert metrics.seen.mean() < 1e-5
     assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
 
 
 def test_rollouts_from_the_untrained_weights_are_caught_and_named(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     s = settings()
-    updated(policy, rows(groups_of(policy), loss="grpo", max_tokens=8), s)
+    updated(policy, rows_of(groups_of(policy)), s)
     before = weights(policy)
     with policy.reference() as untrained:  # a sampler that forgot the adapter
-        batch = rows(groups_of(untrained), loss="grpo", max_tokens=8)
+        batch = rows_of(groups_of(untrained))
     with pytest.raises(GuardStop, match="untrained weights") as stop:
-        update(policy, make_optimizer(policy, s), batch, s, step=2)
+        learned(policy, batch, s, step=2)
     assert stop.value.guard == "mismatch"
     assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
 
 
 def test_a_forgotten_temperature_is_caught_and_named(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
-    batch = rows(groups_of(policy, temperature=1.0), loss="grpo", max_tokens=8)
+    batch = rows_of(groups_of(policy, temperature=1.0))
     s = settings(rollout={"max_tokens": 8, "temperature": 0.5})
     with pytest.raises(GuardStop, match=r"did not apply the temperature 0\.5"):
-        update(policy, make_optimizer(policy, s), batch, s, step=1)
+        learned(policy, batch, s)
 
 
 def test_tokens_encoded_again_are_caught(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     groups = groups_of(policy)
     shifted = []
-    for row in rows(groups, loss="grpo", max_tokens=8):
+    for row in rows_of(groups):
         segment = row.trajectory.segments[1]
         other = Segment(
             token_ids=tuple((i + 1) % 200 for i in segment.token_ids),
@@ -210,29 +216,29 @@ def test_tokens_encoded_again_are_caught(make_model: MakeModel) -> None:
             replace(row, trajectory=replace(row.trajectory, segments=(row.trajectory.segments[0], other)))
         )
     with pytest.raises(GuardStop, match="number format or prompt tokens"):
-        update(policy, make_optimizer(policy, settings()), shifted, settings(), step=1)
+        learned(policy, shifted, settings())
 
 
 def test_a_loss_that_is_not_finite_moves_nothing(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     before = weights(policy)
-    batch = [replace(r, advantage=float("inf")) for r in rows(groups_of(policy), loss="grpo", max_tokens=8)]
+    batch = [replace(r, advantage=float("inf")) for r in rows_of(groups_of(policy))]
     with pytest.raises(GuardStop) as stop:
-        update(policy, make_optimizer(policy, settings()), batch, settings(), step=1)
+        learned(policy, batch, settings())
     assert stop.value.guard == "not_finite"
     assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
 
 
 def test_several_updates_keep_the_old_logprobs(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
-    batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
+    batch = rows_of(groups_of(policy))
     s = settings(updates_per_step=4, learning_rate=0.05)
-    metrics = update(policy, make_optimizer(policy, s), batch, s, step=1)
+    metrics = learned(policy, batch, s)
     # On policy no ratio leaves the clip range; after large steps away from the old log-probs some do.
     assert metrics.clip_share is not None
     assert metrics.clip_share > 0.05
     one = policy_of(make_model)
-    single = update(one, make_optimizer(one, s), batch, settings(learning_rate=0.05), step=1)
+    single = learned(one, batch, settings(learning_rate=0.05))
     assert single.clip_share == 0.0
     assert single.loss == metrics.loss  # the first of the four
 
@@ -248,21 +254,18 @@ def test_the_kl_term_pulls_towards_the_reference(make_model: MakeModel) -> None:
 
     def kl_now() -> float:
         fresh = [t for g in groups_of(policy) for t in g.trajectories]
-        references = reference_logprobs(policy, fresh, s)
+        references = references_of(policy, fresh, s)
         return float(torch.cat(kl_per_token(fresh, references, "k3")).mean())
 
     before = kl_now()
-    optimizer = make_optimizer(policy, s)
+    optimizer = adamw(policy)
     for _ in range(60):
         groups = groups_of(policy)
         members = [t for g in groups for t in g.trajectories]
         batch = [
-            replace(r, advantage=0.0)
-            for r in rows(
-                groups, loss="grpo", max_tokens=8, references=reference_logprobs(policy, members, s)
-            )
+            replace(r, advantage=0.0) for r in rows_of(groups, references=references_of(policy, members, s))
         ]
-        update(policy, optimizer, batch, s, step=1)
+        learned(policy, batch, s, step=1, optimizer=optimizer)
     assert before > 0.05
     assert kl_now() < before / 2
 
@@ -271,7 +274,7 @@ def test_the_kl_term_pulls_towards_the_reference(make_model: MakeModel) -> None:
 def test_reference_logprobs_are_the_samplers_before_training(make_model: MakeModel, adapter: str) -> None:
     policy = policy_of(make_model, adapter=adapter)
     members = [t for g in groups_of(policy) for t in g.trajectories]
-    found = reference_logprobs(policy, members, settings())
+    found = references_of(policy, members, settings())
     for t in members:
         assert found[t.prompt_id, t.member] == pytest.approx(t.segments[1].logprobs, abs=1e-5)
 
@@ -279,16 +282,9 @@ def test_reference_logprobs_are_the_samplers_before_training(make_model: MakeMod
 def test_gradients_are_clipped_and_the_norm_is_told_before(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     before = weights(policy)
-    batch = [
-        replace(r, advantage=1000 * r.advantage) for r in rows(groups_of(policy), loss="grpo", max_tokens=8)
-    ]
-    metrics = update(
-        policy,
-        torch.optim.SGD(policy.trainable().values(), lr=1.0),
-        batch,
-        settings(max_grad_norm=0.5, learning_rate=1.0),
-        step=1,
-    )
+    batch = [replace(r, advantage=1000 * r.advantage) for r in rows_of(groups_of(policy))]
+    sgd = torch.optim.SGD(policy.trainable().values(), lr=1.0)
+    metrics = learned(policy, batch, settings(max_grad_norm=0.5, learning_rate=1.0), optimizer=sgd)
     moved = math.sqrt(sum(float((weights(policy)[n] - before[n]).square().sum()) for n in before))
     assert metrics.grad_norm is not None
     assert metrics.grad_norm > 10
@@ -299,13 +295,13 @@ def test_dropout_depends_on_seed_and_step_alone(make_model: MakeModel) -> None:
     results = []
     for noise in (1, 2):
         policy = policy_of(make_model, dropout=0.3)
-        batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
+        batch = rows_of(groups_of(policy))
         torch.manual_seed(noise)
         s = settings(model={"dropout": 0.3})
         results.append(updated(policy, batch, s))
         assert not any(m.training for m in policy.model.modules())
     plain = policy_of(make_model)
-    without = updated(plain, rows(groups_of(plain), loss="grpo", max_tokens=8), settings())
+    without = updated(plain, rows_of(groups_of(plain)), settings())
     assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
     assert any(not torch.equal(results[0][n], without[n]) for n in without)
 
@@ -321,8 +317,8 @@ def test_dropout_with_checkpointing_is_dropout_without(
         name = str(make_model(kind))
         policy = policy_of(make_model, name=name, dropout=0.3, gradient_checkpointing=recompute)
         groups = groups_of(policy)
-        references = reference_logprobs(policy, [t for g in groups for t in g.trajectories], settings())
-        batch = rows(groups, loss="grpo", max_tokens=8, references=references if changes else None)
+        references = references_of(policy, [t for g in groups for t in g.trajectories], settings())
+        batch = rows_of(groups, references=references if changes else None)
         results.append(updated(policy, batch, settings(model={"dropout": 0.3}, **changes)))
         assert not any(m.training for m in policy.model.modules())
     assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
@@ -331,7 +327,7 @@ def test_dropout_with_checkpointing_is_dropout_without(
 def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     before = weights(policy)
-    batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
+    batch = rows_of(groups_of(policy))
     calls = 0
 
     def pause() -> None:
@@ -342,7 +338,7 @@ def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
 
     s = settings(tokens_per_micro_batch=1)
     with pytest.raises(Interrupted):
-        update(policy, make_optimizer(policy, s), batch, s, step=1, pause=pause)
+        learned(policy, batch, s, pause=pause)
     assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
 
 
@@ -350,18 +346,18 @@ def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
 def test_checkpoints_keep_every_bit(make_model: MakeModel, tmp_path: Path, adapter: str) -> None:
     s = settings()
     policy = policy_of(make_model, adapter=adapter)
-    optimizer = make_optimizer(policy, s)
-    batch = rows(groups_of(policy), loss="grpo", max_tokens=8)
-    update(policy, optimizer, batch, s, step=1)
+    optimizer = adamw(policy)
+    batch = rows_of(groups_of(policy))
+    learned(policy, batch, s, step=1, optimizer=optimizer)
     checkpoint.save(tmp_path, policy, optimizer, Position(step=1, best_step=1, best_reward=0.5, seconds=2.5))
-    second = rows(groups_of(policy), loss="grpo", max_tokens=8)
-    update(policy, optimizer, second, s, step=2)
+    second = rows_of(groups_of(policy))
+    learned(policy, second, s, step=2, optimizer=optimizer)
 
     again = policy_of(make_model, adapter=adapter)
-    other = make_optimizer(again, s)
+    other = adamw(again)
     position = checkpoint.load(tmp_path, again, other)
     assert position == Position(step=1, best_step=1, best_reward=0.5, seconds=2.5)
-    update(again, other, second, s, step=2)
+    learned(again, second, s, step=2, optimizer=other)
     for name, p in policy.trainable().items():
         assert torch.equal(p, again.trainable()[name])
 
@@ -372,11 +368,11 @@ def test_the_check_is_made_also_where_nothing_is_trained(make_model: MakeModel) 
         for p in policy.trainable().values():
             p += 0.1
     with policy.reference() as untrained:
-        batch = rows(groups_of(untrained), loss="grpo", max_tokens=8)
+        batch = rows_of(groups_of(untrained))
     flat = [replace(r, advantage=0.0) for r in batch]
     for s in (settings(), settings(model={"dropout": 0.2})):
         with pytest.raises(GuardStop) as stop:
-            update(policy, make_optimizer(policy, s), flat, s, step=1)
+            learned(policy, flat, s)
         assert stop.value.guard == "mismatch"
 
 
@@ -400,11 +396,11 @@ def test_every_setting_reaches_the_update(make_model: MakeModel, changes: dict[s
     s = settings(**{"updates_per_step": 2, "max_grad_norm": 1e9, **changes})
     groups = groups_of(policy)
     members = [t for g in groups for t in g.trajectories]
-    references = reference_logprobs(policy, members, s) if s.grpo.kl else None
-    batch = rows(groups, loss="dr_grpo", max_tokens=8, references=references)
+    references = references_of(policy, members, s) if s.grpo.kl else None
+    batch = rows_of(groups, loss="dr_grpo", references=references)
     # Old log-probs that are off by a quarter: the ratio 1.28 lies between the two upper clips.
     loose = s.model_copy(update={"grpo": s.grpo.model_copy(update={"mismatch_tolerance": 9.0})})
-    update(policy, make_optimizer(policy, loose), shifted(batch, -0.25), loose, step=1)
+    learned(policy, shifted(batch, -0.25), loose)
 
     optimizer = torch.optim.AdamW(
         [p for _, p in sorted(twin.trainable().items())], lr=s.learning_rate, weight_decay=s.grpo.weight_decay

@@ -18,11 +18,11 @@ from typing import Literal
 
 import torch
 
-from refine_rl.bench.flops import Load, costs
 from refine_rl.bench.machine import matmul_rates, peak_rss_mb, processor
 from refine_rl.bench.random_model import Shape, write_random_model
 from refine_rl.bench.steps import random_prompts, take_steps
 from refine_rl.errors import UserError
+from refine_rl.policy.flops import Load, costs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.settings import Settings
@@ -136,7 +136,7 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
         )
     policy.hold_still(length)
     rates = matmul_rates(device, dtype, times=PRODUCTS // 2)
-    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    vocabulary = policy.vocabulary
     number = settings.grpo.steps * bench.prompts
     prompts = random_prompts(number, bench.prompt_tokens, vocabulary, settings.grpo.seed)
     if device.type == "cuda":
@@ -170,7 +170,7 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
         mismatch_mean=fmean(means) if means else None,
         mismatch_max=max(largest, default=None),
         model=bench.model or f"random ({bench.shape})",
-        parameters=sum(p.numel() for p in policy.model.parameters()),
+        parameters=policy.size,
         trained=sum(p.numel() for p in policy.trainable().values()),
         adapter=settings.model.adapter,
         prompt_tokens=bench.prompt_tokens,

@@ -108,6 +108,6 @@ def _usage(error: Any) -> UserError:
 
 
 def _say(error: RefineError) -> None:
-    from refine_rl.cli.screen import print_error
+    from refine_rl.report.screen import print_error
 
     print_error(error)

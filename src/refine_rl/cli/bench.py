@@ -55,7 +55,7 @@ def bench(
     """Time training steps on this machine. Random prompts, completions of full length; nothing is kept."""
     from refine_rl.bench.measure import Bench, measure
     from refine_rl.bench.random_model import Shape
-    from refine_rl.cli.screen import results, say, talk
+    from refine_rl.report.screen import results, say, talk
 
     given = {"vocabulary": vocabulary, "hidden": hidden, "layers": layers}
     shape = {name: value for name, value in given.items() if value is not None}

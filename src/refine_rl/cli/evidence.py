@@ -42,9 +42,9 @@ def evaluate(
 ) -> None:
     """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
     from refine_rl.cli.interrupt import interruptible
-    from refine_rl.cli.screen import Screen, print_comparison, results, say
     from refine_rl.pipeline.evaluate import evaluate_again
     from refine_rl.pipeline.weights import choose_weights
+    from refine_rl.report.screen import Screen, print_comparison, results, say
     from refine_rl.run import RunFolder
     from refine_rl.settings.file import override
 
@@ -107,8 +107,8 @@ def replay(
     as_json: bool = JSON,
 ) -> None:
     """Make a recorded group again. With the weights of that step; then hold it against the record."""
-    from refine_rl.cli.screen import Screen, results, say
     from refine_rl.pipeline.replay import replay as make_again
+    from refine_rl.report.screen import Screen, results, say
     from refine_rl.run import RunFolder
 
     found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from refine_rl.cli.screen import shown
+from refine_rl.report.screen import shown
 
 if TYPE_CHECKING:
     from refine_rl.errors import GuardStop

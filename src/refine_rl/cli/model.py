@@ -36,10 +36,10 @@ def chat(
 ) -> None:
     """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
     an empty line ends."""
-    from refine_rl.cli.screen import print_error, results, say, talk
     from refine_rl.pipeline.chat import COLUMN, Chat
     from refine_rl.pipeline.model import longest_text
     from refine_rl.pipeline.weights import choose_weights, open_model
+    from refine_rl.report.screen import print_error, results, say, talk
     from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
@@ -117,8 +117,8 @@ def export(
 
 def _tell_loss(lost: float) -> None:
     """Says so where rounding took a good part of what training changed."""
-    from refine_rl.cli.screen import Screen
     from refine_rl.policy.merging import LOSS_WORTH_A_WORD
+    from refine_rl.report.screen import Screen
 
     if lost >= LOSS_WORTH_A_WORD:
         Screen().warning(

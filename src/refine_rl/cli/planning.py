@@ -16,9 +16,9 @@ from refine_rl.cli.training import JSON, SET, one_task, program
 from refine_rl.errors import UserError, quoted
 
 if TYPE_CHECKING:
-    from refine_rl.cli.columns import Columns
     from refine_rl.plan import Plan
     from refine_rl.plan.probe import Probed
+    from refine_rl.report.columns import Columns
     from refine_rl.settings import Settings
     from refine_rl.types import Prompt
 
@@ -83,8 +83,8 @@ def plan(
 def _probe(settings: Settings, prompts: Sequence[Prompt], planned: Plan, yes: bool) -> Probed | None:
     """The probe, once the person has agreed to it."""
     from refine_rl.cli.interrupt import interruptible
-    from refine_rl.cli.screen import Screen
     from refine_rl.plan.probe import PROMPTS, probe, probe_calls
+    from refine_rl.report.screen import Screen
 
     calls = sum(c.high for c in probe_calls(settings, planned.counts, prompts))
     what = f"The probe loads {settings.model.name} and lets it answer at most {PROMPTS} prompts" + (
@@ -106,7 +106,7 @@ def _on_a_terminal() -> bool:
 
 
 def _show(settings: Settings, planned: Plan) -> None:
-    from refine_rl.cli.screen import results, say
+    from refine_rl.report.screen import results, say
 
     console, c = results(), planned.counts
     say(
@@ -129,8 +129,8 @@ def _show(settings: Settings, planned: Plan) -> None:
 
 def _calls(planned: Plan) -> Columns:
     """The calls to LLMs: a model, and below it what it is asked for."""
-    from refine_rl.cli.columns import Columns
-    from refine_rl.cli.screen import shown
+    from refine_rl.report.columns import Columns
+    from refine_rl.report.screen import shown
 
     table = Columns(first="calls to LLMs", headings=("calls", "tokens in", "tokens out", "dollars"))
     for model in dict.fromkeys(line.calls.model for line in planned.lines):
@@ -177,7 +177,7 @@ def _totals(planned: Plan) -> list[tuple[str, str]]:
 
 
 def _show_probe(probed: Probed) -> None:
-    from refine_rl.cli.screen import results, say
+    from refine_rl.report.screen import results, say
 
     low, high = probed.no_signal_ci95
     console, inner = results(), " " * _NAME

@@ -112,7 +112,7 @@ class _Line:
     def __init__(self) -> None:
         from rich.status import Status
 
-        from refine_rl.cli.screen import talk
+        from refine_rl.report.screen import talk
 
         self._console = talk()
         self._status = Status("", console=self._console) if self._console.is_terminal else None
@@ -127,7 +127,7 @@ class _Line:
             self._status.stop()
 
     def note(self, text: str) -> None:
-        from refine_rl.cli.screen import say
+        from refine_rl.report.screen import say
 
         say(self._console, text)
 

@@ -29,8 +29,8 @@ def add_to(app: typer.Typer) -> None:
 
 def recipes(as_json: bool = JSON) -> None:
     """List the ready tasks."""
-    from refine_rl.cli.screen import results, say
     from refine_rl.recipes import recipes as listed
+    from refine_rl.report.screen import results, say
 
     found = listed()
     if as_json:
@@ -58,8 +58,8 @@ def init(
     model: str | None = typer.Option(None, "--model", help="The model to train."),
 ) -> None:
     """Make a folder with a commented task.toml. From a recipe, or from one sentence."""
-    from refine_rl.cli.screen import results, say
     from refine_rl.recipes import copy_recipe, write_judged_task, write_task
+    from refine_rl.report.screen import results, say
 
     if sentence is not None and not sentence.strip():
         raise UserError("--task is empty; say in plain words what is wanted.")
@@ -130,10 +130,10 @@ def prompts(
     as_json: bool = JSON,
 ) -> None:
     """Load or write the prompts, and split them. Shows what was dropped, the coverage and a few of each."""
-    from refine_rl.cli.screen import results, say, talk
     from refine_rl.pipeline.prompts import gather_prompts
     from refine_rl.prompts.curate import excerpt
     from refine_rl.prompts.sources import TooFewError
+    from refine_rl.report.screen import results, say, talk
     from refine_rl.run.disk import write_whole
     from refine_rl.settings.file import load_settings
 
@@ -176,8 +176,8 @@ def _show_coverage(screen: Console, coverage: Coverage) -> None:
     """The table as everywhere; where that would be too wide or would cut names, a facet above its values."""
     from rich.cells import cell_len
 
-    from refine_rl.cli.columns import Columns
-    from refine_rl.cli.screen import say, shown
+    from refine_rl.report.columns import Columns
+    from refine_rl.report.screen import say, shown
 
     lines = coverage.lines()
     (head, *rows), table = coverage.rows(), lines[: len(coverage.rows())]
@@ -196,8 +196,8 @@ def _show_coverage(screen: Console, coverage: Coverage) -> None:
 
 def _list_dropped(dropped: Sequence[Dropped], as_json: bool) -> None:
     """A line for each: where it stood, why it is no prompt, how it begins."""
-    from refine_rl.cli.screen import results, say
     from refine_rl.prompts.curate import excerpt
+    from refine_rl.report.screen import results, say
 
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in dropped]))

@@ -72,8 +72,8 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
-    from refine_rl.cli.screen import Screen
     from refine_rl.pipeline.resume import reopen
+    from refine_rl.report.screen import Screen
     from refine_rl.settings.file import load_settings
 
     if resume is not None:
@@ -108,7 +108,7 @@ def _elsewhere(error: MachineError, go_on: str) -> str:
 
 
 def _work(folder: RunFolder, as_json: bool) -> None:
-    from refine_rl.cli.screen import Screen, print_comparison, results, say, talk
+    from refine_rl.report.screen import Screen, print_comparison, results, say, talk
 
     say(talk(), f"Run: {folder.path}")
     report, go_on = folder.report, f"{program()} train --resume {quoted(folder.path)}"

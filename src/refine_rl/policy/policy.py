@@ -135,6 +135,16 @@ class Policy:
         return float(MARGIN[dtype] * unit * math.sqrt(2 * layers * (width if dtype == torch.float32 else 1)))
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def size(self) -> int:
+        """How many parameters there are, the adapter's included."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
     def shares_prompts(self) -> bool:
         """Whether a prompt goes through the model once for the rows that begin with it."""
         return self.fast is not None
@@ -189,7 +199,7 @@ class Policy:
                     bare,
                     plain=lambda ids: self.model(input_ids=ids, use_cache=False).logits,
                     compute_dtype=self.compute_dtype,
-                    vocabulary=bare.get_input_embeddings().weight.shape[0],
+                    vocabulary=self.vocabulary,
                 )
         return _FAST[self.model]
 

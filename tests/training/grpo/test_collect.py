@@ -5,20 +5,33 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from refine_rl.training.learn import learning_rate
 
 from make import attempts, group, prompt, score, trajectory
 from refine_rl.errors import GuardStop
 from refine_rl.settings import Settings
-from refine_rl.training.grpo.collect import choose_prompts, group_statistics, require_scores, with_advantages
-from refine_rl.training.rows import micro_batches, rows
+from refine_rl.training.grpo.advantages import Advantages, Scored
+from refine_rl.training.grpo.choice import choose_prompts
+from refine_rl.training.grpo.kl import Distance
+from refine_rl.training.grpo.setup import advantages_of, rate_of
+from refine_rl.training.grpo.statistics import group_statistics
+from refine_rl.training.missing import require_scores
+from refine_rl.training.rows import micro_batches
 from refine_rl.types import Group, Score
+from taught import rows_of
 
 
 def settings(**sections: Any) -> Settings:
     return Settings.model_validate({"task": "x", **sections})
+
+
+def with_advantages(scored: list[Scored], s: Settings) -> list[Group]:
+    return [
+        Group(step=1, prompt=p, trajectories=t, scores=g, advantages=a)
+        for (p, t, g), a in zip(scored, advantages_of(s, {})(scored), strict=True)
+    ]
 
 
 def test_every_pass_reads_every_prompt_once() -> None:
@@ -91,12 +104,16 @@ def test_kl_in_the_reward_moves_the_advantage_and_not_the_reward() -> None:
             (Score(value=1.0), Score(value=1.0)),
         )
     ]
-    references = {("p0", 0): (-1.5, -2.0), ("p0", 1): (-1.0,)}
-    s = settings(grpo={"kl": 0.1, "kl_in": "reward", "kl_estimator": "k1", "advantage": "mean"})
-    group = with_advantages(sampled, 1, s, component_weights={}, references=references)[0]
+    references = Mock(of=lambda trajectories: {("p0", 0): (-1.5, -2.0), ("p0", 1): (-1.0,)})
+    distance = Distance(references=references, history=lambda: (), first=0.1, estimator="k1", in_reward=True)
+    penalties = distance.penalties([members for _, members, _ in sampled], 1)
     # k1 = log pi - log reference: 0.5 + 1.0 for the first member, 0 for the second.
-    assert group.advantages == pytest.approx((-0.075, 0.075))
-    assert [x.value for x in group.scores] == [1.0, 1.0]
+    assert penalties == [pytest.approx([0.15, 0.0])]
+    (found,) = Advantages(kind="mean")(sampled, penalties)
+    assert found == pytest.approx((-0.075, 0.075))
+    assert distance.in_loss([]) is None
+    assert replace(distance, first=0.0).penalties([], 1) is None
+    assert replace(distance, in_reward=False).penalties([], 1) is None
 
 
 def flat_and_not(**grpo: Any) -> list[tuple[float | None, ...]]:
@@ -108,7 +125,7 @@ def flat_and_not(**grpo: Any) -> list[tuple[float | None, ...]]:
         scores = tuple(Score.missing("x") if v is None else Score(value=v) for v in values)
         sampled.append((p, attempts(p, 2, 2, 2), scores))
     s = settings(grpo={"advantage": "mean", **grpo})
-    return [g.advantages for g in with_advantages(sampled, 1, s, component_weights={}, references={})]
+    return [g.advantages for g in with_advantages(sampled, s)]
 
 
 def test_what_becomes_of_groups_without_spread() -> None:
@@ -137,7 +154,7 @@ def by_steps(shares: list[list[float | None]], value: float = 0.0, **sections: A
             "grpo": {"flat": "steps", "solved": 1.0, **sections},
         }
     )
-    return with_advantages(sampled, 1, s, component_weights={}, references={})
+    return with_advantages(sampled, s)
 
 
 def test_steps_tell_wrong_answers_apart() -> None:
@@ -172,15 +189,15 @@ def test_dropped_groups_leave_the_denominator() -> None:
     ]
     for flat, tokens in (("keep", 16), ("drop", 6)):
         s = settings(grpo={"flat": flat})
-        groups = with_advantages(sampled, 1, s, component_weights={}, references={})
-        found = rows(groups, loss="dapo", max_tokens=8)
+        groups = with_advantages(sampled, s)
+        found = rows_of(groups, loss="dapo", max_tokens=8)
         assert {r.weight for r in found} == {1 / tokens}
 
 
 def test_rows_without_a_score_leave_the_loss_and_its_denominator() -> None:
     p = prompt(0)
     made = group(p, 1.0, None, 0.0, trajectories=attempts(p, 1, 2, 3), advantages=(1.0, None, -1.0))
-    found = rows([made], loss="grpo", max_tokens=8)
+    found = rows_of([made], loss="grpo", max_tokens=8)
     assert [(r.trajectory.member, r.advantage, r.weight) for r in found] == [
         (0, 1.0, 1 / 2),
         (2, -1.0, 1 / 6),
@@ -215,7 +232,7 @@ def test_a_group_is_not_cut_before_the_part_pays_for_its_prompt() -> None:
 def test_learning_rates_by_hand() -> None:
     def rates(**grpo: Any) -> list[float]:
         s = settings(grpo={"steps": 4, "learning_rate": 1.0, **grpo})
-        return [learning_rate(step, s) for step in range(1, 5)]
+        return [rate_of(s)(step) for step in range(1, 5)]
 
     assert rates() == [1.0] * 4
     assert rates(warmup_steps=2) == [0.5, 1.0, 1.0, 1.0]
@@ -224,12 +241,12 @@ def test_learning_rates_by_hand() -> None:
     assert rates(schedule="cosine") == pytest.approx(
         [1.0, 0.5 + math.sqrt(0.5) / 2, 0.5, 0.5 - math.sqrt(0.5) / 2]
     )
-    assert learning_rate(1, settings()) == 1e-4
-    assert learning_rate(1, settings(model={"adapter": "none"})) == 1e-5
+    assert rate_of(settings())(1) == 1e-4
+    assert rate_of(settings(model={"adapter": "none"}))(1) == 1e-5
 
 
 def test_rows_know_the_length_limit() -> None:
     p = prompt(0)
     made = group(p, 1.0, 0.0, trajectories=attempts(p, 2, 4), advantages=(1.0, -1.0))
-    assert [r.weight for r in rows([made], loss="dr_grpo", max_tokens=8)] == [1 / 16, 1 / 16]
-    assert rows([replace(made, advantages=(None, None))], loss="grpo", max_tokens=8) == []
+    assert [r.weight for r in rows_of([made], loss="dr_grpo", max_tokens=8)] == [1 / 16, 1 / 16]
+    assert rows_of([replace(made, advantages=(None, None))], loss="grpo", max_tokens=8) == []

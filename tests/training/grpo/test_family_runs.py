@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from refine_rl.errors import Interrupted
-from refine_rl.pipeline import again
+from refine_rl.pipeline import replay as replaying
+from refine_rl.pipeline.replay import replay
 from refine_rl.pipeline.train import run
-from refine_rl.pipeline.work import rollouts
 from refine_rl.rewards.decayed import decayed
 from refine_rl.run import RunFolder
-from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.training.grpo import kl
+from refine_rl.training.grpo.kl import Distance
 from refine_rl.types import Prompt
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -99,15 +99,14 @@ def test_an_adaptive_kl_with_importance_weights(
         False,
     ]
     in_force = {}
-    at_step = kl.at_step
+    coefficient = Distance.coefficient
 
-    def listening(settings: Settings, history: Any, step: int) -> Settings:
-        found = at_step(settings, history, step)
-        in_force[step] = found.grpo.kl
-        return found
+    def listening(self: Distance, step: int) -> float:
+        in_force[step] = coefficient(self, step)
+        return in_force[step]
 
-    monkeypatch.setattr(kl, "at_step", listening)
-    assert all(member.same for member in again.replay(whole, step=6))
+    monkeypatch.setattr(Distance, "coefficient", listening)
+    assert all(member.same for member in replay(whole, step=6))
     assert in_force == {4: metrics[3]["kl_coefficient"]}  # trained again, from the checkpoint of step 3
 
 
@@ -130,12 +129,19 @@ def test_resampled_groups(
     largest = max(steps, key=lambda s: (len(steps[s]), s))
     together = []
 
-    def listening(policy: Any, prompts: Sequence[Prompt], *others: Any) -> Any:
-        together.append(len(prompts))
-        return rollouts(policy, prompts, *others)
+    play_of = replaying.play_of
 
-    monkeypatch.setattr(again, "rollouts", listening)
-    assert all(member.same for member in again.replay(whole, step=largest))
+    def listening(*given: Any) -> Any:
+        play = play_of(*given)
+
+        def rollouts(prompts: Sequence[Prompt], step: int) -> Any:
+            together.append(len(prompts))
+            return play(prompts, step)
+
+        return rollouts
+
+    monkeypatch.setattr(replaying, "play_of", listening)
+    assert all(member.same for member in replay(whole, step=largest))
     assert together[0] == 3
     assert len(together) > 1
     assert sum(together) == len(steps[largest])
@@ -159,7 +165,7 @@ def test_early_exits(make_model: MakeModel, tmp_path: Path) -> None:
             assert forced + thought + answer <= 10
         rights = [t["breakdown"]["words"] == 1.0 for t in group["trajectories"]]
         assert [t["reward"] for t in group["trajectories"]] == list(decayed(rights))
-    assert all(m.same for step in (2, 5) for m in again.replay(whole, step=step))
+    assert all(m.same for step in (2, 5) for m in replay(whole, step=step))
     # The comparison lets the model think, and its rewards are the reward's own.
     tuned = whole.outcomes("tuned")
     assert tuned is not None

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from refine_rl.training.learn import UpdateMetrics, update
 
 from make import group, prompts
 from refine_rl.policy.draw import Sampling
@@ -19,8 +18,13 @@ from refine_rl.policy.protocol import Purpose
 from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training.grpo.importance import weights
+from refine_rl.training.grpo.learn import step_metrics
+from refine_rl.training.grpo.setup import distance_of, learn_of, learner_of
 from refine_rl.training.grpo.surrogates import SURROGATES
-from refine_rl.training.rows import Row, rows
+from refine_rl.training.learner import Learned
+from refine_rl.training.rows import Row
+from refine_rl.types import Group
+from taught import learned, rows_of
 
 MakeModel = Callable[..., Path]
 PROMPTS = prompts("hi", "the cat and the dog")
@@ -41,8 +45,7 @@ def fresh(make_model: MakeModel) -> Policy:
     return policy
 
 
-def foreign(policy: Policy) -> list[Row]:
-    """Rows whose sampler gave the t-th token 0.2 nats less, the same, or 0.2 more than the trainer."""
+def groups_of(policy: Policy) -> list[Group]:
     sampled = sample(
         policy,
         PROMPTS,
@@ -50,12 +53,17 @@ def foreign(policy: Policy) -> list[Row]:
         sampling=Sampling(max_tokens=6),
         purpose=Purpose(seed=0, step=1, name="rollout"),
     )
-    groups = [
+    return [
         group(p, 0.0, 0.0, 0.0, trajectories=t, advantages=(1.0, -0.4, -0.6))
         for p, t in zip(PROMPTS, sampled, strict=True)
     ]
+
+
+def foreign(policy: Policy) -> list[Row]:
+    """Rows whose sampler gave the t-th token 0.2 nats less, the same, or 0.2 more than the trainer."""
+    groups = groups_of(policy)
     found = []
-    for row in rows(groups, loss="dr_grpo", max_tokens=6):
+    for row in rows_of(groups, loss="dr_grpo", max_tokens=6):
         prompt, answer = row.trajectory.segments
         off = tuple(x + 0.2 * (t % 3 - 1) for t, x in enumerate(answer.logprobs))
         found.append(
@@ -64,12 +72,10 @@ def foreign(policy: Policy) -> list[Row]:
     return found
 
 
-def trained(
-    policy: Policy, batch: Sequence[Row], s: Settings
-) -> tuple[UpdateMetrics, dict[str, torch.Tensor]]:
+def trained(policy: Policy, batch: Sequence[Row], s: Settings) -> tuple[Learned, dict[str, torch.Tensor]]:
     # Plain SGD shows the gradient itself; its rate is set from the settings.
-    metrics = update(policy, torch.optim.SGD(policy.trainable().values(), lr=1.0), batch, s, step=1)
-    return metrics, policy.trainable()
+    sgd = torch.optim.SGD(policy.trainable().values(), lr=1.0)
+    return learned(policy, batch, s, optimizer=sgd), policy.trainable()
 
 
 def written_out(policy: Policy, batch: Sequence[Row], s: Settings, rate: float) -> dict[str, torch.Tensor]:
@@ -117,12 +123,25 @@ def test_weights_are_told_before_they_are_cut(make_model: MakeModel) -> None:
     policy = fresh(make_model)
     batch = foreign(policy)
     metrics, _ = trained(policy, batch, settings(importance_cap=CAP))
+    assert metrics.apart is not None
+    importance = metrics.apart.exp()
     by_hand = [torch.tensor(0.2 * (1 - t % 3)).exp().item() for row in batch for t in range(len(row.old))]
-    assert metrics.importance_max == pytest.approx(max(by_hand), rel=1e-4)
-    assert metrics.importance_max > CAP
-    assert metrics.importance_mean == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-4)
-    without, _ = trained(fresh(make_model), batch, settings())
-    assert (without.importance_mean, without.importance_max) == (None, None)
+    assert importance.tolist() == pytest.approx(by_hand, rel=1e-4)
+    assert importance.max() > CAP
+
+
+@pytest.mark.parametrize("cap", [None, CAP])
+def test_only_with_a_cap_are_they_told(make_model: MakeModel, cap: float | None) -> None:
+    policy = fresh(make_model)
+    s = settings(importance_cap=cap)
+    learner = replace(learner_of(s, policy), optimizer=torch.optim.SGD(policy.trainable().values(), lr=1.0))
+    learn = learn_of(s, learner, distance_of(s, policy, lambda: ()))
+    made = learn(groups_of(policy), 1)
+    told = step_metrics(1, groups_of(policy), made, {"sample": 1.0}, None)
+    assert (told.importance_mean is None) == (told.importance_max is None) == (cap is None)
+    if cap is not None:  # the sampler was the trainer
+        assert told.importance_mean == pytest.approx(1.0, abs=1e-4)
+        assert told.importance_max == pytest.approx(1.0, abs=1e-4)
 
 
 def test_where_sampler_and_trainer_agree_the_weight_is_one(make_model: MakeModel) -> None:
@@ -135,7 +154,8 @@ def test_where_sampler_and_trainer_agree_the_weight_is_one(make_model: MakeModel
         same.append(replace(row, trajectory=replace(row.trajectory, segments=segments)))
     metrics, found = trained(policy, same, settings(importance_cap=CAP, learning_rate=0.01))
     _, plain = trained(twin, same, settings(learning_rate=0.01))
-    assert metrics.importance_max == pytest.approx(1.0, abs=1e-4)
+    assert metrics.apart is not None
+    assert metrics.apart.exp().max().item() == pytest.approx(1.0, abs=1e-4)
     for name, value in plain.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-6)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from make import metrics
-from refine_rl.settings import Settings
-from refine_rl.training.grpo.kl import adapted, at_step, kl_terms
+from refine_rl.training.grpo.kl import Distance, adapted, kl_terms
 from refine_rl.types import StepMetrics
 
 
@@ -46,22 +46,17 @@ def history(*kls: float | None) -> list[StepMetrics]:
     return [metrics(n, kl=kl) for n, kl in enumerate(kls, 1)]
 
 
-def settings(**grpo: Any) -> Settings:
-    return Settings.model_validate({"task": "x", "grpo": grpo})
-
-
 def test_a_step_knows_the_steps_before_it_alone() -> None:
-    s = settings(kl=0.5, kl_target=0.1)
     past = history(9.0, None, 0.0, 9.0)
-    found = [at_step(s, past, step).grpo.kl for step in range(1, 6)]
+    distance = Distance(references=Mock(), history=lambda: past, first=0.5, target=0.1)
+    found = [distance.coefficient(step) for step in range(1, 6)]
     by_hand = [0.5, 0.5 * 1.02, 0.5 * 1.02, 0.5 * 1.02 * 0.98, 0.5 * 1.02 * 0.98 * 1.02]
     assert found == pytest.approx(by_hand, rel=1e-12)
     # The order on record is of no account.
-    assert [at_step(s, past[::-1], step).grpo.kl for step in range(1, 6)] == found
-    changed = at_step(s, past, 3)
-    assert changed == s.model_copy(update={"grpo": s.grpo.model_copy(update={"kl": found[2]})})
+    backwards = replace(distance, history=lambda: past[::-1])
+    assert [backwards.coefficient(step) for step in range(1, 6)] == found
 
 
-def test_without_a_target_nothing_changes() -> None:
-    s = settings(kl=0.5)
-    assert at_step(s, history(9.0, 9.0), 3) is s
+def test_without_a_target_it_is_what_it_was() -> None:
+    distance = Distance(references=Mock(), history=lambda: history(9.0, 9.0), first=0.5)
+    assert [distance.coefficient(step) for step in range(1, 4)] == [0.5] * 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from make import group, prompts
 from refine_rl.randomness import generator
-from refine_rl.training.grpo.collect import choose_prompts
+from refine_rl.training.grpo.choice import choose_prompts
 from refine_rl.training.grpo.pool import Aside, Chosen, Seen, choose, resting
 from refine_rl.types import Prompt, Score
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from make import attempts, group, prompts
-from refine_rl.settings import Settings
-from refine_rl.training.grpo.collect import Finished, Sampled
+from refine_rl.training.grpo.advantages import Scored
 from refine_rl.training.grpo.resample import draw, filled_up, waves
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import Prompt, Score
 
 PROMPTS = prompts(*map(str, range(12)))
 FLAT, SPREAD = (Score(value=0.0), Score(value=0.0)), (Score(value=0.0), Score(value=1.0))
@@ -25,35 +23,13 @@ class World:
     def __init__(self, scores: Callable[[Prompt], tuple[Score, ...]]) -> None:
         self.scores, self.sampled, self.resting = scores, list[list[str]](), set[str]()
 
-    def sample(
-        self, prompts: Sequence[Prompt], step: int, finished: Finished
-    ) -> list[tuple[Trajectory, ...]]:
-        assert step == 7
+    def more(self, prompts: Sequence[Prompt]) -> list[Scored]:
         self.sampled.append([p.id for p in prompts])
-        groups = [attempts(p, 1, 1) for p in prompts]
-        for place, answers in enumerate(groups):
-            finished(place, answers)
-        return groups
+        return [(p, attempts(p, 1, 1), self.scores(p)) for p in prompts]
 
-    def score(self, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
-        future: Future[list[Score]] = Future()
-        future.set_result(list(self.scores(prompt)))
-        return future
-
-    def fill(self, first: Sequence[Prompt], resample: int, seed: int = 0) -> list[Sampled]:
+    def fill(self, first: Sequence[Prompt], resample: int, seed: int = 0) -> list[Scored]:
         start = [(p, attempts(p, 1, 1), self.scores(p)) for p in first]
-        s = Settings.model_validate({"task": "x", "grpo": {"resample": resample, "seed": seed}})
-        found, _ = filled_up(
-            start,
-            PROMPTS,
-            7,
-            s,
-            sample=self.sample,
-            score=self.score,
-            pause=lambda: None,
-            resting=self.resting,
-        )
-        return found
+        return filled_up(start, PROMPTS, 7, self.more, budget=resample, seed=seed, resting=self.resting)
 
 
 def test_a_draw_depends_on_its_key_alone_and_never_repeats_a_prompt() -> None:
@@ -110,34 +86,6 @@ def test_prompts_that_rest_take_no_place() -> None:
     world.resting = {f"p{n}" for n in range(3, 10)}
     world.fill(PROMPTS[:3], resample=9)
     assert [sorted(wave) for wave in world.sampled] == [["p10", "p11"]]
-
-
-def test_its_sampling_is_timed_and_its_scoring_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    world = World(lambda p: FLAT)
-
-    class Slow(Future[list[Score]]):
-        def result(self, timeout: float | None = None) -> list[Score]:
-            nonlocal now
-            now += 100
-            return super().result(timeout)
-
-    def sample(*given: Any) -> list[tuple[Trajectory, ...]]:
-        nonlocal now
-        now += 1
-        return world.sample(*given)
-
-    def score(prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
-        future = Slow()
-        future.set_result(list(FLAT))
-        return future
-
-    monkeypatch.setattr("refine_rl.training.grpo.resample.time.perf_counter", lambda: now)
-    start = [(p, attempts(p, 1, 1), FLAT) for p in PROMPTS[:3]]
-    s = Settings.model_validate({"task": "x", "grpo": {"resample": 5}})
-    _, seconds = filled_up(start, PROMPTS, 7, s, sample=sample, score=score, pause=lambda: None)
-    assert (seconds, len(world.sampled)) == (2.0, 2)
-    assert now >= 502
 
 
 def test_another_time_it_is_the_same() -> None:

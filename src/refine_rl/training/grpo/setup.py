@@ -82,6 +82,11 @@ def loss_of(settings: Settings) -> Loss:
     )
 
 
+def rate_of(settings: Settings) -> Rate:
+    g = settings.grpo
+    return Rate(peak=settings.learning_rate, steps=g.steps, schedule=g.schedule, warmup_steps=g.warmup_steps)
+
+
 def distance_of(
     settings: Settings, speaker: Speaker, history: Callable[[], Sequence[StepMetrics]]
 ) -> Distance:

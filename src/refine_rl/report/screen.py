@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from refine_rl.cli.columns import Columns
-from refine_rl.cli.wrapping import wrap
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import cautions, cut_text, mostly_cut
+from refine_rl.report.columns import Columns
+from refine_rl.report.wrapping import wrap
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Part, StepMetrics, decimals
 
 EXAMPLES = 3

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from refine_rl.cli.wrapping import wrap
+from refine_rl.report.wrapping import wrap
 
 _GAP = 2
 

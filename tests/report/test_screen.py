@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from refine_rl.cli.screen import Screen, print_comparison, print_error, shown, spark
 from refine_rl.errors import GuardStop, UserError
+from refine_rl.report.screen import Screen, print_comparison, print_error, shown, spark
 from refine_rl.types import Comparison, Contrast, Estimate, Part, StepMetrics
 
 

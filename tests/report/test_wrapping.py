@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from refine_rl.cli.wrapping import wrap
+from refine_rl.report.wrapping import wrap
 
 ON = (
     "To go on all the same: refine train --resume 'my runs/a' --set grpo.all_cut_patience=10 "
