@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,6 @@ from refine_rl.policy import load
 from refine_rl.policy.flops import Costs, Load, costs, seen
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import Group, StepMetrics
@@ -245,8 +245,7 @@ def test_completions_are_never_stopped_and_all_are_trained_on(
     policy.stop_ids = frozenset(range(words))  # it would stop at its first token
     before = {n: p.detach().clone() for n, p in policy.trainable().items()}
     groups: list[Group] = []
-    monkeypatch.setattr(steps._Listener, "groups", lambda self, some: groups.extend(some), raising=True)
-    monkeypatch.setattr(steps, "_require_whole", lambda some, tokens: None)
+    monkeypatch.setattr(steps, "_require_whole", lambda some, tokens: groups.extend(some))
     told: list[StepMetrics] = []
     taken = take_steps(policy, random_prompts(4, 7, words, 0), settings, told.append)
     assert taken == told
@@ -269,8 +268,7 @@ def test_completions_are_never_stopped_and_all_are_trained_on(
 def test_a_completion_of_another_length_is_refused() -> None:
     prompt = make.prompt("p")
     answer = make.trajectory(prompt, tokens=(4, 5))
-    with ScoringLoop(RandomReward(0)) as scoring:
-        scores = tuple(scoring.submit(prompt, [answer]).result())
+    scores = tuple(asyncio.run(RandomReward(0).score_group(prompt, [answer])))
     group = make.group(prompt, *scores, trajectories=[answer], advantages=[0.0])
     steps._require_whole([group], 2)
     with pytest.raises(RuntimeError, match=r"\[2\] tokens where 3"):
@@ -287,8 +285,7 @@ def test_random_prompts_and_rewards() -> None:
     assert random_prompts(20, 9, 50, seed=1) == prompts
     assert random_prompts(20, 9, 50, seed=2) != prompts
     nobody: Any = [None] * 8
-    with ScoringLoop(RandomReward(1)) as scoring:
-        values = [[s.value for s in scoring.submit(p, nobody).result()] for p in prompts]
+    values = [[s.value for s in asyncio.run(RandomReward(1).score_group(p, nobody))] for p in prompts]
     assert len({v for some in values for v in some}) == 20 * 8
 
 

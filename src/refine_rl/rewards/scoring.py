@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -38,10 +38,7 @@ class ScoringLoop:
     3.0
     """
 
-    def __init__(
-        self, reward: Reward | None = None, *, closing: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        self._reward = reward
+    def __init__(self, *, closing: Callable[[], Awaitable[None]] | None = None) -> None:
         self._closing = closing
         self._loop = asyncio.new_event_loop()
         self._workers = Workers()
@@ -56,11 +53,6 @@ class ScoringLoop:
         self._thread.start()
         self._open = True
         return self
-
-    def submit(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> Future[list[Score]]:
-        """The scores to come of one group by the loop's own reward."""
-        assert self._reward is not None
-        return self.start(self._reward.score_group(prompt, tuple(trajectories)))
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """What comes of `work`, which goes on in the loop. RuntimeError once closed."""
@@ -99,14 +91,6 @@ class Promising:
 
     scorer: Scorer
     loop: ScoringLoop
-
-    @property
-    def top(self) -> float | None:
-        return self.scorer.top
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return self.scorer.weights
 
     def start(self, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
         """The scores to come, one a trajectory, in the same order. RuntimeError once the loop is closed."""

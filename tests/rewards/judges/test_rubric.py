@@ -15,17 +15,15 @@ from refine_rl.llm.scripted import Scripted
 from refine_rl.rewards.judges.rubric import (
     Criterion,
     default_rubric,
-    load_rubric,
     parse_criteria,
+    rubric_named,
     without_weights,
     write_rubric,
 )
-from refine_rl.settings import Settings
 
 
 def load(rubric: str, folder: Path = Path()) -> str:
-    reward = {"judges": ["scripted/judge"], "rubric": rubric}
-    return load_rubric(Settings.model_validate({"task": "t", "reward": reward, "folder": folder}))
+    return rubric_named(rubric, folder)
 
 
 def test_the_general_rubric_has_four_ideas_and_no_criteria() -> None:
@@ -63,16 +61,10 @@ def test_a_files_name_is_no_rubric() -> None:
     assert load("Be kind. See rubric.md") == "Be kind. See rubric.md"
 
 
-def test_a_rubric_that_is_to_be_written_cannot_be_loaded() -> None:
-    settings = Settings.model_validate(
-        {
-            "task": "t",
-            "writer": {"model": "scripted/writer"},
-            "reward": {"judges": ["scripted/judge"], "rubric": "write"},
-        }
-    )
+def test_a_rubric_that_is_to_be_written_is_the_general_one_until_then() -> None:
+    assert load("write") == default_rubric()
     with pytest.raises(SettingsError, match="has not been written yet"):
-        load_rubric(settings)
+        load(" write")  # which asks nobody to write it
 
 
 def test_criteria_are_lines_with_a_weight() -> None:

@@ -22,7 +22,6 @@ from refine_rl.llm.client import CallFailed, Client, Request
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.judges.schemas import listed
-from refine_rl.settings import Settings
 from refine_rl.settings.file import read_text
 
 TEXTS = Path(__file__).parent / "texts"
@@ -79,13 +78,6 @@ def default_rubric() -> str:
     return load_text(TEXTS, "rubric_default.md")
 
 
-def load_rubric(settings: Settings) -> str:
-    """`rubric_named` of the settings; raises SettingsError for "write": that is made by `write_rubric`."""
-    if settings.reward.rubric.strip() == "write":
-        raise SettingsError('reward.rubric = "write": the rubric has not been written yet')
-    return rubric_named(settings.reward.rubric, settings.folder)
-
-
 def rubric_named(given: str, folder: Path) -> str:
     """The text that `reward.rubric` means: itself, that of "file:PATH" (from `folder`), or the general one,
     also for "write" as long as nobody has written it.
@@ -93,9 +85,11 @@ def rubric_named(given: str, folder: Path) -> str:
     Raises UserError that names the file and the line of what cannot be used, and SettingsError for a text
     that cannot be.
     """
-    given = given.strip()
-    if given in ("", "write"):
+    if given == "write" or not given.strip():
         return default_rubric()
+    given = given.strip()
+    if given == "write":  # with spaces around it, nobody writes it
+        raise SettingsError('reward.rubric = "write": the rubric has not been written yet')
     if given.startswith("file:"):
         return read_rubric(folder / given.removeprefix("file:"))
     if is_file_name(given):
