@@ -75,9 +75,7 @@ def evaluate_again(
         _first_looks(folder, settings, scorers, connections, journal, pause, prompts)
         journal.stage(f"Loading {settings.model.name}")
         _, policy = open_model(folder, weights)
-        prompts = _readable(prompts, policy, journal)
-        both = [*folder.prompts(), *prompts]
-        hold_positions(settings.rollout.max_tokens, policy, both, journal.observer)
+        prompts = _readable(folder, settings.rollout.max_tokens, prompts, policy, journal)
         with ScoringLoop(closing=connections.close) as scoring:
             work = Work(
                 folder=folder,
@@ -144,13 +142,17 @@ def _prompts(folder: RunFolder, settings: Settings, source: str | None, journal:
     return list(prompts)
 
 
-def _readable(prompts: Sequence[Prompt], policy: Policy, journal: Journal) -> list[Prompt]:
-    """Those that the model can read; raises UserError where none is left."""
+def _readable(
+    folder: RunFolder, max_tokens: int, prompts: Sequence[Prompt], policy: Policy, journal: Journal
+) -> list[Prompt]:
+    """Those that the model can read, for which its positions are held still; raises UserError where none is
+    left."""
     read, lines = readable(prompts, policy.encode, policy.control)
     for line in lines:
         journal.observer.note(line)
     if not read:
         raise UserError("No prompt is left that this model can read.")
+    hold_positions(max_tokens, policy, [*folder.prompts(), *read], journal.observer)
     return list(read)
 
 

@@ -48,14 +48,7 @@ def load_policy(
     transformers.utils.logging.disable_progress_bar()
     device = choose_device(settings.device)
     if device.type == "cuda":
-        # A resumed run equals an unbroken one to the bit only if the kernels do.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        # Neither cuDNN's attention nor the memory-efficient one keeps to that where torch only warns.
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        torch.backends.cuda.enable_mem_efficient_sdp(False)
-        # Else every buffer that is made is written over once more, a launch each.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        _same_to_the_bit()
     origin = find_origin(settings.name)
     config = fetch_config(settings.name, origin.base)
     compute_dtype = choose_dtype(settings.dtype, device, lambda: faster_here(config, settings))
@@ -101,6 +94,17 @@ def load_policy(
     )
     require_causal(policy)
     return policy
+
+
+def _same_to_the_bit() -> None:
+    """A resumed run equals an unbroken one to the bit only if the accelerator's kernels do."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Neither cuDNN's attention nor the memory-efficient one keeps to that where torch only warns.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    # Else every buffer that is made is written over once more, a launch each.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def require_model(settings: ModelSettings) -> None:
