@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from refine_rl.settings import Settings
+
 SOURCE = Path(__file__).parents[1] / "src" / "refine_rl"
 MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").strip("."): path
@@ -38,20 +40,53 @@ RUN_FILES = {
 }
 
 
-def imports(path: Path) -> set[str]:
-    """Rooms and modules of refine_rl that the file imports, at its top or later."""
+CONTRIBUTING = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+EVERY = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in sorted(SOURCE.rglob("*.py"))
+}
+
+
+def named(path: Path) -> set[str]:
+    """Modules of refine_rl that the file imports, at its top or later, by their whole names."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        found |= {n.removeprefix("refine_rl.").split(".")[0] for n in names if n.startswith("refine_rl.")}
-        found |= {"api"} & {"api" for n in names if n == "refine_rl"}
-    return found
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            files = {name for name in inner if module_of(name)}
+            found |= files if files == inner else files | {str(node.module)}
+    return {name for name in found if name.partition(".")[0] == "refine_rl"}
+
+
+def module_of(name: str) -> str:
+    """The module of that whole name, as a key of EVERY; "" where there is none."""
+    inner = name.partition(".")[2]
+    return next((key for key in (inner, f"{inner}.__init__".lstrip(".")) if key in EVERY), "")
+
+
+def rooms_of(path: Path) -> set[str]:
+    """The rooms that a file imports."""
+    return {module_of(name).partition(".")[0] for name in named(path)}
+
+
+ROOMS = {key.partition(".")[0] for key in EVERY} - {"__init__", "__main__"}
+ARROWS = {
+    room: set().union(*(rooms_of(path) for key, path in EVERY.items() if key.partition(".")[0] == room))
+    - {room}
+    for room in ROOMS
+}
+
+
+def allowed() -> dict[str, set[str]]:
+    """CONTRIBUTING's table of who may import whom."""
+    table: dict[str, set[str]] = {}
+    for line in CONTRIBUTING.splitlines():
+        if line.startswith("| `") and len(cells := line.strip("| ").split(" | ")) == 3:
+            names = set() if cells[2] == "nothing" else set(cells[2].split(", "))
+            table |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), names)
+    return table
 
 
 def texts(path: Path) -> Iterator[str]:
@@ -68,33 +103,88 @@ def texts(path: Path) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.parametrize("name", ["types", "errors"])
-def test_records_and_errors_know_nobody(name: str) -> None:
-    assert imports(MODULES[name]) == set()
+def test_the_table_of_rooms_names_them_all() -> None:
+    assert allowed().keys() == ROOMS
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n.split(".")[0] == "training"])
-def test_training_knows_neither_endpoints_nor_files(name: str) -> None:
-    assert not imports(MODULES[name]) & {
-        "llm",
-        "run",
-        "prompts",
-        "rewards",
-        "pipeline",
-        "report",
-        "cli",
-        "api",
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_imports_what_its_row_says(room: str) -> None:
+    assert ARROWS[room] == allowed()[room]
+
+
+def test_the_house_has_few_floors_and_no_circle() -> None:
+    """A room stands above all that it imports; a circle of rooms, or of files, would have no floor."""
+    assert len(ROOMS) <= 24
+    assert max(floors(ARROWS).values()) <= 8
+    files = {key: {module_of(name) for name in named(path)} - {key} for key, path in EVERY.items()}
+    floors(files)
+
+
+def floors(arrows: dict[str, set[str]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    while len(found) < len(arrows):
+        ready = {one for one, others in arrows.items() if one not in found and others <= found.keys()}
+        assert ready, f"a circle among {sorted(arrows.keys() - found.keys())}"
+        found |= {one: 1 + max((found[other] for other in arrows[one]), default=0) for one in ready}
+    return found
+
+
+def test_nothing_is_too_long_to_be_read() -> None:
+    for key, path in EVERY.items():
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 450, key
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 70, f"{key}: {node.name}"
+
+
+def test_the_loop_is_a_screen_and_knows_no_setting() -> None:
+    text = EVERY["training.grpo.loop"].read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    schema = Settings.model_json_schema()
+    tables = [table["properties"] for table in schema["$defs"].values()]
+    names = {name for table in tables for name in table} - {"steps", "step"}  # which a loop has in any case
+    code = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+    code |= {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    assert code & names == set()
+    assert "settings" not in text
+
+
+def test_settings_are_taken_apart_at_the_door() -> None:
+    """Of training, worlds and evaluation one file knows the whole of them."""
+    rooms = {"training", "envs", "evaluate"}
+    users = {
+        key for key, path in EVERY.items() if re.search(r"\bSettings\b", path.read_text(encoding="utf-8"))
     }
+    assert {key for key in users if key.partition(".")[0] in rooms} == {"training.grpo.setup"}
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n.split(".")[0] in ("policy", "evaluate", "rewards")])
-def test_lower_rooms_do_not_know_the_pipeline(name: str) -> None:
-    assert not imports(MODULES[name]) & {"pipeline", "run", "cli", "api"}
+def test_nobody_looks_into_a_model_from_outside() -> None:
+    for key, path in EVERY.items():
+        if key.partition(".")[0] == "policy":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("model", "fast", "frozen"):
+                owner = node.value.id if isinstance(node.value, ast.Name) else ""
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else owner
+                assert owner not in ("policy", "speaker", "reference"), f"{key}:{node.lineno}"
 
 
-def test_the_command_line_is_known_to_nobody_but_the_front_door() -> None:
-    users = {name for name, path in MODULES.items() if "cli" in imports(path)}
-    assert {name for name in users if not name.startswith("cli")} <= {"api", "__main__"}
+def test_a_world_is_known_by_its_own_files_alone() -> None:
+    """And by the settings, and the words that name one of them in advice."""
+    users = {
+        key
+        for key, path in EVERY.items()
+        if re.search(r"early.exit", path.read_text(encoding="utf-8"), re.IGNORECASE)
+    }
+    own = {"envs.early_exit", "envs.build", "rewards.decayed", "cli.going_on"}
+    assert {key for key in users if key.partition(".")[0] != "settings"} == own
+
+
+def test_the_way_names_files_that_are_there() -> None:
+    root = SOURCE.parents[1]
+    for name in set(re.findall(r"`((?:\w+/)+\w+\.(?:py|md|toml))`", CONTRIBUTING)):
+        assert any((start / name).is_file() for start in (root, SOURCE, SOURCE / "rewards")), name
 
 
 @pytest.mark.parametrize("room", ["settings", "llm", "prompts", "rewards", "run", "report", "cli", "api"])

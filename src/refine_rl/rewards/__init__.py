@@ -9,7 +9,7 @@
                   (absolute.py) or two at a time (pairwise.py); what they go by, and what is held against them
     quiz/         questions about a source, answered from the completion
     steps/        wrong answers graded by their steps; Graded, a scorer around a scorer
-    decayed.py    the pay of early exits; Decayed, a scorer around a scorer
+    decayed.py    pay by the order of right answers; Decayed, a scorer around a scorer
     text/         words, patterns, the language of a text
     sanity.py     good and bad examples, checked before training
     scoring.py    scoring in the background while sampling goes on

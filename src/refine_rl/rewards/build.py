@@ -35,7 +35,7 @@ Functions = Sequence[Callable[..., Any]]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scorers:
     """The scorers of a run. `validation` is the reward as the settings describe it; `training` may grade
-    steps or pay early exits on top of it; `exam` is validation itself unless `evaluate.judge` is named."""
+    steps, or pay by the order of right answers, on top of it; `exam` is validation itself unless `evaluate.judge` is named."""
 
     training: Scorer
     validation: CombinedReward
@@ -61,7 +61,7 @@ def build_scorers(
     training: Scorer = reward
     if reward.grader is not None and settings.grpo.solved is not None:
         training = Graded(reward=training, grader=reward.grader, solved=settings.grpo.solved)
-    if settings.rollout.early_exit is not None:
+    if settings.rollout.decays:
         training = Decayed(reward=training)
     return Scorers(training=training, validation=reward, exam=exam)
 
