@@ -17,6 +17,7 @@ from pathlib import Path
 
 from algorithms import Result, head, row, train
 
+from refine_rl.recipes import recipe_folder
 from refine_rl.settings.file import load_settings
 
 OTHERS: dict[str, tuple[tuple[str, ...], float]] = {
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=OTHERS, help="rows of these names alone")
     parser.add_argument("--results", type=Path)
     a = parser.parse_args()
-    rate = load_settings(None, recipe=a.recipe, overrides=[]).learning_rate
+    rate = load_settings(recipe_folder(a.recipe), overrides=[]).learning_rate
     kept = json.loads(a.results.read_text("utf-8")) if a.results and a.results.exists() else {}
     print("\n".join(head(a.recipe)), flush=True)
     for name, (sets, times) in OTHERS.items():

@@ -84,8 +84,13 @@ def timed(case: dict[str, Any], *, steps: int, dtype: str) -> list[Timed]:
         bench = Bench(**{**case, "model": folder, "steps": steps, "warm_up": 1, "dtype": dtype})
         write_random_model(Path(folder), shape, context=bench.prompt_tokens + bench.completion_tokens)
         settings = settings_of(bench)
-        size = machine.model_size(settings)
-        rates = machine.measure(settings, size)
+        size = machine.model_size(settings.model)
+        rates = machine.measure(
+            settings.model,
+            size,
+            sampled=bench.prompts * bench.group_size,
+            trained=settings.grpo.tokens_per_micro_batch,
+        )
         seconds = measure(bench).seconds
     pace = Pace(settings=settings, size=size, rates=rates, prompt=bench.prompt_tokens)
     name = (

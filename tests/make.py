@@ -199,7 +199,7 @@ def comparison(
 
 def task_toml(model: Path, **tables: Mapping[str, Any]) -> str:
     """The text of a task.toml for a run of a second on the prompts.jsonl beside it, with `tables` over the
-    usual ones."""
+    usual ones. A key whose value is None is left out."""
     usual: dict[str, dict[str, Any]] = {
         "model": {"name": str(model), "rank": 4, "device": "cpu", "dtype": "float32"},
         "prompts": {"source": "file:prompts.jsonl", "validation": 0, "held_out": 6},

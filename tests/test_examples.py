@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import refine_rl
+from make import attempts, prompt
 from refine_rl.pipeline.train import run
 from refine_rl.run import RunFolder
 from refine_rl.settings.file import load_settings
@@ -32,25 +33,13 @@ def test_short_answers_can_be_told_apart() -> None:
     """The rules give full marks to an answer that is right, and fewer to what the base model does wrong."""
     from refine_rl.rewards import build_reward
     from refine_rl.rewards.scoring import ScoringLoop
-    from refine_rl.types import Prompt, Trajectory
 
     reward = build_reward(load_settings(EXAMPLES / "short_answers"))
-    prompt = Prompt(
-        id="p", split="train", messages=({"role": "user", "content": "Is golf fun?"},), data={"topic": "golf"}
-    )
+    asked = prompt("p", "Is golf fun?", topic="golf")
     answers = ["I like golf.", "Yes.", "It depends. Golf is good for the knee.", "The car is red."]
-    trajectories = [
-        Trajectory(
-            prompt_id="p",
-            member=n,
-            segments=(),
-            stop_reason="stop",
-            messages=(*prompt.messages, {"role": "assistant", "content": text}),
-        )
-        for n, text in enumerate(answers)
-    ]
     with ScoringLoop() as loop:
-        right, *wrong = [s.value for s in loop.start(reward.score_group(prompt, trajectories)).result()]
+        scores = loop.start(reward.score_group(asked, attempts(asked, *answers))).result()
+    right, *wrong = [s.value for s in scores]
     assert right == 3.0
     assert all(value is not None and value < 3.0 for value in wrong)
 

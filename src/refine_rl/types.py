@@ -96,6 +96,10 @@ class Message(TypedDict):
     content: str
 
 
+WRITER = "writer:"
+"""How the origin of a prompt begins that an LLM wrote; its "ENDPOINT/MODEL" follows."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
     """One input of the policy.
@@ -114,6 +118,11 @@ class Prompt:
     facets: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
+
+    @property
+    def writer(self) -> str:
+        """The "ENDPOINT/MODEL" that wrote it ("" where no LLM did)."""
+        return self.origin.removeprefix(WRITER) if self.origin.startswith(WRITER) else ""
 
     @property
     def text(self) -> str:

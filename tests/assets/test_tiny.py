@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import refine_rl.assets
+from make import prompt
 from refine_rl.assets.make_tiny import measure, pretrain
 from refine_rl.assets.make_tiny.corpus import documents
 from refine_rl.assets.make_tiny.invented import invent_word, replace_words
@@ -117,13 +118,8 @@ def test_a_sixth_of_the_attempts_is_perfect_and_half_is_literal():
     found = Counter()
     for _ in range(2000):
         answer = attempt(rng, text, "pirate")
-        prompt = measure.Prompt(
-            id="p",
-            split="train",
-            messages=({"role": "user", "content": f"Say this like a pirate: {text}"},),
-            data={"style": "pirate", "source": text},
-        )
-        found["perfect"] += measure.style_success(prompt, answer)
+        asked = prompt("p", f"Say this like a pirate: {text}", style="pirate", source=text)
+        found["perfect"] += measure.style_success(asked, answer)
         found["literal"] += answer == text
     assert found["perfect"] / 2000 == pytest.approx(0.17, abs=0.06)
     assert found["literal"] / 2000 == pytest.approx(0.47, abs=0.04)

@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+import make
 from refine_rl.bench import machine, steps
 from refine_rl.bench.measure import Bench, Measured, measure
 from refine_rl.bench.random_model import Shape, write_random_model
@@ -25,7 +26,7 @@ from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
-from refine_rl.types import Group, Prompt, Segment, StepMetrics, Trajectory
+from refine_rl.types import Group, StepMetrics
 
 MakeModel = Callable[..., Path]
 
@@ -244,8 +245,7 @@ def test_completions_are_never_stopped_and_all_are_trained_on(
     policy.stop_ids = frozenset(range(words))  # it would stop at its first token
     before = {n: p.detach().clone() for n, p in policy.trainable().items()}
     groups: list[Group] = []
-    monkeypatch.setattr(steps._Listener, "groups", lambda self, some: groups.extend(some), raising=True)
-    monkeypatch.setattr(steps, "_require_whole", lambda some, tokens: None)
+    monkeypatch.setattr(steps, "_require_whole", lambda some, tokens: groups.extend(some))
     told: list[StepMetrics] = []
     taken = take_steps(policy, random_prompts(4, 7, words, 0), settings, told.append)
     assert taken == told
@@ -266,19 +266,10 @@ def test_completions_are_never_stopped_and_all_are_trained_on(
 
 
 def test_a_completion_of_another_length_is_refused() -> None:
-    answer = Trajectory(
-        prompt_id="p",
-        member=0,
-        messages=(),
-        segments=(
-            Segment(token_ids=(1, 2, 3), trainable=False),
-            Segment(token_ids=(4, 5), trainable=True, logprobs=(-1.0, -1.0)),
-        ),
-        stop_reason="stop",
-    )
-    prompt = Prompt(id="p", split="train", messages=())
+    prompt = make.prompt("p")
+    answer = make.trajectory(prompt, tokens=(4, 5))
     scores = tuple(asyncio.run(RandomReward(0).score_group(prompt, [answer])))
-    group = Group(step=1, prompt=prompt, trajectories=(answer,), scores=scores, advantages=(0.0,))
+    group = make.group(prompt, *scores, trajectories=[answer], advantages=[0.0])
     steps._require_whole([group], 2)
     with pytest.raises(RuntimeError, match=r"\[2\] tokens where 3"):
         steps._require_whole([group], 3)

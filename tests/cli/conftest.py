@@ -11,40 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from make import task_toml
+
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
-TASK = """task = "Be short."
-
-[model]
-name = "{model}"
-rank = 4
-device = "cpu"
-dtype = "float32"
-
-[prompts]
-source = "file:prompts.jsonl"
-validation = 4
-held_out = 6
-
-[reward]
-rules = [{{rule = "chars", max = 12}}, {{rule = "words", min = 1, max = 2}}]
-
-[rollout]
-group_size = 4
-max_tokens = 10
-
-[grpo]
-steps = 6
-prompts_per_step = 3
-learning_rate = 0.02
-checkpoint_every = 2
-validate_every = 3
-all_cut_patience = 99
-
-[evaluate]
-samples = 2
-bootstrap = 200
-"""
+TABLES = {
+    "prompts": {"validation": 4},
+    "reward": {"rules": [{"rule": "chars", "max": 12}, {"rule": "words", "min": 1, "max": 2}]},
+    "grpo": {"steps": 6, "checkpoint_every": 2, "validate_every": 3},
+}
 
 
 def executable(*arguments: str) -> list[str]:
@@ -59,7 +34,7 @@ def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder.mkdir()
     lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "task.toml").write_text(TASK.format(model=make_model("llama")))
+    (folder / "task.toml").write_text(task_toml(make_model("llama"), **TABLES))
     return folder / "task.toml"
 
 

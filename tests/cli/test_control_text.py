@@ -11,37 +11,14 @@ from typing import Any
 import pytest
 import transformers
 
+from make import task_toml
+
 Refine = Callable[..., Any]
 MakeModel = Callable[..., Path]
 CLOCK = (
     "{% for m in messages %}<|{{ m.role }}|>{{ strftime_now('%Y-%m-%d %H:%M:%S') }} {{ m.content }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-TASK = """task = "Be short."
-[model]
-name = "{model}"
-rank = 4
-device = "cpu"
-dtype = "float32"
-[prompts]
-source = "file:prompts.jsonl"
-train = 6
-validation = 0
-held_out = 6
-[reward]
-rules = [{{rule = "chars", max = 12}}]
-[rollout]
-group_size = 2
-max_tokens = 6
-[grpo]
-steps = 2
-prompts_per_step = 6
-checkpoint_every = 1
-all_cut_patience = 99
-[evaluate]
-samples = 2
-bootstrap = 200
-"""
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -61,7 +38,13 @@ def model(make_model: MakeModel, tmp_path: Path) -> Path:
 
 
 def write_task(model: Path, texts: list[str]) -> None:
-    Path("task.toml").write_text(TASK.format(model=model))
+    tables = {
+        "prompts": {"train": 6},
+        "reward": {"rules": [{"rule": "chars", "max": 12}]},
+        "rollout": {"group_size": 2, "max_tokens": 6},
+        "grpo": {"steps": 2, "prompts_per_step": 6, "checkpoint_every": 1, "learning_rate": None},
+    }
+    Path("task.toml").write_text(task_toml(model, **tables))
     Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
 
 

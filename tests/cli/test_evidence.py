@@ -10,46 +10,13 @@ from typing import Any
 
 import pytest
 
+from make import task_toml
 from refine_rl.evaluate.variety import variety
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 Refine = Callable[..., Any]  # its results have .code, .out and .err
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
-TASK = """task = "Be short."
-
-[model]
-name = "{model}"
-rank = 4
-device = "cpu"
-dtype = "float32"
-
-[prompts]
-source = "file:prompts.jsonl"
-validation = {validation}
-held_out = {held_out}
-
-[reward]
-functions = ["rewards.py:score"]
-max_missing = {max_missing}
-{reward}
-
-[rollout]
-group_size = 4
-max_tokens = {max_tokens}
-
-[grpo]
-steps = 3
-prompts_per_step = 3
-learning_rate = 0.02
-all_cut_patience = 99
-zero_variance_patience = 99
-
-[evaluate]
-samples = 2
-bootstrap = 200
-{more}
-"""
 GONE = """
 from pathlib import Path
 
@@ -74,18 +41,9 @@ def task(make_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]
     """task(code, held_out=6, ...) -> a task.toml of a run of a second, whose function is `code`. Every prompt
     has its split as the data `kind`, and facets; "calm" cats are held out whole."""
 
-    def make(code: str, **changes: Any) -> Path:
-        usual = {
-            "held_out": 6,
-            "validation": 0,
-            "max_missing": 0.5,
-            "max_tokens": 10,
-            "reward": "",
-            "more": "",
-        }
-        given = {**usual, **changes}
+    def make(code: str, held_out: int = 6, validation: int = 0, max_tokens: int = 10, **tables: Any) -> Path:
         pairs = [(a, b) for a in WORDS for b in WORDS if a < b]
-        splits = ["held_out"] * given["held_out"] + ["validation"] * given["validation"]
+        splits = ["held_out"] * held_out + ["validation"] * validation
         rows = []
         for n, (a, b) in enumerate(pairs[: len(splits) + 14]):
             split = splits[n] if n < len(splits) else "train"
@@ -96,7 +54,13 @@ def task(make_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]
         folder.mkdir()
         (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "rewards.py").write_text(code)
-        (folder / "task.toml").write_text(TASK.format(model=make_model("llama"), **given))
+        usual = {
+            "prompts": {"held_out": held_out, "validation": validation},
+            "reward": {"functions": ["rewards.py:score"], "max_missing": 0.5},
+            "rollout": {"max_tokens": max_tokens},
+            "grpo": {"zero_variance_patience": 99},
+        }
+        (folder / "task.toml").write_text(task_toml(make_model("llama"), **(usual | tables)))
         return folder / "task.toml"
 
     return make
@@ -234,14 +198,10 @@ def judge(body: dict[str, Any], *, flaky: Callable[[list[str]], bool]) -> str:
     return json.dumps({"scores": scores})
 
 
-JUDGED = """judges = ["mine/judge"]
-rubric = "Longer is better."
-[judge]
-anchors = false
-corrections = 0
-[endpoints.mine]
-base_url = "{url}"
-"""
+JUDGED = {
+    "reward": {"judges": ["mine/judge"], "rubric": "Longer is better.", "max_missing": 0.2},
+    "judge": {"anchors": False, "corrections": 0},
+}
 
 
 @pytest.mark.parametrize("lost", [5, 6])
@@ -259,8 +219,7 @@ def test_a_flaky_judge_costs_prompts_and_never_the_model(
         return len(seen) <= lost
 
     server = llm_server(brain=lambda body: judge(body, flaky=flaky))
-    made = task(LENGTH, reward=JUDGED.format(url=server.base_url), max_missing=0.2)
-    made.write_text(made.read_text().replace('functions = ["rewards.py:score"]\n', ""))
+    made = task(LENGTH, **JUDGED, endpoints={"mine": {"base_url": server.base_url}})
     done = refine("train", made, "--run", "run", "--set", "endpoints.mine.concurrency=1")
     assert done.code == 0, done.err
     assert len(seen) == 6

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from make import task_toml
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline.train import run
 from refine_rl.run import RunFolder
@@ -23,39 +24,12 @@ from refine_rl.settings.file import load_settings
 
 Refine = Callable[..., Any]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
-TASK = """task = "Be short."
-
-[model]
-name = "{model}"
-rank = 4
-device = "cpu"
-dtype = "float32"
-
-[prompts]
-source = "file:prompts.jsonl"
-validation = 3
-held_out = 5
-
-[reward]
-functions = ["rewards.py:near", "rewards.py:all_near"]
-{more}
-
-[rollout]
-group_size = 3
-max_tokens = 8
-
-[grpo]
-steps = 4
-prompts_per_step = 2
-learning_rate = 0.02
-checkpoint_every = 1
-validate_every = 2
-all_cut_patience = 99
-
-[evaluate]
-samples = 1
-bootstrap = 200
-"""
+TABLES = {
+    "prompts": {"validation": 3, "held_out": 5},
+    "rollout": {"group_size": 3, "max_tokens": 8},
+    "grpo": {"steps": 4, "prompts_per_step": 2, "checkpoint_every": 1, "validate_every": 2},
+    "evaluate": {"samples": 1},
+}
 PURE = """
 def near(completion, letters):
     return sum(letter in completion for letter in letters) / len(letters) - len(letters) / 100
@@ -99,7 +73,7 @@ def all_near(prompts, completions, letters, **kwargs):
 """
 
 
-def write(folder: Path, rewards: str, model: Path, more: str = "") -> Path:
+def write(folder: Path, rewards: str, model: Path, **reward: Any) -> Path:
     folder.mkdir()
     pairs = [(a, b) for a in WORDS for b in WORDS if a < b]
     rows = [
@@ -107,7 +81,8 @@ def write(folder: Path, rewards: str, model: Path, more: str = "") -> Path:
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rewards.py").write_text(rewards)
-    (folder / "task.toml").write_text(TASK.format(model=model, more=more))
+    reward["functions"] = ["rewards.py:near", "rewards.py:all_near"]
+    (folder / "task.toml").write_text(task_toml(model, reward=reward, **TABLES))
     return folder / "task.toml"
 
 
@@ -207,8 +182,7 @@ def executable(*arguments: str) -> list[str]:
 
 
 def test_no_function_can_hang_or_end_the_run(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    more = "timeout = 0.5\nmax_missing = 1.0"
-    task = write(tmp_path / "unruly", UNRULY, make_model("llama"), more)
+    task = write(tmp_path / "unruly", UNRULY, make_model("llama"), timeout=0.5, max_missing=1.0)
     done = subprocess.run(
         executable("train", str(task), "--run", "run"),
         cwd=tmp_path,
@@ -300,14 +274,13 @@ def test_a_pattern_of_exponentially_many_ways_is_refused_before_training(
     where: str, make_model: Callable[..., Path], tmp_path: Path, refine: Refine
 ) -> None:
     rule = {
-        "rule": '{rule = "regex", pattern = "(.|..)+#$"}',
-        "schema": '{rule = "json_schema", schema = {type = "string", pattern = "(.|..)+#$"}}',
+        "rule": {"rule": "regex", "pattern": "(.|..)+#$"},
+        "schema": {"rule": "json_schema", "schema": {"type": "string", "pattern": "(.|..)+#$"}},
     }[where]
     text = "ab#" * 100 + "a"
-    good = {"rule": text, "schema": f'\\"{text}\\"'}[where]
-    sanity = f'{{prompt = "p", good = "{good}", bad = "b", data = {{letters = ["a"]}}}}'
-    more = f"rules = [{rule}]\nsanity = [{sanity}]"
-    task = write(tmp_path / "slow", PURE, make_model("llama"), more)
+    good = {"rule": text, "schema": f'"{text}"'}[where]
+    sanity = {"prompt": "p", "good": good, "bad": "b", "data": {"letters": ["a"]}}
+    task = write(tmp_path / "slow", PURE, make_model("llama"), rules=[rule], sanity=[sanity])
     began = time.process_time()
     done = refine("train", task)
     assert done.code == 2

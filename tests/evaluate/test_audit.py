@@ -10,6 +10,7 @@ import pytest
 import make
 from make import contrast
 from refine_rl.evaluate.audit import audit
+from refine_rl.recipes import recipe_folder
 from refine_rl.settings.file import load_settings
 from refine_rl.types import Comparison, Contrast, Variety
 
@@ -92,7 +93,7 @@ def test_the_hack_of_a_style_only_reward(tmp_path: Path) -> None:
         'reward.functions=["rules.py:style", {function = "rules.py:fidelity", weight = 0.0}]',
         "grpo.steps=80",
     ]
-    folder = RunFolder.create(tmp_path / "run", load_settings(None, recipe="style", overrides=alone))
+    folder = RunFolder.create(tmp_path / "run", load_settings(recipe_folder("style"), overrides=alone))
     found = run(folder)
     assert found.tuned.mean > 0.9
     assert "component:fidelity" in audit(found)

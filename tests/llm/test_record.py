@@ -143,7 +143,7 @@ def test_no_key_is_ever_kept(folder: RunFolder, llm_server: StartServer) -> None
     assert talk(folder, server, f"Is {KEY} a good key?") == [0.5]
     assert len(list(folder.exchanges())) == 3
     assert any("***" in e["reply"] for e in folder.exchanges() if e["reply"])
-    assert "Is *** a good key?" in next(folder.exchanges())["messages"][0]["content"]
+    assert "Is *** a good key?" in next(folder.exchanges.lines())["messages"][0]["content"]
     for file in folder.path.rglob("*"):
         assert not file.is_file() or KEY not in file.read_text(), file
 

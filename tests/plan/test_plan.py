@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import math
@@ -15,21 +14,23 @@ from typing import Any
 
 import pytest
 
+from make import prompt, scored
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.client import Request
 from refine_rl.llm.scripted import ScriptedConnections
 from refine_rl.plan import Calls, Counts, calls, count_prompts, machine, make_plan, memory, pace, survey
-from refine_rl.plan.calls import judged, looks, requests, resampled, validations
+from refine_rl.plan.calls import judged, judges_of, requests, resampled, validations
 from refine_rl.plan.counts import written_counts
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, cost, missing_keys
 from refine_rl.plan.pace import Fitted, Pace, Work
 from refine_rl.plan.plan import Seconds, durations, over_budget
 from refine_rl.plan.probe import probe_calls, wilson
+from refine_rl.recipes import recipe_folder
 from refine_rl.rewards.build import build_panel
-from refine_rl.settings import Settings
+from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
-from refine_rl.types import Prompt, Trajectory
+from refine_rl.types import Prompt
 
 MakeModel = Callable[..., Path]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -63,8 +64,8 @@ def test_rules_cost_no_call() -> None:
 )
 def test_validations(every: int, steps: int, times: int) -> None:
     settings = make(grpo={"steps": steps, "validate_every": every})
-    assert validations(settings, COUNTS) == times
-    assert validations(settings, Counts(train=40, validation=0, held_out=7, chars=400)) == 0
+    assert validations(settings.grpo, COUNTS) == times
+    assert validations(settings.grpo, Counts(train=40, validation=0, held_out=7, chars=400)) == 0
 
 
 GRPO = {"steps": 20, "prompts_per_step": 3, "validate_every": 10}
@@ -160,9 +161,9 @@ def test_another_judge_for_the_comparison() -> None:
 
 def test_what_judges_decide_is_a_range() -> None:
     panel = make(**judging("e/a", "e/b", "e/c", adaptive=True, repeats=2, larger="f/big"))
-    assert looks(panel) == [("e/a", 1, 2), ("e/b", 1, 2), ("e/c", 0, 2), ("f/big", 0, 1)]
+    assert judges_of(panel, COUNTS).looks() == [("e/a", 1, 2), ("e/b", 1, 2), ("e/c", 0, 2), ("f/big", 0, 1)]
     alone = make(**judging("e/a", adaptive=True, repeats=5))
-    assert looks(alone) == [("e/a", 2, 5)]
+    assert judges_of(alone, COUNTS).looks() == [("e/a", 2, 5)]
     gated = make(
         reward={"judges": ["e/j"], "rules": [{"rule": "words", "max": 9}]},
         judge={"gate": ["words"]},
@@ -177,7 +178,7 @@ def test_a_writer() -> None:
     settings = make(
         writer={"model": "e/w", "batch": 8}, reward={"judges": ["e/j"], "rubric": "write"}, grpo=GRPO
     )
-    counts = written_counts(settings)
+    counts = written_counts(settings.prompts, settings.writer)
     assert (counts.train, counts.validation, counts.held_out, counts.written) == (64, 12, 24, True)
     found = [c for c in calls(settings, counts) if c.model == "e/w"]
     assert numbers(found) == {
@@ -193,21 +194,16 @@ def test_a_writer() -> None:
         prompts={"facets": {"tone": ["calm", "angry"]}, "system": "Be kind.", "train": 6},
         reward={"judges": ["e/j"]},
     )
-    assert numbers([c for c in calls(fixed, written_counts(fixed)) if c.model == "e/w"]) == {
-        ("prompts", "e/w"): (5, 10)
-    }
+    assert numbers(
+        [c for c in calls(fixed, written_counts(fixed.prompts, fixed.writer)) if c.model == "e/w"]
+    ) == {("prompts", "e/w"): (5, 10)}
 
 
 def quiz_prompts() -> list[Prompt]:
     """4 training prompts over 3 sources, 1 validation and 2 held-out prompts, one over a training source."""
     rows = [("train", t) for t in "aabc"] + [("validation", "d"), ("held_out", "e"), ("held_out", "a")]
     return [
-        Prompt(
-            id=f"p{n}",
-            split=split,  # type: ignore[arg-type]
-            messages=({"role": "user", "content": "Sum up."},),
-            data={"source": text * 100},
-        )
+        prompt(n, "Sum up.", split=split, source=text * 100)  # type: ignore[arg-type]
         for n, (split, text) in enumerate(rows)
     ]
 
@@ -217,7 +213,7 @@ def test_a_quiz() -> None:
         reward={"quiz": {"writer": "e/w", "reader": "e/r"}},
         grpo={"steps": 20, "prompts_per_step": 3, "validate_every": 0},
     )
-    counts = count_prompts(quiz_prompts(), settings)
+    counts = count_prompts(quiz_prompts(), settings.reward.quiz)
     assert (counts.train_sources, counts.other_sources, counts.source_chars) == (3, 2, 100.0)
     found = calls(settings, counts)
     assert numbers(found) == {
@@ -241,7 +237,9 @@ def test_a_quiz_beside_a_ruler_reads_base_answers_again() -> None:
         reward={"judges": ["e/j"], "quiz": {"writer": "e/w"}},
         grpo={"steps": 20, "prompts_per_step": 3, "validate_every": 10},
     )
-    found = [c for c in calls(settings, count_prompts(quiz_prompts(), settings)) if c.purpose == "quiz"]
+    found = [
+        c for c in calls(settings, count_prompts(quiz_prompts(), settings.reward.quiz)) if c.purpose == "quiz"
+    ]
     assert numbers(found)["validation", "e/j"] == (8, 16)  # the first judge reads
 
 
@@ -283,8 +281,8 @@ def test_the_judges_make_the_calls_that_were_planned(kind: str, answers: int) ->
     settings = make(**judging("e/a", "e/b", kind=kind, repeats=2))
     made = group_calls(settings, answers, reply_to)
     each = requests(kind, answers)
-    assert made == {m: each * high for m, _, high in looks(settings) if each}
-    assert all(low == high for _, low, high in looks(settings))
+    assert made == {m: each * high for m, _, high in judges_of(settings, COUNTS).looks() if each}
+    assert all(low == high for _, low, high in judges_of(settings, COUNTS).looks())
 
 
 @pytest.mark.parametrize(("brain", "which"), [(reply_to, 0), (reversed_scores, 1)])
@@ -293,7 +291,7 @@ def test_adaptive_judges_keep_to_their_range(brain: Callable[[Request], str], wh
     agree = -1.0 if which == 0 else 0.9
     settings = make(**judging("e/a", adaptive=True, repeats=3, larger="f/big", agree=agree))
     made = group_calls(settings, 8, brain)
-    planned = {model: (low, high)[which] for model, low, high in looks(settings)}
+    planned = {model: (low, high)[which] for model, low, high in judges_of(settings, COUNTS).looks()}
     assert made == {model: number for model, number in planned.items() if number}
 
 
@@ -310,18 +308,7 @@ def group_calls(settings: Settings, answers: int, brain: Callable[[Request], str
 
     models = [*settings.reward.judges, *filter(None, [settings.judge.larger])]
     connections = ScriptedConnections({m: recording(m) for m in models})
-    prompt = Prompt(id="p1", split="train", messages=({"role": "user", "content": "Hi."},))
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=n,
-            messages=(*prompt.messages, {"role": "assistant", "content": f"answer {n}"}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for n in range(answers)
-    ]
-    asyncio.run(build_panel(settings, connections).score_group(prompt, group))
+    scored(build_panel(settings, connections), prompt(), *(f"answer {n}" for n in range(answers)))
     return asked
 
 
@@ -345,7 +332,7 @@ def test_dollars_come_from_the_settings_and_unknown_is_not_0() -> None:
         grpo=GRPO,
         endpoints={"local": {"base_url": "http://127.0.0.1:1/v1", "prices": prices}},
     )
-    found = cost(calls(settings, COUNTS), settings)
+    found = cost(calls(settings, COUNTS), settings.endpoints)
     paid = [c for c in calls(settings, COUNTS) if c.model == "local/org/paid"]
     assert found.unknown == ("local/org/free",)
     assert found.low == pytest.approx(
@@ -375,7 +362,7 @@ def test_the_high_figure_counts_all_looks() -> None:
         tokens_in=(9, 9),
         tokens_out=(100, 1000),
     )
-    assert cost([one], settings) == Cost(low=200 / 1e6, high=5000 / 1e6, unknown=())
+    assert cost([one], settings.endpoints) == Cost(low=200 / 1e6, high=5000 / 1e6, unknown=())
 
 
 def test_what_exceeds_the_budget_is_said() -> None:
@@ -384,7 +371,7 @@ def test_what_exceeds_the_budget_is_said() -> None:
     def said(low: float, high: float, hours: tuple[float, float] | None) -> list[str]:
         training = None if hours is None else (hours[0] * 3600, hours[1] * 3600)
         seconds = Seconds(machine=None, judges=(0.0, 0.0), training=training, total=None)
-        return over_budget(settings, Cost(low=low, high=high, unknown=()), seconds)
+        return over_budget(settings.budget, Cost(low=low, high=high, unknown=()), seconds, {})
 
     assert said(1.0, 2.0, (0.5, 1.0)) == []
     assert said(1.0, 2.0, None) == []
@@ -392,9 +379,10 @@ def test_what_exceeds_the_budget_is_said() -> None:
     assert dollars.startswith("The plan exceeds budget.dollars = 2: 2.5 to 8.")
     assert hours.startswith("The plan may exceed budget.hours = 1: 0.5 to 1.5.")
     blind = over_budget(
-        settings,
+        settings.budget,
         Cost(low=0.0, high=0.0, unknown=("local/org/free",)),
         Seconds(machine=None, judges=(0.0, 0.0), training=None, total=None),
+        {},
     )
     assert blind == [
         "budget.dollars needs the price of every model. Write into the task file, at its end, with the right "
@@ -409,8 +397,10 @@ def test_keys_are_looked_for_and_not_needed() -> None:
         endpoints={"own": {"base_url": "https://example.org/v1", "key_env": "OWN_KEY"}},
     )
     models = settings.reward.judges
-    assert missing_keys(models, settings, {}) == ["OPENROUTER_API_KEY", "OWN_KEY"]
-    assert missing_keys(models, settings, {"OPENROUTER_API_KEY": "k", "OWN_KEY": " "}) == ["OWN_KEY"]
+    assert missing_keys(models, settings.endpoints, {}) == ["OPENROUTER_API_KEY", "OWN_KEY"]
+    assert missing_keys(models, settings.endpoints, {"OPENROUTER_API_KEY": "k", "OWN_KEY": " "}) == [
+        "OWN_KEY"
+    ]
 
 
 # -- time and memory ------------------------------------------------------------------------------
@@ -422,7 +412,7 @@ DEMO = Counts(train=480, validation=24, held_out=64, chars=88)
 
 def test_the_demo_takes_what_was_measured() -> None:
     """66 s with two cores to itself, 105 s with another program beside it; 1.0 and 1.9 GB."""
-    settings = load_settings(None, recipe="style")
+    settings = load_settings(recipe_folder("style"))
     planned = make_plan(settings, DEMO, rates=TWO_CORES)
     assert planned.seconds.total is not None
     assert planned.work is not None
@@ -436,7 +426,7 @@ def test_the_demo_takes_what_was_measured() -> None:
 
 def test_size_of_the_bundled_model() -> None:
     settings = make(model={"name": "tiny", "rank": 16})
-    size = machine.model_size(settings)
+    size = machine.model_size(settings.model)
     assert size == Size(
         parameters=3_672_832,
         linear=4 * (256 * 256 * 2 + 256 * 128 * 2 + 3 * 256 * 768),
@@ -448,9 +438,9 @@ def test_size_of_the_bundled_model() -> None:
         vocabulary=2048,
         context=1024,
     )
-    assert size.trainable(settings) == 311_296  # as peft counts them
-    assert size.trainable(make(model={"name": "tiny", "adapter": "none"})) == 3_672_832
-    one = machine.model_size(make(model={"name": "tiny", "targets": ["q_proj"]}))
+    assert size.trainable(settings.model) == 311_296  # as peft counts them
+    assert size.trainable(make(model={"name": "tiny", "adapter": "none"}).model) == 3_672_832
+    one = machine.model_size(make(model={"name": "tiny", "targets": ["q_proj"]}).model)
     assert one.adapted == 4 * 512
 
 
@@ -460,7 +450,7 @@ def test_size_of_other_architectures(kind: str, make_model: MakeModel) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = make_model(kind)
-    size = machine.model_size(make(model={"name": str(folder)}))
+    size = machine.model_size(make(model={"name": str(folder)}).model)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert size.parameters == sum(p.numel() for p in model.parameters())
     with torch.no_grad():
@@ -487,14 +477,25 @@ def work(step: float, evaluation: float = 0.0) -> Work:
     return Work(step=(step, 2 * step), evaluation=(evaluation,) * 2, memory=(0.0, 0.0), disk=0.0)
 
 
+def how_long(settings: Settings, planned: list[Calls], machine: Work | None, *, waves: int = 0) -> Seconds:
+    return durations(
+        planned,
+        machine,
+        steps=settings.grpo.steps,
+        ahead=settings.ahead,
+        endpoints=settings.endpoints,
+        waves=waves,
+    )
+
+
 def test_waiting_for_judges() -> None:
     """60 groups, 3 a step: with 2 at once, two rounds of 3 s a step; around training, 7 calls in 4 rounds,
     and a first look in one."""
     settings = make(**judging("e/j", anchors=False), grpo=GRPO, endpoints={"e": {"concurrency": 2}})
     counts = Counts(train=40, validation=0, held_out=7, chars=400)
     planned = calls(settings, counts)
-    assert durations(settings, planned, None).judges == (20 * 6.0 + 15.0, 20 * 6.0 + 15.0)
-    beside = durations(settings, planned, work(step=5.0, evaluation=30.0))
+    assert how_long(settings, planned, None).judges == (20 * 6.0 + 15.0, 20 * 6.0 + 15.0)
+    beside = how_long(settings, planned, work(step=5.0, evaluation=30.0))
     assert beside.machine == (pace.START + 100 + 30, pace.START + 200 + 30)
     # Low: side by side. High: 1.15 times the longer, then the comparison and its judge one after the other.
     assert beside.training == (pace.START + 120, pace.START + 1.15 * 200)
@@ -505,7 +506,7 @@ def test_waiting_for_judges() -> None:
         endpoints={"e": {"concurrency": 2}},
         rollout={"ahead": 0},
     )
-    assert durations(waits, planned, work(step=5.0)).training == (
+    assert how_long(waits, planned, work(step=5.0)).training == (
         pace.START + 120,
         pace.START + 200 + 120,
     )
@@ -516,8 +517,8 @@ def test_endpoints_work_side_by_side() -> None:
     two = make(**judging("e/a", "f/b", anchors=False), grpo=GRPO)
     counts = Counts(train=40, validation=0, held_out=8, chars=400)
     # Each of the two models' calls of a step are a round of their own at one endpoint.
-    assert durations(one, calls(one, counts), None).judges == (20 * 6.0 + 12.0,) * 2
-    assert durations(two, calls(two, counts), None).judges == (20 * 3.0 + 6.0,) * 2
+    assert how_long(one, calls(one, counts), None).judges == (20 * 6.0 + 12.0,) * 2
+    assert how_long(two, calls(two, counts), None).judges == (20 * 3.0 + 6.0,) * 2
 
 
 SIZE = Size(
@@ -591,9 +592,9 @@ def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyP
 
     def times(true: Fitted) -> list[Any]:
         found = []
-        for prompts, members, prompt in shapes:
+        for prompts, members, tokens in shapes:
             settings = make(grpo={"prompts_per_step": prompts}, rollout={"group_size": members})
-            one = Pace(settings=settings, size=SIZE, rates=RATES, prompt=prompt, given=true)
+            one = Pace(settings=settings, size=SIZE, rates=RATES, prompt=tokens, given=true)
             seconds = {"sample": one.sampling(prompts, members), "train": one.training(prompts, members)}
             found += [plan_fit.Timed(name="", seconds=s, pace=one, part=part) for part, s in seconds.items()]
         return found
@@ -626,9 +627,9 @@ def test_resampling_is_counted_in_the_high_figures_alone() -> None:
     assert numbers(calls(absolute, COUNTS))["training", "e/j"] == (480, 800)
     # There are only 4 prompts: beside the 3 of a step there is one that can be added.
     few = Counts(train=4, validation=0, held_out=7, chars=400)
-    assert resampled(settings, few) == 1
+    assert resampled(settings.grpo, few) == 1
     assert numbers(calls(settings, few))["training", "e/j"] == (60, 80)
-    assert resampled(settings, Counts(train=2, validation=0, held_out=7, chars=400)) == 0
+    assert resampled(settings.grpo, Counts(train=2, validation=0, held_out=7, chars=400)) == 0
 
 
 SOLVABLE = {"rules": [{"rule": "words", "max": 3, "strict": True}]}
@@ -649,7 +650,7 @@ def test_graded_steps_are_counted_in_the_high_figures_alone() -> None:
     low, high = found[-1].tokens_in
     assert (high - low, found[-1].tokens_out) == (50, (40, 2080))
     # 20 steps wait for 48 + 96 calls each, 8 at once, 3 s a call; a first look at each.
-    assert durations(settings, found, None).judges == (6.0, 20 * (12 + 6) * 3.0 + 6.0)
+    assert how_long(settings, found, None).judges == (6.0, 20 * (12 + 6) * 3.0 + 6.0)
     priced = make(
         **graded,
         grpo={**GRPO, "flat": "steps", "solved": 1.0},
@@ -696,7 +697,7 @@ def test_resampling_waits_for_judges_again() -> None:
     counts = Counts(train=40, validation=0, held_out=0, chars=400)
     planned = calls(settings, counts)
     # Eight at once: 3 groups are one round; 5 are one as well, but may come in three waves.
-    assert durations(settings, planned, None, waves=2).judges == (20 * 3.0 + 3.0, 20 * 9.0 + 3.0)
+    assert how_long(settings, planned, None, waves=2).judges == (20 * 3.0 + 3.0, 20 * 9.0 + 3.0)
 
 
 def test_resampling_is_told() -> None:
@@ -739,17 +740,20 @@ def test_memory_grows_with_what_it_is_made_of() -> None:
 
 
 def test_disk() -> None:
+    def disk(s: Settings) -> float:
+        return memory.disk(s.model, s.grpo, s.rollout, SIZE, COUNTS)
+
     settings = make(grpo={**GRPO, "checkpoint_every": 5, "keep_checkpoints": 3})
     trained = 160_000
     record = 20 * 3 * 8 * (25 * 256 + 600 + 500)
-    assert memory.disk(settings, SIZE, COUNTS) == 4 * trained * 12 + trained * 4 + record
+    assert disk(settings) == 4 * trained * 12 + trained * 4 + record
     once = make(grpo={**GRPO, "checkpoint_every": 100})
-    assert memory.disk(once, SIZE, COUNTS) == 2 * trained * 12 + trained * 4 + record
+    assert disk(once) == 2 * trained * 12 + trained * 4 + record
 
 
 def test_this_machine_is_measured() -> None:
-    settings = make(model={"name": "tiny", "device": "cpu"})
-    rates = machine.measure(settings, machine.model_size(settings))
+    model = ModelSettings(name="tiny", device="cpu")
+    rates = machine.measure(model, machine.model_size(model), sampled=64, trained=2048)
     assert rates.device == "cpu"
     assert rates.dtype in ("float32", "bfloat16")
     assert 1e8 < rates.decode < 1e15
@@ -758,7 +762,7 @@ def test_this_machine_is_measured() -> None:
 
 
 def test_a_run_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(None, recipe="style")
+    settings = load_settings(recipe_folder("style"))
 
     def said(installed: float) -> list[str]:
         monkeypatch.setattr(machine, "installed_memory", lambda device: installed)
@@ -804,7 +808,7 @@ def test_calls_of_a_probe() -> None:
     settings = make(
         reward={"judges": ["e/j"], "quiz": {"writer": "e/w", "reader": "e/r"}}, judge={"repeats": 2}
     )
-    found = probe_calls(settings, count_prompts(prompts, settings), prompts)
+    found = probe_calls(settings, count_prompts(prompts, settings.reward.quiz), prompts)
     assert [(c.model, c.stage, c.high) for c in found] == [
         ("e/j", "probe", 8),
         ("e/w", "questions", 4),

@@ -14,7 +14,7 @@ from refine_rl.policy import load, number_format
 from refine_rl.policy.load import choose_dtype, load_policy
 from refine_rl.policy.number_format import faster_format, one_layer
 from refine_rl.policy.origin import model_source
-from refine_rl.settings import ModelSettings, Settings
+from refine_rl.settings import ModelSettings
 
 MakeModel = Callable[..., Path]
 FORMATS = (torch.float32, torch.bfloat16)
@@ -120,10 +120,10 @@ def test_a_plan_counts_with_the_format_that_a_run_takes(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(load, "faster_here", lambda config, settings: dtype)
-    settings = Settings(task="Be brief.", model=ModelSettings(name="tiny", device="cpu"))
-    rates = machine.measure(settings, machine.model_size(settings))
+    model = ModelSettings(name="tiny", device="cpu")
+    rates = machine.measure(model, machine.model_size(model), sampled=64, trained=2048)
     assert rates.dtype == str(dtype).removeprefix("torch.")
-    assert load_policy(settings.model).compute_dtype == dtype
+    assert load_policy(model).compute_dtype == dtype
 
 
 def test_threads_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.prompts import load_all_prompts, load_prompts
+from refine_rl.report.coverage import cover
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import Prompt
@@ -60,7 +61,7 @@ def test_a_file_becomes_prompts(tmp_path: Path) -> None:
         f"{10 - train.count(value) - validation.count(value):>8}"
         for name, value in (("odd", train[0]), ("", 1 - train[0]))
     ]
-    assert report.lines() == [
+    assert [*report.summary(), *cover(prompts).lines()] == [
         "21 prompts read from file:a.jsonl",
         "1 dropped as exact duplicates",
         "kept 14 train, 2 validation, 4 held-out",
@@ -68,7 +69,7 @@ def test_a_file_becomes_prompts(tmp_path: Path) -> None:
         *odd,
     ]
     assert (report.read, report.count("duplicate"), report.splits["held_out"]) == (21, 1, 4)
-    assert sum(report.coverage.facets["odd"]["0"].values()) == 10
+    assert sum(cover(prompts).facets["odd"]["0"].values()) == 10
 
 
 def test_order_of_the_file_and_seed_change_nothing(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_generator(tmp_path: Path) -> None:
     prompts, report = load_prompts(settings(tmp_path, "file:prompts.py", seed=5, train=50))
     counts = {"train": 40, "validation": 32, "held_out": 40}  # the generator repeats itself after 40
     assert report.splits == counts
-    assert report.lines() == [
+    assert [*report.summary(), *cover(prompts).lines()] == [
         "146 prompts read from file:prompts.py",
         "34 dropped as exact duplicates",
         "kept 40 train (50 asked for), 32 validation, 40 held-out (64 asked for)",

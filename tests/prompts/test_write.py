@@ -19,7 +19,8 @@ from refine_rl.prompts.board import Board
 from refine_rl.prompts.slots import Slot, plan_slots
 from refine_rl.prompts.write import Written, together, write_prompts
 from refine_rl.prompts.writer import CHECKED, read_system, sift
-from refine_rl.settings import Settings
+from refine_rl.report.coverage import cover
+from refine_rl.settings import PromptSettings, Settings
 from refine_rl.types import Prompt, Split
 
 TASK = "Answer every question in one friendly sentence."
@@ -38,7 +39,10 @@ def settings(seed: int = 0, *, prompts: dict[str, Any] | None = None, **writer: 
 
 
 def write(client: Scripted, given: Settings | None = None, asked: dict[Split, int] = ASKED) -> Written:
-    return asyncio.run(write_prompts(given or settings(), client, asked))
+    s = given or settings()
+    return asyncio.run(
+        write_prompts(client, asked, task=s.task, prompts=s.prompts, writer=s.writer, seed=s.grpo.seed)
+    )
 
 
 def load(client: Scripted, given: Settings | None = None, **numbers: int) -> tuple[list[Prompt], Any]:
@@ -95,7 +99,7 @@ def test_batches_know_what_exists_and_what_went_wrong(scripts: SimpleNamespace) 
 def test_a_batch_is_shown_first_what_is_most_like_it() -> None:
     kinds = [("a", "x"), ("b", "y"), ("a", "y"), ("a", "x")]
     slots = [Slot(split="train", combination=kind) for kind in kinds]
-    board = Board(slots, {"one": ["a", "b"], "two": ["x", "y"]}, settings())
+    board = Board(slots, {"one": ["a", "b"], "two": ["x", "y"]}, PromptSettings(), batch=5, seed=0)
     board.filled |= {1: "nothing shared", 2: "one shared", 3: "the same"}
     assert board.examples([0], 2, "key") == ["the same", "one shared"]
     assert board.examples([0], 9, "key") == ["the same", "one shared", "nothing shared"]
@@ -387,17 +391,18 @@ def test_written_prompts_of_a_run(scripts: SimpleNamespace) -> None:
     known = {tuple(p.facets.items()) for p in prompts if p.split != "held_out"}
     unseen = [p for p in prompts if p.split == "held_out" and tuple(p.facets.items()) not in known]
     assert len(unseen) == 4  # half of held_out: combinations that are held out whole
-    assert sum(report.coverage.whole.values()) == 4
+    coverage = cover(prompts)
+    assert sum(coverage.whole.values()) == 4
     for facet, values in scripts.FACETS.items():
-        assert set(report.coverage.facets[facet]) == set(values)
-        assert all(report.coverage.facets[facet][v]["train"] > 0 for v in values)
-    lines = report.lines()
-    assert lines[:3] == [
+        assert set(coverage.facets[facet]) == set(values)
+        assert all(coverage.facets[facet][v]["train"] > 0 for v in values)
+    assert report.summary() == [
         "32 prompts written by scripted/writer",
         "kept 20 train, 4 validation, 8 held-out",
         "system message: You answer kindly.",
     ]
-    assert lines[3] == "facet   value  train  validation  held-out"
+    lines = coverage.lines()
+    assert lines[0] == "facet   value  train  validation  held-out"
     assert lines[-1].startswith(
         "4 of 8 held-out prompts have a combination of facets that no other prompt has"
     )
@@ -425,10 +430,10 @@ def test_a_writer_that_stopped_early_is_said_or_refused(scripts: SimpleNamespace
     assert len(prompts) == 30
     assert any(
         line.startswith("the writer stopped early: 2 rounds in a row gave fewer than 10% new prompts")
-        for line in report.lines()
+        for line in report.summary()
     )
     assert any(
-        line.endswith("rejected: it talks about prompts, such as “Sure, more”") for line in report.lines()
+        line.endswith("rejected: it talks about prompts, such as “Sure, more”") for line in report.summary()
     )
     with pytest.raises(UserError) as caught:
         load(dries(9))

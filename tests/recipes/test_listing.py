@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from refine_rl.errors import UserError
+from refine_rl.errors import SettingsError, UserError
 from refine_rl.prompts.sources import load_prompts
-from refine_rl.recipes import copy_recipe, recipe_folder, recipes, write_task
+from refine_rl.recipes import copy_recipe, load_task, recipe_folder, recipes, write_task
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.sanity import check_sanity
 from refine_rl.settings.file import load_settings
@@ -19,11 +19,20 @@ def test_every_recipe_is_listed_and_loads() -> None:
     found = {recipe.name: recipe for recipe in recipes()}
     assert {"dots", "style"} <= set(found)
     for name, recipe in found.items():
-        settings = load_settings(None, recipe=name)
+        settings = load_settings(recipe_folder(name))
         assert settings.task.startswith(recipe.summary.rstrip("."))
         assert recipe.summary
         assert settings.folder == recipe.folder.resolve()
         assert (recipe.folder / "README.md").is_file()
+
+
+def test_a_task_is_a_file_or_a_recipe(tmp_path: Path) -> None:
+    changed = load_task(None, recipe="dots", overrides=["grpo.steps=3"])
+    assert (changed.folder, changed.grpo.steps) == (recipe_folder("dots"), 3)
+    assert load_task(recipe_folder("dots")).task == changed.task
+    for path, recipe in ((None, None), (tmp_path, "dots")):
+        with pytest.raises(SettingsError, match="either a task file or a recipe"):
+            load_task(path, recipe=recipe)
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
@@ -34,10 +43,10 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_a_copy_of_a_recipe_works_on_its_own(tmp_path: Path) -> None:
-    load_prompts(load_settings(None, recipe="dots"))  # leaves a __pycache__ beside the recipe
+    load_prompts(load_settings(recipe_folder("dots")))  # leaves a __pycache__ beside the recipe
     task = copy_recipe("dots", tmp_path / "mine")
     assert not list(task.parent.rglob("__pycache__"))
-    here, there = load_settings(task), load_settings(None, recipe="dots")
+    here, there = load_settings(task), load_settings(recipe_folder("dots"))
     assert here == there.model_copy(update={"folder": task.parent.resolve()})
     assert [p.messages for p in load_prompts(here)[0]] == [p.messages for p in load_prompts(there)[0]]
 

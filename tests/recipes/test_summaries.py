@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import re
@@ -13,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
+import make
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.prompts.near_duplicates import features, similarity
 from refine_rl.prompts.sources import load_prompts
+from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.summaries import prompts as grammar
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.text.words import split_words
 from refine_rl.settings import QuizSettings
 from refine_rl.settings.file import load_settings
-from refine_rl.types import Prompt, Trajectory
 
 FOLDER = Path(grammar.__file__).parent
 WRITER, READER = "openrouter/moonshotai/kimi-k2", "openrouter/qwen/qwen-2.5-7b-instruct"
@@ -158,26 +158,15 @@ def rewards_of(settings, text: grammar.Notes, *completions: str) -> list[float]:
     reward = build_reward(
         settings, connections=ScriptedConnections({WRITER: writer_of([text]), READER: reader()})
     )
-    request = {"role": "user", "content": f"Sum up.\n\n{text.text}"}
-    prompt = Prompt(id="p1", split="train", messages=(request,), data={"source": text.text})
+    prompt = make.prompt(1, f"Sum up.\n\n{text.text}", source=text.text)
     reward.check_prompt(prompt)
-    group = [
-        Trajectory(
-            prompt_id="p1",
-            member=n,
-            messages=(request, {"role": "assistant", "content": completion}),
-            segments=(),
-            stop_reason="stop",
-        )
-        for n, completion in enumerate(completions)
-    ]
-    scores = asyncio.run(reward.score_group(prompt, group))
+    scores = make.scored(reward, prompt, *completions)
     assert all(score.status == "scored" for score in scores), [score.explanation for score in scores]
     return [score.value for score in scores]
 
 
 def settings_with(*, penalties: bool):
-    settings = load_settings(None, recipe="summaries")
+    settings = load_settings(recipe_folder("summaries"))
     if penalties:
         return settings
     quiz = QuizSettings(writer=WRITER, reader=READER, questions=8, max_copied=1.0)
@@ -233,7 +222,7 @@ def test_each_penalty_alone_stops_a_way_to_copy(notes) -> None:
 
 
 def test_the_task_file_names_what_the_readme_promises() -> None:
-    settings = load_settings(None, recipe="summaries")
+    settings = load_settings(recipe_folder("summaries"))
     assert settings.reward.judges == []
     assert settings.reward.quiz.writer == WRITER
     assert settings.reward.quiz.reader == READER

@@ -88,7 +88,7 @@ def build_run(
     run.save_prompts(prompts)
     train = [p for p in prompts if p.split == "train"]
     run.event("started", "started", "A new run.")
-    run.append_validation(_validation(0, 0.2))
+    run.validation.append(_validation(0, 0.2))
     for step in range(1, steps + 1):
         skill = 0.2 + 0.65 * step / (step + 25) * 1.2
         groups = []
@@ -96,9 +96,9 @@ def build_run(
             given = texts if step == 1 and number == 0 else ()
             groups.append(_group(step, prompt, group_size, skill, chance, given))
         run.append_groups(groups)
-        run.append_metrics(_metrics(step, groups, skill, chance))
+        run.metrics.append(_metrics(step, groups, skill, chance))
         if step % 10 == 0:
-            run.append_validation(_validation(step, skill))
+            run.validation.append(_validation(step, skill))
     if steps >= 60:
         run.event("warning", "length", "Completions became 34 % shorter within 20 steps.", step=40)
         run.event("best", "best", "Validation reward 0.81.", step=60)

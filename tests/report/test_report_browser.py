@@ -207,7 +207,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, report: Path,
 def judged(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., RunFolder]) -> Path:
     """The report of a run that judges scored, a warning of which has a long word."""
     run = make_run(tmp_path_factory.mktemp("judged") / "run")
-    run.append_call(
+    run.calls.append(
         Call(
             purpose="judge",
             endpoint="local",

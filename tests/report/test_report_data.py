@@ -102,7 +102,7 @@ def test_facts_come_from_the_files(run: RunFolder, make_run: Callable[..., RunFo
     assert "LLM calls" not in lines
     paid = make_run(tmp_path / "paid")
     for cost in (0.25, 0.5, None):
-        paid.append_call(call(cost))
+        paid.calls.append(call(cost))
     assert facts(paid, paid.settings(), [], None)["LLM calls"] == "$0.75 and 1 call of unknown cost"
 
 
@@ -126,13 +126,13 @@ def test_what_was_asked_is_worked_out_from_the_ledger(
     assert asked(run, run.events()) is None
     calls = [call(0.25), call(None), call(0.0, outcome="cached"), call(0.1, purpose="writer")]
     for one in calls:
-        run.append_call(one)
+        run.calls.append(one)
     for step, text in ((0, "empty  0.00"), (10, "empty  0.10"), (20, "empty  <i>0.20</i>")):
         run.event("anchors", "judges", text, step)
-    run.append_call(
+    run.calls.append(
         dataclasses.replace(call(0.1, purpose="writer"), outcome="unusable", extra={"error": "x"})
     )
-    run.append_call(dataclasses.replace(call(0.1, purpose="writer"), outcome="cut", extra={"error": "x"}))
+    run.calls.append(dataclasses.replace(call(0.1, purpose="writer"), outcome="cut", extra={"error": "x"}))
     found = asked(run, run.events())
     assert found is not None
     judge, writer = found.bills
@@ -158,7 +158,7 @@ def test_after_a_step_back_only_what_stands_is_said(
     make_run: Callable[..., RunFolder], tmp_path: Any
 ) -> None:
     run = make_run(tmp_path / "run", steps=0)
-    run.append_call(call(0.25))
+    run.calls.append(call(0.25))
 
     def looked(step: int, text: str) -> None:
         run.event("anchors", "judges", text, step)

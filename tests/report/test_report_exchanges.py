@@ -42,8 +42,8 @@ def add(run: RunFolder, number: int, *, reply: str | None = "fine", **changes: A
         {"role": "system", "content": INSTRUCTIONS},
         {"role": "user", "content": f"<b>question {number}</b>"},
     )
-    run.append_exchange(Exchange(call=call, messages=messages, form="text", reply=reply))
-    run.append_call(call)
+    run.exchanges.append(Exchange(call=call, messages=messages, form="text", reply=reply))
+    run.calls.append(call)
 
 
 def test_calls_stand_on_the_page_escaped_and_the_instructions_once(run: RunFolder, no_plots: None) -> None:
@@ -88,7 +88,7 @@ def test_a_long_text_is_cut_with_a_word(run: RunFolder) -> None:
 
 
 def test_a_run_that_keeps_nothing_says_so(run: RunFolder, no_plots: None) -> None:
-    run.append_call(
+    run.calls.append(
         Call(
             purpose="judge", endpoint="e", model="m", tokens_in=1, tokens_out=1, cost_usd=0.1, seconds=0.1,
             outcome="ok",

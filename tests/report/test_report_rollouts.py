@@ -18,7 +18,7 @@ def test_everything_is_there_where_it_fits(run: RunFolder) -> None:
     data = json.loads(rollouts.json)
     assert (rollouts.groups, rollouts.groups_all) == (180, 180)
     assert [s["step"] for s in data] == list(range(1, 61))
-    line = next(run.groups())
+    line = next(run.groups.lines())
     shown = data[0]["groups"][0]
     assert shown["prompt"] == line["prompt_id"]
     assert shown["context"] == line["trajectories"][0]["messages"][:1]
@@ -60,7 +60,7 @@ def test_turns_after_the_shared_ones_stay_with_their_member(
     tmp_path: Path, make_run: Callable[..., RunFolder]
 ) -> None:
     run = make_run(tmp_path / "run", steps=1, prompts_per_step=1, group_size=2, held_out=2, compared=False)
-    line = next(run.groups())
+    line = next(run.groups.lines())
     first, second = line["trajectories"]
     question = {"role": "user", "content": "Guess."}
     same, other = {"role": "assistant", "content": "crane"}, {"role": "assistant", "content": "slate"}

@@ -8,32 +8,16 @@ from typing import Any
 
 import pytest
 
+import make
+from make import estimate, part
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.report.screen import Screen, print_comparison, print_error, shown, spark
-from refine_rl.types import Comparison, Contrast, Estimate, Part, StepMetrics
+from refine_rl.types import Comparison, Contrast, StepMetrics
 
 
 def metrics(**changes: Any) -> StepMetrics:
-    usual: dict[str, Any] = {
-        "step": 7,
-        "reward_mean": 0.5,
-        "reward_std": 0.1,
-        "components": {},
-        "groups": 8,
-        "groups_zero_variance": 2,
-        "groups_missing": 0,
-        "tokens_mean": 123.4,
-        "clipped_share": 1.0,
-        "loss": 0.0,
-        "kl": 0.0,
-        "entropy": 1.0,
-        "grad_norm": 1.0,
-        "learning_rate": 1e-4,
-        "seconds": {"total": 1.5},
-        "tokens_per_second": 100.0,
-        "cost_usd": None,
-    }
-    return StepMetrics(**{**usual, **changes})
+    usual = {"step": 7, "groups": 8, "groups_zero_variance": 2, "tokens_mean": 123.4, "clipped_share": 1.0}
+    return make.metrics(**(usual | changes))
 
 
 @pytest.fixture
@@ -102,19 +86,11 @@ def test_markup_in_foreign_text_is_only_text(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:
-    base, tuned = Estimate(mean=0.1, ci95=(0.05, 0.15)), Estimate(mean=0.9, ci95=(0.85, 0.95))
-    difference = Estimate(mean=0.8, ci95=(0.7, 0.9))
-    contrast = Contrast(base=base, tuned=tuned, difference=difference)
-    comparison = Comparison(
-        prompts=64,
-        base=base,
-        tuned=tuned,
-        difference=difference,
-        verdict="better",
-        examples=(),
-        details={"success_greedy": contrast, "component:[x]": contrast},
+    contrast = Contrast(
+        base=estimate(0.1, 0.05, 0.15), tuned=estimate(0.9, 0.85, 0.95), difference=estimate(0.8, 0.7, 0.9)
     )
-    print_comparison(comparison)
+    details = {"success_greedy": contrast, "component:[x]": contrast}
+    print_comparison(make.comparison("better", contrast, details=details))
     lines = [line.rstrip() for line in capsys.readouterr().out.strip().splitlines()]
     assert lines[0] == "better on 64 held-out prompts"
     assert lines[2].split() == ["reward", "0.100", "0.900", "+0.800", "+0.700", "to", "+0.900"]
@@ -126,29 +102,13 @@ def test_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 7
 
 
-def part(prompts: int) -> Part:
-    def estimate(mean: float) -> Estimate:
-        return Estimate(mean=mean, ci95=(mean - 0.125, mean + 0.125))
-
-    return Part(prompts=prompts, base=estimate(0.25), tuned=estimate(0.75), difference=estimate(0.5))
-
-
 def by_facet(**more: Any) -> Comparison:
-    one = part(64)
-    fields: dict[str, Any] = {
-        "prompts": 64,
-        "base": one.base,
-        "tuned": one.tuned,
-        "difference": one.difference,
-        "verdict": "better",
-        "examples": (),
-        "facets": {
-            "style [x]": {"pirate": part(40), **{f"s{i}": part(9) for i in range(9)}, "haiku": part(4)},
-            "topic": {"tea": part(4), "a rather long value of a facet": part(4)},
-        },
-        "combinations": {"seen": part(60), "unseen": part(4)},
+    facets = {
+        "style [x]": {"pirate": part(40), **{f"s{i}": part(9) for i in range(9)}, "haiku": part(4)},
+        "topic": {"tea": part(4), "a rather long value of a facet": part(4)},
     }
-    return Comparison(**(fields | more))
+    known = {"facets": facets, "combinations": {"seen": part(60), "unseen": part(4)}, "samples": 1}
+    return make.comparison("better", part(64), **(known | more))
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -17,8 +17,8 @@ from refine_rl.rewards.decayed import Decayed
 from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.steps.steps import Graded
 from refine_rl.settings import Settings
-from refine_rl.types import Score
 
+PROMPT = prompt(1, "Add.", answer="9")
 EXITS = {"early_exit": {"ends": "</think>"}, "max_tokens": 100}
 STEPS = {"steps": {"rules": [{"rule": "contains", "text": "="}], "split": r"\n"}}
 GRADED: dict[str, Any] = {"reward": STEPS, "grpo": {"flat": "steps", "solved": 1.0}}
@@ -38,12 +38,8 @@ def scorers(*functions: Any, rubric: str = "", folder: Path | None = None, **tab
     return build_scorers(settings, functions, connections, rubric)
 
 
-def score(scorer: Scorer, *texts: str) -> list[Score]:
-    return scored(scorer, prompt(1, "Add."), *texts)
-
-
 def values(scorer: Scorer, *texts: str) -> list[float | None]:
-    return [one.value for one in score(scorer, *texts)]
+    return [one.value for one in scored(scorer, PROMPT, *texts)]
 
 
 def test_one_reward_trains_validates_and_examines() -> None:
@@ -102,7 +98,7 @@ def test_early_exits_are_paid_in_training_alone() -> None:
     assert (made.training.top, made.validation.top) == (1.0, 3.0)
     assert made.training.weights == made.validation.weights == {"right": 3.0}
     assert (made.training.name, made.training.relative) == ("reward", False)
-    last = score(made.training, "9", "9")[1]
+    last = scored(made.training, PROMPT, "9", "9")[1]
     assert (last.value, made.training.success(last)) == (0.5, True)  # by its breakdown: it is right
 
 
@@ -111,16 +107,16 @@ def test_steps_are_graded_in_training_alone() -> None:
     made = scorers(right, reward=reward, grpo={"flat": "steps", "solved": 1.0})
     assert isinstance(made.training, Graded)
     assert made.training.reward is made.validation is made.exam
-    graded = score(made.training, "2 = 2\nno", "no")
+    graded = scored(made.training, PROMPT, "2 = 2\nno", "no")
     assert [s.value for s in graded] == [0.0, 0.0]
     assert [s.breakdown for s in graded] == [
         {"right": 0.0, "right_steps": 0.5},
         {"right": 0.0, "right_steps": 0.0},
     ]
-    assert [s.breakdown for s in score(made.validation, "2 = 2\nno", "no")] == [{"right": 0.0}] * 2
+    assert [s.breakdown for s in scored(made.validation, PROMPT, "2 = 2\nno", "no")] == [{"right": 0.0}] * 2
     assert (made.training.top, made.training.relative, made.training.name) == (3.0, False, "reward")
     assert made.training.weights == {"right": 3.0}  # a share of steps is no component
-    assert [made.training.success(s) for s in score(made.training, "9", "8")] == [True, False]
+    assert [made.training.success(s) for s in scored(made.training, PROMPT, "9", "8")] == [True, False]
 
 
 def test_a_scorer_around_a_relative_one_has_no_top() -> None:

@@ -92,7 +92,7 @@ def test_groups_come_back_as_they_were(run: RunFolder) -> None:
     run.append_groups([group(2, 2)])
     assert run.recorded_steps() == {1: [group(1, 1), group(1, 2)], 2: [group(2, 2)]}
     assert run.recorded_steps(after=1) == {2: [group(2, 2)]}
-    line = next(run.groups())
+    line = next(run.groups.lines())
     member = line["trajectories"][0]
     assert (line["step"], line["prompt_id"]) == (1, "p0001")
     assert (member["tokens"], member["reward"], member["status"]) == ([7, 8, 4, 9], 1 / 3, "scored")
@@ -152,9 +152,9 @@ def test_a_comparison_of_an_older_version_is_read(run: RunFolder) -> None:
 
 
 def test_metrics_prompts_and_settings_come_back(run: RunFolder) -> None:
-    run.append_metrics(metrics(1))
-    run.append_metrics(metrics(2))
-    assert run.history() == [metrics(1), metrics(2)]
+    run.metrics.append(metrics(1))
+    run.metrics.append(metrics(2))
+    assert list(run.metrics.read()) == [metrics(1), metrics(2)]
     prompts = [prompt(1, "ä\n\u2028漢", limit=3), dataclasses.replace(prompt(2), split="held_out")]
     run.save_prompts(prompts)
     assert run.prompts() == prompts
@@ -202,7 +202,7 @@ def test_repair_keeps_whole_steps_and_whole_lines(run: RunFolder) -> None:
     run.save_prompts([prompt(1), prompt(2)])
     run.append_groups([group(1, 1), group(1, 2)])
     run.append_groups([group(2, 1), group(2, 2)])
-    run.append_metrics(metrics(1))
+    run.metrics.append(metrics(1))
     run.event("started", "run", "here")
     whole = (run.path / "groups.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
@@ -236,7 +236,7 @@ def test_the_time_of_a_stage_is_on_record_however_it_ends(run: RunFolder) -> Non
 def test_repairing_a_sound_run_changes_no_byte(run: RunFolder) -> None:
     run.save_prompts([prompt(1)])
     run.append_groups([group(1, 1, "\ud83d ä 🙂\u2028")])
-    run.append_metrics(metrics(1))
+    run.metrics.append(metrics(1))
     before = {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
     run.repair()
     assert {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == before
@@ -259,7 +259,7 @@ def test_calls_that_were_under_way_count_as_spent(run: RunFolder) -> None:
     for ticket in (1, 2, 3, 4):
         run.under_way.sent(ticket, dataclasses.replace(KILLED, about=f"p{ticket}"))
     for ticket in (3, 1):
-        run.append_call(dataclasses.replace(KILLED, outcome="ok", cost_usd=0.5, extra={}))
+        run.calls.append(dataclasses.replace(KILLED, outcome="ok", cost_usd=0.5, extra={}))
         run.under_way.done(ticket)
     run.under_way.sent(5, dataclasses.replace(KILLED, extra={}))  # of no known price
     (hidden,) = run.path.glob(".*.jsonl")
@@ -470,9 +470,9 @@ def test_a_reader_never_sees_half_a_replaced_file(run: RunFolder, monkeypatch: p
 
 
 def test_lines_are_json_that_any_reader_takes(run: RunFolder) -> None:
-    run.append_metrics(metrics(1))
+    run.metrics.append(metrics(1))
     not_finite: Callable[[str], Any] = pytest.fail
     json.loads((run.path / "metrics.jsonl").read_text(), parse_constant=not_finite)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        run.append_metrics(dataclasses.replace(metrics(2), loss=float("nan")))
+        run.metrics.append(dataclasses.replace(metrics(2), loss=float("nan")))
     assert len(run.metrics()) == 1

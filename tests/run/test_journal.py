@@ -7,30 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from make import metrics
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import StepMetrics
 
-STEP = StepMetrics(
-    step=1,
-    reward_mean=0.5,
-    reward_std=None,
-    components={},
-    groups=1,
-    groups_zero_variance=0,
-    groups_missing=0,
-    tokens_mean=3.5,
-    clipped_share=0.25,
-    loss=None,
-    kl=None,
-    entropy=0.5,
-    grad_norm=1.0,
-    learning_rate=1e-4,
-    seconds={},
-    tokens_per_second=35.0,
-    cost_usd=None,
-)
+STEP = metrics()
 
 
 class Heard:
@@ -93,7 +76,7 @@ def test_one_call_is_an_event_and_a_word_to_every_listener(run: RunFolder) -> No
         ("note", "kind", "Good to know.", None),
         ("best", "validation", "0.5", 3),
     ]
-    assert run.history() == [STEP]
+    assert list(run.metrics.read()) == [STEP]
 
 
 @pytest.mark.parametrize("tell", [Journal.warning, Journal.note])

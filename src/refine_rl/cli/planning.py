@@ -52,12 +52,12 @@ def plan(
 ) -> None:
     """Say what a run will take. Calls, tokens, dollars, minutes, memory; nothing is spent."""
     from refine_rl.plan import make_plan, survey
-    from refine_rl.settings.file import load_settings
+    from refine_rl.recipes import load_task
 
     if yes and not probe:
         raise UserError("--yes goes with --probe: without it there is nothing to agree to.")
     one_task("plan", task, recipe)
-    settings = load_settings(task, recipe=recipe, overrides=overrides)
+    settings = load_task(task, recipe=recipe, overrides=overrides)
     with results_apart():
         found = survey(settings)
     if probe and not found.prompts:

@@ -17,8 +17,8 @@ from refine_rl.errors import UserError, quoted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from refine_rl.prompts.coverage import Coverage
     from refine_rl.prompts.curate import Dropped
+    from refine_rl.types import Prompt
 
 
 def add_to(app: typer.Typer) -> None:
@@ -133,13 +133,13 @@ def prompts(
     from refine_rl.pipeline.prompts import gather_prompts
     from refine_rl.prompts.curate import excerpt
     from refine_rl.prompts.sources import TooFewError
+    from refine_rl.recipes import load_task
     from refine_rl.report.screen import results, say, talk
     from refine_rl.run.disk import write_whole
-    from refine_rl.settings.file import load_settings
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")
-    settings = load_settings(task, recipe=recipe, overrides=overrides)
+    settings = load_task(task, recipe=recipe, overrides=overrides)
     console = talk()
     try:
         with interruptible() as pause:
@@ -161,7 +161,7 @@ def prompts(
     screen = results()
     for line in gathered.report.summary():
         say(screen, line)
-    _show_coverage(screen, gathered.report.coverage)
+    _show_coverage(screen, found)
     if settings.writes_prompts:
         say(screen, gathered.cost())
     for split in ("train", "validation", "held_out"):
@@ -172,13 +172,15 @@ def prompts(
         say(screen, f"\nwritten to {out}")
 
 
-def _show_coverage(screen: Console, coverage: Coverage) -> None:
+def _show_coverage(screen: Console, prompts: Sequence[Prompt]) -> None:
     """The table as everywhere; where that would be too wide or would cut names, a facet above its values."""
     from rich.cells import cell_len
 
     from refine_rl.report.columns import Columns
+    from refine_rl.report.coverage import cover
     from refine_rl.report.screen import say, shown
 
+    coverage = cover(prompts)
     lines = coverage.lines()
     (head, *rows), table = coverage.rows(), lines[: len(coverage.rows())]
     too_wide = screen.is_terminal and max(map(cell_len, table), default=0) > screen.width

@@ -54,9 +54,9 @@ def demo(
     as_json: bool = JSON,
 ) -> None:
     """Train the bundled model on the style task. Base against tuned, in two minutes, offline."""
-    from refine_rl.settings.file import load_settings
+    from refine_rl.recipes import load_task
 
-    settings = load_settings(None, recipe="style", overrides=overrides)
+    settings = load_task(None, recipe="style", overrides=overrides)
     _start(run, "demo", settings, as_json)
 
 
@@ -73,8 +73,8 @@ def train(
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
     from refine_rl.pipeline.resume import reopen
+    from refine_rl.recipes import load_task
     from refine_rl.report.screen import Screen
-    from refine_rl.settings.file import load_settings
 
     if resume is not None:
         if task or recipe or run:
@@ -84,7 +84,7 @@ def train(
     if from_step is not None:
         raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
     one_task("train", task, recipe)
-    settings = load_settings(task, recipe=recipe, overrides=overrides)
+    settings = load_task(task, recipe=recipe, overrides=overrides)
     name = settings.name or recipe or settings.folder.resolve().name
     _start(run, name, settings, as_json)
 

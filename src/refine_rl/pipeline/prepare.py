@@ -109,7 +109,7 @@ def _checked(
     with together:
         scorers = scorers_of(settings)
     with together:
-        require_own_reward(settings)
+        require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if folder.prompts() or not settings.writes_prompts:
         with together:
             read = read_prompts(folder, settings, connections, journal.observer, pause)

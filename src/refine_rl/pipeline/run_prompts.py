@@ -11,9 +11,9 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.policy.control import readable
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
-from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.fitting import require_enough, room_for_prompt
 from refine_rl.prompts.sources import load_prompts
+from refine_rl.report.coverage import cover
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
@@ -81,7 +81,8 @@ def settle_prompts(
 
 def _require_enough(prompts: Sequence[Prompt], settings: Settings, lost: str) -> None:
     found = Counter(p.split for p in prompts)
-    require_enough(settings, train=found["train"], held_out=found["held_out"], lost=lost)
+    each = settings.grpo.prompts_per_step
+    require_enough(prompts_per_step=each, train=found["train"], held_out=found["held_out"], lost=lost)
 
 
 def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Policy) -> UserError:
@@ -103,7 +104,7 @@ def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Pol
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
     """Prompts that the model can read and that leave room for an answer, and lines about the others."""
-    room = room_for_prompt(settings, policy.context_length)
+    room = room_for_prompt(settings.rollout.max_tokens, policy.context_length)
     limit = min(settings.prompts.max_tokens, room)
     read, lines = readable(prompts, policy.encode, policy.control)
     kept = [p for p in read if len(policy.encode(p.messages)) <= limit]

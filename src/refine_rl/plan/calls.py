@@ -11,11 +11,19 @@ repeated attempts make it more.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.plan.counts import Counts, tokens
-from refine_rl.settings import Settings
+from refine_rl.settings import (
+    GRPOSettings,
+    JudgeSettings,
+    PromptSettings,
+    RewardSettings,
+    Settings,
+    StepSettings,
+    WriterSettings,
+)
 
 Range = tuple[int, int]
 
@@ -48,68 +56,78 @@ class Calls:
 
 def calls(settings: Settings, counts: Counts) -> list[Calls]:
     """Every call of a whole run, in the order in which they come."""
-    found = [
-        *_first_look(settings, counts),
-        *_writing(settings, counts),
-        *_judging(settings, counts),
-        *_quiz(settings, counts),
-        *_grading_of_steps(settings, counts),
-    ]
+    s, reward = settings, settings.reward
+    judges, quiz = judges_of(s, counts), quiz_of(s, counts)
+    found: list[Calls] = [*_first_look(judges, reward.steps)]
+    if s.writes_prompts:
+        found += _writing(s.task, s.prompts, s.writer, counts)
+    if reward.rubric == "write":
+        tokens_in = INSTRUCTIONS + tokens(len(s.task))
+        found.append(_of_writer(s.writer, "rubric", (1, 1), tokens_in, (150, 500), purpose="rubric"))
+    if reward.judges:
+        found += [call for group in judged(s, counts) for call in judges.calls(group)]
+    if quiz is not None:
+        found += quiz.calls(*_quizzed(s, counts))
+    if reward.steps is not None:
+        answers = s.grpo.steps * s.grpo.prompts_per_step * s.rollout.group_size
+        found += _grading_of_steps(judges, reward.steps, answers)
     return [c for c in found if c.high]
 
 
-def validations(settings: Settings, counts: Counts) -> int:
+def calls_for_groups(settings: Settings, counts: Counts, *, groups: int) -> list[Calls]:
+    """The calls that score so many groups of rollouts, their sources' questions included."""
+    group = Judged(stage="probe", groups=groups, answers=settings.rollout.group_size)
+    found = [*judges_of(settings, counts).calls(group)] if settings.reward.judges else []
+    if (quiz := quiz_of(settings, counts)) is not None:
+        answers = groups * group.answers
+        found += quiz.calls({"probe": (answers, answers)}, (groups, groups))
+    return found
+
+
+def validations(grpo: GRPOSettings, counts: Counts) -> int:
     """How often the validation prompts are scored: before training, at every `validate_every`-th step and
     at the last."""
-    every, steps = settings.grpo.validate_every, settings.grpo.steps
+    every, steps = grpo.validate_every, grpo.steps
     if not counts.validation:
         return 0
     return 1 + (steps // every + (steps % every > 0) if every else 0)
 
 
-def resampled(settings: Settings, counts: Counts) -> int:
+def resampled(grpo: GRPOSettings, counts: Counts) -> int:
     """Groups that grpo.resample may add to a step: never two of a prompt."""
-    return min(settings.grpo.resample, max(0, counts.train - settings.grpo.prompts_per_step))
+    return min(grpo.resample, max(0, counts.train - grpo.prompts_per_step))
 
 
 # -- prompts and rubric ---------------------------------------------------------------------------
 
 
-def _writing(settings: Settings, counts: Counts) -> Iterator[Calls]:
-    w, task = settings.writer, tokens(len(settings.task))
+def _writing(task: str, prompts: PromptSettings, writer: WriterSettings, counts: Counts) -> Iterator[Calls]:
+    asked = INSTRUCTIONS + tokens(len(task))
+    if not prompts.facets:
+        yield _of_writer(writer, "facets", (1, 1), asked, (100, 300))
+    batches = -(-counts.total // writer.batch)
+    twice = (batches, 2 * batches)  # near-duplicates and unusable ones are asked for again
+    each = writer.batch * (counts.tokens + MEMBER)
+    yield _of_writer(writer, "prompts", twice, asked + SHOWN_PROMPTS * counts.tokens, (each // 2, each * 2))
+    if writer.check:
+        yield _of_writer(writer, "check of the prompts", twice, asked + each, (20, 10 * writer.batch))
+    if writer.system and not prompts.system:
+        yield _of_writer(writer, "system message", (1, 1), asked, (60, 200))
 
-    def one(stage: str, low: int, high: int, tokens_in: int, out: Range, purpose: str = "writer") -> Calls:
-        most = min(out[1] + REASONING, w.max_tokens)
-        return Calls(
-            purpose=purpose,
-            stage=stage,
-            model=w.model,
-            low=low,
-            high=high,
-            tokens_in=(tokens_in, tokens_in),
-            tokens_out=(min(out[0], most), most),
-        )
 
-    if settings.writes_prompts:
-        if not settings.prompts.facets:
-            yield one("facets", 1, 1, INSTRUCTIONS + task, (100, 300))
-        batches = -(-counts.total // w.batch)
-        seen = SHOWN_PROMPTS * counts.tokens
-        each = counts.tokens + MEMBER
-        yield one(
-            "prompts",
-            batches,
-            2 * batches,  # near-duplicates and unusable ones are asked for again
-            INSTRUCTIONS + task + seen,
-            (w.batch * each // 2, w.batch * each * 2),
-        )
-        if w.check:
-            written = INSTRUCTIONS + task + w.batch * each
-            yield one("check of the prompts", batches, 2 * batches, written, (20, 10 * w.batch))
-        if w.system and not settings.prompts.system:
-            yield one("system message", 1, 1, INSTRUCTIONS + task, (60, 200))
-    if settings.reward.rubric == "write":
-        yield one("rubric", 1, 1, INSTRUCTIONS + task, (150, 500), purpose="rubric")
+def _of_writer(
+    writer: WriterSettings, stage: str, number: Range, tokens_in: int, out: Range, purpose: str = "writer"
+) -> Calls:
+    most = min(out[1] + REASONING, writer.max_tokens)
+    return Calls(
+        purpose=purpose,
+        stage=stage,
+        model=writer.model,
+        low=number[0],
+        high=number[1],
+        tokens_in=(tokens_in, tokens_in),
+        tokens_out=(min(out[0], most), most),
+    )
 
 
 # -- judges ---------------------------------------------------------------------------------------
@@ -131,16 +149,17 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
     """All groups that the judges see. Where scores are relative, the tuned model's answers are judged beside
     the base model's, at validations and in the comparison; else each model's apart."""
     g, samples = settings.grpo, settings.evaluate.samples
-    n, later = counts.validation, max(0, validations(settings, counts) - 1)
-    relative = is_relative(settings)
+    n, later = counts.validation, max(0, validations(g, counts) - 1)
+    relative = is_relative(settings.reward, settings.judge)
+    probe = settings.prompts.probe
     found = [
         Judged(stage="sanity cases", groups=len(settings.reward.sanity), answers=2),
-        Judged(stage="probe of the pool", groups=_probed(settings, counts), answers=settings.prompts.probe),
+        Judged(stage="probe of the pool", groups=counts.train if probe else 0, answers=probe),
         Judged(stage=FIRST, groups=n, answers=samples),
         Judged(
             stage="training",
             groups=g.steps * g.prompts_per_step,
-            more=g.steps * resampled(settings, counts),
+            more=g.steps * resampled(g, counts),
             answers=settings.rollout.group_size,
         ),
         Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
@@ -165,14 +184,9 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
     return found
 
 
-def is_relative(settings: Settings) -> bool:
+def is_relative(reward: RewardSettings, judge: JudgeSettings) -> bool:
     """Whether scores compare only within a group."""
-    r, j = settings.reward, settings.judge
-    return bool(r.judges) and j.kind != "absolute" and r.weights.get("judge", j.weight) > 0
-
-
-def _probed(settings: Settings, counts: Counts) -> int:
-    return counts.train if settings.prompts.probe else 0
+    return bool(reward.judges) and judge.kind != "absolute" and reward.weights.get("judge", judge.weight) > 0
 
 
 def requests(kind: str, answers: int) -> int:
@@ -190,30 +204,89 @@ def _pairs(answers: int) -> int:
     return pairs_played(answers)
 
 
-def looks(settings: Settings, stage: str = "training") -> list[tuple[str, int, int]]:
-    """(model, low, high) looks at a group: every judge `repeats` times in turn; with `adaptive` two, and
-    the others only where these disagree; the larger judge only where looks disagree. The judge that is
-    named for the comparison looks there alone."""
-    j, exam = settings.judge, settings.evaluate.judge
-    if stage == COMPARISON and exam:
-        return [(exam, j.repeats, j.repeats)]
-    order = [model for _ in range(j.repeats) for model in settings.reward.judges]
-    sure = Counter(order[:2] if j.adaptive else order)
-    found = [(model, sure[model], high) for model, high in Counter(order).items()]
-    return [*found, (j.larger, 0, 1)] if j.larger else found
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judges:
+    """Who judges and how, with the lengths of what is shown: characters of the `task` and of the `rubric`,
+    tokens of a `prompt` and of an `answer`. `exam` is the judge that is named for the comparison."""
+
+    models: Sequence[str]
+    how: JudgeSettings
+    exam: str
+    task: int
+    rubric: int
+    prompt: int
+    answer: Range
+
+    def looks(self, stage: str = "training") -> list[tuple[str, int, int]]:
+        """(model, low, high) looks at a group: every judge `repeats` times in turn; with `adaptive` two, and
+        the others only where these disagree; the larger judge only where looks disagree. The judge of the
+        exam looks there alone."""
+        j = self.how
+        if stage == COMPARISON and self.exam:
+            return [(self.exam, j.repeats, j.repeats)]
+        order = [model for _ in range(j.repeats) for model in self.models]
+        sure = Counter(order[:2] if j.adaptive else order)
+        found = [(model, sure[model], high) for model, high in Counter(order).items()]
+        return [*found, (j.larger, 0, 1)] if j.larger else found
+
+    def calls(self, group: Judged) -> Iterator[Calls]:
+        """Those that such groups take."""
+        one = requests(self.how.kind, group.answers)
+        tokens_in, tokens_out = self.tokens(group.answers)
+        for model, low, high in self.looks(group.stage):
+            yield Calls(
+                purpose="anchor" if group.stage == ANCHORS else "judge",
+                stage=group.stage,
+                model=model,
+                low=0 if self.how.gate and group.gated else group.groups * one * low,
+                high=(group.groups + group.more) * one * high,
+                tokens_in=tokens_in,
+                tokens_out=tokens_out,
+            )
+
+    def tokens(self, answers: int) -> tuple[Range, Range]:
+        """Of one request: half of `rollout.max_tokens` an answer is low, all of it high."""
+        shown = {"ruler": answers, "absolute": 1, "pairwise": 2}[self.how.kind]
+        scored = answers if self.how.kind == "ruler" else 1
+        return self.looking(goal=self.task + self.rubric, shown=shown, scored=scored)
+
+    def looking(self, *, goal: int, shown: int, scored: int) -> tuple[Range, Range]:
+        """Tokens of a request that says its goal in so many characters, and shows and has scored so many
+        answers."""
+        shared = INSTRUCTIONS + tokens(goal) + self.prompt
+        low, high = (shared + shown * (n + MEMBER) for n in self.answer)
+        most = min(VERDICT[1] * scored + REASONING, self.how.max_tokens)
+        return (low, high), (min(VERDICT[0] * scored, most), most)
 
 
-def _first_look(settings: Settings, counts: Counts) -> Iterator[Calls]:
+def judges_of(settings: Settings, counts: Counts) -> Judges:
+    """The judges of these settings, before prompts of these lengths."""
+    return Judges(
+        models=settings.reward.judges,
+        how=settings.judge,
+        exam=settings.evaluate.judge,
+        task=len(settings.task),
+        rubric=len(settings.reward.rubric),
+        prompt=counts.tokens,
+        answer=_answer(settings.rollout.max_tokens),
+    )
+
+
+def _answer(most: int) -> Range:
+    """Tokens of an answer of the policy."""
+    return -(-most // 2), most
+
+
+def _first_look(judges: Judges, graders: StepSettings | None) -> Iterator[Calls]:
     """Everybody who judges is shown two fixed answers, once in each role, before anything else."""
     from refine_rl.rewards.judges.first_look import FIXED
 
-    reward, judge = settings.reward, settings.judge
-    roles = [reward.judges, [judge.larger] if reward.judges else [], [settings.evaluate.judge]]
+    roles = [judges.models, [judges.how.larger] if judges.models else [], [judges.exam]]
     once = Counter(model for models in roles for model in dict.fromkeys(models) if model)
-    each = requests(judge.kind, len(FIXED))
-    tokens_in, tokens_out = _judge_tokens(settings, counts, len(FIXED))
+    each = requests(judges.how.kind, len(FIXED))
+    tokens_in, tokens_out = judges.tokens(len(FIXED))
     numbers = {model: roles_of * each for model, roles_of in once.items()}
-    steps = list(dict.fromkeys(reward.steps.judges)) if reward.steps is not None else []
+    steps = list(dict.fromkeys(graders.judges)) if graders is not None else []
     for model in dict.fromkeys([*numbers, *steps]):
         number = numbers.get(model, 0) + (len(FIXED) if model in steps else 0)
         yield Calls(
@@ -227,99 +300,93 @@ def _first_look(settings: Settings, counts: Counts) -> Iterator[Calls]:
         )
 
 
-def _judging(settings: Settings, counts: Counts) -> Iterator[Calls]:
-    if not settings.reward.judges:
-        return
-    for group in judged(settings, counts):
-        yield from _judged_groups(settings, counts, group)
-
-
-def calls_for_groups(settings: Settings, counts: Counts, *, groups: int) -> list[Calls]:
-    """The calls that score so many groups of rollouts, their sources' questions included."""
-    group = Judged(stage="probe", groups=groups, answers=settings.rollout.group_size)
-    found = list(_judged_groups(settings, counts, group)) if settings.reward.judges else []
-    answers = groups * group.answers
-    return [*found, *_asked_of(settings, counts, {"probe": (answers, answers)}, sources=(groups, groups))]
-
-
-def _judged_groups(settings: Settings, counts: Counts, group: Judged) -> Iterator[Calls]:
-    one = requests(settings.judge.kind, group.answers)
-    tokens_in, tokens_out = _judge_tokens(settings, counts, group.answers)
-    for model, low, high in looks(settings, group.stage):
-        yield Calls(
-            purpose="anchor" if group.stage == ANCHORS else "judge",
-            stage=group.stage,
-            model=model,
-            low=0 if settings.judge.gate and group.gated else group.groups * one * low,
-            high=(group.groups + group.more) * one * high,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-        )
-
-
-def _judge_tokens(settings: Settings, counts: Counts, answers: int) -> tuple[Range, Range]:
-    """Of one request: half of `rollout.max_tokens` an answer is low, all of it high."""
-    shown = {"ruler": answers, "absolute": 1, "pairwise": 2}[settings.judge.kind]
-    scored = answers if settings.judge.kind == "ruler" else 1
-    goal = len(settings.task) + len(settings.reward.rubric)
-    return _looking_tokens(settings, counts, goal=goal, shown=shown, scored=scored)
-
-
-def _looking_tokens(
-    settings: Settings, counts: Counts, *, goal: int, shown: int, scored: int
-) -> tuple[Range, Range]:
-    """Of a request that says its goal in so many characters, and shows and has scored so many answers."""
-    shared = INSTRUCTIONS + tokens(goal) + counts.tokens
-    low, high = (shared + shown * (n + MEMBER) for n in _answer(settings))
-    most = min(VERDICT[1] * scored + REASONING, settings.judge.max_tokens)
-    return (low, high), (min(VERDICT[0] * scored, most), most)
-
-
-def _grading_of_steps(settings: Settings, counts: Counts) -> Iterator[Calls]:
+def _grading_of_steps(judges: Judges, table: StepSettings, answers: int) -> Iterator[Calls]:
     """[reward.steps] judges: a call an answer, and only in groups without a right one."""
-    table = settings.reward.steps
-    if table is None:
-        return
-    answers = settings.grpo.steps * settings.grpo.prompts_per_step * settings.rollout.group_size
-    goal = len(settings.task)  # the rubric is for those who score
-    tokens_in, tokens_out = _looking_tokens(settings, counts, goal=goal, shown=1, scored=1)
+    tokens_in, tokens_out = judges.looking(goal=judges.task, shown=1, scored=1)  # they see no rubric
     for model, times in Counter(table.judges).items():
         yield Calls(
             purpose="steps",
             stage=STEPS,
             model=model,
             low=0,
-            high=answers * times * settings.judge.repeats,
+            high=answers * times * judges.how.repeats,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
         )
 
 
-def _answer(settings: Settings) -> Range:
-    """Tokens of an answer of the policy."""
-    most = settings.rollout.max_tokens
-    return -(-most // 2), most
-
-
 # -- quiz -----------------------------------------------------------------------------------------
 
 
-def _quiz(settings: Settings, counts: Counts) -> Iterator[Calls]:
-    if settings.reward.quiz is None:
-        return
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quiz:
+    """Who writes and who answers so many `questions`, about a `source` of so many tokens and an `answer`."""
+
+    writer: str
+    reader: str
+    questions: int
+    source: int
+    answer: Range
+
+    def calls(self, answers: Mapping[str, Range], sources: Range) -> Iterator[Calls]:
+        """A source: one call that writes the questions, two that check them (with the source, and without
+        any text). Then one call an answer; `sources` and `answers`, by stage, are their numbers, low and
+        high."""
+        asked = self.questions * QUESTION
+        chosen = (8 * self.questions, 16 * self.questions + REASONING)
+
+        def one(stage: str, model: str, number: Range, tokens_in: Range, out: Range) -> Calls:
+            return Calls(
+                purpose="quiz",
+                stage=stage,
+                model=model,
+                low=number[0],
+                high=number[1],
+                tokens_in=tokens_in,
+                tokens_out=out,
+            )
+
+        writing = INSTRUCTIONS + self.source
+        checking = INSTRUCTIONS + asked + self.source // 2  # one of the two checks has no source
+        yield one("questions", self.writer, sources, (writing, writing), (asked, 2 * asked + REASONING))
+        twice = 2 * sources[0], 2 * sources[1]
+        yield one("check of the questions", self.reader, twice, (checking, checking), chosen)
+        answering = (INSTRUCTIONS + asked + self.answer[0], INSTRUCTIONS + asked + self.answer[1])
+        for stage, number in answers.items():
+            yield one(stage, self.reader, number, answering, chosen)
+
+
+def quiz_of(settings: Settings, counts: Counts) -> Quiz | None:
+    """The quiz of these settings, where they have one."""
+    q = settings.reward.quiz
+    if q is None:
+        return None
+    writer = q.writer or settings.writer.model
+    return Quiz(
+        writer=writer,
+        reader=q.reader or next(iter(settings.reward.judges), writer),
+        questions=q.questions,
+        source=tokens(counts.source_chars),
+        answer=_answer(settings.rollout.max_tokens),
+    )
+
+
+def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Range]:
+    """The answers that a quiz is put to, by stage, and the sources that it is about; low and high."""
     from refine_rl.rewards.judges.first_look import QUIZZED
 
-    samples, cases = settings.evaluate.samples, len(settings.reward.sanity)
-    steps, members = settings.grpo.steps, settings.rollout.group_size
-    groups = [steps * settings.grpo.prompts_per_step]
-    groups.append(groups[0] + steps * resampled(settings, counts))
-    used = [counts.train_sources if settings.prompts.probe else min(counts.train_sources, n) for n in groups]
-    n, later = counts.validation, max(0, validations(settings, counts) - 1)
+    g, samples, cases = settings.grpo, settings.evaluate.samples, len(settings.reward.sanity)
+    members, probe = settings.rollout.group_size, settings.prompts.probe
+    groups = [g.steps * g.prompts_per_step]
+    groups.append(groups[0] + g.steps * resampled(g, counts))
+    used = [counts.train_sources if probe else min(counts.train_sources, n) for n in groups]
+    n, later = counts.validation, max(0, validations(g, counts) - 1)
     # Beside a relative judge the base model's answers come up again; their replies are in the cache.
-    again = 2 if is_relative(settings) else 1
-    probed = _probed(settings, counts) * settings.prompts.probe
+    again = 2 if is_relative(settings.reward, settings.judge) else 1
+    probed = counts.train * probe
     compared = 2 * counts.held_out * (samples + 1)
-    answers = {
+    low, high = (number + counts.other_sources + cases for number in used)
+    return {
         # One source is tried, two more where its questions cannot be used; a writer's prompts have none.
         LOOK: (1, QUIZZED),
         "sanity cases": (2 * cases, 2 * cases),
@@ -328,40 +395,4 @@ def _quiz(settings: Settings, counts: Counts) -> Iterator[Calls]:
         "training": (groups[0] * members, groups[1] * members),
         "validation": (n * later * samples, n * later * samples * again),
         COMPARISON: (compared, compared),
-    }
-    low, high = (number + counts.other_sources + cases for number in used)
-    yield from _asked_of(settings, counts, answers, sources=(low, high))
-
-
-def _asked_of(
-    settings: Settings, counts: Counts, answers: dict[str, Range], *, sources: Range
-) -> Iterator[Calls]:
-    """A source: one call that writes the questions, two that check them (with the source, and without any
-    text). Then one call an answer; `sources` and `answers`, by stage, are their numbers, low and high."""
-    q = settings.reward.quiz
-    if q is None:
-        return
-    writer = q.writer or settings.writer.model
-    reader = q.reader or next(iter(settings.reward.judges), writer)
-    source, asked = tokens(counts.source_chars), q.questions * QUESTION
-    low, high = _answer(settings)
-    chosen = (8 * q.questions, 16 * q.questions + REASONING)
-
-    def one(stage: str, model: str, number: Range, tokens_in: Range, out: Range) -> Calls:
-        return Calls(
-            purpose="quiz",
-            stage=stage,
-            model=model,
-            low=number[0],
-            high=number[1],
-            tokens_in=tokens_in,
-            tokens_out=out,
-        )
-
-    writing, checking = INSTRUCTIONS + source, INSTRUCTIONS + asked + source // 2  # one check has no source
-    yield one("questions", writer, sources, (writing, writing), (asked, 2 * asked + REASONING))
-    twice = 2 * sources[0], 2 * sources[1]
-    yield one("check of the questions", reader, twice, (checking, checking), chosen)
-    answering = (INSTRUCTIONS + asked + low, INSTRUCTIONS + asked + high)
-    for stage, number in answers.items():
-        yield one(stage, reader, number, answering, chosen)
+    }, (low, high)

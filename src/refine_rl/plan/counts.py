@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from refine_rl.settings import Settings
+from refine_rl.prompts.sources import WRITTEN
+from refine_rl.settings import PromptSettings, QuizSettings, WriterSettings
 from refine_rl.types import Prompt
 
 CHARS_PER_TOKEN = 4  # of English, in the vocabularies of present models
 WRITTEN_CHARS = 240  # of a prompt, and of a system message, that a writer has yet to write
-FROM_WRITER = {"train": 64, "validation": 12, "held_out": 24}  # without a number in [prompts]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,23 +48,22 @@ def tokens(chars: float) -> int:
     return -int(-chars // CHARS_PER_TOKEN)
 
 
-def written_counts(settings: Settings) -> Counts:
+def written_counts(prompts: PromptSettings, writer: WriterSettings) -> Counts:
     """Of prompts that a writer will write."""
-    p = settings.prompts
-    system = len(p.system) if p.system else WRITTEN_CHARS if settings.writer.system else 0
+    p = prompts
+    system = len(p.system) if p.system else WRITTEN_CHARS if writer.system else 0
     return Counts(
-        train=FROM_WRITER["train"] if p.train is None else p.train,
-        validation=FROM_WRITER["validation"] if p.validation is None else p.validation,
-        held_out=FROM_WRITER["held_out"] if p.held_out is None else p.held_out,
+        train=WRITTEN["train"] if p.train is None else p.train,
+        validation=WRITTEN["validation"] if p.validation is None else p.validation,
+        held_out=WRITTEN["held_out"] if p.held_out is None else p.held_out,
         chars=WRITTEN_CHARS + system,
         written=True,
     )
 
 
-def count_prompts(prompts: Sequence[Prompt], settings: Settings) -> Counts:
-    """Of prompts that are there."""
+def count_prompts(prompts: Sequence[Prompt], quiz: QuizSettings | None = None) -> Counts:
+    """Of prompts that are there; a `quiz` is about the sources that they carry."""
     splits = Counter(p.split for p in prompts)
-    quiz = settings.reward.quiz
     texts = [(p.split, str(p.data.get(quiz.source, ""))) for p in prompts] if quiz is not None else []
     train = {text for split, text in texts if split == "train"}
     others = {text for split, text in texts if split != "train"}

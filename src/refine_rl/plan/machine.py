@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from refine_rl.errors import UserError
-from refine_rl.settings import Settings
+from refine_rl.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +34,9 @@ class Size:
     vocabulary: int
     context: int  # tokens that it reads, prompt and answer together
 
-    def trainable(self, settings: Settings) -> int:
+    def trainable(self, model: ModelSettings) -> int:
         """Weights that training changes."""
-        m = settings.model
-        return self.adapted * m.rank if m.adapter == "lora" else self.parameters
+        return self.adapted * model.rank if model.adapter == "lora" else self.parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +55,7 @@ class UnknownSize(UserError):  # noqa: N818 - it is a gap in what is known, not 
     """The model's configuration is not on this machine."""
 
 
-def model_size(settings: Settings) -> Size:
+def model_size(model: ModelSettings) -> Size:
     """From the model's configuration alone; no weight is read and nothing is downloaded. Raises
     UnknownSize where the configuration is not on this machine, UserError where it is no model to train."""
     import transformers
@@ -64,12 +63,11 @@ def model_size(settings: Settings) -> Size:
     from refine_rl.policy.fetch import fetch_config, refusal
     from refine_rl.policy.origin import find_origin
 
-    name = settings.model.name
-    origin = find_origin(name, local_only=True)
+    origin = find_origin(model.name, local_only=True)
     if origin.local:
-        config = fetch_config(name, origin.base)
+        config = fetch_config(model.name, origin.base)
         try:
-            return size_of(config, settings.model.targets)
+            return size_of(config, model.targets)
         except UserError:
             raise
         except Exception as error:
@@ -78,10 +76,10 @@ def model_size(settings: Settings) -> Size:
         config = transformers.AutoConfig.from_pretrained(
             origin.base, trust_remote_code=False, local_files_only=True
         )
-        return size_of(config, settings.model.targets)
+        return size_of(config, model.targets)
     except (OSError, ValueError, KeyError) as error:
         raise UnknownSize(
-            f"{name} is not on this machine yet, so its size is unknown (refine train loads it)"
+            f"{model.name} is not on this machine yet, so its size is unknown (refine train loads it)"
         ) from error
 
 
@@ -122,8 +120,9 @@ def size_of(config: Any, targets: str | list[str]) -> Size:
     )
 
 
-def measure(settings: Settings, size: Size) -> Rates:
-    """This machine's rates, in about a third of a second."""
+def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> Rates:
+    """This machine's rates, in about a third of a second: with so many rows sampled, and so many tokens
+    trained on, at once."""
     import torch
     import transformers
 
@@ -131,13 +130,12 @@ def measure(settings: Settings, size: Size) -> Rates:
     from refine_rl.policy.origin import find_origin
 
     def faster() -> torch.dtype:
-        base = find_origin(settings.model.name, local_only=True).base
+        base = find_origin(model.name, local_only=True).base
         config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
-        return faster_here(config, settings.model)
+        return faster_here(config, model)
 
-    device = choose_device(settings.model.device)
-    dtype = choose_dtype(settings.model.dtype, device, faster)
-    rows = min(MAX_ROWS, settings.grpo.prompts_per_step * settings.rollout.group_size)
+    device = choose_device(model.device)
+    dtype = choose_dtype(model.dtype, device, faster)
     shape = size.hidden, size.intermediate
     number = max(1, min(64, _SPREAD // (shape[0] * shape[1] * dtype.itemsize)))
     matrices = [torch.randn(shape, device=device, dtype=dtype) for _ in range(number)]
@@ -156,8 +154,8 @@ def measure(settings: Settings, size: Size) -> Rates:
     return Rates(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
-        train=matrix_rate(settings.grpo.tokens_per_micro_batch),
-        decode=matrix_rate(rows),
+        train=matrix_rate(trained),
+        decode=matrix_rate(min(MAX_ROWS, sampled)),
         bytes=copied * 2 * block.numel() * block.itemsize,
     )
 

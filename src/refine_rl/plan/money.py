@@ -9,7 +9,9 @@ from refine_rl.llm.endpoints import Endpoint, resolve
 from refine_rl.llm.meter import NANO
 from refine_rl.llm.prices import Price, find_price
 from refine_rl.plan.calls import Calls
-from refine_rl.settings import Settings
+from refine_rl.settings import EndpointSettings
+
+Endpoints = Mapping[str, EndpointSettings]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,20 +23,20 @@ class Cost:
     unknown: tuple[str, ...]
 
 
-def endpoint_of(model: str, settings: Settings) -> Endpoint:
+def endpoint_of(model: str, endpoints: Endpoints) -> Endpoint:
     """The endpoint of "ENDPOINT/MODEL", whether or not its key is in the environment. Raises SettingsError
     where it is not known."""
-    return resolve(model, settings.endpoints, _EveryKey())
+    return resolve(model, endpoints, _EveryKey())
 
 
-def price_of(model: str, settings: Settings) -> Price | None:
+def price_of(model: str, endpoints: Endpoints) -> Price | None:
     """From the settings, else from the tables of genai-prices, else None."""
-    return find_price(endpoint_of(model, settings), model)
+    return find_price(endpoint_of(model, endpoints), model)
 
 
-def dollars(calls: Calls, settings: Settings) -> tuple[float, float] | None:
+def dollars(calls: Calls, endpoints: Endpoints) -> tuple[float, float] | None:
     """What the calls cost, low and high; None where the price is unknown."""
-    price = price_of(calls.model, settings)
+    price = price_of(calls.model, endpoints)
     if price is None:
         return None
     return (
@@ -43,12 +45,12 @@ def dollars(calls: Calls, settings: Settings) -> tuple[float, float] | None:
     )
 
 
-def cost(planned: Sequence[Calls], settings: Settings) -> Cost:
+def cost(planned: Sequence[Calls], endpoints: Endpoints) -> Cost:
     """Of all calls together."""
     low = high = 0.0
     unknown: dict[str, None] = {}
     for calls in planned:
-        found = dollars(calls, settings)
+        found = dollars(calls, endpoints)
         if found is None:
             unknown[calls.model] = None
         else:
@@ -56,9 +58,9 @@ def cost(planned: Sequence[Calls], settings: Settings) -> Cost:
     return Cost(low=low, high=high, unknown=tuple(unknown))
 
 
-def missing_keys(models: Sequence[str], settings: Settings, environ: Mapping[str, str]) -> list[str]:
+def missing_keys(models: Sequence[str], endpoints: Endpoints, environ: Mapping[str, str]) -> list[str]:
     """Environment variables that a run will need and that are not set."""
-    names = dict.fromkeys(endpoint_of(model, settings).key_env for model in models)
+    names = dict.fromkeys(endpoint_of(model, endpoints).key_env for model in models)
     return [name for name in names if name and not environ.get(name, "").strip()]
 
 

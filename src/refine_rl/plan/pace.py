@@ -91,7 +91,7 @@ class Pace:
         passes, said = PASSES_BACK[m.adapter], prompts * members * self.answer
         tokens = prompts * self.prompt + said
         work = passes * (tokens * 2 * self.size.linear + said * 2 * self.size.vocabulary * self.size.hidden)
-        moved = tokens * self.size.layers * activation(self.settings, self.size, self.rates)
+        moved = tokens * self.size.layers * activation(m, self.size, self.rates)
         once = (
             work / self.rates.train * self.fitted.slowdown
             + moved / self.rates.bytes * self.fitted.traffic
@@ -110,7 +110,7 @@ class Pace:
     def evaluation(self, counts: Counts) -> float:
         """Seconds of all sampling outside of training."""
         samples, judge = self.settings.evaluate.samples, self.settings.judge
-        times = validations(self.settings, counts)
+        times = validations(self.settings.grpo, counts)
         validation = self.sampling(counts.validation, samples) * times
         if self.settings.reward.judges and judge.anchors:
             validation += self.sampling(min(judge.anchor_prompts, counts.train), samples) * max(1, times)
@@ -127,8 +127,8 @@ def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Wo
         for share in (0.5, 1.0)
     )
     return Work(
-        step=(low.step(), high.step(more=resampled(settings, counts))),
+        step=(low.step(), high.step(more=resampled(settings.grpo, counts))),
         evaluation=(low.evaluation(counts), high.evaluation(counts)),
         memory=(memory(settings, size, rates, counts, 1.0), memory(settings, size, rates, counts, SLACK)),
-        disk=disk(settings, size, counts),
+        disk=disk(settings.model, settings.grpo, settings.rollout, size, counts),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from refine_rl.llm.prices import price_advice
@@ -11,10 +11,10 @@ from refine_rl.plan import machine, pace
 from refine_rl.plan.calls import STEPS, Calls, calls, resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
-from refine_rl.plan.money import Cost, cost, dollars, missing_keys
+from refine_rl.plan.money import Cost, Endpoints, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
 from refine_rl.prompts.fitting import require_enough, room_for_prompt
-from refine_rl.settings import EndpointSettings, Settings
+from refine_rl.settings import BudgetSettings, EndpointSettings, Settings
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
 WRITING_SECONDS = 15.0  # of a call that writes prompts, a rubric or questions
@@ -63,21 +63,33 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None,
     """The plan of a run with these settings on this machine, or on one with those `rates`. Raises UserError
     where such a run would be refused: too few prompts (`lost` says what became of others), or no room for
     any beside an answer."""
-    require_enough(settings, train=counts.train, held_out=counts.held_out, lost=lost)
+    grpo, endpoints = settings.grpo, settings.endpoints
+    require_enough(
+        prompts_per_step=grpo.prompts_per_step, train=counts.train, held_out=counts.held_out, lost=lost
+    )
     planned = calls(settings, counts)
-    lines = tuple(Line(calls=c, dollars=dollars(c, settings)) for c in planned)
-    paid = cost(planned, settings)
+    lines = tuple(Line(calls=c, dollars=dollars(c, endpoints)) for c in planned)
+    paid = cost(planned, endpoints)
     notes: list[str] = []
+    capped = settings.budget.dollars is not None
     size = work = None
     try:
-        size = machine.model_size(settings)
+        size = machine.model_size(settings.model)
     except machine.UnknownSize as error:
         notes.append(f"{error}: neither time nor memory of the machine can be told.")
     if size is not None:
-        room_for_prompt(settings, size.context)
-        rates = rates or machine.measure(settings, size)
+        room_for_prompt(settings.rollout.max_tokens, size.context)
+        rates = rates or machine.measure(
+            settings.model,
+            size,
+            sampled=grpo.prompts_per_step * settings.rollout.group_size,
+            trained=grpo.tokens_per_micro_batch,
+        )
         work = pace.estimate(settings, size, rates, counts)
-    seconds = durations(settings, planned, work, waves=resampled(settings, counts))
+    more = resampled(grpo, counts)
+    seconds = durations(
+        planned, work, steps=grpo.steps, ahead=settings.ahead, endpoints=endpoints, waves=more
+    )
     if work is not None and rates is not None:
         notes += _memory(work, machine.installed_memory(rates.device))
     return Plan(
@@ -88,25 +100,36 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None,
         size=size,
         rates=rates if size is not None else None,
         work=work,
-        over=tuple(over_budget(settings, paid, seconds)),
-        notes=(*notes, *_notes(settings, counts, lines, paid, seconds)),
+        over=tuple(over_budget(settings.budget, paid, seconds, endpoints)),
+        notes=(
+            *notes,
+            *_high_figures(lines, more=more, steps=grpo.steps),
+            *_notes(lines, paid, seconds, endpoints, written=counts.written, capped=capped),
+        ),
     )
 
 
 # -- time -----------------------------------------------------------------------------------------
 
 
-def durations(settings: Settings, planned: Sequence[Calls], work: Work | None, *, waves: int = 0) -> Seconds:
-    """Machine and LLMs together: side by side in training where steps are sampled ahead, else after one
+def durations(
+    planned: Sequence[Calls],
+    work: Work | None,
+    *,
+    steps: int,
+    ahead: bool,
+    endpoints: Endpoints,
+    waves: int = 0,
+) -> Seconds:
+    """Machine and LLMs together: side by side in training where `steps` are sampled `ahead`, else after one
     another in the high figure. `waves`: times that a step may have to wait again, for groups in the place of
     others."""
-    steps = settings.grpo.steps
     training = [c for c in planned if c.stage in _TRAINING]
     around = [c for c in planned if c.stage not in _TRAINING]
     judged = tuple(
-        steps * _waiting(settings, training, which, rounds=steps, waves=which * waves) for which in (0, 1)
+        steps * _waiting(training, endpoints, which, rounds=steps, waves=which * waves) for which in (0, 1)
     )
-    beside = tuple(_waiting(settings, around, which, rounds=1) for which in (0, 1))
+    beside = tuple(_waiting(around, endpoints, which, rounds=1) for which in (0, 1))
     judges = (judged[0] + beside[0], judged[1] + beside[1])
     if work is None:
         return Seconds(machine=None, judges=judges, training=None, total=None)
@@ -115,7 +138,7 @@ def durations(settings: Settings, planned: Sequence[Calls], work: Work | None, *
     # The comparison comes after training; what else is evaluated is counted here as well.
     trained = (
         pace.START + max(low, judged[0]),
-        pace.START + (OVERLAP * longer if settings.ahead else high + judged[1]),
+        pace.START + (OVERLAP * longer if ahead else high + judged[1]),
     )
     return Seconds(
         machine=(pace.START + low + work.evaluation[0], pace.START + high + work.evaluation[1]),
@@ -129,7 +152,7 @@ def durations(settings: Settings, planned: Sequence[Calls], work: Work | None, *
 
 
 def _waiting(
-    settings: Settings, planned: Sequence[Calls], which: int, *, rounds: int, waves: int = 0
+    planned: Sequence[Calls], endpoints: Endpoints, which: int, *, rounds: int, waves: int = 0
 ) -> float:
     """Seconds of one of `rounds` equal shares of the calls: each endpoint works on as many at once as its
     `concurrency` allows, all endpoints side by side. `waves`: times that a share is cut, each part asked for
@@ -138,7 +161,7 @@ def _waiting(
     for c in planned:
         name = c.model.partition("/")[0]
         number = (c.low, c.high)[which] / rounds
-        at_once = settings.endpoints.get(name, EndpointSettings()).concurrency
+        at_once = endpoints.get(name, EndpointSettings()).concurrency
         # In a round that is not full the last calls take as long as any.
         times = number / at_once if c.stage in _WRITING else -(-number // at_once) + waves
         busy[name] = busy.get(name, 0.0) + times * (WRITING_SECONDS if c.stage in _WRITING else CALL_SECONDS)
@@ -148,13 +171,13 @@ def _waiting(
 # -- words ----------------------------------------------------------------------------------------
 
 
-def over_budget(settings: Settings, paid: Cost, seconds: Seconds) -> list[str]:
+def over_budget(budget: BudgetSettings, paid: Cost, seconds: Seconds, endpoints: Endpoints) -> list[str]:
     """What the plan says about the caps of [budget]."""
     found = []
-    cap, hours = settings.budget.dollars, settings.budget.hours
+    cap, hours = budget.dollars, budget.hours
     if cap is not None and paid.unknown:
         found.append(
-            f"budget.dollars needs the price of every model. {price_advice(paid.unknown, settings.endpoints)}"
+            f"budget.dollars needs the price of every model. {price_advice(paid.unknown, endpoints)}"
         )
     for name, limit, span in (
         ("dollars", cap, (paid.low, paid.high)),
@@ -185,28 +208,32 @@ def _memory(work: Work, installed: float) -> list[str]:
     ]
 
 
-def _notes(
-    settings: Settings, counts: Counts, lines: Sequence[Line], paid: Cost, seconds: Seconds
-) -> list[str]:
-    notes = []
-    if more := resampled(settings, counts):
-        notes.append(
-            f"grpo.resample may add up to {more} groups to a step, {more * settings.grpo.steps} in all: the "
-            "high figures count every one of them, the low ones none."
+def _high_figures(lines: Sequence[Line], *, more: int, steps: int) -> Iterator[str]:
+    """What only the high figures count."""
+    if more:
+        yield (
+            f"grpo.resample may add up to {more} groups to a step, {more * steps} in all: the high figures "
+            "count every one of them, the low ones none."
         )
     if any(line.calls.stage == STEPS for line in lines):
-        notes.append(
+        yield (
             "reward.steps.judges grade the answers of groups in which none is right: the high figures count "
             "every group, the low ones none."
         )
-    if keys := missing_keys([line.calls.model for line in lines], settings, os.environ):
+
+
+def _notes(
+    lines: Sequence[Line], paid: Cost, seconds: Seconds, endpoints: Endpoints, *, written: bool, capped: bool
+) -> list[str]:
+    """What is missing, and what dominates; `written`: prompts that are still to be, `capped`: dollars."""
+    notes = []
+    if keys := missing_keys([line.calls.model for line in lines], endpoints, os.environ):
         notes.append(f"Not set yet: {', '.join(keys)}. The run needs it.")
-    if paid.unknown and settings.budget.dollars is None:
+    if paid.unknown and not capped:
         notes.append(
-            f"Without a known price: {', '.join(paid.unknown)}. "
-            f"{price_advice(paid.unknown, settings.endpoints)}"
+            f"Without a known price: {', '.join(paid.unknown)}. {price_advice(paid.unknown, endpoints)}"
         )
-    if counts.written:
+    if written:
         notes.append("The prompts are still to be written; their length is a guess.")
     dear = [(line.dollars[1], line.calls) for line in lines if line.dollars and line.dollars[1] > 0]
     if dear:

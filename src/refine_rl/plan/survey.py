@@ -9,7 +9,7 @@ from refine_rl.errors import Together
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
 from refine_rl.plan.counts import Counts, count_prompts, written_counts
-from refine_rl.plan.money import endpoint_of
+from refine_rl.plan.money import Endpoints, endpoint_of
 from refine_rl.prompts import load_prompts
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import CombinedReward, build_reward
@@ -31,17 +31,17 @@ class Survey:
 def survey(settings: Settings) -> Survey:
     """Reads the prompts and puts the reward together as a run would; a mistake in either is raised as it
     would be there. No call is made, and no key is needed."""
-    rubric, lost = default_rubric(), ""
+    rubric, lost, nobody = default_rubric(), "", _Nobody(settings.endpoints)
     together = Together()
     with together:
         rubric = rubric_named(settings.reward.rubric, settings.folder)
-        check_models(settings, _Nobody(settings))
+        check_models(settings, nobody)
     reward: CombinedReward | None = None
     prompts: list[Prompt] | None = None
     with together:
-        reward = build_reward(settings, (), _Nobody(settings), rubric)
+        reward = build_reward(settings, (), nobody, rubric)
     with together:
-        require_own_reward(settings)
+        require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if not settings.writes_prompts:
         with together:
             prompts, report = load_prompts(settings)
@@ -51,18 +51,18 @@ def survey(settings: Settings) -> Survey:
             reward.check_data(prompts)
     together.tell()
     if prompts is None:
-        return Survey(prompts=(), counts=written_counts(settings))
-    return Survey(prompts=prompts, counts=count_prompts(prompts, settings), lost=lost)
+        return Survey(prompts=(), counts=written_counts(settings.prompts, settings.writer))
+    return Survey(prompts=prompts, counts=count_prompts(prompts, settings.reward.quiz), lost=lost)
 
 
 class _Nobody:
     """Connections over which nothing is ever asked; a name that is not known is refused all the same."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
 
     def client(self, model: str) -> Client:
-        endpoint_of(model, self._settings)
+        endpoint_of(model, self._endpoints)
         return Scripted((), model=model)
 
     async def close(self) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.prompts.candidates import Candidate, candidate
-from refine_rl.prompts.curate import WRITER, Dropped, excerpt, normalised
+from refine_rl.prompts.curate import Dropped, excerpt, normalised
 from refine_rl.prompts.facets import Facets
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.prompts.slots import Slot, instead
 from refine_rl.randomness import generator
-from refine_rl.settings import Settings
+from refine_rl.settings import PromptSettings
+from refine_rl.types import WRITER
 
 _MISTAKES_SHOWN = 3
 
@@ -32,21 +33,25 @@ class Batch:
 class Board:
     """The slots, and what fills them so far."""
 
-    def __init__(self, slots: Sequence[Slot], facets: Facets, settings: Settings) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], facets: Facets, prompts: PromptSettings, *, batch: int, seed: int
+    ) -> None:
         self.slots = list(slots)
         self.filled: dict[int, str] = {}  # in the order in which they were filled
         self.dropped: list[Dropped] = []
         self.read = 0
         self.unchecked = 0
         self.names = tuple(facets)
-        self._settings = settings
+        self._prompts = prompts
+        self._batch = batch  # slots in one
+        self._seed = seed
 
     def open(self) -> list[int]:
         return [n for n in range(len(self.slots)) if n not in self.filled]
 
     def batches(self, most: int) -> list[tuple[int, ...]]:
         """The next slots to fill, in at most so many batches."""
-        size, waiting = self._settings.writer.batch, self.open()
+        size, waiting = self._batch, self.open()
         starts = range(0, min(len(waiting), most * size), size)
         return [tuple(waiting[start : start + size]) for start in starts]
 
@@ -60,7 +65,7 @@ class Board:
             self.read += batch.read
             self.dropped += batch.rejected
             self.unchecked += 0 if batch.checked else len(batch.texts)
-        p = self._settings.prompts
+        p = self._prompts
         texts = [normalised(text) for text in (*self.filled.values(), *(text for _, text in new))]
         near = near_duplicates(texts, p.near_duplicate, p.similarity)
         before = len(self.filled)
@@ -90,7 +95,7 @@ class Board:
         """Other combinations for the slots that are open: the writer seems to have nothing for these."""
         filled = [self.slots[n] for n in sorted(self.filled)]
         for n in self.open():
-            self.slots[n] = instead(self.slots[n], filled, self._settings.grpo.seed, round_number, n)
+            self.slots[n] = instead(self.slots[n], filled, self._seed, round_number, n)
 
     def candidates(self, model: str) -> list[Candidate]:
         """In the order of the slots."""
@@ -109,7 +114,7 @@ class Board:
             return max((sum(a == b for a, b in zip(own, c, strict=True)) for c in others), default=0)
 
         known = sorted(self.filled)
-        order = generator(self._settings.grpo.seed, "examples", *key).permutation(len(known))
+        order = generator(self._seed, "examples", *key).permutation(len(known))
         chosen = sorted((known[n] for n in order), key=nearness, reverse=True)[:most]
         return [self.filled[slot] for slot in chosen]
 

@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from refine_rl.prompts.candidates import Candidate
-from refine_rl.prompts.coverage import Coverage
 from refine_rl.prompts.near_duplicates import near_duplicates
-from refine_rl.types import Message, Prompt, Split
+from refine_rl.types import WRITER, Message, Prompt, Split
 
 Kind = Literal["duplicate", "near-duplicate", "rejected", "surplus"]
-WRITER = "writer:"
-"""How the origin of a prompt begins that an LLM wrote; its "ENDPOINT/MODEL" follows."""
-
 _EXCERPT = 60  # characters of a text in a report
 
 
@@ -45,7 +41,6 @@ class CurationReport:
     dropped: tuple[Dropped, ...]
     splits: Mapping[Split, int]
     asked: Mapping[Split, int | None]
-    coverage: Coverage
     remarks: tuple[str, ...] = ()
 
     def count(self, kind: Kind) -> int:
@@ -71,10 +66,6 @@ class CurationReport:
             for kind, name in many.items()
             if counts[kind]
         )
-
-    def lines(self) -> list[str]:
-        """The report for the terminal: the summary, then the table of the coverage."""
-        return [*self.summary(), *self.coverage.lines()]
 
     def summary(self) -> list[str]:
         """What was read or written, dropped and kept, a line each."""

@@ -4,16 +4,15 @@ what the training would refuse."""
 from __future__ import annotations
 
 from refine_rl.errors import UserError
-from refine_rl.settings import Settings
 
 
-def require_enough(settings: Settings, *, train: int, held_out: int, lost: str = "") -> None:
+def require_enough(*, prompts_per_step: int, train: int, held_out: int, lost: str = "") -> None:
     """Raises UserError where so many prompts do not make a run; `lost` says what became of the others."""
     because = f" ({lost})" if lost else ""
-    if train < settings.grpo.prompts_per_step:
+    if train < prompts_per_step:
         only = "there is only 1 training prompt" if train == 1 else f"there are only {train} training prompts"
         raise UserError(
-            f"grpo.prompts_per_step = {settings.grpo.prompts_per_step}, but {only}{because}. Give more "
+            f"grpo.prompts_per_step = {prompts_per_step}, but {only}{because}. Give more "
             "prompts, or lower it."
         )
     if not held_out:
@@ -22,13 +21,13 @@ def require_enough(settings: Settings, *, train: int, held_out: int, lost: str =
         )
 
 
-def room_for_prompt(settings: Settings, context: int) -> int:
-    """The most tokens of a prompt that leave room for an answer in a model that reads `context` tokens.
-    Raises UserError where there are none."""
-    room = context - settings.rollout.max_tokens
+def room_for_prompt(max_tokens: int, context: int) -> int:
+    """The most tokens of a prompt that leave room for an answer of `max_tokens` in a model that reads
+    `context` tokens. Raises UserError where there are none."""
+    room = context - max_tokens
     if room < 1:
         raise UserError(
-            f"rollout.max_tokens = {settings.rollout.max_tokens} leaves no room for a prompt: the model "
+            f"rollout.max_tokens = {max_tokens} leaves no room for a prompt: the model "
             f"reads {context} tokens in all. Lower it."
         )
     return room

@@ -16,9 +16,7 @@ from refine_rl.llm.client import Connections
 from refine_rl.progress import Pause, never
 from refine_rl.prompts.candidates import SPLITS, Candidate
 from refine_rl.prompts.columns import Columns
-from refine_rl.prompts.coverage import cover
 from refine_rl.prompts.curate import (
-    WRITER,
     CurationReport,
     Dropped,
     drop_duplicates,
@@ -32,14 +30,14 @@ from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.examples import require_own_prompts
 from refine_rl.settings import PromptSettings, Settings
 from refine_rl.settings.file import load_settings
-from refine_rl.types import Message, Prompt, Split
+from refine_rl.types import WRITER, Message, Prompt, Split
 
 if TYPE_CHECKING:
     from refine_rl.prompts.write import Written
 
 # Without a number asked for:
 _GENERATED: dict[Split, int] = {"train": 256, "validation": 32, "held_out": 64}
-_WRITTEN: dict[Split, int] = {"train": 64, "validation": 12, "held_out": 24}
+WRITTEN: Mapping[Split, int] = {"train": 64, "validation": 12, "held_out": 24}
 _FEWEST_WRITTEN = (
     0.5  # share of the prompts asked for with which a run may begin where the writer stops early
 )
@@ -79,12 +77,15 @@ def load_prompts(
 
         require_encoder()
     if settings.writes_prompts:
+        if connections is None:
+            raise UserError("the prompts of a writer need `connections` to its endpoint")
         source = _write(settings, connections, note, pause)
     else:
         source = _read(settings.prompts, settings.folder, settings.grpo.seed, SPLITS)
         if source.name.startswith("file:") and not source.generated:
             texts = {c.origin.rpartition(":")[2]: c.messages[-1]["content"] for c in source.candidates}
-            require_own_prompts(settings, settings.folder / source.name.removeprefix("file:"), texts)
+            path = settings.folder / source.name.removeprefix("file:")
+            require_own_prompts(path, texts, task=settings.task, folder=settings.folder)
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
     own = source.settings
@@ -120,22 +121,27 @@ def load_all_prompts(
 
 
 def _write(
-    settings: Settings, connections: Connections | None, note: Callable[[str], None], pause: Pause
+    settings: Settings, connections: Connections, note: Callable[[str], None], pause: Pause
 ) -> _Source:
-    if connections is None:
-        raise UserError("the prompts of a writer need `connections` to its endpoint")
     client = connections.client(settings.writer.model)
-    opened = connections
     given = {split: getattr(settings.prompts, split) for split in SPLITS}
-    asked = {split: _WRITTEN[split] if count is None else count for split, count in given.items()}
+    asked = {split: WRITTEN[split] if count is None else count for split, count in given.items()}
 
     from refine_rl.prompts.write import write_prompts  # late: numpy
 
     async def write() -> Written:
         try:
-            return await write_prompts(settings, client, asked, note=note)
+            return await write_prompts(
+                client,
+                asked,
+                task=settings.task,
+                prompts=settings.prompts,
+                writer=settings.writer,
+                seed=settings.grpo.seed,
+                note=note,
+            )
         finally:
-            await opened.close()
+            await connections.close()
 
     written = run_blocking(write, pause)
     return _Source(
@@ -197,13 +203,14 @@ def _source(
 
 def _read_recipe(settings: PromptSettings, name: str, seed: int, splits: Sequence[Split]) -> _Source:
     """The recipe's own source; what the task sets in [prompts] goes before the recipe's settings."""
-    recipe = load_settings(None, recipe=name).prompts
+    folder = recipe_folder(name)
+    recipe = load_settings(folder).prompts
     changed = {
         key: getattr(settings, key)
         for key, field in PromptSettings.model_fields.items()
         if key != "source" and getattr(settings, key) != field.default
     }
-    source = _read(recipe.model_copy(update=changed), recipe_folder(name), seed, splits)
+    source = _read(recipe.model_copy(update=changed), folder, seed, splits)
     own = [replace(c, origin=f"recipe:{name}") for c in source.candidates]
     return replace(source, candidates=own, name=settings.source)
 
@@ -249,7 +256,6 @@ def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Promp
         dropped=tuple(dropped),
         splits={split: splits[split] for split in SPLITS},
         asked=source.asked,
-        coverage=cover(prompts),
         remarks=(*source.remarks, *([_same_question(alike)] if alike else [])),
     )
 

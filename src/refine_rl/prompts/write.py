@@ -23,7 +23,7 @@ from refine_rl.prompts.curate import Dropped
 from refine_rl.prompts.facets import Facets
 from refine_rl.prompts.slots import plan_slots
 from refine_rl.prompts.writer import Writer
-from refine_rl.settings import Settings
+from refine_rl.settings import PromptSettings, WriterSettings
 from refine_rl.types import Split
 
 T = TypeVar("T")
@@ -56,10 +56,13 @@ class Written:
 
 
 async def write_prompts(
-    settings: Settings,
     client: Client,
     asked: Mapping[Split, int],
     *,
+    task: str,
+    prompts: PromptSettings,
+    writer: WriterSettings,
+    seed: int,
     note: Callable[[str], None] = lambda text: None,
 ) -> Written:
     """Prompts for every split, as many as are asked for or as the writer has in it.
@@ -67,17 +70,17 @@ async def write_prompts(
     `note` hears of the progress. Raises MachineError where the writer gives no facets, no prompt or no system
     message, EndpointRefused and EndpointDown where it cannot be reached, GuardStop where the budget is spent.
     """
-    writer = Writer(settings, client)
-    facets = await writer.facets()
+    author = Writer(client, task=task, prompts=prompts, writer=writer, seed=seed)
+    facets = await author.facets()
     note("prompts vary in " + "; ".join(f"{name} ({', '.join(values)})" for name, values in facets.items()))
-    board = Board(plan_slots(facets, asked, settings.grpo.seed), facets, settings)
+    board = Board(plan_slots(facets, asked, seed), facets, prompts, batch=writer.batch, seed=seed)
     poor, stopped = 0, ""
     for number in count():
         batches = board.batches(1 if number == 0 else AT_ONCE)
         if not batches:
             break
         results = await together(
-            [writer.batch(slots, board, f"{number}/{n}") for n, slots in enumerate(batches)]
+            [author.batch(slots, board, f"{number}/{n}") for n, slots in enumerate(batches)]
         )
         slots = sum(map(len, batches))
         new = board.merge(results)
@@ -93,7 +96,7 @@ async def write_prompts(
     return Written(
         candidates=tuple(board.candidates(client.model)),
         facets=facets,
-        system=await writer.system(board),
+        system=await author.system(board),
         read=board.read,
         dropped=tuple(board.dropped),
         stopped=stopped,

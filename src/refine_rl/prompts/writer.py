@@ -17,7 +17,7 @@ from refine_rl.prompts.candidates import RowError, candidate
 from refine_rl.prompts.curate import Dropped, excerpt
 from refine_rl.prompts.facets import Facets, name_facets
 from refine_rl.prompts.objections import has_gap, is_refusal, objection
-from refine_rl.settings import Settings
+from refine_rl.settings import PromptSettings, WriterSettings
 from refine_rl.types import Message
 
 CHECKED = "the writer's own check calls it no input"
@@ -49,35 +49,39 @@ _SYSTEM = _schema("system", system={"type": "string"})
 class Writer:
     """The LLM, and what it is asked."""
 
-    def __init__(self, settings: Settings, client: Client) -> None:
-        self._settings = settings
+    def __init__(
+        self, client: Client, *, task: str, prompts: PromptSettings, writer: WriterSettings, seed: int
+    ) -> None:
         self._client = client
-        self._task = settings.task.strip()
-        self._told = bool(settings.prompts.system) or settings.writer.system
+        self._task = task.strip()
+        self._prompts = prompts
+        self._writer = writer
+        self._seed = seed
+        self._told = bool(prompts.system) or writer.system
 
     def _request(self, text: str, about: str, schema: Schema, temperature: float) -> Request:
         return Request(
             messages=(Message(role="user", content=text),),
             purpose="writer",
             about=about,
-            variation=f"{self._settings.grpo.seed}/{about}",
+            variation=f"{self._seed}/{about}",
             temperature=temperature,
-            max_tokens=self._settings.writer.max_tokens,
+            max_tokens=self._writer.max_tokens,
             schema=schema,
         )
 
     async def facets(self) -> Facets:
         """Those of the settings, else the writer's."""
-        if self._settings.prompts.facets:
-            return self._settings.prompts.facets
-        w = self._settings.writer
+        if self._prompts.facets:
+            return self._prompts.facets
+        w = self._writer
         try:
             return await name_facets(
                 self._task,
                 self._client,
                 temperature=w.temperature,
                 max_tokens=w.max_tokens,
-                variation=f"{self._settings.grpo.seed}/facets",
+                variation=f"{self._seed}/facets",
             )
         except CallFailed as error:
             raise MachineError(
@@ -115,7 +119,7 @@ class Writer:
                 raise Unusable(last[0].complaint())
             return last[0]
 
-        w = self._settings.writer
+        w = self._writer
         try:
             sifted = (
                 await ask(self._client, self._request(text, about, _PROMPTS, w.temperature), read)
@@ -160,8 +164,8 @@ class Writer:
 
     async def system(self, board: Board) -> str:
         """The system message of the settings, else the writer's; "" where none is wanted."""
-        if self._settings.prompts.system or not self._settings.writer.system:
-            return self._settings.prompts.system
+        if self._prompts.system or not self._writer.system:
+            return self._prompts.system
         examples = [excerpt(e, _EXISTING_LENGTH) for e in board.examples((), _SYSTEM_EXAMPLES, "system")]
         values = {"task": self._task, "inputs": "\n".join(f"- {e}" for e in examples)}
         text = fill(load_text(_TEXTS, "system.md"), values)
@@ -175,10 +179,10 @@ class Writer:
             ) from error
 
     def _what_the_model_is_told(self) -> str:
-        if self._settings.prompts.system:
+        if self._prompts.system:
             return (
                 "Before each input the model reads this system message, so inputs need not repeat it:\n"
-                f"<system>\n{self._settings.prompts.system}\n</system>"
+                f"<system>\n{self._prompts.system}\n</system>"
             )
         if self._told:
             return "The model is told the task in a system message; inputs need not repeat it."

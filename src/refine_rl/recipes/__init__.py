@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from refine_rl.errors import UserError, disk_error
+from refine_rl.errors import SettingsError, UserError, disk_error
 from refine_rl.recipes.examples import OWN, example_task, same_task
 from refine_rl.recipes.examples import TEMPLATE as _TEMPLATE
 from refine_rl.settings import ModelSettings, Settings
+from refine_rl.settings.file import load_settings
 from refine_rl.settings.toml_write import toml_string
 
 _HERE = Path(__file__).parent
@@ -48,6 +49,14 @@ def recipe_folder(name: str) -> Path:
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(folders)}"
         raise UserError(f"there is no recipe {name!r}; {hint}")
     return folders[name]
+
+
+def load_task(path: Path | None, *, recipe: str | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a task file (or of the folder that has one), or those of a recipe. Raises what
+    `load_settings` and `recipe_folder` raise, and SettingsError unless one of the two is named."""
+    if (path is None) == (recipe is None):
+        raise SettingsError("name either a task file or a recipe: `refine recipes` lists the recipes")
+    return load_settings(recipe_folder(str(recipe)) if path is None else path, overrides=overrides)
 
 
 def copy_recipe(name: str, target: Path) -> Path:

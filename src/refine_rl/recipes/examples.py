@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from refine_rl.errors import SettingsError, UserError
-from refine_rl.settings import FunctionSettings, Settings
+from refine_rl.settings import FunctionSettings, RewardSettings
 
 TEMPLATE = Path(__file__).parent / "_template"
 """The example: a task that can be trained as it is."""
@@ -46,35 +46,36 @@ def same_task(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
 
 
-def require_own_prompts(settings: Settings, path: Path, texts: Mapping[str, str]) -> None:
+def require_own_prompts(path: Path, texts: Mapping[str, str], *, task: str, folder: Path) -> None:
     """Raises UserError where prompts of a file are still those that `refine init` wrote: lines to be
-    replaced, or all of them the example's while the task is another. `texts` are the prompts by line."""
+    replaced, or all of them the example's while the task is another. `texts` are the prompts by line,
+    `folder` is the task's."""
     gaps, examples = _prompts(OWN), _prompts(TEMPLATE)
     left = [line for line, text in texts.items() if text in gaps]
-    other = settings.folder.with_name(f"{settings.folder.name}-judged")
-    way_out = _WAY_OUT.format(folder=shlex.quote(str(other)), task=shlex.quote(settings.task))
+    other = folder.with_name(f"{folder.name}-judged")
+    way_out = _WAY_OUT.format(folder=shlex.quote(str(other)), task=shlex.quote(task))
     if left:
         one = len(left) == 1
         lines = f"line {left[0]} of it is" if one else f"lines {', '.join(left)} of it are"
         raise UserError(f"{path}: {lines} still as `refine init` wrote {'it' if one else 'them'}: {way_out}")
-    if examples.issuperset(texts.values()) and not same_task(settings.task, example_task()):
+    if examples.issuperset(texts.values()) and not same_task(task, example_task()):
         raise UserError(
             f"{path}: these are the prompts of an example ({example_task()!r}), and the task is another one: "
             f"{way_out}"
         )
 
 
-def require_own_reward(settings: Settings) -> None:
+def require_own_reward(reward: RewardSettings, *, task: str, folder: Path) -> None:
     """Raises SettingsError where a function of the reward is still the one that `refine init` wrote, and is
     not for this task."""
     files: dict[str, Sequence[str]] = {}
-    for entry in settings.reward.functions:
+    for entry in reward.functions:
         table = FunctionSettings(function=entry) if isinstance(entry, str) else entry
         place, _, name = table.function.rpartition(":")
         files[place] = (*files.get(place, ()), name)
     problems = []
     for place, names in files.items():
-        path = settings.folder / place
+        path = folder / place
         if path.suffix != ".py" or not path.is_file():
             continue
         called = " and ".join(f"`{name}`" for name in names)
@@ -83,7 +84,7 @@ def require_own_reward(settings: Settings) -> None:
                 f"{path}: {called} is still to be written: say there what makes an answer good. Where rules "
                 "alone say it, take `functions` out of [reward]."
             )
-        elif _same_file(path, TEMPLATE / "rewards.py") and not same_task(settings.task, example_task()):
+        elif _same_file(path, TEMPLATE / "rewards.py") and not same_task(task, example_task()):
             problems.append(
                 f"{path}: {called} is the reward of an example ({example_task()!r}), and the task is another "
                 "one: write your own there, or take `functions` out of [reward]. Where it is polite phrases "

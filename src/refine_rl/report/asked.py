@@ -129,7 +129,7 @@ def asked(run: RunFolder, events: Sequence[Json]) -> Asked | None:
     if not rows:
         return None
     looks = standing(events, "anchors")
-    agreed = [a for g in run.groups() if (a := _agreement(g)) is not None]
+    agreed = [a for g in run.groups.lines() if (a := _agreement(g)) is not None]
     return Asked(
         bills=tuple(rows),
         total=total(rows),

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from refine_rl.prompts.coverage import Coverage, cover
-from refine_rl.prompts.curate import WRITER
 from refine_rl.report.asked import bills
 from refine_rl.report.asked import total as bill_of
+from refine_rl.report.coverage import Coverage, cover
 from refine_rl.report.standing import standing
 from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
 
@@ -262,9 +261,9 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
 
 
 def _written_by(prompts: Sequence[Prompt]) -> str:
-    origins = {p.origin for p in prompts}
-    writer = origins.pop() if len(origins) == 1 else ""
-    return f", written by {writer.removeprefix(WRITER)}" if writer.startswith(WRITER) else ""
+    writers = {p.writer for p in prompts}
+    writer = writers.pop() if len(writers) == 1 else ""
+    return f", written by {writer}" if writer else ""
 
 
 def time_spent(metrics: Sequence[Json]) -> dict[str, float]:

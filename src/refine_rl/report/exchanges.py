@@ -54,7 +54,7 @@ def collect(run: RunFolder, limit: int) -> Exchanges:
     """
     sizes, failed, firsts = [], [], []
     kinds: set[tuple[str, str, bool]] = set()
-    for place, record in enumerate(run.exchanges()):
+    for place, record in enumerate(run.exchanges.lines()):
         bad = bool(record["error"])
         kind = (record["purpose"], record["model"], bad)
         sizes.append(_size(record))
@@ -67,7 +67,7 @@ def collect(run: RunFolder, limit: int) -> Exchanges:
     told: dict[str, int] = {}
     shown = tuple(
         _shown(record, told, first=place in firsts)
-        for place, record in enumerate(run.exchanges())
+        for place, record in enumerate(run.exchanges.lines())
         if place in chosen
     )
     return Exchanges(shown=shown, total=len(sizes))

@@ -61,7 +61,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         "events": events[-MOST_EVENTS:],
         "events_left_out": max(0, len(events) - MOST_EVENTS),
         "settings": data.settings_table(settings),
-        "versions": run.versions(),
+        "versions": run.config.versions(),
         "style": Markup(_file("page.css")),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -35,12 +35,12 @@ def collect(run: RunFolder, limit: int) -> Rollouts:
     The file is read twice, so that memory holds the chosen groups and not the whole run.
     """
     sizes: dict[int, list[int]] = {}
-    for group in run.groups():
+    for group in run.groups.lines():
         sizes.setdefault(group["step"], []).append(len(for_script(_slim(group))))
     per_step, steps = choose(sizes, limit)
     facets = {p.id: dict(p.facets) for p in run.prompts()}
     kept: dict[int, list[dict[str, Any]]] = {step: [] for step in steps}
-    for group in run.groups():
+    for group in run.groups.lines():
         chosen = kept.get(group["step"])
         if chosen is not None and len(chosen) < per_step:
             chosen.append(_slim(group) | {"facets": facets.get(group["prompt_id"], {})})

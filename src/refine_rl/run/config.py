@@ -3,19 +3,22 @@ it began."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+import contextlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import UserError, quoted
-from refine_rl.run.files import read_text, replace
-from refine_rl.run.source import reward_files, versions_now
+from refine_rl.run.files import read_text, replace, sha256
 from refine_rl.settings import Settings
 from refine_rl.settings.file import dump_settings, run_tables, settings_from_run
 from refine_rl.settings.toml_write import dump_toml
 
 CONFIG = "config.toml"
+_PACKAGES = ("refine-rl", "torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
 
 class Config:
@@ -68,29 +71,29 @@ class Config:
             if then.get(name) != now.get(name)
         ]
 
-    def require_same_reward(self, *, scored: bool) -> None:
+    def require_same_reward(self, scored: Callable[[str], bool]) -> None:
         """Raises UserError where a reward's file is another one than that which scored the base model.
-        As long as nothing was `scored`, a file may be mended freely."""
+        As long as "base" is not `scored`, a file may be mended freely."""
         now = reward_files(self.settings())
         changed = [n for n, sha in self.source().get("reward_files", {}).items() if now.get(n) != sha]
-        if changed and scored:
+        if not changed:
+            return
+        if scored("base"):
             raise UserError(
                 f"{', '.join(changed)} has changed since the base model was scored with it: base and tuned "
                 f"would be measured by different rewards. Put it back; or start the training over, base "
                 f"model included, with: {self._start_over}"
             )
-        if changed:
-            self.note(reward_files=now)
+        self.note(reward_files=now)
 
-    def require_same_model(self, now: Mapping[str, str], *, record: bool, scored: bool, done: bool) -> None:
+    def require_same_model(self, now: Mapping[str, str], scored: Callable[[str], bool], record: bool) -> None:
         """Raises UserError where a part of the base model (weights, tokenizer ...) has another hash in `now`
-        than when the run began. `record`: as long as nothing was `scored`, `now` is put on record instead.
-        `done`: the tuned model was scored too, so that nothing can be started over."""
+        than when the run began. `record`: as long as "base" is not `scored`, `now` is put on record."""
         then = self.source().get("model", {})
         if not now or now == then:  # empty: no files on this machine to compare
             return
         changed = [part for part in dict.fromkeys((*then, *now)) if then.get(part) != now.get(part)]
-        if record and not (then and scored):
+        if record and not (then and scored("base")):
             self.note(model=dict(now))
         elif then:
             names = [part.replace("_", " ") for part in changed]
@@ -98,9 +101,42 @@ class Config:
                 f"The base model of {self._run} ({self.settings().model.name}) is another one than when the "
                 f"run began; other are: {', '.join(names)}. What was trained and measured does not belong to "
                 "it. Put its files back; or "
-                + ("start a new run." if done else f"start the training over: {self._start_over}")
+                + ("start a new run." if scored("tuned") else f"start the training over: {self._start_over}")
             )
 
     @property
     def _start_over(self) -> str:
         return f"refine train --resume {quoted(self._run)} --from-step 0"
+
+
+def versions_now() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def where_from(settings: Settings, python_rewards: Sequence[str]) -> dict[str, Any]:
+    """What the settings themselves do not say: where they came from, and what the reward's files held."""
+    return {
+        "folder": str(settings.folder.resolve()),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python_rewards": list(python_rewards),
+        "reward_files": reward_files(settings),
+    }
+
+
+def reward_files(settings: Settings) -> dict[str, str]:
+    """SHA-256 of each file that a reward function of the settings, or the rubric, comes from."""
+    specs = [f if isinstance(f, str) else f.function for f in settings.reward.functions]
+    if settings.reward.steps is not None:
+        specs.append(settings.reward.steps.function)
+    files = {spec.rpartition(":")[0] for spec in specs}
+    if settings.reward.rubric.startswith("file:"):
+        files.add(settings.reward.rubric.removeprefix("file:"))
+    return {
+        file: sha256((settings.folder / file).read_bytes())
+        for file in sorted(files)
+        if (settings.folder / file).is_file()
+    }

@@ -73,13 +73,13 @@ def connect(
         calls = folder.calls()
         spent, unknown = already_spent(calls)
         ledger = Ledger(
-            folder.append_call,
+            folder.calls.append,
             dollars=dollars,
             spent=spent,
             unknown=unknown,
             sent=folder.under_way.sent,
             done=folder.under_way.done,
-            keep=folder.append_exchange,
+            keep=folder.exchanges.append,
             first=last_id(calls),
         )
     return EndpointConnections(settings.endpoints, ledger, note=note)

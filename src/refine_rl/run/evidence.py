@@ -9,8 +9,7 @@ from pathlib import Path
 
 from refine_rl.errors import UserError
 from refine_rl.run.checkpoints import write_folder
-from refine_rl.run.claim import free
-from refine_rl.run.files import Record, read_text
+from refine_rl.run.files import Record, free, read_text
 from refine_rl.run.records import comparison_from, comparison_text, outcome_from, outcome_record
 from refine_rl.run.tables import Tables
 from refine_rl.types import Comparison, Outcome, Prompt, Split
@@ -62,6 +61,9 @@ class Evidence(Tables):
             raise answers.error(f": the answers to {len(lost)} prompts are lost, to {lost[0]!r} for one.")
         return found
 
+    def scored(self, which: str) -> bool:
+        return self.outcomes(which) is not None
+
     # -- comparisons --------------------------------------------------------------------------
 
     def save_comparison(self, comparison: Comparison) -> Path:
@@ -112,7 +114,7 @@ class Evidence(Tables):
 
     def _ended(self) -> Record | None:
         """The newest event that says that everything is done."""
-        return next((e for e in reversed([*self._events.lines()]) if e["kind"] == "finished"), None)
+        return next((e for e in reversed([*self.events.lines()]) if e["kind"] == "finished"), None)
 
     def _model_sum(self) -> str:
         """SHA-256 of the tuned weights; of nothing where there are none."""

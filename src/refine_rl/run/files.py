@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,21 @@ def as_line(record: Mapping[str, Any]) -> str:
 def as_bytes(text: str) -> bytes:
     """UTF-8. A lone surrogate (foreign text may hold one) becomes its JSON escape instead of an error."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def names(name: str) -> Iterator[str]:
+    """`name`, `name-2`, `name-3` ..."""
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1
+
+
+def free(name: str, taken: Callable[[str], bool]) -> str:
+    """The first of `name`, `name-2`, `name-3` ... that is not taken."""
+    return next(free for free in names(name) if not taken(free))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

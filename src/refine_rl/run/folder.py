@@ -3,7 +3,7 @@
 It is a list of tables (`tables.py`; one is a file of lines, `table.py`, whose form is in `shapes.py`) and a
 few files and folders that are there whole or not at all: the settings (`config.py`), comparisons, the model
 and the page (`evidence.py`), and `checkpoints.py`. Beside it: `life.py` (a folder becomes one run's, with
-`claim.py` and `lock.py`), `files.py` (bytes), `disk.py`.
+`lock.py`), `files.py` (bytes), `disk.py`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from datetime import datetime
 from pathlib import Path
 
 from refine_rl.errors import DiskError, UserError
-from refine_rl.llm.client import Call, Exchange
-from refine_rl.llm.kept import exchange_record
 from refine_rl.run.changes import Change, changes_between, changes_in_force
 from refine_rl.run.checkpoints import remove
-from refine_rl.run.claim import free, taken_by
 from refine_rl.run.evidence import Evidence
-from refine_rl.run.files import Record
-from refine_rl.run.life import UNUSED, Life
-from refine_rl.run.quiz import QuizShelf
+from refine_rl.run.files import Record, free
+from refine_rl.run.life import Life, taken_by
 from refine_rl.run.records import group_from, group_record
 from refine_rl.run.table import first_of_each_step
+from refine_rl.run.tables import QuizShelf
 from refine_rl.settings import Settings
 from refine_rl.types import Group, StepMetrics
 
@@ -42,12 +39,12 @@ class RunFolder(Life, Evidence):
     # -- settings -----------------------------------------------------------------------------
 
     def settings(self) -> Settings:
-        return self._config.settings()
+        return self.config.settings()
 
     def save_settings(self, settings: Settings) -> None:
         """Settings once resolved further (the number format) or overridden at a resume; where the run
         came from stays as it was."""
-        self._config.save(settings)
+        self.config.save(settings)
 
     def change(self, before: Settings, after: Settings, step: int) -> None:
         """Other settings from here on; each that is another one is an event, after which `step` is the last
@@ -62,117 +59,71 @@ class RunFolder(Life, Evidence):
 
     def changes(self) -> list[str]:
         """What is not as it was when the run began, and may make a resume differ from an unbroken run."""
-        return self._config.changes()
+        return self.config.changes()
 
     def require_same_reward(self) -> None:
         """Raises UserError where a reward's file is another one than that which scored the base model."""
-        self._config.require_same_reward(scored=self.answers("base").exists())
+        self.config.require_same_reward(self.scored)
 
     def require_same_model(self, now: Mapping[str, str], *, record: bool = False) -> None:
         """Raises UserError where the base model's files have other hashes (`now`) than when the run began.
         `record`: as long as nothing was scored, `now` is put on record instead."""
-        scored, done = (self.answers(which).exists() for which in ("base", "tuned"))
-        self._config.require_same_model(now, record=record, scored=scored, done=done)
+        self.config.require_same_model(now, self.scored, record)
 
     def versions(self) -> dict[str, str]:
         """Package versions at the start of the run."""
-        return self._config.versions()
+        return self.config.versions()
 
     def created(self) -> datetime:
         """When the run began."""
-        return self._config.created()
+        return self.config.created()
 
     def python_rewards(self) -> list[str]:
         """Names of reward functions that were given from Python, and so cannot be found from files."""
-        return list(self._config.source().get("python_rewards", []))
+        return list(self.config.source().get("python_rewards", []))
 
     # -- money --------------------------------------------------------------------------------
-
-    def append_call(self, call: Call) -> None:
-        """One call to an LLM. Nothing ever takes a line away: going back in training brings no money back."""
-        self._calls.append(call)
-
-    def calls(self) -> list[Record]:
-        """Every call of the run, over all resumes."""
-        return list(self._calls.lines())
-
-    def append_exchange(self, exchange: Exchange) -> None:
-        """What was asked in a call, and what was replied. Kept for ever, as the calls are."""
-        self._replies.append(exchange_record(exchange))
 
     @property
     def replies(self) -> Path:
         """The file of what was asked and replied; there is none before the first call, or where endpoints
         keep nothing."""
-        return self._replies.path
-
-    def exchanges(self) -> Iterator[Record]:
-        """What was asked and replied, a record a call, in the order in which the calls ended."""
-        return self._replies.lines()
+        return self.exchanges.path
 
     def quiz_shelf(self) -> QuizShelf:
         """The quiz's questions. Going back in training keeps them: base and tuned get the same ones."""
-        return QuizShelf(self._quiz)
+        return QuizShelf(self.quiz)
 
     # -- training -----------------------------------------------------------------------------
 
     def append_groups(self, groups: Sequence[Group]) -> None:
         """All groups of one step, in one write: a step is there whole or not at all."""
-        self._groups.append(*(group_record(g) | {"groups_in_step": len(groups)} for g in groups))
-
-    def groups(self) -> Iterator[Record]:
-        """Lines of groups.jsonl as they are. Raises UserError where a step, or a group of one, is lost; the
-        last step may be there in part, while it is being written."""
-        return self._groups.lines()
+        self.groups.append(*(group_record(g) | {"groups_in_step": len(groups)} for g in groups))
 
     def recorded_steps(self, after: int = 0) -> dict[int, list[Group]]:
         """The groups of every step later than `after`, as records again."""
         prompts = {p.id: p for p in self.prompts()}
         steps: dict[int, list[Group]] = {}
-        for record in self._groups.lines(prompts):
+        for record in self.groups.lines(prompts):
             if record["step"] > after:
                 steps.setdefault(record["step"], []).append(group_from(record, prompts))
         return steps
 
     def recorded_to(self) -> int:
         """The last step whose groups and metrics are both on record."""
-        last = 0
-        for record in self.groups():
-            last = record["step"]
+        last = max((record["step"] for record in self.groups.lines()), default=0)
         return min(last, len(self.metrics()))
-
-    def append_metrics(self, metrics: StepMetrics) -> None:
-        self._metrics.append(metrics)
-
-    def metrics(self) -> list[Record]:
-        """A line a step. Raises UserError where one is lost."""
-        return list(self._metrics.lines())
 
     def history(self) -> list[StepMetrics]:
         """metrics.jsonl as records."""
-        return list(self._metrics.read())
+        return list(self.metrics.read())
 
     def append_pool(self, records: Sequence[Record]) -> None:
         """What the choice of a step's prompts set aside and took back, in one write."""
-        self._pool.append(*records)
-
-    def pool(self) -> list[Record]:
-        """Which prompts were set aside, why, and which came back: a line each time."""
-        return list(self._pool.lines())
+        self.pool.append(*records)
 
     def append_validation(self, record: Record) -> None:
-        self._validation.append(record)
-
-    def validation(self) -> list[Record]:
-        """A line for each scoring of the validation prompts; step 0 is the untrained model."""
-        return list(self._validation.lines())
-
-    def times(self) -> list[Record]:
-        """Seconds spent outside of the steps: a line for each time that a stage was gone through."""
-        return list(self._times.lines())
-
-    def events(self) -> list[Record]:
-        return list(self._events.lines())
+        self.validation.append(record)
 
     # -- after a stop -------------------------------------------------------------------------
 
@@ -189,12 +140,12 @@ class RunFolder(Life, Evidence):
             for _ in table.lines():
                 pass
         last, found, wanted = 0, 0, 0
-        for record in self._groups.lines({p.id for p in self.prompts()}):
+        for record in self.groups.lines({p.id for p in self.prompts()}):
             found = found + 1 if record["step"] == last else 1
             last, wanted = record["step"], record["groups_in_step"]
         if found < wanted:
-            self._groups.rewind(last - 1)
-        self._calls.append(*self.under_way.calls())
+            self.groups.rewind(last - 1)
+        self.calls.append(*self.under_way.calls())
         self.under_way.table.remove()
 
     def rewind(self, step: int) -> None:
@@ -207,13 +158,13 @@ class RunFolder(Life, Evidence):
             table.repair()
         for table in self._stepped:
             table.rewind(step)
-        self._metrics.keep(first_of_each_step())
+        self.metrics.keep(first_of_each_step())
         # There are these where the tuned model's answers were taken away by hand.
         self.forget_comparison()
         remove(self._root / self.model.name)
         if step == 0:
             shutil.rmtree(self._root / "evaluations", ignore_errors=True)
-            self._validation.remove()
+            self.validation.remove()
         for later in self.checkpoints():
             if later > step:
                 remove(self.checkpoint(later))
@@ -240,4 +191,4 @@ def new_run(path: Path | None, name: str) -> Iterator[RunFolder]:
 def free_name(parent: Path, name: str) -> Path:
     """`parent/name`, or `parent/name-2` ... where that is taken. It may be taken by the time it is used:
     `RunFolder.claim_free` takes it at once."""
-    return parent / free(name, lambda free: taken_by(parent / free, UNUSED))
+    return parent / free(name, lambda free: taken_by(parent / free))

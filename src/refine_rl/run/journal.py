@@ -62,13 +62,19 @@ class Journal:
         """Something that a person should look at. The listeners hear `shown` where it is given, else the
         text. With `once`, nothing happens where the run has told a warning or note of this name already, in
         an earlier process or this one; says whether it was told."""
-        return self._tell("warning", name, text, step, self.observer.warning, shown or text, once)
+        if fresh := not (once and self.told(name)):
+            self.event("warning", name, text, step)
+            self.observer.warning(shown or text)
+        return fresh
 
     def note(
         self, name: str, text: str, step: int | None = None, *, shown: str = "", once: bool = False
     ) -> bool:
         """What is good to know, and no reason to worry; all else as in `warning`."""
-        return self._tell("note", name, text, step, self.observer.note, shown or text, once)
+        if fresh := not (once and self.told(name)):
+            self.event("note", name, text, step)
+            self.observer.note(shown or text)
+        return fresh
 
     def stage(self, text: str) -> None:
         """A part of the run begins: to the listeners alone."""
@@ -76,28 +82,12 @@ class Journal:
 
     def step(self, metrics: StepMetrics, steps: int) -> None:
         """A training step of `steps` has ended."""
-        self._folder.append_metrics(metrics)
+        self._folder.metrics.append(metrics)
         self.observer.step(metrics, steps)
 
     def told(self, name: str) -> bool:
         """Whether a warning or note of this name is on record."""
         return name in self._told
-
-    def _tell(
-        self,
-        kind: str,
-        name: str,
-        text: str,
-        step: int | None,
-        tell: Callable[[str], None],
-        shown: str,
-        once: bool,
-    ) -> bool:
-        if once and self.told(name):
-            return False
-        self.event(kind, name, text, step)
-        tell(shown)
-        return True
 
     def _failed(self, text: str) -> None:
         self.warning("listener", text)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from refine_rl.errors import UserError, quoted
-from refine_rl.run.claim import claimed, first_free
-from refine_rl.run.config import CONFIG
+from refine_rl.run.config import CONFIG, versions_now, where_from
 from refine_rl.run.disk import saving
+from refine_rl.run.files import names
 from refine_rl.run.lock import LOCK, Lock
-from refine_rl.run.source import versions_now, where_from
 from refine_rl.run.tables import Tables
 from refine_rl.settings import Settings
 
@@ -32,7 +31,7 @@ class Life(Tables):
     def claim(cls, path: Path) -> Self:
         """A folder for a run to be created, held by this process alone until `create`'s run is closed with
         `let_go` or abandoned. Raises UserError where somebody else has it."""
-        lock = claimed(path, UNUSED)
+        lock = _claimed(path)
         if lock is None:
             raise UserError(_taken(path))
         return cls._held(path, lock)
@@ -41,7 +40,7 @@ class Life(Tables):
     def claim_free(cls, parent: Path, name: str) -> Self:
         """`parent/name`, or `parent/name-2` ... where that is taken, held as by `claim`: two processes that
         ask at the same moment get two folders."""
-        return cls._held(*first_free(parent, name, UNUSED))
+        return cls._held(*_first_free(parent, name))
 
     @classmethod
     def _held(cls, path: Path, lock: Lock) -> Self:
@@ -66,7 +65,7 @@ class Life(Tables):
 
     def begin(self, settings: Settings, *, python_rewards: Sequence[str] = ()) -> None:
         """Makes a run of a folder that was claimed."""
-        self._config.write(settings, where_from(settings, python_rewards), versions_now())
+        self.config.write(settings, where_from(settings, python_rewards), versions_now())
 
     def give_prompts(self, lines: str) -> Path:
         """Puts prompts that came from Python into the folder of a run to be begun; returns their file."""
@@ -88,7 +87,7 @@ class Life(Tables):
             self._lock = lock
         if self._lock is None:
             return
-        nothing = {*UNUSED, CONFIG, self._times.path.name}
+        nothing = {*UNUSED, CONFIG, self.times.path.name}
         if not self.under_way.calls():
             nothing.add(self.under_way.table.path.name)
         if {p.name for p in self._root.iterdir()} <= nothing:
@@ -119,6 +118,41 @@ class Life(Tables):
                     self.under_way.table.remove()
             if not claimed_before:
                 self.let_go()
+
+
+def taken_by(path: Path) -> bool:
+    """Whether there is something already; what a process leaves that was killed before its run
+    began is nothing."""
+    if not path.is_dir():
+        return path.exists() or path.is_symlink()
+    return any(entry.name not in UNUSED for entry in path.iterdir())
+
+
+def _claimed(path: Path) -> Lock | None:
+    """The lock of a folder that is this process's from here on; None where it is somebody else's. The folder
+    is made where it is not there; an empty one is taken as it is."""
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                path.mkdir()
+            except FileExistsError:
+                if taken_by(path):
+                    return None
+            try:
+                lock = Lock.take(path, new=True)
+            except FileNotFoundError:  # who had it has removed it in between
+                continue
+            if lock is not None and taken_by(path):  # a run that was made, and let go, in between
+                lock.release()
+                return None
+            return lock
+
+
+def _first_free(parent: Path, name: str) -> tuple[Path, Lock]:
+    """The first of `parent/name`, `parent/name-2` ... that can be claimed, with its lock."""
+    claims = ((parent / free, _claimed(parent / free)) for free in names(name))
+    return next((path, lock) for path, lock in claims if lock is not None)
 
 
 def _taken(path: Path) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from refine_rl.llm.client import Call
+from refine_rl.llm.kept import exchange_record
 from refine_rl.run.files import Record
 from refine_rl.types import Prompt, StepMetrics
 
@@ -53,7 +54,9 @@ def plain(keys: Keys, flaws: Callable[[Record], str | None] = lambda record: Non
     return Shape(keys=keys, flaws=flaws, to_line=lambda record: record, from_line=lambda record: record)
 
 
-def _fields_flaw(record: Record, kind: type[Any]) -> str | None:
+def _fields_flaw(record: object, kind: type[Any]) -> str | None:
+    if not isinstance(record, dict):
+        return "a record in it is no JSON object"
     fields = dataclasses.fields(kind)
     for field in fields:
         optional = (
@@ -142,6 +145,13 @@ CALLS = Shape(
     to_line=dataclasses.asdict,
     from_line=lambda record: Call(**record),
 )
-REPLIES = plain({"id": int, "purpose": str, "messages": list})
+EXCHANGES: Shape[Any] = Shape(
+    keys={"id": int, "purpose": str, "messages": list},
+    flaws=lambda record: None,
+    to_line=exchange_record,
+    from_line=lambda record: record,  # what a reader wants of the call is in it
+)
 QUIZ = plain({"key": str, "made": dict})
-UNDER_WAY = plain({"ticket": int})
+UNDER_WAY = plain(
+    {"ticket": int}, lambda record: _fields_flaw(record["call"], Call) if "call" in record else None
+)

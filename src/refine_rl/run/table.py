@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from refine_rl.errors import UserError
-from refine_rl.run.files import PUT_BACK, Record, append, as_line, cut_torn_line, replace
+from refine_rl.run.files import PUT_BACK, Record, append, as_line, cut_torn_line, replace, sha256
 from refine_rl.run.shapes import Shape
-from refine_rl.run.source import sha256
 
 R = TypeVar("R")
 Flaw = Callable[[Record], str | None]
@@ -49,6 +48,10 @@ class Table(Generic[R]):
         """The records. Whole lines only: what follows the last line end is still being written. Raises
         UserError that names a line which is not what was written."""
         return map(self._shape.from_line, self.lines())
+
+    def __call__(self) -> list[Record]:
+        """All lines as they stand: `run.metrics()`."""
+        return list(self.lines())
 
     def lines(self, known: Container[str] | None = None) -> Iterator[Record]:
         """The lines as they stand, read as by `read`; where prompts are `known` by their ids, each must be

@@ -3,24 +3,71 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from refine_rl.errors import quoted
+from refine_rl.llm.client import Call
 from refine_rl.run import shapes
 from refine_rl.run.checkpoints import Checkpoints
 from refine_rl.run.config import Config
-from refine_rl.run.files import PUT_BACK, Record, as_bytes, replace
+from refine_rl.run.files import PUT_BACK, Record, as_bytes, replace, sha256
 from refine_rl.run.shapes import Shape
-from refine_rl.run.source import sha256
 from refine_rl.run.table import TAKE_OUT, Flaw, InOrder, Table
-from refine_rl.run.under_way import UnderWay
 from refine_rl.types import Prompt
 
 R = TypeVar("R")
+
+
+class UnderWay:
+    """What a process that is killed would owe, told beforehand: a line when a call goes out, and one when it
+    is in the ledger."""
+
+    def __init__(self, table: Table[Record]) -> None:
+        self.table = table
+
+    def sent(self, ticket: int, killed: Call) -> None:
+        """A call is about to be sent. Where the process is killed before `done`, `repair` makes `killed` a
+        line of the ledger: the call may have to be paid for."""
+        self.table.append({"ticket": ticket, "call": dataclasses.asdict(killed)})
+
+    def done(self, ticket: int) -> None:
+        """What came of the call is in the ledger."""
+        self.table.append({"ticket": ticket, "done": True})
+
+    def calls(self) -> list[Call]:
+        """Those that did not come back."""
+        calls: dict[int, Call] = {}
+        for record in self.table.lines():
+            if "call" in record:
+                calls[record["ticket"]] = Call(**record["call"])
+            else:
+                calls.pop(record["ticket"], None)
+        return list(calls.values())
+
+
+class QuizShelf:
+    """What was made of each source, by a key; the newest line of a key counts. Read once, so that it
+    belongs to one writer."""
+
+    def __init__(self, table: Table[Record]) -> None:
+        self._table = table
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        return self._made.get(key)
+
+    def put(self, key: str, made: dict[str, Any]) -> None:
+        self._made[key] = made
+        self._table.append({"key": key, "made": made})
+
+    @cached_property
+    def _made(self) -> dict[str, dict[str, Any]]:
+        return {record["key"]: record["made"] for record in self._table.lines()}
 
 
 class Tables(Checkpoints):
@@ -29,20 +76,20 @@ class Tables(Checkpoints):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._config = Config(path)
+        self.config = Config(path)
         self._prompts = Table(path / "prompts.jsonl", shapes.PROMPTS, grows=False)
-        self._groups = self._of_steps("groups.jsonl", shapes.GROUPS, InOrder)
-        self._metrics = self._of_steps("metrics.jsonl", shapes.METRICS, InOrder)
-        self._validation = self._of_steps("validation.jsonl", shapes.VALIDATION)
-        self._pool = self._of_steps("pool.jsonl", shapes.POOL)
-        self._events = self._log("events.jsonl", shapes.EVENTS)
-        self._times = self._log("times.jsonl", shapes.TIMES)
-        self._calls = self._log("llm_calls.jsonl", shapes.CALLS)
-        self._replies = self._log("llm_replies.jsonl", shapes.REPLIES)
-        self._quiz = Table(path / "quiz.jsonl", shapes.QUIZ)
+        self.groups = self._of_steps("groups.jsonl", shapes.GROUPS, InOrder)
+        self.metrics = self._of_steps("metrics.jsonl", shapes.METRICS, InOrder)
+        self.validation = self._of_steps("validation.jsonl", shapes.VALIDATION)
+        self.pool = self._of_steps("pool.jsonl", shapes.POOL)
+        self.events = self._log("events.jsonl", shapes.EVENTS)
+        self.times = self._log("times.jsonl", shapes.TIMES)
+        self.calls = self._log("llm_calls.jsonl", shapes.CALLS)
+        self.exchanges = self._log("llm_replies.jsonl", shapes.EXCHANGES)
+        self.quiz = Table(path / "quiz.jsonl", shapes.QUIZ)
         self.under_way = UnderWay(self._log(".calls_under_way.jsonl", shapes.UNDER_WAY))
-        self._stepped: tuple[Table[Any], ...] = (self._groups, self._metrics, self._validation, self._pool)
-        logs = (self._events, self._calls, self._replies, self._quiz, self._times, self.under_way.table)
+        self._stepped: tuple[Table[Any], ...] = (self.groups, self.metrics, self.validation, self.pool)
+        logs = (self.events, self.calls, self.exchanges, self.quiz, self.times, self.under_way.table)
         self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs)
 
     def answers(self, which: str) -> Table[Record]:
@@ -67,7 +114,7 @@ class Tables(Checkpoints):
         if line is None or self.answers("tuned").exists():
             return PUT_BACK
         last = table.step_before(line)
-        if table is self._groups:
+        if table is self.groups:
             last -= 1  # the line may have been one of that step's
         to = max((step for step in self.checkpoints() if step <= last), default=0)
         return f"Put it back as it was; or train again from before it: {self.resume} --from-step {to}"
@@ -86,11 +133,11 @@ class Tables(Checkpoints):
     def prompts(self) -> list[Prompt]:
         """Raises UserError where they are not those that the run began with."""
         if not self._prompts.exists():
-            if self._groups.exists() or self.answers("base").exists():
+            if self.groups.exists() or self.answers("base").exists():
                 raise self._prompts.error(" is gone.")
             return []
         prompts = list(self._prompts.read())
-        written = self._config.source().get("prompts_sha256")
+        written = self.config.source().get("prompts_sha256")
         if written is not None and written != self._prompts.sha256():
             raise self._prompts.error(" is not as the run wrote it: lines were changed, added or lost.")
         return prompts
@@ -98,13 +145,13 @@ class Tables(Checkpoints):
     def save_prompts(self, prompts: Sequence[Prompt]) -> None:
         # First what the file will be: killed in between, the run has no prompts yet, and makes the same.
         text = self._prompts.text(prompts)
-        self._config.note(prompts_sha256=sha256(as_bytes(text)))
+        self.config.note(prompts_sha256=sha256(as_bytes(text)))
         self._prompts.replace(prompts)
 
     def event(self, kind: str, name: str, text: str, step: int | None = None, **more: Any) -> None:
         """Something a person should read later: started, warning, guard, resumed, best ..."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._events.append({"time": now, "step": step, "kind": kind, "name": name, "text": text, **more})
+        self.events.append({"time": now, "step": step, "kind": kind, "name": name, "text": text, **more})
 
     @contextlib.contextmanager
     def timed(self, stage: str, step: int | None = None) -> Iterator[None]:
@@ -115,4 +162,4 @@ class Tables(Checkpoints):
             yield
         finally:
             seconds = round(time.perf_counter() - began, 4)
-            self._times.append({"stage": stage, "step": step, "seconds": seconds})
+            self.times.append({"stage": stage, "step": step, "seconds": seconds})

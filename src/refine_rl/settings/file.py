@@ -47,19 +47,13 @@ class _Places:
         return 0, f"{self.file}: " if self.file else ""
 
 
-def load_settings(path: Path | None, *, recipe: str | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Read a task.toml (or the folder that has one), or the task of a recipe.
+def load_settings(path: Path, *, overrides: Sequence[str] = ()) -> Settings:
+    """Read a task.toml, or that of a folder.
 
     `overrides` are "KEY=VALUE" texts that replace single settings ("grpo.steps=50"); the value is
     TOML, or plain text. Raises SettingsError that names every problem with its line, and UserError
     where there is no such file.
     """
-    if (path is None) == (recipe is None):
-        raise SettingsError("name either a task file or a recipe: `refine recipes` lists the recipes")
-    if path is None:
-        from refine_rl.recipes import recipe_folder
-
-        path = recipe_folder(str(recipe))
     if path.is_dir():
         path = path / "task.toml"
     text = read_text(path, way_out="`refine init my-task` makes a task to start from")

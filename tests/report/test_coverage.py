@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from refine_rl.prompts.coverage import cover
+import make
+from refine_rl.report.coverage import cover
 from refine_rl.types import Prompt, Split
 
 
-def prompt(split: str, **facets: str) -> Prompt:
-    return Prompt(
-        id="p", split=cast(Split, split), messages=({"role": "user", "content": "a"},), facets=facets
-    )
+def prompt(split: Split, **facets: str) -> Prompt:
+    return make.prompt("p", split=split, facets=facets)
 
 
 def test_counts_by_facet_value_and_split() -> None:
