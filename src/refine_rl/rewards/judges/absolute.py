@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from refine_rl.llm.client import Client
 from refine_rl.llm.structured import Unusable
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.judging import EachAlone, explanation_of, in_context
+from refine_rl.rewards.judges.judging import EachAlone, explanation_of
 from refine_rl.rewards.judges.looks import Case
 from refine_rl.rewards.judges.scales import in_short
 from refine_rl.rewards.judges.schemas import explained
@@ -30,20 +30,13 @@ class Absolute(EachAlone):
     """A grade from 1 to 10 for each answer alone; value = (grade - 1) / 9. A further look reads the answers
     otherwise (views.py)."""
 
+    text, key = "absolute.md", "score"
+
     async def grade(
         self, client: Client, case: Case, answer: tuple[Message, ...], look: int
     ) -> tuple[float, str]:
-        grade, reason = await self.ask(
-            client,
-            case,
-            look,
-            text="absolute.md",
-            context=in_context(case.context),
-            shown=f"<answer>\n{fenced_json(answer)}\n</answer>",
-            schema=_SCHEMA,
-            read=read_grade,
-            key="score",
-        )
+        shown = f"<answer>\n{fenced_json(answer)}\n</answer>"
+        grade, reason = await self.ask(client, case, look, shown, read_grade, _SCHEMA)
         return (grade - LOWEST) / (HIGHEST - LOWEST), reason
 
 

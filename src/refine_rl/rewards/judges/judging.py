@@ -36,6 +36,10 @@ class Judge(ABC):
     purpose: str = "judge"
 
     relative: ClassVar[bool]
+    text: ClassVar[str]
+    """The instructions, a file of texts/."""
+    key: ClassVar[str]
+    """The word of the reply by which the verdict goes."""
     goals: ClassVar[tuple[str, str]] = ("The goal:", "The goal is what the context asks for.")
     """What the instructions call the task, with and without one."""
 
@@ -56,22 +60,22 @@ class Judge(ABC):
         client: Client,
         case: Case,
         look: int,
-        *,
-        text: str,
-        context: str,
         shown: str,
-        schema: Schema,
         read: Callable[[Any], T],
-        key: str,
-        values: Mapping[str, str] | None = None,
+        schema: Schema,
+        *,
+        context: str | None = None,
+        **values: str,
     ) -> T:
-        """What `read` makes of the reply to one request: the instructions `text` (of texts/) with the goal,
-        the rubric and other `values`; the context; what is `shown` to be judged. `key` is the word by which
-        the verdict goes. Raises CallFailed."""
+        """What `read` makes of the reply to one request: the instructions with the goal, the rubric and
+        other `values`; the context (without one, the case's); what is `shown` to be judged. Raises
+        CallFailed."""
+        if context is None:
+            context = in_context(case.context) if case.context else ""
         view = self.view(look, context)
         task, (named, unnamed) = self.task.strip(), self.goals
         goal = f"{named}\n{task}" if task else unnamed
-        filled = fill(load_text(TEXTS, text), {"goal": goal, "rubric": view.rubric, **(values or {})})
+        filled = fill(load_text(TEXTS, self.text), {"goal": goal, "rubric": view.rubric, **values})
         request = Request(
             messages=(
                 {"role": "system", "content": filled},
@@ -84,7 +88,7 @@ class Judge(ABC):
             max_tokens=self.max_tokens,
             schema=schema,
         )
-        return (await ask(client, request, read, corrections=self.corrections, key=key)).value
+        return (await ask(client, request, read, corrections=self.corrections, key=self.key)).value
 
 
 class EachAlone(Judge):
@@ -113,8 +117,8 @@ class EachAlone(Judge):
 
 
 def in_context(messages: Sequence[Message]) -> str:
-    """What was asked, between its tags; "" where nothing was."""
-    return f"<context>\n{fenced_json(messages)}\n</context>" if messages else ""
+    """What was asked, between its tags."""
+    return f"<context>\n{fenced_json(messages)}\n</context>"
 
 
 def explanation_of(reply: Mapping[str, object]) -> str:

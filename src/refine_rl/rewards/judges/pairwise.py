@@ -19,7 +19,7 @@ from refine_rl.llm.client import CallFailed, Client
 from refine_rl.llm.structured import Unusable
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.judging import Judge, explanation_of, in_context
+from refine_rl.rewards.judges.judging import Judge, explanation_of
 from refine_rl.rewards.judges.looks import Case, Verdict, all_of
 from refine_rl.rewards.judges.schemas import explained
 
@@ -45,6 +45,7 @@ class Pairwise(Judge):
     """
 
     relative = True
+    text, key = "pairwise.md", "winner"
 
     async def look(self, client: Client, case: Case, *, look: int) -> Verdict:
         bodies = [fenced_json(answer) for answer in case.answers]
@@ -66,18 +67,9 @@ class Pairwise(Judge):
 
     async def _ask(self, client: Client, case: Case, a: str, b: str, look: int) -> _Played:
         """The points of `a`, shown first, against `b`."""
+        shown = f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>'
         try:
-            points, reason = await self.ask(
-                client,
-                case,
-                look,
-                text="pairwise.md",
-                context=in_context(case.context),
-                shown=f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>',
-                schema=_SCHEMA,
-                read=read_winner,
-                key="winner",
-            )
+            points, reason = await self.ask(client, case, look, shown, read_winner, _SCHEMA)
         except CallFailed as error:
             return _Played(points=0.5, failure=str(error))
         return _Played(points=points, reason=reason)

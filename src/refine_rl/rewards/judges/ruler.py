@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -21,7 +22,7 @@ from refine_rl.llm.structured import Unusable
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.judging import TEXTS, Judge, explanation_of, in_context
+from refine_rl.rewards.judges.judging import TEXTS, Judge, explanation_of
 from refine_rl.rewards.judges.looks import Case, Verdict
 from refine_rl.rewards.judges.rubric import Criterion, parse_criteria, plain_name, without_weights
 from refine_rl.rewards.judges.scales import unit_scores
@@ -43,26 +44,19 @@ class Ruler(Judge):
     """
 
     relative = True
+    text, key = "ruler.md", "score"
     goals = ("The goal of all of them:", "Their goal is what the context asks for.")
 
     async def look(self, client: Client, case: Case, *, look: int) -> Verdict:
         bodies = [fenced_json(answer) for answer in case.answers]
         ids, order = _draw(self.seed, fenced_json(case.context), bodies, look)
         criteria = parse_criteria(self.rubric)
-        shown = (f'<trajectory id="{ids[i]}">\n{bodies[i]}\n</trajectory>' for i in order)
+        attempts = (f'<trajectory id="{ids[i]}">\n{bodies[i]}\n</trajectory>' for i in order)
+        shown = "\n\n".join(("Trajectories:", *attempts))
+        schema = _schema([ids[i] for i in order], criteria)
+        read = partial(read_reply, ids=ids, criteria=criteria)
         try:
-            return await self.ask(
-                client,
-                case,
-                look,
-                text="ruler.md",
-                context=in_context(case.context),
-                shown="\n\n".join(("Trajectories:", *shown)),
-                schema=_schema([ids[i] for i in order], criteria),
-                read=lambda reply: read_reply(reply, ids, criteria),
-                key="score",
-                values={"form": _form(criteria)},
-            )
+            return await self.ask(client, case, look, shown, read, schema, form=_form(criteria))
         except CallFailed as error:
             return Verdict.of([(None, str(error))] * len(ids))
 

@@ -9,7 +9,7 @@ from functools import partial
 from refine_rl.llm.client import Client
 from refine_rl.llm.structured import Unusable
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.judging import EachAlone, explanation_of
+from refine_rl.rewards.judges.judging import EachAlone, explanation_of, in_context
 from refine_rl.rewards.judges.looks import Case
 from refine_rl.rewards.judges.schemas import explained
 from refine_rl.rewards.steps.shares import right_steps, steps_of
@@ -23,6 +23,8 @@ _SCHEMA = explained("first_wrong_step", {"first_wrong": {"type": "integer"}})
 class StepJudging(EachAlone):
     """The share of an answer's steps before the first wrong one. An answer without a step gets 0 without a
     call. There is no rubric: a step is right or wrong."""
+
+    text, key = "steps.md", "first_wrong"
 
     split: str
     rubric: str = ""
@@ -38,18 +40,11 @@ class StepJudging(EachAlone):
         if not steps:
             return 0.0, "no step"
         numbered = [{"step": number, "text": text} for number, text in enumerate(steps, start=1)]
-        first, why = await self.ask(
-            client,
-            case,
-            look,
-            text="steps.md",
-            # Shown also where it is empty: kept replies are found by the words of the request.
-            context=f"<context>\n{fenced_json((*case.context, *answer[:-1]))}\n</context>",
-            shown=f"<steps>\n{fenced_json(numbered)}\n</steps>",
-            schema=_SCHEMA,
-            read=partial(read_first_wrong, steps=len(steps)),
-            key="first_wrong",
-        )
+        shown = f"<steps>\n{fenced_json(numbered)}\n</steps>"
+        read = partial(read_first_wrong, steps=len(steps))
+        # Also an empty context is shown: kept replies are found by the words of the request.
+        context = in_context((*case.context, *answer[:-1]))
+        first, why = await self.ask(client, case, look, shown, read, _SCHEMA, context=context)
         share = right_steps(first - 1 if first else len(steps), len(steps), why=why if first else "")
         return share.value, share.explanation
 
