@@ -35,7 +35,8 @@ Functions = Sequence[Callable[..., Any]]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scorers:
     """The scorers of a run. `validation` is the reward as the settings describe it; `training` may grade
-    steps, or pay by the order of right answers, on top of it; `exam` is validation itself unless `evaluate.judge` is named."""
+    steps, or pay by the order of right answers, on top of it; `exam` is validation itself unless
+    `evaluate.judge` is named."""
 
     training: Scorer
     validation: CombinedReward
