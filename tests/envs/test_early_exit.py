@@ -92,6 +92,22 @@ def test_every_place_is_as_likely() -> None:
     assert [drawn.count(n) for n in range(1, 7)] == pytest.approx([1000] * 6, abs=100)
 
 
+def world_with(
+    policy: Policy,
+    exits: EarlyExitSettings,
+    step: int,
+    max_tokens: int,
+    *,
+    members: int = 4,
+    temperature: float = 1.0,
+) -> EarlyExit:
+    first = How(
+        sampling=Sampling(max_tokens=max_tokens, temperature=temperature),
+        purpose=Purpose(seed=0, step=step, name="rollout"),
+    )
+    return EarlyExit(speaker=policy, members=members, first=first, exits=exits)
+
+
 def serial_groups(
     policy: Policy,
     prompts: Sequence[Prompt],
@@ -102,13 +118,9 @@ def serial_groups(
 ) -> list[tuple[Trajectory, ...]]:
     """The groups of a step, in order; `told` gets their places as they come."""
     r = s.rollout
-    world = EarlyExit(exits=exits, members=r.group_size, max_tokens=r.max_tokens)
-    how = How(
-        sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature),
-        purpose=Purpose(seed=0, step=step, name="rollout"),
-    )
+    world = world_with(policy, exits, step, r.max_tokens, members=r.group_size, temperature=r.temperature)
     groups = {}
-    for place, group in play(policy, prompts, r.group_size, how, world=world):
+    for place, group in play(world, prompts):
         groups[place] = group
         if told is not None:
             told.append(place)
@@ -180,9 +192,9 @@ def test_a_model_that_never_ends_a_thought_is_found_out(policy: Policy) -> None:
 
 def test_room_for_a_thought(policy: Policy) -> None:
     forced = len(policy.tokenizer(" so the", add_special_tokens=False)["input_ids"])
-    EarlyExit(exits=EXITS, members=4, max_tokens=forced + 4).fits(policy)
+    world_with(policy, EXITS, 1, forced + 4).fits()
     with pytest.raises(UserError, match=r"rollout.early_exit.answer_tokens = 3\. Raise the first"):
-        EarlyExit(exits=EXITS, members=4, max_tokens=forced + 3).fits(policy)
+        world_with(policy, EXITS, 1, forced + 3).fits()
 
 
 # -- training on them ----------------------------------------------------------------------------

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from make import prompts
-from refine_rl.envs.base import How, Members, Turn
+from refine_rl.envs.base import How, Members, Turn, World
 from refine_rl.envs.build import world_of
 from refine_rl.envs.early_exit import EarlyExit
-from refine_rl.envs.play import play, played
+from refine_rl.envs.play import answers, play
 from refine_rl.envs.single_turn import SingleTurn
 from refine_rl.errors import GuardStop, Interrupted
 from refine_rl.policy.draw import Sampling
@@ -25,25 +25,29 @@ PROMPTS = prompts("one", "two", "three")
 HOW = How(sampling=Sampling(max_tokens=4), purpose=Purpose(seed=0, step=3, name="rollout"))
 
 
+def world(kind: Callable[..., World], speaker: Any, members: int = 1, **more: Any) -> World:
+    return kind(speaker=speaker, members=members, **{"first": HOW, **more})
+
+
 def test_a_single_turn_is_handed_out_as_it_ends() -> None:
     parrot = Parrot(lambda begun, purpose: (begun.member,), backwards=True)
-    found = list(play(parrot, PROMPTS, 2, HOW))  # type: ignore[arg-type]
+    found = list(play(SingleTurn(speaker=parrot, members=2, first=HOW), PROMPTS))  # type: ignore[arg-type]
     assert [place for place, _ in found] == [2, 1, 0]
     assert [t.member for t in found[0][1]] == [0, 1]
     assert parrot.asked == [("rollout", 4, [[0, 1]] * 3)]
-    groups = played(parrot, PROMPTS, 2, sampling=HOW.sampling, purpose=HOW.purpose)  # type: ignore[arg-type]
+    groups = answers(parrot, PROMPTS, 2, sampling=HOW.sampling, purpose=HOW.purpose)  # type: ignore[arg-type]
     assert [g[0].prompt_id for g in groups] == ["p0", "p1", "p2"]
-    assert list(play(parrot, [], 2, HOW)) == []  # type: ignore[arg-type]
+    assert answers(parrot, [], 2, sampling=HOW.sampling, purpose=HOW.purpose) == []  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Again(SingleTurn):
     """As many turns as the prompt has letters; what the world says is the turn's number."""
 
-    def how(self, number: int, how: How) -> How:
-        return replace(how, purpose=replace(how.purpose, name=f"turn {number}"))
+    def how(self, number: int) -> How:
+        return replace(self.first, purpose=replace(self.first.purpose, name=f"turn {number}"))
 
-    def after(self, speaker: Any, number: int, prompt: Prompt, group: Members, how: How) -> Turn | None:
+    def after(self, number: int, prompt: Prompt, group: Members) -> Turn | None:
         if number == len(prompt.text):
             return None
         heard = Segment(token_ids=(number,), trainable=False)
@@ -56,7 +60,7 @@ class Again(SingleTurn):
 
 def test_groups_that_go_on_do_so_together_and_the_others_leave() -> None:
     parrot = Parrot(lambda begun, purpose: (begun.member, 9))
-    found = list(play(parrot, PROMPTS, 2, HOW, world=Again()))  # type: ignore[arg-type]
+    found = list(play(world(Again, parrot, members=2), PROMPTS))  # type: ignore[arg-type]
     assert [place for place, _ in found] == [0, 1, 2]  # "three" has five letters
     assert [(name, members) for name, _, members in parrot.asked] == [
         ("turn 1", [[0, 1]] * 3),
@@ -72,18 +76,18 @@ def test_groups_that_go_on_do_so_together_and_the_others_leave() -> None:
     assert spoke.completion_tokens == 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Refusing(Again):
-    def between(self, speaker: Any, number: int, groups: Sequence[Members], how: How) -> None:
+    def between(self, number: int, groups: Sequence[Members]) -> None:
         raise GuardStop("refused", f"turn {number}: {len(groups)} groups.", "")
 
 
 def test_a_world_may_refuse_between_two_turns_and_not_after_the_last() -> None:
     parrot = Parrot(lambda begun, purpose: (1,))
     with pytest.raises(GuardStop, match="turn 1: 3 groups"):
-        list(play(parrot, PROMPTS, 1, HOW, world=Refusing()))  # type: ignore[arg-type]
+        list(play(world(Refusing, parrot, members=1), PROMPTS))  # type: ignore[arg-type]
     one = prompts("x")
-    assert len(list(play(parrot, one, 1, HOW, world=Refusing()))) == 1  # type: ignore[arg-type]
+    assert len(list(play(world(Refusing, parrot, members=1), one))) == 1
 
 
 def test_a_pause_reaches_the_speaker() -> None:
@@ -91,13 +95,12 @@ def test_a_pause_reaches_the_speaker() -> None:
         raise Interrupted("stop")
 
     with pytest.raises(Interrupted):
-        list(play(Parrot(lambda b, p: (1,)), PROMPTS, 1, HOW, pause=pause))  # type: ignore[arg-type]
+        list(play(world(SingleTurn, Parrot(lambda b, p: (1,))), PROMPTS, pause))  # type: ignore[arg-type]
 
 
 def test_early_exits_in_two_turns() -> None:
     """The thought is "bbbb" before the end "z"; its exits are forced and answered."""
     exits = EarlyExitSettings(ends="z", answer_tokens=1)
-    world = EarlyExit(exits=exits, members=3, max_tokens=8)
     thoughts = {"p0": (1, 1, 1, 1, 25, 3), "p1": (25, 3)}
 
     def says(begun: Begun, purpose: Purpose) -> tuple[int, ...]:
@@ -105,7 +108,7 @@ def test_early_exits_in_two_turns() -> None:
 
     parrot = Parrot(says)
     how = replace(HOW, sampling=Sampling(max_tokens=8))
-    groups = dict(play(parrot, PROMPTS[:2], 3, how, world=world))  # type: ignore[arg-type]
+    groups = dict(play(world(EarlyExit, parrot, 3, first=how, exits=exits), PROMPTS[:2]))  # type: ignore[arg-type]
     assert parrot.asked == [("rollout", 8, [[0], [0]]), ("early_exit", 1, [[0, 1], []])]
     assert [t.member for t in groups[0]] == [0, 1, 2]
     for early in groups[0][:2]:
@@ -117,7 +120,8 @@ def test_early_exits_in_two_turns() -> None:
 
 
 def test_the_world_that_settings_name() -> None:
-    assert world_of(RolloutSettings()) == SingleTurn()
+    speaker: Any = Parrot(lambda b, p: ())
+    assert world_of(RolloutSettings(), speaker, HOW) == SingleTurn(speaker=speaker, members=8, first=HOW)
     exits = EarlyExitSettings(ends="z")
-    world = world_of(RolloutSettings(early_exit=exits, group_size=5, max_tokens=99))
-    assert world == EarlyExit(exits=exits, members=5, max_tokens=99)
+    made = world_of(RolloutSettings(early_exit=exits, group_size=5), speaker, HOW)
+    assert made == EarlyExit(speaker=speaker, members=5, first=HOW, exits=exits)

@@ -30,21 +30,25 @@ class How:
 
 
 class World(Protocol):
-    """Where trajectories take place. `number` counts turns, 1, 2 ...; nothing is kept from one group, or one
-    step, to the next. An implementation of one turn is single_turn.py."""
+    """Where a speaker's trajectories take place. `number` counts turns, 1, 2 ...; nothing is kept from one
+    group to the next. Those of one turn are single_turn.py."""
 
-    def fits(self, speaker: Speaker) -> None:
+    @property
+    def speaker(self) -> Speaker:
+        """Who continues them."""
+
+    def fits(self) -> None:
         """Raises UserError where the limits of tokens leave this model no room."""
 
-    def how(self, number: int, how: How) -> How:
-        """How turn `number` is drawn, given how the first is."""
+    def how(self, number: int) -> How:
+        """How turn `number` is drawn."""
 
-    def begin(self, speaker: Speaker, prompt: Prompt, members: int, how: How) -> Turn:
+    def begin(self, prompt: Prompt) -> Turn:
         """The first turn of a prompt's group."""
 
-    def after(self, speaker: Speaker, number: int, prompt: Prompt, group: Members, how: How) -> Turn | None:
+    def after(self, number: int, prompt: Prompt, group: Members) -> Turn | None:
         """What follows turn `number` of a group, in the order of its members; None: it is over."""
 
-    def between(self, speaker: Speaker, number: int, groups: Sequence[Members], how: How) -> None:
+    def between(self, number: int, groups: Sequence[Members]) -> None:
         """Sees all groups after a turn, before the next begins. Raises GuardStop where to go on makes no
         sense."""

@@ -27,37 +27,38 @@ from refine_rl.types import Prompt, Segment, Trajectory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EarlyExit:
-    """Serial groups of at most `members` members: the first turn is the whole answer, the second its exits.
-    Thought, forced text and an exit's answer together have at most `max_tokens` tokens."""
+    """Serial groups of at most `members`: the first turn is the whole answer, the second its exits. Thought,
+    forced text and an exit's answer together have no more tokens than the whole answer may have."""
 
-    exits: EarlyExitSettings
+    speaker: Speaker
     members: int
-    max_tokens: int
+    first: How
+    exits: EarlyExitSettings
 
-    def fits(self, speaker: Speaker) -> None:
+    def fits(self) -> None:
         """Raises UserError where no token of a thought has room."""
-        self._room(speaker)
+        self._room()
 
-    def how(self, number: int, how: How) -> How:
+    def how(self, number: int) -> How:
         if number == 1:
-            return how
+            return self.first
         return How(
-            sampling=replace(how.sampling, max_tokens=self.exits.answer_tokens),
-            purpose=replace(how.purpose, name="early_exit"),
+            sampling=replace(self.first.sampling, max_tokens=self.exits.answer_tokens),
+            purpose=replace(self.first.purpose, name="early_exit"),
         )
 
-    def begin(self, speaker: Speaker, prompt: Prompt, members: int, how: How) -> Turn:
-        return Turn(begun=begun(speaker.encode(prompt.messages), prompt, 1))
+    def begin(self, prompt: Prompt) -> Turn:
+        return Turn(begun=begun(self.speaker.encode(prompt.messages), prompt, 1))
 
-    def after(self, speaker: Speaker, number: int, prompt: Prompt, group: Members, how: How) -> Turn | None:
+    def after(self, number: int, prompt: Prompt, group: Members) -> Turn | None:
         """The exits of a whole answer, in the order of their length; the whole answer stands last."""
         if number > 1:
             return None
         (answer,) = group
-        last = min(thought_tokens(speaker, answer, self.exits.ends) - 1, self._room(speaker))
-        seed, step = how.purpose.seed, how.purpose.step
-        kept = cuts(last, self.members - 1, seed=seed, step=step, prompt_id=prompt.id)
-        forced = Segment(token_ids=speaker.encode_words(self._forced), trainable=False)
+        last = min(thought_tokens(self.speaker, answer, self.exits.ends) - 1, self._room())
+        key = self.first.purpose
+        kept = cuts(last, self.members - 1, seed=key.seed, step=key.step, prompt_id=prompt.id)
+        forced = Segment(token_ids=self.speaker.encode_words(self._forced), trainable=False)
         return Turn(
             begun=tuple(
                 Begun(prompt=prompt, member=m, segments=(*_cut(answer, n), forced))
@@ -66,14 +67,14 @@ class EarlyExit:
             waiting=(replace(answer, member=len(kept)),),
         )
 
-    def between(self, speaker: Speaker, number: int, groups: Sequence[Members], how: How) -> None:
+    def between(self, number: int, groups: Sequence[Members]) -> None:
         """Raises GuardStop where no answer has a thought."""
         ends, whole = self.exits.ends, [group[0] for group in groups]
-        if not any(thought_tokens(speaker, t, ends) or ends in t.completion for t in whole):
+        if not any(thought_tokens(self.speaker, t, ends) or ends in t.completion for t in whole):
             raise GuardStop(
                 "no_thoughts",
-                f"Step {how.purpose.step}: no answer of the model has {ends!r} in it, so there is no thought "
-                f"to cut. One of them: {whole[0].completion[:200]!r}",
+                f"Step {self.first.purpose.step}: no answer of the model has {ends!r} in it, so there is no "
+                f"thought to cut. One of them: {whole[0].completion[:200]!r}",
                 "rollout.early_exit.ends is the text with which the model itself ends a thought: go on with "
                 "the one that it uses (control tokens are no part of an answer's text), or start anew with a "
                 "model that thinks before it answers.",
@@ -83,13 +84,14 @@ class EarlyExit:
     def _forced(self) -> str:
         return self.exits.forced or self.exits.ends
 
-    def _room(self, speaker: Speaker) -> int:
+    def _room(self) -> int:
         """The most tokens of a thought that leave room for the forced text and an answer."""
-        forced = len(speaker.encode_words(self._forced))
-        room = self.max_tokens - forced - self.exits.answer_tokens
+        forced = len(self.speaker.encode_words(self._forced))
+        whole = self.first.sampling.max_tokens
+        room = whole - forced - self.exits.answer_tokens
         if room < 1:
             raise UserError(
-                f"rollout.max_tokens = {self.max_tokens} leaves no room for a thought beside the {forced} "
+                f"rollout.max_tokens = {whole} leaves no room for a thought beside the {forced} "
                 f"tokens of the text that ends it and rollout.early_exit.answer_tokens = "
                 f"{self.exits.answer_tokens}. Raise the first, or lower the last."
             )

@@ -1,4 +1,4 @@
-"""The only loop over turns: a world and a speaker make the groups of some prompts."""
+"""The only loop over turns: a world and its speaker make the groups of some prompts."""
 
 from __future__ import annotations
 
@@ -12,58 +12,46 @@ from refine_rl.progress import Pause, never
 from refine_rl.types import Prompt
 
 
-def play(
-    speaker: Speaker,
-    prompts: Sequence[Prompt],
-    members: int,
-    how: How,
-    *,
-    world: World | None = None,
-    pause: Pause = never,
-) -> Iterator[Spoken]:
-    """A group of `members` trajectories for each prompt, with the prompt's place, as soon as it is over.
+def play(world: World, prompts: Sequence[Prompt], pause: Pause = never) -> Iterator[Spoken]:
+    """A group for each prompt, with the prompt's place, as soon as it is over.
 
     All groups that go on do so together. `pause` is called between tokens; it may raise to leave early.
     """
-    world = world or SingleTurn()
-    turns = {place: world.begin(speaker, p, members, how) for place, p in enumerate(prompts)}
+    turns = dict(enumerate(map(world.begin, prompts)))
     number = 0
     while turns:
         number += 1
-        drawn = world.how(number, how)
+        how, places = world.how(number), sorted(turns)
         spoken: dict[int, Members] = {}
         follow: dict[int, Turn] = {}
-        places = sorted(turns)
-        for n, said in speaker.speak(
+        for n, said in world.speaker.speak(
             [turns[place].begun for place in places],
-            sampling=drawn.sampling,
-            purpose=drawn.purpose,
+            sampling=how.sampling,
+            purpose=how.purpose,
             pause=pause,
         ):
             place = places[n]
-            waited = turns[place].waiting
-            group = tuple(sorted((*said, *waited), key=lambda t: t.member)) if waited else said
-            following = world.after(speaker, number, prompts[place], group, how)
+            group = tuple(sorted((*said, *turns[place].waiting), key=lambda t: t.member))
+            following = world.after(number, prompts[place], group)
             if following is None:
                 yield place, group
             else:
                 spoken[place], follow[place] = group, following
         if follow:
-            world.between(speaker, number, [spoken[place] for place in sorted(spoken)], how)
+            world.between(number, [spoken[place] for place in sorted(spoken)])
         turns = follow
 
 
-def played(
+def answers(
     speaker: Speaker,
     prompts: Sequence[Prompt],
     members: int,
     *,
     sampling: Sampling,
     purpose: Purpose,
-    world: World | None = None,
     pause: Pause = never,
 ) -> list[Members]:
-    """The groups of all prompts, in order."""
-    how = How(sampling=sampling, purpose=purpose)
-    groups = dict(play(speaker, prompts, members, how, world=world, pause=pause))
+    """`members` plain answers to each prompt, in the order of the prompts."""
+    world = SingleTurn(speaker=speaker, members=members, first=How(sampling=sampling, purpose=purpose))
+    groups = dict(play(world, prompts, pause))
     return [groups[place] for place in range(len(prompts))]

@@ -10,19 +10,23 @@ from refine_rl.policy.protocol import Speaker, begun
 from refine_rl.types import Prompt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SingleTurn:
-    """A prompt, an answer."""
+    """A prompt, `members` answers, each drawn as `first` says."""
 
-    def fits(self, speaker: Speaker) -> None: ...
+    speaker: Speaker
+    members: int
+    first: How
 
-    def how(self, number: int, how: How) -> How:
-        return how
+    def fits(self) -> None: ...
 
-    def begin(self, speaker: Speaker, prompt: Prompt, members: int, how: How) -> Turn:
-        return Turn(begun=begun(speaker.encode(prompt.messages), prompt, members))
+    def how(self, number: int) -> How:
+        return self.first
 
-    def after(self, speaker: Speaker, number: int, prompt: Prompt, group: Members, how: How) -> Turn | None:
+    def begin(self, prompt: Prompt) -> Turn:
+        return Turn(begun=begun(self.speaker.encode(prompt.messages), prompt, self.members))
+
+    def after(self, number: int, prompt: Prompt, group: Members) -> Turn | None:
         return None
 
-    def between(self, speaker: Speaker, number: int, groups: Sequence[Members], how: How) -> None: ...
+    def between(self, number: int, groups: Sequence[Members]) -> None: ...

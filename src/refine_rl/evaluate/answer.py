@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from refine_rl.envs.play import played
+from refine_rl.envs import play
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose, Speaker
 from refine_rl.types import Outcome, Prompt, Score, Trajectory
@@ -43,7 +43,7 @@ def answer(
     Base and tuned are asked with the same `purpose`, so both meet the same random draws; what remains
     between them is the difference of the policies.
     """
-    sampled = played(
+    sampled = play.answers(
         speaker,
         prompts,
         samples,
@@ -53,7 +53,7 @@ def answer(
     )
     best = sampled
     if greedy:
-        best = played(
+        best = play.answers(
             speaker,
             prompts,
             1,

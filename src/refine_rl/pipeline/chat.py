@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from refine_rl.envs.play import played
+from refine_rl.envs import play
 from refine_rl.errors import UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
@@ -83,7 +83,7 @@ class Chat:
                 f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
             )
         policy.hold_still(max(length + self.max_tokens, self.longest))
-        groups = played(
+        groups = play.answers(
             policy,
             [prompt],
             1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from refine_rl.envs.play import played
+from refine_rl.envs import play
 from refine_rl.errors import MEND, GuardStop
 from refine_rl.evaluate.answer import Answers, answers_of, scored
 from refine_rl.evaluate.stats import mean_ci
@@ -85,7 +85,7 @@ def probe(work: Work, prompts: Sequence[Prompt]) -> None:
     if work.folder.outcomes("probe") is not None:
         return
     work.journal.stage(f"The pool is probed with {len(prompts)} training prompts")
-    groups = played(
+    groups = play.answers(
         work.policy,
         prompts,
         work.settings.prompts.probe,

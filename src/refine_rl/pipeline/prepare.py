@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refine_rl.envs.build import world_of
 from refine_rl.errors import Together
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
@@ -26,6 +25,7 @@ from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
+from refine_rl.training.grpo.setup import world_at
 from refine_rl.types import Prompt, Split
 
 Functions = Sequence[Callable[..., Any]]
@@ -136,7 +136,7 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     if policy.why_plain:
         why = f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly"
         journal.observer.note(why)
-    world_of(settings.rollout).fits(policy)
+    world_at(settings, policy, 1).fits()
     return policy
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from refine_rl.envs.play import played
+from refine_rl.envs import play
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
@@ -82,7 +82,7 @@ def probe(
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
     began = time.perf_counter()
-    groups = played(
+    groups = play.answers(
         policy,
         chosen,
         r.group_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from refine_rl.envs.base import How
+from refine_rl.envs.base import How, World
 from refine_rl.envs.build import world_of
 from refine_rl.envs.play import play
 from refine_rl.policy.draw import Sampling
@@ -41,13 +41,17 @@ def sampling_of(settings: Settings) -> Sampling:
 
 def play_of(settings: Settings, speaker: Speaker, *, pause: Pause = never) -> Play:
     """Makes the groups of a training step."""
-    world, members, sampling = world_of(settings.rollout), settings.rollout.group_size, sampling_of(settings)
 
     def rollouts(prompts: Sequence[Prompt], step: int) -> Iterator[Spoken]:
-        how = How(sampling=sampling, purpose=Purpose(seed=settings.grpo.seed, step=step, name="rollout"))
-        return play(speaker, prompts, members, how, world=world, pause=pause)
+        return play(world_at(settings, speaker, step), prompts, pause)
 
     return rollouts
+
+
+def world_at(settings: Settings, speaker: Speaker, step: int) -> World:
+    """Where the trajectories of a training step take place."""
+    purpose = Purpose(seed=settings.grpo.seed, step=step, name="rollout")
+    return world_of(settings.rollout, speaker, How(sampling=sampling_of(settings), purpose=purpose))
 
 
 def schedule_of(settings: Settings) -> Schedule:
