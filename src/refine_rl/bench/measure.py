@@ -1,8 +1,8 @@
 """`refine bench`: whole training steps on random prompts, timed.
 
 A step is the training loop's own, collect and learn: sampling, scoring (a reward that is random, so every
-group has spread), advantages, the check of sampler against trainer, the update. Prompts are random tokens, new
-ones each step; completions are never stopped early. So the work is known to the token, and beside the
+group has spread), advantages, the check of sampler against trainer, the update. Prompts are random tokens,
+new ones each step; completions are never stopped early. So the work is known to the token, and beside the
 seconds stands how many operations it needs (flops.py) at what rate the machine multiplies matrices.
 """
 
