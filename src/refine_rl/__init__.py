@@ -1,17 +1,15 @@
 """Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it.
 
-`train`, `resume`, `open_run` and `score_group` do what the command line does. The pieces below are what they
-are made of, for one's own loops and for the notebook; each is loaded when it is first asked for, since most
-of them bring torch along.
+`train`, `resume`, `open_run` and `score_group` do what the command line does. The other names are the pieces
+that they are made of, for one's own loops and for the notebook. Each is loaded when it is first asked for:
+most bring torch along, and the command line's help should not wait for any.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from refine_rl.api import Run, open_run, resume, score_group, train
-from refine_rl.types import Comparison, Prompt, Score, Trajectory
-
 if TYPE_CHECKING:
+    from refine_rl.api import Run, open_run, resume, score_group, train
     from refine_rl.errors import UserError
     from refine_rl.evaluate.answer import answer, scored
     from refine_rl.evaluate.audit import audit
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from refine_rl.training.grpo.choice import choose_prompts
     from refine_rl.training.grpo.kl import kl_terms
     from refine_rl.training.grpo.loss import policy_loss
+    from refine_rl.types import Comparison, Prompt, Score, Trajectory
 
 __all__ = [
     "Comparison",
@@ -65,6 +64,7 @@ __all__ = [
 ]
 
 _PIECES = {
+    "api": ("Run", "open_run", "resume", "score_group", "train"),
     "settings": ("ModelSettings", "SanityCase"),
     "errors": ("UserError",),
     "evaluate.answer": ("answer", "scored"),
@@ -74,6 +74,7 @@ _PIECES = {
     "training.grpo.advantages": ("leave_one_out", "mean_only", "zscore"),
     "training.grpo.kl": ("kl_terms",),
     "training.grpo.loss": ("policy_loss",),
+    "types": ("Comparison", "Prompt", "Score", "Trajectory"),
     "training.grpo.choice": ("choose_prompts",),
     "policy.draw": ("Sampling",),
     "policy.load": ("load_policy",),
