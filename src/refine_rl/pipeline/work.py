@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -63,7 +64,7 @@ class Work:
             pause=self.pause,
         )
 
-    def waited_for(self, work: Any) -> Any:
+    def waited_for(self, work: Coroutine[Any, Any, T]) -> T:
         """What a coroutine of the scoring loop gives."""
         return wait(self.scoring.start(work), self.pause)
 
@@ -102,7 +103,7 @@ class Work:
                 f"{where}: the first missing score, and why:\n{missing.explanation}"
             )
 
-    def training_at(self, step: int) -> Any:
+    def training_at(self, step: int) -> AbstractContextManager[None]:
         """A block in which functions that ask are told that training is at the beginning of `step`."""
         g, prompts = self.settings.grpo, sum(p.split == "train" for p in self._prompts)
         passes = g.prompts_per_step / max(1, prompts)
