@@ -1,6 +1,6 @@
 # make demo   a fresh machine: environment, installation, the demo (offline once installed)
 # make test   a fresh machine: environment, installation, every test
-.PHONY: help demo test slow check bench docs notebook clean browser
+.PHONY: help demo test quick slow check bench docs notebook clean browser
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -13,6 +13,7 @@ export HF_HUB_OFFLINE := 1
 
 help:
 	@sed -n 's/^# //p' Makefile | head -2
+	@echo "make quick  the tests without a model, a process or a server: half a minute"
 	@echo "make slow   the tests that take minutes        make check  format, lint, types"
 	@echo "make bench  the figures of the documentation   make docs   generated pages      make clean"
 	@echo "make notebook   runs the notebook anew and stores its tables and plots"
@@ -22,6 +23,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m quick -n 2 --dist worksteal
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -20,6 +20,8 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+import quick
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as refine_rl.policy does; here torch comes first
@@ -29,6 +31,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("busy")  # a busy machine makes nothing wrong
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(quick, "quick")  # not by its hooks' names here: those would not see src
+
 
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
