@@ -102,18 +102,16 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
     key_env = settings.key_env
     if key_env is None and settings.base_url is not None and is_loopback(base_url):
         key_env = ""
-    if key_env is None and preset is None:
-        raise SettingsError(
-            f"endpoints.{name} must say which environment variable holds its key: "
-            '`key_env = "NAME_OF_THE_VARIABLE"` (`""` where no key is needed)'
-        )
-    if key_env is None and preset is not None:
+    elif key_env is None:
+        if preset is None:
+            raise SettingsError(
+                f"endpoints.{name} must say which environment variable holds its key: "
+                '`key_env = "NAME_OF_THE_VARIABLE"` (`""` where no key is needed)'
+            )
         key_env = preset.key_env
-    key = _key(name, key_env or "", environ)
+    key = _key(name, key_env, environ)
     proxy = None if is_loopback(base_url) else find_proxy(base_url, environ)
-    return Endpoint(
-        name=name, base_url=base_url, key=key, key_env=key_env or "", settings=settings, proxy=proxy
-    )
+    return Endpoint(name=name, base_url=base_url, key=key, key_env=key_env, settings=settings, proxy=proxy)
 
 
 def is_loopback(base_url: str) -> bool:

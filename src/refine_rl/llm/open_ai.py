@@ -22,7 +22,7 @@ from refine_rl.llm.client import (
     TooLong,
     Unsupported,
 )
-from refine_rl.llm.completion import Completion, Quirks, body_of, read_completion
+from refine_rl.llm.completion import Quirks, body_of, read_completion
 from refine_rl.llm.endpoints import Endpoint, parse_model
 from refine_rl.llm.failures import Failure, failure_of_status
 from refine_rl.llm.ledger import ESTIMATE, Ledger
@@ -180,7 +180,7 @@ class EndpointClient:
 
     def _free(self, request: Request, reply: Reply) -> Reply:
         free = replace(reply, tokens_in=0, tokens_out=0, cost_usd=0.0, seconds=0.0, cached=True)
-        self._replied(request, "cached", free, seconds=0.0)
+        self._replied(request, "cached", free)
         return free
 
     async def _shared_call(self, wire: Wire, key: str, request: Request, cache: Cache) -> Reply:
@@ -226,48 +226,36 @@ class EndpointClient:
 
     async def _attempt(self, wire: Wire, request: Request, quirks: Quirks) -> Reply | Failure:
         """One request over the wire, written down before and after."""
-        ticket = self._ledger.send(self._entry(request, "killed", None, seconds=0.0))
+        reply = Reply(text="")
+        ticket = self._ledger.send(self._entry(request, "killed", reply))
         began = time.perf_counter()
-        completion = Completion()
         try:
             answer = await wire.post(body_of(self._name, request, quirks))
         except asyncio.CancelledError:
-            seconds = time.perf_counter() - began
-            entry = self._entry(request, "cancelled", None, seconds=seconds)
+            entry = self._entry(request, "cancelled", replace(reply, seconds=time.perf_counter() - began))
             self._ledger.record(entry, ticket, request=self._shown(request))
             raise
         seconds = time.perf_counter() - began
         failure: Failure | None
         if isinstance(answer, Answered) and answer.status < 300:
-            completion = read_completion(answer.body, request)
-            failure = completion.problem
+            reply, failure = read_completion(answer.body, request)
         elif isinstance(answer, Answered):
             failure = failure_of_status(answer.status, answer.headers, answer.body, request.form)
             if self._line.endpoint.base_url.startswith("http://"):  # then the proxy itself may say so
                 failure = replace(failure, text=f"{failure.text}{wire.through}")
         else:
             failure = answer
-        reply = Reply(
-            text=completion.text,
-            finish=completion.finish,
-            tokens_in=completion.tokens_in,
-            tokens_out=completion.tokens_out,
-            cost_usd=self._cost(completion, failure),
-            seconds=seconds,
-            instead=completion.instead,
-        )
+        reply = replace(reply, cost_usd=self._cost(reply, failure), seconds=seconds)
         if failure is not None:
             failure = replace(failure, text=self._line.endpoint.mask(failure.text))
-            entry = self._entry(request, failure.outcome, reply, seconds=seconds, error=failure.text)
+            entry = self._entry(request, failure.outcome, reply, error=failure.text)
             self._ledger.record(entry, ticket, request=self._shown(request))
             return failure
         outcome = {"stop": "ok", "length": "cut", "refusal": "refusal"}[reply.finish]
-        self._replied(request, outcome, reply, seconds=seconds, ticket=ticket)
+        self._replied(request, outcome, reply, ticket)
         return reply
 
-    def _replied(
-        self, request: Request, outcome: str, reply: Reply, *, seconds: float, ticket: int | None = None
-    ) -> None:
+    def _replied(self, request: Request, outcome: str, reply: Reply, ticket: int | None = None) -> None:
         """Puts down a reply, and whether it can be used."""
         mask = self._line.endpoint.mask
         fault = _fault(request, reply)
@@ -277,7 +265,7 @@ class EndpointClient:
             outcome = "unusable"
         declined = " ".join(reply.text.split())[:_SHOWN] if reply.finish == "refusal" else ""
         error = mask(reply.instead or declined or fault)
-        entry = self._entry(request, outcome, reply, seconds=seconds, error=error)
+        entry = self._entry(request, outcome, reply, error=error)
         self._ledger.record(entry, ticket, request=self._shown(request), reply=mask(reply.text))
 
     def _shown(self, request: Request) -> Request | None:
@@ -288,24 +276,21 @@ class EndpointClient:
         masked = tuple(Message(role=m["role"], content=endpoint.mask(m["content"])) for m in request.messages)
         return replace(request, messages=masked)
 
-    def _cost(self, completion: Completion, failure: Failure | None) -> float | None:
+    def _cost(self, reply: Reply, failure: Failure | None) -> float | None:
         """In dollars; None where the price or what was used is unknown."""
-        used_in, used_out = completion.tokens_in, completion.tokens_out
-        if completion.cost_usd is not None and self._line.endpoint.price(self._name) is None:
+        used_in, used_out = reply.tokens_in, reply.tokens_out
+        if reply.cost_usd is not None and self._line.endpoint.price(self._name) is None:
             self._priced = True
-            return round(completion.cost_usd * NANO) / NANO
+            return round(reply.cost_usd * NANO) / NANO
         if self._price is not None and used_in is not None and used_out is not None:
             return self._price(used_in, used_out) / NANO
         unpaid = failure is not None and not failure.lost and failure.outcome != "empty"
         return 0.0 if unpaid and self._priced else None
 
-    def _entry(
-        self, request: Request, outcome: str, reply: Reply | None, *, seconds: float, error: str = ""
-    ) -> Call:
+    def _entry(self, request: Request, outcome: str, reply: Reply, *, error: str = "") -> Call:
         """The ledger's line."""
         extra: dict[str, object] = {"error": error} if error else {}
-        cost = None if reply is None else reply.cost_usd
-        if cost is None and self._price is not None:
+        if reply.cost_usd is None and self._price is not None:
             chars = sum(len(m["content"]) for m in request.messages)
             if request.schema is not None:
                 chars += len(repr(request.schema.schema))
@@ -314,10 +299,10 @@ class EndpointClient:
             purpose=request.purpose,
             endpoint=self._line.endpoint.name,
             model=self._name,
-            tokens_in=None if reply is None else reply.tokens_in,
-            tokens_out=None if reply is None else reply.tokens_out,
-            cost_usd=cost,
-            seconds=round(seconds, 3),
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+            cost_usd=reply.cost_usd,
+            seconds=round(reply.seconds, 3),
             outcome=outcome,
             about=request.about,
             extra=extra,

@@ -70,6 +70,14 @@ class Reading(Generic[T]):
             )
         return result
 
+    def fault(self, reply: Reply) -> str:
+        """What is wrong with a reply, for the ledger; "" where it can be used."""
+        try:
+            self.of(reply)
+        except Unusable as wrong:
+            return str(wrong)
+        return ""
+
     def _usable(self, found: Found) -> Any:
         """The value of a draft, or of what is quoted; None where it could not be an answer."""
         try:
@@ -144,11 +152,9 @@ def _plain(text: str) -> str:
 
 
 def _holds_object(value: Any) -> bool:
-    return bool(value) if isinstance(value, dict) else any(map(_holds_object, _list(value)))
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    if isinstance(value, list):
+        return any(map(_holds_object, value))
+    return isinstance(value, dict) and bool(value)
 
 
 def _closes(text: str) -> bool:

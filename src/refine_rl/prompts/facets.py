@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from refine_rl.llm.client import Client, Request, Schema
+from refine_rl.llm.client import Client, Request
+from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.randomness import generator
@@ -33,28 +34,8 @@ FEWEST_VALUES, MOST_VALUES = 2, 8
 _LONGEST = 80  # characters of a name or a value
 _STARTS = 4  # random starts of the search for one combination
 _TEXTS = Path(__file__).parent / "texts"
-_SCHEMA = Schema(
-    name="facets",
-    schema={
-        "type": "object",
-        "properties": {
-            "facets": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "name": {"type": "string"},
-                        "values": {"type": "array", "items": {"type": "string"}},
-                    },
-                    "required": ["name", "values"],
-                    "additionalProperties": False,
-                },
-            }
-        },
-        "required": ["facets"],
-        "additionalProperties": False,
-    },
-)
+_TEXT = {"type": "string"}
+_SCHEMA = listed("facets", {"name": _TEXT, "values": {"type": "array", "items": _TEXT}})
 
 
 async def name_facets(
@@ -74,7 +55,7 @@ async def name_facets(
         max_tokens=max_tokens,
         schema=_SCHEMA,
     )
-    return (await ask(client, request, read_facets)).value
+    return await ask(client, request, read_facets)
 
 
 def read_facets(value: Any) -> Facets:

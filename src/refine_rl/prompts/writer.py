@@ -10,6 +10,7 @@ from typing import Any
 
 from refine_rl.errors import MachineError
 from refine_rl.llm.client import CallFailed, Client, Request, Schema
+from refine_rl.llm.schemas import listed, strict
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.prompts.board import Batch, Board
@@ -30,20 +31,10 @@ _SYSTEM_EXAMPLES = 5
 _TEXTS = Path(__file__).parent / "texts"
 
 
-def _schema(name: str, **properties: Any) -> Schema:
-    shape = {"type": "object", "properties": properties, "required": [*properties]}
-    return Schema(name=name, schema={**shape, "additionalProperties": False})
-
-
-_PROMPT = {
-    "type": "object",
-    "properties": {"combination": {"type": "integer"}, "prompt": {"type": "string"}},
-    "required": ["combination", "prompt"],
-    "additionalProperties": False,
-}
-_PROMPTS = _schema("prompts", prompts={"type": "array", "items": _PROMPT})
-_MISTAKES = _schema("mistakes", mistakes={"type": "array", "items": {"type": "integer"}})
-_SYSTEM = _schema("system", system={"type": "string"})
+_INTEGER, _TEXT = {"type": "integer"}, {"type": "string"}
+_PROMPTS = listed("prompts", {"combination": _INTEGER, "prompt": _TEXT})
+_MISTAKES = Schema(name="mistakes", schema=strict({"mistakes": {"type": "array", "items": _INTEGER}}))
+_SYSTEM = Schema(name="system", schema=strict({"system": _TEXT}))
 
 
 class Writer:
@@ -121,9 +112,8 @@ class Writer:
 
         w = self._writer
         try:
-            sifted = (
-                await ask(self._client, self._request(text, about, _PROMPTS, w.temperature), read)
-            ).value
+            request = self._request(text, about, _PROMPTS, w.temperature)
+            sifted = await ask(self._client, request, read)
         except CallFailed as error:
             rejected, received = (last[0].rejected, last[0].read) if last else ((), 0)
             return Batch(slots=slots, texts={}, rejected=rejected, read=received, failed=str(error))
@@ -158,7 +148,7 @@ class Writer:
 
         request = self._request(text, f"{about} check", _MISTAKES, 0.0)
         try:
-            return (await ask(self._client, request, read)).value
+            return await ask(self._client, request, read)
         except CallFailed:
             return None
 
@@ -171,7 +161,7 @@ class Writer:
         text = fill(load_text(_TEXTS, "system.md"), values)
         request = self._request(text, "system", _SYSTEM, _SYSTEM_TEMPERATURE)
         try:
-            return (await ask(self._client, request, read_system)).value
+            return await ask(self._client, request, read_system)
         except CallFailed as error:
             raise MachineError(
                 f"The writer wrote no system message: {error}\nGive one in `prompts.system`, or do without: "

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from refine_rl.errors import GuardStop, MachineError, UserError
+from refine_rl.llm.background import all_of
 from refine_rl.rewards.base import FAILURES, Reward, describe_failure
 from refine_rl.rewards.functions.answers import left_out
 from refine_rl.rewards.judges.gate import gated
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.overlong import Overlong
 from refine_rl.types import LARGEST, LOGGED, Prompt, Score, Trajectory

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from refine_rl.llm.background import all_of
 from refine_rl.rewards.base import Reward, untokenized
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.types import Prompt, Score, Trajectory, count_of
 
 LIKED = 0.5

@@ -15,13 +15,14 @@ from hashlib import blake2b
 from itertools import combinations
 from math import fsum
 
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import CallFailed, Client
+from refine_rl.llm.schemas import explained
 from refine_rl.llm.structured import Unusable
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
 from refine_rl.rewards.judges.judging import Judge, explanation_of
-from refine_rl.rewards.judges.looks import Case, Verdict, all_of
-from refine_rl.rewards.judges.schemas import explained
+from refine_rl.rewards.judges.looks import Case, Verdict
 
 OPPONENTS = 8
 """The answers that each one meets at most; an even number."""

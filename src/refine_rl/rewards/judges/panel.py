@@ -14,8 +14,9 @@ from itertools import combinations
 from math import fsum
 from typing import Any, cast
 
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import Client
-from refine_rl.rewards.judges.looks import Case, Judging, Verdict, all_of
+from refine_rl.rewards.judges.looks import Case, Judging, Verdict
 from refine_rl.types import Message, Prompt, Score, Trajectory
 
 NEUTRAL = 0.5

@@ -19,9 +19,9 @@ from typing import Any
 
 from refine_rl.errors import MachineError, SettingsError, UserError
 from refine_rl.llm.client import CallFailed, Client, Request
+from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
-from refine_rl.rewards.judges.schemas import listed
 from refine_rl.settings.file import read_text
 
 TEXTS = Path(__file__).parent / "texts"
@@ -178,13 +178,13 @@ async def write_rubric(
         schema=_SCHEMA,
     )
     try:
-        answer = await ask(client, request, _read_criteria, corrections=corrections)
+        criteria = await ask(client, request, _read_criteria, corrections=corrections)
     except CallFailed as error:
         raise MachineError(
             f"{client.model} wrote no rubric that can be used: {error} Start a new run with your own, as "
             "text or as file:PATH in reward.rubric."
         ) from error
-    return "\n".join(criterion.line for criterion in answer.value)
+    return "\n".join(criterion.line for criterion in criteria)
 
 
 def _read_criteria(value: Any) -> list[Criterion]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from refine_rl.llm.client import CallFailed, Client, Schema
+from refine_rl.llm.schemas import listed, strict
 from refine_rl.llm.structured import Unusable
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.randomness import generator
@@ -26,7 +27,6 @@ from refine_rl.rewards.judges.judging import TEXTS, Judge, explanation_of
 from refine_rl.rewards.judges.looks import Case, Verdict
 from refine_rl.rewards.judges.rubric import Criterion, parse_criteria, plain_name, without_weights
 from refine_rl.rewards.judges.scales import unit_scores
-from refine_rl.rewards.judges.schemas import listed, strict
 from refine_rl.rewards.judges.views import LETTERS, View, opaque
 
 _ID_LENGTH = 6

@@ -8,11 +8,11 @@ from hashlib import blake2b
 from typing import Any
 
 from refine_rl.llm.client import Request, Schema
+from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.schemas import listed
 from refine_rl.rewards.judges.views import opaque
 from refine_rl.rewards.quiz.questions import TEXTS, Asking, Question
 from refine_rl.rewards.text.words import fold
@@ -54,13 +54,12 @@ async def answer_questions(
         max_tokens=reader.max_tokens,
         schema=_answers_schema(ids, max(len(q.options) for q in questions)),
     )
-    answer = await ask(
+    return await ask(
         reader.client,
         request,
         lambda reply: read_answers(reply, ids, shuffled),
         corrections=reader.corrections,
     )
-    return answer.value
 
 
 def _draw(seed: int, text: str, questions: Sequence[Question]) -> tuple[list[str], list[tuple[str, ...]]]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refine_rl.llm.client import Client, Request
+from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.schemas import listed
 from refine_rl.rewards.text.words import fold
 
 TEXTS = Path(__file__).parent / "texts"
@@ -62,13 +62,12 @@ async def write_questions(
         max_tokens=writer.max_tokens,
         schema=_WRITTEN,
     )
-    answer = await ask(
+    return await ask(
         writer.client,
         request,
         lambda reply: read_questions(reply, count=count, options=options),
         corrections=writer.corrections,
     )
-    return answer.value
 
 
 def read_questions(reply: object, *, count: int, options: int) -> tuple[Question, ...]:

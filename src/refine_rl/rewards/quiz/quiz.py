@@ -18,8 +18,8 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 from refine_rl.errors import UserError
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import CallFailed
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.quiz.answering import answer_questions
 from refine_rl.rewards.quiz.questions import Asking, Question, write_questions
 from refine_rl.rewards.text.words import fold, ngrams, split_words

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refine_rl.errors import MEND, GuardStop, MachineError, SettingsError, UserError
+from refine_rl.llm.background import all_of
 from refine_rl.rewards.base import FAILURES, Around, Reward, describe_failure
 from refine_rl.rewards.functions.answers import left_out
 from refine_rl.rewards.functions.own import function_reward, load_function
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.rules.table import rule_reward
 from refine_rl.rewards.steps.shares import right_steps, steps_of
 from refine_rl.rewards.text.patterns import TooSlow
