@@ -135,7 +135,7 @@ class EndpointClient:
         cache: Cache | None = None,
         pace: Pace = Pace(),
     ) -> None:
-        self._model = model
+        self.model = model
         self._name = parse_model(model)[1]
         self._line = line
         self._ledger = ledger
@@ -145,10 +145,6 @@ class EndpointClient:
         self._pace = pace
         self._quirks = Quirks()
         self._forms: set[Form] = set()  # in which a reply has come
-
-    @property
-    def model(self) -> str:
-        return self._model
 
     async def complete(self, request: Request) -> Reply:
         """As the protocol says. Equal requests under way at the same time share one call."""
@@ -319,7 +315,7 @@ class EndpointClient:
         return False
 
     def _raise(self, request: Request, failure: Failure) -> NoReturn:
-        text = f"{self._model}: {failure.text}"
+        text = f"{self.model}: {failure.text}"
         if failure.kind == "refused":
             raise EndpointRefused(f"{text}. {self._advice(failure)}")
         if failure.kind == "too long":
@@ -352,7 +348,7 @@ class EndpointClient:
                 f"the endpoint `{endpoint.name}` ({endpoint.base_url}) gives no reply: {tried}. {advice}",
                 unreached=endpoint.name if failure.status is None else "",
             )
-        raise CallFailed(f"{self._model}: {tried}")
+        raise CallFailed(f"{self.model}: {tried}")
 
     def _wait(self, request: Request, failure: Failure, retries: int) -> float:
         pace = self._pace
@@ -360,7 +356,7 @@ class EndpointClient:
         if failure.wait is not None:
             if failure.wait > pace.obey:
                 raise EndpointRefused(
-                    f"{self._model}: {failure.text}. It asks to wait {failure.wait:.0f} s, which is too long "
+                    f"{self.model}: {failure.text}. It asks to wait {failure.wait:.0f} s, which is too long "
                     "to sit out; go on later."
                 )
             return failure.wait + jitter * pace.base / 4

@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 # Without a number asked for:
 _GENERATED: dict[Split, int] = {"train": 256, "validation": 32, "held_out": 64}
 WRITTEN: Mapping[Split, int] = {"train": 64, "validation": 12, "held_out": 24}
-_FEWEST_WRITTEN = (
-    0.5  # share of the prompts asked for with which a run may begin where the writer stops early
-)
+_FEWEST_WRITTEN = 0.5  # share of the prompts asked for with which a run may begin; a writer may stop early
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,8 +122,7 @@ def _write(
     settings: Settings, connections: Connections, note: Callable[[str], None], pause: Pause
 ) -> _Source:
     client = connections.client(settings.writer.model)
-    given = {split: getattr(settings.prompts, split) for split in SPLITS}
-    asked = {split: WRITTEN[split] if count is None else count for split, count in given.items()}
+    asked = numbers_asked_for(settings.prompts, WRITTEN)
 
     from refine_rl.prompts.write import write_prompts  # late: numpy
 
@@ -157,6 +154,12 @@ def _write(
     )
 
 
+def numbers_asked_for(settings: PromptSettings, default: Mapping[Split, int]) -> dict[Split, int]:
+    """How many prompts of each split; the `default` of those that the settings leave open."""
+    given = {split: getattr(settings, split) for split in SPLITS}
+    return {split: default[split] if count is None else count for split, count in given.items()}
+
+
 def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Split]) -> _Source:
     kind, _, name = settings.source.partition(":")
     if kind == "recipe" and name:
@@ -168,29 +171,16 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
             'source = "file:prompts.jsonl", or a `model = "ENDPOINT/MODEL"` in [writer] that writes them'
         )
     path = folder / Path(name).expanduser()
-    asked: dict[Split, int | None] = {
-        "train": settings.train,
-        "validation": settings.validation,
-        "held_out": settings.held_out,
-    }
     columns = Columns(prompt=settings.column, data=settings.data)
-    if path.suffix != ".py":
+    asked: Mapping[Split, int | None] = {split: getattr(settings, split) for split in SPLITS}
+    generated = path.suffix == ".py"
+    if generated:
+        asked = counts = numbers_asked_for(settings, _GENERATED)
+        candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed, columns)
+    else:
         candidates = read_prompt_file(path, columns)
         # What was curated before (`--out`) is taken as it was: in its order, and in its numbers.
-        own = all(c.recorded for c in candidates)
-        return _source(settings, candidates, asked, generated=own)
-    counts = {split: _GENERATED[split] if count is None else count for split, count in asked.items()}
-    candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed, columns)
-    return _source(settings, candidates, counts, generated=True)
-
-
-def _source(
-    settings: PromptSettings,
-    candidates: list[Candidate],
-    asked: Mapping[Split, int | None],
-    *,
-    generated: bool,
-) -> _Source:
+        generated = all(c.recorded for c in candidates)
     return _Source(
         candidates=candidates,
         asked=asked,

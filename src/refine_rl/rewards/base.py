@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from refine_rl.errors import UserError
+from refine_rl.errors import GuardStop, MachineError, UserError
 from refine_rl.rewards.text.patterns import TooSlow
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -84,6 +84,20 @@ class Around:
 
     def success(self, score: Score) -> bool:
         return self.reward.success(score)
+
+
+async def scored(work: Awaitable[list[Score]], members: int) -> list[Score]:
+    """What a reward gives to a group of so many members; missing scores that say why, where it fails. What
+    stops a whole run (MachineError, GuardStop) is let through."""
+    try:
+        scores = await work
+        if len(scores) != members:
+            raise RuntimeError(f"{len(scores)} scores for {members} trajectories")
+    except (MachineError, GuardStop):
+        raise
+    except FAILURES as error:
+        return [Score.missing(describe_failure(error))] * members
+    return scores
 
 
 def untokenized(prompt: Prompt, texts: Iterable[str], *, first: int = 0) -> list[Trajectory]:

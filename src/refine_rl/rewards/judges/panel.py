@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from math import fsum
 from typing import Any, cast
@@ -17,12 +18,12 @@ from typing import Any, cast
 from refine_rl.llm.background import all_of
 from refine_rl.llm.client import Client
 from refine_rl.rewards.judges.looks import Case, Judging, Verdict
-from refine_rl.types import Message, Prompt, Score, Trajectory
+from refine_rl.types import Message, Prompt, Score, Trajectory, one_line
 
 NEUTRAL = 0.5
 """The value of answers that were not compared, because there was nothing to compare them with."""
 
-_REASON = 400  # characters of a reason in an explanation
+_short = partial(one_line, most=400)  # of a reason in an explanation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +241,3 @@ def _not_judged(members: int) -> str:
     if members == 1:
         return "not judged: one answer alone cannot be compared"
     return f"not judged: all {members} answers are the same"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _REASON else line[: _REASON - 1] + "…"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from refine_rl.llm.client import Request, Schema
+from refine_rl.llm.client import Schema
 from refine_rl.llm.schemas import listed
-from refine_rl.llm.structured import Unusable, ask
+from refine_rl.llm.structured import Unusable
 from refine_rl.llm.texts import load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
@@ -38,27 +39,13 @@ async def answer_questions(
         {"id": name, "question": q.text, "options": dict(zip(LETTERS[: len(options)], options, strict=True))}
         for name, q, options in zip(ids, questions, shuffled, strict=True)
     ]
-    request = Request(
-        messages=(
-            {"role": "system", "content": load_text(TEXTS, "quiz_reader.md")},
-            {
-                "role": "user",
-                "content": f"<text>\n{fenced_json([{'text': text}])}\n</text>\n\n"
-                f"<questions>\n{fenced_json(sheet)}\n</questions>",
-            },
-        ),
-        purpose="quiz",
+    return await reader.ask(
+        load_text(TEXTS, "quiz_reader.md"),
+        f"<text>\n{fenced_json([{'text': text}])}\n</text>\n\n"
+        f"<questions>\n{fenced_json(sheet)}\n</questions>",
+        _answers_schema(ids, max(len(q.options) for q in questions)),
+        partial(read_answers, ids=ids, shuffled=shuffled),
         about=about,
-        variation=f"seed {reader.seed}",
-        temperature=reader.temperature,
-        max_tokens=reader.max_tokens,
-        schema=_answers_schema(ids, max(len(q.options) for q in questions)),
-    )
-    return await ask(
-        reader.client,
-        request,
-        lambda reply: read_answers(reply, ids, shuffled),
-        corrections=reader.corrections,
     )
 
 

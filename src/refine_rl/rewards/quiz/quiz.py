@@ -90,11 +90,6 @@ class Quiz:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    @property
-    def relative(self) -> bool:
-        """Whether values compare only within one group."""
-        return False
-
     def check_prompt(self, prompt: Prompt) -> None:
         """Raises a UserError where the prompt's data has no source text."""
         text = prompt.data.get(self.source)

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.base import Check, RuleFactory, rule
-from refine_rl.rewards.rules.form import allowed_share_value, shorten
+from refine_rl.rewards.rules.form import allowed_share_value
 from refine_rl.rewards.text.english import content_stems
 from refine_rl.rewards.text.words import find_numbers, fold, ngrams, normalise, split_words, wanted_number
 from refine_rl.settings.toml_write import toml_key, toml_string
-from refine_rl.types import Prompt
+from refine_rl.types import Prompt, one_line
 
 CONTENT_RULES: dict[str, RuleFactory] = {}
 
@@ -71,25 +71,22 @@ def excludes(*, text: Texts = None, data: DataKey = None, case: Case = False, wh
 @rule(CONTENT_RULES)
 def starts_with(*, text: Texts = None, data: DataKey = None, case: Case = False) -> Check:
     """1 when the completion starts with the text (one of the texts), white space apart, else 0."""
-    wanted = _texts(text, data)
-
-    def check(prompt: Prompt, completion: str) -> tuple[float, str]:
-        texts, folded = wanted(prompt), fold(completion.strip(), case=case)
-        found = any(folded.startswith(fold(t.strip(), case=case)) for t in texts)
-        return (1.0, "it does") if found else (0.0, f"does not start with {_quote(texts)}")
-
-    return check
+    return _at_one_end("start", str.startswith, _texts(text, data), case)
 
 
 @rule(CONTENT_RULES)
 def ends_with(*, text: Texts = None, data: DataKey = None, case: Case = False) -> Check:
     """1 when the completion ends with the text (one of the texts), white space apart, else 0."""
-    wanted = _texts(text, data)
+    return _at_one_end("end", str.endswith, _texts(text, data), case)
 
+
+def _at_one_end(
+    end: str, stands: Callable[[str, str], bool], wanted: Callable[[Prompt], list[str]], case: bool
+) -> Check:
     def check(prompt: Prompt, completion: str) -> tuple[float, str]:
         texts, folded = wanted(prompt), fold(completion.strip(), case=case)
-        found = any(folded.endswith(fold(t.strip(), case=case)) for t in texts)
-        return (1.0, "it does") if found else (0.0, f"does not end with {_quote(texts)}")
+        found = any(stands(folded, fold(t.strip(), case=case)) for t in texts)
+        return (1.0, "it does") if found else (0.0, f"does not {end} with {_quote(texts)}")
 
     return check
 
@@ -316,7 +313,7 @@ def _occurs(text: str, completion: str, case: bool, whole: bool) -> bool:
 
 
 def _quote(values: list[Any]) -> str:
-    return shorten(", ".join(repr(value) for value in values))
+    return one_line(", ".join(map(repr, values)), 100)
 
 
 def _show(number: Fraction) -> str:
