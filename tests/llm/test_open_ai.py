@@ -29,7 +29,8 @@ from refine_rl.llm.client import (
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.endpoints import Endpoint
 from refine_rl.llm.failures import Failure
-from refine_rl.llm.ledger import Ledger, meter
+from refine_rl.llm.ledger import Ledger
+from refine_rl.llm.meter import meter
 from refine_rl.llm.open_ai import EndpointClient, Line, Pace
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.wire import Wire

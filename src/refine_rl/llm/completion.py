@@ -31,7 +31,10 @@ def body_of(model: str, request: Request, quirks: Quirks) -> dict[str, Any]:
     """The arguments of the call."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m["role"], "content": _encodable(m["content"])} for m in request.messages],
+        "messages": [
+            {"role": m["role"], "content": m["content"].encode("utf-8", "replace").decode("utf-8")}
+            for m in request.messages
+        ],
         quirks.max_tokens: request.max_tokens,
     }
     if quirks.temperature:
@@ -170,7 +173,3 @@ def _text(content: Any) -> str:
         parts = [part.get("text") if isinstance(part, dict) else part for part in shown]
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")

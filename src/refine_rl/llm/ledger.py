@@ -10,9 +10,7 @@ from typing import Any
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import Call, Exchange, Request
 from refine_rl.llm.kept import Keep, forget
-from refine_rl.llm.meter import NANO, Meter, count, meter
-
-__all__ = ["Ledger", "Meter", "already_spent", "last_id", "meter"]
+from refine_rl.llm.meter import NANO, count
 
 ESTIMATE = "estimated_usd"
 """The key, in a line's `extra`, of what a call that was lost after sending may have cost."""

@@ -208,20 +208,17 @@ def _read_recipe(settings: PromptSettings, name: str, seed: int, splits: Sequenc
 def _prompts(chosen: Mapping[Split, Sequence[Candidate]], system: str) -> list[Prompt]:
     """Prompts with ids: their own, or p0000, p0001 ... in order."""
     taken = {c.id for split in SPLITS for c in chosen[split]}
-    prompts: list[Prompt] = []
-    for split in SPLITS:
-        for c in chosen[split]:
-            prompts.append(
-                Prompt(
-                    id=c.id or _free_id(len(prompts), taken),
-                    split=split,
-                    messages=_with_system(c.messages, system),
-                    facets=c.facets,
-                    data=c.data,
-                    origin=c.origin,
-                )
-            )
-    return prompts
+    return [
+        Prompt(
+            id=c.id or _free_id(number, taken),
+            split=split,
+            messages=_with_system(c.messages, system),
+            facets=c.facets,
+            data=c.data,
+            origin=c.origin,
+        )
+        for number, (split, c) in enumerate((split, c) for split in SPLITS for c in chosen[split])
+    ]
 
 
 def _free_id(number: int, taken: set[str | None]) -> str:
@@ -239,22 +236,20 @@ def _with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, .
 
 def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt]) -> CurationReport:
     splits = Counter(prompt.split for prompt in prompts)
-    alike = len(prompts) - len({said(prompt.messages) for prompt in prompts})
+    remarks = list(source.remarks)
+    if alike := len(prompts) - len({said(prompt.messages) for prompt in prompts}):
+        one = alike == 1
+        remarks.append(
+            f"{alike} of these ask{'s' if one else ''} what another one asks, with other data: kept, in the "
+            f"split of {'the other' if one else 'the others'}"
+        )
     return CurationReport(
         source=source.name,
         read=source.read,
         dropped=tuple(dropped),
         splits={split: splits[split] for split in SPLITS},
         asked=source.asked,
-        remarks=(*source.remarks, *([_same_question(alike)] if alike else [])),
-    )
-
-
-def _same_question(number: int) -> str:
-    one = number == 1
-    return (
-        f"{number} of these ask{'s' if one else ''} what another one asks, with other data: kept, in the "
-        f"split of {'the other' if one else 'the others'}"
+        remarks=tuple(remarks),
     )
 
 

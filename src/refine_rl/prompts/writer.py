@@ -83,21 +83,17 @@ class Writer:
     async def batch(self, slots: tuple[int, ...], board: Board, about: str) -> Batch:
         """Prompts for some slots, without those that are none; a call that fails leaves all slots open."""
         combinations = [board.facets_of(slot) for slot in slots]
+        existing = _excerpts(board.examples(slots, _EXISTING_SHOWN, "batch", about))
         text = fill(
             load_text(_TEXTS, "write.md"),
             {
                 "task": self._task,
                 "system": self._what_the_model_is_told(),
-                "combinations": _numbered(
-                    "; ".join(f"{name}: {value}" for name, value in c.items()) for c in combinations
+                "combinations": "\n".join(
+                    f"{n}. {'; '.join(f'{name}: {value}' for name, value in c.items())}"
+                    for n, c in enumerate(combinations, 1)
                 ),
-                "existing": _section(
-                    "These exist already; write nothing like them:",
-                    [
-                        excerpt(e, _EXISTING_LENGTH)
-                        for e in board.examples(slots, _EXISTING_SHOWN, "batch", about)
-                    ],
-                ),
+                "existing": _section("These exist already; write nothing like them:", existing),
                 "mistakes": _section("Earlier ones were refused for these reasons:", board.mistakes()),
                 "first": 1,
             },
@@ -118,15 +114,13 @@ class Writer:
             rejected, received = (last[0].rejected, last[0].read) if last else ((), 0)
             return Batch(slots=slots, texts={}, rejected=rejected, read=received, failed=str(error))
         mistakes = await self._check(sifted.texts, about) if w.check else set()
+        wrong = sorted(mistakes or ())
         checked = Dropped(origin=f"batch {about}", kind="rejected", why=CHECKED)
         return Batch(
             slots=slots,
-            texts={slots[n]: text for n, text in sorted(sifted.texts.items()) if n not in (mistakes or ())},
+            texts={slots[n]: text for n, text in sorted(sifted.texts.items()) if n not in wrong},
             read=sifted.read,
-            rejected=(
-                *sifted.rejected,
-                *(replace(checked, text=sifted.texts[n]) for n in sorted(mistakes or ())),
-            ),
+            rejected=(*sifted.rejected, *(replace(checked, text=sifted.texts[n]) for n in wrong)),
             checked=mistakes is not None,
         )
 
@@ -156,7 +150,7 @@ class Writer:
         """The system message of the settings, else the writer's; "" where none is wanted."""
         if self._prompts.system or not self._writer.system:
             return self._prompts.system
-        examples = [excerpt(e, _EXISTING_LENGTH) for e in board.examples((), _SYSTEM_EXAMPLES, "system")]
+        examples = _excerpts(board.examples((), _SYSTEM_EXAMPLES, "system"))
         values = {"task": self._task, "inputs": "\n".join(f"- {e}" for e in examples)}
         text = fill(load_text(_TEXTS, "system.md"), values)
         request = self._request(text, "system", _SYSTEM, _SYSTEM_TEMPERATURE)
@@ -248,8 +242,8 @@ def _unstorable(text: str) -> str | None:
     return None
 
 
-def _numbered(lines: Sequence[str] | Any) -> str:
-    return "\n".join(f"{n}. {line}" for n, line in enumerate(lines, 1))
+def _excerpts(texts: Sequence[str]) -> list[str]:
+    return [excerpt(text, _EXISTING_LENGTH) for text in texts]
 
 
 def _section(heading: str, lines: Sequence[str]) -> str:

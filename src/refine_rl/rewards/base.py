@@ -153,10 +153,7 @@ class CompletionReward:
 
 
 def describe_failure(error: BaseException) -> str:
-    """The exception and its frames: the outermost two, where the user's code stands, and the last four.
-
-    What stands before the user's code (this package, the import machinery) is left out.
-    """
+    """The exception, and what `foreign_frames` leaves of its traceback."""
     what = "".join(traceback.format_exception_only(error)).strip()
     return f"{what}\n{foreign_frames(traceback.extract_tb(error.__traceback__))}".rstrip()
 

@@ -144,12 +144,7 @@ def read_winner(reply: object) -> tuple[float, str]:
     if "winner" not in reply:
         raise Unusable('The reply has no "winner".')
     written = reply["winner"]
-    plain = (
-        written.strip(" \t\n\"'`.*").casefold().removeprefix("answer").strip()
-        if isinstance(written, str)
-        else ""
-    )
+    plain = str(written).strip(" \t\n\"'`.*").casefold().removeprefix("answer").strip()
     if plain not in _WINNERS:
-        shown = repr(written)
-        raise Unusable(f'The winner is {shown[:60]}; it must be "A", "B" or "tie".')
+        raise Unusable(f'The winner is {repr(written)[:60]}; it must be "A", "B" or "tie".')
     return _WINNERS[plain], explanation_of(reply)

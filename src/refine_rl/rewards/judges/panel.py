@@ -127,7 +127,7 @@ def make_case(prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Case,
     The context is the longest run of messages that all attempts share; the prompt's own messages where
     there is but one distinct attempt.
     """
-    attempts = {_key(t.messages): t.messages for t in trajectories}
+    attempts = {key_of(t.messages): t.messages for t in trajectories}
     shared = (
         _shared(list(attempts.values()))
         if len(attempts) > 1
@@ -139,10 +139,11 @@ def make_case(prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Case,
         context=trajectories[0].messages[:shared],
         answers=tuple(messages[shared:] for messages in attempts.values()),
     )
-    return case, [order[_key(t.messages)] for t in trajectories]
+    return case, [order[key_of(t.messages)] for t in trajectories]
 
 
-def _key(messages: Sequence[Message]) -> str:
+def key_of(messages: Sequence[Message]) -> str:
+    """The same for attempts that are the same to a judge."""
     return json.dumps([[m["role"], m["content"]] for m in messages])
 
 

@@ -14,7 +14,7 @@ from refine_rl.llm.structured import Unusable
 from refine_rl.llm.texts import load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.views import opaque
+from refine_rl.rewards.judges.views import all_different, opaque
 from refine_rl.rewards.quiz.questions import TEXTS, Asking, Question
 from refine_rl.rewards.text.words import fold
 
@@ -55,11 +55,7 @@ def _draw(seed: int, text: str, questions: Sequence[Question]) -> tuple[list[str
         fenced_json([{"text": text, "quiz": [[q.text, *q.options] for q in questions]}]).encode()
     )
     draw = generator(seed, "quiz", digest.hexdigest())
-    ids: list[str] = []
-    while len(ids) < len(questions):
-        name = "q" + opaque(draw, 4)
-        if name not in ids:
-            ids.append(name)
+    ids = all_different(len(questions), lambda: "q" + opaque(draw, 4))
     return ids, [tuple(q.options[i] for i in draw.permutation(len(q.options))) for q in questions]
 
 

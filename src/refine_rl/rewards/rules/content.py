@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.base import Check, RuleFactory, rule
-from refine_rl.rewards.rules.form import allowed_share_value
+from refine_rl.rewards.rules.form import ngram_share
 from refine_rl.rewards.text.english import content_stems
 from refine_rl.rewards.text.words import find_numbers, fold, ngrams, normalise, split_words, wanted_number
 from refine_rl.settings.toml_write import toml_key, toml_string
@@ -131,10 +131,8 @@ def not_copy(
     An n-gram of the completion is copied when it occurs in the source. A completion shorter than n
     words is a copy only when it is the whole source.
     """
-    if n < 1 or not 0 <= allowed < 1:
-        raise SettingsError("`n` must be at least 1, and `allowed` at least 0 and under 1")
 
-    def check(prompt: Prompt, completion: str) -> tuple[float, str]:
+    def copied(prompt: Prompt, completion: str) -> float:
         if of is not None:
             sources = [_text_of(prompt, of)]
         else:
@@ -142,14 +140,12 @@ def not_copy(
         originals = [split_words(fold(source)) for source in sources]
         mine = split_words(fold(completion))
         if len(mine) < n:
-            share = float(bool(mine) and mine in originals)
-        else:
-            known = {gram for original in originals for gram in ngrams(original, n)}
-            found = ngrams(mine, n)
-            share = sum(gram in known for gram in found) / len(found)
-        return allowed_share_value(share, allowed), f"{share:.0%} of the {n}-grams are copied"
+            return float(bool(mine) and mine in originals)
+        known = {gram for original in originals for gram in ngrams(original, n)}
+        found = ngrams(mine, n)
+        return sum(gram in known for gram in found) / len(found)
 
-    return check
+    return ngram_share("copied", copied, n, allowed)
 
 
 @rule(CONTENT_RULES)

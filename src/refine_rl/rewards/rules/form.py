@@ -211,19 +211,19 @@ def no_repetition(
 
     "Yo ho ho" has a single 3-gram and repeats nothing.
     """
+    return ngram_share("repeats", lambda prompt, completion: repeated_share(completion, n), n, allowed)
+
+
+def ngram_share(what: str, share_of: Callable[[Prompt, str], float], n: int, allowed: float) -> Check:
+    """1 up to an `allowed` share of n-grams that are `what`, then falling linearly to 0 at a share of 1."""
     if n < 1 or not 0 <= allowed < 1:
         raise SettingsError("`n` must be at least 1, and `allowed` at least 0 and under 1")
 
     def check(prompt: Prompt, completion: str) -> tuple[float, str]:
-        share = repeated_share(completion, n)
-        return allowed_share_value(share, allowed), f"{share:.0%} of the {n}-grams are repeats"
+        share = share_of(prompt, completion)
+        return min(1.0, (1 - share) / (1 - allowed)), f"{share:.0%} of the {n}-grams are {what}"
 
     return check
-
-
-def allowed_share_value(share: float, allowed: float) -> float:
-    """1 up to `allowed`, then falling linearly to 0 at a share of 1."""
-    return min(1.0, (1 - share) / (1 - allowed))
 
 
 @rule(FORM_RULES)
