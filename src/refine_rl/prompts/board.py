@@ -22,7 +22,6 @@ _MISTAKES_SHOWN = 3
 class Batch:
     """What came of one batch: texts for its slots, in the order of the slots, and what was refused."""
 
-    slots: tuple[int, ...]
     texts: Mapping[int, str]
     read: int = 0
     rejected: tuple[Dropped, ...] = ()

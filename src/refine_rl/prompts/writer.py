@@ -16,7 +16,7 @@ from refine_rl.llm.texts import fill, load_text
 from refine_rl.prompts.board import Batch, Board
 from refine_rl.prompts.candidates import RowError, candidate
 from refine_rl.prompts.curate import Dropped, excerpt
-from refine_rl.prompts.facets import Facets, name_facets
+from refine_rl.prompts.facets import FORM, Facets, read_facets
 from refine_rl.prompts.objections import has_gap, is_refusal, objection
 from refine_rl.settings import PromptSettings, WriterSettings
 from refine_rl.types import Message
@@ -65,15 +65,10 @@ class Writer:
         """Those of the settings, else the writer's."""
         if self._prompts.facets:
             return self._prompts.facets
-        w = self._writer
+        text = fill(load_text(_TEXTS, "facets.md"), {"task": self._task})
+        request = self._request(text, "facets", FORM, self._writer.temperature)
         try:
-            return await name_facets(
-                self._task,
-                self._client,
-                temperature=w.temperature,
-                max_tokens=w.max_tokens,
-                variation=f"{self._seed}/facets",
-            )
+            return await ask(self._client, request, read_facets)
         except CallFailed as error:
             raise MachineError(
                 f"The writer named no facets of the task: {error}\nName them in `prompts.facets`, or take "
@@ -112,12 +107,11 @@ class Writer:
             sifted = await ask(self._client, request, read)
         except CallFailed as error:
             rejected, received = (last[0].rejected, last[0].read) if last else ((), 0)
-            return Batch(slots=slots, texts={}, rejected=rejected, read=received, failed=str(error))
+            return Batch(texts={}, rejected=rejected, read=received, failed=str(error))
         mistakes = await self._check(sifted.texts, about) if w.check else set()
         wrong = sorted(mistakes or ())
         checked = Dropped(origin=f"batch {about}", kind="rejected", why=CHECKED)
         return Batch(
-            slots=slots,
             texts={slots[n]: text for n, text in sorted(sifted.texts.items()) if n not in wrong},
             read=sifted.read,
             rejected=(*sifted.rejected, *(replace(checked, text=sifted.texts[n]) for n in wrong)),
