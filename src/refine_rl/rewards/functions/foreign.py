@@ -84,7 +84,6 @@ class Workers:
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     def _look(self) -> None:
-        """The watch."""
         while not self._closed:
             busy = self._plain.look() | self._async.look()
             if busy:

@@ -49,7 +49,6 @@ class Panel:
 
     @property
     def relative(self) -> bool:
-        """Whether values compare only within one group."""
         return self.judging.relative
 
     def asking_for(self, purpose: str) -> Panel:
