@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from refine_rl.llm.client import CallFailed, Reply, Request, Schema
-from refine_rl.llm.ledger import last_id, meter
+from refine_rl.llm.ledger import last_id
+from refine_rl.llm.meter import meter
 from refine_rl.llm.open_ai import Pace
 from refine_rl.llm.scripted import Scripted
 from refine_rl.llm.structured import Unusable, ask

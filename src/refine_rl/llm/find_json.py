@@ -76,26 +76,18 @@ class _Search:
         self.cuts = 0
 
     def all(self) -> list[Found]:
-        while self._next():
-            pass
+        while begin := _NEXT.search(self.text, self.at):
+            if begin["tag"]:
+                self._turn(begin)
+                continue
+            try:
+                value, self.at = self._read(begin.start())
+                self.found.append(Found(value=value, text=self.text, begin=begin.start(), end=self.at))
+            except Malformed as problem:
+                self._skip(begin.start(), problem)
         if self.thinks or not self.found:
             raise Unusable(self._why(self.first), no_json=True)
         return self.found
-
-    def _next(self) -> bool:
-        """Goes on to the next value or tag of a thought; False at the end."""
-        begin = _NEXT.search(self.text, self.at)
-        if begin is None:
-            return False
-        if begin["tag"]:
-            self._turn(begin)
-            return True
-        try:
-            value, self.at = self._read(begin.start())
-            self.found.append(Found(value=value, text=self.text, begin=begin.start(), end=self.at))
-        except Malformed as problem:
-            self._skip(begin.start(), problem)
-        return True
 
     def _read(self, begin: int) -> tuple[Any, int]:
         strict = read_strictly(self.text, begin) if self.failed < _FAILURES else None

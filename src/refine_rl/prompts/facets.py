@@ -99,14 +99,8 @@ class Covering:
         """The next combination, none of `besides` where there is another."""
         ahead = self._how_far_ahead()
         without = {tuple(v.index(x) for v, x in zip(self._values, c, strict=True)) for c in besides}
-        best: tuple[tuple[bool, int, int], tuple[int, ...]] | None = None
-        for _ in range(_STARTS):
-            row = self._search(ahead, without)
-            cost = (row in without, self._cost(row, ahead), self._used[row])
-            if best is None or cost < best[0]:
-                best = cost, row
-        assert best is not None
-        row = best[1]
+        rows = [self._search(ahead, without) for _ in range(_STARTS)]
+        row = min(rows, key=lambda r: (r in without, self._cost(r, ahead), self._used[r]))
         if row in without and prod(self._sizes) > len(without):
             row = next(r for r in np.ndindex(*self._sizes) if r not in without)
         for a, number in enumerate(row):
