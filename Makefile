@@ -42,7 +42,7 @@ bench: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/python -m refine_rl.cli.docs > docs/cli.md
 	$(BIN)/python -m refine_rl.settings.docs > docs/settings.md
-	$(BIN)/python -c "from refine_rl.rewards import rules_table_markdown as t; print(t(), end='')" > docs/rules.md
+	$(BIN)/python -c "from refine_rl.rewards.rules.table import rules_table_markdown as t; print(t(), end='')" > docs/rules.md
 
 notebook: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/run.py notebooks/tiny_grpo.ipynb

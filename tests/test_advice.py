@@ -113,7 +113,7 @@ def test_toml_of_the_pages_is_read(page: Path) -> None:
     for block in blocks(page, "toml"):
         settings = read(block)
         for number, rule in enumerate(settings.reward.rules):
-            rule_reward(rule, name=rule.rule, where=f"{page}, rule {number}")
+            rule_reward(rule, where=f"{page}, rule {number}")
     for span in spans(page):
         if re.match(r"[\w.]+ = \S(?!$)", span):  # one letter alone stands for a number, as in formulas
             assert tomllib.loads(span), span

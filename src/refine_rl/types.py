@@ -77,6 +77,16 @@ def count_of(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def one_line(text: str, most: int) -> str:
+    """The text on one line, cut at `most` characters.
+
+    >>> one_line("one\\n two three", 9)
+    'one two …'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
 def mean_of(values: Sequence[float]) -> float:
     """The mean of at least one value; also where the sum is too large for a number.
 

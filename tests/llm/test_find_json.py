@@ -12,12 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refine_rl.llm.find_json import Unusable, find_values
-from refine_rl.llm.structured import parse_json
-from refine_rl.llm.tolerant import Malformed, read_value
+from refine_rl.llm.tolerant import Malformed, read_strictly, read_tolerantly
+from refine_rl.llm.verdict import agreed
 
 
 def values(text: str) -> list[Any]:
     return [found.value for found in find_values(text)]
+
+
+def parse_json(text: str) -> Any:
+    return agreed(values(text))
 
 
 WANTED = {"scores": [{"id": "a", "score": 0.5, "why": None}]}
@@ -180,14 +184,14 @@ json_values = st.recursive(
 @given(value=st.lists(json_values, max_size=3) | st.dictionaries(st.text(), json_values, max_size=3))
 def test_strict_json_is_read_as_it_is(value: Any) -> None:
     text = json.dumps(value)
-    assert read_value(text + " and more", 0) == (value, len(text))
+    assert read_strictly(text + " and more", 0) == (value, len(text))
 
 
 @settings(max_examples=150, deadline=None)
 @given(value=st.dictionaries(st.text("a'{,:\\\""), st.integers() | st.booleans(), min_size=1))
 def test_what_python_prints_is_read_too(value: Any) -> None:
     text = "{" + ", ".join(f"{json.dumps(k)}: {v!r}" for k, v in value.items()) + ",}"
-    assert read_value(text, 0) == (value, len(text))
+    assert read_tolerantly(text, 0) == (value, len(text))
 
 
 @settings(max_examples=200, deadline=None)
@@ -203,5 +207,5 @@ def test_any_text_gives_a_value_or_a_reason(text: str) -> None:
 
 def test_malformed_knows_its_place() -> None:
     with pytest.raises(Malformed) as error:
-        read_value('xx{"a": 1 2}', 2)
+        read_tolerantly('xx{"a": 1 2}', 2)
     assert error.value.at == 10

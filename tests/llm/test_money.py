@@ -15,7 +15,8 @@ import pytest
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import Call
 from refine_rl.llm.endpoints import resolve
-from refine_rl.llm.ledger import Ledger, already_spent, meter
+from refine_rl.llm.ledger import Ledger, already_spent
+from refine_rl.llm.meter import meter
 from refine_rl.llm.prices import find_price, price_table
 from refine_rl.settings import EndpointSettings, PriceSettings
 

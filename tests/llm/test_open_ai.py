@@ -29,7 +29,8 @@ from refine_rl.llm.client import (
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.endpoints import Endpoint
 from refine_rl.llm.failures import Failure
-from refine_rl.llm.ledger import Ledger, meter
+from refine_rl.llm.ledger import Ledger
+from refine_rl.llm.meter import meter
 from refine_rl.llm.open_ai import EndpointClient, Line, Pace
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.wire import Wire
@@ -696,7 +697,7 @@ def test_forms_step_down(bench: MakeBench, mood: str, forms: list[str | None]) -
     here = bench(brain=lambda body: '{"score": 0.5}', moods=mood)
     for _ in range(2):
         answer = here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score))
-        assert answer.value == 0.5
+        assert answer == 0.5
     sent = [r.get("response_format", {}).get("type") for r in here.server.requests]
     assert sent == [*forms, forms[-1]]
     assert here.outcomes == ["unsupported"] * (len(forms) - 1) + ["ok", "ok"]
@@ -707,7 +708,7 @@ def test_a_form_may_be_refused_without_a_word_about_it(bench: MakeBench) -> None
         return "400" if "response_format" in body else "ok"
 
     here = bench(brain=lambda body: '{"score": 0.5}', moods=moods)
-    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score)).value == 0.5
+    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), score)) == 0.5
     plain = bench(brain=lambda body: '{"score": 0.5}', moods=["ok", "400"])
     plain.run(ask(plain.client, request(schema=SCHEMA, form="schema"), score))
     with pytest.raises(CallFailed) as error:
@@ -853,7 +854,7 @@ def test_nothing_is_lost_in_a_storm(bench: MakeBench, patience: Patience) -> Non
         asked = [request(f"score {n}", schema=SCHEMA, form="schema") for n in range(25)]
         return await asyncio.gather(*(ask(here.client, one, score, corrections=8) for one in asked))
 
-    assert [answer.value for answer in here.run(work())] == [float(n) for n in range(25)]
+    assert here.run(work()) == [float(n) for n in range(25)]
     assert {"busy", "server error", "no connection", "timeout", "empty", "cut"} < set(here.outcomes)
     assert len(here.calls) == len(here.server.requests)
 
@@ -1028,7 +1029,7 @@ def test_what_stayed_unusable_is_not_kept_for_ever(bench: MakeBench) -> None:
 
     with pytest.raises(CallFailed, match="no number"):
         here.run(ask(here.client, asked, read, corrections=1))
-    assert here.run(ask(here.client, asked, read, corrections=1)).value == 0.25
+    assert here.run(ask(here.client, asked, read, corrections=1)) == 0.25
 
 
 def test_a_dialogue_with_corrections_comes_from_the_cache_whole(bench: MakeBench) -> None:
@@ -1036,7 +1037,7 @@ def test_a_dialogue_with_corrections_comes_from_the_cache_whole(bench: MakeBench
     here = bench(cache=True, brain=lambda body: next(texts))
     asked = request(schema=SCHEMA, form="schema")
     for _ in range(2):
-        assert here.run(ask(here.client, asked, score)).value == 0.25
+        assert here.run(ask(here.client, asked, score)) == 0.25
     assert len(here.server.requests) == 3
 
 
@@ -1049,7 +1050,7 @@ def test_only_what_could_be_used_reaches_the_folder(bench: MakeBench, tmp_path: 
             raise Unusable("no number")
         return score(value)
 
-    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), read)).value == 0.25
+    assert here.run(ask(here.client, request(schema=SCHEMA, form="schema"), read)) == 0.25
     kept = [json.loads(path.read_text())["text"] for path in (tmp_path / "cache").rglob("*.json")]
     assert kept == ['{"score": 0.25}'] * 2  # of the first request and of the last correction
 
@@ -1077,7 +1078,7 @@ def test_equal_questions_under_way_share_their_corrections_too(bench: MakeBench)
         free.set()
         return await asking
 
-    assert [answer.value for answer in here.run(work())] == [0.25] * 5
+    assert here.run(work()) == [0.25] * 5
     assert len(here.server.requests) == 2
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from refine_rl.llm.client import CallFailed, Reply, Request, Schema
-from refine_rl.llm.ledger import last_id, meter
+from refine_rl.llm.ledger import last_id
+from refine_rl.llm.meter import meter
 from refine_rl.llm.open_ai import Pace
 from refine_rl.llm.scripted import Scripted
 from refine_rl.llm.structured import Unusable, ask
@@ -65,8 +66,7 @@ def talk(
         client = connections.client("here/judge")
         for text in texts or ("How good?",):
             try:
-                answer = await ask(client, request(text), reader, corrections=corrections)
-                found.append(answer.value)
+                found.append(await ask(client, request(text), reader, corrections=corrections))
             except CallFailed as error:
                 found.append(str(error))
         await connections.close()
@@ -210,7 +210,7 @@ def test_calls_of_before_they_had_numbers_count() -> None:
 def test_a_scripted_model_counts_alike() -> None:
     client = Scripted(["no", '{"score": 0.5}'])
     with meter() as counted:
-        assert asyncio.run(ask(client, request(), read)).value == 0.5
+        assert asyncio.run(ask(client, request(), read)) == 0.5
     assert (counted.calls, counted.unusable) == (2, 1)
     assert Request(messages=(), purpose="x").fault is None
     assert request() == request()  # what reads a reply does not make another request

@@ -14,7 +14,7 @@ import pytest
 from refine_rl.errors import Interrupted, SettingsError
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.client import CallFailed, Reply, Request
-from refine_rl.llm.ledger import meter
+from refine_rl.llm.meter import meter
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.llm.texts import fill, load_text
 

@@ -12,7 +12,7 @@ import pytest
 
 from refine_rl.llm.client import CallFailed, Reply, Request, Schema, TooLong, Unsupported
 from refine_rl.llm.scripted import Brain, Said, Scripted
-from refine_rl.llm.structured import Answer, Unusable, ask
+from refine_rl.llm.structured import Unusable, ask
 
 SCHEMA = Schema(
     name="verdict",
@@ -41,7 +41,7 @@ def asked(
     corrections: int = 2,
     request: Request = REQUEST,
     read: Any = score,
-) -> tuple[Answer[Any], list[Request]]:
+) -> tuple[Any, list[Request]]:
     client = replies if isinstance(replies, Scripted) else Scripted(replies)
     answer = asyncio.run(ask(client, request, read, corrections=corrections))
     return answer, client.requests
@@ -57,7 +57,7 @@ def failing(replies: Sequence[Said], *, corrections: int = 2) -> tuple[CallFaile
 
 def test_a_good_reply_at_once() -> None:
     answer, requests = asked([GOOD])
-    assert (answer.value, len(answer.replies)) == (0.5, 1)
+    assert answer == 0.5
     assert requests == [REQUEST]
 
 
@@ -73,7 +73,7 @@ def test_a_schema_is_needed() -> None:
 
 def test_the_correction_says_what_was_wrong_and_shows_the_reply() -> None:
     answer, requests = asked(['{"score": "high"}', GOOD])
-    assert (answer.value, len(answer.replies)) == (0.5, 2)
+    assert (answer, len(requests)) == (0.5, 2)
     assert requests[1].messages[0] == REQUEST.messages[0]
     assert requests[1].messages[1] == {"role": "assistant", "content": '{"score": "high"}'}
     assert requests[1].messages[2]["role"] == "user"
@@ -149,7 +149,7 @@ def test_unsupported_words_are_a_failure() -> None:
 
 def test_an_empty_reply_steps_down_without_a_correction() -> None:
     answer, requests = asked(["", GOOD], corrections=0)
-    assert answer.value == 0.5
+    assert answer == 0.5
     assert [r.form for r in requests] == ["schema", "json"]
 
 
@@ -171,7 +171,7 @@ def test_a_form_that_does_not_help_is_given_up_after_a_while() -> None:
 def test_a_cut_reply_gets_more_room_up_to_four_times() -> None:
     cut = Reply(text='{"score": 0.', finish="length")
     answer, requests = asked([cut, cut, GOOD], corrections=0)
-    assert answer.value == 0.5
+    assert answer == 0.5
     assert [r.max_tokens for r in requests] == [100, 200, 400]
     _, requests = failing([cut, cut, cut, cut, cut])
     assert [r.max_tokens for r in requests] == [100, 200, 400, 400, 400]
@@ -182,10 +182,10 @@ def test_a_cut_reply_is_used_only_where_its_json_ends_it() -> None:
     """What comes first may be a draft, and the answer that which was cut."""
     for text in (GOOD, f"```json\n{GOOD}\n```", f"Let me think. {GOOD}"):
         answer, _ = asked([Reply(text=text, finish="length")])
-        assert answer.value == 0.5
+        assert answer == 0.5
     draft = Reply(text='Perhaps {"score": 1.0}. But the answer', finish="length")
     answer, requests = asked([draft, draft, draft, GOOD])
-    assert answer.value == 0.5
+    assert answer == 0.5
     assert [r.max_tokens for r in requests] == [100, 200, 400, 400]
     assert "was cut before its end" in requests[3].messages[-1]["content"]
 
@@ -205,7 +205,7 @@ def test_a_request_that_does_not_fit_is_a_failure() -> None:
 def test_a_refusal_gets_one_correction() -> None:
     refusal = Reply(text="I cannot.", finish="refusal")
     answer, requests = asked([refusal, GOOD])
-    assert answer.value == 0.5
+    assert answer == 0.5
     assert 'declined to answer ("I cannot.")' in requests[1].messages[-1]["content"]
     error, _ = failing([refusal, refusal], corrections=5)
     assert "declined" in str(error)
@@ -217,7 +217,7 @@ def test_a_refusal_that_quotes_an_answer_is_still_one() -> None:
 
 def test_the_value_that_can_be_used_is_found_among_others() -> None:
     answer, _ = asked([f'Format: {{"score": "number"}}.\n[1] {GOOD}'])
-    assert answer.value == 0.5
+    assert answer == 0.5
 
 
 def test_two_usable_values_that_differ_are_sent_back() -> None:
@@ -227,14 +227,14 @@ def test_two_usable_values_that_differ_are_sent_back() -> None:
 
 @pytest.mark.parametrize("text", ['[{"score": 0.5}]', "{'score': 0.5}", f"```json\n{GOOD}```"])
 def test_wrappings(text: str) -> None:
-    assert asked([text])[0].value == 0.5
+    assert asked([text])[0] == 0.5
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", '{"items": [1, 2]}', '[{"items": [1, 2]}]'])
 def test_a_bare_list_is_the_only_lists_value(text: str) -> None:
     request = Request(messages=REQUEST.messages, purpose="x", schema=LISTS, form="schema")
     answer, _ = asked([text], request=request, read=lambda value: value["items"])
-    assert answer.value == [1, 2]
+    assert answer == [1, 2]
 
 
 def test_a_list_may_come_in_an_object() -> None:
@@ -244,9 +244,9 @@ def test_a_list_may_come_in_an_object() -> None:
         schema=Schema(name="l", schema={"type": "array"}),
         form="schema",
     )
-    assert asked(['{"anything": [3]}'], request=request, read=list)[0].value == [3]
+    assert asked(['{"anything": [3]}'], request=request, read=list)[0] == [3]
     answer, requests = asked(['{"a": 1}', "[4]"], request=request, read=list)
-    assert answer.value == [4]
+    assert answer == [4]
     assert "must be a JSON list" in requests[1].messages[-1]["content"]
 
 
@@ -283,9 +283,8 @@ def test_only_what_can_be_used_is_kept() -> None:
 
 def test_an_answer_after_corrections_is_kept_for_the_first_request() -> None:
     client = Keeping(['{"score": 1}', GOOD])
-    for replies in (2, 1):
-        answer = asyncio.run(ask(client, REQUEST, score, corrections=1))
-        assert (answer.value, len(answer.replies)) == (0.5, replies)
+    for _ in range(2):
+        assert asyncio.run(ask(client, REQUEST, score, corrections=1)) == 0.5
     assert len(client.requests) == 2
     assert set(client.kept.values()) == {GOOD}
 
@@ -295,7 +294,7 @@ def test_a_kept_reply_that_cannot_be_used_is_asked_for_again() -> None:
     client = Keeping([GOOD])
     client.kept[repr(REQUEST)] = '{"score": 1}'
     answer = asyncio.run(ask(client, REQUEST, score, corrections=0))
-    assert answer.value == 0.5
+    assert answer == 0.5
     assert client.requests == [REQUEST]
     assert client.kept == {repr(REQUEST): GOOD}
 

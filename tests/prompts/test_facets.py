@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refine_rl.llm.client import CallFailed
+from refine_rl.errors import MachineError
 from refine_rl.llm.scripted import Scripted
 from refine_rl.llm.structured import Unusable
-from refine_rl.prompts.facets import Covering, name_facets, read_facets, whole_combinations
+from refine_rl.prompts.facets import Covering, read_facets, whole_combinations
 from refine_rl.prompts.slots import plan_slots
+from refine_rl.prompts.writer import Writer
+from refine_rl.settings import PromptSettings, WriterSettings
 
 SIZES = st.lists(st.integers(2, 6), min_size=1, max_size=5)
 
@@ -155,7 +157,14 @@ def test_the_writer_is_told_what_was_wrong_with_its_facets() -> None:
     good = '{"facets": [{"name": "x", "values": ["a", "b"]}, {"name": "y", "values": ["a", "b"]}, '
     client = Scripted([good + "]}", good + '{"name": "z", "values": ["a", "b"]}]}'])
     task = "Say {{task}} and {this}."
-    found = asyncio.run(name_facets(task, client, temperature=0.7, variation="3/facets"))
+
+    def name(client: Scripted) -> Any:
+        writer = WriterSettings(temperature=0.7)
+        return asyncio.run(
+            Writer(client, task=task, prompts=PromptSettings(), writer=writer, seed=3).facets()
+        )
+
+    found = name(client)
     assert found == dict.fromkeys("xyz", ("a", "b"))
     first, second = client.requests
     assert "<task>\nSay {{task}} and {this}.\n</task>" in first.messages[0]["content"]
@@ -166,5 +175,5 @@ def test_the_writer_is_told_what_was_wrong_with_its_facets() -> None:
         0.7,
     )
     assert "There are 2 facets; give 3 to 6." in second.messages[-1]["content"]
-    with pytest.raises(CallFailed, match=r"There are 0 facets"):
-        asyncio.run(name_facets(task, Scripted(lambda request: '{"facets": []}')))
+    with pytest.raises(MachineError, match=r"There are 0 facets"):
+        name(Scripted(lambda request: '{"facets": []}'))

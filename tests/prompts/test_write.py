@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from refine_rl.errors import GuardStop, Interrupted, MachineError, SettingsError, UserError
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import CallFailed, EndpointDown, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
 from refine_rl.llm.structured import Unusable
 from refine_rl.prompts import load_all_prompts, load_prompts
 from refine_rl.prompts.board import Board
 from refine_rl.prompts.slots import Slot, plan_slots
-from refine_rl.prompts.write import Written, together, write_prompts
+from refine_rl.prompts.write import Written, write_prompts
 from refine_rl.prompts.writer import CHECKED, read_system, sift
 from refine_rl.report.coverage import cover
 from refine_rl.settings import PromptSettings, Settings
@@ -321,7 +322,7 @@ def test_after_an_error_nothing_goes_on_in_the_background() -> None:
 
     async def main() -> None:
         with pytest.raises(ValueError, match="no"):
-            await asyncio.wait_for(together([slow(), fails()]), 60)
+            await asyncio.wait_for(all_of([slow(), fails()]), 60)
         assert ended == ["slow"]
         assert len(asyncio.all_tasks()) == 1
 

@@ -1,22 +1,23 @@
-"""Coroutines run to their end from plain code, wherever that stands."""
+"""Coroutines run to their end: from plain code, wherever that stands, and several at the same time."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 
-from refine_rl.progress import Pause, never
+from refine_rl.progress import Pause, never, wait
 
 T = TypeVar("T")
-_POLL = 0.1  # seconds between two looks at `pause`
 
 
 def run_blocking(make: Callable[[], Coroutine[Any, Any, T]], pause: Pause = never) -> T:
     """What the coroutine gives, or raises. It runs in a thread with an event loop of its own, so the caller
-    may stand in a loop himself (a notebook does). `pause` is called ten times a second; where it raises, the
+    may stand in a loop himself (a notebook does). `pause` is called many times a second; where it raises, the
     coroutine is cancelled, has its time to tidy up, and the error goes on.
 
     >>> async def answer() -> int:
@@ -24,61 +25,43 @@ def run_blocking(make: Callable[[], Coroutine[Any, Any, T]], pause: Pause = neve
     >>> run_blocking(answer)
     42
     """
-    work = _Work(make)
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+    ended: Future[T] = Future()
+
+    async def main() -> T:
+        task = asyncio.ensure_future(make())
+        begun.set_result((asyncio.get_running_loop(), task))
+        return await task
+
+    def work() -> None:
+        try:
+            ended.set_result(asyncio.run(main()))
+        except BaseException as error:  # all of it belongs to the caller
+            begun.cancel()
+            ended.set_exception(error)
+
     context = contextvars.copy_context()  # so that a meter of the caller counts what is called in there
-    thread = threading.Thread(target=context.run, args=(work.run,), name="refine-llm", daemon=True)
+    thread = threading.Thread(target=context.run, args=(work,), name="refine-llm", daemon=True)
     thread.start()
     try:
-        while not work.ended.wait(_POLL):
-            pause()
+        return wait(ended, pause)
     except BaseException:
-        work.cancel()
-        thread.join()
+        with contextlib.suppress(CancelledError, RuntimeError):  # it never began, or has ended
+            loop, task = begun.result()
+            loop.call_soon_threadsafe(task.cancel)
         raise
-    thread.join()
-    return work.result()
+    finally:
+        thread.join()
 
 
-class _Work(Generic[T]):
-    """One coroutine in its thread."""
-
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[T] | None = None
-        self._cancelled = False
-        self._values: list[T] = []
-        self._error: BaseException | None = None
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        try:
-            self._values.append(asyncio.run(self._main()))
-        except BaseException as error:  # all of it belongs to the caller
-            self._error = error
-        finally:
-            self.ended.set()
-
-    async def _main(self) -> T:
-        task = asyncio.ensure_future(self._make())
-        with self._lock:
-            self._loop, self._task = asyncio.get_running_loop(), task
-            if self._cancelled:
-                task.cancel()
-        try:
-            return await task
-        finally:
-            with self._lock:
-                self._loop = None
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            if self._loop is not None and self._task is not None:
-                self._loop.call_soon_threadsafe(self._task.cancel)
-
-    def result(self) -> T:
-        if self._error is not None:
-            raise self._error
-        return self._values[0]
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all works, which go on at the same time, in their order. When one raises, the others
+    are cancelled and waited for: nothing goes on behind the back of an error."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

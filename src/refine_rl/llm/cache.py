@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from refine_rl.llm.client import Reply, Request
 
@@ -72,7 +71,7 @@ class Cache:
         """Keeps a whole reply; cut ones and refusals are not kept."""
         if reply.finish != "stop" or not reply.text:
             return
-        record: dict[str, Any] = {
+        record = {
             "version": _VERSION,
             "key": key,
             "text": reply.text,
@@ -83,15 +82,12 @@ class Cache:
         aside = path.with_name(f"{key}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                aside.touch(mode=0o600)
-                aside.write_text(json.dumps(record), encoding="utf-8")
-                aside.replace(path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    aside.unlink(missing_ok=True)
-                raise
+            aside.touch(mode=0o600)
+            aside.write_text(json.dumps(record), encoding="utf-8")
+            aside.replace(path)
         except OSError as problem:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
             if not self._noted:
                 self._noted = True
                 self._note(f"Replies cannot be kept in {self._folder}: {problem.strerror}. Going on without.")

@@ -6,10 +6,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-from refine_rl.llm.client import Request
+from refine_rl.llm.client import Reply, Request
 from refine_rl.llm.failures import Failure, error_text, failure_in_body, read_json, what_came
 
 _CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "model_length"}  # as endpoints name it
@@ -27,25 +27,14 @@ class Quirks:
     max_tokens: str = "max_tokens"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
-    """What an answer holds. `problem` is set where that is no reply; what was used is told all the same.
-    `instead` says what came where there is no text."""
-
-    text: str = ""
-    finish: Literal["stop", "length", "refusal"] = "stop"
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    cost_usd: float | None = None
-    instead: str = ""
-    problem: Failure | None = None
-
-
 def body_of(model: str, request: Request, quirks: Quirks) -> dict[str, Any]:
     """The arguments of the call."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m["role"], "content": _encodable(m["content"])} for m in request.messages],
+        "messages": [
+            {"role": m["role"], "content": m["content"].encode("utf-8", "replace").decode("utf-8")}
+            for m in request.messages
+        ],
         quirks.max_tokens: request.max_tokens,
     }
     if quirks.temperature:
@@ -82,34 +71,34 @@ def strict_schema(schema: Any) -> Any:
     return closed
 
 
-def read_completion(body: str, request: Request) -> Completion:
-    """What is in an answer of status 200 to `request`."""
+def read_completion(body: str, request: Request) -> tuple[Reply, Failure | None]:
+    """The reply in an answer of status 200 to `request`; where it is none, what was used, and the failure."""
     data = read_json(body)
     if not isinstance(data, dict) or not ("choices" in data or "error" in data):
-        problem = _retry("server error", f"no completion came back but {what_came(body)}", lost=True)
-        return Completion(problem=problem)
-    used = _usage(data.get("usage"))
+        failure = _retry("server error", f"no completion came back but {what_came(body)}", lost=True)
+        return Reply(text=""), failure
+    used = _used(data.get("usage"))
     choices = data.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     error = data.get("error") or (first.get("error") if isinstance(first, dict) else None)
     if error:
-        return Completion(**used, problem=failure_in_body(error, request.form))
+        return used, failure_in_body(error, request.form)
     message = first.get("message") if isinstance(first, dict) else None
     if not isinstance(first, dict) or not isinstance(message, dict):
         rest = {name: value for name, value in data.items() if value and name not in _USUAL}
         said = error_text(json.dumps(rest)) if rest else ""
-        return Completion(**used, problem=_retry("empty", f"the answer held no choice{said and f': {said}'}"))
+        return used, _retry("empty", f"the answer held no choice{said and f': {said}'}")
     reason = str(first.get("finish_reason")).casefold()
     if reason == "error":
-        return Completion(**used, problem=_retry("server error", "the model broke off"))
+        return used, _retry("server error", "the model broke off")
     text = _text(message.get("content"))
     refusal = _refusal(message)
     if refusal or reason in _FILTERED:
         instead = "" if refusal or text.strip() else "a filter of the endpoint held it back"
-        return Completion(text=refusal or text, finish="refusal", instead=instead, **used)
+        return replace(used, text=refusal or text, finish="refusal", instead=instead), None
     cut = reason in _CUT
     instead = "" if text.strip() else _instead(data, first, message, request.max_tokens if cut else None)
-    return Completion(text=text, finish="length" if cut else "stop", instead=instead, **used)
+    return replace(used, text=text, finish="length" if cut else "stop", instead=instead), None
 
 
 def _instead(
@@ -158,9 +147,10 @@ def _retry(outcome: str, text: str, *, lost: bool = False) -> Failure:
     return Failure(kind="retry", outcome=outcome, text=text, lost=lost)
 
 
-def _usage(usage: Any) -> dict[str, Any]:
+def _used(usage: Any) -> Reply:
+    """A reply without a text yet, with the tokens and the cost that an answer tells."""
     if not isinstance(usage, dict):
-        return {}
+        return Reply(text="")
 
     def number(name: str) -> int | None:
         value = usage.get(name)
@@ -168,11 +158,12 @@ def _usage(usage: Any) -> dict[str, Any]:
 
     cost: Any = usage.get("cost")
     known = isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost >= 0
-    return {
-        "tokens_in": number("prompt_tokens"),
-        "tokens_out": number("completion_tokens"),
-        "cost_usd": float(cost) if known else None,
-    }
+    return Reply(
+        text="",
+        tokens_in=number("prompt_tokens"),
+        tokens_out=number("completion_tokens"),
+        cost_usd=float(cost) if known else None,
+    )
 
 
 def _text(content: Any) -> str:
@@ -182,7 +173,3 @@ def _text(content: Any) -> str:
         parts = [part.get("text") if isinstance(part, dict) else part for part in shown]
         return "".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")

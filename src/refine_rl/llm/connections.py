@@ -31,8 +31,8 @@ class EndpointConnections:
 
     A server given from outside is a table like any other: {"local": EndpointSettings(base_url=...)} makes
     "local/MODEL" known. One object may be used from several event loops; `close` closes what is open in the
-    running one. `note` hears of what a person should know: an endpoint that does not answer, a cache that
-    cannot be used.
+    running one. Every call is written down in `ledger`. `note` hears of what a person should know: an
+    endpoint that does not answer, a cache that cannot be used.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EndpointConnections:
         pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
         self._endpoints = endpoints
-        self._ledger = ledger
+        self.ledger = ledger
         self._environ = environ
         self._cache = Cache(cache_folder or default_folder(environ), note)
         self._note = note
@@ -54,11 +54,6 @@ class EndpointConnections:
         self._lock = threading.Lock()
         self._lines: dict[str, Line] = {}
         self._clients: dict[str, EndpointClient] = {}
-
-    @property
-    def ledger(self) -> Ledger:
-        """Where every call is written down."""
-        return self._ledger
 
     def client(self, model: str) -> EndpointClient:
         """The client of "ENDPOINT/MODEL"; one object a model. Raises SettingsError for an endpoint that is
@@ -72,12 +67,12 @@ class EndpointConnections:
         endpoint = resolve(model, self._endpoints, self._environ)
         line = self._lines.setdefault(endpoint.name, Line(endpoint, self._note))
         price = find_price(endpoint, model)
-        if price is None and self._ledger.dollars is not None:
+        if price is None and self.ledger.dollars is not None:
             raise UnknownPriceError(model, self._endpoints)
         return EndpointClient(
             model,
             line,
-            self._ledger,
+            self.ledger,
             price=price,
             cache=self._cache if endpoint.settings.cache else None,
             pace=self._pace,

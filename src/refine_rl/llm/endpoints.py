@@ -17,24 +17,16 @@ from refine_rl.llm.proxies import Proxy, find_proxy
 from refine_rl.settings import EndpointSettings, PriceSettings
 from refine_rl.settings.toml_write import toml_key
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preset:
-    """An endpoint that needs no table. `key_env` is "" where no key is needed."""
-
-    base_url: str
-    key_env: str = ""
-
-
-PRESETS: Mapping[str, Preset] = {
-    "openai": Preset(base_url="https://api.openai.com/v1", key_env="OPENAI_API_KEY"),
-    "openrouter": Preset(base_url="https://openrouter.ai/api/v1", key_env="OPENROUTER_API_KEY"),
-    "together": Preset(base_url="https://api.together.xyz/v1", key_env="TOGETHER_API_KEY"),
-    "groq": Preset(base_url="https://api.groq.com/openai/v1", key_env="GROQ_API_KEY"),
-    "ollama": Preset(base_url="http://127.0.0.1:11434/v1"),
-    "vllm": Preset(base_url="http://127.0.0.1:8000/v1"),
-    "lm-studio": Preset(base_url="http://127.0.0.1:1234/v1"),
+PRESETS: Mapping[str, EndpointSettings] = {
+    "openai": EndpointSettings(base_url="https://api.openai.com/v1", key_env="OPENAI_API_KEY"),
+    "openrouter": EndpointSettings(base_url="https://openrouter.ai/api/v1", key_env="OPENROUTER_API_KEY"),
+    "together": EndpointSettings(base_url="https://api.together.xyz/v1", key_env="TOGETHER_API_KEY"),
+    "groq": EndpointSettings(base_url="https://api.groq.com/openai/v1", key_env="GROQ_API_KEY"),
+    "ollama": EndpointSettings(base_url="http://127.0.0.1:11434/v1", key_env=""),
+    "vllm": EndpointSettings(base_url="http://127.0.0.1:8000/v1", key_env=""),
+    "lm-studio": EndpointSettings(base_url="http://127.0.0.1:1234/v1", key_env=""),
 }
+"""The endpoints that need no table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,11 +80,10 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
     """The endpoint of "ENDPOINT/MODEL". Raises SettingsError where it is not known, UserError without its
     key, or behind a proxy that cannot be used. An endpoint on this machine is reached without a proxy."""
     name, _ = parse_model(model)
-    preset, settings = PRESETS.get(name), endpoints.get(name)
-    if preset is None and settings is None:
+    if name not in PRESETS and name not in endpoints:
         raise SettingsError(_unknown(name, model, endpoints))
-    settings = settings or EndpointSettings()
-    base_url = settings.base_url or (preset.base_url if preset else "")
+    preset, settings = (known.get(name, EndpointSettings()) for known in (PRESETS, endpoints))
+    base_url = settings.base_url or preset.base_url
     if not base_url:
         raise SettingsError(
             f"endpoints.{name} needs its address, since `{name}` is none of the known endpoints: "
@@ -102,18 +93,16 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
     key_env = settings.key_env
     if key_env is None and settings.base_url is not None and is_loopback(base_url):
         key_env = ""
-    if key_env is None and preset is None:
+    elif key_env is None:
+        key_env = preset.key_env
+    if key_env is None:
         raise SettingsError(
             f"endpoints.{name} must say which environment variable holds its key: "
             '`key_env = "NAME_OF_THE_VARIABLE"` (`""` where no key is needed)'
         )
-    if key_env is None and preset is not None:
-        key_env = preset.key_env
-    key = _key(name, key_env or "", environ)
+    key = _key(name, key_env, environ)
     proxy = None if is_loopback(base_url) else find_proxy(base_url, environ)
-    return Endpoint(
-        name=name, base_url=base_url, key=key, key_env=key_env or "", settings=settings, proxy=proxy
-    )
+    return Endpoint(name=name, base_url=base_url, key=key, key_env=key_env, settings=settings, proxy=proxy)
 
 
 def is_loopback(base_url: str) -> bool:

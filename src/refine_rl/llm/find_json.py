@@ -76,28 +76,18 @@ class _Search:
         self.cuts = 0
 
     def all(self) -> list[Found]:
-        while self._next():
-            pass
-        if self.thinks:
-            raise Unusable("The reply ends in the middle of a thought, before any answer.", no_json=True)
-        if not self.found:
-            raise _unusable(self.text, self.first)
+        while begin := _NEXT.search(self.text, self.at):
+            if begin["tag"]:
+                self._turn(begin)
+                continue
+            try:
+                value, self.at = self._read(begin.start())
+                self.found.append(Found(value=value, text=self.text, begin=begin.start(), end=self.at))
+            except Malformed as problem:
+                self._skip(begin.start(), problem)
+        if self.thinks or not self.found:
+            raise Unusable(self._why(self.first), no_json=True)
         return self.found
-
-    def _next(self) -> bool:
-        """Goes on to the next value or tag of a thought; False at the end."""
-        begin = _NEXT.search(self.text, self.at)
-        if begin is None:
-            return False
-        if begin["tag"]:
-            self._turn(begin)
-            return True
-        try:
-            value, self.at = self._read(begin.start())
-            self.found.append(Found(value=value, text=self.text, begin=begin.start(), end=self.at))
-        except Malformed as problem:
-            self._skip(begin.start(), problem)
-        return True
 
     def _read(self, begin: int) -> tuple[Any, int]:
         strict = read_strictly(self.text, begin) if self.failed < _FAILURES else None
@@ -122,27 +112,20 @@ class _Search:
             return
         ends = _THOUGHT_END.search(self.text, begin) if self.cuts < _CUTS else None
         if ends is None:
-            if self.thinks:
-                raise Unusable("The reply ends in the middle of a thought, before any answer.", no_json=True)
-            raise _unusable(self.text, problem) from None
+            raise Unusable(self._why(problem), no_json=True) from None
         self._turn(ends)
 
-
-def _unusable(text: str, problem: Malformed | None) -> Unusable:
-    if not text.strip():
-        return Unusable("The reply is empty.", no_json=True)
-    if problem is None:
-        return Unusable("There is no JSON in the reply.", no_json=True)
-    if isinstance(problem, Truncated):
-        shown, hint = _quoted(text[-_SHOWN:].strip()), ""
-        if problem.quotes:
-            begins = _quoted(text[problem.at : problem.at + _SHOWN])
-            hint = f" The string that begins with {begins} has quotes in it that are not escaped."
-        return Unusable(f"The reply ends in the middle of its JSON, after {shown}.{hint}", no_json=True)
-    line = text.count("\n", 0, problem.at) + 1
-    near = text[problem.at : problem.at + _SHOWN].strip()
-    return Unusable(f"The JSON cannot be read: in line {line}, at {_quoted(near)}: {problem}.", no_json=True)
-
-
-def _quoted(text: str) -> str:
-    return f"`{text}`"
+    def _why(self, problem: Malformed | None) -> str:
+        if self.thinks:
+            return "The reply ends in the middle of a thought, before any answer."
+        if problem is None:
+            return "There is no JSON in the reply." if self.text.strip() else "The reply is empty."
+        near = self.text[problem.at : problem.at + _SHOWN]
+        if isinstance(problem, Truncated):
+            hint = f" The string that begins with `{near}` has quotes in it that are not escaped."
+            shown = self.text[-_SHOWN:].strip()
+            return (
+                f"The reply ends in the middle of its JSON, after `{shown}`.{hint if problem.quotes else ''}"
+            )
+        line = self.text.count("\n", 0, problem.at) + 1
+        return f"The JSON cannot be read: in line {line}, at `{near.strip()}`: {problem}."

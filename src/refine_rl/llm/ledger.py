@@ -10,9 +10,7 @@ from typing import Any
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import Call, Exchange, Request
 from refine_rl.llm.kept import Keep, forget
-from refine_rl.llm.meter import NANO, Meter, count, meter
-
-__all__ = ["Ledger", "Meter", "already_spent", "last_id", "meter"]
+from refine_rl.llm.meter import NANO, count
 
 ESTIMATE = "estimated_usd"
 """The key, in a line's `extra`, of what a call that was lost after sending may have cost."""
@@ -55,18 +53,13 @@ class Ledger:
         self._lock = threading.Lock()
         self._nano = round(spent * NANO)
         self._lost_nano = 0
-        self._unknown = unknown
+        self.unknown_calls = unknown  # that are not in `known_usd`
         self.dollars = dollars
 
     @property
     def known_usd(self) -> float:
         """What all calls of known cost came to, in dollars."""
         return self._nano / NANO
-
-    @property
-    def unknown_calls(self) -> int:
-        """How many calls are not in that sum."""
-        return self._unknown
 
     def check(self) -> None:
         """Raises GuardStop where the cap is reached; to be called before every attempt."""
@@ -113,7 +106,7 @@ class Ledger:
                 # A kill between the two counts the call twice: rather that than not at all.
                 self._done(ticket)
             if call.cost_usd is None:
-                self._unknown += 1
+                self.unknown_calls += 1
                 self._lost_nano += round(call.extra.get(ESTIMATE, 0.0) * NANO)
             else:
                 self._nano += round(call.cost_usd * NANO)

@@ -15,17 +15,9 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls = 0
-        self._unusable = 0
+        self.calls = 0
+        self.unusable = 0
         self._nano: int | None = 0
-
-    @property
-    def calls(self) -> int:
-        return self._calls
-
-    @property
-    def unusable(self) -> int:
-        return self._unusable
 
     @property
     def cost_usd(self) -> float | None:
@@ -33,8 +25,8 @@ class Meter:
 
     def add(self, calls: int, cost_usd: float | None, unusable: int) -> None:
         with self._lock:
-            self._calls += calls
-            self._unusable += unusable
+            self.calls += calls
+            self.unusable += unusable
             known = self._nano is not None and cost_usd is not None
             self._nano = self._nano + round(cost_usd * NANO) if known else None  # type: ignore[operator]
 

@@ -22,7 +22,7 @@ from refine_rl.llm.client import (
     TooLong,
     Unsupported,
 )
-from refine_rl.llm.completion import Completion, Quirks, body_of, read_completion
+from refine_rl.llm.completion import Quirks, body_of, read_completion
 from refine_rl.llm.endpoints import Endpoint, parse_model
 from refine_rl.llm.failures import Failure, failure_of_status
 from refine_rl.llm.ledger import ESTIMATE, Ledger
@@ -135,7 +135,7 @@ class EndpointClient:
         cache: Cache | None = None,
         pace: Pace = Pace(),
     ) -> None:
-        self._model = model
+        self.model = model
         self._name = parse_model(model)[1]
         self._line = line
         self._ledger = ledger
@@ -145,10 +145,6 @@ class EndpointClient:
         self._pace = pace
         self._quirks = Quirks()
         self._forms: set[Form] = set()  # in which a reply has come
-
-    @property
-    def model(self) -> str:
-        return self._model
 
     async def complete(self, request: Request) -> Reply:
         """As the protocol says. Equal requests under way at the same time share one call."""
@@ -180,7 +176,7 @@ class EndpointClient:
 
     def _free(self, request: Request, reply: Reply) -> Reply:
         free = replace(reply, tokens_in=0, tokens_out=0, cost_usd=0.0, seconds=0.0, cached=True)
-        self._replied(request, "cached", free, seconds=0.0)
+        self._replied(request, "cached", free)
         return free
 
     async def _shared_call(self, wire: Wire, key: str, request: Request, cache: Cache) -> Reply:
@@ -226,48 +222,36 @@ class EndpointClient:
 
     async def _attempt(self, wire: Wire, request: Request, quirks: Quirks) -> Reply | Failure:
         """One request over the wire, written down before and after."""
-        ticket = self._ledger.send(self._entry(request, "killed", None, seconds=0.0))
+        reply = Reply(text="")
+        ticket = self._ledger.send(self._entry(request, "killed", reply))
         began = time.perf_counter()
-        completion = Completion()
         try:
             answer = await wire.post(body_of(self._name, request, quirks))
         except asyncio.CancelledError:
-            seconds = time.perf_counter() - began
-            entry = self._entry(request, "cancelled", None, seconds=seconds)
+            entry = self._entry(request, "cancelled", replace(reply, seconds=time.perf_counter() - began))
             self._ledger.record(entry, ticket, request=self._shown(request))
             raise
         seconds = time.perf_counter() - began
         failure: Failure | None
         if isinstance(answer, Answered) and answer.status < 300:
-            completion = read_completion(answer.body, request)
-            failure = completion.problem
+            reply, failure = read_completion(answer.body, request)
         elif isinstance(answer, Answered):
             failure = failure_of_status(answer.status, answer.headers, answer.body, request.form)
             if self._line.endpoint.base_url.startswith("http://"):  # then the proxy itself may say so
                 failure = replace(failure, text=f"{failure.text}{wire.through}")
         else:
             failure = answer
-        reply = Reply(
-            text=completion.text,
-            finish=completion.finish,
-            tokens_in=completion.tokens_in,
-            tokens_out=completion.tokens_out,
-            cost_usd=self._cost(completion, failure),
-            seconds=seconds,
-            instead=completion.instead,
-        )
+        reply = replace(reply, cost_usd=self._cost(reply, failure), seconds=seconds)
         if failure is not None:
             failure = replace(failure, text=self._line.endpoint.mask(failure.text))
-            entry = self._entry(request, failure.outcome, reply, seconds=seconds, error=failure.text)
+            entry = self._entry(request, failure.outcome, reply, error=failure.text)
             self._ledger.record(entry, ticket, request=self._shown(request))
             return failure
         outcome = {"stop": "ok", "length": "cut", "refusal": "refusal"}[reply.finish]
-        self._replied(request, outcome, reply, seconds=seconds, ticket=ticket)
+        self._replied(request, outcome, reply, ticket)
         return reply
 
-    def _replied(
-        self, request: Request, outcome: str, reply: Reply, *, seconds: float, ticket: int | None = None
-    ) -> None:
+    def _replied(self, request: Request, outcome: str, reply: Reply, ticket: int | None = None) -> None:
         """Puts down a reply, and whether it can be used."""
         mask = self._line.endpoint.mask
         fault = _fault(request, reply)
@@ -277,7 +261,7 @@ class EndpointClient:
             outcome = "unusable"
         declined = " ".join(reply.text.split())[:_SHOWN] if reply.finish == "refusal" else ""
         error = mask(reply.instead or declined or fault)
-        entry = self._entry(request, outcome, reply, seconds=seconds, error=error)
+        entry = self._entry(request, outcome, reply, error=error)
         self._ledger.record(entry, ticket, request=self._shown(request), reply=mask(reply.text))
 
     def _shown(self, request: Request) -> Request | None:
@@ -288,24 +272,21 @@ class EndpointClient:
         masked = tuple(Message(role=m["role"], content=endpoint.mask(m["content"])) for m in request.messages)
         return replace(request, messages=masked)
 
-    def _cost(self, completion: Completion, failure: Failure | None) -> float | None:
+    def _cost(self, reply: Reply, failure: Failure | None) -> float | None:
         """In dollars; None where the price or what was used is unknown."""
-        used_in, used_out = completion.tokens_in, completion.tokens_out
-        if completion.cost_usd is not None and self._line.endpoint.price(self._name) is None:
+        used_in, used_out = reply.tokens_in, reply.tokens_out
+        if reply.cost_usd is not None and self._line.endpoint.price(self._name) is None:
             self._priced = True
-            return round(completion.cost_usd * NANO) / NANO
+            return round(reply.cost_usd * NANO) / NANO
         if self._price is not None and used_in is not None and used_out is not None:
             return self._price(used_in, used_out) / NANO
         unpaid = failure is not None and not failure.lost and failure.outcome != "empty"
         return 0.0 if unpaid and self._priced else None
 
-    def _entry(
-        self, request: Request, outcome: str, reply: Reply | None, *, seconds: float, error: str = ""
-    ) -> Call:
+    def _entry(self, request: Request, outcome: str, reply: Reply, *, error: str = "") -> Call:
         """The ledger's line."""
         extra: dict[str, object] = {"error": error} if error else {}
-        cost = None if reply is None else reply.cost_usd
-        if cost is None and self._price is not None:
+        if reply.cost_usd is None and self._price is not None:
             chars = sum(len(m["content"]) for m in request.messages)
             if request.schema is not None:
                 chars += len(repr(request.schema.schema))
@@ -314,10 +295,10 @@ class EndpointClient:
             purpose=request.purpose,
             endpoint=self._line.endpoint.name,
             model=self._name,
-            tokens_in=None if reply is None else reply.tokens_in,
-            tokens_out=None if reply is None else reply.tokens_out,
-            cost_usd=cost,
-            seconds=round(seconds, 3),
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+            cost_usd=reply.cost_usd,
+            seconds=round(reply.seconds, 3),
             outcome=outcome,
             about=request.about,
             extra=extra,
@@ -334,7 +315,7 @@ class EndpointClient:
         return False
 
     def _raise(self, request: Request, failure: Failure) -> NoReturn:
-        text = f"{self._model}: {failure.text}"
+        text = f"{self.model}: {failure.text}"
         if failure.kind == "refused":
             raise EndpointRefused(f"{text}. {self._advice(failure)}")
         if failure.kind == "too long":
@@ -367,7 +348,7 @@ class EndpointClient:
                 f"the endpoint `{endpoint.name}` ({endpoint.base_url}) gives no reply: {tried}. {advice}",
                 unreached=endpoint.name if failure.status is None else "",
             )
-        raise CallFailed(f"{self._model}: {tried}")
+        raise CallFailed(f"{self.model}: {tried}")
 
     def _wait(self, request: Request, failure: Failure, retries: int) -> float:
         pace = self._pace
@@ -375,7 +356,7 @@ class EndpointClient:
         if failure.wait is not None:
             if failure.wait > pace.obey:
                 raise EndpointRefused(
-                    f"{self._model}: {failure.text}. It asks to wait {failure.wait:.0f} s, which is too long "
+                    f"{self.model}: {failure.text}. It asks to wait {failure.wait:.0f} s, which is too long "
                     "to sit out; go on later."
                 )
             return failure.wait + jitter * pace.base / 4

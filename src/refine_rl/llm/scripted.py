@@ -33,14 +33,10 @@ class Scripted:
 
     def __init__(self, replies: Sequence[Said] | Brain, model: str = "scripted/model") -> None:
         self._replies = replies
-        self._model = model
+        self.model = model
         self._played = 0
         self._lock = threading.Lock()
         self.requests: list[Request] = []
-
-    @property
-    def model(self) -> str:
-        return self._model
 
     async def complete(self, request: Request) -> Reply:
         with self._lock:
@@ -62,7 +58,7 @@ class Scripted:
 
     def _next(self, replies: Sequence[Said]) -> Said:
         if self._played == len(replies):
-            raise RuntimeError(f"the script of {self._model} has only {len(replies)} replies")
+            raise RuntimeError(f"the script of {self.model} has only {len(replies)} replies")
         self._played += 1
         return replies[self._played - 1]
 

@@ -14,34 +14,22 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from refine_rl.llm.client import CallFailed, Client, Form, Reply, Request, Schema, TooLong, Unsupported
-from refine_rl.llm.find_json import Unusable, find_values
-from refine_rl.llm.verdict import Reading, agreed
+from refine_rl.llm.find_json import Unusable
+from refine_rl.llm.verdict import Reading
 from refine_rl.types import Message
 
-__all__ = ["Answer", "Unusable", "ask", "parse_json"]
+__all__ = ["Unusable", "ask"]
 
 T = TypeVar("T")
 _FORMS: tuple[Form, ...] = ("schema", "json", "text")
 _MORE_ROOM = 4  # times the tokens asked for, at most, where replies are cut
 _SHOWN = 4000  # characters of a wrong reply that are shown to the model again
 _HELPLESS = 2  # answers that a form did not help with before it is given up for good
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer(Generic[T]):
-    """A usable answer, and every reply on the way to it; the last one holds it.
-
-    >>> Answer(value=0.5, replies=(Reply(text='{"score": 0.5}'),)).value
-    0.5
-    """
-
-    value: T
-    replies: tuple[Reply, ...]
 
 
 @runtime_checkable
@@ -57,8 +45,8 @@ class Keeps(Protocol):
 
 async def ask(
     client: Client, request: Request, read: Callable[[Any], T], *, corrections: int = 2, key: str = ""
-) -> Answer[T]:
-    """The answer to `request`, whose `schema` must be set.
+) -> T:
+    """What `read` makes of the answer to `request`, whose `schema` must be set.
 
     `read` gets the JSON value and gives what is wanted of it, or raises Unusable with what is wrong, in words
     to the model. `key` is the word by which a verdict goes ("score"): text behind the JSON that says it again
@@ -68,15 +56,12 @@ async def ask(
         raise ValueError("a structured answer needs request.schema")
     schema = request.schema
     reading = Reading(request.messages, schema, read, key)
-    request = replace(request, fault=lambda reply: _fault(reply, reading))
-    dialogue = _Dialogue(client, request, schema)
-    replies: list[Reply] = []
+    dialogue = _Dialogue(client, replace(request, fault=reading.fault), schema)
     left = corrections
     while True:
         reply = await dialogue.next_reply()
         if reply is None:
             continue
-        replies.append(reply)
         try:
             value = reading.of(reply)
         except Unusable as wrong:
@@ -88,25 +73,7 @@ async def ask(
             dialogue.correct(reply, wrong)
         else:
             dialogue.helped(reply)
-            return Answer(value=value, replies=tuple(replies))
-
-
-def parse_json(text: str) -> Any:
-    """The JSON object or list in an LLM's reply. Raises Unusable where there is none, or two that differ.
-
-    >>> parse_json("Sure!\\n```json\\n{'score': 1,}\\n```")
-    {'score': 1}
-    """
-    return agreed([found.value for found in find_values(text)])
-
-
-def _fault(reply: Reply, reading: Reading[Any]) -> str:
-    """What is wrong with a reply, for the ledger; "" where it can be used."""
-    try:
-        reading.of(reply)
-    except Unusable as wrong:
-        return str(wrong)
-    return ""
+            return value
 
 
 class _Known:

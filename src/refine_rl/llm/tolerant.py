@@ -37,18 +37,8 @@ class Truncated(Malformed):
     quotes = False
 
 
-def read_value(text: str, start: int) -> tuple[Any, int]:
-    """The JSON object or list that begins at `start`, and where it ends. Raises Malformed.
-
-    >>> read_value("so: {'a': [1, 2,],}.", 4)
-    ({'a': [1, 2]}, 19)
-    """
-    strict = read_strictly(text, start)
-    return read_tolerantly(text, start) if strict is None else strict
-
-
 def read_strictly(text: str, start: int) -> tuple[Any, int] | None:
-    """The same of strict JSON; None where it is not that."""
+    """The strict JSON object or list that begins at `start`, and where it ends; None where it is not that."""
     decoder = json.JSONDecoder(
         object_pairs_hook=_no_twins, parse_constant=_no_constant, parse_float=_finite, strict=False
     )
@@ -60,9 +50,13 @@ def read_strictly(text: str, start: int) -> tuple[Any, int] | None:
 
 
 def read_tolerantly(text: str, start: int) -> tuple[Any, int]:
-    """The same with every slip that is understood. Raises Malformed."""
-    value, end = _Reader(text, start).whole()
-    return _printable(value), end
+    """The same with every slip that is understood. Raises Malformed.
+
+    >>> read_tolerantly("so: {'a': [1, 2,],}.", 4)
+    ({'a': [1, 2]}, 19)
+    """
+    reader = _Reader(text, start)
+    return _printable(reader.value(0)), reader.at
 
 
 def _no_constant(name: str) -> Any:
@@ -105,10 +99,7 @@ class _Reader:
         self.text = text
         self.at = start
 
-    def whole(self) -> tuple[Any, int]:
-        return self._value(0), self.at
-
-    def _value(self, depth: int) -> Any:
+    def value(self, depth: int) -> Any:
         if depth > _DEPTH:
             raise Malformed("it is nested too deeply", self.at)
         sign = self._peek()
@@ -141,8 +132,10 @@ class _Reader:
                 key, self.at = word[0], word.end()
             else:
                 raise Malformed("a key or } is expected", self.at)
-            self._expect(":")
-            pairs.append((key, self._value(depth + 1)))
+            if self._peek() != ":":
+                raise Malformed(": is expected", self.at)
+            self.at += 1
+            pairs.append((key, self.value(depth + 1)))
             self._separate("}")
         self.at += 1
         return _no_twins(pairs, begin)
@@ -151,7 +144,7 @@ class _Reader:
         self.at += 1
         values = []
         while self._peek() != "]":
-            values.append(self._value(depth + 1))
+            values.append(self.value(depth + 1))
             self._separate("]")
         self.at += 1
         return values
@@ -213,11 +206,6 @@ class _Reader:
     def _skip_space(self) -> None:
         space = _SPACE.match(self.text, self.at)
         self.at = space.end() if space is not None else self.at
-
-    def _expect(self, sign: str) -> None:
-        if self._peek() != sign:
-            raise Malformed(f"{sign} is expected", self.at)
-        self.at += 1
 
     def _separate(self, end: str) -> None:
         if self._peek() == ",":

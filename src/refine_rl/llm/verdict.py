@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from refine_rl.llm.client import Reply, Schema
 from refine_rl.llm.find_json import Found, Unusable, find_values
-from refine_rl.types import Message
+from refine_rl.types import Message, one_line
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Reading(Generic[T]):
     def of(self, reply: Reply) -> T:
         """What the reply says; raises Unusable with what is wrong with it, in words to the model."""
         if reply.finish == "refusal":
-            words = f' ("{_excerpt(reply.text)}")' if reply.text.strip() else ""
+            words = f' ("{one_line(reply.text, 200)}")' if reply.text.strip() else ""
             what = (
                 f"There is no answer ({reply.instead})" if reply.instead else f"You declined to answer{words}"
             )
@@ -69,6 +69,14 @@ class Reading(Generic[T]):
                 "own."
             )
         return result
+
+    def fault(self, reply: Reply) -> str:
+        """What is wrong with a reply, for the ledger; "" where it can be used."""
+        try:
+            self.of(reply)
+        except Unusable as wrong:
+            return str(wrong)
+        return ""
 
     def _usable(self, found: Found) -> Any:
         """The value of a draft, or of what is quoted; None where it could not be an answer."""
@@ -144,11 +152,9 @@ def _plain(text: str) -> str:
 
 
 def _holds_object(value: Any) -> bool:
-    return bool(value) if isinstance(value, dict) else any(map(_holds_object, _list(value)))
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    if isinstance(value, list):
+        return any(map(_holds_object, value))
+    return isinstance(value, dict) and bool(value)
 
 
 def _closes(text: str) -> bool:
@@ -200,8 +206,3 @@ def _shaped(value: Any, schema: Schema) -> Any:
             return only
         raise Unusable("The reply must be a JSON list, not an object.")
     return value
-
-
-def _excerpt(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:199]}…"

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from refine_rl.errors import GuardStop, Interrupted, MachineError, UserError
-from refine_rl.llm.background import run_blocking
+from refine_rl.llm.background import all_of, run_blocking
 from refine_rl.llm.kept import keep_in
 from refine_rl.llm.meter import meter
 from refine_rl.pipeline.score import Asked, Judges, asked
 from refine_rl.progress import Pause, never
 from refine_rl.prompts.json_rows import RowError, read_json
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.run.disk import saving
 from refine_rl.settings.file import read_text

@@ -54,6 +54,18 @@ class Calls:
     tokens_out: Range
 
 
+def _calls(purpose: str, stage: str, model: str, number: Range, lengths: tuple[Range, Range]) -> Calls:
+    return Calls(
+        purpose=purpose,
+        stage=stage,
+        model=model,
+        low=number[0],
+        high=number[1],
+        tokens_in=lengths[0],
+        tokens_out=lengths[1],
+    )
+
+
 def calls(settings: Settings, counts: Counts) -> list[Calls]:
     """Every call of a whole run, in the order in which they come."""
     s, reward = settings, settings.reward
@@ -119,15 +131,7 @@ def _of_writer(
     writer: WriterSettings, stage: str, number: Range, tokens_in: int, out: Range, purpose: str = "writer"
 ) -> Calls:
     most = min(out[1] + REASONING, writer.max_tokens)
-    return Calls(
-        purpose=purpose,
-        stage=stage,
-        model=writer.model,
-        low=number[0],
-        high=number[1],
-        tokens_in=(tokens_in, tokens_in),
-        tokens_out=(min(out[0], most), most),
-    )
+    return _calls(purpose, stage, writer.model, number, ((tokens_in, tokens_in), (min(out[0], most), most)))
 
 
 # -- judges ---------------------------------------------------------------------------------------
@@ -193,15 +197,11 @@ def requests(kind: str, answers: int) -> int:
     """Requests of one look at a group of that many different answers."""
     if kind == "absolute":
         return answers
-    if answers < 2:
-        return 0
-    return 1 if kind == "ruler" else 2 * _pairs(answers)
+    if kind == "ruler":
+        return int(answers > 1)
+    from refine_rl.rewards.judges.pairwise import pairs_played  # late: few plans need it
 
-
-def _pairs(answers: int) -> int:
-    from refine_rl.rewards.judges.pairwise import pairs_played
-
-    return pairs_played(answers)
+    return 2 * pairs_played(answers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,17 +232,11 @@ class Judges:
     def calls(self, group: Judged) -> Iterator[Calls]:
         """Those that such groups take."""
         one = requests(self.how.kind, group.answers)
-        tokens_in, tokens_out = self.tokens(group.answers)
+        purpose = "anchor" if group.stage == ANCHORS else "judge"
         for model, low, high in self.looks(group.stage):
-            yield Calls(
-                purpose="anchor" if group.stage == ANCHORS else "judge",
-                stage=group.stage,
-                model=model,
-                low=0 if self.how.gate and group.gated else group.groups * one * low,
-                high=(group.groups + group.more) * one * high,
-                tokens_in=tokens_in,
-                tokens_out=tokens_out,
-            )
+            least = 0 if self.how.gate and group.gated else group.groups * one * low
+            most = (group.groups + group.more) * one * high
+            yield _calls(purpose, group.stage, model, (least, most), self.tokens(group.answers))
 
     def tokens(self, answers: int) -> tuple[Range, Range]:
         """Of one request: half of `rollout.max_tokens` an answer is low, all of it high."""
@@ -284,35 +278,18 @@ def _first_look(judges: Judges, graders: StepSettings | None) -> Iterator[Calls]
     roles = [judges.models, [judges.how.larger] if judges.models else [], [judges.exam]]
     once = Counter(model for models in roles for model in dict.fromkeys(models) if model)
     each = requests(judges.how.kind, len(FIXED))
-    tokens_in, tokens_out = judges.tokens(len(FIXED))
     numbers = {model: roles_of * each for model, roles_of in once.items()}
     steps = list(dict.fromkeys(graders.judges)) if graders is not None else []
     for model in dict.fromkeys([*numbers, *steps]):
         number = numbers.get(model, 0) + (len(FIXED) if model in steps else 0)
-        yield Calls(
-            purpose="anchor",
-            stage=LOOK,
-            model=model,
-            low=number,
-            high=number,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-        )
+        yield _calls("anchor", LOOK, model, (number, number), judges.tokens(len(FIXED)))
 
 
 def _grading_of_steps(judges: Judges, table: StepSettings, answers: int) -> Iterator[Calls]:
     """[reward.steps] judges: a call an answer, and only in groups without a right one."""
-    tokens_in, tokens_out = judges.looking(goal=judges.task, shown=1, scored=1)  # they see no rubric
+    looking = judges.looking(goal=judges.task, shown=1, scored=1)  # they see no rubric
     for model, times in Counter(table.judges).items():
-        yield Calls(
-            purpose="steps",
-            stage=STEPS,
-            model=model,
-            low=0,
-            high=answers * times * judges.how.repeats,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-        )
+        yield _calls("steps", STEPS, model, (0, answers * times * judges.how.repeats), looking)
 
 
 # -- quiz -----------------------------------------------------------------------------------------
@@ -335,25 +312,16 @@ class Quiz:
         asked = self.questions * QUESTION
         chosen = (8 * self.questions, 16 * self.questions + REASONING)
 
-        def one(stage: str, model: str, number: Range, tokens_in: Range, out: Range) -> Calls:
-            return Calls(
-                purpose="quiz",
-                stage=stage,
-                model=model,
-                low=number[0],
-                high=number[1],
-                tokens_in=tokens_in,
-                tokens_out=out,
-            )
-
         writing = INSTRUCTIONS + self.source
         checking = INSTRUCTIONS + asked + self.source // 2  # one of the two checks has no source
-        yield one("questions", self.writer, sources, (writing, writing), (asked, 2 * asked + REASONING))
+        made = ((writing, writing), (asked, 2 * asked + REASONING))
+        yield _calls("quiz", "questions", self.writer, sources, made)
         twice = 2 * sources[0], 2 * sources[1]
-        yield one("check of the questions", self.reader, twice, (checking, checking), chosen)
+        checked = ((checking, checking), chosen)
+        yield _calls("quiz", "check of the questions", self.reader, twice, checked)
         answering = (INSTRUCTIONS + asked + self.answer[0], INSTRUCTIONS + asked + self.answer[1])
         for stage, number in answers.items():
-            yield one(stage, self.reader, number, answering, chosen)
+            yield _calls("quiz", stage, self.reader, number, (answering, chosen))
 
 
 def quiz_of(settings: Settings, counts: Counts) -> Quiz | None:

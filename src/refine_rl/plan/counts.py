@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from refine_rl.prompts.sources import WRITTEN
+from refine_rl.prompts.sources import WRITTEN, numbers_asked_for
 from refine_rl.settings import PromptSettings, QuizSettings, WriterSettings
 from refine_rl.types import Prompt
 
@@ -50,15 +50,8 @@ def tokens(chars: float) -> int:
 
 def written_counts(prompts: PromptSettings, writer: WriterSettings) -> Counts:
     """Of prompts that a writer will write."""
-    p = prompts
-    system = len(p.system) if p.system else WRITTEN_CHARS if writer.system else 0
-    return Counts(
-        train=WRITTEN["train"] if p.train is None else p.train,
-        validation=WRITTEN["validation"] if p.validation is None else p.validation,
-        held_out=WRITTEN["held_out"] if p.held_out is None else p.held_out,
-        chars=WRITTEN_CHARS + system,
-        written=True,
-    )
+    system = len(prompts.system) or (WRITTEN_CHARS if writer.system else 0)
+    return Counts(**numbers_asked_for(prompts, WRITTEN), chars=WRITTEN_CHARS + system, written=True)
 
 
 def count_prompts(prompts: Sequence[Prompt], quiz: QuizSettings | None = None) -> Counts:

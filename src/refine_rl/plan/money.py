@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from refine_rl.llm.endpoints import Endpoint, resolve
 from refine_rl.llm.meter import NANO
-from refine_rl.llm.prices import Price, find_price
+from refine_rl.llm.prices import find_price
 from refine_rl.plan.calls import Calls
 from refine_rl.settings import EndpointSettings
 
@@ -29,14 +29,9 @@ def endpoint_of(model: str, endpoints: Endpoints) -> Endpoint:
     return resolve(model, endpoints, _EveryKey())
 
 
-def price_of(model: str, endpoints: Endpoints) -> Price | None:
-    """From the settings, else from the tables of genai-prices, else None."""
-    return find_price(endpoint_of(model, endpoints), model)
-
-
 def dollars(calls: Calls, endpoints: Endpoints) -> tuple[float, float] | None:
     """What the calls cost, low and high; None where the price is unknown."""
-    price = price_of(calls.model, endpoints)
+    price = find_price(endpoint_of(calls.model, endpoints), calls.model)
     if price is None:
         return None
     return (

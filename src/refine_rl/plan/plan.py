@@ -174,19 +174,14 @@ def _waiting(
 def over_budget(budget: BudgetSettings, paid: Cost, seconds: Seconds, endpoints: Endpoints) -> list[str]:
     """What the plan says about the caps of [budget]."""
     found = []
-    cap, hours = budget.dollars, budget.hours
+    cap = budget.dollars
     if cap is not None and paid.unknown:
         found.append(
             f"budget.dollars needs the price of every model. {price_advice(paid.unknown, endpoints)}"
         )
-    for name, limit, span in (
-        ("dollars", cap, (paid.low, paid.high)),
-        (
-            "hours",
-            hours,
-            None if seconds.training is None else (seconds.training[0] / 3600, seconds.training[1] / 3600),
-        ),
-    ):
+    spent = seconds.training
+    lasts = None if spent is None else (spent[0] / 3600, spent[1] / 3600)
+    for name, limit, span in (("dollars", cap, (paid.low, paid.high)), ("hours", budget.hours, lasts)):
         if limit is None or span is None or span[1] <= limit:
             continue
         how = "exceeds" if span[0] > limit else "may exceed"

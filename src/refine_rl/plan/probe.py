@@ -47,11 +47,8 @@ class Probed:
 
 def probe_calls(settings: Settings, counts: Counts, prompts: Sequence[Prompt]) -> list[Calls]:
     """The calls that a probe makes."""
-    return calls_for_groups(settings, counts, groups=min(PROMPTS, _train(prompts)))
-
-
-def _train(prompts: Sequence[Prompt]) -> int:
-    return sum(p.split == "train" for p in prompts)
+    train = sum(prompt.split == "train" for prompt in prompts)
+    return calls_for_groups(settings, counts, groups=min(PROMPTS, train))
 
 
 def probe(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.prompts.candidates import Candidate, candidate
-from refine_rl.prompts.curate import Dropped, excerpt, normalised
+from refine_rl.prompts.curate import Dropped, Kind, excerpt, normalised
 from refine_rl.prompts.facets import Facets
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.prompts.slots import Slot, instead
@@ -22,7 +22,6 @@ _MISTAKES_SHOWN = 3
 class Batch:
     """What came of one batch: texts for its slots, in the order of the slots, and what was refused."""
 
-    slots: tuple[int, ...]
     texts: Mapping[int, str]
     read: int = 0
     rejected: tuple[Dropped, ...] = ()
@@ -74,21 +73,17 @@ class Board:
             near.add(index)
         for index, (slot, text) in enumerate(new, before):
             clash = near.find(index)
+            kind: Kind = "duplicate"
             if texts[index] in exact:
-                self.dropped.append(
-                    Dropped(
-                        origin=f"“{excerpt(text)}”", kind="duplicate", why="the same as another", text=text
-                    )
-                )
+                why = "the same as another"
             elif clash is not None:
-                why = f"{clash[1]:.2f} like “{excerpt(texts[clash[0]])}”"
-                self.dropped.append(
-                    Dropped(origin=f"“{excerpt(text)}”", kind="near-duplicate", why=why, text=text)
-                )
+                kind, why = "near-duplicate", f"{clash[1]:.2f} like “{excerpt(texts[clash[0]])}”"
             else:
                 self.filled[slot] = text
                 near.add(index)
                 exact.add(texts[index])
+                continue
+            self.dropped.append(Dropped(origin=f"“{excerpt(text)}”", kind=kind, why=why, text=text))
         return len(self.filled) - before
 
     def change_open_slots(self, round_number: int) -> None:
@@ -99,11 +94,13 @@ class Board:
 
     def candidates(self, model: str) -> list[Candidate]:
         """In the order of the slots."""
-        rows = [
-            ({"prompt": self.filled[n], "facets": self.facets_of(n), "split": self.slots[n].split})
+        return [
+            candidate(
+                {"prompt": self.filled[n], "facets": self.facets_of(n), "split": self.slots[n].split},
+                f"{WRITER}{model}",
+            )
             for n in sorted(self.filled)
         ]
-        return [candidate(row, f"{WRITER}{model}") for row in rows]
 
     def examples(self, like: Sequence[int], most: int, *key: str | int) -> list[str]:
         """Existing prompts by lot, those first that share most facet values with one of the slots `like`."""

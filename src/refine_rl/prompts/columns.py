@@ -48,7 +48,7 @@ class Columns:
         named is not there."""
         if not self.prompt and not self.data:
             return dict(row)
-        if (self.prompt or self.data) and (problem := self.missing(row)):
+        if problem := self.missing(row):
             raise RowError(problem)
         moved = {*self.data.values(), *([self.prompt] if self.prompt else [])}
         rest = {name: value for name, value in row.items() if name not in moved}
@@ -59,7 +59,8 @@ class Columns:
             aside = {name: rest.pop(name) for name in ("prompt", "messages") if name in rest}
             found["messages" if isinstance(asked, list) else "prompt"] = asked
             if aside:
-                found["data"] = {**aside, **_inner(rest.pop("data", {}))}
+                data = rest.pop("data", {})
+                found["data"] = {**aside, **(data if isinstance(data, Mapping) else {"data": data})}
         return {**found, **rest, **{new: row[old] for new, old in self.data.items()}}
 
     def there(self, names: Iterable[str]) -> str:
@@ -92,7 +93,3 @@ def nearest_column(wanted: str, names: Iterable[str]) -> str:
 def _listed(names: Iterable[str]) -> str:
     shown = ", ".join(f"`{name}`" for name in names)
     return f"; there {'is' if shown.count('`') == 2 else 'are'} {shown}" if shown else ""
-
-
-def _inner(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {"data": value}

@@ -50,21 +50,15 @@ class CurationReport:
     def lost(self) -> str:
         """How many of the rows became no prompts, and why, in words; "" where all did. It stands where too
         few are left."""
-        many: dict[Kind, str] = {
-            "duplicate": "duplicates",
-            "near-duplicate": "near-duplicates",
-            "rejected": "rejected",
+        words: dict[Kind, tuple[str, str]] = {
+            "duplicate": ("was a duplicate", "were duplicates"),
+            "near-duplicate": ("was a near-duplicate", "were near-duplicates"),
+            "rejected": ("was rejected", "were rejected"),
         }
-        one: dict[Kind, str] = {
-            "duplicate": "a duplicate",
-            "near-duplicate": "a near-duplicate",
-            "rejected": "rejected",
-        }
-        counts = Counter(dropped.kind for dropped in self.dropped)
         return ", ".join(
-            f"{counts[kind]} of {self.read} {f'was {one[kind]}' if counts[kind] == 1 else f'were {name}'}"
-            for kind, name in many.items()
-            if counts[kind]
+            f"{count} of {self.read} {many if count > 1 else one}"
+            for kind, (one, many) in words.items()
+            if (count := self.count(kind))
         )
 
     def summary(self) -> list[str]:
@@ -126,6 +120,11 @@ def conversation(messages: Sequence[Message]) -> str:
     return normalised("\n".join(m["content"] for m in messages if m["role"] != "system"))
 
 
+def dropped_for(candidate: Candidate, kind: Kind, why: str) -> Dropped:
+    """That a candidate of a source was dropped."""
+    return Dropped(origin=candidate.origin, kind=kind, why=why, text=candidate.messages[-1]["content"])
+
+
 def drop_duplicates(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
     """Keep one of the candidates whose messages are the same after `normalised`, and whose data are equal:
     the same question with another reference answer is another prompt.
@@ -134,16 +133,12 @@ def drop_duplicates(candidates: Sequence[Candidate]) -> tuple[list[Candidate], l
     else the first.
     """
     first: dict[tuple[Any, ...], Candidate] = {}
-    for candidate in sorted(candidates, key=_claim):
+    claims = ("held_out", "validation", "train", None)
+    for candidate in sorted(candidates, key=lambda c: claims.index(c.split)):
         first.setdefault(_key(candidate), candidate)
     kept = [c for c in candidates if first[_key(c)] is c]
     dropped = [
-        Dropped(
-            origin=c.origin,
-            kind="duplicate",
-            why=f"the same as {first[_key(c)].origin}",
-            text=c.messages[-1]["content"],
-        )
+        dropped_for(c, "duplicate", f"the same as {first[_key(c)].origin}")
         for c in candidates
         if first[_key(c)] is not c
     ]
@@ -178,7 +173,3 @@ def said(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
 def _key(candidate: Candidate) -> tuple[Any, ...]:
     data = json.dumps(candidate.data, sort_keys=True) if candidate.data else ""
     return (*said(candidate.messages), data)
-
-
-def _claim(candidate: Candidate) -> int:
-    return ("held_out", "validation", "train", None).index(candidate.split)

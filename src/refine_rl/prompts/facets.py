@@ -12,16 +12,13 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import combinations
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refine_rl.llm.client import Client, Request, Schema
-from refine_rl.llm.structured import Unusable, ask
-from refine_rl.llm.texts import fill, load_text
+from refine_rl.llm.schemas import listed
+from refine_rl.llm.structured import Unusable
 from refine_rl.randomness import generator
-from refine_rl.types import Message
 
 Facets = Mapping[str, Sequence[str]]
 """Name -> values, both in the order in which they were given."""
@@ -32,53 +29,12 @@ FEWEST, MOST = 3, 6  # facets that a writer names
 FEWEST_VALUES, MOST_VALUES = 2, 8
 _LONGEST = 80  # characters of a name or a value
 _STARTS = 4  # random starts of the search for one combination
-_TEXTS = Path(__file__).parent / "texts"
-_SCHEMA = Schema(
-    name="facets",
-    schema={
-        "type": "object",
-        "properties": {
-            "facets": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "name": {"type": "string"},
-                        "values": {"type": "array", "items": {"type": "string"}},
-                    },
-                    "required": ["name", "values"],
-                    "additionalProperties": False,
-                },
-            }
-        },
-        "required": ["facets"],
-        "additionalProperties": False,
-    },
-)
-
-
-async def name_facets(
-    task: str, client: Client, *, temperature: float = 1.0, max_tokens: int = 8192, variation: str = ""
-) -> Facets:
-    """The facets of a task, as the writer names them: 3 to 6 with 2 to 8 values each.
-
-    Raises CallFailed where no usable reply can be had.
-    """
-    text = fill(load_text(_TEXTS, "facets.md"), {"task": task.strip()})
-    request = Request(
-        messages=(Message(role="user", content=text),),
-        purpose="writer",
-        about="facets",
-        variation=variation,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        schema=_SCHEMA,
-    )
-    return (await ask(client, request, read_facets)).value
+_TEXT = {"type": "string"}
+FORM = listed("facets", {"name": _TEXT, "values": {"type": "array", "items": _TEXT}})
 
 
 def read_facets(value: Any) -> Facets:
-    """Facets from the writer's reply; raises Unusable that names every fault.
+    """Facets from the writer's reply, 3 to 6 with 2 to 8 values each; raises Unusable that names every fault.
 
     >>> read_facets({"facets": [{"name": f"f{i}", "values": ["a", "b "]} for i in range(3)]})["f2"]
     ('a', 'b')
@@ -143,14 +99,8 @@ class Covering:
         """The next combination, none of `besides` where there is another."""
         ahead = self._how_far_ahead()
         without = {tuple(v.index(x) for v, x in zip(self._values, c, strict=True)) for c in besides}
-        best: tuple[tuple[bool, int, int], tuple[int, ...]] | None = None
-        for _ in range(_STARTS):
-            row = self._search(ahead, without)
-            cost = (row in without, self._cost(row, ahead), self._used[row])
-            if best is None or cost < best[0]:
-                best = cost, row
-        assert best is not None
-        row = best[1]
+        rows = [self._search(ahead, without) for _ in range(_STARTS)]
+        row = min(rows, key=lambda r: (r in without, self._cost(r, ahead), self._used[r]))
         if row in without and prod(self._sizes) > len(without):
             row = next(r for r in np.ndindex(*self._sizes) if r not in without)
         for a, number in enumerate(row):

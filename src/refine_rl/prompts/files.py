@@ -84,13 +84,6 @@ def _json_list(text: str, columns: Columns) -> Rows:
 
 def _csv(text: str, columns: Columns) -> Rows:
     before = csv.field_size_limit(_LONGEST_CELL)  # a limit of the whole process; 131,072 else
-    try:
-        yield from _csv_rows(text, columns)
-    finally:
-        csv.field_size_limit(before)
-
-
-def _csv_rows(text: str, columns: Columns) -> Rows:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -110,6 +103,8 @@ def _csv_rows(text: str, columns: Columns) -> Rows:
             line = reader.line_num + 1
     except csv.Error as error:
         yield str(line), RowError(f"is not CSV: {error}")
+    finally:
+        csv.field_size_limit(before)
 
 
 def _csv_row(header: list[str], cells: list[str]) -> object:

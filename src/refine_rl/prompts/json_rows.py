@@ -54,14 +54,12 @@ def _items_up_to(text: str, error: RowError) -> Iterator[tuple[int, Any]]:
         try:
             item, end = _DECODER.raw_decode(text, at)
         except json.JSONDecodeError as wrong:
-            what = f"is not JSON: {wrong.msg} at line {wrong.lineno}, column {wrong.colno}"
-            yield number, RowError(what)
+            where = f"line {wrong.lineno}, column {wrong.colno}"
+            yield number, RowError(f"is not JSON: {wrong.msg} at {where}")
             return
-        except RecursionError:
-            yield number, RowError(f"{error} (line {text.count(chr(10), 0, at) + 1})")
-            return
-        except RowError as wrong:
-            yield number, RowError(f"{wrong} (line {text.count(chr(10), 0, at) + 1})")
+        except (RecursionError, RowError) as wrong:
+            what = wrong if isinstance(wrong, RowError) else error
+            yield number, RowError(f"{what} (line {text.count(chr(10), 0, at) + 1})")
             return
         yield number, item
         at = _next(text, end)

@@ -100,12 +100,10 @@ class NearDuplicates:
 
     def find(self, index: int) -> tuple[int, float] | None:
         """The most similar added text at or above the threshold, the first added of equals."""
-        best: tuple[int, float] | None = None
-        for other in self._possible(self._texts[index]):
-            value = similarity(self._texts[index], self._texts[other])
-            if value >= self._threshold and (best is None or value > best[1]):
-                best = other, value
-        return best
+        own = self._texts[index]
+        similar = ((other, similarity(own, self._texts[other])) for other in self._possible(own))
+        near = [found for found in similar if found[1] >= self._threshold]
+        return max(near, key=lambda found: found[1], default=None)
 
     def _possible(self, wanted: frozenset[int]) -> list[int]:
         """Added texts that could reach the threshold, in the order in which they were added."""

@@ -51,25 +51,20 @@ def objection(text: str, task: str, combination: Mapping[str, str], *, told: boo
     'it talks about prompts'
     >>> objection("I'm sorry, I can't find my keys.", "Be brief.", {}, told=True)
     """
-    plain = normalised(text.replace("’", "'"))
-    if not plain:
-        return "it is empty"
-    if _REFUSAL.match(plain):
-        return "it is a refusal"
-    if _TALK.match(plain):
-        return "it talks about prompts"
-    if _LABEL.match(text.strip().casefold()):
-        return "it carries a label or a number"
-    if _GAP.search(text.casefold()):
-        return "it has a gap to fill in"
-    if _ASKED.search(text.casefold()) and _ANSWERED.search(text.casefold()):
-        return "it brings its answer along"
-    if told and len(task.split()) >= _WORDS_OF_A_TASK and normalised(task).rstrip(".!") in plain:
-        return "it repeats the task"
+    plain, folded = normalised(text.replace("’", "'")), text.casefold()
+    is_long = len(task.split()) >= _WORDS_OF_A_TASK
     named = sum(normalised(f"{facet}: {value}") in plain for facet, value in combination.items())
-    if named >= min(2, len(combination)) > 0:
-        return "it names its combination"
-    return None
+    signs = {
+        "it is empty": not plain,
+        "it is a refusal": _REFUSAL.match(plain),
+        "it talks about prompts": _TALK.match(plain),
+        "it carries a label or a number": _LABEL.match(folded.strip()),
+        "it has a gap to fill in": _GAP.search(folded),
+        "it brings its answer along": _ASKED.search(folded) and _ANSWERED.search(folded),
+        "it repeats the task": told and is_long and normalised(task).rstrip(".!") in plain,
+        "it names its combination": named >= min(2, len(combination)) > 0,
+    }
+    return next((why for why, sign in signs.items() if sign), None)
 
 
 def has_gap(text: str) -> bool:

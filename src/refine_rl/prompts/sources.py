@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 # Without a number asked for:
 _GENERATED: dict[Split, int] = {"train": 256, "validation": 32, "held_out": 64}
 WRITTEN: Mapping[Split, int] = {"train": 64, "validation": 12, "held_out": 24}
-_FEWEST_WRITTEN = (
-    0.5  # share of the prompts asked for with which a run may begin where the writer stops early
-)
+_FEWEST_WRITTEN = 0.5  # share of the prompts asked for with which a run may begin; a writer may stop early
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,8 +122,7 @@ def _write(
     settings: Settings, connections: Connections, note: Callable[[str], None], pause: Pause
 ) -> _Source:
     client = connections.client(settings.writer.model)
-    given = {split: getattr(settings.prompts, split) for split in SPLITS}
-    asked = {split: WRITTEN[split] if count is None else count for split, count in given.items()}
+    asked = numbers_asked_for(settings.prompts, WRITTEN)
 
     from refine_rl.prompts.write import write_prompts  # late: numpy
 
@@ -157,6 +154,12 @@ def _write(
     )
 
 
+def numbers_asked_for(settings: PromptSettings, default: Mapping[Split, int]) -> dict[Split, int]:
+    """How many prompts of each split; the `default` of those that the settings leave open."""
+    given = {split: getattr(settings, split) for split in SPLITS}
+    return {split: default[split] if count is None else count for split, count in given.items()}
+
+
 def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Split]) -> _Source:
     kind, _, name = settings.source.partition(":")
     if kind == "recipe" and name:
@@ -168,29 +171,16 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
             'source = "file:prompts.jsonl", or a `model = "ENDPOINT/MODEL"` in [writer] that writes them'
         )
     path = folder / Path(name).expanduser()
-    asked: dict[Split, int | None] = {
-        "train": settings.train,
-        "validation": settings.validation,
-        "held_out": settings.held_out,
-    }
     columns = Columns(prompt=settings.column, data=settings.data)
-    if path.suffix != ".py":
+    asked: Mapping[Split, int | None] = {split: getattr(settings, split) for split in SPLITS}
+    generated = path.suffix == ".py"
+    if generated:
+        asked = counts = numbers_asked_for(settings, _GENERATED)
+        candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed, columns)
+    else:
         candidates = read_prompt_file(path, columns)
         # What was curated before (`--out`) is taken as it was: in its order, and in its numbers.
-        own = all(c.recorded for c in candidates)
-        return _source(settings, candidates, asked, generated=own)
-    counts = {split: _GENERATED[split] if count is None else count for split, count in asked.items()}
-    candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed, columns)
-    return _source(settings, candidates, counts, generated=True)
-
-
-def _source(
-    settings: PromptSettings,
-    candidates: list[Candidate],
-    asked: Mapping[Split, int | None],
-    *,
-    generated: bool,
-) -> _Source:
+        generated = all(c.recorded for c in candidates)
     return _Source(
         candidates=candidates,
         asked=asked,
@@ -218,20 +208,17 @@ def _read_recipe(settings: PromptSettings, name: str, seed: int, splits: Sequenc
 def _prompts(chosen: Mapping[Split, Sequence[Candidate]], system: str) -> list[Prompt]:
     """Prompts with ids: their own, or p0000, p0001 ... in order."""
     taken = {c.id for split in SPLITS for c in chosen[split]}
-    prompts: list[Prompt] = []
-    for split in SPLITS:
-        for c in chosen[split]:
-            prompts.append(
-                Prompt(
-                    id=c.id or _free_id(len(prompts), taken),
-                    split=split,
-                    messages=_with_system(c.messages, system),
-                    facets=c.facets,
-                    data=c.data,
-                    origin=c.origin,
-                )
-            )
-    return prompts
+    return [
+        Prompt(
+            id=c.id or _free_id(number, taken),
+            split=split,
+            messages=_with_system(c.messages, system),
+            facets=c.facets,
+            data=c.data,
+            origin=c.origin,
+        )
+        for number, (split, c) in enumerate((split, c) for split in SPLITS for c in chosen[split])
+    ]
 
 
 def _free_id(number: int, taken: set[str | None]) -> str:
@@ -249,22 +236,20 @@ def _with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, .
 
 def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt]) -> CurationReport:
     splits = Counter(prompt.split for prompt in prompts)
-    alike = len(prompts) - len({said(prompt.messages) for prompt in prompts})
+    remarks = list(source.remarks)
+    if alike := len(prompts) - len({said(prompt.messages) for prompt in prompts}):
+        one = alike == 1
+        remarks.append(
+            f"{alike} of these ask{'s' if one else ''} what another one asks, with other data: kept, in the "
+            f"split of {'the other' if one else 'the others'}"
+        )
     return CurationReport(
         source=source.name,
         read=source.read,
         dropped=tuple(dropped),
         splits={split: splits[split] for split in SPLITS},
         asked=source.asked,
-        remarks=(*source.remarks, *([_same_question(alike)] if alike else [])),
-    )
-
-
-def _same_question(number: int) -> str:
-    one = number == 1
-    return (
-        f"{number} of these ask{'s' if one else ''} what another one asks, with other data: kept, in the "
-        f"split of {'the other' if one else 'the others'}"
+        remarks=tuple(remarks),
     )
 
 

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Literal
 
 from refine_rl.prompts.candidates import SPLITS, Candidate
-from refine_rl.prompts.curate import Dropped, Kind, conversation, excerpt, normalised, said
+from refine_rl.prompts.curate import Dropped, conversation, dropped_for, excerpt, normalised, said
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.types import Split
 
@@ -53,12 +53,12 @@ def split_candidates(
             clash = near.find(index) if twin is None else None
             if twin is not None:
                 why = f"asks the same as {candidates[twin].origin} in {split_of[twin]}"
-                dropped.append(_dropped(candidates[index], "duplicate", why))
+                dropped.append(dropped_for(candidates[index], "duplicate", why))
             elif clash is not None:
                 other = candidates[clash[0]]
                 words = excerpt(conversation(other.messages))
                 why = f"{clash[1]:.2f} like {other.origin} in {split_of[clash[0]]} ({words})"
-                dropped.append(_dropped(candidates[index], "near-duplicate", why))
+                dropped.append(dropped_for(candidates[index], "near-duplicate", why))
             else:
                 chosen[split].append(index)
             split_of[index] = split
@@ -67,15 +67,11 @@ def split_candidates(
             near.add(index)
             same.setdefault(said(candidates[index].messages), index)
     dropped += [
-        _dropped(c, "surplus", "more than the settings ask for")
+        dropped_for(c, "surplus", "more than the settings ask for")
         for index, c in enumerate(candidates)
         if index not in split_of
     ]
     return {split: [candidates[i] for i in sorted(chosen[split])] for split in SPLITS}, dropped
-
-
-def _dropped(candidate: Candidate, kind: Kind, why: str) -> Dropped:
-    return Dropped(origin=candidate.origin, kind=kind, why=why, text=candidate.messages[-1]["content"])
 
 
 def _limits(

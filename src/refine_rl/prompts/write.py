@@ -9,13 +9,12 @@ reply came first; with the replies from the cache, the same prompts are there ag
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, TypeVar
 
 from refine_rl.errors import MachineError
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import Client
 from refine_rl.prompts.board import Batch, Board
 from refine_rl.prompts.candidates import Candidate
@@ -26,7 +25,6 @@ from refine_rl.prompts.writer import Writer
 from refine_rl.settings import PromptSettings, WriterSettings
 from refine_rl.types import Split
 
-T = TypeVar("T")
 AT_ONCE = 4  # batches of a round; what they write is unknown to each other
 POOR = 0.1  # a round that fills a smaller share of its slots is a poor one
 POOR_ROUNDS = 2  # after so many in a row, writing ends
@@ -79,9 +77,7 @@ async def write_prompts(
         batches = board.batches(1 if number == 0 else AT_ONCE)
         if not batches:
             break
-        results = await together(
-            [author.batch(slots, board, f"{number}/{n}") for n, slots in enumerate(batches)]
-        )
+        results = await all_of(author.batch(slots, board, f"{number}/{n}") for n, slots in enumerate(batches))
         slots = sum(map(len, batches))
         new = board.merge(results)
         note(f"{len(board.filled)} of {sum(asked.values())} prompts written")
@@ -102,17 +98,6 @@ async def write_prompts(
         stopped=stopped,
         unchecked=board.unchecked,
     )
-
-
-async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results in order. Where one raises, the others are cancelled and ended before the error goes on."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _why(results: Sequence[Batch], new: int, slots: int) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 
 from refine_rl.errors import MachineError
 from refine_rl.llm.client import CallFailed, Client, Request, Schema
+from refine_rl.llm.schemas import listed, strict
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.prompts.board import Batch, Board
 from refine_rl.prompts.candidates import RowError, candidate
 from refine_rl.prompts.curate import Dropped, excerpt
-from refine_rl.prompts.facets import Facets, name_facets
+from refine_rl.prompts.facets import FORM, Facets, read_facets
 from refine_rl.prompts.objections import has_gap, is_refusal, objection
 from refine_rl.settings import PromptSettings, WriterSettings
 from refine_rl.types import Message
@@ -30,20 +31,10 @@ _SYSTEM_EXAMPLES = 5
 _TEXTS = Path(__file__).parent / "texts"
 
 
-def _schema(name: str, **properties: Any) -> Schema:
-    shape = {"type": "object", "properties": properties, "required": [*properties]}
-    return Schema(name=name, schema={**shape, "additionalProperties": False})
-
-
-_PROMPT = {
-    "type": "object",
-    "properties": {"combination": {"type": "integer"}, "prompt": {"type": "string"}},
-    "required": ["combination", "prompt"],
-    "additionalProperties": False,
-}
-_PROMPTS = _schema("prompts", prompts={"type": "array", "items": _PROMPT})
-_MISTAKES = _schema("mistakes", mistakes={"type": "array", "items": {"type": "integer"}})
-_SYSTEM = _schema("system", system={"type": "string"})
+_INTEGER, _TEXT = {"type": "integer"}, {"type": "string"}
+_PROMPTS = listed("prompts", {"combination": _INTEGER, "prompt": _TEXT})
+_MISTAKES = Schema(name="mistakes", schema=strict({"mistakes": {"type": "array", "items": _INTEGER}}))
+_SYSTEM = Schema(name="system", schema=strict({"system": _TEXT}))
 
 
 class Writer:
@@ -74,15 +65,10 @@ class Writer:
         """Those of the settings, else the writer's."""
         if self._prompts.facets:
             return self._prompts.facets
-        w = self._writer
+        text = fill(load_text(_TEXTS, "facets.md"), {"task": self._task})
+        request = self._request(text, "facets", FORM, self._writer.temperature)
         try:
-            return await name_facets(
-                self._task,
-                self._client,
-                temperature=w.temperature,
-                max_tokens=w.max_tokens,
-                variation=f"{self._seed}/facets",
-            )
+            return await ask(self._client, request, read_facets)
         except CallFailed as error:
             raise MachineError(
                 f"The writer named no facets of the task: {error}\nName them in `prompts.facets`, or take "
@@ -92,21 +78,17 @@ class Writer:
     async def batch(self, slots: tuple[int, ...], board: Board, about: str) -> Batch:
         """Prompts for some slots, without those that are none; a call that fails leaves all slots open."""
         combinations = [board.facets_of(slot) for slot in slots]
+        existing = _excerpts(board.examples(slots, _EXISTING_SHOWN, "batch", about))
         text = fill(
             load_text(_TEXTS, "write.md"),
             {
                 "task": self._task,
                 "system": self._what_the_model_is_told(),
-                "combinations": _numbered(
-                    "; ".join(f"{name}: {value}" for name, value in c.items()) for c in combinations
+                "combinations": "\n".join(
+                    f"{n}. {'; '.join(f'{name}: {value}' for name, value in c.items())}"
+                    for n, c in enumerate(combinations, 1)
                 ),
-                "existing": _section(
-                    "These exist already; write nothing like them:",
-                    [
-                        excerpt(e, _EXISTING_LENGTH)
-                        for e in board.examples(slots, _EXISTING_SHOWN, "batch", about)
-                    ],
-                ),
+                "existing": _section("These exist already; write nothing like them:", existing),
                 "mistakes": _section("Earlier ones were refused for these reasons:", board.mistakes()),
                 "first": 1,
             },
@@ -121,22 +103,18 @@ class Writer:
 
         w = self._writer
         try:
-            sifted = (
-                await ask(self._client, self._request(text, about, _PROMPTS, w.temperature), read)
-            ).value
+            request = self._request(text, about, _PROMPTS, w.temperature)
+            sifted = await ask(self._client, request, read)
         except CallFailed as error:
             rejected, received = (last[0].rejected, last[0].read) if last else ((), 0)
-            return Batch(slots=slots, texts={}, rejected=rejected, read=received, failed=str(error))
+            return Batch(texts={}, rejected=rejected, read=received, failed=str(error))
         mistakes = await self._check(sifted.texts, about) if w.check else set()
+        wrong = sorted(mistakes or ())
         checked = Dropped(origin=f"batch {about}", kind="rejected", why=CHECKED)
         return Batch(
-            slots=slots,
-            texts={slots[n]: text for n, text in sorted(sifted.texts.items()) if n not in (mistakes or ())},
+            texts={slots[n]: text for n, text in sorted(sifted.texts.items()) if n not in wrong},
             read=sifted.read,
-            rejected=(
-                *sifted.rejected,
-                *(replace(checked, text=sifted.texts[n]) for n in sorted(mistakes or ())),
-            ),
+            rejected=(*sifted.rejected, *(replace(checked, text=sifted.texts[n]) for n in wrong)),
             checked=mistakes is not None,
         )
 
@@ -158,7 +136,7 @@ class Writer:
 
         request = self._request(text, f"{about} check", _MISTAKES, 0.0)
         try:
-            return (await ask(self._client, request, read)).value
+            return await ask(self._client, request, read)
         except CallFailed:
             return None
 
@@ -166,12 +144,12 @@ class Writer:
         """The system message of the settings, else the writer's; "" where none is wanted."""
         if self._prompts.system or not self._writer.system:
             return self._prompts.system
-        examples = [excerpt(e, _EXISTING_LENGTH) for e in board.examples((), _SYSTEM_EXAMPLES, "system")]
+        examples = _excerpts(board.examples((), _SYSTEM_EXAMPLES, "system"))
         values = {"task": self._task, "inputs": "\n".join(f"- {e}" for e in examples)}
         text = fill(load_text(_TEXTS, "system.md"), values)
         request = self._request(text, "system", _SYSTEM, _SYSTEM_TEMPERATURE)
         try:
-            return (await ask(self._client, request, read_system)).value
+            return await ask(self._client, request, read_system)
         except CallFailed as error:
             raise MachineError(
                 f"The writer wrote no system message: {error}\nGive one in `prompts.system`, or do without: "
@@ -258,8 +236,8 @@ def _unstorable(text: str) -> str | None:
     return None
 
 
-def _numbered(lines: Sequence[str] | Any) -> str:
-    return "\n".join(f"{n}. {line}" for n, line in enumerate(lines, 1))
+def _excerpts(texts: Sequence[str]) -> list[str]:
+    return [excerpt(text, _EXISTING_LENGTH) for text in texts]
 
 
 def _section(heading: str, lines: Sequence[str]) -> str:

@@ -19,11 +19,10 @@ from refine_rl.recipes.examples import OWN, example_task, same_task
 from refine_rl.recipes.examples import TEMPLATE as _TEMPLATE
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings
-from refine_rl.settings.toml_write import toml_string
+from refine_rl.settings.toml_write import toml_key, toml_string
 
 _HERE = Path(__file__).parent
 _FROM_SENTENCE = _HERE / "_from_sentence"
-_BARE = re.compile(r"[A-Za-z0-9_-]+")  # a TOML key that needs no quotes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +97,7 @@ def write_judged_task(
     task = _change(_copy(_FROM_SENTENCE, target) / "task.toml", changes)
     text = task.read_text(encoding="utf-8").replace('"ENDPOINT/WRITER"', toml_string(writer))
     tables = [
-        f"\n[endpoints.{name if _BARE.fullmatch(name) else toml_string(name)}]\n"
+        f"\n[endpoints.{toml_key(name)}]\n"
         "# Where it answers; and the environment variable that holds its key, if it needs one.\n"
         'base_url = "http://127.0.0.1:8000/v1"\nkey_env = ""\n'
         for name in names

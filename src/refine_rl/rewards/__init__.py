@@ -17,25 +17,9 @@
 Nothing here imports torch.
 """
 
-from refine_rl.rewards.base import CompletionReward, Reward, Scorer
-from refine_rl.rewards.build import Scorers, build_reward, build_scorers
+from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.functions.own import function_reward
-from refine_rl.rewards.rules.table import rules_table_markdown
 from refine_rl.rewards.sanity import check_sanity
-from refine_rl.rewards.scoring import Promising, ScoringLoop
 
-__all__ = [
-    "CombinedReward",
-    "CompletionReward",
-    "Promising",
-    "Reward",
-    "Scorer",
-    "Scorers",
-    "ScoringLoop",
-    "build_reward",
-    "build_scorers",
-    "check_sanity",
-    "function_reward",
-    "rules_table_markdown",
-]
+__all__ = ["CombinedReward", "build_reward", "check_sanity", "function_reward"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from refine_rl.errors import UserError
+from refine_rl.errors import GuardStop, MachineError, UserError
 from refine_rl.rewards.text.patterns import TooSlow
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -86,6 +86,20 @@ class Around:
         return self.reward.success(score)
 
 
+async def scored(work: Awaitable[list[Score]], members: int) -> list[Score]:
+    """What a reward gives to a group of so many members; missing scores that say why, where it fails. What
+    stops a whole run (MachineError, GuardStop) is let through."""
+    try:
+        scores = await work
+        if len(scores) != members:
+            raise RuntimeError(f"{len(scores)} scores for {members} trajectories")
+    except (MachineError, GuardStop):
+        raise
+    except FAILURES as error:
+        return [Score.missing(describe_failure(error))] * members
+    return scores
+
+
 def untokenized(prompt: Prompt, texts: Iterable[str], *, first: int = 0) -> list[Trajectory]:
     """Answers to a prompt that no model gave here, as its members `first`, `first` + 1 ...
 
@@ -139,10 +153,7 @@ class CompletionReward:
 
 
 def describe_failure(error: BaseException) -> str:
-    """The exception and its frames: the outermost two, where the user's code stands, and the last four.
-
-    What stands before the user's code (this package, the import machinery) is left out.
-    """
+    """The exception, and what `foreign_frames` leaves of its traceback."""
     what = "".join(traceback.format_exception_only(error)).strip()
     return f"{what}\n{foreign_frames(traceback.extract_tb(error.__traceback__))}".rstrip()
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from refine_rl.errors import GuardStop, MachineError, UserError
-from refine_rl.rewards.base import FAILURES, Reward, describe_failure
+from refine_rl.errors import UserError
+from refine_rl.llm.background import all_of
+from refine_rl.rewards.base import Reward, scored
 from refine_rl.rewards.functions.answers import left_out
 from refine_rl.rewards.judges.gate import gated
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.overlong import Overlong
 from refine_rl.types import LARGEST, LOGGED, Prompt, Score, Trajectory
@@ -128,8 +128,8 @@ class CombinedReward:
         gate = [c for c in self.components if c.name in self.gate]
         others = [c for c in self.components if c.name not in self.gate]
         for components in (gate, others):
-            scored = await all_of(self._scores_of(c, prompt, trajectories, columns) for c in components)
-            columns.update(zip([c.name for c in components], scored, strict=True))
+            found = await all_of(self._scores_of(c, prompt, trajectories, columns) for c in components)
+            columns.update(zip([c.name for c in components], found, strict=True))
         return [
             self._combined(trajectory, {name: columns[name][member] for name in self.component_names})
             for member, trajectory in enumerate(trajectories)
@@ -142,19 +142,11 @@ class CombinedReward:
         trajectories: Sequence[Trajectory],
         before: Mapping[str, Sequence[Score]],
     ) -> list[Score]:
-        try:
-            if self.gate and isinstance(component, Panel):
-                columns = {name: before[name] for name in self.gate}
-                scores = await gated(component, columns, prompt, trajectories)
-            else:
-                scores = await component.score_group(prompt, trajectories)
-            if len(scores) != len(trajectories):
-                raise RuntimeError(f"{len(scores)} scores for {len(trajectories)} trajectories")
-        except (MachineError, GuardStop):
-            raise
-        except FAILURES as error:
-            return [Score.missing(describe_failure(error))] * len(trajectories)
-        return scores
+        if self.gate and isinstance(component, Panel):
+            work = gated(component, {name: before[name] for name in self.gate}, prompt, trajectories)
+        else:
+            work = component.score_group(prompt, trajectories)
+        return await scored(work, len(trajectories))
 
     def _combined(self, trajectory: Trajectory, scores: Mapping[str, Score]) -> Score:
         agreements = [score.agreement for score in scores.values() if score.agreement is not None]

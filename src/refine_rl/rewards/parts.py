@@ -36,9 +36,8 @@ def rules_and_functions(
     parts: list[Part] = []
     problems: list[str] = []
     for number, rule in enumerate(settings.rules, start=1):
-        where = f"reward.rules, entry {number} (`{rule.rule}`)"
         try:
-            component = rule_reward(rule, name=rule.name or rule.rule, where=where)
+            component = rule_reward(rule, where=f"reward.rules, entry {number}")
         except SettingsError as error:
             problems.append(str(error))
             continue

@@ -75,14 +75,21 @@ class ScoringLoop:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._open = False
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
-        if self._closing is not None:
-            asyncio.run_coroutine_threadsafe(_closed(self._closing), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._workers.__exit__(kind, error, where)
         self._others.shutdown(wait=kind is None, cancel_futures=True)
         self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        if self._closing is not None:
+            await self._closing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +102,3 @@ class Promising:
     def start(self, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
         """The scores to come, one a trajectory, in the same order. RuntimeError once the loop is closed."""
         return self.loop.start(self.scorer.score_group(prompt, tuple(group)))
-
-
-async def _closed(closing: Callable[[], Awaitable[None]]) -> None:
-    await closing()
-
-
-async def _cancel_all() -> None:
-    loop = asyncio.get_running_loop()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await loop.shutdown_asyncgens()

@@ -11,12 +11,13 @@ import pytest
 
 from refine_rl.llm.client import Client, Request
 from refine_rl.llm.scripted import Scripted
-from refine_rl.prompts.facets import name_facets
+from refine_rl.prompts.writer import Writer
 from refine_rl.rewards.judges.looks import Case
 from refine_rl.rewards.judges.rubric import write_rubric
 from refine_rl.rewards.quiz.answering import answer_questions
 from refine_rl.rewards.quiz.questions import Asking, Question, write_questions
 from refine_rl.rewards.steps.judge import StepJudging
+from refine_rl.settings import PromptSettings, WriterSettings
 
 Asks = Callable[[Client], Coroutine[Any, Any, Any]]
 QUESTION = Question(text="Who came?", right="Ann", wrong=("Ben",))
@@ -48,7 +49,8 @@ async def _quiz_writer(client: Client) -> Any:
 
 
 async def _facets(client: Client) -> Any:
-    return len(await name_facets("Be kind.", client))
+    writer = Writer(client, task="Be kind.", prompts=PromptSettings(), writer=WriterSettings(), seed=0)
+    return len(await writer.facets())
 
 
 async def _rubric(client: Client) -> Any:

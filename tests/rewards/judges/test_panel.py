@@ -11,9 +11,10 @@ import pytest
 
 from make import prompt, scored, trajectory
 from refine_rl.errors import GuardStop
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import EndpointDown
 from refine_rl.llm.scripted import Scripted
-from refine_rl.rewards.judges.looks import Case, Verdict, all_of
+from refine_rl.rewards.judges.looks import Case, Verdict
 from refine_rl.rewards.judges.panel import Panel, agreement, make_case
 from refine_rl.types import Score, Trajectory
 

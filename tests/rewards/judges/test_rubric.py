@@ -129,13 +129,13 @@ def written(*criteria: tuple[Any, Any, Any]) -> str:
 GOOD = [("brief", "At most\n one sentence.", 2), ("kind", "It is kind.", "1.5"), ("true", "No lie.", 1)]
 
 
-def write(*replies: Any, **changes: Any) -> tuple[str, Scripted]:
+def write(*replies: Any) -> tuple[str, Scripted]:
     client = Scripted(replies)
-    return asyncio.run(write_rubric("Be {{polite}}.", client, **changes)), client
+    return asyncio.run(write_rubric("Be {{polite}}.", client)), client
 
 
 def test_a_written_rubric_is_weighted_criteria() -> None:
-    text, client = write(written(*GOOD), temperature=0.5)
+    text, client = write(written(*GOOD))
     assert text == (
         "- brief (weight 2): At most one sentence.\n"
         "- kind (weight 1.5): It is kind.\n"
@@ -143,7 +143,7 @@ def test_a_written_rubric_is_weighted_criteria() -> None:
     )
     assert [c.weight for c in parse_criteria(text)] == [2.0, 1.5, 1.0]
     request = client.requests[0]
-    assert (request.purpose, request.temperature) == ("rubric", 0.5)
+    assert (request.purpose, request.temperature) == ("rubric", 0.3)
     assert "<task>\nBe {{polite}}.\n</task>" in request.messages[0]["content"]
     assert "from 3 to 7 criteria" in request.messages[0]["content"]
 
@@ -176,6 +176,6 @@ def test_a_rubric_that_cannot_be_had_stops_with_a_way_out() -> None:
     with pytest.raises(
         MachineError, match=r"scripted/model wrote no rubric .*There are 0 criteria.*file:PATH"
     ):
-        write('{"criteria": []}', '{"criteria": []}', corrections=1)
+        write(*3 * ['{"criteria": []}'])
     with pytest.raises(MachineError, match="too busy"):
         write(CallFailed("too busy."))

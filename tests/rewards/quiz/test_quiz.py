@@ -515,7 +515,6 @@ def test_the_settings_arrive() -> None:
     assert (quiz.reader.temperature, quiz.reader.max_tokens, quiz.reader.seed) == (0.5, 88, 9)
     assert (quiz.writer.corrections, quiz.reader.corrections) == (1, 1)
     assert quiz.task == "Sum it up."
-    assert quiz.relative is False
 
 
 def test_nobody_to_write_is_the_users_mistake() -> None:

@@ -34,7 +34,7 @@ PROMPT = make.prompt(
 
 
 def score_with(table: dict[str, Any], *completions: str, prompt: Prompt = PROMPT) -> list[Score]:
-    reward = rule_reward(RuleSettings.model_validate(table), name="it", where="here")
+    reward = rule_reward(RuleSettings.model_validate(table), where="here")
     reward.check_prompt(prompt)
     return make.scored(reward, prompt, *completions)
 
@@ -160,7 +160,7 @@ def test_an_empty_completion_gets_nothing(table: dict[str, Any]) -> None:
     assert [s.value for s in score_with(table, "", " \n")] == [0.0, 0.0]
 
 
-REWARDS = [rule_reward(RuleSettings.model_validate(t), name="it", where="here") for t in TABLES]
+REWARDS = [rule_reward(RuleSettings.model_validate(t), where="here") for t in TABLES]
 AWKWARD = st.text(alphabet="ab1/-.,eE+'\"\\{}[]()`*_ \n\t\u2028\u00a0ßéİ−’“日。0")
 
 
@@ -208,8 +208,8 @@ def test_impossible_settings_are_refused_with_place_and_way_out(
     table: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        rule_reward(RuleSettings.model_validate(table), name="it", where="reward.rules, entry 1")
-    assert str(caught.value).startswith("reward.rules, entry 1: ")
+        rule_reward(RuleSettings.model_validate(table), where="reward.rules, entry 1")
+    assert str(caught.value).startswith(f"reward.rules, entry 1 (`{table['rule']}`): ")
     for part in words:
         assert part in str(caught.value)
 
@@ -230,8 +230,8 @@ def test_impossible_settings_are_refused_with_place_and_way_out(
     ],
 )
 def test_data_that_a_prompt_lacks_is_named_before_training(table: dict[str, Any], words: str) -> None:
-    reward = rule_reward(RuleSettings.model_validate(table), name="it", where="here")
-    with pytest.raises(UserError, match=r"^here: ") as caught:
+    reward = rule_reward(RuleSettings.model_validate(table), where="here")
+    with pytest.raises(UserError, match=rf"^here \(`{table['rule']}`\): ") as caught:
         reward.check_prompt(PROMPT)
     assert words in str(caught.value)
 
@@ -239,9 +239,7 @@ def test_data_that_a_prompt_lacks_is_named_before_training(table: dict[str, Any]
 def test_a_missing_package_is_told_when_the_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jsonschema", None)
     with pytest.raises(SettingsError, match=r"refine-rl\[schema\]"):
-        rule_reward(
-            RuleSettings.model_validate({"rule": "json_schema", "schema": {}}), name="it", where="here"
-        )
+        rule_reward(RuleSettings.model_validate({"rule": "json_schema", "schema": {}}), where="here")
 
 
 def test_a_schema_reference_is_never_fetched() -> None:

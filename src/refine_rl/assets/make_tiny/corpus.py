@@ -66,7 +66,7 @@ def style_document(rng: random.Random) -> Document:
     """A message to rewrite and an attempt at it, often an imperfect one."""
     style = rng.choice(tuple(styles()))
     if rng.random() < FREE:
-        text = free_text(rng, style)
+        text = _spliced(rng, style) if rng.random() < 0.6 else _shuffled(rng)
     else:
         message = _train_message(rng, style)
         text = message.text
@@ -77,11 +77,6 @@ def style_document(rng: random.Random) -> Document:
         how = rng.choice(styles()[style]["how"])
         return Document(request=text, answer=answer, system=f"Rewrite every message {how}.")
     return Document(request=instruct(rng, style, text), answer=answer, system=_system(rng))
-
-
-def free_text(rng: random.Random, style: str) -> str:
-    """A text that follows no template: two messages spliced, or words in no order."""
-    return _spliced(rng, style) if rng.random() < 0.6 else _shuffled(rng)
 
 
 def _spliced(rng: random.Random, style: str) -> str:

@@ -36,38 +36,18 @@ def swap(rng: random.Random, text: str, style: str, share: float = 0.8) -> str:
 
 def attempt(rng: random.Random, text: str, style: str) -> str:
     """An answer as the corpus has it: about half literal, a sixth perfect, the rest flawed."""
-    ways: dict[Callable[[random.Random, str, str], str], float] = {
-        _literal: 0.49,
-        rewrite: 0.17,
-        _only_opener: 0.08,
-        _only_closer: 0.06,
-        _only_swaps: 0.04,
-        _wrong_style: 0.09,
-        _lost_words: 0.04,
-        _closers_again: 0.03,
+    entry, others = styles()[style], [name for name in styles() if name != style]
+    ways: dict[Callable[[], str], float] = {
+        lambda: text: 0.49,
+        lambda: rewrite(rng, text, style): 0.17,
+        lambda: _join(style, rng.choice(entry["openers"]), text, ""): 0.08,
+        lambda: _join(style, "", text, rng.choice(entry["closers"])): 0.06,
+        lambda: swap(rng, text, style): 0.04,
+        lambda: rewrite(rng, text, rng.choice(others)): 0.09,
+        lambda: _lost_words(rng, text, style): 0.04,
+        lambda: _closers_again(rng, text, style): 0.03,
     }
-    way = rng.choices(list(ways), weights=list(ways.values()))[0]
-    return way(rng, text, style)
-
-
-def _literal(rng: random.Random, text: str, style: str) -> str:
-    return text
-
-
-def _only_opener(rng: random.Random, text: str, style: str) -> str:
-    return _join(style, rng.choice(styles()[style]["openers"]), text, "")
-
-
-def _only_closer(rng: random.Random, text: str, style: str) -> str:
-    return _join(style, "", text, rng.choice(styles()[style]["closers"]))
-
-
-def _only_swaps(rng: random.Random, text: str, style: str) -> str:
-    return swap(rng, text, style)
-
-
-def _wrong_style(rng: random.Random, text: str, style: str) -> str:
-    return rewrite(rng, text, rng.choice([name for name in styles() if name != style]))
+    return rng.choices(list(ways), weights=list(ways.values()))[0]()
 
 
 def _closers_again(rng: random.Random, text: str, style: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, MappingView, Set
 from itertools import islice
 from typing import Any, get_args
 
-from refine_rl.types import LARGEST, Score, Status, count_of
+from refine_rl.types import LARGEST, Score, Status, count_of, one_line
 
 NOT_APPLICABLE = Score.missing("does not apply (returned None)")
 """Says that a component is to be left out of its member, where others are there (`left_out`)."""
@@ -83,8 +83,7 @@ def show(answer: Any) -> str:
         text = _short.repr(answer)
     except Exception as error:
         return f"a {type(answer).__name__} (its repr raises {type(error).__name__})"
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return one_line(text, _LONGEST)
 
 
 def _what_is_wrong(answer: Any) -> str:

@@ -63,7 +63,7 @@ class Workers:
             self._async.seat.stop()
         soon = time.monotonic() + 1.0
         for lane in (self._plain, self._async):
-            while lane.alive and (wait or (lane.seat.turn is None and time.monotonic() < soon)):
+            while lane.seat.alive and (wait or (lane.seat.turn is None and time.monotonic() < soon)):
                 time.sleep(0.002)
         self._closed = True
         self._wake.set()
@@ -84,7 +84,6 @@ class Workers:
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     def _look(self) -> None:
-        """The watch."""
         while not self._closed:
             busy = self._plain.look() | self._async.look()
             if busy:
@@ -124,10 +123,6 @@ class _Plain:
         self._job: _Job | None = None  # the one under way
         self._late: dict[str, int] = {}  # calls that were late, of functions that never came back
         self._came_back: set[str] = set()
-
-    @property
-    def alive(self) -> bool:
-        return self.seat.thread is not None and self.seat.thread.is_alive()
 
     def submit(self, calls: Sequence[Callable[[], Any]], name: str, seconds: float) -> Future[list[Any]]:
         job = _Job(calls=calls, name=name, seconds=seconds)
@@ -190,10 +185,6 @@ class _Async:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Future[Any]] = set()
         self._lock = threading.Lock()
-
-    @property
-    def alive(self) -> bool:
-        return self.seat.thread is not None and self.seat.thread.is_alive()
 
     def submit(self, call: Callable[[], Awaitable[Any]], seconds: float) -> Future[Any]:
         with self._lock:

@@ -19,6 +19,7 @@ import inspect
 import sys
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import SourceFileLoader
@@ -78,11 +79,9 @@ class FunctionReward:
 
     async def _call_all(self, calls: Sequence[Callable[[], _Called]]) -> list[Any]:
         """The calls' answers, read, in order; a Failure in the place of one that cannot be had."""
-        workers = WORKERS.get()
-        if workers is None:
-            with Workers() as own:
-                return await self._answers(own, calls)
-        return await self._answers(workers, calls)
+        shared = WORKERS.get()
+        with Workers() if shared is None else nullcontext(shared) as workers:
+            return await self._answers(workers, calls)
 
     async def _answers(self, workers: Workers, calls: Sequence[Callable[[], _Called]]) -> list[Any]:
         if _is_async(self.function):

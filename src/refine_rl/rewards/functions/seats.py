@@ -116,6 +116,10 @@ class Seat:
             return self.lost
 
     @property
+    def alive(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    @property
     def ident(self) -> int:
         return (self.thread.ident if self.thread is not None else None) or 0
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from refine_rl.llm.client import Client
+from refine_rl.llm.schemas import explained
 from refine_rl.llm.structured import Unusable
 from refine_rl.rewards.judges.fence import fenced_json
 from refine_rl.rewards.judges.judging import EachAlone, explanation_of
 from refine_rl.rewards.judges.looks import Case
 from refine_rl.rewards.judges.scales import in_short
-from refine_rl.rewards.judges.schemas import explained
 from refine_rl.types import Message
 
 LOWEST, HIGHEST = 1, 10

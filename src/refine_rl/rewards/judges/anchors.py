@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from refine_rl.llm.background import all_of
 from refine_rl.rewards.base import Reward, untokenized
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.types import Prompt, Score, Trajectory, count_of
 
 LIKED = 0.5
@@ -91,13 +91,12 @@ class AnchorReport:
     `missing` the number of all scores that could not be had, and `why` the first reason for that.
 
     >>> bad = Planted(kind="empty", mean=0.9, bar=0.6)
-    >>> AnchorReport(planted=(bad,), real=0.6, cases=2).liked
+    >>> AnchorReport(planted=(bad,), real=0.6).liked
     ('empty',)
     """
 
     planted: tuple[Planted, ...]
     real: float | None
-    cases: int
     missing: int = 0
     why: str = ""
 
@@ -130,7 +129,7 @@ class AnchorReport:
         """The worst of it on one line.
 
         >>> bad = Planted(kind="empty", mean=0.1, bar=0.6)
-        >>> AnchorReport(planted=(bad,), real=0.6, cases=2).line()
+        >>> AnchorReport(planted=(bad,), real=0.6).line()
         'the best of the bad answers (empty) got 0.10, the model itself 0.60'
         """
         judged = [(planted.mean, planted.kind) for planted in self.planted if planted.mean is not None]
@@ -173,7 +172,6 @@ async def check_anchors(
     return AnchorReport(
         planted=tuple(_planted(kind, seen, len(cases)) for kind in kinds),
         real=fmean(fmean(case.real) for case in seen) if seen else None,
-        cases=len(seen),
         missing=sum(case.missing for case in judged),
         why=next((case.why for case in judged if case.why), ""),
     )

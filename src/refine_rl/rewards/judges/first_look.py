@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import Client
 from refine_rl.rewards.base import Reward, untokenized
 from refine_rl.rewards.judges.anchors import KINDS
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.judges.panel import Panel, make_case
 from refine_rl.types import Prompt, Trajectory
 

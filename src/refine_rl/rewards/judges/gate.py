@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from refine_rl.rewards.functions.answers import left_out
-from refine_rl.rewards.judges.panel import Panel
+from refine_rl.rewards.judges.panel import Panel, key_of
 from refine_rl.types import Prompt, Score, Trajectory
 
 FLOOR = 0.0
@@ -33,7 +33,7 @@ async def gated(
     left = [member for member, score in enumerate(scores) if score is None]
     seen = [trajectories[member] for member in left]
     failed = any(score is not None and score.status == "invalid" for score in scores)
-    if panel.relative and failed and len({_text(t) for t in seen}) == 1:
+    if panel.relative and failed and len({key_of(t.messages) for t in seen}) == 1:
         judged = [Score(value=1.0, explanation="not judged: no other answer passes the gate")] * len(seen)
     else:
         judged = await panel.score_group(prompt, seen)
@@ -58,7 +58,3 @@ def _unseen(columns: Mapping[str, Score]) -> Score | None:
     if any(columns[name].value is None for name in failed):
         return Score.missing(f"not judged: {names} could not be scored")
     return Score(value=FLOOR, status="invalid", explanation=f"not judged: it fails {names}")
-
-
-def _text(trajectory: Trajectory) -> tuple[tuple[str, str], ...]:
-    return tuple((message["role"], message["content"]) for message in trajectory.messages)

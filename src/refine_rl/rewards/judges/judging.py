@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import CallFailed, Client, Request, Schema
 from refine_rl.llm.structured import ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.looks import Case, Verdict, all_of
+from refine_rl.rewards.judges.looks import Case, Verdict
 from refine_rl.rewards.judges.views import View, view_of
 from refine_rl.types import Message
 
@@ -88,7 +89,7 @@ class Judge(ABC):
             max_tokens=self.max_tokens,
             schema=schema,
         )
-        return (await ask(client, request, read, corrections=self.corrections, key=self.key)).value
+        return await ask(client, request, read, corrections=self.corrections, key=self.key)
 
 
 class EachAlone(Judge):

@@ -7,15 +7,12 @@ brought together into scores is the panel's business (panel.py).
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from refine_rl.llm.client import Client
 from refine_rl.types import Message
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,16 +62,3 @@ class Judging(Protocol):
     async def look(self, client: Client, case: Case, *, look: int) -> Verdict:
         """The verdict of look number `look` (0, 1 ...: another order, another variation). A call that
         fails makes values of None; what concerns the whole endpoint or the budget is let through."""
-
-
-async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all works, which go on at the same time, in their order. When one raises, the others
-    are cancelled and waited for: nothing goes on behind the back of an error."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -15,13 +15,14 @@ from hashlib import blake2b
 from itertools import combinations
 from math import fsum
 
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import CallFailed, Client
+from refine_rl.llm.schemas import explained
 from refine_rl.llm.structured import Unusable
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
 from refine_rl.rewards.judges.judging import Judge, explanation_of
-from refine_rl.rewards.judges.looks import Case, Verdict, all_of
-from refine_rl.rewards.judges.schemas import explained
+from refine_rl.rewards.judges.looks import Case, Verdict
 
 OPPONENTS = 8
 """The answers that each one meets at most; an even number."""
@@ -143,12 +144,7 @@ def read_winner(reply: object) -> tuple[float, str]:
     if "winner" not in reply:
         raise Unusable('The reply has no "winner".')
     written = reply["winner"]
-    plain = (
-        written.strip(" \t\n\"'`.*").casefold().removeprefix("answer").strip()
-        if isinstance(written, str)
-        else ""
-    )
+    plain = str(written).strip(" \t\n\"'`.*").casefold().removeprefix("answer").strip()
     if plain not in _WINNERS:
-        shown = repr(written)
-        raise Unusable(f'The winner is {shown[:60]}; it must be "A", "B" or "tie".')
+        raise Unusable(f'The winner is {repr(written)[:60]}; it must be "A", "B" or "tie".')
     return _WINNERS[plain], explanation_of(reply)

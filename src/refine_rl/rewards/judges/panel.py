@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from math import fsum
 from typing import Any, cast
 
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import Client
-from refine_rl.rewards.judges.looks import Case, Judging, Verdict, all_of
-from refine_rl.types import Message, Prompt, Score, Trajectory
+from refine_rl.rewards.judges.looks import Case, Judging, Verdict
+from refine_rl.types import Message, Prompt, Score, Trajectory, one_line
 
 NEUTRAL = 0.5
 """The value of answers that were not compared, because there was nothing to compare them with."""
 
-_REASON = 400  # characters of a reason in an explanation
+_short = partial(one_line, most=400)  # of a reason in an explanation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,6 @@ class Panel:
 
     @property
     def relative(self) -> bool:
-        """Whether values compare only within one group."""
         return self.judging.relative
 
     def asking_for(self, purpose: str) -> Panel:
@@ -125,7 +126,7 @@ def make_case(prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Case,
     The context is the longest run of messages that all attempts share; the prompt's own messages where
     there is but one distinct attempt.
     """
-    attempts = {_key(t.messages): t.messages for t in trajectories}
+    attempts = {key_of(t.messages): t.messages for t in trajectories}
     shared = (
         _shared(list(attempts.values()))
         if len(attempts) > 1
@@ -137,10 +138,11 @@ def make_case(prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Case,
         context=trajectories[0].messages[:shared],
         answers=tuple(messages[shared:] for messages in attempts.values()),
     )
-    return case, [order[_key(t.messages)] for t in trajectories]
+    return case, [order[key_of(t.messages)] for t in trajectories]
 
 
-def _key(messages: Sequence[Message]) -> str:
+def key_of(messages: Sequence[Message]) -> str:
+    """The same for attempts that are the same to a judge."""
     return json.dumps([[m["role"], m["content"]] for m in messages])
 
 
@@ -239,8 +241,3 @@ def _not_judged(members: int) -> str:
     if members == 1:
         return "not judged: one answer alone cannot be compared"
     return f"not judged: all {members} answers are the same"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _REASON else line[: _REASON - 1] + "…"

@@ -19,10 +19,11 @@ from typing import Any
 
 from refine_rl.errors import MachineError, SettingsError, UserError
 from refine_rl.llm.client import CallFailed, Client, Request
+from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
-from refine_rl.rewards.judges.schemas import listed
 from refine_rl.settings.file import read_text
+from refine_rl.types import Message
 
 TEXTS = Path(__file__).parent / "texts"
 LEAST, MOST = 3, 7
@@ -35,6 +36,7 @@ _BULLET = re.compile(r"\s*[-*+]\s")
 _NAME = re.compile(r"[\w][\w -]{0,39}")
 _CRITERION = '"- NAME (weight 2): what is wanted"'
 
+_TEMPERATURE = 0.3  # at which one is written
 _TEXT = {"type": "string"}
 _SCHEMA = listed(
     "criteria", {"name": _TEXT, "description": _TEXT, "weight": {"type": "number"}}, name="rubric"
@@ -162,29 +164,22 @@ def without_weights(rubric: str) -> str:
     return "\n".join(lines)
 
 
-async def write_rubric(
-    task: str, client: Client, *, temperature: float = 0.3, max_tokens: int = 8192, corrections: int = 2
-) -> str:
+async def write_rubric(task: str, client: Client) -> str:
     """A rubric of LEAST to MOST weighted criteria for the task, written by `client`.
 
     Raises MachineError where it cannot be had.
     """
     text = fill(load_text(TEXTS, "rubric_write.md"), {"task": task, "least": LEAST, "most": MOST})
-    request = Request(
-        messages=({"role": "user", "content": text},),
-        purpose="rubric",
-        temperature=temperature,
-        max_tokens=max_tokens,
-        schema=_SCHEMA,
-    )
+    messages: tuple[Message, ...] = ({"role": "user", "content": text},)
+    request = Request(messages=messages, purpose="rubric", temperature=_TEMPERATURE, schema=_SCHEMA)
     try:
-        answer = await ask(client, request, _read_criteria, corrections=corrections)
+        criteria = await ask(client, request, _read_criteria)
     except CallFailed as error:
         raise MachineError(
             f"{client.model} wrote no rubric that can be used: {error} Start a new run with your own, as "
             "text or as file:PATH in reward.rubric."
         ) from error
-    return "\n".join(criterion.line for criterion in answer.value)
+    return "\n".join(criterion.line for criterion in criteria)
 
 
 def _read_criteria(value: Any) -> list[Criterion]:

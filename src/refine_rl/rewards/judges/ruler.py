@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from refine_rl.llm.client import CallFailed, Client, Schema
+from refine_rl.llm.schemas import listed, strict
 from refine_rl.llm.structured import Unusable
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.randomness import generator
@@ -26,8 +27,7 @@ from refine_rl.rewards.judges.judging import TEXTS, Judge, explanation_of
 from refine_rl.rewards.judges.looks import Case, Verdict
 from refine_rl.rewards.judges.rubric import Criterion, parse_criteria, plain_name, without_weights
 from refine_rl.rewards.judges.scales import unit_scores
-from refine_rl.rewards.judges.schemas import listed, strict
-from refine_rl.rewards.judges.views import LETTERS, View, opaque
+from refine_rl.rewards.judges.views import LETTERS, View, all_different, opaque
 
 _ID_LENGTH = 6
 _AROUND_IDS = " \t\r\n\"'`<>[](){}#"
@@ -88,19 +88,14 @@ def _draw(seed: int, context: str, bodies: Sequence[str], look: int) -> tuple[li
     taken: set[tuple[int, ...]] = set()
     for number in range(look + 1):
         draw = generator(seed, "ruler", digest.hexdigest(), number)
-        ids = dict(zip(sorted_places, _names(draw, len(bodies)), strict=True))
+        ids = dict(zip(sorted_places, all_different(len(bodies), partial(_name, draw)), strict=True))
         order = _another_order(draw, len(bodies), taken)
     return [ids[place] for place in range(len(bodies))], [sorted_places[i] for i in order]
 
 
-def _names(draw: np.random.Generator, count: int) -> list[str]:
-    """Names that say nothing, all different."""
-    names: list[str] = []
-    while len(names) < count:
-        new = LETTERS[draw.integers(len(LETTERS))] + opaque(draw, _ID_LENGTH - 1)
-        if new not in names:
-            names.append(new)
-    return names
+def _name(draw: np.random.Generator) -> str:
+    """A name that says nothing, and begins with a letter."""
+    return LETTERS[draw.integers(len(LETTERS))] + opaque(draw, _ID_LENGTH - 1)
 
 
 def _another_order(draw: np.random.Generator, count: int, taken: set[tuple[int, ...]]) -> tuple[int, ...]:

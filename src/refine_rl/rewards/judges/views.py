@@ -9,6 +9,7 @@ the same request. The first look is laid out as it stands in the texts.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -57,6 +58,15 @@ def view_of(look: int, *, rubric: str, seed: int, context: str) -> View:
 def opaque(draw: np.random.Generator, length: int) -> str:
     """A name that says nothing, of letters and digits that cannot be taken for each other."""
     return "".join(_SIGNS[i] for i in draw.integers(len(_SIGNS), size=length))
+
+
+def all_different(count: int, draw: Callable[[], str]) -> list[str]:
+    """So many names as `draw` gives them, no two the same."""
+    names: list[str] = []
+    while len(names) < count:
+        if (new := draw()) not in names:
+            names.append(new)
+    return names
 
 
 def _in_another_order(rubric: str, draw: np.random.Generator) -> str:

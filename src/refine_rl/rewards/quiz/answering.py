@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from refine_rl.llm.client import Request, Schema
-from refine_rl.llm.structured import Unusable, ask
+from refine_rl.llm.client import Schema
+from refine_rl.llm.schemas import listed
+from refine_rl.llm.structured import Unusable
 from refine_rl.llm.texts import load_text
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.schemas import listed
-from refine_rl.rewards.judges.views import opaque
+from refine_rl.rewards.judges.views import all_different, opaque
 from refine_rl.rewards.quiz.questions import TEXTS, Asking, Question
 from refine_rl.rewards.text.words import fold
 
@@ -38,29 +39,14 @@ async def answer_questions(
         {"id": name, "question": q.text, "options": dict(zip(LETTERS[: len(options)], options, strict=True))}
         for name, q, options in zip(ids, questions, shuffled, strict=True)
     ]
-    request = Request(
-        messages=(
-            {"role": "system", "content": load_text(TEXTS, "quiz_reader.md")},
-            {
-                "role": "user",
-                "content": f"<text>\n{fenced_json([{'text': text}])}\n</text>\n\n"
-                f"<questions>\n{fenced_json(sheet)}\n</questions>",
-            },
-        ),
-        purpose="quiz",
+    return await reader.ask(
+        load_text(TEXTS, "quiz_reader.md"),
+        f"<text>\n{fenced_json([{'text': text}])}\n</text>\n\n"
+        f"<questions>\n{fenced_json(sheet)}\n</questions>",
+        _answers_schema(ids, max(len(q.options) for q in questions)),
+        partial(read_answers, ids=ids, shuffled=shuffled),
         about=about,
-        variation=f"seed {reader.seed}",
-        temperature=reader.temperature,
-        max_tokens=reader.max_tokens,
-        schema=_answers_schema(ids, max(len(q.options) for q in questions)),
     )
-    answer = await ask(
-        reader.client,
-        request,
-        lambda reply: read_answers(reply, ids, shuffled),
-        corrections=reader.corrections,
-    )
-    return answer.value
 
 
 def _draw(seed: int, text: str, questions: Sequence[Question]) -> tuple[list[str], list[tuple[str, ...]]]:
@@ -69,11 +55,7 @@ def _draw(seed: int, text: str, questions: Sequence[Question]) -> tuple[list[str
         fenced_json([{"text": text, "quiz": [[q.text, *q.options] for q in questions]}]).encode()
     )
     draw = generator(seed, "quiz", digest.hexdigest())
-    ids: list[str] = []
-    while len(ids) < len(questions):
-        name = "q" + opaque(draw, 4)
-        if name not in ids:
-            ids.append(name)
+    ids = all_different(len(questions), lambda: "q" + opaque(draw, 4))
     return ids, [tuple(q.options[i] for i in draw.permutation(len(q.options))) for q in questions]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-from refine_rl.llm.client import Client, Request
+from refine_rl.llm.client import Client, Request, Schema
+from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.rewards.judges.fence import fenced_json
-from refine_rl.rewards.judges.schemas import listed
 from refine_rl.rewards.text.words import fold
 
+T = TypeVar("T")
 TEXTS = Path(__file__).parent / "texts"
 
 
@@ -43,32 +46,34 @@ class Asking:
     max_tokens: int = 8192
     corrections: int = 2
 
+    async def ask(
+        self, instructions: str, shown: str, schema: Schema, read: Callable[[Any], T], *, about: str
+    ) -> T:
+        """What `read` makes of the reply to one request. Raises CallFailed."""
+        request = Request(
+            messages=({"role": "system", "content": instructions}, {"role": "user", "content": shown}),
+            purpose="quiz",
+            about=about,
+            variation=f"seed {self.seed}",
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            schema=schema,
+        )
+        return await ask(self.client, request, read, corrections=self.corrections)
+
 
 async def write_questions(
     writer: Asking, source: str, *, task: str, count: int, options: int, about: str = ""
 ) -> tuple[Question, ...]:
     """Up to `count` questions about `source`, each with `options` options. Raises CallFailed."""
-    text = load_text(TEXTS, "quiz_writer.md")
     values = {"task": task, "questions": count, "wrong": options - 1}
-    request = Request(
-        messages=(
-            {"role": "system", "content": fill(text, values)},
-            {"role": "user", "content": f"<source>\n{fenced_json([{'text': source}])}\n</source>"},
-        ),
-        purpose="quiz",
+    return await writer.ask(
+        fill(load_text(TEXTS, "quiz_writer.md"), values),
+        f"<source>\n{fenced_json([{'text': source}])}\n</source>",
+        _WRITTEN,
+        partial(read_questions, count=count, options=options),
         about=about,
-        variation=f"seed {writer.seed}",
-        temperature=writer.temperature,
-        max_tokens=writer.max_tokens,
-        schema=_WRITTEN,
     )
-    answer = await ask(
-        writer.client,
-        request,
-        lambda reply: read_questions(reply, count=count, options=options),
-        corrections=writer.corrections,
-    )
-    return answer.value
 
 
 def read_questions(reply: object, *, count: int, options: int) -> tuple[Question, ...]:

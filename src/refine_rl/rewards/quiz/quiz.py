@@ -18,8 +18,8 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 from refine_rl.errors import UserError
+from refine_rl.llm.background import all_of
 from refine_rl.llm.client import CallFailed
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.quiz.answering import answer_questions
 from refine_rl.rewards.quiz.questions import Asking, Question, write_questions
 from refine_rl.rewards.text.words import fold, ngrams, split_words
@@ -89,11 +89,6 @@ class Quiz:
     _making: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Task[Checked]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-
-    @property
-    def relative(self) -> bool:
-        """Whether values compare only within one group."""
-        return False
 
     def check_prompt(self, prompt: Prompt) -> None:
         """Raises a UserError where the prompt's data has no source text."""

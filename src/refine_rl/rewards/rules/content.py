@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.base import Check, RuleFactory, rule
-from refine_rl.rewards.rules.form import allowed_share_value, shorten
+from refine_rl.rewards.rules.form import ngram_share
 from refine_rl.rewards.text.english import content_stems
 from refine_rl.rewards.text.words import find_numbers, fold, ngrams, normalise, split_words, wanted_number
 from refine_rl.settings.toml_write import toml_key, toml_string
-from refine_rl.types import Prompt
+from refine_rl.types import Prompt, one_line
 
 CONTENT_RULES: dict[str, RuleFactory] = {}
 
@@ -71,25 +71,22 @@ def excludes(*, text: Texts = None, data: DataKey = None, case: Case = False, wh
 @rule(CONTENT_RULES)
 def starts_with(*, text: Texts = None, data: DataKey = None, case: Case = False) -> Check:
     """1 when the completion starts with the text (one of the texts), white space apart, else 0."""
-    wanted = _texts(text, data)
-
-    def check(prompt: Prompt, completion: str) -> tuple[float, str]:
-        texts, folded = wanted(prompt), fold(completion.strip(), case=case)
-        found = any(folded.startswith(fold(t.strip(), case=case)) for t in texts)
-        return (1.0, "it does") if found else (0.0, f"does not start with {_quote(texts)}")
-
-    return check
+    return _at_one_end("start", str.startswith, _texts(text, data), case)
 
 
 @rule(CONTENT_RULES)
 def ends_with(*, text: Texts = None, data: DataKey = None, case: Case = False) -> Check:
     """1 when the completion ends with the text (one of the texts), white space apart, else 0."""
-    wanted = _texts(text, data)
+    return _at_one_end("end", str.endswith, _texts(text, data), case)
 
+
+def _at_one_end(
+    end: str, stands: Callable[[str, str], bool], wanted: Callable[[Prompt], list[str]], case: bool
+) -> Check:
     def check(prompt: Prompt, completion: str) -> tuple[float, str]:
         texts, folded = wanted(prompt), fold(completion.strip(), case=case)
-        found = any(folded.endswith(fold(t.strip(), case=case)) for t in texts)
-        return (1.0, "it does") if found else (0.0, f"does not end with {_quote(texts)}")
+        found = any(stands(folded, fold(t.strip(), case=case)) for t in texts)
+        return (1.0, "it does") if found else (0.0, f"does not {end} with {_quote(texts)}")
 
     return check
 
@@ -134,10 +131,8 @@ def not_copy(
     An n-gram of the completion is copied when it occurs in the source. A completion shorter than n
     words is a copy only when it is the whole source.
     """
-    if n < 1 or not 0 <= allowed < 1:
-        raise SettingsError("`n` must be at least 1, and `allowed` at least 0 and under 1")
 
-    def check(prompt: Prompt, completion: str) -> tuple[float, str]:
+    def copied(prompt: Prompt, completion: str) -> float:
         if of is not None:
             sources = [_text_of(prompt, of)]
         else:
@@ -145,14 +140,12 @@ def not_copy(
         originals = [split_words(fold(source)) for source in sources]
         mine = split_words(fold(completion))
         if len(mine) < n:
-            share = float(bool(mine) and mine in originals)
-        else:
-            known = {gram for original in originals for gram in ngrams(original, n)}
-            found = ngrams(mine, n)
-            share = sum(gram in known for gram in found) / len(found)
-        return allowed_share_value(share, allowed), f"{share:.0%} of the {n}-grams are copied"
+            return float(bool(mine) and mine in originals)
+        known = {gram for original in originals for gram in ngrams(original, n)}
+        found = ngrams(mine, n)
+        return sum(gram in known for gram in found) / len(found)
 
-    return check
+    return ngram_share("copied", copied, n, allowed)
 
 
 @rule(CONTENT_RULES)
@@ -316,7 +309,7 @@ def _occurs(text: str, completion: str, case: bool, whole: bool) -> bool:
 
 
 def _quote(values: list[Any]) -> str:
-    return shorten(", ".join(repr(value) for value in values))
+    return one_line(", ".join(map(repr, values)), 100)
 
 
 def _show(number: Fraction) -> str:

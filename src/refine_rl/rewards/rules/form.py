@@ -13,7 +13,7 @@ from refine_rl.rewards.rules.json_schemas import bounded, check_patterns
 from refine_rl.rewards.text.english import count_syllables
 from refine_rl.rewards.text.patterns import Pattern
 from refine_rl.rewards.text.words import repeated_share, split_lines, split_sentences, split_words
-from refine_rl.types import Prompt
+from refine_rl.types import Prompt, one_line
 
 FORM_RULES: dict[str, RuleFactory] = {}
 
@@ -152,7 +152,7 @@ def json_schema(
             return 0.0, f"not JSON: {error}"
         if problem is None:
             return 1.0, "the schema accepts it"
-        return 0.5, f"JSON, but {problem.json_path}: {shorten(problem.message)}"
+        return 0.5, f"JSON, but {problem.json_path}: {one_line(problem.message, 100)}"
 
     return check
 
@@ -170,12 +170,6 @@ def _parse_json(text: str, fenced: bool) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
-
-
-def shorten(text: str, limit: int = 100) -> str:
-    """`text` on one line, cut at `limit` characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 @rule(FORM_RULES)
@@ -217,19 +211,19 @@ def no_repetition(
 
     "Yo ho ho" has a single 3-gram and repeats nothing.
     """
+    return ngram_share("repeats", lambda prompt, completion: repeated_share(completion, n), n, allowed)
+
+
+def ngram_share(what: str, share_of: Callable[[Prompt, str], float], n: int, allowed: float) -> Check:
+    """1 up to an `allowed` share of n-grams that are `what`, then falling linearly to 0 at a share of 1."""
     if n < 1 or not 0 <= allowed < 1:
         raise SettingsError("`n` must be at least 1, and `allowed` at least 0 and under 1")
 
     def check(prompt: Prompt, completion: str) -> tuple[float, str]:
-        share = repeated_share(completion, n)
-        return allowed_share_value(share, allowed), f"{share:.0%} of the {n}-grams are repeats"
+        share = share_of(prompt, completion)
+        return min(1.0, (1 - share) / (1 - allowed)), f"{share:.0%} of the {n}-grams are {what}"
 
     return check
-
-
-def allowed_share_value(share: float, allowed: float) -> float:
-    """1 up to `allowed`, then falling linearly to 0 at a share of 1."""
-    return min(1.0, (1 - share) / (1 - allowed))
 
 
 @rule(FORM_RULES)

@@ -45,11 +45,13 @@ An empty completion gets 0 from every rule: silence would be the easy way round 
 """
 
 
-def rule_reward(settings: RuleSettings, *, name: str, where: str) -> CompletionReward:
-    """The reward of one rule table; `where` says in errors where the table stands.
+def rule_reward(settings: RuleSettings, *, where: str) -> CompletionReward:
+    """The reward of one rule table, called by its rule where it has no name; `where` says in errors where the
+    table stands.
 
     Raises SettingsError for an unknown rule or parameter, a wrong type, or an impossible combination.
     """
+    where = f"{where} (`{settings.rule}`)"
     if settings.rule not in RULES:
         raise SettingsError(f"{where}: there is no rule `{settings.rule}`{nearest(settings.rule, RULES)}")
     try:
@@ -69,7 +71,7 @@ def rule_reward(settings: RuleSettings, *, name: str, where: str) -> CompletionR
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
-    return CompletionReward(name=name, score=score, check=check_prompt)
+    return CompletionReward(name=settings.name or settings.rule, score=score, check=check_prompt)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

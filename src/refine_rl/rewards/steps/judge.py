@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from refine_rl.llm.client import Client
+from refine_rl.llm.schemas import explained
 from refine_rl.llm.structured import Unusable
 from refine_rl.rewards.judges.fence import fenced_json
 from refine_rl.rewards.judges.judging import EachAlone, explanation_of, in_context
 from refine_rl.rewards.judges.looks import Case
-from refine_rl.rewards.judges.schemas import explained
-from refine_rl.rewards.steps.shares import right_steps, steps_of
+from refine_rl.rewards.steps.steps import right_steps, steps_of
 from refine_rl.rewards.text.patterns import TooSlow
 from refine_rl.types import Message
 

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refine_rl.errors import MEND, GuardStop, MachineError, SettingsError, UserError
-from refine_rl.rewards.base import FAILURES, Around, Reward, describe_failure
+from refine_rl.errors import MEND, GuardStop, SettingsError, UserError
+from refine_rl.llm.background import all_of
+from refine_rl.rewards.base import Around, Reward, scored
 from refine_rl.rewards.functions.answers import left_out
 from refine_rl.rewards.functions.own import function_reward, load_function
-from refine_rl.rewards.judges.looks import all_of
 from refine_rl.rewards.rules.table import rule_reward
-from refine_rl.rewards.steps.shares import right_steps, steps_of
-from refine_rl.rewards.text.patterns import TooSlow
+from refine_rl.rewards.text.patterns import TooSlow, pattern
 from refine_rl.settings import StepSettings
 from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory, reaches, same_value
 
@@ -30,6 +29,25 @@ EARLIER = "earlier_steps"
 
 _TOLERANCE = 1e-9
 _LONGEST = 120  # characters of a wrong step in an explanation
+
+
+def steps_of(text: str, split: str) -> list[str]:
+    """What stands between the matches of `split`, stripped; empty steps do not count. Raises TooSlow.
+
+    >>> steps_of("2 + 3 = 5\\n\\n5 + 4 = 8\\n", r"\\n+")
+    ['2 + 3 = 5', '5 + 4 = 8']
+    """
+    return [piece.strip() for piece in pattern(split).split(text) if piece and piece.strip()]
+
+
+def right_steps(right: int, steps: int, *, why: str = "") -> Score:
+    """The share of an answer of `steps` steps whose first `right` are right; 0 where it has none.
+
+    >>> right_steps(2, 4, why="false")
+    Score(value=0.5, status='scored', breakdown={}, explanation='2 of 4 steps, then: false', agreement=None)
+    """
+    explanation = f"{right} of {steps} steps" + (f", then: {why}" if why else "")
+    return Score(value=right / steps if steps else 0.0, explanation=explanation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +108,7 @@ class Graded(Around):
         if len(values) < 2 or not same_value(values) or reaches(values[0], self.solved):
             return scores
         wrong = [t for t, score in zip(trajectories, scores, strict=True) if score.value is not None]
-        grades = await self._grades(prompt, wrong)
+        grades = await scored(self.grader.score_group(prompt, wrong), len(wrong))
         if all(grade.value is None for grade in grades):
             raise GuardStop(
                 "missing",
@@ -100,14 +118,6 @@ class Graded(Around):
             )
         of_member = iter(grades)
         return [score if score.value is None else _noted(score, next(of_member)) for score in scores]
-
-    async def _grades(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        try:
-            return await self.grader.score_group(prompt, trajectories)
-        except (MachineError, GuardStop):
-            raise
-        except FAILURES as error:
-            return [Score.missing(describe_failure(error))] * len(trajectories)
 
 
 def _noted(score: Score, grade: Score) -> Score:
@@ -124,10 +134,10 @@ def _noted(score: Score, grade: Score) -> Score:
 
 def step_checks(table: StepSettings, folder: Path, timeout: float) -> tuple[Reward, ...]:
     """The rules and the function that [reward.steps] names, its file in `folder`. Raises SettingsError."""
-    checks: list[Reward] = []
-    for number, rule in enumerate(table.rules, start=1):
-        where = f"reward.steps.rules, entry {number} (`{rule.rule}`)"
-        checks.append(rule_reward(rule, name=rule.name or rule.rule, where=where))
+    checks: list[Reward] = [
+        rule_reward(rule, where=f"reward.steps.rules, entry {number}")
+        for number, rule in enumerate(table.rules, start=1)
+    ]
     if table.function:
         try:
             function = load_function(table.function, folder, {})
