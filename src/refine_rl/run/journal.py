@@ -14,7 +14,7 @@ class Listeners:
     """Observers as one. The `first` (the screen, or whom a Python caller handed in) may stop the run by an
     exception; of each of the others the first one is told to `failed`, and every one is dropped."""
 
-    def __init__(self, first: Observer, *others: Observer, failed: Callable[[str], None]) -> None:
+    def __init__(self, first: Observer, *others: Observer, failed: Callable[[str], object]) -> None:
         self._first, self._others, self._failed = first, others, failed
         self._known: set[int] = set()  # places of those that failed before
 
