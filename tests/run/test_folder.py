@@ -160,7 +160,7 @@ def test_metrics_prompts_and_settings_come_back(run: RunFolder) -> None:
     assert run.prompts() == prompts
     assert run.settings().task == "Be brief."
     assert run.settings().folder == run.path.parent.resolve()
-    assert {"python", "torch", "refine-rl"} <= run.versions().keys()
+    assert {"python", "torch", "refine-rl"} <= run.config.versions().keys()
 
 
 def paired(text: str) -> str:
@@ -441,7 +441,7 @@ def test_no_key_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, "very-secret-7261")
     run = new(tmp_path / "run")
     run.save_prompts([prompt(1)])
-    run.save_settings(run.settings())
+    run.config.save(run.settings())
     run.event("started", "run", "here")
     assert all(b"very-secret-7261" not in p.read_bytes() for p in run.path.rglob("*") if p.is_file())
 
@@ -449,12 +449,12 @@ def test_no_key_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_saved_settings_keep_where_the_run_came_from(tmp_path: Path) -> None:
     task = {"task": "Be brief.", "reward": {"rules": [{"rule": "words", "max": 3}]}}
     run = RunFolder.create(tmp_path / "run", settings_from_dict(task, tmp_path), python_rewards=["mine"])
-    versions = run.versions()
+    versions = run.config.versions()
     changed = run.settings().model_copy(update={"task": "Be long."})
-    run.save_settings(changed)
+    run.config.save(changed)
     again = RunFolder.open(run.path)
     assert (again.settings().task, again.settings().folder) == ("Be long.", tmp_path.resolve())
-    assert (again.python_rewards(), again.versions()) == (["mine"], versions)
+    assert (again.config.python_rewards(), again.config.versions()) == (["mine"], versions)
 
 
 def test_a_reader_never_sees_half_a_replaced_file(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +61,11 @@ def cut_torn_line(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb") as f:
-        size = end = f.seek(0, os.SEEK_END)
-        while end and not (block := _block(f, end)).count(b"\n"):
-            end -= len(block)
-        if end:
-            end -= len(block) - block.rfind(b"\n") - 1
+        size = f.seek(0, os.SEEK_END)
+        end = mmap(f.fileno(), size, access=ACCESS_READ).rfind(b"\n") + 1 if size else 0
     if end < size:
         with saving(path):
             os.truncate(path, end)
-
-
-def _block(f: Any, end: int) -> bytes:
-    """Up to 64 KiB of the file that end at `end`."""
-    begin = max(0, end - 65536)
-    f.seek(begin)
-    return bytes(f.read(end - begin))
 
 
 def as_line(record: Mapping[str, Any]) -> str:
@@ -88,10 +80,7 @@ def as_bytes(text: str) -> bytes:
 def names(name: str) -> Iterator[str]:
     """`name`, `name-2`, `name-3` ..."""
     yield name
-    number = 2
-    while True:
-        yield f"{name}-{number}"
-        number += 1
+    yield from (f"{name}-{number}" for number in itertools.count(2))
 
 
 def free(name: str, taken: Callable[[str], bool]) -> str:
