@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from refine_rl.types import Prompt
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(recipes)
-    app.command()(init)
-    app.command()(prompts)
-
-
 def recipes(as_json: bool = JSON) -> None:
     """List the ready tasks."""
     from refine_rl.recipes import recipes as listed
