@@ -294,7 +294,7 @@ def test_what_was_under_way_goes_when_all_came_back(run: RunFolder) -> None:
 
 
 def test_the_shelf_of_the_quiz_keeps_the_newest(run: RunFolder) -> None:
-    shelf = run.quiz_shelf()
+    shelf = run.quiz
     assert shelf.get("a") is None
     shelf.put("a", {"n": 1})
     shelf.put("b", {"n": 2})
@@ -302,12 +302,12 @@ def test_the_shelf_of_the_quiz_keeps_the_newest(run: RunFolder) -> None:
     assert (shelf.get("a"), shelf.get("b"), shelf.get("c")) == ({"n": 3}, {"n": 2}, None)
     with (run.path / "quiz.jsonl").open("ab") as file:
         file.write(b'{"key": "a", "ma')
-    assert run.quiz_shelf().get("a") == {"n": 3}
+    assert RunFolder(run.path).quiz.get("a") == {"n": 3}
     run.repair()
     run.rewind(0)
-    again = run.quiz_shelf()
+    again = RunFolder(run.path).quiz
     again.put("c", {"n": 4})
-    assert [run.quiz_shelf().get(key) for key in "abc"] == [{"n": 3}, {"n": 2}, {"n": 4}]
+    assert [RunFolder(run.path).quiz.get(key) for key in "abc"] == [{"n": 3}, {"n": 2}, {"n": 4}]
 
 
 def test_a_checkpoint_is_there_whole_or_not_at_all(run: RunFolder) -> None:

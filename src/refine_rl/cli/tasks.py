@@ -129,7 +129,7 @@ def prompts(
     from refine_rl.prompts.sources import TooFewError
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import results, say, talk
-    from refine_rl.run.disk import write_whole
+    from refine_rl.run.files import write_whole
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")

@@ -50,10 +50,9 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     settings = folder.settings()
     connections = connect(settings, folder, journal.observer.warning)
     check_models(settings, connections)
-    shelf = folder.quiz_shelf()
 
     def scorers_of(settings: Settings) -> Scorers:
-        return build_scorers(settings, functions, connections, shelf=shelf)
+        return build_scorers(settings, functions, connections, shelf=folder.quiz)
 
     scorers, read = _checked(folder, settings, connections, scorers_of, journal, pause)
     costs = bool(settings.reward.judges) or settings.reward.quiz is not None

@@ -89,9 +89,6 @@ class Evidence(Tables):
                 "from the answers on record."
             ) from error
 
-    def forget_comparison(self) -> None:
-        (self._root / "comparison.json").unlink(missing_ok=True)
-
     # -- the end ------------------------------------------------------------------------------
 
     def finished(self) -> bool:

@@ -1,7 +1,9 @@
-"""Bytes of a run's folder: files that grow by whole lines, and files that are replaced by a rename."""
+"""Bytes on a disk that may be full, read-only or broken: files that grow by whole lines, and files that are
+replaced by a rename. Nothing is half there; the error says where."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -11,8 +13,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from refine_rl.errors import UserError
-from refine_rl.run.disk import saving
+from refine_rl.errors import UserError, disk_error
 
 Record = dict[str, Any]
 PUT_BACK = "Put it back as it was."
@@ -66,6 +67,29 @@ def cut_torn_line(path: Path) -> None:
     if end < size:
         with saving(path):
             os.truncate(path, end)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that is there with all of the text, or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with saving(path):
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Names the file (or folder) where the disk does not take what is written inside."""
+    try:
+        yield
+    except Exception as error:
+        if (disk := disk_error(error, path)) is not None and disk is not error:
+            raise disk from error
+        raise
 
 
 def as_line(record: Mapping[str, Any]) -> str:

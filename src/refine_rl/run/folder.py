@@ -3,7 +3,7 @@
 It is a list of tables (`tables.py`; one is a file of lines, `table.py`, whose form is in `shapes.py`) and a
 few files and folders that are there whole or not at all: the settings (`config.py`), comparisons, the model
 and the page (`evidence.py`), and `checkpoints.py`. Beside it: `life.py` (a folder becomes one run's, with
-`lock.py`), `files.py` (bytes), `disk.py`.
+`lock.py`), and `files.py` (bytes).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from refine_rl.run.files import free
 from refine_rl.run.life import Life, taken_by
 from refine_rl.run.records import group_from, group_record
 from refine_rl.run.table import first_of_each_step
-from refine_rl.run.tables import QuizShelf
 from refine_rl.settings import Settings
 from refine_rl.types import Group, StepMetrics
 
@@ -44,24 +43,14 @@ class RunFolder(Life, Evidence):
         """Other settings from here on; each that is another one is an event, after which `step` is the last
         that was made under the old ones."""
         for change in changes_between(before, after, step):
-            self.event("changed", change.key, f"{change.old} -> {change.new}", step, **change.values())
+            self.event(
+                "changed", change.key, f"{change.old} -> {change.new}", step, old=change.old, new=change.new
+            )
         self.config.save(after)
 
     def changed_settings(self) -> list[Change]:
         """What was changed by hand since the run began and is in force, where steps were made under both."""
         return changes_in_force(self.events(), self.settings())
-
-    # -- money --------------------------------------------------------------------------------
-
-    @property
-    def replies(self) -> Path:
-        """The file of what was asked and replied; there is none before the first call, or where endpoints
-        keep nothing."""
-        return self.exchanges.path
-
-    def quiz_shelf(self) -> QuizShelf:
-        """The quiz's questions. Going back in training keeps them: base and tuned get the same ones."""
-        return QuizShelf(self.quiz)
 
     # -- training -----------------------------------------------------------------------------
 
@@ -122,7 +111,7 @@ class RunFolder(Life, Evidence):
             table.rewind(step)
         self.metrics.keep(first_of_each_step())
         # There are these where the tuned model's answers were taken away by hand.
-        self.forget_comparison()
+        (self._root / "comparison.json").unlink(missing_ok=True)
         remove(self._root / self.model.name)
         if step == 0:
             shutil.rmtree(self._root / "evaluations", ignore_errors=True)

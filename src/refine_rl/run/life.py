@@ -9,8 +9,7 @@ from typing import Self
 
 from refine_rl.errors import UserError, quoted
 from refine_rl.run.config import CONFIG, versions_now, where_from
-from refine_rl.run.disk import saving
-from refine_rl.run.files import names
+from refine_rl.run.files import names, saving
 from refine_rl.run.lock import LOCK, Lock
 from refine_rl.run.tables import Tables
 from refine_rl.settings import Settings

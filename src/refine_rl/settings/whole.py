@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -65,9 +65,7 @@ class Settings(Section):
             raise ValueError("names a folder inside runs/; `--run DIR` takes any other folder")
         return name
 
-    @classmethod
-    def impossible(cls) -> tuple[Impossible[Self], ...]:
-        return IMPOSSIBLE
+    impossible: ClassVar[tuple[Impossible[Settings], ...]] = IMPOSSIBLE
 
     @property
     def writes_prompts(self) -> bool:
