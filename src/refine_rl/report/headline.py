@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from refine_rl.evaluate.verdict import mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
+from refine_rl.report.standing import Json
 from refine_rl.types import MIN_PROMPTS, Comparison, Verdict, count_of
 
-Json = Mapping[str, Any]
 Tone = Literal["better", "not better", "worse", "stopped", "open"]
 
 _STATES = ("started", "resumed", "interrupted", "guard", "finished")

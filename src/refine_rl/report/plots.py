@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from refine_rl.report.data import number
+from refine_rl.report.standing import Json
 
 MOST_POINTS = 600  # longer runs are drawn as means of neighbouring steps
 SMOOTH_FROM = 24  # from so many points on, a moving mean is drawn over the single steps
@@ -45,7 +46,6 @@ _STYLE = {
     "path.simplify": True,
 }
 
-Json = Mapping[str, Any]
 Line = tuple[Sequence[float], Sequence[float | None]]  # steps [N], values [N]; None is a gap
 
 

@@ -6,16 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from refine_rl.report.data import cut, plain
-
-if TYPE_CHECKING:
-    from refine_rl.run import RunFolder
+from refine_rl.report.standing import Json
+from refine_rl.run import RunFolder
 
 LONGEST_TEXT = 8000  # characters of one message
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
