@@ -108,7 +108,6 @@ def test_outcomes_come_back_as_they_were(run: RunFolder) -> None:
     assert run.outcomes("base") is None
     run.save_outcomes("base", outcomes)
     assert run.outcomes("base") == outcomes
-    assert run.outcomes("base", [p]) == outcomes
     assert run.outcomes("tuned") is None
 
 

@@ -73,12 +73,12 @@ def model_source(name: str) -> str:
     return name
 
 
-def merge_command(adapter: str, into: str = "merged") -> str:
+def merge_command(adapter: str) -> str:
     """A command for the shell that makes an ordinary model of an adapter."""
     return (
         'python -c "from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer '
-        f"as T; M.from_pretrained('{adapter}').merge_and_unload().save_pretrained('{into}'); "
-        f"T.from_pretrained('{adapter}').save_pretrained('{into}')\""
+        f"as T; M.from_pretrained('{adapter}').merge_and_unload().save_pretrained('merged'); "
+        f"T.from_pretrained('{adapter}').save_pretrained('merged')\""
     )
 
 

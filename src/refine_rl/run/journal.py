@@ -67,13 +67,11 @@ class Journal:
             self.observer.warning(shown or text)
         return fresh
 
-    def note(
-        self, name: str, text: str, step: int | None = None, *, shown: str = "", once: bool = False
-    ) -> bool:
+    def note(self, name: str, text: str, step: int | None = None, *, once: bool = False) -> bool:
         """What is good to know, and no reason to worry; all else as in `warning`."""
         if fresh := not (once and self.told(name)):
             self.event("note", name, text, step)
-            self.observer.note(shown or text)
+            self.observer.note(text)
         return fresh
 
     def stage(self, text: str) -> None:
