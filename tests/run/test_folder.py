@@ -20,7 +20,7 @@ import make
 from refine_rl.errors import UserError
 from refine_rl.llm.client import Call
 from refine_rl.llm.ledger import already_spent
-from refine_rl.run import RunFolder, free_name
+from refine_rl.run import RunFolder
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import (
     Comparison,
@@ -373,14 +373,17 @@ def test_pruning_keeps_what_it_must(steps: set[int], newest: int, data: st.DataO
 # -- life -------------------------------------------------------------------------------------
 
 
-def test_free_name(tmp_path: Path) -> None:
-    assert free_name(tmp_path, "a") == tmp_path / "a"
-    (tmp_path / "a").mkdir()
-    assert free_name(tmp_path, "a") == tmp_path / "a"  # an empty folder is free
+def test_the_first_free_name_is_claimed(tmp_path: Path) -> None:
+    def claimed() -> Path:
+        run = RunFolder.claim_free(tmp_path, "a")
+        run.let_go()
+        return run.path
+
+    assert claimed() == tmp_path / "a"
+    assert claimed() == tmp_path / "a"  # a folder in which no run began is free
     (tmp_path / "a" / "x").touch()
-    assert free_name(tmp_path, "a") == tmp_path / "a-2"
     (tmp_path / "a-2").touch()
-    assert free_name(tmp_path, "a") == tmp_path / "a-3"
+    assert claimed() == tmp_path / "a-3"
 
 
 def test_a_folder_with_something_in_it_is_not_taken(tmp_path: Path) -> None:

@@ -202,11 +202,8 @@ def _times(metrics: Sequence[Json]) -> Plot | None:
     if not any(m["seconds"].get("total") for m in metrics):
         return None
     steps = [float(m["step"]) for m in metrics]
-    stack = {
-        "sample": [m["seconds"].get("sample", 0.0) for m in metrics],
-        "score": [m["seconds"].get("score", 0.0) for m in metrics],
-        "update": [m["seconds"].get("train", 0.0) for m in metrics],
-    }
+    parts_of = {"sample": "sample", "score": "score", "update": "train"}
+    stack = {name: [m["seconds"].get(part, 0.0) for m in metrics] for name, part in parts_of.items()}
     known = [sum(parts) for parts in zip(*stack.values(), strict=True)]
     totals = [m["seconds"].get("total", 0.0) for m in metrics]
     stack["other"] = [max(0.0, total - k) for total, k in zip(totals, known, strict=True)]

@@ -17,14 +17,11 @@ from refine_rl.errors import DiskError, UserError
 from refine_rl.run.changes import Change, changes_between, changes_in_force
 from refine_rl.run.checkpoints import remove
 from refine_rl.run.evidence import Evidence
-from refine_rl.run.files import free
-from refine_rl.run.life import Life, taken_by
+from refine_rl.run.life import Life
 from refine_rl.run.records import group_from, group_record
 from refine_rl.run.table import first_of_each_step
 from refine_rl.settings import Settings
 from refine_rl.types import Group, StepMetrics
-
-__all__ = ["RunFolder", "free_name", "new_run"]
 
 
 class RunFolder(Life, Evidence):
@@ -137,9 +134,3 @@ def new_run(path: Path | None, name: str) -> Iterator[RunFolder]:
         raise
     finally:
         folder.let_go()
-
-
-def free_name(parent: Path, name: str) -> Path:
-    """`parent/name`, or `parent/name-2` ... where that is taken. It may be taken by the time it is used:
-    `RunFolder.claim_free` takes it at once."""
-    return parent / free(name, lambda free: taken_by(parent / free))
