@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from refine_rl.errors import DiskError, disk_error
+from refine_rl.errors import DiskError, Interrupted, disk_error
+from refine_rl.report.screen import Screen
 from refine_rl.run import RunFolder
+from refine_rl.types import StepMetrics
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
@@ -172,6 +174,23 @@ def test_output_that_cannot_be_written(task: Path, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
         assert ("The output cannot be written: No space left on device." in done.stderr) == (code == 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(errno.ENOSPC, "No space left on device"), 4), (Interrupted("Stopped."), 130)]
+)
+def test_a_screen_that_raises_ends_the_run(
+    refine: Refine, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def step(screen: Screen, metrics: StepMetrics, steps: int) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "step", step)
+        done = refine("train", task, "--run", tmp_path / "run")
+    assert (done.code, done.out) == (code, "")
+    assert str(error.args[-1]) in done.err
+    assert refine("train", "--resume", tmp_path / "run").code == 0
 
 
 # -- streams ----------------------------------------------------------------------------------

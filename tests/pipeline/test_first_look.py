@@ -143,7 +143,7 @@ def test_a_judge_of_whom_nothing_can_be_used_stops_it_all(attempt: Callable[...,
     assert isinstance(error, MachineError)
     assert error.exit_code == 4
     assert "reward.judges (mine/judge): mine/judge gave no usable reply: There is no JSON" in str(error)
-    assert str(made.folder.replies) in str(error)
+    assert str(made.folder.exchanges.path) in str(error)
     assert set(made.models) == {"judge"}
     assert made.folder.prompts() == []
     assert {c["outcome"] for c in made.folder.calls()} - {"cached"} == {"unusable"}

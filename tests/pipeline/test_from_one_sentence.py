@@ -563,7 +563,7 @@ def test_a_judge_of_whom_nothing_can_be_used_stops_the_run_before_anything_is_sp
     assert "There is no JSON in the reply" in done.err
     assert f"train --resume {run}" in done.err
     folder = RunFolder.open(run)
-    assert folder.outcomes("base", []) is None
+    assert folder.outcomes("base") is None
     asked = {r["model"] for r in server.requests}
     assert ("Loading" in done.err, asked == {"judge"}) == (
         (False, True) if what == "never" else (True, False)

@@ -279,7 +279,7 @@ def test_a_guard_saves_and_reports(task: Callable[..., Settings], tmp_path: Path
     page = (folder.path / "report.html").read_text()
     assert "Start anew with a larger rollout.max_tokens" in page
     assert folder.checkpoints()
-    folder.save_settings(override(folder.settings(), ["grpo.all_cut_patience=99"]))
+    folder.config.save(override(folder.settings(), ["grpo.all_cut_patience=99"]))
     assert isinstance(run(folder), Comparison)
 
 
@@ -566,7 +566,7 @@ def test_a_resume_refuses_another_reward_and_says_what_else_has_changed(
         run(folder, pause=Pause(40))
     config = folder.path / "config.toml"
     config.write_text(
-        config.read_text().replace(f'torch = "{folder.versions()["torch"]}"', 'torch = "2.0.0"')
+        config.read_text().replace(f'torch = "{folder.config.versions()["torch"]}"', 'torch = "2.0.0"')
     )
     (settings.folder / "mine.py").write_text(code.replace("9", "8"))
     with pytest.raises(UserError, match=r"mine\.py has changed since the base model was scored"):
@@ -762,7 +762,7 @@ def test_the_cap_on_hours_counts_steps_that_no_checkpoint_holds(
         line["seconds"]["total"] = 3600.0
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     reopened = override(folder.settings(), ["budget.hours=2.0"])
-    folder.save_settings(reopened)
+    folder.config.save(reopened)
     with pytest.raises(GuardStop, match=r"Step 1: the 2 hours of budget\.hours"):
         run(folder)
 

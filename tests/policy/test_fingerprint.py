@@ -141,4 +141,4 @@ def of_name(name: str) -> dict[str, str]:
 
 def test_files_that_are_not_here_yet() -> None:
     name = "nobody/no-model-of-this-name"
-    assert fingerprint(Origin(name=name, base=name, tokenizer=name)) == {}
+    assert fingerprint(Origin(base=name, tokenizer=name)) == {}

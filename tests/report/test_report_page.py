@@ -56,7 +56,7 @@ def test_the_page_says_where_the_time_went(tmp_path: Path, make_run: Callable[..
 
 def test_texts_of_people_and_events_are_escaped(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
     run = make_run(tmp_path / "run", steps=1, compared=False)
-    run.save_settings(run.settings().model_copy(update={"task": "<b>bold</b> & {{ 7 * 7 }}"}))
+    run.config.save(run.settings().model_copy(update={"task": "<b>bold</b> & {{ 7 * 7 }}"}))
     run.event("warning", "<i>", "<script>alert(1)</script>")
     html = render(run)
     assert "&lt;b&gt;bold&lt;/b&gt; &amp; {{ 7 * 7 }}" in html

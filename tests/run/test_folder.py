@@ -20,7 +20,7 @@ import make
 from refine_rl.errors import UserError
 from refine_rl.llm.client import Call
 from refine_rl.llm.ledger import already_spent
-from refine_rl.run import RunFolder, free_name
+from refine_rl.run import RunFolder
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import (
     Comparison,
@@ -108,7 +108,6 @@ def test_outcomes_come_back_as_they_were(run: RunFolder) -> None:
     assert run.outcomes("base") is None
     run.save_outcomes("base", outcomes)
     assert run.outcomes("base") == outcomes
-    assert run.outcomes("base", [p]) == outcomes
     assert run.outcomes("tuned") is None
 
 
@@ -160,7 +159,7 @@ def test_metrics_prompts_and_settings_come_back(run: RunFolder) -> None:
     assert run.prompts() == prompts
     assert run.settings().task == "Be brief."
     assert run.settings().folder == run.path.parent.resolve()
-    assert {"python", "torch", "refine-rl"} <= run.versions().keys()
+    assert {"python", "torch", "refine-rl"} <= run.config.versions().keys()
 
 
 def paired(text: str) -> str:
@@ -294,7 +293,7 @@ def test_what_was_under_way_goes_when_all_came_back(run: RunFolder) -> None:
 
 
 def test_the_shelf_of_the_quiz_keeps_the_newest(run: RunFolder) -> None:
-    shelf = run.quiz_shelf()
+    shelf = run.quiz
     assert shelf.get("a") is None
     shelf.put("a", {"n": 1})
     shelf.put("b", {"n": 2})
@@ -302,12 +301,12 @@ def test_the_shelf_of_the_quiz_keeps_the_newest(run: RunFolder) -> None:
     assert (shelf.get("a"), shelf.get("b"), shelf.get("c")) == ({"n": 3}, {"n": 2}, None)
     with (run.path / "quiz.jsonl").open("ab") as file:
         file.write(b'{"key": "a", "ma')
-    assert run.quiz_shelf().get("a") == {"n": 3}
+    assert RunFolder(run.path).quiz.get("a") == {"n": 3}
     run.repair()
     run.rewind(0)
-    again = run.quiz_shelf()
+    again = RunFolder(run.path).quiz
     again.put("c", {"n": 4})
-    assert [run.quiz_shelf().get(key) for key in "abc"] == [{"n": 3}, {"n": 2}, {"n": 4}]
+    assert [RunFolder(run.path).quiz.get(key) for key in "abc"] == [{"n": 3}, {"n": 2}, {"n": 4}]
 
 
 def test_a_checkpoint_is_there_whole_or_not_at_all(run: RunFolder) -> None:
@@ -374,14 +373,17 @@ def test_pruning_keeps_what_it_must(steps: set[int], newest: int, data: st.DataO
 # -- life -------------------------------------------------------------------------------------
 
 
-def test_free_name(tmp_path: Path) -> None:
-    assert free_name(tmp_path, "a") == tmp_path / "a"
-    (tmp_path / "a").mkdir()
-    assert free_name(tmp_path, "a") == tmp_path / "a"  # an empty folder is free
+def test_the_first_free_name_is_claimed(tmp_path: Path) -> None:
+    def claimed() -> Path:
+        run = RunFolder.claim_free(tmp_path, "a")
+        run.let_go()
+        return run.path
+
+    assert claimed() == tmp_path / "a"
+    assert claimed() == tmp_path / "a"  # a folder in which no run began is free
     (tmp_path / "a" / "x").touch()
-    assert free_name(tmp_path, "a") == tmp_path / "a-2"
     (tmp_path / "a-2").touch()
-    assert free_name(tmp_path, "a") == tmp_path / "a-3"
+    assert claimed() == tmp_path / "a-3"
 
 
 def test_a_folder_with_something_in_it_is_not_taken(tmp_path: Path) -> None:
@@ -441,7 +443,7 @@ def test_no_key_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, "very-secret-7261")
     run = new(tmp_path / "run")
     run.save_prompts([prompt(1)])
-    run.save_settings(run.settings())
+    run.config.save(run.settings())
     run.event("started", "run", "here")
     assert all(b"very-secret-7261" not in p.read_bytes() for p in run.path.rglob("*") if p.is_file())
 
@@ -449,12 +451,12 @@ def test_no_key_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_saved_settings_keep_where_the_run_came_from(tmp_path: Path) -> None:
     task = {"task": "Be brief.", "reward": {"rules": [{"rule": "words", "max": 3}]}}
     run = RunFolder.create(tmp_path / "run", settings_from_dict(task, tmp_path), python_rewards=["mine"])
-    versions = run.versions()
+    versions = run.config.versions()
     changed = run.settings().model_copy(update={"task": "Be long."})
-    run.save_settings(changed)
+    run.config.save(changed)
     again = RunFolder.open(run.path)
     assert (again.settings().task, again.settings().folder) == ("Be long.", tmp_path.resolve())
-    assert (again.python_rewards(), again.versions()) == (["mine"], versions)
+    assert (again.config.python_rewards(), again.config.versions()) == (["mine"], versions)
 
 
 def test_a_reader_never_sees_half_a_replaced_file(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

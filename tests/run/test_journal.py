@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from make import metrics
+from refine_rl.errors import Interrupted
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings.file import settings_from_dict
@@ -98,25 +99,40 @@ def test_once_a_run_over_all_its_processes(run: RunFolder, tell: Callable[..., b
     assert [text for _, text in screen.told] == ["first", "third", "later", "more"]
 
 
-def test_a_listener_that_fails_changes_nothing_and_is_named_once(run: RunFolder) -> None:
-    screen = Heard()
-    journal = Journal(run, Broken(), screen)
+def test_a_further_listener_that_fails_changes_nothing_and_is_named_once(run: RunFolder) -> None:
+    screen, tracker = Heard(), Heard()
+    journal = Journal(run, screen, Broken(), tracker)
     journal.warning("slow", "It is slow.", 3)
     journal.step(STEP, 20)
     failed = "Broken could not show what the run tells: OSError: no network"
-    assert screen.told == [("warning", failed), ("warning", "It is slow."), ("step", 1, 20)]
+    assert screen.told == [("warning", "It is slow."), ("warning", failed), ("step", 1, 20)]
+    assert tracker.told == [("warning", failed), ("warning", "It is slow."), ("step", 1, 20)]
     assert on_record(run) == [("warning", "slow", "It is slow.", 3), ("warning", "listener", failed, None)]
-    Journal(run, Broken()).step(STEP, 20)
+    Journal(run, Heard(), Broken()).step(STEP, 20)
     assert on_record(run)[2:] == [
         ("warning", "listener", "Broken could not show what the run tells: ValueError", None)
     ]
     assert run.events()[-1]["kind"] == "warning"
 
 
-def test_a_listener_that_is_stopped_by_hand_stops(run: RunFolder) -> None:
+@pytest.mark.parametrize("error", [OSError("no space left"), Interrupted(), KeyboardInterrupt()])
+def test_what_the_first_listener_raises_goes_through(run: RunFolder, error: BaseException) -> None:
+    class Stopping(Heard):
+        def warning(self, text: str) -> None:
+            raise error
+
+    tracker = Heard()
+    with pytest.raises(type(error)) as raised:
+        Journal(run, Stopping(), tracker).warning("slow", "It is slow.", 3)
+    assert raised.value is error
+    assert tracker.told == []
+    assert on_record(run) == [("warning", "slow", "It is slow.", 3)]  # on record before anybody hears it
+
+
+def test_a_further_listener_that_is_stopped_by_hand_stops(run: RunFolder) -> None:
     class Stopped(Heard):
         def stage(self, text: str) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Journal(run, Stopped()).stage("Training")
+        Journal(run, Heard(), Stopped()).stage("Training")

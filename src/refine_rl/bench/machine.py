@@ -41,12 +41,9 @@ def synchronize(device: torch.device) -> None:
 
 def peak_rss_mb() -> float:
     """The most memory that this process has held, in MB (10**6 bytes)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss: a process that was just started has inherited its parent's peak there.
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    # Not ru_maxrss: a process that was just started has inherited its parent's peak there.
+    if peak_kib := _told("/proc/self/status", "VmHWM"):
+        return int(peak_kib.split()[0]) * 1024 / 1e6
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -57,9 +54,10 @@ def processor(device: torch.device) -> str:
     """The name of what computes."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _told("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _told(file: str, key: str) -> str:
+    """What a file of the system's says behind `key` and a colon; "" where there is neither."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

@@ -105,24 +105,17 @@ def _model(bench: Bench) -> Iterator[str]:
 
 
 def _settings(bench: Bench, model: str) -> Settings:
-    tables = {
-        "task": "To see how fast a step is.",
+    own: dict[str, dict[str, object]] = {  # what has an option of its own
         "model": {"name": model, "adapter": bench.adapter, "dtype": bench.dtype},
-        "rollout": {"group_size": bench.group_size, "max_tokens": bench.completion_tokens},
         "grpo": {"steps": bench.warm_up + bench.steps, "prompts_per_step": bench.prompts},
+        "rollout": {"group_size": bench.group_size, "max_tokens": bench.completion_tokens},
     }
-    settings = override(settings_from_dict(tables, Path()), bench.overrides)
-    for key, asked, given in (
-        ("model.name", model, settings.model.name),
-        ("model.adapter", bench.adapter, settings.model.adapter),
-        ("model.dtype", bench.dtype, settings.model.dtype),
-        ("grpo.steps", bench.warm_up + bench.steps, settings.grpo.steps),
-        ("grpo.prompts_per_step", bench.prompts, settings.grpo.prompts_per_step),
-        ("rollout.group_size", bench.group_size, settings.rollout.group_size),
-        ("rollout.max_tokens", bench.completion_tokens, settings.rollout.max_tokens),
-    ):
-        if asked != given:
-            raise UserError(f"--set {key}: the bench has an option of its own for it.")
+    settings = settings_from_dict({"task": "To see how fast a step is.", **own}, Path())
+    settings = override(settings, bench.overrides)
+    for table, asked in own.items():
+        for key, value in asked.items():
+            if getattr(getattr(settings, table), key) != value:
+                raise UserError(f"--set {table}.{key}: the bench has an option of its own for it.")
     return settings
 
 

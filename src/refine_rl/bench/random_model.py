@@ -32,7 +32,7 @@ class Shape:
             raise UserError("A model needs two words and a layer: raise --vocabulary or --layers.")
 
 
-def write_random_model(folder: Path, shape: Shape, *, context: int, seed: int = 0) -> None:
+def write_random_model(folder: Path, shape: Shape, *, context: int) -> None:
     """Model and tokenizer, as transformers reads them. Text is token ids in decimal ("17 4 1023"), so that a
     prompt of n numbers is n tokens; id 0 ends an answer."""
     import transformers
@@ -55,7 +55,7 @@ def write_random_model(folder: Path, shape: Shape, *, context: int, seed: int = 
         bos_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(seed, "random model"))
+        torch.manual_seed(torch_seed(0, "random model"))
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(folder, safe_serialization=True)
     words = Tokenizer(models.WordLevel({str(i): i for i in range(shape.vocabulary)}, unk_token="0"))

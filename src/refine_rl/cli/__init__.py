@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
@@ -26,8 +27,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (training, tasks, planning, scoring, evidence, model, bench):
-    room.add_to(app)
+COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
+    "demo": training.demo,
+    "train": training.train,
+    "recipes": tasks.recipes,
+    "init": tasks.init,
+    "prompts": tasks.prompts,
+    "plan": planning.plan,
+    "score": scoring.score,
+    "eval": evidence.evaluate,
+    "report": evidence.report,
+    "replay": evidence.replay,
+    "chat": model.chat,
+    "export": model.export,
+    "bench": bench.bench,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 @app.callback(invoke_without_command=True)

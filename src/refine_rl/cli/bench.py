@@ -20,10 +20,6 @@ _VALUES = 18  # the column in which what was measured begins
 LONGEST = 1_000_000  # tokens; what is longer would take hours to draw
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(bench)
-
-
 def bench(
     model: str | None = typer.Option(
         None, "--model", help="A hub id, a folder or tiny; without it, a model of random weights."

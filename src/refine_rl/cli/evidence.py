@@ -13,12 +13,6 @@ from refine_rl.cli.training import JSON, SET
 from refine_rl.errors import DiskError, GuardStop, RefineError, UserError
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("eval")(evaluate)
-    app.command()(report)
-    app.command()(replay)
-
-
 def evaluate(
     run: Path = typer.Argument(..., help="A run; one that is not finished with --checkpoint."),
     checkpoint: str | None = CHECKPOINT,

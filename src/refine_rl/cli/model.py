@@ -10,12 +10,6 @@ import typer
 
 from refine_rl.errors import UserError
 
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(chat)
-    app.command()(export)
-
-
 CHECKPOINT = typer.Option(
     None,
     "--checkpoint",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +33,9 @@ _NO_SIGNAL = (
     "GRPO learns from differences within a group alone: make the reward finer (partial credit), the prompts "
     "easier or harder, or start from a model that sometimes succeeds."
 )
+Units = tuple[tuple[float, float, str, str], ...]
 _NAME = 9  # columns of the names before the sums
 LITTLE_SIGNAL = 0.75  # share of groups without spread from which advice is given
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(plan)
 
 
 def plan(
@@ -139,9 +137,9 @@ def _calls(planned: Plan) -> Columns:
             k = line.calls
             if k.model == model:
                 cells = (
-                    _number(k.low, k.high),
-                    _number(k.low * k.tokens_in[0], k.high * k.tokens_in[1]),
-                    _number(k.low * k.tokens_out[0], k.high * k.tokens_out[1]),
+                    _amount(k.low, k.high, _COUNT),
+                    _amount(k.low * k.tokens_in[0], k.high * k.tokens_in[1], _COUNT),
+                    _amount(k.low * k.tokens_out[0], k.high * k.tokens_out[1], _COUNT),
                     "unknown" if line.dollars is None else _dollars(*line.dollars),
                 )
                 table.add(f"  {k.stage}", cells)
@@ -152,20 +150,21 @@ def _totals(planned: Plan) -> list[tuple[str, str]]:
     cost, s, found = planned.cost, planned.seconds, []
     if planned.lines:
         calls = [line.calls for line in planned.lines]
-        found.append(("calls", _number(sum(k.low for k in calls), sum(k.high for k in calls))))
+        found.append(("calls", _amount(sum(k.low for k in calls), sum(k.high for k in calls), _COUNT)))
         known = any(line.dollars is not None for line in planned.lines)
         parts = [_dollars(cost.low, cost.high)] if known else []
         parts += [f"unknown for {', '.join(cost.unknown)}"] if cost.unknown else []
         found.append(("dollars", ", and ".join(parts)))
+    waiting = _amount(*s.judges, _SECONDS)
     if s.total is not None and s.machine is not None:
-        both = f" (this machine {_time(*s.machine)}, waiting for LLMs {_time(*s.judges)})"
-        found.append(("time", _time(*s.total) + (both if planned.lines else "")))
+        both = f" (this machine {_amount(*s.machine, _SECONDS)}, waiting for LLMs {waiting})"
+        found.append(("time", _amount(*s.total, _SECONDS) + (both if planned.lines else "")))
     elif planned.lines:
-        found.append(("time", f"{_time(*s.judges)} of waiting for LLMs; the machine's is unknown"))
+        found.append(("time", f"{waiting} of waiting for LLMs; the machine's is unknown"))
     if planned.work is not None and planned.size is not None and planned.rates is not None:
         size, rates = planned.size, planned.rates
-        found.append(("memory", _bytes(*planned.work.memory)))
-        found.append(("disk", _bytes(planned.work.disk, planned.work.disk)))
+        found.append(("memory", _amount(*planned.work.memory, _BYTES)))
+        found.append(("disk", _amount(planned.work.disk, planned.work.disk, _BYTES)))
         found.append(
             (
                 "machine",
@@ -201,16 +200,24 @@ def _span(low: float, high: float, form: str) -> str:
     return one if one == other else f"{one}–{other}"
 
 
-def _number(low: float, high: float) -> str:
-    """
-    >>> _number(3, 3), _number(0, 12345), _number(151_000, 2_330_000)
+# How a number is shown: up to where, divided by what, in which form, with which unit.
+_COUNT = ((1e4, 1, ",.0f", ""), (1e6, 1e3, ".0f", " k"), (math.inf, 1e6, ".2f", " M"))
+_SECONDS = ((120, 1, ".0f", " s"), (7200, 60, ".0f", " min"), (math.inf, 3600, ".1f", " h"))
+_BYTES = ((1e9, 1e6, ".0f", " MB"), (math.inf, 1e9, ".1f", " GB"))
+
+
+def _amount(low: float, high: float, units: Units) -> str:
+    """Both numbers in the unit that the larger one wants.
+
+    >>> _amount(3, 3, _COUNT), _amount(0, 12345, _COUNT), _amount(151_000, 2_330_000, _COUNT)
     ('3', '0–12 k', '0.15–2.33 M')
+    >>> _amount(80, 100, _SECONDS), _amount(60, 600, _SECONDS), _amount(3600, 20_000, _SECONDS)
+    ('80–100 s', '1–10 min', '1.0–5.6 h')
+    >>> _amount(2.3e7, 2.3e7, _BYTES), _amount(8.5e8, 1.2e9, _BYTES)
+    ('23 MB', '0.8–1.2 GB')
     """
-    if high < 10_000:
-        return _span(low, high, ",.0f")
-    if high < 1e6:
-        return f"{_span(low / 1e3, high / 1e3, '.0f')} k"
-    return f"{_span(low / 1e6, high / 1e6, '.2f')} M"
+    _, by, form, unit = next((u for u in units if high < u[0]), units[-1])
+    return f"{_span(low / by, high / by, form)}{unit}"
 
 
 def _dollars(low: float, high: float) -> str:
@@ -219,29 +226,3 @@ def _dollars(low: float, high: float) -> str:
     ('$0.00', '$0.0012–0.0120', '$1.50–12.35')
     """
     return f"${_span(low, high, '.2f' if high >= 0.1 or not high else '.4f')}"
-
-
-def _time(low: float, high: float) -> str:
-    """
-    >>> _time(80, 100), _time(60, 600), _time(3600, 20_000)
-    ('80–100 s', '1–10 min', '1.0–5.6 h')
-    """
-    if high < 120:
-        return f"{_span(low, high, '.0f')} s"
-    return (
-        f"{_span(low / 60, high / 60, '.0f')} min"
-        if high < 7200
-        else f"{_span(low / 3600, high / 3600, '.1f')} h"
-    )
-
-
-def _bytes(low: float, high: float) -> str:
-    """
-    >>> _bytes(2.3e7, 2.3e7), _bytes(8.5e8, 1.2e9)
-    ('23 MB', '0.8–1.2 GB')
-    """
-    return (
-        f"{_span(low / 1e6, high / 1e6, '.0f')} MB"
-        if high < 1e9
-        else f"{_span(low / 1e9, high / 1e9, '.1f')} GB"
-    )

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from refine_rl.pipeline.score_file import Tally
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(score)
-
-
 def score(
     groups: Path = typer.Argument(..., help='JSONL: {"id", "messages": [...], "completions": ["...", ...]}.'),
     out: Path = typer.Option(..., "--out", help="The JSONL file to write; it must not exist yet."),
@@ -57,6 +53,7 @@ def score(
     """Score completions with an LLM as judge. One line in, one line out, in the same order."""
     from refine_rl.pipeline.score import Judges
     from refine_rl.pipeline.score_file import score_file
+    from refine_rl.report.screen import say, talk
 
     if dollars is not None and not dollars > 0:
         raise UserError("--dollars must be more than 0.")
@@ -72,11 +69,21 @@ def score(
         dollars=dollars,
         price=None if price is None else _price(price),
     )
-    with _Line() as line, interruptible() as pause:
+    console = talk()
+    # Where standard error is no terminal, rich shows no status.
+    with console.status("") as status, interruptible() as pause:
         tally = score_file(
-            groups, out, judges, replies=replies, pause=pause, note=line.note, progress=line.show
+            groups,
+            out,
+            judges,
+            replies=replies,
+            pause=pause,
+            note=lambda text: say(console, text),
+            progress=lambda done, number: status.update(
+                f"{done.groups}/{number} groups, {done.missing} missing"
+            ),
         )
-    line.note(_summary(tally))
+    say(console, _summary(tally))
     typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(tally)}) if as_json else out)
     if tally.missing and tally.missing == tally.asked:
         raise MachineError(
@@ -104,33 +111,3 @@ def _summary(tally: Tally) -> str:
         f"{tally.groups} groups, {tally.scores} scores, {tally.missing} missing; {tally.calls} calls, "
         f"{cost}{lost}"
     )
-
-
-class _Line:
-    """One line on a terminal that says how far it is; nothing where standard error is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.status import Status
-
-        from refine_rl.report.screen import talk
-
-        self._console = talk()
-        self._status = Status("", console=self._console) if self._console.is_terminal else None
-
-    def __enter__(self) -> _Line:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def note(self, text: str) -> None:
-        from refine_rl.report.screen import say
-
-        say(self._console, text)
-
-    def show(self, tally: Tally, groups: int) -> None:
-        if self._status is not None:
-            self._status.update(f"{tally.groups}/{groups} groups, {tally.missing} missing")

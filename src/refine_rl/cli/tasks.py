@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from refine_rl.types import Prompt
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(recipes)
-    app.command()(init)
-    app.command()(prompts)
-
-
 def recipes(as_json: bool = JSON) -> None:
     """List the ready tasks."""
     from refine_rl.recipes import recipes as listed
@@ -135,7 +129,7 @@ def prompts(
     from refine_rl.prompts.sources import TooFewError
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import results, say, talk
-    from refine_rl.run.disk import write_whole
+    from refine_rl.run.files import write_whole
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; name a new file.")

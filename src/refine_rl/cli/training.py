@@ -43,11 +43,6 @@ def one_task(command: str, task: Path | None, recipe: str | None) -> None:
         )
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(demo)
-    app.command()(train)
-
-
 def demo(
     run: Path | None = typer.Option(None, "--run", help="The run's folder; without it, a new runs/demo."),
     overrides: list[str] = SET,

@@ -43,24 +43,13 @@ def answer(
     Base and tuned are asked with the same `purpose`, so both meet the same random draws; what remains
     between them is the difference of the policies.
     """
-    sampled = play.answers(
-        speaker,
-        prompts,
-        samples,
-        sampling=Sampling(max_tokens=max_tokens),
-        purpose=purpose,
-        pause=pause,
-    )
-    best = sampled
-    if greedy:
-        best = play.answers(
-            speaker,
-            prompts,
-            1,
-            sampling=Sampling(max_tokens=max_tokens, temperature=0.0),
-            purpose=purpose,
-            pause=pause,
-        )
+
+    def drawn(members: int, temperature: float) -> list[tuple[Trajectory, ...]]:
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        return play.answers(speaker, prompts, members, sampling=sampling, purpose=purpose, pause=pause)
+
+    sampled = drawn(samples, 1.0)
+    best = drawn(1, 0.0) if greedy else sampled
     return [
         Answers(prompt=prompt, sampled=group, greedy=one[0])
         for prompt, group, one in zip(prompts, sampled, best, strict=True)

@@ -69,7 +69,7 @@ def evaluate_again(
         settings = _settings(folder.settings(), now, samples, judge)
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
-        scorers = build_scorers(settings, functions, connections, shelf=folder.quiz_shelf())
+        scorers = build_scorers(settings, functions, connections, shelf=folder.quiz)
         prompts = _prompts(folder, settings, source, journal)
         scorers.validation.check_data(prompts)
         _first_looks(folder, settings, scorers, connections, journal, pause, prompts)

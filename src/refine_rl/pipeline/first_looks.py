@@ -59,7 +59,8 @@ class FirstLooks:
                 await self.connections.close()
 
         looked = run_blocking(look, self.pause)
-        kept = f"What was asked and replied: {self.folder.replies}" if self.folder.replies.exists() else ""
+        exchanges = self.folder.exchanges
+        kept = f"What was asked and replied: {exchanges.path}" if exchanges.exists() else ""
         if lost := hopeless(looked):
             said = "\n".join(f"{one.role} ({one.model}): {one.failure}" for one in lost)
             raise MachineError(

@@ -13,7 +13,7 @@ from refine_rl.run import RunFolder
 def require_functions(folder: RunFolder, rewards: Sequence[Callable[..., Any]]) -> None:
     """Raises UserError unless `rewards` has the names of the functions that the run was started with:
     those that came from Python cannot be found from files."""
-    wanted, given = folder.python_rewards(), function_names(rewards)
+    wanted, given = folder.config.python_rewards(), function_names(rewards)
     if wanted == given:
         return
     names = ", ".join(wanted)

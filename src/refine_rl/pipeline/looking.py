@@ -49,7 +49,7 @@ def _recorded(work: Work, outcomes: Sequence[Outcome], step: int, where: str) ->
         require_scores(every, 0.0, where)
     estimate = mean_ci(rewards, resamples=1000, seed=work.settings.grpo.seed)
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
-    work.folder.append_validation(
+    work.folder.validation.append(
         {
             "step": step,
             "reward": {"mean": estimate.mean, "ci95": estimate.ci95},

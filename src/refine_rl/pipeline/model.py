@@ -27,7 +27,7 @@ def run_policy(
         seed=settings.grpo.seed,
         adapter_from=adapter_from,
         keep_reference=keep_reference,
-        moment=folder.created(),
+        moment=folder.config.created(),
     )
     if not known:  # now the files have come from the hub
         require_same_model(folder, record=record)
@@ -42,7 +42,7 @@ def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
     except UserError:  # loading it says so; and an adapter is exported without it
         return False
     hashes = fingerprint(origin)
-    folder.require_same_model(hashes, record=record)
+    folder.config.require_same_model(hashes, folder.scored, record)
     return bool(hashes)
 
 

@@ -50,10 +50,9 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     settings = folder.settings()
     connections = connect(settings, folder, journal.observer.warning)
     check_models(settings, connections)
-    shelf = folder.quiz_shelf()
 
     def scorers_of(settings: Settings) -> Scorers:
-        return build_scorers(settings, functions, connections, shelf=shelf)
+        return build_scorers(settings, functions, connections, shelf=folder.quiz)
 
     scorers, read = _checked(folder, settings, connections, scorers_of, journal, pause)
     costs = bool(settings.reward.judges) or settings.reward.quiz is not None
@@ -162,7 +161,7 @@ def _settle_rubric(
     journal.event("curation", "rubric", text)
     reward = settings.reward.model_copy(update={"rubric": text})
     settings = settings.model_copy(update={"reward": reward})
-    folder.save_settings(settings)
+    folder.config.save(settings)
     return settings
 
 
@@ -172,12 +171,12 @@ def _begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journ
     resumed = any(e["kind"] == "started" for e in folder.events())
     form = str(policy.compute_dtype).removeprefix("torch.")
     journal.event("resumed" if resumed else "started", "run", f"on {policy.device} in {form}")
-    for change in folder.changes() if resumed else []:
+    for change in folder.config.changes() if resumed else []:
         text = f"Since the run began, {change}: it may not go on exactly as it would have."
         journal.warning("changed", text)
     if settings.model.dtype == form:
         return settings
     model = settings.model.model_copy(update={"dtype": form})
     settings = settings.model_copy(update={"model": model})
-    folder.save_settings(settings)
+    folder.config.save(settings)
     return settings

@@ -45,7 +45,7 @@ class FolderRecord:
             for a in chosen.aside
         ]
         back = [{"step": step, "prompt_id": name, "state": "back"} for name in chosen.back]
-        self._run.append_pool([*aside, *back])
+        self._run.pool.append(*aside, *back)
 
     def groups(self, groups: Sequence[Group]) -> None:
         self._seen += map(Seen.of, groups)

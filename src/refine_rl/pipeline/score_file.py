@@ -17,7 +17,7 @@ from refine_rl.pipeline.score import Asked, Judges, asked
 from refine_rl.progress import Pause, never
 from refine_rl.prompts.json_rows import RowError, read_json
 from refine_rl.rewards.judges.panel import Panel
-from refine_rl.run.disk import saving
+from refine_rl.run.files import saving
 from refine_rl.settings.file import read_text
 
 _SHOWN = 10  # broken lines that an error names

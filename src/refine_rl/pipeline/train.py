@@ -42,7 +42,7 @@ def run(
     journal = Journal(folder, observer or Quiet())
     with folder.writing(), _on_record(folder, journal):
         folder.repair()
-        folder.require_same_reward()
+        folder.config.require_same_reward(folder.scored)
         if (comparison := _finished(folder, journal)) is not None:
             return comparison
         with folder.timed("prepare"):

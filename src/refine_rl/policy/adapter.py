@@ -161,16 +161,15 @@ def _put_in(adapted: Any, matrices: Mapping[str, torch.Tensor], source: str) -> 
         except (ValueError, KeyError, TypeError) as error:
             raise refusal(error, source) from error
         except RuntimeError as error:
-            shapes = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-            if not shapes:
-                raise refusal(error, source) from error
-            require_whole(
-                f"The adapter {source!r}",
-                [],
-                [],
-                [line.removeprefix("size mismatch for ") for line in shapes],
-            )
-    _require_whole(adapted, result, source)
+            said = (line.strip() for line in str(error).splitlines())
+            shapes = [line.removeprefix("size mismatch for ") for line in said if "size mismatch" in line]
+            require_whole(f"The adapter {source!r}", [], [], shapes)
+            raise refusal(error, source) from error
+    own = {n for n, _ in adapted.named_parameters() if "lora_" in n or ".modules_to_save." in n}
+    # In the file the adapter's name is not part of a key.
+    missing = sorted(key.replace(".default", "") for key in result.missing_keys if key in own)
+    unexpected = sorted(key.replace(".default", "") for key in result.unexpected_keys)
+    require_whole(f"The adapter {source!r}", missing, unexpected, [])
 
 
 def _matrices(source: str) -> dict[str, torch.Tensor]:
@@ -191,8 +190,7 @@ def _matrices(source: str) -> dict[str, torch.Tensor]:
         except (OSError, ValueError) as error:
             raise refusal(error, source) from error
     try:
-        matrices: dict[str, torch.Tensor] = load_file(file)
-        return matrices
+        return dict(load_file(file))
     except Exception as error:
         raise refusal(error, source) from error
 
@@ -209,14 +207,6 @@ def _whole_weights(model: nn.Module, matrices: Mapping[str, torch.Tensor]) -> li
         if mine is None or mine.shape != value.shape or not torch.equal(mine, value.to(mine.dtype)):
             found.append(key)
     return found
-
-
-def _require_whole(adapted: Any, result: Any, source: str) -> None:
-    own = {n for n, _ in adapted.named_parameters() if "lora_" in n or ".modules_to_save." in n}
-    # In the file the adapter's name is not part of a key.
-    missing = sorted(key.replace(".default", "") for key in result.missing_keys if key in own)
-    unexpected = sorted(key.replace(".default", "") for key in result.unexpected_keys)
-    require_whole(f"The adapter {source!r}", missing, unexpected, [])
 
 
 def check_targets(model: nn.Module, targets: str | list[str]) -> None:

@@ -13,6 +13,7 @@ from refine_rl.policy.origin import model_source
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
+_LICENCE_HOLDS = "The licence of the model that was trained holds for these weights as well."
 _LICENCE = ("license", "license_name", "license_link")
 
 
@@ -142,7 +143,8 @@ def model_card(
             f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
             *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
-            *_about_licence(base),
+            # A word where the block above does not say it.
+            *([] if base.licence else [_LICENCE_HOLDS, ""]),
             "## Use",
             "",
             "```python",
@@ -175,10 +177,3 @@ def _evidence(settings: Settings, comparison: Comparison | None, said: Sequence[
         f"seed {settings.grpo.seed}. "
         "The reward is the task's own; it says nothing about other abilities of the model.",
     ]
-
-
-def _about_licence(base: Base) -> list[str]:
-    """A word where the block above does not say it."""
-    if base.licence:
-        return []
-    return ["The licence of the model that was trained holds for these weights as well.", ""]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -129,12 +129,8 @@ def encode_words(tokenizer: Any, control: Control, text: str) -> list[int]:
     """The token ids of a text that is put into an answer. Special tokens that are content in an answer are
     tokens here too; all other control texts are text. Raises ControlTextError where that cannot be had."""
     names = {str(tokenizer.convert_ids_to_tokens(i)) for i in control.content}
-    apart = Control(
-        texts=tuple(t for t in control.texts if t not in names),
-        ids=control.ids - control.content,
-        content=control.content,
-        hidden=control.hidden,
-    )
+    texts = tuple(t for t in control.texts if t not in names)
+    apart = replace(control, texts=texts, ids=control.ids - control.content)
     mark = _unused(text, [])
     return _encoded(tokenizer, _split(text, mark, apart).split(mark), apart)
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -123,40 +124,31 @@ def refusal(error: Exception, source: str) -> Exception:
     return UserError(f"Cannot load the model {source!r}: {_cause(error, source)}")
 
 
+_MEANINGS = {  # of what transformers says: a pattern, and the text with its groups
+    "custom code": "it needs Python code that lies beside its weights, and no such code is run here. Take a "
+    "model that transformers knows by itself.",
+    "has model type `(.*?)` but Transformers does not recognize": "its config.json says model_type = {0!r}, "
+    "which transformers {version[transformers]} does not know. Update transformers, or take another model.",
+    r"Unrecognized configuration class .*?(\w+)Config'>": "{0} is no causal language model, and only such "
+    "models are trained here.",
+    "gated repo": "it is gated. Accept its terms on the hub's page of it, then log in: hf auth login",
+    "untagged enum": "its tokenizer.json has a form that tokenizers {version[tokenizers]} does not read. "
+    "Update tokenizers and transformers, or take the model's own tokenizer.json.",
+    "backend tokenizer": "its tokenizer cannot be made from what is there: tokenizer.json is missing or "
+    "damaged. Copy the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights.",
+}
+
+
 def _cause(error: Exception, source: str) -> str:
     folder = Path(source) if Path(source).is_dir() else None
     if folder is not None and (damage := _damage(folder)):
         return damage
     text = _reason(error)
     words = str(error)
-    if "custom code" in words:
-        return (
-            "it needs Python code that lies beside its weights, and no such code is run here. Take a model "
-            "that transformers knows by itself."
-        )
-    if found := re.search(r"has model type `(.*?)` but Transformers does not recognize", words):
-        import transformers
-
-        return (
-            f"its config.json says model_type = {found[1]!r}, which transformers {transformers.__version__} "
-            "does not know. Update transformers, or take another model."
-        )
-    if found := re.search(r"Unrecognized configuration class .*?(\w+)Config'>", words):
-        return f"{found[1]} is no causal language model, and only such models are trained here."
-    if "gated repo" in words:
-        return "it is gated. Accept its terms on the hub's page of it, then log in: hf auth login"
-    if "untagged enum" in words:
-        import tokenizers
-
-        return (
-            f"its tokenizer.json has a form that tokenizers {tokenizers.__version__} does not read. Update "
-            "tokenizers and transformers, or take the model's own tokenizer.json."
-        )
-    if "backend tokenizer" in words:
-        return (
-            "its tokenizer cannot be made from what is there: tokenizer.json is missing or damaged. Copy the "
-            "tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
-        )
+    version = {name: metadata.version(name) for name in ("transformers", "tokenizers")}
+    for sign, meaning in _MEANINGS.items():
+        if found := re.search(sign, words):
+            return meaning.format(*found.groups(), version=version)
     if isinstance(error, ImportError):
         return f"{text} Install that package, or take a model that does without."
     if isinstance(error, KeyError):

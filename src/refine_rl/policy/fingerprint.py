@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def _of_file(file: Path) -> str:
     return digest
 
 
-def _cache(environ: Mapping[str, str] = os.environ) -> Path:
-    if given := environ.get("REFINE_CACHE"):
+def _cache() -> Path:
+    if given := os.environ.get("REFINE_CACHE"):
         return Path(given).expanduser() / "hashes"
-    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "refine-rl" / "hashes"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "refine-rl" / "hashes"

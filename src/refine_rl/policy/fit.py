@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -82,17 +81,14 @@ def _talk(tokenizer: Any, name: str) -> list[int]:
         except Exception:  # a template of its own ways: it is asked again with the task's prompts
             continue
         if said not in text:
+            roles = ", ".join(m["role"] for m in messages)
             raise UserError(
                 f"The chat template of {name} leaves out the {messages[-1]['role']}'s words: a conversation "
-                f"of {_roles(messages)} becomes {text[:60]!r}. Mend chat_template.jinja beside the weights "
+                f"of {roles} becomes {text[:60]!r}. Mend chat_template.jinja beside the weights "
                 "(or chat_template in tokenizer_config.json), or take it away: then a plain one is used."
             )
         ids += tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
-
-
-def _roles(messages: Iterable[Message]) -> str:
-    return ", ".join(m["role"] for m in messages)
 
 
 def _plain(tokenizer: Any, i: int) -> bool:

@@ -26,11 +26,13 @@ def merge(adapted: Any, dtype: torch.dtype) -> tuple[Any, float]:
 
     Tied weights of which one has an adapter are untied: the sum belongs to that one alone.
     """
+    from peft.tuners.lora import LoraLayer
+
     model = adapted.get_base_model()
     main = model.dtype
     _untie(model)
     lost = whole = 0.0
-    for layer in _layers(adapted):
+    for layer in (m for m in adapted.modules() if isinstance(m, LoraLayer)):
         weight = layer.get_base_layer().weight
         before = weight.float()
         change = layer.get_delta_weight("default").float()
@@ -47,12 +49,6 @@ def merge(adapted: Any, dtype: torch.dtype) -> tuple[Any, float]:
         if parameter.dtype == main:
             parameter.data = parameter.data.to(dtype)
     return bare, math.sqrt(min(lost / whole, 1.0)) if whole else 0.0
-
-
-def _layers(adapted: Any) -> list[Any]:
-    from peft.tuners.lora import LoraLayer
-
-    return [m for m in adapted.modules() if isinstance(m, LoraLayer)]
 
 
 def _untie(model: Any) -> None:

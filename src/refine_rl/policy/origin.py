@@ -23,7 +23,6 @@ class Origin:
     """Hub ids or folders: of the configuration and weights, of the tokenizer, and of an adapter that is
     merged into the weights before anything else (None: there is none)."""
 
-    name: str  # as [model] has it
     base: str
     tokenizer: str
     adapter: str | None = None
@@ -40,7 +39,7 @@ def find_origin(name: str, *, local_only: bool = False) -> Origin:
     source = model_source(name)
     found = _adapter_config(source, local_only)
     if found is None:
-        return Origin(name=name, base=source, tokenizer=source)
+        return Origin(base=source, tokenizer=source)
     if Path(source).is_dir() and _has_weights(Path(source)):
         raise UserError(
             f"{name} holds a model and an adapter ({ADAPTER_CONFIG}), and programs differ in what they "
@@ -57,7 +56,7 @@ def find_origin(name: str, *, local_only: bool = False) -> Origin:
         )
     own = found.parent
     has_tokenizer = any((own / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
-    return Origin(name=name, base=base, tokenizer=source if has_tokenizer else base, adapter=source)
+    return Origin(base=base, tokenizer=source if has_tokenizer else base, adapter=source)
 
 
 def model_source(name: str) -> str:
@@ -73,12 +72,12 @@ def model_source(name: str) -> str:
     return name
 
 
-def merge_command(adapter: str, into: str = "merged") -> str:
+def merge_command(adapter: str) -> str:
     """A command for the shell that makes an ordinary model of an adapter."""
     return (
         'python -c "from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer '
-        f"as T; M.from_pretrained('{adapter}').merge_and_unload().save_pretrained('{into}'); "
-        f"T.from_pretrained('{adapter}').save_pretrained('{into}')\""
+        f"as T; M.from_pretrained('{adapter}').merge_and_unload().save_pretrained('merged'); "
+        f"T.from_pretrained('{adapter}').save_pretrained('merged')\""
     )
 
 

@@ -246,11 +246,10 @@ class Policy:
     def save(self, folder: Path) -> None:
         """The adapter or the model, with tokenizer, chat template and the tokens that end an answer, as
         transformers reads it."""
-        if self.adapter:
-            save_adapter(self.model, folder, self.start)
-        else:
-            copied = copy.deepcopy(self.model).to(self.compute_dtype)
-            copied.save_pretrained(folder, safe_serialization=True)
+        if not self.adapter:
+            self.save_merged(folder)
+            return
+        save_adapter(self.model, folder, self.start)
         self._save_around(folder)
 
     def save_merged(self, folder: Path, dtype: torch.dtype | None = None) -> float:

@@ -63,11 +63,7 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     for holder in (getattr(model, "generation_config", None), getattr(model, "config", None)):
         value = getattr(holder, "eos_token_id", None)
         ids.update([value] if isinstance(value, int) else value or [])
-    if tokenizer.eos_token_id is not None:
-        ids.add(tokenizer.eos_token_id)
-    end_of_turn = _end_of_turn(tokenizer)
-    if end_of_turn is not None:
-        ids.add(end_of_turn)
+    ids.update(i for i in (tokenizer.eos_token_id, _end_of_turn(tokenizer)) if i is not None)
     if not ids:
         raise UserError(
             "The model and its tokenizer name no stop token: set eos_token in tokenizer_config.json."

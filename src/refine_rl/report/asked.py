@@ -6,15 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
-from refine_rl.report.standing import standing
+from refine_rl.report.standing import Json, standing
+from refine_rl.run import RunFolder
 from refine_rl.types import count_of
-
-if TYPE_CHECKING:
-    from refine_rl.run import RunFolder
-
-Json = Mapping[str, Any]
 
 _GOOD = ("ok", "cached", "cut")
 _REPLIED = (*_GOOD, "unusable", "refusal")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.types import Prompt, Split, count_of
 
 _VALUES_SHOWN = 12  # values of a facet that the terminal shows
 _WIDEST = 32  # characters of a name in the terminal's table
-_SPLITS: tuple[Split, ...] = ("train", "validation", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,30 +44,32 @@ class Coverage:
             ).rstrip()
             for row in rows
         ]
-        return [*table, *self._whole_line()]
-
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """The cells of the table, the headings first; a facet's name stands in the first of its rows."""
-        return [("facet", "value", "train", "validation", "held-out"), *self._rows()]
-
-    def _rows(self) -> Iterator[tuple[str, str, str, str, str]]:
-        for facet, values in self.facets.items():
-            name = facet
-            for value, counts in list(values.items())[:_VALUES_SHOWN]:
-                train, validation, held_out = (str(counts.get(split, 0)) for split in _SPLITS)
-                yield name, value, train, validation, held_out
-                name = ""
-            if len(values) > _VALUES_SHOWN:
-                yield "", f"and {len(values) - _VALUES_SHOWN} more", "", "", ""
-
-    def _whole_line(self) -> Iterator[str]:
         if self.whole:
             number = count_of(len(self.whole), "combination")
             held_out = sum(self.whole.values())
-            yield (
+            table.append(
                 f"{held_out} of {self.held_out} held-out prompts {'has' if held_out == 1 else 'have'} a "
                 f"combination of facets that no other prompt has ({number})"
             )
+        return table
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """The cells of the table, the headings first; a facet's name stands in the first of its rows."""
+        rows = [("facet", "value", "train", "validation", "held-out")]
+        for facet, values in self.facets.items():
+            name = facet
+            for value, counts in list(values.items())[:_VALUES_SHOWN]:
+                train, validation, held_out = map(str, by_split(counts))
+                rows.append((name, value, train, validation, held_out))
+                name = ""
+            if len(values) > _VALUES_SHOWN:
+                rows.append(("", f"and {len(values) - _VALUES_SHOWN} more", "", "", ""))
+        return rows
+
+
+def by_split(counts: Mapping[Split, int]) -> tuple[int, int, int]:
+    """Numbers of train, validation and held-out prompts."""
+    return counts.get("train", 0), counts.get("validation", 0), counts.get("held_out", 0)
 
 
 def cover(prompts: Sequence[Prompt]) -> Coverage:

@@ -6,21 +6,16 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from refine_rl.report.asked import bills
 from refine_rl.report.asked import total as bill_of
-from refine_rl.report.coverage import Coverage, cover
-from refine_rl.report.standing import standing
+from refine_rl.report.coverage import Coverage, by_split, cover
+from refine_rl.report.standing import Json, standing
+from refine_rl.run import RunFolder
+from refine_rl.settings import Settings
 from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
-
-if TYPE_CHECKING:
-    from refine_rl.run import RunFolder
-    from refine_rl.settings import Settings
-
-Json = Mapping[str, Any]
 
 GLUE = "\N{NO-BREAK SPACE}"
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -139,13 +134,11 @@ def _measure(label: str, contrast: Contrast, *, component: bool) -> Measure:
 def examples(comparison: Comparison) -> list[Example]:
     """The comparison's examples with overlong texts cut, and the cut said."""
     return [
-        Example(
+        replace(
+            e,
             prompt=cut(e.prompt, LONGEST_TEXT),
             base=cut(e.base, LONGEST_TEXT),
             tuned=cut(e.tuned, LONGEST_TEXT),
-            base_reward=e.base_reward,
-            tuned_reward=e.tuned_reward,
-            facets=e.facets,
         )
         for e in comparison.examples
     ]
@@ -194,7 +187,7 @@ def prompts(run: RunFolder, events: Sequence[Json]) -> Prompts | None:
     facets = tuple(
         (
             facet,
-            tuple((v, _by_split(n)) for v, n in list(values.items())[:VALUES_SHOWN]),
+            tuple((v, by_split(n)) for v, n in list(values.items())[:VALUES_SHOWN]),
             max(0, len(values) - VALUES_SHOWN),
         )
         for facet, values in coverage.facets.items()
@@ -210,10 +203,6 @@ def prompts(run: RunFolder, events: Sequence[Json]) -> Prompts | None:
         whole=tuple((", ".join(c), number) for c, number in coverage.whole.items()),
         examples=tuple((split, some) for split, some in examples if some),
     )
-
-
-def _by_split(counts: Mapping[Any, int]) -> tuple[int, int, int]:
-    return counts.get("train", 0), counts.get("validation", 0), counts.get("held_out", 0)
 
 
 def _before_the_table(text: str) -> tuple[str, ...]:

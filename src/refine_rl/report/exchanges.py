@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from refine_rl.report.data import cut
-
-if TYPE_CHECKING:
-    from refine_rl.run import RunFolder
+from refine_rl.report.standing import Json
+from refine_rl.run import RunFolder
 
 LONGEST_TEXT = 6000  # characters of one message
 _REPEATED = 200  # characters from which on a message that was shown before is not shown again
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from refine_rl.evaluate.verdict import mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
+from refine_rl.report.standing import Json
 from refine_rl.types import MIN_PROMPTS, Comparison, Verdict, count_of
 
-Json = Mapping[str, Any]
 Tone = Literal["better", "not better", "worse", "stopped", "open"]
 
 _STATES = ("started", "resumed", "interrupted", "guard", "finished")
@@ -41,27 +41,21 @@ def headline(
         return _compared(comparison, stop)
     notes = [*stop, *_validation_note(validation)]
     numbers = f"{steps_done} of {steps} steps trained; base and tuned were not compared on held-out prompts."
-    kind = state["kind"] if state is not None else ""
-    if state is not None and kind == "guard":
-        return Headline(
-            tone="stopped", claim=f"Stopped by the guard “{state['name']}”:", numbers=numbers, notes=(*notes,)
-        )
-    claims = {"interrupted": "Interrupted and saved:", "finished": "Trained, not compared:"}
-    ways_out = {
-        "interrupted": "Go on with refine train --resume and this run’s folder.",
-        "finished": "Compare with refine eval and this run’s folder.",
-    }
-    otherwise = (
-        "The run is still going, or it ended without a word; then refine train --resume takes it up again."
-    )
-    return Headline(
-        tone="open",
-        claim=claims.get(kind, "Not finished:"),
-        numbers=numbers,
-        notes=(*notes, ways_out.get(kind, otherwise)),
-    )
+    if state is not None and state["kind"] == "guard":
+        claim = f"Stopped by the guard “{state['name']}”:"
+        return Headline(tone="stopped", claim=claim, numbers=numbers, notes=tuple(notes))
+    claim, way_out = _UNFINISHED.get(state["kind"] if state is not None else "", _GOING)
+    return Headline(tone="open", claim=claim, numbers=numbers, notes=(*notes, way_out))
 
 
+_UNFINISHED = {  # by state: the claim, and what to do next
+    "interrupted": ("Interrupted and saved:", "Go on with refine train --resume and this run’s folder."),
+    "finished": ("Trained, not compared:", "Compare with refine eval and this run’s folder."),
+}
+_GOING = (
+    "Not finished:",
+    "The run is still going, or it ended without a word; then refine train --resume takes it up again.",
+)
 _CLAIMS: dict[Verdict, tuple[Tone, str]] = {
     "better": ("better", "The tuned model is better"),
     "not better": ("not better", "The tuned model is not shown to be better"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -13,10 +13,8 @@ from markupsafe import Markup
 from refine_rl.report import data, exchanges, parts, rollouts
 from refine_rl.report.asked import asked, money
 from refine_rl.report.headline import headline
+from refine_rl.run import RunFolder
 from refine_rl.types import MIN_PROMPTS
-
-if TYPE_CHECKING:
-    from refine_rl.run import RunFolder
 
 MOST_EVENTS = 200
 

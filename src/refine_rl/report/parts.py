@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from refine_rl.evaluate.variety import openings_text
 from refine_rl.evaluate.verdict import FEW_PROMPTS
 from refine_rl.report.data import GLUE, VALUES_SHOWN, share
+from refine_rl.report.standing import Json
 from refine_rl.types import MIN_PROMPTS, Comparison, Part
 
-Json = Mapping[str, Any]
 _COMBINATIONS = {
     "seen": "combinations that training had",
     "unseen": "combinations held out whole",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from refine_rl.report.data import number
+from refine_rl.report.standing import Json
 
 MOST_POINTS = 600  # longer runs are drawn as means of neighbouring steps
 SMOOTH_FROM = 24  # from so many points on, a moving mean is drawn over the single steps
@@ -45,7 +46,6 @@ _STYLE = {
     "path.simplify": True,
 }
 
-Json = Mapping[str, Any]
 Line = tuple[Sequence[float], Sequence[float | None]]  # steps [N], values [N]; None is a gap
 
 
@@ -202,11 +202,8 @@ def _times(metrics: Sequence[Json]) -> Plot | None:
     if not any(m["seconds"].get("total") for m in metrics):
         return None
     steps = [float(m["step"]) for m in metrics]
-    stack = {
-        "sample": [m["seconds"].get("sample", 0.0) for m in metrics],
-        "score": [m["seconds"].get("score", 0.0) for m in metrics],
-        "update": [m["seconds"].get("train", 0.0) for m in metrics],
-    }
+    parts_of = {"sample": "sample", "score": "score", "update": "train"}
+    stack = {name: [m["seconds"].get(part, 0.0) for m in metrics] for name, part in parts_of.items()}
     known = [sum(parts) for parts in zip(*stack.values(), strict=True)]
     totals = [m["seconds"].get("total", 0.0) for m in metrics]
     stack["other"] = [max(0.0, total - k) for total, k in zip(totals, known, strict=True)]

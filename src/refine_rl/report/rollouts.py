@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from refine_rl.report.data import cut, plain
-
-if TYPE_CHECKING:
-    from refine_rl.run import RunFolder
+from refine_rl.report.standing import Json
+from refine_rl.run import RunFolder
 
 LONGEST_TEXT = 8000  # characters of one message
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,18 +79,9 @@ def for_script(data: object) -> str:
     >>> for_script(["</script>", float("nan"), "\\u2028"])
     '["\\\\u003c/script\\\\u003e",null,"\\\\u2028"]'
     """
-    text = json.dumps(_finite(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    finite = json.loads(json.dumps(data), parse_constant=lambda number: None)
+    text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return data
 
 
 def _slim(group: Json) -> dict[str, Any]:

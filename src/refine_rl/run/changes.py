@@ -21,9 +21,6 @@ class Change:
     new: str
     step: int
 
-    def values(self) -> dict[str, str]:
-        return {"old": self.old, "new": self.new}
-
     def __str__(self) -> str:
         """
         >>> str(Change(key="grpo.learning_rate", old="0.02", new="0.001", step=4))

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from refine_rl.run.disk import saving
+from refine_rl.run.files import saving
 
 _LEFTOVER = re.compile(r"\.step-\d+\.\d+|\.old-\d+")  # of a kill while one was written or deleted
 

@@ -53,6 +53,10 @@ class Config:
         """Package versions at the start of the run."""
         return {k: str(v) for k, v in self._tables()["versions"].items()}
 
+    def python_rewards(self) -> list[str]:
+        """Names of reward functions that were given from Python, and so cannot be found from files."""
+        return list(self.source().get("python_rewards", []))
+
     def created(self) -> datetime:
         """When the run began; a chat template that asks for the time is told this one, always."""
         return datetime.fromisoformat(self.source()["created"])

@@ -12,7 +12,7 @@ from refine_rl.run.checkpoints import write_folder
 from refine_rl.run.files import Record, free, read_text
 from refine_rl.run.records import comparison_from, comparison_text, outcome_from, outcome_record
 from refine_rl.run.tables import Tables
-from refine_rl.types import Comparison, Outcome, Prompt, Split
+from refine_rl.types import Comparison, Outcome, Split
 
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
@@ -47,14 +47,14 @@ class Evidence(Tables):
         """What a model did with the held-out prompts (`which`: "base" or "tuned", or of an eval)."""
         self.answers(which).replace(map(outcome_record, outcomes))
 
-    def outcomes(self, which: str, prompts: Sequence[Prompt] | None = None) -> list[Outcome] | None:
+    def outcomes(self, which: str) -> list[Outcome] | None:
         """Outcomes saved before, or None where there are none. Raises UserError where one is lost."""
         answers = self.answers(which)
         if not answers.exists():
             return None
-        by_id = {p.id: p for p in (self.prompts() if prompts is None else prompts)}
+        by_id = {p.id: p for p in self.prompts()}
         found = [outcome_from(record, by_id) for record in answers.lines(by_id)]
-        split = _ANSWERED_BY.get(which) if prompts is None else None
+        split = _ANSWERED_BY.get(which)
         answered = {outcome.prompt.id for outcome in found}
         lost = [name for name, p in by_id.items() if p.split == split and name not in answered]
         if lost:
@@ -88,9 +88,6 @@ class Evidence(Tables):
                 f"{self.path / 'comparison.json'} is damaged. Remove it: `{self.resume}` makes it again "
                 "from the answers on record."
             ) from error
-
-    def forget_comparison(self) -> None:
-        (self._root / "comparison.json").unlink(missing_ok=True)
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -1,16 +1,19 @@
-"""Bytes of a run's folder: files that grow by whole lines, and files that are replaced by a rename."""
+"""Bytes on a disk that may be full, read-only or broken: files that grow by whole lines, and files that are
+replaced by a rename. Nothing is half there; the error says where."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from refine_rl.errors import UserError
-from refine_rl.run.disk import saving
+from refine_rl.errors import UserError, disk_error
 
 Record = dict[str, Any]
 PUT_BACK = "Put it back as it was."
@@ -59,21 +62,34 @@ def cut_torn_line(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb") as f:
-        size = end = f.seek(0, os.SEEK_END)
-        while end and not (block := _block(f, end)).count(b"\n"):
-            end -= len(block)
-        if end:
-            end -= len(block) - block.rfind(b"\n") - 1
+        size = f.seek(0, os.SEEK_END)
+        end = mmap(f.fileno(), size, access=ACCESS_READ).rfind(b"\n") + 1 if size else 0
     if end < size:
         with saving(path):
             os.truncate(path, end)
 
 
-def _block(f: Any, end: int) -> bytes:
-    """Up to 64 KiB of the file that end at `end`."""
-    begin = max(0, end - 65536)
-    f.seek(begin)
-    return bytes(f.read(end - begin))
+def write_whole(path: Path, text: str) -> None:
+    """A file that is there with all of the text, or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with saving(path):
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Names the file (or folder) where the disk does not take what is written inside."""
+    try:
+        yield
+    except Exception as error:
+        if (disk := disk_error(error, path)) is not None and disk is not error:
+            raise disk from error
+        raise
 
 
 def as_line(record: Mapping[str, Any]) -> str:
@@ -88,10 +104,7 @@ def as_bytes(text: str) -> bytes:
 def names(name: str) -> Iterator[str]:
     """`name`, `name-2`, `name-3` ..."""
     yield name
-    number = 2
-    while True:
-        yield f"{name}-{number}"
-        number += 1
+    yield from (f"{name}-{number}" for number in itertools.count(2))
 
 
 def free(name: str, taken: Callable[[str], bool]) -> str:

@@ -3,30 +3,25 @@
 It is a list of tables (`tables.py`; one is a file of lines, `table.py`, whose form is in `shapes.py`) and a
 few files and folders that are there whole or not at all: the settings (`config.py`), comparisons, the model
 and the page (`evidence.py`), and `checkpoints.py`. Beside it: `life.py` (a folder becomes one run's, with
-`lock.py`), `files.py` (bytes), `disk.py`.
+`lock.py`), and `files.py` (bytes).
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from refine_rl.errors import DiskError, UserError
 from refine_rl.run.changes import Change, changes_between, changes_in_force
 from refine_rl.run.checkpoints import remove
 from refine_rl.run.evidence import Evidence
-from refine_rl.run.files import Record, free
-from refine_rl.run.life import Life, taken_by
+from refine_rl.run.life import Life
 from refine_rl.run.records import group_from, group_record
 from refine_rl.run.table import first_of_each_step
-from refine_rl.run.tables import QuizShelf
 from refine_rl.settings import Settings
 from refine_rl.types import Group, StepMetrics
-
-__all__ = ["RunFolder", "free_name", "new_run"]
 
 
 class RunFolder(Life, Evidence):
@@ -41,58 +36,18 @@ class RunFolder(Life, Evidence):
     def settings(self) -> Settings:
         return self.config.settings()
 
-    def save_settings(self, settings: Settings) -> None:
-        """Settings once resolved further (the number format) or overridden at a resume; where the run
-        came from stays as it was."""
-        self.config.save(settings)
-
     def change(self, before: Settings, after: Settings, step: int) -> None:
         """Other settings from here on; each that is another one is an event, after which `step` is the last
         that was made under the old ones."""
         for change in changes_between(before, after, step):
-            self.event("changed", change.key, f"{change.old} -> {change.new}", step, **change.values())
-        self.save_settings(after)
+            self.event(
+                "changed", change.key, f"{change.old} -> {change.new}", step, old=change.old, new=change.new
+            )
+        self.config.save(after)
 
     def changed_settings(self) -> list[Change]:
         """What was changed by hand since the run began and is in force, where steps were made under both."""
         return changes_in_force(self.events(), self.settings())
-
-    def changes(self) -> list[str]:
-        """What is not as it was when the run began, and may make a resume differ from an unbroken run."""
-        return self.config.changes()
-
-    def require_same_reward(self) -> None:
-        """Raises UserError where a reward's file is another one than that which scored the base model."""
-        self.config.require_same_reward(self.scored)
-
-    def require_same_model(self, now: Mapping[str, str], *, record: bool = False) -> None:
-        """Raises UserError where the base model's files have other hashes (`now`) than when the run began.
-        `record`: as long as nothing was scored, `now` is put on record instead."""
-        self.config.require_same_model(now, self.scored, record)
-
-    def versions(self) -> dict[str, str]:
-        """Package versions at the start of the run."""
-        return self.config.versions()
-
-    def created(self) -> datetime:
-        """When the run began."""
-        return self.config.created()
-
-    def python_rewards(self) -> list[str]:
-        """Names of reward functions that were given from Python, and so cannot be found from files."""
-        return list(self.config.source().get("python_rewards", []))
-
-    # -- money --------------------------------------------------------------------------------
-
-    @property
-    def replies(self) -> Path:
-        """The file of what was asked and replied; there is none before the first call, or where endpoints
-        keep nothing."""
-        return self.exchanges.path
-
-    def quiz_shelf(self) -> QuizShelf:
-        """The quiz's questions. Going back in training keeps them: base and tuned get the same ones."""
-        return QuizShelf(self.quiz)
 
     # -- training -----------------------------------------------------------------------------
 
@@ -117,13 +72,6 @@ class RunFolder(Life, Evidence):
     def history(self) -> list[StepMetrics]:
         """metrics.jsonl as records."""
         return list(self.metrics.read())
-
-    def append_pool(self, records: Sequence[Record]) -> None:
-        """What the choice of a step's prompts set aside and took back, in one write."""
-        self.pool.append(*records)
-
-    def append_validation(self, record: Record) -> None:
-        self.validation.append(record)
 
     # -- after a stop -------------------------------------------------------------------------
 
@@ -160,7 +108,7 @@ class RunFolder(Life, Evidence):
             table.rewind(step)
         self.metrics.keep(first_of_each_step())
         # There are these where the tuned model's answers were taken away by hand.
-        self.forget_comparison()
+        (self._root / "comparison.json").unlink(missing_ok=True)
         remove(self._root / self.model.name)
         if step == 0:
             shutil.rmtree(self._root / "evaluations", ignore_errors=True)
@@ -186,9 +134,3 @@ def new_run(path: Path | None, name: str) -> Iterator[RunFolder]:
         raise
     finally:
         folder.let_go()
-
-
-def free_name(parent: Path, name: str) -> Path:
-    """`parent/name`, or `parent/name-2` ... where that is taken. It may be taken by the time it is used:
-    `RunFolder.claim_free` takes it at once."""
-    return parent / free(name, lambda free: taken_by(parent / free))

@@ -11,12 +11,11 @@ from refine_rl.types import StepMetrics
 
 
 class Listeners:
-    """Observers as one: the screen, then the trackers. None of them can stop a run, or keep the others from
-    hearing: the first exception of each is told to `failed`, and every one is dropped."""
+    """Observers as one. The `first` (the screen, or whom a Python caller handed in) may stop the run by an
+    exception; of each of the others the first one is told to `failed`, and every one is dropped."""
 
-    def __init__(self, *observers: Observer, failed: Callable[[str], None]) -> None:
-        self.observers = list(observers)
-        self._failed = failed
+    def __init__(self, first: Observer, *others: Observer, failed: Callable[[str], object]) -> None:
+        self._first, self._others, self._failed = first, others, failed
         self._known: set[int] = set()  # places of those that failed before
 
     def stage(self, text: str) -> None:
@@ -32,7 +31,8 @@ class Listeners:
         self._each(lambda observer: observer.step(metrics, steps))
 
     def _each(self, tell: Callable[[Observer], None]) -> None:
-        for place, observer in enumerate(self.observers):
+        tell(self._first)
+        for place, observer in enumerate(self._others):
             try:
                 tell(observer)
             except Exception as error:  # whatever it is, the run goes on
@@ -46,9 +46,9 @@ class Journal:
     """A run's events and its listeners. `observer` tells the listeners alone, what need not be on record; it
     may be given to whoever wants an Observer."""
 
-    def __init__(self, folder: RunFolder, *observers: Observer) -> None:
+    def __init__(self, folder: RunFolder, first: Observer, *others: Observer) -> None:
         self._folder = folder
-        self.observer = Listeners(*observers, failed=self._failed)
+        self.observer = Listeners(first, *others, failed=lambda text: self.warning("listener", text))
 
     def event(self, kind: str, name: str, text: str, step: int | None = None) -> None:
         """On record only: started, guard, best ..."""
@@ -67,13 +67,11 @@ class Journal:
             self.observer.warning(shown or text)
         return fresh
 
-    def note(
-        self, name: str, text: str, step: int | None = None, *, shown: str = "", once: bool = False
-    ) -> bool:
+    def note(self, name: str, text: str, step: int | None = None, *, once: bool = False) -> bool:
         """What is good to know, and no reason to worry; all else as in `warning`."""
         if fresh := not (once and self.told(name)):
             self.event("note", name, text, step)
-            self.observer.note(shown or text)
+            self.observer.note(text)
         return fresh
 
     def stage(self, text: str) -> None:
@@ -88,9 +86,6 @@ class Journal:
     def told(self, name: str) -> bool:
         """Whether a warning or note of this name is on record."""
         return name in self._told
-
-    def _failed(self, text: str) -> None:
-        self.warning("listener", text)
 
     @cached_property
     def _told(self) -> set[str]:

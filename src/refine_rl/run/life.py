@@ -9,8 +9,7 @@ from typing import Self
 
 from refine_rl.errors import UserError, quoted
 from refine_rl.run.config import CONFIG, versions_now, where_from
-from refine_rl.run.disk import saving
-from refine_rl.run.files import names
+from refine_rl.run.files import names, saving
 from refine_rl.run.lock import LOCK, Lock
 from refine_rl.run.tables import Tables
 from refine_rl.settings import Settings
@@ -31,22 +30,38 @@ class Life(Tables):
     def claim(cls, path: Path) -> Self:
         """A folder for a run to be created, held by this process alone until `create`'s run is closed with
         `let_go` or abandoned. Raises UserError where somebody else has it."""
-        lock = _claimed(path)
-        if lock is None:
+        run = cls._claimed(path)
+        if run is None:
             raise UserError(_taken(path))
-        return cls._held(path, lock)
+        return run
 
     @classmethod
     def claim_free(cls, parent: Path, name: str) -> Self:
         """`parent/name`, or `parent/name-2` ... where that is taken, held as by `claim`: two processes that
         ask at the same moment get two folders."""
-        return cls._held(*_first_free(parent, name))
+        claims = (cls._claimed(parent / free) for free in names(name))
+        return next(run for run in claims if run is not None)
 
     @classmethod
-    def _held(cls, path: Path, lock: Lock) -> Self:
+    def _claimed(cls, path: Path) -> Self | None:
+        """The run of a folder that is this process's from here on; None where it is somebody else's. The
+        folder is made where it is not there; an empty one is taken as it is."""
         run = cls(path)
-        run._lock = lock
-        return run
+        with saving(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    if taken_by(path):
+                        return None
+                try:
+                    run._lock = Lock.take(path, new=True)
+                except FileNotFoundError:  # who had it has removed it in between
+                    continue
+                if run._lock is not None and taken_by(path):  # a run that was made, and let go, in between
+                    run.let_go()
+                return run if run._lock is not None else None
 
     @classmethod
     def create(cls, path: Path, settings: Settings, *, python_rewards: Sequence[str] = ()) -> Self:
@@ -126,33 +141,6 @@ def taken_by(path: Path) -> bool:
     if not path.is_dir():
         return path.exists() or path.is_symlink()
     return any(entry.name not in UNUSED for entry in path.iterdir())
-
-
-def _claimed(path: Path) -> Lock | None:
-    """The lock of a folder that is this process's from here on; None where it is somebody else's. The folder
-    is made where it is not there; an empty one is taken as it is."""
-    with saving(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                path.mkdir()
-            except FileExistsError:
-                if taken_by(path):
-                    return None
-            try:
-                lock = Lock.take(path, new=True)
-            except FileNotFoundError:  # who had it has removed it in between
-                continue
-            if lock is not None and taken_by(path):  # a run that was made, and let go, in between
-                lock.release()
-                return None
-            return lock
-
-
-def _first_free(parent: Path, name: str) -> tuple[Path, Lock]:
-    """The first of `parent/name`, `parent/name-2` ... that can be claimed, with its lock."""
-    claims = ((parent / free, _claimed(parent / free)) for free in names(name))
-    return next((path, lock) for path, lock in claims if lock is not None)
 
 
 def _taken(path: Path) -> str:

@@ -52,22 +52,22 @@ class UnderWay:
 
 
 class QuizShelf:
-    """What was made of each source, by a key; the newest line of a key counts. Read once, so that it
-    belongs to one writer."""
+    """The quiz's questions: what was made of each source, by a key; the newest line of a key counts. Read
+    once, so that it belongs to one writer. Going back in training keeps them: base and tuned get the same."""
 
     def __init__(self, table: Table[Record]) -> None:
-        self._table = table
+        self.table = table
 
     def get(self, key: str) -> dict[str, Any] | None:
         return self._made.get(key)
 
     def put(self, key: str, made: dict[str, Any]) -> None:
         self._made[key] = made
-        self._table.append({"key": key, "made": made})
+        self.table.append({"key": key, "made": made})
 
     @cached_property
     def _made(self) -> dict[str, dict[str, Any]]:
-        return {record["key"]: record["made"] for record in self._table.lines()}
+        return {record["key"]: record["made"] for record in self.table.lines()}
 
 
 class Tables(Checkpoints):
@@ -86,10 +86,10 @@ class Tables(Checkpoints):
         self.times = self._log("times.jsonl", shapes.TIMES)
         self.calls = self._log("llm_calls.jsonl", shapes.CALLS)
         self.exchanges = self._log("llm_replies.jsonl", shapes.EXCHANGES)
-        self.quiz = Table(path / "quiz.jsonl", shapes.QUIZ)
+        self.quiz = QuizShelf(Table(path / "quiz.jsonl", shapes.QUIZ))
         self.under_way = UnderWay(self._log(".calls_under_way.jsonl", shapes.UNDER_WAY))
         self._stepped: tuple[Table[Any], ...] = (self.groups, self.metrics, self.validation, self.pool)
-        logs = (self.events, self.calls, self.exchanges, self.quiz, self.times, self.under_way.table)
+        logs = (self.events, self.calls, self.exchanges, self.quiz.table, self.times, self.under_way.table)
         self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs)
 
     def answers(self, which: str) -> Table[Record]:

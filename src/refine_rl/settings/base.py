@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -40,14 +40,12 @@ class Section(BaseModel):
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
-    @classmethod
-    def impossible(cls) -> tuple[Impossible[Self], ...]:
-        """The combinations of its keys that are refused."""
-        return ()
+    impossible: ClassVar[tuple[Impossible[Any], ...]] = ()
+    """The combinations of its keys that are refused."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        problems = [rule.text(self) for rule in self.impossible() if rule.when(self)]
+        problems = [rule.text(self) for rule in self.impossible if rule.when(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self

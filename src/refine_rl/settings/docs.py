@@ -82,14 +82,10 @@ def _type(field: dict[str, Any]) -> str:
 def _references(field: dict[str, Any]) -> Iterator[str]:
     """The names of the tables that a field's value may hold."""
     if "$ref" in field:
-        yield _name(field)
+        yield str(field["$ref"]).rsplit("/", 1)[-1]
     inside = [*field.get("anyOf", []), field.get("items"), field.get("additionalProperties")]
     for part in inside:
         yield from _references(part) if isinstance(part, dict) else ()
-
-
-def _name(field: dict[str, Any]) -> str:
-    return str(field["$ref"]).rsplit("/", 1)[-1]
 
 
 def _oneline(text: str) -> str:

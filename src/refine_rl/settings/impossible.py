@@ -5,8 +5,12 @@ What one table's own keys exclude stands in that table's file, in the same form.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from refine_rl.settings.base import Impossible
-from refine_rl.settings.tables import Tables
+
+if TYPE_CHECKING:
+    from refine_rl.settings.whole import Settings
 
 _TELLS_SOLVED = ("sign", "steps")  # values of grpo.flat that ask whether a group is solved
 _NEEDS_WRITER = 'needs `writer.model = "ENDPOINT/MODEL"`'
@@ -14,23 +18,23 @@ _NEEDS_JUDGES = 'needs `reward.judges = ["ENDPOINT/MODEL"]`'
 _ABSOLUTE = 'use `judge.kind = "absolute"`'
 
 
-def _judges_compare(it: Tables) -> bool:
+def _judges_compare(it: Settings) -> bool:
     return bool(it.reward.judges) and it.judge.kind != "absolute"
 
 
-def _kl_in_reward(it: Tables) -> bool:
+def _kl_in_reward(it: Settings) -> bool:
     return it.grpo.kl > 0 and it.grpo.kl_in == "reward"
 
 
-def _exits(it: Tables) -> bool:
+def _exits(it: Settings) -> bool:
     return it.rollout.early_exit is not None
 
 
-def _looks(it: Tables) -> int:
+def _looks(it: Settings) -> int:
     return it.judge.repeats * len(it.reward.judges)
 
 
-_UPDATES: tuple[Impossible[Tables], ...] = (
+_UPDATES: tuple[Impossible[Settings], ...] = (
     Impossible(
         when=lambda it: it.grpo.warmup_steps > it.grpo.steps,
         why="`grpo.warmup_steps` is larger than `grpo.steps`",
@@ -74,7 +78,7 @@ _UPDATES: tuple[Impossible[Tables], ...] = (
     ),
 )
 
-_FLAT_GROUPS: tuple[Impossible[Tables], ...] = (
+_FLAT_GROUPS: tuple[Impossible[Settings], ...] = (
     Impossible(
         when=lambda it: it.grpo.flat in _TELLS_SOLVED and it.grpo.solved is None,
         why='`grpo.flat = "{it.grpo.flat}"` needs `grpo.solved`, the reward from which a group is solved',
@@ -117,7 +121,7 @@ _FLAT_GROUPS: tuple[Impossible[Tables], ...] = (
     ),
 )
 
-_EARLY_EXITS: tuple[Impossible[Tables], ...] = (
+_EARLY_EXITS: tuple[Impossible[Settings], ...] = (
     Impossible(
         when=lambda it: (
             it.rollout.early_exit is not None and it.rollout.early_exit.answer_tokens >= it.rollout.max_tokens
@@ -154,7 +158,7 @@ _EARLY_EXITS: tuple[Impossible[Tables], ...] = (
     ),
 )
 
-_LLMS: tuple[Impossible[Tables], ...] = (
+_LLMS: tuple[Impossible[Settings], ...] = (
     Impossible(
         when=lambda it: it.prompts.source == "writer" and not it.writer.model,
         why=f'`prompts.source = "writer"` {_NEEDS_WRITER}',

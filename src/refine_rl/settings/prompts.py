@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -68,15 +68,13 @@ class PromptSettings(Section):
                 raise ValueError(f"`{name}` means something else; choose another name for the data")
         return data
 
-    @classmethod
-    def impossible(cls) -> tuple[Impossible[Self], ...]:
-        return (
-            Impossible(
-                when=lambda it: it.probe == 1,
-                why="`probe` needs at least 2 answers: one answer has no spread",
-            ),
-            Impossible(
-                when=lambda it: it.probe > 0 and it.pool != "informative",
-                why='`probe` goes with `pool = "informative"`',
-            ),
-        )
+    impossible: ClassVar[tuple[Impossible[PromptSettings], ...]] = (
+        Impossible(
+            when=lambda it: it.probe == 1,
+            why="`probe` needs at least 2 answers: one answer has no spread",
+        ),
+        Impossible(
+            when=lambda it: it.probe > 0 and it.pool != "informative",
+            why='`probe` goes with `pool = "informative"`',
+        ),
+    )

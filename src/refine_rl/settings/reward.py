@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -69,22 +69,20 @@ class OverlongSettings(Section):
     weight: float = 1.0
     """The penalty is multiplied by this."""
 
-    @classmethod
-    def impossible(cls) -> tuple[Impossible[Self], ...]:
-        return (
-            Impossible(
-                when=lambda it: it.unit != "tokens" and it.limit is None,
-                why='needs `limit` with `unit = "{it.unit}"`',
-            ),
-            Impossible(
-                when=lambda it: it.buffer is not None and it.kind == "linear",
-                why='takes `buffer` with `kind = "dapo"` only',
-            ),
-            Impossible(
-                when=lambda it: it.buffer is not None and it.limit is not None and it.buffer > it.limit,
-                why="has a `buffer` that is larger than its `limit`",
-            ),
-        )
+    impossible: ClassVar[tuple[Impossible[OverlongSettings], ...]] = (
+        Impossible(
+            when=lambda it: it.unit != "tokens" and it.limit is None,
+            why='needs `limit` with `unit = "{it.unit}"`',
+        ),
+        Impossible(
+            when=lambda it: it.buffer is not None and it.kind == "linear",
+            why='takes `buffer` with `kind = "dapo"` only',
+        ),
+        Impossible(
+            when=lambda it: it.buffer is not None and it.limit is not None and it.buffer > it.limit,
+            why="has a `buffer` that is larger than its `limit`",
+        ),
+    )
 
 
 class QuizSettings(Section):
@@ -136,18 +134,16 @@ class StepSettings(Section):
             raise ValueError('matches nothing at all; say what stands between steps, such as "\\n+"')
         return split
 
-    @classmethod
-    def impossible(cls) -> tuple[Impossible[Self], ...]:
-        return (
-            Impossible(
-                when=lambda it: not (it.by_step or it.judges),
-                why="needs either `judges`, or `rules` or a `function`, to grade the steps",
-            ),
-            Impossible(
-                when=lambda it: it.by_step and bool(it.judges),
-                why="needs either `judges`, or `rules` or a `function`, and not both",
-            ),
-        )
+    impossible: ClassVar[tuple[Impossible[StepSettings], ...]] = (
+        Impossible(
+            when=lambda it: not (it.by_step or it.judges),
+            why="needs either `judges`, or `rules` or a `function`, to grade the steps",
+        ),
+        Impossible(
+            when=lambda it: it.by_step and bool(it.judges),
+            why="needs either `judges`, or `rules` or a `function`, and not both",
+        ),
+    )
 
     @property
     def by_step(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,19 +24,17 @@ class EarlyExitSettings(Section):
     """The answer behind an early exit is cut here; thought, `forced` and answer together stay within
     rollout.max_tokens."""
 
-    @classmethod
-    def impossible(cls) -> tuple[Impossible[Self], ...]:
-        return (
-            Impossible(
-                when=lambda it: not it.ends.strip(),
-                why="needs `ends`, the text with which the model ends a thought",
-            ),
-            Impossible(
-                when=lambda it: bool(it.ends.strip() and it.forced) and it.ends not in it.forced,
-                why="has a `forced` that does not end the thought",
-                way_out="put {it.ends!r} into it",
-            ),
-        )
+    impossible: ClassVar[tuple[Impossible[EarlyExitSettings], ...]] = (
+        Impossible(
+            when=lambda it: not it.ends.strip(),
+            why="needs `ends`, the text with which the model ends a thought",
+        ),
+        Impossible(
+            when=lambda it: bool(it.ends.strip() and it.forced) and it.ends not in it.forced,
+            why="has a `forced` that does not end the thought",
+            way_out="put {it.ends!r} into it",
+        ),
+    )
 
 
 class RolloutSettings(Section):
