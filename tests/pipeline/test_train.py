@@ -121,7 +121,7 @@ def test_everything_is_on_record(whole: RunFolder) -> None:
     assert {p.split for p in whole.prompts()} == {"train", "validation", "held_out"}
     trained = {g["prompt_id"] for g in groups}
     assert trained <= {p.id for p in whole.prompts() if p.split == "train"}
-    assert whole.versions()["torch"]
+    assert whole.config.versions()["torch"]
     assert "<html" in (whole.path / "report.html").read_text()
     for metrics in whole.metrics():
         assert metrics["mismatch_mean"] < 1e-5
