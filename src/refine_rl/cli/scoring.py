@@ -14,6 +14,7 @@ from refine_rl.cli.training import JSON
 from refine_rl.errors import MachineError, UserError
 
 if TYPE_CHECKING:
+    from refine_rl.pipeline.score import Judges
     from refine_rl.pipeline.score_file import Tally
 
 
@@ -52,8 +53,6 @@ def score(
 ) -> None:
     """Score completions with an LLM as judge. One line in, one line out, in the same order."""
     from refine_rl.pipeline.score import Judges
-    from refine_rl.pipeline.score_file import score_file
-    from refine_rl.report.screen import say, talk
 
     if dollars is not None and not dollars > 0:
         raise UserError("--dollars must be more than 0.")
@@ -69,8 +68,22 @@ def score(
         dollars=dollars,
         price=None if price is None else _price(price),
     )
+    tally = _scored(groups, out, judges, replies)
+    typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(tally)}) if as_json else out)
+    if tally.missing and tally.missing == tally.asked:
+        raise MachineError(
+            f"No reply could be used: all {tally.asked} scores for which a judge was asked are missing. The "
+            f"reasons stand in {out}"
+            + (f", the replies in {replies}." if replies else "; --replies FILE keeps the replies.")
+        )
+
+
+def _scored(groups: Path, out: Path, judges: Judges, replies: Path | None) -> Tally:
+    """Scores the file, and says how far it is; where standard error is no terminal, rich shows no status."""
+    from refine_rl.pipeline.score_file import score_file
+    from refine_rl.report.screen import say, talk
+
     console = talk()
-    # Where standard error is no terminal, rich shows no status.
     with console.status("") as status, interruptible() as pause:
         tally = score_file(
             groups,
@@ -84,13 +97,7 @@ def score(
             ),
         )
     say(console, _summary(tally))
-    typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(tally)}) if as_json else out)
-    if tally.missing and tally.missing == tally.asked:
-        raise MachineError(
-            f"No reply could be used: all {tally.asked} scores for which a judge was asked are missing. The "
-            f"reasons stand in {out}"
-            + (f", the replies in {replies}." if replies else "; --replies FILE keeps the replies.")
-        )
+    return tally
 
 
 def _price(text: str) -> tuple[float, float]:

@@ -5,12 +5,11 @@ What one table's own keys exclude stands in that table's file, in the same form.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from refine_rl.settings.base import Impossible
 
-if TYPE_CHECKING:
-    from refine_rl.settings.whole import Settings
+Whole = Any  # Settings, which import this table
 
 _TELLS_SOLVED = ("sign", "steps")  # values of grpo.flat that ask whether a group is solved
 _NEEDS_WRITER = 'needs `writer.model = "ENDPOINT/MODEL"`'
@@ -18,23 +17,23 @@ _NEEDS_JUDGES = 'needs `reward.judges = ["ENDPOINT/MODEL"]`'
 _ABSOLUTE = 'use `judge.kind = "absolute"`'
 
 
-def _judges_compare(it: Settings) -> bool:
+def _judges_compare(it: Whole) -> bool:
     return bool(it.reward.judges) and it.judge.kind != "absolute"
 
 
-def _kl_in_reward(it: Settings) -> bool:
-    return it.grpo.kl > 0 and it.grpo.kl_in == "reward"
+def _kl_in_reward(it: Whole) -> bool:
+    return bool(it.grpo.kl) and str(it.grpo.kl_in) == "reward"
 
 
-def _exits(it: Settings) -> bool:
+def _exits(it: Whole) -> bool:
     return it.rollout.early_exit is not None
 
 
-def _looks(it: Settings) -> int:
-    return it.judge.repeats * len(it.reward.judges)
+def _looks(it: Whole) -> int:
+    return int(it.judge.repeats) * len(it.reward.judges)
 
 
-_UPDATES: tuple[Impossible[Settings], ...] = (
+_UPDATES: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.grpo.warmup_steps > it.grpo.steps,
         why="`grpo.warmup_steps` is larger than `grpo.steps`",
@@ -78,7 +77,7 @@ _UPDATES: tuple[Impossible[Settings], ...] = (
     ),
 )
 
-_FLAT_GROUPS: tuple[Impossible[Settings], ...] = (
+_FLAT_GROUPS: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.grpo.flat in _TELLS_SOLVED and it.grpo.solved is None,
         why='`grpo.flat = "{it.grpo.flat}"` needs `grpo.solved`, the reward from which a group is solved',
@@ -121,7 +120,7 @@ _FLAT_GROUPS: tuple[Impossible[Settings], ...] = (
     ),
 )
 
-_EARLY_EXITS: tuple[Impossible[Settings], ...] = (
+_EARLY_EXITS: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: (
             it.rollout.early_exit is not None and it.rollout.early_exit.answer_tokens >= it.rollout.max_tokens
@@ -158,7 +157,7 @@ _EARLY_EXITS: tuple[Impossible[Settings], ...] = (
     ),
 )
 
-_LLMS: tuple[Impossible[Settings], ...] = (
+_LLMS: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.prompts.source == "writer" and not it.writer.model,
         why=f'`prompts.source = "writer"` {_NEEDS_WRITER}',
