@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 import make
 from refine_rl.policy import attention, head, lora
 from refine_rl.policy.draw import Sampling
+from refine_rl.policy.fast import gather
 from refine_rl.policy.head import target_logprobs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, plain_logprobs
@@ -291,3 +292,18 @@ def test_the_reference_is_without_the_adapter_on_the_fast_path_too(make_model: M
         fast, plain = logprobs(reference, batch), plain_logprobs(reference, batch)
     assert (fast - plain).abs().max() < 2e-5
     assert (fast - logprobs(policy, batch)).abs().max() > 0.01
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_suffixes_take_from_one_token_is_added_up_in_one_order(make_model: MakeModel) -> None:
+    """Two threads add to one place: the gradient is the same to the bit each time all the same."""
+    policy = policy_of(make_model, "llama")
+    assert policy.fast is not None
+    row, sources, targets = gather([[7, 8, 9]], [[[5 + n % 90, 6] for n in range(700)]], policy.device)
+    found = []
+    for _ in range(6):
+        taken = policy.fast.logprobs(row, sources, targets, 1.0)
+        assert taken.numel() * policy.fast.head.in_features >= 1 << 15  # fewer are added by one thread
+        gradients = torch.autograd.grad(taken.sum(), list(policy.trainable().values()))
+        found.append(torch.cat([g.flatten() for g in gradients]))
+    assert all(torch.equal(found[0], again) for again in found[1:])

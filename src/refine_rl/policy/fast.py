@@ -65,7 +65,9 @@ class Fast:
     ) -> torch.Tensor:
         """log pi(targets[i] | all before it) at `temperature`, float32 [n]; `sources[i]` is the place in
         the row whose hidden state predicts it."""
-        hidden = self.hidden(row.ids, row.positions, row.packed)[sources]
+        # Not by indexing: its backward adds up what several suffixes take from their prompt's last token in
+        # whatever order threads come, and no run would be the same to the bit.
+        hidden = self.hidden(row.ids, row.positions, row.packed).index_select(0, sources)
         weight, bias = self.head.weight, self.head.bias
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
