@@ -65,15 +65,40 @@ class Fast:
     ) -> torch.Tensor:
         """log pi(targets[i] | all before it) at `temperature`, float32 [n]; `sources[i]` is the place in
         the row whose hidden state predicts it."""
-        # Not by indexing: its backward adds up what several suffixes take from their prompt's last token in
-        # whatever order threads come, and no run would be the same to the bit.
-        hidden = self.hidden(row.ids, row.positions, row.packed).index_select(0, sources)
+        hidden: torch.Tensor = _Taken.apply(  # type: ignore[no-untyped-call]
+            self.hidden(row.ids, row.positions, row.packed), sources
+        )
         weight, bias = self.head.weight, self.head.bias
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         else:
             hidden = hidden.to(weight.dtype)
         return target_logprobs(hidden, weight, bias, targets, scale=self.scale / temperature, cap=self.cap)
+
+
+class _Taken(torch.autograd.Function):
+    """Rows of [N, hidden], some of them several times: a prompt's last token predicts the first of each of
+    its suffixes. The backward pass of plain indexing adds these up in whatever order a processor's threads
+    come, and no run would be the same to the bit; here one thread adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        ctx.rows = len(hidden)
+        return hidden[places]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        total = grad.new_zeros(ctx.rows, grad.shape[1])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            total.index_put_((places,), grad, accumulate=True)
+        finally:
+            torch.set_num_threads(threads)
+        return total, None
 
 
 def find_fast(model: Any, *, plain: Any, compute_dtype: torch.dtype, vocabulary: int) -> Fast | str:
