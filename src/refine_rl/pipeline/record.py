@@ -90,5 +90,5 @@ def _seen(run: RunFolder) -> list[Seen]:
             prompt_id=g["prompt_id"],
             values=worth((t["reward"], t["breakdown"]) for t in g["trajectories"]),
         )
-        for g in run.groups()
+        for g in run.groups.lines()
     ]
