@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refine_rl.errors import Interrupted
 from refine_rl.settings.toml_write import dump_toml
 from refine_rl.types import (
     Comparison,
@@ -209,3 +210,15 @@ def task_toml(model: Path, **tables: Mapping[str, Any]) -> str:
     }
     names = {**usual, **tables}
     return dump_toml({"task": "Be short.", **{n: {**usual.get(n, {}), **tables.get(n, {})} for n in names}})
+
+
+class Pause:
+    """Interrupts at the n-th call."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted("stop")

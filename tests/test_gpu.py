@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from make import prompts
+from refine_rl.envs.play import sample
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline.train import run
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.protocol import Purpose
-from refine_rl.policy.sample import sample
 from refine_rl.policy.tokens import token_batch
 from refine_rl.run import RunFolder
 from refine_rl.settings import ModelSettings

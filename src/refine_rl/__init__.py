@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refine_rl.api import Run, open_run, resume, score_group, train
+    from refine_rl.envs.play import sample
     from refine_rl.errors import UserError
     from refine_rl.evaluate.answer import answer, scored
     from refine_rl.evaluate.audit import audit
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from refine_rl.policy.load import load_policy
     from refine_rl.policy.logprobs import logprobs
     from refine_rl.policy.protocol import Purpose
-    from refine_rl.policy.sample import sample
     from refine_rl.policy.tokens import token_batch
     from refine_rl.rewards import check_sanity, function_reward
     from refine_rl.settings import ModelSettings, SanityCase
@@ -80,7 +80,7 @@ _PIECES = {
     "policy.load": ("load_policy",),
     "policy.logprobs": ("logprobs",),
     "policy.protocol": ("Purpose",),
-    "policy.sample": ("sample",),
+    "envs.play": ("sample",),
     "policy.tokens": ("token_batch",),
     "rewards": ("check_sanity", "function_reward"),
 }

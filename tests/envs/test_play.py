@@ -12,7 +12,7 @@ from make import prompts
 from refine_rl.envs.base import How, Members, Turn, World
 from refine_rl.envs.build import world_of
 from refine_rl.envs.early_exit import EarlyExit
-from refine_rl.envs.play import answers, play
+from refine_rl.envs.play import play, sample
 from refine_rl.envs.single_turn import SingleTurn
 from refine_rl.errors import GuardStop, Interrupted
 from refine_rl.policy.draw import Sampling
@@ -35,9 +35,9 @@ def test_a_single_turn_is_handed_out_as_it_ends() -> None:
     assert [place for place, _ in found] == [2, 1, 0]
     assert [t.member for t in found[0][1]] == [0, 1]
     assert parrot.asked == [("rollout", 4, [[0, 1]] * 3)]
-    groups = answers(parrot, PROMPTS, 2, sampling=HOW.sampling, purpose=HOW.purpose)  # type: ignore[arg-type]
+    groups = sample(parrot, PROMPTS, members=2, sampling=HOW.sampling, purpose=HOW.purpose)  # type: ignore[arg-type]
     assert [g[0].prompt_id for g in groups] == ["p0", "p1", "p2"]
-    assert answers(parrot, [], 2, sampling=HOW.sampling, purpose=HOW.purpose) == []  # type: ignore[arg-type]
+    assert sample(parrot, [], members=2, sampling=HOW.sampling, purpose=HOW.purpose) == []  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from make import Pause
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.pipeline.evaluate import evaluate_again
 from refine_rl.pipeline.replay import replay
@@ -65,18 +66,6 @@ def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return settings_from_dict({"task": "Be short.", **usual}, folder)
 
     return make
-
-
-class Pause:
-    """Interrupts at the n-th call."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Interrupted("stop")
 
 
 def same(a: RunFolder, b: RunFolder) -> None:

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from make import prompts
+from refine_rl.envs.play import sample
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Purpose
-from refine_rl.policy.sample import sample, speak
+from refine_rl.policy.sample import speak
 from refine_rl.randomness import uniforms
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Prompt, Segment, Trajectory

@@ -345,9 +345,10 @@ def test_tags_of_thoughts_stay_in_the_text(make_model: MakeModel, tmp_path: Path
 
 def test_the_opening_belongs_to_what_rewards_read(make_model: MakeModel, tmp_path: Path) -> None:
 
+    from refine_rl.envs.play import sample
     from refine_rl.policy.draw import Sampling
     from refine_rl.policy.protocol import Begun, Purpose
-    from refine_rl.policy.sample import sample, speak
+    from refine_rl.policy.sample import speak
 
     policy = policy_from(model_with(make_model, tmp_path / "m", THINKS, "<|system|>=<think>"))
     prompt = make.prompt("p", "hello")

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import linear
 
 import make
+from refine_rl.envs.play import sample
 from refine_rl.policy import attention, head, lora
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import gather
@@ -22,7 +23,6 @@ from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
 from refine_rl.policy.protocol import Purpose
-from refine_rl.policy.sample import sample
 from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Segment, Trajectory

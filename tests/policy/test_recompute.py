@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import make
+from refine_rl.envs.play import sample
 from refine_rl.errors import UserError
 from refine_rl.policy import load
 from refine_rl.policy.draw import Sampling
@@ -18,7 +19,6 @@ from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
 from refine_rl.policy.recompute import recompute_layers
-from refine_rl.policy.sample import sample
 from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.settings import ModelSettings
 

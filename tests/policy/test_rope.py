@@ -13,13 +13,13 @@ import torch
 import transformers
 
 from make import prompt
+from refine_rl.envs.play import sample
 from refine_rl.errors import GuardStop
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
-from refine_rl.policy.sample import sample
 from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import check

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from make import prompts
+from refine_rl.envs.play import sample
 from refine_rl.errors import Interrupted
 from refine_rl.policy import draw as drawing
 from refine_rl.policy.draw import Sampling, draw
@@ -17,7 +18,6 @@ from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
-from refine_rl.policy.sample import sample
 from refine_rl.policy.tokens import token_batch
 from refine_rl.randomness import uniforms
 from refine_rl.settings import ModelSettings

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from make import group, prompts
+from refine_rl.envs.play import sample
 from refine_rl.errors import GuardStop, Interrupted
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
-from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import checkpoint
 from refine_rl.training.checkpoint import Position

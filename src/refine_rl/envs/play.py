@@ -42,11 +42,11 @@ def play(world: World, prompts: Sequence[Prompt], pause: Pause = never) -> Itera
         turns = follow
 
 
-def answers(
+def sample(
     speaker: Speaker,
     prompts: Sequence[Prompt],
-    members: int,
     *,
+    members: int,
     sampling: Sampling,
     purpose: Purpose,
     pause: Pause = never,

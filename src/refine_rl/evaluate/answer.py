@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from refine_rl.envs import play
+from refine_rl.envs.play import sample
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose, Speaker
+from refine_rl.progress import Pause, never
 from refine_rl.types import Outcome, Prompt, Score, Trajectory
 
 ScoreGroups = Callable[[Sequence[Prompt], Sequence[Sequence[Trajectory]]], list[list[Score]]]
@@ -35,7 +36,7 @@ def answer(
     max_tokens: int,
     purpose: Purpose,
     greedy: bool = True,
-    pause: Callable[[], None] = lambda: None,
+    pause: Pause = never,
 ) -> list[Answers]:
     """For each prompt `samples` answers drawn at temperature 1 from the whole distribution, and the
     greedy one.
@@ -46,7 +47,7 @@ def answer(
 
     def drawn(members: int, temperature: float) -> list[tuple[Trajectory, ...]]:
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        return play.answers(speaker, prompts, members, sampling=sampling, purpose=purpose, pause=pause)
+        return sample(speaker, prompts, members=members, sampling=sampling, purpose=purpose, pause=pause)
 
     sampled = drawn(samples, 1.0)
     best = drawn(1, 0.0) if greedy else sampled

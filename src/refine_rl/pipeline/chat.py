@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from refine_rl.envs import play
+from refine_rl.envs.play import sample
 from refine_rl.errors import UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
@@ -83,10 +83,10 @@ class Chat:
                 f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
             )
         policy.hold_still(max(length + self.max_tokens, self.longest))
-        groups = play.answers(
+        groups = sample(
             policy,
             [prompt],
-            1,
+            members=1,
             sampling=Sampling(max_tokens=self.max_tokens, temperature=self.temperature),
             purpose=Purpose(seed=0, step=self.turn, name="chat"),
         )

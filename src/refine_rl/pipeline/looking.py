@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from refine_rl.envs import play
+from refine_rl.envs.play import sample
 from refine_rl.errors import MEND, GuardStop
 from refine_rl.evaluate.answer import Answers, answers_of, scored
 from refine_rl.evaluate.stats import mean_ci
@@ -85,10 +85,10 @@ def probe(work: Work, prompts: Sequence[Prompt]) -> None:
     if work.folder.outcomes("probe") is not None:
         return
     work.journal.stage(f"The pool is probed with {len(prompts)} training prompts")
-    groups = play.answers(
+    groups = sample(
         work.policy,
         prompts,
-        work.settings.prompts.probe,
+        members=work.settings.prompts.probe,
         sampling=sampling_of(work.settings),
         purpose=work.purpose("probe"),
         pause=work.pause,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from refine_rl.envs import play
+from refine_rl.envs.play import sample
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
@@ -79,10 +79,10 @@ def probe(
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
     began = time.perf_counter()
-    groups = play.answers(
+    groups = sample(
         policy,
         chosen,
-        r.group_size,
+        members=r.group_size,
         sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k),
         purpose=Purpose(seed=settings.grpo.seed, step=0, name="plan"),
         pause=pause,

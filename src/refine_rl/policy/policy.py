@@ -7,7 +7,7 @@ import copy
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -30,6 +30,7 @@ from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
 from refine_rl.policy.template import render
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.progress import Pause, never
 from refine_rl.types import Message
 
 MARGIN = {torch.float32: 50.0, torch.bfloat16: 2.5}
@@ -110,7 +111,7 @@ class Policy:
         *,
         sampling: Sampling,
         purpose: Purpose,
-        pause: Callable[[], None] = lambda: None,
+        pause: Pause = never,
     ) -> Iterator[Spoken]:
         """Each member of the groups with one more turn (sample.py)."""
         return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause)

@@ -7,7 +7,7 @@ is the inside of a decoder-only model, which only this room sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,8 @@ import torch
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.progress import Pause
 from refine_rl.types import Message, Prompt, Segment, Trajectory
-
-Pause = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,27 +24,13 @@ from refine_rl.errors import GuardStop
 from refine_rl.policy.decode import SharedPrompts
 from refine_rl.policy.decode_plain import WholeRows
 from refine_rl.policy.draw import Sampling
-from refine_rl.policy.protocol import Begun, Network, Purpose, Spoken, begun
+from refine_rl.policy.protocol import Begun, Network, Purpose, Spoken
+from refine_rl.progress import Pause, never
 from refine_rl.randomness import uniforms
-from refine_rl.types import Prompt, Segment, StopReason, Trajectory
+from refine_rl.types import Segment, StopReason, Trajectory
 
 LEAVE = 8
 """Rows are moved together once one in so many has stopped: moving costs a copy of keys and values."""
-
-
-def sample(
-    network: Network,
-    prompts: Sequence[Prompt],
-    *,
-    members: int,
-    sampling: Sampling,
-    purpose: Purpose,
-    pause: Callable[[], None] = lambda: None,
-) -> list[tuple[Trajectory, ...]]:
-    """`members` trajectories of one turn for each prompt, in order; as `speak`."""
-    groups = [begun(network.encode(p.messages), p, members) for p in prompts]
-    spoken = dict(speak(network, groups, sampling=sampling, purpose=purpose, pause=pause))
-    return [spoken[place] for place in range(len(groups))]
 
 
 def speak(
@@ -53,7 +39,7 @@ def speak(
     *,
     sampling: Sampling,
     purpose: Purpose,
-    pause: Callable[[], None] = lambda: None,
+    pause: Pause = never,
 ) -> Iterator[Spoken]:
     """Each member with one more turn: its segments, and at most `sampling.max_tokens` sampled tokens. A group
     comes out, with its place, as soon as its last member has ended, while others are still being sampled.
@@ -130,7 +116,7 @@ def _batch(
     stems: Sequence[_Stem],
     sampling: Sampling,
     purpose: Purpose,
-    pause: Callable[[], None],
+    pause: Pause,
 ) -> Iterator[tuple[_Stem, Written]]:
     """Stems, with what their members have written, as they end."""
     key = {"seed": purpose.seed, "step": purpose.step, "purpose": purpose.name}
@@ -181,7 +167,7 @@ class _Rows:
 
     # Not inference_mode: buffers made there (rotary caches) could not enter training.
     @torch.no_grad()
-    def until_one_ends(self, pause: Callable[[], None]) -> list[int]:
+    def until_one_ends(self, pause: Pause) -> list[int]:
         """Goes on, token by token, until the last member of a stem has stopped; those stems."""
         with self._way.inside():
             if self._token is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +22,11 @@ from refine_rl.training.rows import Row, micro_batch, micro_batches
 
 def adamw(speaker: Speaker, *, weight_decay: float = 0.0) -> torch.optim.AdamW:
     """Over the trainable parameters, in the order of their names; a learner sets the rate of each step."""
-    parameters = [p for _, p in sorted(speaker.trainable().items())]
-    return torch.optim.AdamW(parameters, weight_decay=weight_decay)
+    return torch.optim.AdamW(_parameters(speaker), weight_decay=weight_decay)
+
+
+def _parameters(speaker: Speaker) -> list[nn.Parameter]:
+    return [p for _, p in sorted(speaker.trainable().items())]
 
 
 @dataclass(kw_only=True)
@@ -102,12 +105,12 @@ class LocalLearner:
         objective: Objective,
         lanes: int,
         key: tuple[int, int],
-        pause: Callable[[], None],
+        pause: Pause,
     ) -> list[_Part]:
         """The gradient of all micro-batches, in the parameters' `grad`. `starts` are the log-probs with which
         the step's update began, where that is over."""
         self.optimizer.zero_grad(set_to_none=True)
-        gradients = Gradients([p for _, p in sorted(self.speaker.trainable().items())], lanes)
+        gradients = Gradients(_parameters(self.speaker), lanes)
 
         def work(n: int, lane: int) -> _Part:
             if key[1] == 0 and lane == 0:
@@ -137,8 +140,7 @@ class LocalLearner:
 
     def _clipped_norm(self) -> float:
         """The gradient's norm; a larger one than allowed is scaled down."""
-        parameters = [p for _, p in sorted(self.speaker.trainable().items())]
-        return float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        return float(nn.utils.clip_grad_norm_(_parameters(self.speaker), self.max_grad_norm))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

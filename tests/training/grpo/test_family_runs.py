@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from make import Pause
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline import replay as replaying
 from refine_rl.pipeline.replay import replay
@@ -25,18 +26,6 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
-
-
-class Pause:
-    """Interrupts at the n-th call."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Interrupted("stop")
 
 
 def whole_and_stopped(make_model: MakeModel, folder: Path, sections: dict[str, Any]) -> RunFolder:

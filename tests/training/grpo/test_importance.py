@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from make import group, prompts
+from refine_rl.envs.play import sample
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
-from refine_rl.policy.sample import sample
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training.grpo.importance import weights
 from refine_rl.training.grpo.learn import step_metrics

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from refine_rl.assets.make_tiny.invented import invent_word
+from refine_rl.envs.play import sample
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
-from refine_rl.policy.sample import sample
 from refine_rl.recipes.dots import prompts as dots_prompts
 from refine_rl.recipes.dots import rules as dots_rules
 from refine_rl.recipes.style import prompts as style_prompts

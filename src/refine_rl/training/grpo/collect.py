@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from refine_rl.envs.base import Members
 from refine_rl.progress import Pause, never, wait
 from refine_rl.training.grpo.advantages import Advantages, Scored
 from refine_rl.training.grpo.choice import Choice
@@ -21,8 +22,6 @@ from refine_rl.training.grpo.record import Record
 from refine_rl.training.grpo.resample import filled_up
 from refine_rl.training.missing import require_scores
 from refine_rl.types import Group, Prompt, Score, Trajectory
-
-Members = tuple[Trajectory, ...]
 
 Play = Callable[[Sequence[Prompt], int], Iterable[tuple[int, Members]]]
 """(prompts, step) -> the place of each prompt and its group, as soon as that is whole."""
