@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import UserError
-from refine_rl.evaluate.compare import compare, met_in_training
-from refine_rl.evaluate.verdict import unexpected, updated
+from refine_rl.evaluate.verdict import unexpected
 from refine_rl.llm.connections import EndpointConnections
-from refine_rl.pipeline.evidence import examined
+from refine_rl.pipeline.evidence import compared, examined
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.functions import require_functions
 from refine_rl.pipeline.model import hold_positions
@@ -89,15 +88,7 @@ def evaluate_again(
                 evaluation=name,
             )
             base, tuned = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-        comparison = compare(
-            base,
-            tuned,
-            success=scorers.exam.success,
-            resamples=settings.evaluate.bootstrap,
-            seed=seed,
-            updated=updated(folder.history()),
-            seen=met_in_training(folder.prompts()),
-        )
+        comparison = compared(work, base, tuned, seed=seed)
         for text in unexpected(comparison).values():
             journal.observer.warning(text)
         return comparison, folder.save_evaluation(name, comparison)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answers_of, scored, unscored
-from refine_rl.evaluate.verdict import said_with
+from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.verdict import said_with, updated
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.training.checkpoint import Position
@@ -60,6 +61,21 @@ def examined(
         base_outcomes, tuned_outcomes = scored([base, tuned], _last_look(work, "comparison"))
         return base_outcomes, tuned_outcomes
     return scored([base], _last_look(work, "base"))[0], scored([tuned], _last_look(work, "tuned"))[0]
+
+
+def compared(
+    work: Work, base: Sequence[Outcome], tuned: Sequence[Outcome], *, seed: int | None = None
+) -> Comparison:
+    """Both sides beside one another; `seed` draws the resamples, without one the run's."""
+    return compare(
+        base,
+        tuned,
+        success=work.scorers.exam.success,
+        resamples=work.settings.evaluate.bootstrap,
+        seed=work.settings.grpo.seed if seed is None else seed,
+        updated=updated(work.folder.history()),
+        seen=met_in_training(work.folder.prompts()),
+    )
 
 
 def _last_look(work: Work, which: str) -> ScoreGroups:

@@ -9,9 +9,8 @@ from typing import Any
 
 from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, quoted
 from refine_rl.evaluate.audit import audit
-from refine_rl.evaluate.compare import compare, met_in_training
-from refine_rl.evaluate.verdict import unexpected, updated
-from refine_rl.pipeline.evidence import of_base, of_tuned, write_model
+from refine_rl.evaluate.verdict import unexpected
+from refine_rl.pipeline.evidence import compared, of_base, of_tuned, write_model
 from refine_rl.pipeline.grpo import load_best, train_grpo
 from refine_rl.pipeline.looking import look_at_judges
 from refine_rl.pipeline.model import require_same_model
@@ -68,14 +67,7 @@ def run(
             load_best(work, position)
             with folder.timed("tuned"):
                 outcomes = of_tuned(work, held_out, base)
-        comparison = compare(
-            *outcomes,
-            success=made.scorers.exam.success,
-            resamples=settings.evaluate.bootstrap,
-            seed=settings.grpo.seed,
-            updated=updated(folder.history()),
-            seen=met_in_training(folder.prompts()),
-        )
+        comparison = compared(work, *outcomes)
         folder.save_comparison(comparison)
         for name, text in {**unexpected(comparison), **audit(comparison)}.items():
             journal.warning(name, text, position.step)
