@@ -329,6 +329,18 @@ class Part(Contrast):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Other(Estimate):
+    """Another model's reward on the same prompts, and what the tuned one has more (paired by prompt).
+
+    `details` holds the same for other measures, named as those of the comparison: `base` is the other
+    model's there.
+    """
+
+    tuned_minus: Estimate
+    details: Mapping[str, Contrast] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Variety:
     """Whether answers depend on the prompt, read off a set of answers to several prompts.
 
@@ -352,6 +364,7 @@ class Example:
     base_reward: float | None
     tuned_reward: float | None
     facets: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)  # what further models answered, by name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -368,7 +381,8 @@ class Comparison:
     token limit), and "component:NAME" for each component. `facets` has the rewards by facet and value,
     `combinations` those on "seen" combinations of facets, which some prompt of training has, and on
     "unseen" ones; it is empty where every combination was seen. `variety` is of the sampled answers of
-    "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy").
+    "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy"). `others` are further models
+    on the same prompts: "sft", from which training began.
     """
 
     prompts: int
@@ -384,6 +398,7 @@ class Comparison:
     facets: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     combinations: Mapping[str, Part] = field(default_factory=dict)
     variety: Mapping[str, Variety] = field(default_factory=dict)
+    others: Mapping[str, Other] = field(default_factory=dict)
 
     @property
     def prompts_asked(self) -> int:
