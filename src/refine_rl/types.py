@@ -329,15 +329,29 @@ class Part(Contrast):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Other(Estimate):
-    """Another model's reward on the same prompts, and what the tuned one has more (paired by prompt).
-
-    `details` holds the same for other measures, named as those of the comparison: `base` is the other
-    model's there.
-    """
+class Beside(Estimate):
+    """Another's value on the same prompts, and what the tuned model has more (paired by prompt)."""
 
     tuned_minus: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Other(Beside):
+    """Another model's reward. `details` holds the same for other measures, named as those of the comparison:
+    `base` is the other model's there."""
+
     details: Mapping[str, Contrast] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric(Contrast):
+    """A metric of the greedy answers to so many `prompts`: `how` it was computed, `notes` on what else was
+    counted, and `others`, further models by name."""
+
+    prompts: int
+    how: str = ""
+    notes: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, Beside] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -382,7 +396,8 @@ class Comparison:
     `combinations` those on "seen" combinations of facets, which some prompt of training has, and on
     "unseen" ones; it is empty where every combination was seen. `variety` is of the sampled answers of
     "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy"). `others` are further models
-    on the same prompts: "sft", from which training began.
+    on the same prompts: "sft", from which training began. `metrics` are of the greedy answers; `controls` has
+    the same of answers that no model gave (and "reward"), by the control's name and the metric's.
     """
 
     prompts: int
@@ -399,6 +414,8 @@ class Comparison:
     combinations: Mapping[str, Part] = field(default_factory=dict)
     variety: Mapping[str, Variety] = field(default_factory=dict)
     others: Mapping[str, Other] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    controls: Mapping[str, Mapping[str, Beside]] = field(default_factory=dict)
 
     @property
     def prompts_asked(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from refine_rl.evaluate.metrics.names import not_beaten
 from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of, decimals
 
 FEW_PROMPTS = 20  # with fewer, it promises more than it holds
@@ -90,6 +91,7 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             "Most answers were cut at rollout.max_tokens before their end: what is compared are beginnings. "
             "Raise it, or reward shorter answers."
         )
+    found |= {f"control_{name}": text for name, text in not_beaten(c).items()}
     return found
 
 
