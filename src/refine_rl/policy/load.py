@@ -18,6 +18,7 @@ import torch
 from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
 from refine_rl.policy.control import control_of
+from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights
 from refine_rl.policy.fit import require_causal, require_words
 from refine_rl.policy.norm import lean_norms
@@ -78,7 +79,7 @@ def load_policy(
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
     moment = moment or datetime.now()
-    policy = Policy(
+    policy = DecoderOnly(
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
