@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.policy.hub import hub_answers
+from refine_rl.policy.made import maker_of
 from refine_rl.policy.origin import model_source
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
@@ -58,6 +59,8 @@ def base_of(name: str) -> Base:
         return Base(id=name, called=name, licence=_licence(_metadata(_hub_card(name))))
     said = _metadata(source / "README.md")
     called = "The bundled model `tiny`" if name == "tiny" else source.resolve().name
+    if maker := maker_of(name):
+        called = f"The untrained model of `{maker.called}` (seed {maker.seed})"
     ancestor = said.get("base_model")  # a folder has no id; what it was made of may have one
     return Base(id=ancestor if isinstance(ancestor, str) else "", called=called, licence=_licence(said))
 
