@@ -12,6 +12,7 @@ from typing import Any
 
 from refine_rl.types import (
     Comparison,
+    Content,
     Contrast,
     Estimate,
     Example,
@@ -142,5 +143,6 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
         },
         "combinations": {name: _part(part) for name, part in record.get("combinations", {}).items()},
         "variety": {side: Variety(**v) for side, v in record.get("variety", {}).items()},
+        "content": {side: Content(**c) for side, c in record.get("content", {}).items()},
     }
     return Comparison(**{**record, **estimates, **read})
