@@ -331,6 +331,18 @@ class Part(Contrast):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Other(Estimate):
+    """Another model's reward on the same prompts, and what the tuned one has more (paired by prompt).
+
+    `details` holds the same for other measures, named as those of the comparison: `base` is the other
+    model's there.
+    """
+
+    tuned_minus: Estimate
+    details: Mapping[str, Contrast] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Variety:
     """Whether answers depend on the prompt, read off a set of answers to several prompts.
 
@@ -368,6 +380,7 @@ class Example:
     base_reward: float | None
     tuned_reward: float | None
     facets: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)  # what further models answered, by name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -385,7 +398,8 @@ class Comparison:
     `combinations` those on "seen" combinations of facets, which some prompt of training has, and on
     "unseen" ones; it is empty where every combination was seen. `variety` is of the sampled answers of
     "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy"); `content` is of the sampled
-    answers of "base" and "tuned".
+    answers of "base" and "tuned". `others` are further models on the same prompts: "sft", from which training
+    began.
     """
 
     prompts: int
@@ -402,6 +416,7 @@ class Comparison:
     combinations: Mapping[str, Part] = field(default_factory=dict)
     variety: Mapping[str, Variety] = field(default_factory=dict)
     content: Mapping[str, Content] = field(default_factory=dict)
+    others: Mapping[str, Other] = field(default_factory=dict)
 
     @property
     def prompts_asked(self) -> int:

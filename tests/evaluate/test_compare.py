@@ -287,3 +287,26 @@ def test_examples_are_spread_over_the_facets_in_held_out_order() -> None:
     assert spread([{}, {}, {}], 2) == [0, 1]
     answers = [outcome(str(i), [1.0], 1.0, style=s) for i, s in enumerate(styles)]
     assert [e.facets["style"] for e in run(answers, answers, 3).examples] == ["pirate", "haiku", "formal"]
+
+
+def test_a_further_model_stands_beside_the_tuned_one_on_the_same_prompts() -> None:
+    names = "abcdef"
+    base = [outcome(n, [0.0, 0.0], 0.0) for n in names]
+    after_sft = [outcome(n, [0.5, 1.0 if n == "a" else 0.5], 0.25, who="sft") for n in names]
+    tuned = [outcome(n, [1.0, 0.5], 1.0) for n in names]
+    found = run(base, tuned, others={"sft": after_sft})
+    sft = found.others["sft"]
+    each = expected([0.75, 0.5, 0.5, 0.5, 0.5, 0.5], [0.75] * 6)
+    assert (sft.mean, sft.ci95, sft.tuned_minus) == (each.base.mean, each.base.ci95, each.difference)
+    assert sft.tuned_minus.mean == pytest.approx(1.25 / 6)
+    assert sft.details["greedy"] == expected([0.25] * 6, [1.0] * 6)
+    assert sft.details["component:kind"].difference.mean == pytest.approx(1.25 / 12)
+    assert found.examples[0].others == {"sft": "sft a greedy"}
+    assert found.base == run(base, tuned).base  # the two of the verdict are as they would be alone
+    with pytest.raises(UserError, match="'b' for sft"):
+        run(base, tuned, others={"sft": after_sft[1:2] * 6})
+
+
+def test_a_further_model_without_scores_is_left_out() -> None:
+    base, tuned = [outcome("a", [0.0], 0.0)], [outcome("a", [1.0], 1.0)]
+    assert run(base, tuned, others={"sft": [outcome("a", [None], None)]}).others == {}

@@ -17,6 +17,7 @@ from refine_rl.types import (
     Content,
     Contrast,
     Example,
+    Other,
     Outcome,
     Part,
     Prompt,
@@ -39,6 +40,7 @@ def compare(
     max_examples: int = 24,
     updated: bool = True,
     seen: Collection[Combination] | None = None,
+    others: Mapping[str, Sequence[Outcome]] | None = None,
 ) -> Comparison:
     """Compare the two models prompt by prompt.
 
@@ -48,6 +50,9 @@ def compare(
     is compared on the prompts where every scored sampled answer of both models has it; a measure that fewer
     than 5 of the compared prompts have is left out, where there are as many. Where no prompt is
     left there are no estimates, and the verdict is "not possible".
+
+    `others` are what further models did with the same prompts, each set beside the tuned one in the same way,
+    on the prompts where both have a score; one without any is left out.
 
     `updated` says whether training moved a weight; `seen` are the combinations of facets that training's
     prompts had (None: not known, so none are told apart).
@@ -62,20 +67,13 @@ def compare(
     kept = [pair for pair in pairs if all(map(_rewards, pair))]
     bootstrap = _Bootstrap(resamples=resamples, seed=seed)
     reward = bootstrap.contrast(kept, _mean_reward)
-    measures: dict[str, Measure] = {
-        "greedy": lambda outcome: outcome.greedy[1].value,
-        "success": lambda outcome: _mean([float(success(s)) for s in _scored(outcome)]),
-        "success_greedy": lambda outcome: (
-            None if outcome.greedy[1].status == "missing" else float(success(outcome.greedy[1]))
-        ),
-    }
-    measures |= {f"component:{name}": _component(name) for name in _component_names(kept)}
-    # Beside a reward that has an interval, one of a few prompts would pass for as good.
-    least = MIN_PROMPTS if len(kept) >= MIN_PROMPTS else 1
-    details = {name: bootstrap.contrast(kept, measure, least=least) for name, measure in measures.items()}
-    # How answers end and begin needs no score.
-    details["cut"] = bootstrap.contrast(kept or pairs, _cut)
+    details = bootstrap.details(kept, _measures(kept, success))
     shown = kept or pairs
+    # How answers end and begin needs no score.
+    cut = bootstrap.contrast(shown, _cut)
+    beside = {name: _pair(outcomes, tuned, name) for name, outcomes in (others or {}).items()}
+    compared = {name: _other(some, success, bootstrap) for name, some in beside.items()}
+    answered = {name: {o.prompt.id: o for o, _ in some} for name, some in beside.items()}
     chosen = spread([b.prompt.facets for b, _ in shown], max_examples)
     difference = None if reward is None else reward.difference
     return Comparison(
@@ -84,8 +82,8 @@ def compare(
         tuned=None if reward is None else reward.tuned,
         difference=difference,
         verdict=verdict(difference, len(kept), updated=updated),
-        examples=tuple(_example(*shown[i]) for i in chosen),
-        details={name: detail for name, detail in details.items() if detail is not None},
+        examples=tuple(_example(*shown[i], answered) for i in chosen),
+        details=details if cut is None else {**details, "cut": cut},
         samples=len(pairs[0][0].sampled),
         prompts_missing=len(pairs) - len(kept),
         scores_missing={
@@ -96,6 +94,7 @@ def compare(
         combinations={} if seen is None else _combinations(kept, seen, bootstrap),
         variety=_variety(pairs),
         content=_content(pairs),
+        others={name: other for name, other in compared.items() if other is not None},
     )
 
 
@@ -112,11 +111,44 @@ class _Bootstrap:
             return None
         return paired([b for b, _ in both], [t for _, t in both], resamples=self.resamples, seed=self.seed)
 
+    def details(self, kept: Sequence[Pair], measures: Mapping[str, Measure]) -> dict[str, Contrast]:
+        """Those of the measures that enough of the compared prompts have."""
+        # Beside a reward that has an interval, one of a few prompts would pass for as good.
+        least = MIN_PROMPTS if len(kept) >= MIN_PROMPTS else 1
+        found = {name: self.contrast(kept, measure, least=least) for name, measure in measures.items()}
+        return {name: contrast for name, contrast in found.items() if contrast is not None}
+
     def part(self, pairs: Sequence[Pair]) -> Part:
         """The rewards on some of the kept prompts, at least one."""
         found = self.contrast(pairs, _mean_reward)
         assert found is not None  # every kept prompt has a score on both sides
         return Part(prompts=len(pairs), base=found.base, tuned=found.tuned, difference=found.difference)
+
+
+def _measures(pairs: Sequence[Pair], success: Callable[[Score], bool]) -> dict[str, Measure]:
+    """What is compared beside the reward."""
+    measures: dict[str, Measure] = {
+        "greedy": lambda outcome: outcome.greedy[1].value,
+        "success": lambda outcome: _mean([float(success(s)) for s in _scored(outcome)]),
+        "success_greedy": lambda outcome: (
+            None if outcome.greedy[1].status == "missing" else float(success(outcome.greedy[1]))
+        ),
+    }
+    return measures | {f"component:{name}": _component(name) for name in _component_names(pairs)}
+
+
+def _other(pairs: Sequence[Pair], success: Callable[[Score], bool], bootstrap: _Bootstrap) -> Other | None:
+    """A further model beside the tuned one; None where no prompt has scores of both."""
+    kept = [pair for pair in pairs if all(map(_rewards, pair))]
+    reward = bootstrap.contrast(kept, _mean_reward)
+    if reward is None:
+        return None
+    return Other(
+        mean=reward.base.mean,
+        ci95=reward.base.ci95,
+        tuned_minus=reward.difference,
+        details=bootstrap.details(kept, _measures(kept, success)),
+    )
 
 
 def _facets(kept: Sequence[Pair], bootstrap: _Bootstrap) -> dict[str, dict[str, Part]]:
@@ -176,23 +208,23 @@ def spread(facets: Sequence[Mapping[str, str]], count: int) -> list[int]:
     return sorted(chosen)
 
 
-def _pair(base: Sequence[Outcome], tuned: Sequence[Outcome]) -> list[Pair]:
+def _pair(base: Sequence[Outcome], tuned: Sequence[Outcome], name: str = "base") -> list[Pair]:
     if not base and not tuned:
         raise UserError("nothing can be compared: there are no held-out prompts.")
     if len(base) != len(tuned):
         raise UserError(
-            f"base answered {len(base)} prompts and tuned {len(tuned)}; evaluate both on the same prompts."
+            f"{name} answered {len(base)} prompts and tuned {len(tuned)}; evaluate both on the same prompts."
         )
     pairs = list(zip(base, tuned, strict=True))
     for number, (b, t) in enumerate(pairs, 1):
         if b.prompt.id != t.prompt.id:
             raise UserError(
-                f"prompt {number} is {b.prompt.id!r} for base and {t.prompt.id!r} for tuned; "
+                f"prompt {number} is {b.prompt.id!r} for {name} and {t.prompt.id!r} for tuned; "
                 "evaluate both on the same prompts in the same order."
             )
         if not len(b.sampled) == len(t.sampled) == len(base[0].sampled) > 0:
             raise UserError(
-                f"prompt {b.prompt.id!r} has {len(b.sampled)} sampled answers of base and {len(t.sampled)} "
+                f"prompt {b.prompt.id!r} has {len(b.sampled)} sampled answers of {name} and {len(t.sampled)} "
                 "of tuned; evaluate every prompt with the same number, at least 1 (`evaluate.samples`)."
             )
     return pairs
@@ -258,7 +290,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _example(base: Outcome, tuned: Outcome) -> Example:
+def _example(base: Outcome, tuned: Outcome, others: Mapping[str, Mapping[str, Outcome]]) -> Example:
     (base_answer, base_score), (tuned_answer, tuned_score) = base.greedy, tuned.greedy
     return Example(
         prompt=base.prompt.text,
@@ -267,4 +299,5 @@ def _example(base: Outcome, tuned: Outcome) -> Example:
         base_reward=base_score.value,
         tuned_reward=tuned_score.value,
         facets=base.prompt.facets,
+        others={name: found[base.prompt.id].greedy[0].completion for name, found in others.items()},
     )

@@ -17,6 +17,7 @@ from refine_rl.types import (
     Estimate,
     Example,
     Group,
+    Other,
     Outcome,
     Part,
     Prompt,
@@ -124,6 +125,23 @@ def _part(record: Mapping[str, Any]) -> Part:
     return Part(prompts=record["prompts"], **{side: _estimate(record[side]) for side in _SIDES})
 
 
+def _contrasts(records: Mapping[str, Any]) -> dict[str, Contrast]:
+    return {
+        name: Contrast(**{side: _estimate(contrast[side]) for side in _SIDES})
+        for name, contrast in records.items()
+    }
+
+
+def _other(record: Mapping[str, Any]) -> Other:
+    own = _estimate(record)
+    return Other(
+        mean=own.mean,
+        ci95=own.ci95,
+        tuned_minus=_estimate(record["tuned_minus"]),
+        details=_contrasts(record["details"]),
+    )
+
+
 def comparison_text(comparison: Comparison) -> str:
     return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -133,10 +151,7 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
     estimates = {side: None if record[side] is None else _estimate(record[side]) for side in _SIDES}
     read: dict[str, Any] = {
         "examples": tuple(Example(**e) for e in record["examples"]),
-        "details": {
-            name: Contrast(**{side: _estimate(d[side]) for side in _SIDES})
-            for name, d in record["details"].items()
-        },
+        "details": _contrasts(record["details"]),
         "facets": {
             facet: {value: _part(part) for value, part in values.items()}
             for facet, values in record.get("facets", {}).items()
@@ -144,5 +159,6 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
         "combinations": {name: _part(part) for name, part in record.get("combinations", {}).items()},
         "variety": {side: Variety(**v) for side, v in record.get("variety", {}).items()},
         "content": {side: Content(**c) for side, c in record.get("content", {}).items()},
+        "others": {name: _other(other) for name, other in record.get("others", {}).items()},
     }
     return Comparison(**{**record, **estimates, **read})
