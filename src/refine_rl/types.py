@@ -289,6 +289,8 @@ class StepMetrics:
     groups_by_steps: int = 0  # of those without variance: told apart by the steps of their answers
     distinct_share: float | None = None  # completions whose text no other prompt of the step got
     openings: Mapping[str, float] = field(default_factory=dict)  # met under several prompts; share of all
+    kept_share: float | None = None  # of the prompts' content words that completions keep
+    by_length: float | None = None  # how far rewards follow from lengths alone (Content)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -369,6 +371,20 @@ class Variety:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """How much answers say of what their prompts are about.
+
+    `tokens` is their mean length, `kept` the mean share of the prompt's content words that they keep (None
+    where no prompt has any), `by_length` how far their rewards follow from their lengths alone: near 1 where
+    length decides, about 0 or below where it says nothing, None where too few differ to tell.
+    """
+
+    tokens: float
+    kept: float | None
+    by_length: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One held-out prompt side by side."""
 
@@ -395,9 +411,10 @@ class Comparison:
     token limit), and "component:NAME" for each component. `facets` has the rewards by facet and value,
     `combinations` those on "seen" combinations of facets, which some prompt of training has, and on
     "unseen" ones; it is empty where every combination was seen. `variety` is of the sampled answers of
-    "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy"). `others` are further models
-    on the same prompts: "sft", from which training began. `metrics` are of the greedy answers; `controls` has
-    the same of answers that no model gave (and "reward"), by the control's name and the metric's.
+    "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy"); `content` is of the sampled
+    answers of "base" and "tuned". `others` are further models on the same prompts: "sft", from which training
+    began. `metrics` are of the greedy answers; `controls` has the same of answers that no model gave (and
+    "reward"), by the control's name and the metric's.
     """
 
     prompts: int
@@ -413,6 +430,7 @@ class Comparison:
     facets: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     combinations: Mapping[str, Part] = field(default_factory=dict)
     variety: Mapping[str, Variety] = field(default_factory=dict)
+    content: Mapping[str, Content] = field(default_factory=dict)
     others: Mapping[str, Other] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     controls: Mapping[str, Mapping[str, Beside]] = field(default_factory=dict)
