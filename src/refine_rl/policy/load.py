@@ -86,15 +86,11 @@ def load_policy(
             f"model.gradient_checkpointing = true: {settings.name} ({config.model_type}) has no "
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
-    moment = moment or datetime.now()
-    policy = DecoderOnly(
+    return _player(
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
-        control=control_of(
-            tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.source)
-        ),
-        moment=moment,
+        moment=moment or datetime.now(),
         device=device,
         compute_dtype=compute_dtype,
         context_length=context_length(config),
@@ -103,6 +99,13 @@ def load_policy(
         start=start,
         frozen=frozen,
     )
+
+
+def _player(**parts: Any) -> Policy:
+    """The policy of a model of its kind, once it has been seen to compute what it should."""
+    tokenizer, moment, source = parts["tokenizer"], parts["moment"], parts["source"]
+    written = partial(render, tokenizer, moment=moment, source=source)
+    policy = DecoderOnly(**parts, control=control_of(tokenizer, parts["stop_ids"], written))
     require_causal(policy)
     return policy
 

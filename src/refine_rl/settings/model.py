@@ -21,8 +21,8 @@ class ModelSettings(Section):
     which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's
     and may be left out."""
     adapter: Literal["lora", "qlora", "none"] = "lora"
-    """"lora" trains a low-rank adapter; "qlora" does so upon a base whose linear layers are quantised, for less
-    memory (the extra refine-rl[qlora]); "none" trains every weight."""
+    """"lora" trains a low-rank adapter; "qlora" does so upon a base whose linear layers are quantised, for
+    less memory (the extra refine-rl[qlora]); "none" trains every weight."""
     bits: Literal[4, 8] = 4
     """Bits a weight of the base that "qlora" trains on: 4 (NF4) or 8 (int8 a row)."""
     rank: Positive = 16
