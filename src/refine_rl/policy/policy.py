@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from torch import nn
 
 from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
+from refine_rl.policy.demonstrate import demonstrate
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast, find_fast
 from refine_rl.policy.files import as_other_files
@@ -31,7 +32,7 @@ from refine_rl.policy.sample import speak
 from refine_rl.policy.template import render
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
-from refine_rl.types import Message
+from refine_rl.types import Message, Segment
 
 MARGIN = {torch.float32: 50.0, torch.bfloat16: 2.5}
 """How many times the rounding that `tolerance` expects is allowed. Measured is 0.01 to 1 of it; one update's
@@ -76,6 +77,18 @@ class Policy:
         """The token ids of a text that is put into an answer: without template, and without control tokens
         but those that belong to an answer's text."""
         return tuple(encode_words(self.tokenizer, self.control, text))
+
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last) are to be imitated (demonstrate.py)."""
+        return demonstrate(
+            self.tokenizer,
+            self.control,
+            self.stop_ids,
+            messages,
+            self.render,
+            partial(self.render, answer=False),
+            every=every,
+        )
 
     def opening(self, messages: Sequence[Message]) -> str:
         """What the template itself writes of the answer to these messages: a thought's opening tag, or ""."""
