@@ -27,7 +27,7 @@ from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
-from refine_rl.types import Message
+from refine_rl.types import Message, Segment
 
 MARGIN = {torch.float32: 50.0, torch.bfloat16: 2.5}
 """How many times the rounding that `tolerance` expects is allowed. Measured is 0.01 to 1 of it; one update's
@@ -93,6 +93,10 @@ class Policy(ABC):
         """The token ids of a text that is put into an answer: without template, and without control tokens
         but those that belong to an answer's text."""
         return tuple(encode_words(self.tokenizer, self.control, text))
+
+    @abstractmethod
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of

@@ -134,19 +134,30 @@ class Segment:
 
     `trainable` segments were sampled by the policy and carry one log-prob a token: natural
     logarithm, at the sampling temperature, over the whole vocabulary (before top-k and top-p).
-    Other segments (the prompt, an environment's words) carry none.
+    A `target` is trainable too, but a data set's: an answer to imitate, which nobody sampled.
+    It carries no log-probs; nor do other segments (the prompt, an environment's words).
 
-    >>> Segment(token_ids=(5, 9), trainable=True, logprobs=(-0.5, -1.25)).trainable
+    >>> Segment(token_ids=(5, 9), trainable=True, logprobs=(-0.5, -1.25)).sampled
     True
+    >>> Segment(token_ids=(5, 9), trainable=True, target=True).sampled
+    False
     """
 
     token_ids: tuple[int, ...]
     trainable: bool
     logprobs: tuple[float, ...] = ()
+    target: bool = False
 
     def __post_init__(self) -> None:
-        if self.trainable and len(self.logprobs) != len(self.token_ids):
+        if self.sampled and len(self.logprobs) != len(self.token_ids):
             raise ValueError(f"{len(self.token_ids)} sampled tokens but {len(self.logprobs)} log-probs")
+        if self.target and (self.logprobs or not self.trainable):
+            raise ValueError("a target is trainable, and was not sampled: it has no log-probs")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy wrote it."""
+        return self.trainable and not self.target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,7 +191,7 @@ class Trajectory:
     @property
     def completion_tokens(self) -> int:
         """The number of sampled tokens, the stop token included."""
-        return sum(len(s.token_ids) for s in self.segments if s.trainable)
+        return sum(len(s.token_ids) for s in self.segments if s.sampled)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
