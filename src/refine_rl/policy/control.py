@@ -94,6 +94,22 @@ def control_of(tokenizer: Any, stop_ids: frozenset[int], render: Callable[..., s
     )
 
 
+def control_of_plain(tokenizer: Any, stop_ids: frozenset[int]) -> Control:
+    """What `tokenizer` uses as control tokens where prompts and answers are plain texts: whatever is special,
+    and none of it belongs to an answer's text."""
+    added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    protected = {i for i in added.keys() & special if _MARKUP.fullmatch(added[i])} | (added.keys() & stop_ids)
+    return Control(
+        texts=tuple(added[i] for i in sorted(protected)),
+        ids=frozenset(protected - {tokenizer.unk_token_id}),
+        content=frozenset(),
+        hidden=frozenset(special | stop_ids),
+    )
+
+
 def _around_messages(render: Callable[..., str], tokens: Sequence[str]) -> tuple[set[str], set[str]]:
     """Which tokens the template writes around messages, and which of them stand between the place where an
     answer begins and its words."""

@@ -20,6 +20,8 @@ class ModelSettings(Section):
     """The folder of a finished run, of `refine sft` or `refine train`: training begins with its tuned model,
     which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's
     and may be left out."""
+    prefix: str = ""
+    """What an encoder-decoder reads before each prompt, such as "summarize: " for a T5 that was taught so."""
     adapter: Literal["lora", "qlora", "none"] = "lora"
     """"lora" trains a low-rank adapter; "qlora" does so upon a base whose linear layers are quantised, for
     less memory (the extra refine-rl[qlora]); "none" trains every weight."""

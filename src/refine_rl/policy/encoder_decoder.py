@@ -1,0 +1,130 @@
+"""Encoder-decoders (T5, CodeT5, BART and their kin): the encoder reads the prompt, a plain text; the decoder
+writes the answer.
+
+In a trajectory the first segment is the prompt, the encoder's tokens; all that follows are the decoder's. The
+tokens with which the decoder begins are implicit (halves.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from refine_rl.errors import UserError
+from refine_rl.policy.control import encode_chat
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.encode_once import EncodeOnce
+from refine_rl.policy.halves import Halves, halves_of
+from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Begun, Way
+from refine_rl.policy.teacher_forcing import teacher_forced
+from refine_rl.policy.tokens import TokenBatch
+from refine_rl.types import Message, Segment
+
+
+def joined(messages: Sequence[Message]) -> str:
+    """A conversation as one text: a system message first, on lines of its own; then the user's words as they
+    are, or, where there are several turns, each behind the name of who spoke.
+
+    >>> joined([{"role": "user", "content": "Say hi."}])
+    'Say hi.'
+    >>> joined([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hi."}])
+    'Be brief.\\nSay hi.'
+    >>> said = [("user", "Hi."), ("assistant", "Hello!"), ("user", "Bye.")]
+    >>> joined([{"role": role, "content": content} for role, content in said])
+    'User: Hi.\\nAssistant: Hello!\\nUser: Bye.'
+    """
+    turns = [m for m in messages if m["role"] != "system"]
+    alone = len(turns) == 1 and turns[0]["role"] == "user"
+    return "\n".join(
+        m["content"] if m["role"] == "system" or alone else f"{m['role'].capitalize()}: {m['content']}"
+        for m in messages
+    )
+
+
+@dataclass(kw_only=True, eq=False)
+class EncoderDecoder(Policy):
+    """A policy whose encoder reads the prompt, `prefix` in front, and whose decoder writes the answer.
+    `recomputes`: the model's layers are computed again in the backward pass (recompute.py)."""
+
+    prefix: str = ""
+    recomputes: bool = False
+
+    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+        """The conversation as one text (`joined`), behind the prefix."""
+        return self.prefix + joined(messages)
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt's token ids, with what the tokenizer puts around a text. What reads like a control token
+        in a message stays text; raises ControlTextError where the tokenizer cannot do that, and UserError for
+        a prompt without a token."""
+        before, after = self._frame
+        ids = (*before, *encode_chat(self.tokenizer, self.control, messages, self.render), *after)
+        if not ids:
+            raise UserError(f"A prompt is empty for {self.source}: its encoder has nothing to read.")
+        return ids
+
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose last answer is to be imitated: what the encoder reads, and the answer with the token
+        that ends it. An earlier answer is a part of what the encoder reads, and no decoder wrote it: `every`
+        changes nothing."""
+        answers = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n]
+        if not answers:
+            raise UserError(
+                "A chat without an answer of the assistant to something shows nothing to imitate."
+            )
+        last = answers[-1]
+        end = next((i for i in self._frame[1] if i in self.stop_ids), min(self.stop_ids))
+        target = (*self.encode_words(messages[last]["content"]), end)
+        return (
+            Segment(token_ids=self.encode(messages[:last]), trainable=False),
+            Segment(token_ids=target, trainable=True, target=True),
+        )
+
+    def opening(self, messages: Sequence[Message]) -> str:
+        return ""
+
+    def way(
+        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+    ) -> Way:
+        """See encode_once.py."""
+        return EncodeOnce(self, self.halves, begun, counts, sampling, draws_R_T)
+
+    def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+        """The log-probs of sampled tokens, [B, T], with gradient (teacher_forcing.py)."""
+        return teacher_forced(self, self.halves, batch, temperature=temperature, recomputes=self.recomputes)
+
+    @property
+    def shares_prompts(self) -> bool:
+        return True
+
+    @property
+    def why_plain(self) -> str:
+        return ""
+
+    @cached_property
+    def halves(self) -> Halves:
+        """The model taken apart."""
+        return halves_of(self._bare, self.source)
+
+    @cached_property
+    def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens that the tokenizer puts before and behind a text."""
+        whole = list(self.tokenizer("x")["input_ids"])
+        text = list(self.tokenizer("x", add_special_tokens=False)["input_ids"])
+        at = next(n for n in range(len(whole) + 1) if whole[n : n + len(text)] == text)
+        return tuple(whole[:at]), tuple(whole[at + len(text) :])
+
+    @property
+    def _additions(self) -> int:
+        return 2 * _layers(self.halves.encoder) + 3 * _layers(self.halves.decoder)
+
+
+def _layers(half: Any) -> int:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return max(1, sum(isinstance(m, GradientCheckpointingLayer) for m in half.modules()))
