@@ -50,7 +50,7 @@ _ENGLISH = frozenset(
 _OTHERS = frozenset(
     _WORD.findall(
         "de la el los las un una para por que del der das und nicht ist ein eine für mit von zu le les des "
-        "et est une dans pour avec sur il lo gli che è da em não uma os och att det som av en het een van niet"
+        "et est une dans pour avec sur il lo gli che è da em não uma os och att det som av en het een niet"
     )
 )
 
