@@ -290,8 +290,8 @@ def _first_look(judges: Judges, graders: StepSettings | None) -> Iterator[Calls]
 
 
 def _duels(judges: Judges, prompts: int) -> Iterator[Calls]:
-    """The metric "win_rate": base against tuned for each prompt, and both against its reference where there is
-    one; by each judge in both orders."""
+    """The metric "win_rate": base against tuned for each prompt, and both against its reference where there
+    is one; by each judge in both orders."""
     from refine_rl.rewards.judges.duels import PURPOSE
 
     looking = judges.looking(goal=judges.task + judges.rubric, shown=2, scored=1)

@@ -113,17 +113,18 @@ def measures(comparison: Comparison) -> list[Measure]:
     them and 0.
     """
     c = comparison
-    rows = [] if c.reward is None else [_measure("Reward, sampled answers", c.reward, component=False)]
-    rows += [_measure(_LABELS[n], c.details[n], component=False) for n in _LABELS if n in c.details]
+    rows = [] if c.reward is None else [measure("Reward, sampled answers", c.reward)]
+    rows += [measure(_LABELS[n], c.details[n]) for n in _LABELS if n in c.details]
     rows += [
-        _measure(name.removeprefix("component:"), contrast, component=True)
+        measure(name.removeprefix("component:"), contrast, component=True)
         for name, contrast in c.details.items()
         if name.startswith("component:")
     ]
     return rows
 
 
-def _measure(label: str, contrast: Contrast, *, component: bool) -> Measure:
+def measure(label: str, contrast: Contrast, *, component: bool = False) -> Measure:
+    """A row with its axis."""
     ends = [x for e in (contrast.base, contrast.tuned) for x in (e.mean, *e.ci95)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     if low == 0.0 and high <= 1.0:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from refine_rl.report import data, exchanges, parts, rollouts
+from refine_rl.report import data, exchanges, measured, parts, rollouts
 from refine_rl.report.asked import asked, money
 from refine_rl.report.headline import headline
 from refine_rl.run import RunFolder
@@ -46,6 +46,8 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         "parts": parts.by_facet(comparison) if comparison is not None else [],
         "variety": parts.variety(comparison) if comparison is not None else [],
         "openings": parts.openings(metrics),
+        "metrics": measured.metrics(comparison) if comparison is not None else None,
+        "later": measured.later(run),
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
         "asked": asked(run, events),
