@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refine_rl.evaluate.metrics.names import not_beaten
-from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of
+from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of, decimals
 
 FEW_PROMPTS = 20  # with fewer, it promises more than it holds
 MOSTLY = 0.5  # of the answers
@@ -85,6 +85,7 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             "Left out on both sides, because a score was missing: "
             f"{c.prompts_missing} of {c.prompts_asked} prompts."
         )
+    found |= _beside_others(c)
     if mostly_cut(c):
         found["mostly_cut"] = (
             "Most answers were cut at rollout.max_tokens before their end: what is compared are beginnings. "
@@ -92,6 +93,29 @@ def cautions(comparison: Comparison) -> dict[str, str]:
         )
     found |= {f"control_{name}": text for name, text in not_beaten(c).items()}
     return found
+
+
+def _beside_others(c: Comparison) -> dict[str, str]:
+    """What a further model takes away from a claim."""
+    found = {}
+    for name, other in c.others.items():
+        low, high = other.tuned_minus.ci95
+        if c.prompts >= MIN_PROMPTS and low <= 0:
+            what = "is worse than" if high < 0 else "is not shown to be better than"
+            found[f"beside_{name}"] = (
+                f"The tuned model {what} {called(name)}: {decimals(other.tuned_minus.mean, '+')}, 95 % "
+                f"interval {decimals(low, '+')} to {decimals(high, '+')}."
+            )
+    return found
+
+
+def called(name: str) -> str:
+    """What a further model of a comparison is called in a sentence.
+
+    >>> called("sft")
+    'the model after supervised fine-tuning'
+    """
+    return {"sft": "the model after supervised fine-tuning"}.get(name, name)
 
 
 def unexpected(comparison: Comparison) -> dict[str, str]:

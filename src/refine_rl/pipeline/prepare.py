@@ -16,6 +16,7 @@ from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.policy.load import require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
+from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Pause
 from refine_rl.recipes.examples import require_own_reward
@@ -129,6 +130,7 @@ def _checked(
 def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     """The untrained model, with a word about what is special with it."""
     journal.stage(f"Loading {settings.model.name}")
+    model_source(settings.model.name, journal.observer.note)
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(

@@ -49,8 +49,8 @@ def load_policy(
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
-    origin = find_origin(settings.name)
-    config = fetch_config(settings.name, origin.base)
+    origin = find_origin(settings.source)
+    config = fetch_config(settings.source, origin.base)
     compute_dtype = choose_dtype(settings.dtype, device, lambda: faster_here(config, settings))
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
     dtype = compute_dtype if settings.adapter == "lora" else torch.float32
@@ -60,7 +60,7 @@ def load_policy(
     known = {} if origin.adapter is None else {"config": config}
     tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer, **known)
     ensure_template(tokenizer)
-    require_words(model, tokenizer, settings.name)
+    require_words(model, tokenizer, settings.source)
     stops = stop_ids(model, tokenizer)
     frozen = None
     if settings.adapter == "lora":
@@ -82,12 +82,14 @@ def load_policy(
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
-        control=control_of(tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.name)),
+        control=control_of(
+            tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.source)
+        ),
         moment=moment,
         device=device,
         compute_dtype=compute_dtype,
         context_length=context_length(config),
-        source=settings.name,
+        source=settings.source,
         adapter=settings.adapter == "lora",
         start=start,
         frozen=frozen,
@@ -110,7 +112,7 @@ def _same_to_the_bit() -> None:
 def require_model(settings: ModelSettings) -> None:
     """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
     can be told without its weights: before anything is asked of anybody."""
-    fetch_config(settings.name, find_origin(settings.name).base)
+    fetch_config(settings.source, find_origin(settings.source).base)
 
 
 def _start(origin: Origin, dtype: torch.dtype) -> tuple[Any, Start | None]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from refine_rl.report.asked import bills
@@ -15,7 +15,7 @@ from refine_rl.report.coverage import Coverage, by_split, cover
 from refine_rl.report.standing import Json, standing
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
-from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
+from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Estimate, Example, Prompt
 
 GLUE = "\N{NO-BREAK SPACE}"
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -28,6 +28,7 @@ _LABELS = {
     "success_greedy": "Full successes, greedy",
     "cut": "Cut at the token limit, sampled",
 }
+_OTHERS = {"sft": "After SFT"}
 _PARTS = {  # of a step: label, colour
     "sample": ("Steps: sampling", "sample"),
     "score": ("Steps: waiting for scores", "score"),
@@ -53,6 +54,13 @@ class Measure:
     contrast: Contrast
     low: float
     high: float
+    others: tuple[tuple[str, Contrast], ...] = ()  # further models by name; each is its contrast's base
+    intervals: bool = True  # whether there are prompts enough for them
+
+    @property
+    def beside(self) -> dict[str, Contrast]:
+        """The further models by name."""
+        return dict(self.others)
 
     def place(self, value: float) -> str:
         """Where a value lies on the row's axis, as a CSS length."""
@@ -112,24 +120,50 @@ def measures(comparison: Comparison) -> list[Measure]:
     A row's axis is 0 to 1 where all its means and intervals lie there, else just wide enough for
     them and 0.
     """
-    c = comparison
-    rows = [] if c.reward is None else [measure("Reward, sampled answers", c.reward)]
-    rows += [measure(_LABELS[n], c.details[n]) for n in _LABELS if n in c.details]
-    rows += [
-        measure(name.removeprefix("component:"), contrast, component=True)
-        for name, contrast in c.details.items()
-        if name.startswith("component:")
-    ]
+    c, enough = comparison, comparison.prompts >= MIN_PROMPTS
+    rows = []
+    if c.reward is not None:
+        tuned = c.reward.tuned
+        rewards = {n: Contrast(base=o, tuned=tuned, difference=o.tuned_minus) for n, o in c.others.items()}
+        rows.append(measure("Reward, sampled answers", c.reward, rewards, intervals=enough))
+    names = [n for n in _LABELS if n in c.details]
+    names += [n for n in c.details if n.startswith("component:")]
+    for name in names:
+        beside = {n: o.details[name] for n, o in c.others.items() if name in o.details}
+        label = _LABELS.get(name, name.removeprefix("component:"))
+        component = name not in _LABELS
+        rows.append(measure(label, c.details[name], beside, component=component, intervals=enough))
     return rows
 
 
-def measure(label: str, contrast: Contrast, *, component: bool = False) -> Measure:
-    """A row with its axis."""
-    ends = [x for e in (contrast.base, contrast.tuned) for x in (e.mean, *e.ci95)]
+def others(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Further models: name and label."""
+    return [(name, _OTHERS.get(name, name)) for name in names]
+
+
+def measure(
+    label: str,
+    contrast: Contrast,
+    beside: Mapping[str, Contrast],
+    *,
+    component: bool = False,
+    intervals: bool = True,
+) -> Measure:
+    """A row with its axis; `beside` are further models by name."""
+    sides = (contrast.base, contrast.tuned, *(c.base for c in beside.values()))
+    ends = [x for e in sides for x in (e.mean, *e.ci95)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     if low == 0.0 and high <= 1.0:
         high = 1.0
-    return Measure(label=label, component=component, contrast=contrast, low=low, high=high)
+    return Measure(
+        label=label,
+        component=component,
+        contrast=contrast,
+        low=low,
+        high=high,
+        others=tuple(beside.items()),
+        intervals=intervals,
+    )
 
 
 def examples(comparison: Comparison) -> list[Example]:
@@ -140,6 +174,7 @@ def examples(comparison: Comparison) -> list[Example]:
             prompt=cut(e.prompt, LONGEST_TEXT),
             base=cut(e.base, LONGEST_TEXT),
             tuned=cut(e.tuned, LONGEST_TEXT),
+            others={name: cut(text, LONGEST_TEXT) for name, text in e.others.items()},
         )
         for e in comparison.examples
     ]

@@ -9,24 +9,10 @@ from rich.console import Console
 
 from refine_rl.evaluate.metrics.names import CONTROLS, label
 from refine_rl.report.columns import Columns
-from refine_rl.report.data import Measure, measure, share
+from refine_rl.report.data import Measure, measure, others, share
 from refine_rl.report.headline import claim, told
 from refine_rl.run import RunFolder
-from refine_rl.types import MIN_PROMPTS, Beside, Comparison, Estimate, Metric, decimals
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MetricRow:
-    """A metric of the page: its row of figure and table, with the values of further models in the order of
-    the table's columns (None where one has none). `intervals` says whether there are prompts enough."""
-
-    row: Measure
-    metric: Metric
-    others: tuple[Beside | None, ...]
-
-    @property
-    def intervals(self) -> bool:
-        return self.metric.prompts >= MIN_PROMPTS
+from refine_rl.types import MIN_PROMPTS, Beside, Comparison, Contrast, Estimate, Metric, decimals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,11 +26,11 @@ class ControlRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
-    """What the page shows: the metrics, the names of further models, the controls with what they are, and how
-    it was all computed."""
+    """What the page shows: the metrics, further models (name and label), the controls with what they are, and
+    how it was all computed."""
 
-    rows: tuple[MetricRow, ...]
-    others: tuple[str, ...]
+    rows: tuple[Measure, ...]
+    others: tuple[tuple[str, str], ...]
     controls: tuple[tuple[str, tuple[ControlRow, ...]], ...]
     how: tuple[str, ...]
 
@@ -54,12 +40,13 @@ def metrics(comparison: Comparison) -> Metrics | None:
     found = comparison.metrics
     if not found:
         return None
-    others = tuple(dict.fromkeys(name for metric in found.values() for name in metric.others))
+    names = dict.fromkeys(name for metric in found.values() for name in metric.others)
     rows = [
-        MetricRow(
-            row=measure(label(name), metric),
-            metric=metric,
-            others=tuple(metric.others.get(other) for other in others),
+        measure(
+            label(name),
+            metric,
+            {other: _contrast(beside, metric) for other, beside in metric.others.items()},
+            intervals=metric.prompts >= MIN_PROMPTS,
         )
         for name, metric in found.items()
     ]
@@ -72,7 +59,11 @@ def metrics(comparison: Comparison) -> Metrics | None:
         for control, values in comparison.controls.items()
     )
     how = [f"{label(name)}: {text}." for name, metric in found.items() if (text := _how(metric))]
-    return Metrics(rows=tuple(rows), others=others, controls=controls, how=tuple(how))
+    return Metrics(rows=tuple(rows), others=tuple(others(names)), controls=controls, how=tuple(how))
+
+
+def _contrast(beside: Beside, metric: Metric) -> Contrast:
+    return Contrast(base=beside, tuned=metric.tuned, difference=beside.tuned_minus)
 
 
 def _how(metric: Metric) -> str:
@@ -121,15 +112,21 @@ def print_metrics(comparison: Comparison, console: Console) -> None:
     found = comparison.metrics
     if not found:
         return
-    table = Columns(first="greedy answers", headings=("base", "tuned", "difference", "95 % interval"))
-    for name, metric in found.items():
-        enough = metric.prompts >= MIN_PROMPTS
-        table.add(label(name), _cells((metric.base, metric.tuned), metric.difference, enough))
-        for other, beside in metric.others.items():
-            ahead = beside.tuned_minus
-            table.add(f"  {other}", _cells((beside, metric.tuned), ahead, enough))
-    console.print()
-    table.show(console)
+    names = dict.fromkeys(name for metric in found.values() for name in metric.others)
+    for side in ("base", *names):
+        first = "greedy answers" if side == "base" else f"beside {side}"
+        table = Columns(first=first, headings=(side, "tuned", "difference", "95 % interval"))
+        for name, metric in found.items():
+            if side == "base":
+                contrast: Contrast = metric
+            elif side in metric.others:
+                contrast = _contrast(metric.others[side], metric)
+            else:
+                continue
+            sides = (contrast.base, contrast.tuned)
+            table.add(label(name), _cells(sides, contrast.difference, metric.prompts >= MIN_PROMPTS))
+        console.print()
+        table.show(console)
     if not comparison.controls:
         return
     prompts = max(metric.prompts for metric in found.values())

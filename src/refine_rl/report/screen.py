@@ -170,6 +170,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
                 label = _MEASURES.get(name, name.replace("component:", "  "))
                 table.add(shown(label), _numbers(m, intervals))
         table.show(console)
+        _print_others(c, console)
         _print_parts(c, console)
     print_metrics(c, console)
     for text in cautions(c).values():
@@ -212,6 +213,20 @@ def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
         f"{decimals(m.difference.mean, '+')}",
         interval,
     )
+
+
+def _print_others(c: Comparison, console: Console) -> None:
+    """Each further model beside the tuned one."""
+    if c.tuned is None:
+        return
+    for name, other in c.others.items():
+        table = Columns(first=f"beside {name}", headings=(shown(name), *_COLUMNS[1:]))
+        reward = Contrast(base=other, tuned=c.tuned, difference=other.tuned_minus)
+        for measure, m in {"reward": reward, **other.details}.items():
+            label = _MEASURES.get(measure, measure.replace("component:", "  "))
+            table.add(shown(label), _numbers(m, c.prompts >= MIN_PROMPTS))
+        console.print()
+        table.show(console)
 
 
 def _print_parts(c: Comparison, console: Console) -> None:

@@ -14,7 +14,12 @@ class ModelSettings(Section):
 
     name: str = "Qwen/Qwen2.5-0.5B-Instruct"
     """A hub id, a folder, or "tiny" (the bundled model). An adapter too: its base model with the adapter
-    merged in is the start then."""
+    merged in is the start then. "recipe:NAME" or "file:model.py": an untrained model, which the recipe's
+    `model.py`, or that file, makes on this machine when it is first asked for ("#2" behind it: of seed 2)."""
+    start: str = ""
+    """The folder of a finished run, of `refine sft` or `refine train`: training begins with its tuned model,
+    which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's
+    and may be left out."""
     adapter: Literal["lora", "none"] = "lora"
     """"lora" trains a low-rank adapter; "none" trains every weight."""
     rank: Positive = 16
@@ -41,3 +46,8 @@ class ModelSettings(Section):
         if not name.strip():
             raise ValueError('is empty; name a model on the hub or a folder, or "tiny", the bundled one')
         return name
+
+    @property
+    def source(self) -> str:
+        """What is loaded: a hub id, a folder, or "tiny"."""
+        return f"{self.start}/model" if self.start else self.name
