@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from refine_rl.errors import SettingsError
 from refine_rl.evaluate.metrics.measure import (
     Bootstrap,
     Pairs,
@@ -23,6 +24,7 @@ from refine_rl.llm.background import all_of
 from refine_rl.pipeline.work import Work
 from refine_rl.rewards.base import untokenized
 from refine_rl.rewards.judges.duels import Duel, Referee
+from refine_rl.rewards.text.encoder import require_encoder, the_encoder
 from refine_rl.settings import Settings
 from refine_rl.types import Comparison, Outcome, Prompt, Trajectory
 
@@ -31,10 +33,15 @@ Columns = Mapping[str, Sequence[Outcome]]
 
 
 def require_packages(settings: Settings) -> None:
-    """Raises SettingsError where a metric's package is not installed."""
+    """Raises SettingsError where a metric's package is not installed, or its encoder cannot be had."""
     for name in settings.evaluate.metrics:
         if name in ("bleu", "chrf"):
             require_sacrebleu(name)
+    if "bertscore" in settings.evaluate.metrics:
+        try:
+            require_encoder(settings.evaluate.encoder)
+        except SettingsError as error:
+            raise SettingsError(f'evaluate.metrics: "bertscore": {error}') from error
 
 
 def require_data(settings: Settings, prompts: Sequence[Prompt]) -> None:
@@ -86,7 +93,26 @@ def measured(work: Work, comparison: Comparison, columns: Columns, seed: int) ->
 
 def _text_metrics(settings: Settings) -> list[TextMetric]:
     makers: dict[str, TextMetric] = {"bleu": bleu, "chrf": chrf, "rouge": rouge_f1}
+    if "bertscore" in settings.evaluate.metrics:
+        makers["bertscore"] = _bertscore(settings.evaluate.encoder)
     return [makers[name] for name in settings.evaluate.metrics if name in makers]
+
+
+def _bertscore(encoder: str) -> TextMetric:
+    """The mean F1, without idf and without a baseline."""
+    from refine_rl.rewards.text.bertscore import BertScore
+
+    bert = BertScore(encoder=the_encoder(encoder))
+
+    def measured(answers: Sequence[str], references: Sequence[str], /) -> dict[str, Scale]:
+        found = bert.pairs(answers, references)
+        cut = sum(match.cut for match in found)
+        how = f"{bert.label}, no idf, no baseline"
+        if cut:
+            how += f"; {cut} of {len(found)} pairs read up to {bert.encoder.limit} tokens"
+        return {"bertscore": Scale(rows=as_rows([match.f1 for match in found]), how=how)}
+
+    return measured
 
 
 # -- the reward of controls -----------------------------------------------------------------------

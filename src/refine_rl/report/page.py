@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from refine_rl.report import data, exchanges, parts, rollouts
+from refine_rl.report import data, exchanges, measured, parts, rollouts
 from refine_rl.report.asked import asked, money
 from refine_rl.report.headline import headline
 from refine_rl.run import RunFolder
@@ -42,13 +42,15 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         ),
         "facts": data.facts(run, settings, metrics, best),
         "comparison": comparison,
-        "others": data.others(comparison) if comparison is not None else [],
+        "others": data.others(comparison.others) if comparison is not None else [],
         "start": Path(settings.model.start).name,
         "measures": data.measures(comparison) if comparison is not None else [],
         "intervals": comparison is not None and comparison.prompts >= MIN_PROMPTS,
         "parts": parts.by_facet(comparison) if comparison is not None else [],
         "variety": parts.variety(comparison) if comparison is not None else [],
         "openings": parts.openings(metrics),
+        "metrics": measured.metrics(comparison) if comparison is not None else None,
+        "later": measured.later(run),
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
         "asked": asked(run, events),

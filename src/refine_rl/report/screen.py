@@ -13,6 +13,7 @@ from rich.text import Text
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.columns import Columns
+from refine_rl.report.measured import print_metrics
 from refine_rl.report.wrapping import wrap
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Part, StepMetrics, decimals
 
@@ -171,6 +172,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
         table.show(console)
         _print_others(c, console)
         _print_parts(c, console)
+    print_metrics(c, console)
     for text in cautions(c).values():
         say(console, text, "yellow")
     if c.reward is not None:

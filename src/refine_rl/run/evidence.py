@@ -79,15 +79,26 @@ class Evidence(Tables):
         return free(name, lambda free: (self._root / f"evaluations/{free}.json").exists())
 
     def comparison(self) -> Comparison | None:
-        if not (self._root / "comparison.json").is_file():
+        again = f"`{self.resume}` makes it again from the answers on record."
+        return self._comparison("comparison.json", again)
+
+    def evaluations(self) -> dict[str, Comparison]:
+        """Later comparisons by name, the oldest first."""
+        files = sorted(
+            (self._root / "evaluations").glob("*.json"), key=lambda f: (f.stat().st_mtime_ns, f.name)
+        )
+        found = {
+            f.stem: self._comparison(f"evaluations/{f.name}", "refine eval makes another.") for f in files
+        }
+        return {name: comparison for name, comparison in found.items() if comparison is not None}
+
+    def _comparison(self, file: str, way_out: str) -> Comparison | None:
+        if not (self._root / file).is_file():
             return None
         try:
-            return comparison_from(json.loads(read_text(self._root / "comparison.json")))
+            return comparison_from(json.loads(read_text(self._root / file)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self.path / 'comparison.json'} is damaged. Remove it: `{self.resume}` makes it again "
-                "from the answers on record."
-            ) from error
+            raise UserError(f"{self.path / file} is damaged. Remove it: {way_out}") from error
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
@@ -73,18 +72,6 @@ def one_line(text: str, most: int) -> str:
     """
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """The mean of at least one value; also where the sum is too large for a number.
-
-    >>> mean_of([1.5e308, 1.5e308])
-    1.5e+308
-    """
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:
-        return math.fsum(v / len(values) for v in values)
 
 
 class Message(TypedDict):
