@@ -23,6 +23,7 @@ from refine_rl.errors import UserError, quoted
 from refine_rl.pipeline.functions import function_names, require_functions
 from refine_rl.progress import Observer
 from refine_rl.run import RunFolder, new_run
+from refine_rl.run.start import begun_from
 from refine_rl.settings import Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
 from refine_rl.types import Comparison, Score
@@ -87,9 +88,10 @@ def train(
     the training (the folder can be resumed).
     """
     names = function_names(rewards)
-    settings = _settings(task, model, prompts, rules, {**sections, **_models(writer, judge, sections)})
-    given = isinstance(prompts, Sequence) and not isinstance(prompts, str)
-    lines = _prompt_lines(prompts) if given else None  # type: ignore[arg-type]
+    given = {**sections, **_models(writer, judge, sections)}
+    settings = begun_from(_settings(task, model, prompts, rules, given))
+    listed = isinstance(prompts, Sequence) and not isinstance(prompts, str)
+    lines = _prompt_lines(prompts) if listed else None  # type: ignore[arg-type]
     with new_run(None if run is None else Path(run), settings.name or "run") as folder:
         if lines is not None:
             file = folder.give_prompts(lines)

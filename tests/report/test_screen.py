@@ -12,7 +12,7 @@ import make
 from make import estimate, part
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.report.screen import Screen, print_comparison, print_error, shown, spark
-from refine_rl.types import Comparison, Contrast, StepMetrics
+from refine_rl.types import Comparison, Contrast, Other, StepMetrics
 
 
 def metrics(**changes: Any) -> StepMetrics:
@@ -272,3 +272,14 @@ def test_nothing_is_cut_or_broken_on_a_narrow_screen(
     for words, stream in zip(wide_words, narrow, strict=True):
         kept = [word for word in stream.split() if word not in leave]
         assert kept == [word for word in words if word not in leave]
+
+
+def test_a_further_model_has_a_table_and_a_sentence_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    greedy = {"greedy": make.contrast(0.5, 0.9)}
+    sft = Other(mean=0.6, ci95=(0.5, 0.7), tuned_minus=make.estimate(0.01, -0.02, 0.04), details=greedy)
+    print_comparison(make.comparison("better", make.contrast(0.2, 0.6), prompts=30, others={"sft": sft}))
+    said = capsys.readouterr().out
+    assert re.search(r"beside sft +sft +tuned +difference", said)
+    assert re.search(r"reward +0\.600 .*\+0\.010 +-0\.020 to \+0\.040", said)
+    assert re.search(r"greedy +0\.500 +0\.900 ", said)
+    assert "is not shown to be better than the model after supervised fine-tuning: +0.010" in said

@@ -28,6 +28,7 @@ from refine_rl.types import (
     Estimate,
     Example,
     Group,
+    Other,
     Outcome,
     Part,
     Prompt,
@@ -129,6 +130,14 @@ def test_the_comparison_comes_back_as_it_was(run: RunFolder) -> None:
         facets={"f": {"g": Part(prompts=9, base=e, tuned=e, difference=e)}},
         combinations={"unseen": Part(prompts=2, base=e, tuned=e, difference=e)},
         variety={"base": Variety(distinct_share=0.5, openings={"So": 0.25})},
+        others={
+            "sft": Other(
+                mean=0.25,
+                ci95=(0.1, 0.5),
+                tuned_minus=e,
+                details={"greedy": Contrast(base=e, tuned=e, difference=e)},
+            )
+        },
     )
     assert run.comparison() is None
     run.save_comparison(comparison)

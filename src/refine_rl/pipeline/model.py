@@ -38,7 +38,7 @@ def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
     """Raises UserError where the base model's files are others than when the run began; False where they are
     not on this machine."""
     try:
-        origin = find_origin(folder.settings().model.name)
+        origin = find_origin(folder.settings().model.source)
     except UserError:  # loading it says so; and an adapter is exported without it
         return False
     hashes = fingerprint(origin)

@@ -63,9 +63,9 @@ def model_size(model: ModelSettings) -> Size:
     from refine_rl.policy.fetch import fetch_config, refusal
     from refine_rl.policy.origin import find_origin
 
-    origin = find_origin(model.name, local_only=True)
+    origin = find_origin(model.source, local_only=True)
     if origin.local:
-        config = fetch_config(model.name, origin.base)
+        config = fetch_config(model.source, origin.base)
         try:
             return size_of(config, model.targets)
         except UserError:
@@ -130,7 +130,7 @@ def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> 
     from refine_rl.policy.origin import find_origin
 
     def faster() -> torch.dtype:
-        base = find_origin(model.name, local_only=True).base
+        base = find_origin(model.source, local_only=True).base
         config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
         return faster_here(config, model)
 

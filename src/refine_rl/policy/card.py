@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.policy.hub import hub_answers
+from refine_rl.policy.made import maker_of
 from refine_rl.policy.origin import model_source
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
@@ -58,6 +59,8 @@ def base_of(name: str) -> Base:
         return Base(id=name, called=name, licence=_licence(_metadata(_hub_card(name))))
     said = _metadata(source / "README.md")
     called = "The bundled model `tiny`" if name == "tiny" else source.resolve().name
+    if maker := maker_of(name):
+        called = f"The untrained model of `{maker.called}` (seed {maker.seed})"
     ancestor = said.get("base_model")  # a folder has no id; what it was made of may have one
     return Base(id=ancestor if isinstance(ancestor, str) else "", called=called, licence=_licence(said))
 
@@ -139,6 +142,7 @@ def model_card(
             "",
             "## Training",
             "",
+            *([_begun(settings.model.start), ""] if settings.model.start else []),
             f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
             f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
             *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
@@ -155,6 +159,11 @@ def model_card(
     )
 
 
+def _begun(start: str) -> str:
+    run = Path(start).name
+    return f"Training began with the tuned model of an earlier run, `{run}`: that is called base here."
+
+
 def _evidence(settings: Settings, comparison: Comparison | None, said: Sequence[str]) -> list[str]:
     """The verdict, its numbers where there are any, and what has to be said with it."""
     if comparison is None:
@@ -163,8 +172,9 @@ def _evidence(settings: Settings, comparison: Comparison | None, said: Sequence[
     if comparison.reward is not None:
         intervals = comparison.prompts >= MIN_PROMPTS
         lines += ["| | mean reward | 95 % interval |", "|---|---|---|"]
-        sides = ("base", "tuned", "difference")
-        for name, e in ((side, getattr(comparison.reward, side)) for side in sides):
+        r, others = comparison.reward, comparison.others.items()
+        rows = [("base", r.base), *(others), ("tuned", r.tuned), ("difference", r.difference)]
+        for name, e in (*rows, *((f"tuned less {name}", other.tuned_minus) for name, other in others)):
             interval = f"{decimals(e.ci95[0])} to {decimals(e.ci95[1])}" if intervals else "too few prompts"
             lines.append(f"| {name} | {decimals(e.mean)} | {interval} |")
         lines.append("")

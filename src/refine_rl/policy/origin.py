@@ -1,4 +1,5 @@
-"""Where a model's files are: a hub id, a folder, "tiny" (bundled); or an adapter and its base model.
+"""Where a model's files are: a hub id, a folder, "tiny" (bundled), "recipe:NAME" or "file:PATH.py" (made
+here); or an adapter and its base model.
 
 A name may stand for an adapter, whose adapter_config.json names the base model. Then the base model with the
 adapter merged in is what training starts from.
@@ -7,12 +8,14 @@ adapter merged in is what training starts from.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from refine_rl.errors import UserError
 from refine_rl.policy.hub import hub_answers
+from refine_rl.policy.made import made_again, made_folder, maker_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -59,10 +62,13 @@ def find_origin(name: str, *, local_only: bool = False) -> Origin:
     return Origin(base=base, tokenizer=source if has_tokenizer else base, adapter=source)
 
 
-def model_source(name: str) -> str:
-    """What from_pretrained is given: the bundled folder for "tiny", else the name itself."""
+def model_source(name: str, note: Callable[[str], None] = lambda text: None) -> str:
+    """What from_pretrained is given: the bundled folder for "tiny", that of a model made here (made first
+    where it is not there yet, which `note` hears of), else the name itself."""
     if name == "tiny":
         return str(resources.files("refine_rl") / "assets" / "tiny")
+    if maker := maker_of(name):
+        return str(made_folder(maker, note))
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     path = Path(name).expanduser()
     if path.is_dir():
@@ -124,6 +130,8 @@ def _base_of(config: Path, source: str) -> str:
         )
     if Path(base).parts[-3:] == ("refine_rl", "assets", "tiny"):  # of another installation, perhaps
         return model_source("tiny")
+    if not Path(base).is_dir() and (again := made_again(Path(base))):
+        return str(again)
     beside = config.parent / base
     if not Path(base).expanduser().is_dir() and beside.is_dir():
         return str(beside)

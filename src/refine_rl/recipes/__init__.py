@@ -17,6 +17,7 @@ from pathlib import Path
 from refine_rl.errors import SettingsError, UserError, disk_error
 from refine_rl.recipes.examples import OWN, example_task, same_task
 from refine_rl.recipes.examples import TEMPLATE as _TEMPLATE
+from refine_rl.run.start import begun_from
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings
 from refine_rl.settings.toml_write import toml_key, toml_string
@@ -52,10 +53,12 @@ def recipe_folder(name: str) -> Path:
 
 def load_task(path: Path | None, *, recipe: str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """The settings of a task file (or of the folder that has one), or those of a recipe. Raises what
-    `load_settings` and `recipe_folder` raise, and SettingsError unless one of the two is named."""
+    `load_settings`, `recipe_folder` and `begun_from` raise, and SettingsError unless one of
+    the two is named."""
     if (path is None) == (recipe is None):
         raise SettingsError("name either a task file or a recipe: `refine recipes` lists the recipes")
-    return load_settings(recipe_folder(str(recipe)) if path is None else path, overrides=overrides)
+    found = load_settings(recipe_folder(str(recipe)) if path is None else path, overrides=overrides)
+    return begun_from(found)
 
 
 def copy_recipe(name: str, target: Path) -> Path:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from refine_rl.report.asked import bills
@@ -28,6 +28,7 @@ _LABELS = {
     "success_greedy": "Full successes, greedy",
     "cut": "Cut at the token limit, sampled",
 }
+_OTHERS = {"sft": "After SFT"}
 _PARTS = {  # of a step: label, colour
     "sample": ("Steps: sampling", "sample"),
     "score": ("Steps: waiting for scores", "score"),
@@ -53,6 +54,12 @@ class Measure:
     contrast: Contrast
     low: float
     high: float
+    others: tuple[tuple[str, Contrast], ...] = ()  # further models by name; each is its contrast's base
+
+    @property
+    def beside(self) -> dict[str, Contrast]:
+        """The further models by name."""
+        return dict(self.others)
 
     def place(self, value: float) -> str:
         """Where a value lies on the row's axis, as a CSS length."""
@@ -113,22 +120,33 @@ def measures(comparison: Comparison) -> list[Measure]:
     them and 0.
     """
     c = comparison
-    rows = [] if c.reward is None else [_measure("Reward, sampled answers", c.reward, component=False)]
-    rows += [_measure(_LABELS[n], c.details[n], component=False) for n in _LABELS if n in c.details]
-    rows += [
-        _measure(name.removeprefix("component:"), contrast, component=True)
-        for name, contrast in c.details.items()
-        if name.startswith("component:")
-    ]
+    rows = []
+    if c.reward is not None:
+        tuned = c.reward.tuned
+        rewards = {n: Contrast(base=o, tuned=tuned, difference=o.tuned_minus) for n, o in c.others.items()}
+        rows.append(_measure("Reward, sampled answers", c.reward, rewards, component=False))
+    names = [n for n in _LABELS if n in c.details]
+    names += [n for n in c.details if n.startswith("component:")]
+    for name in names:
+        beside = {n: o.details[name] for n, o in c.others.items() if name in o.details}
+        label = _LABELS.get(name, name.removeprefix("component:"))
+        rows.append(_measure(label, c.details[name], beside, component=name not in _LABELS))
     return rows
 
 
-def _measure(label: str, contrast: Contrast, *, component: bool) -> Measure:
-    ends = [x for e in (contrast.base, contrast.tuned) for x in (e.mean, *e.ci95)]
+def others(comparison: Comparison) -> list[tuple[str, str]]:
+    """The further models: name and label."""
+    return [(name, _OTHERS.get(name, name)) for name in comparison.others]
+
+
+def _measure(label: str, contrast: Contrast, beside: Mapping[str, Contrast], *, component: bool) -> Measure:
+    sides = (contrast.base, contrast.tuned, *(c.base for c in beside.values()))
+    ends = [x for e in sides for x in (e.mean, *e.ci95)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     if low == 0.0 and high <= 1.0:
         high = 1.0
-    return Measure(label=label, component=component, contrast=contrast, low=low, high=high)
+    others = tuple(beside.items())
+    return Measure(label=label, component=component, contrast=contrast, low=low, high=high, others=others)
 
 
 def examples(comparison: Comparison) -> list[Example]:
@@ -139,6 +157,7 @@ def examples(comparison: Comparison) -> list[Example]:
             prompt=cut(e.prompt, LONGEST_TEXT),
             base=cut(e.base, LONGEST_TEXT),
             tuned=cut(e.tuned, LONGEST_TEXT),
+            others={name: cut(text, LONGEST_TEXT) for name, text in e.others.items()},
         )
         for e in comparison.examples
     ]

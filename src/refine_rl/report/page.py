@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -41,6 +42,8 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         ),
         "facts": data.facts(run, settings, metrics, best),
         "comparison": comparison,
+        "others": data.others(comparison) if comparison is not None else [],
+        "start": Path(settings.model.start).name,
         "measures": data.measures(comparison) if comparison is not None else [],
         "intervals": comparison is not None and comparison.prompts >= MIN_PROMPTS,
         "parts": parts.by_facet(comparison) if comparison is not None else [],

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from refine_rl.errors import RefineError
-from refine_rl.evaluate.verdict import cautions, cut_text, mostly_cut
+from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.columns import Columns
 from refine_rl.report.wrapping import wrap
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Part, StepMetrics, decimals
@@ -169,6 +169,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
                 label = _MEASURES.get(name, name.replace("component:", "  "))
                 table.add(shown(label), _numbers(m, intervals))
         table.show(console)
+        _print_others(c, console)
         _print_parts(c, console)
     for text in cautions(c).values():
         say(console, text, "yellow")
@@ -195,6 +196,7 @@ def _compared_on(c: Comparison, what: str) -> str:
         on = f": compared on {c.prompts}"
     else:
         qualified = " (answers mostly cut)" if mostly_cut(c) else ""
+        qualified += " (the prompts’ content was lost)" if lost_content(c) else ""
         on = f"{qualified}: compared on {c.prompts}" if c.prompts_missing else f"{qualified} on {c.prompts}"
     if c.prompts_missing:
         return f"{on} of {c.prompts_asked} {what}"
@@ -210,6 +212,20 @@ def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
         f"{decimals(m.difference.mean, '+')}",
         interval,
     )
+
+
+def _print_others(c: Comparison, console: Console) -> None:
+    """Each further model beside the tuned one."""
+    if c.tuned is None:
+        return
+    for name, other in c.others.items():
+        table = Columns(first=f"beside {name}", headings=(shown(name), *_COLUMNS[1:]))
+        reward = Contrast(base=other, tuned=c.tuned, difference=other.tuned_minus)
+        for measure, m in {"reward": reward, **other.details}.items():
+            label = _MEASURES.get(measure, measure.replace("component:", "  "))
+            table.add(shown(label), _numbers(m, c.prompts >= MIN_PROMPTS))
+        console.print()
+        table.show(console)
 
 
 def _print_parts(c: Comparison, console: Console) -> None:

@@ -197,6 +197,15 @@ def _takes_only_text(path: tuple[str, ...]) -> bool:
     return setting is not None and setting.annotation is str
 
 
+def _rooted(settings: Settings, folder: Path) -> Settings:
+    """With a file that makes the model named from the root on: who loads a model knows no task's folder."""
+    kind, _, place = settings.model.name.partition(":")
+    if kind != "file":
+        return settings
+    model = settings.model.model_copy(update={"name": f"file:{folder.resolve() / Path(place).expanduser()}"})
+    return settings.model_copy(update={"model": model})
+
+
 def _validate(data: Mapping[str, Any], folder: Path, places: _Places) -> Settings:
     problems: list[Problem] = []
     if "folder" in data:  # a field of the record, but not a setting
@@ -208,6 +217,6 @@ def _validate(data: Mapping[str, Any], folder: Path, places: _Places) -> Setting
         problems += find_problems(error, data)
     else:
         if not problems:
-            return settings
+            return _rooted(settings, folder)
     placed = sorted((*places.find(problem), problem.text) for problem in problems)
     raise SettingsError("\n".join(f"{label}{text}" for _, label, text in placed))
