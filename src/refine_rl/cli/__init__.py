@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from refine_rl.cli import bench, evidence, model, planning, scoring, tasks, training
+from refine_rl.cli import bench, data, evidence, model, planning, scoring, tasks, training
 from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.cli.streams import close_output, prepare_streams, require_text
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError, disk_error
@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(data.app, name="data")
 
 
 @app.callback(invoke_without_command=True)
