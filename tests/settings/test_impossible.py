@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from refine_rl.settings import EarlyExitSettings, OverlongSettings, PromptSettings, Settings, StepSettings
+from refine_rl.settings import (
+    EarlyExitSettings,
+    ModelSettings,
+    OverlongSettings,
+    PromptSettings,
+    Settings,
+    StepSettings,
+)
 from refine_rl.settings.base import Section
 from refine_rl.settings.problems import setting_names
 
@@ -21,6 +28,7 @@ GRADED = {"steps": {"judges": ["a/b"]}}
 
 # A class of settings -> an example a rule, in the rules' order.
 EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
+    ModelSettings: [{"bits": 8}],
     PromptSettings: [{"probe": 1, "pool": "informative"}, {"probe": 2}],
     OverlongSettings: [
         {"unit": "words"},

@@ -47,8 +47,7 @@ def load_policy(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    if settings.quantised:
-        require_quantiser()
+    require_packages(settings)
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
@@ -117,11 +116,16 @@ def _same_to_the_bit() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def require_packages(settings: ModelSettings) -> None:
+    """Raises SettingsError where a package that these settings need is not installed."""
+    if settings.quantised:
+        require_quantiser()
+
+
 def require_model(settings: ModelSettings) -> None:
     """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
     can be told without its weights: before anything is asked of anybody."""
-    if settings.quantised:
-        require_quantiser()
+    require_packages(settings)
     fetch_config(settings.source, find_origin(settings.source).base)
 
 

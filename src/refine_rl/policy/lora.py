@@ -84,7 +84,7 @@ class at_rest:  # noqa: N801 - it is used as a function
 
 def _bytes(layers: Iterable[Any]) -> int:
     """Of the layers' whole weights in float32."""
-    return sum(layer.in_features * layer.out_features for layer in layers) * 4
+    return sum(4 * int(layer.in_features) * int(layer.out_features) for layer in layers)
 
 
 def _is_plain(layer: Any) -> bool:

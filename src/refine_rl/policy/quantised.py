@@ -1,15 +1,15 @@
 """A base whose linear layers hold 4 or 8 bits a weight (QLoRA, https://arxiv.org/abs/2305.14314).
 
 bitsandbytes rounds and packs the weights: 4 bits are NormalFloat4 in blocks of 64 with their scales rounded
-once more, 8 bits are a row's weights over its largest (LLM.int8(), https://arxiv.org/abs/2208.07339). The head,
-the embeddings and the norms stay as they are.
+once more, 8 bits are a row's weights over its largest (LLM.int8(), https://arxiv.org/abs/2208.07339). The
+head, the embeddings and the norms stay as they are.
 
 Its products are not taken. On a processor with bfloat16 those of 4 bits pack the weights anew at the first
-token that is sampled and multiply in bfloat16 from then on, and no gradient comes back through them: the layers
-below learn nothing any more, and no error says so. Those of 8 bits round the inputs as well, by what else is in the batch: the
-sampler's log-probs would not be the trainer's. So a layer's weights are unpacked for its product, and for the
-way back once more; what is kept between is the packed form. The same numbers are multiplied in sampling and
-in training, on every device.
+token that is sampled, multiply in bfloat16 from then on, and no gradient comes back through them: the layers
+below learn nothing any more, and no error says so. Those of 8 bits round the inputs too, by what else is in
+the batch: the sampler's log-probs would not be the trainer's. So a layer's weights are unpacked for its
+product, and for the way back once more; what is kept between is the packed form. The same numbers are
+multiplied in sampling and in training, on every device.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from refine_rl.errors import SettingsError
+from refine_rl.policy.share import Share
 
 _PACKAGE = "bitsandbytes"
 
@@ -90,12 +91,15 @@ def is_quantised(layer: nn.Module) -> bool:
     return hasattr(layer, "unpacked")
 
 
-def numbers_of(model: nn.Module) -> dict[str, int]:
-    """How many numbers each parameter stands for, by name; bitsandbytes packs two into a byte."""
-    found = {name: p.numel() for name, p in model.named_parameters()}
-    for name, layer in quantised_layers(model):
-        found[f"{name}.weight" if name else "weight"] = layer.in_features * layer.out_features
-    return found
+def share_of(model: nn.Module) -> Share:
+    """How many parameters are trained, and how many there are: bitsandbytes packs two weights into a byte."""
+    packed = sum(layer.weight.numel() for _, layer in quantised_layers(model))
+    whole = sum(layer.in_features * layer.out_features for _, layer in quantised_layers(model))
+    every = list(model.parameters())
+    return Share(
+        trained=sum(p.numel() for p in every if p.requires_grad),
+        whole=sum(p.numel() for p in every) - packed + whole,
+    )
 
 
 def number_format(layer: Any) -> torch.dtype:

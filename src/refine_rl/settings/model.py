@@ -21,8 +21,8 @@ class ModelSettings(Section):
     which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's
     and may be left out."""
     adapter: Literal["lora", "qlora", "none"] = "lora"
-    """"lora" trains a low-rank adapter; "qlora" does so upon a base whose linear layers are quantised, for less
-    memory (the extra refine-rl[qlora]); "none" trains every weight."""
+    """"lora" trains a low-rank adapter; "qlora" does so upon a base whose linear layers are quantised, for
+    less memory (the extra refine-rl[qlora]); "none" trains every weight."""
     bits: Literal[4, 8] = 4
     """Bits a weight of the base that "qlora" trains on: 4 (NF4) or 8 (int8 a row)."""
     rank: Positive = 16
@@ -46,8 +46,8 @@ class ModelSettings(Section):
     impossible: ClassVar[tuple[Impossible[ModelSettings], ...]] = (
         Impossible(
             when=lambda it: it.bits != 4 and it.adapter != "qlora",
-            why='`model.bits` is for `model.adapter = "qlora"` alone',
-            way_out="set that, or leave `model.bits` out",
+            why='`bits` is for `adapter = "qlora"` alone',
+            way_out="set that, or leave `bits` out",
         ),
     )
 
@@ -62,6 +62,14 @@ class ModelSettings(Section):
     def adapted(self) -> bool:
         """Whether an adapter is trained, and not every weight."""
         return self.adapter != "none"
+
+    @property
+    def method(self) -> str:
+        """What is trained, in words."""
+        if not self.adapted:
+            return "all weights"
+        base = f" on a base of {self.quantised} bits" if self.quantised else ""
+        return f"LoRA rank {self.rank}{base}"
 
     @property
     def quantised(self) -> int | None:
