@@ -18,6 +18,7 @@ import torch
 from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
 from refine_rl.policy.control import control_of
+from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights
 from refine_rl.policy.fit import require_causal, require_words
 from refine_rl.policy.norm import lean_norms
@@ -47,7 +48,7 @@ def load_policy(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    require_packages(settings)
+    require_extra(settings)
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
@@ -84,15 +85,11 @@ def load_policy(
             f"model.gradient_checkpointing = true: {settings.name} ({config.model_type}) has no "
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
-    moment = moment or datetime.now()
-    policy = Policy(
+    return _player(
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
-        control=control_of(
-            tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.source)
-        ),
-        moment=moment,
+        moment=moment or datetime.now(),
         device=device,
         compute_dtype=compute_dtype,
         context_length=context_length(config),
@@ -101,6 +98,13 @@ def load_policy(
         start=start,
         frozen=frozen,
     )
+
+
+def _player(**parts: Any) -> Policy:
+    """The policy of a model of its kind, once it has been seen to compute what it should."""
+    tokenizer, moment, source = parts["tokenizer"], parts["moment"], parts["source"]
+    written = partial(render, tokenizer, moment=moment, source=source)
+    policy = DecoderOnly(**parts, control=control_of(tokenizer, parts["stop_ids"], written))
     require_causal(policy)
     return policy
 
@@ -116,7 +120,7 @@ def _same_to_the_bit() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def require_packages(settings: ModelSettings) -> None:
+def require_extra(settings: ModelSettings) -> None:
     """Raises SettingsError where a package that these settings need is not installed."""
     if settings.quantised:
         require_quantiser()
@@ -125,7 +129,7 @@ def require_packages(settings: ModelSettings) -> None:
 def require_model(settings: ModelSettings) -> None:
     """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
     can be told without its weights: before anything is asked of anybody."""
-    require_packages(settings)
+    require_extra(settings)
     fetch_config(settings.source, find_origin(settings.source).base)
 
 

@@ -57,6 +57,9 @@ def quantisation(bits: int, dtype: torch.dtype) -> Any:
 
 def quantised(model: Any, bits: int, dtype: torch.dtype, device: torch.device) -> Any:
     """A model of whole weights as one of `bits` bits on the device; what stays whole is in `dtype`."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     return own_products(
         type(model).from_pretrained(
             None,
