@@ -21,7 +21,8 @@ from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, begun
-from refine_rl.policy.quantised import numbers_of, quantised_layers, whole_weight
+from refine_rl.policy.quantised import quantised_layers, whole_weight
+from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Trajectory
@@ -82,7 +83,9 @@ def test_the_layers_hold_so_many_bits(make_model: MakeModel, bits: int, dtype: t
     assert torch.equal(bare.lm_head.weight, plain.lm_head.weight)
     linear = sum(layer.in_features * layer.out_features for layer in layers.values())
     adapter = sum(p.numel() for p in policy.trainable().values())
-    assert sum(numbers_of(policy.model).values()) == plain.num_parameters() + adapter
+    assert policy.share == Share(trained=adapter, whole=plain.num_parameters() + adapter)
+    assert load_policy(settings(folder, adapter="lora")).share == policy.share
+    assert load_policy(settings(folder, adapter="none")).share.text.endswith("parameters are trained (100 %)")
     assert (
         bytes_of(load_policy(settings(folder, adapter="lora"))) - bytes_of(policy)
         == linear * (32 - bits) // 8

@@ -31,6 +31,7 @@ GRADED = {"steps": {"judges": ["a/b"]}}
 
 # A class of settings -> an example a rule, in the rules' order.
 EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
+    ModelSettings: [{"bits": 8}],
     PromptSettings: [{"probe": 1, "pool": "informative"}, {"probe": 2}],
     OverlongSettings: [
         {"unit": "words"},
@@ -39,7 +40,6 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
-    ModelSettings: [{"bits": 8}],
     EvaluateSettings: [{"name": "title", "metrics": ["length"]}],
     SFTSettings: [
         {**PAIRS, "steps": 9, "epochs": 1.0},

@@ -101,6 +101,7 @@ def write_model(work: Work, comparison: Comparison, position: Position) -> None:
         base=base_of(work.settings.model.name),
         changes=[str(change) for change in work.folder.changed_settings()],
         said=said_with(comparison),
+        share=work.policy.share,
     )
 
     def write(folder: Path) -> None:

@@ -13,6 +13,7 @@ from refine_rl.pipeline.weights import Weights, open_model
 from refine_rl.policy.card import base_of, model_card
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.load import DTYPES
+from refine_rl.policy.share import Share
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 
@@ -36,7 +37,9 @@ def export_model(
                 lost = policy.save_merged(aside, None if dtype is None else DTYPES[dtype])
             else:
                 policy.save(aside)
-            (aside / "README.md").write_text(_card(folder, settings, weights, merged), encoding="utf-8")
+            (aside / "README.md").write_text(
+                _card(folder, settings, weights, merged, policy.share), encoding="utf-8"
+            )
         else:
             require_same_model(folder)
             if folder.model_changed():
@@ -53,7 +56,7 @@ def export_model(
     return lost
 
 
-def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool) -> str:
+def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool, share: Share) -> str:
     comparison = folder.comparison() if weights.tuned else None
     return model_card(
         settings,
@@ -61,6 +64,7 @@ def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool)
         trained=weights.trained,
         base=base_of(settings.model.name),
         merged=merged,
+        share=share,
         changes=[str(change) for change in folder.changed_settings()],
         said=() if comparison is None else said_with(comparison),
     )

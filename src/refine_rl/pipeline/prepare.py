@@ -14,7 +14,7 @@ from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
-from refine_rl.policy.load import require_model
+from refine_rl.policy.load import require_extra, require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
@@ -112,6 +112,8 @@ def _checked(
     with together:
         require_packages(settings)
     with together:
+        require_extra(settings.model)
+    with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if folder.prompts() or not settings.writes_prompts:
         with together:
@@ -132,6 +134,7 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     journal.stage(f"Loading {settings.model.name}")
     model_source(settings.model.name, journal.observer.note)
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True)
+    journal.note("parameters", policy.share.text, once=True)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "

@@ -11,7 +11,8 @@ from typing import Any
 from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.made import maker_of
 from refine_rl.policy.origin import model_source
-from refine_rl.settings import Settings
+from refine_rl.policy.share import Share
+from refine_rl.settings import ModelSettings, Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
 _LICENCE_HOLDS = "The licence of the model that was trained holds for these weights as well."
@@ -98,14 +99,13 @@ def model_card(
     merged: bool = False,
     changes: Sequence[str] = (),
     said: Sequence[str] = (),
+    share: Share | None = None,
 ) -> str:
     """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
     not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
-    settings that were others in a part of the training; `said` are sentences that belong to the verdict."""
-    lora = settings.model.adapter == "lora"
-    adapter = lora and not merged
-    what = f"LoRA rank {settings.model.rank}" + ("" if adapter else ", merged into the weights")
-    what = what if lora else "all weights"
+    settings that were others in a part of the training; `said` are sentences that belong to the verdict;
+    `share` is how much of the model was trained."""
+    adapter = settings.model.adapted and not merged
     front = ["---", "library_name: " + ("peft" if adapter else "transformers")]
     if base.id:
         front += [f"base_model: {base.id}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"]
@@ -144,7 +144,8 @@ def model_card(
             "",
             *([_begun(settings.model.start), ""] if settings.model.start else []),
             f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
+            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, "
+            f"{_method(settings.model, merged)}." + (f" {share.text}." if share else ""),
             *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
             # A word where the block above does not say it.
@@ -157,6 +158,17 @@ def model_card(
             "",
         ]
     )
+
+
+def _method(model: ModelSettings, merged: bool) -> str:
+    """What was trained; of a quantised base, what these weights are to it."""
+    if not model.quantised:
+        return model.method + (", merged into the weights" if merged and model.adapted else "")
+    form = "NF4" if model.quantised == 4 else "int8"
+    what = f"{model.method} ({form} of bitsandbytes, for training and for the comparison"
+    if merged:
+        return f"{what}): these weights are the quantised ones, unpacked, with the adapter merged in"
+    return f"{what}; the adapter loads upon the base as it is, too)"
 
 
 def _begun(start: str) -> str:

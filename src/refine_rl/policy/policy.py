@@ -23,8 +23,10 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.merging import merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
+from refine_rl.policy.quantised import share_of
 from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
+from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 from refine_rl.types import Message, Segment
@@ -159,9 +161,9 @@ class Policy(ABC):
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
-    def size(self) -> int:
-        """How many parameters there are, the adapter's included."""
-        return sum(p.numel() for p in self.model.parameters())
+    def share(self) -> Share:
+        """How many parameters training changes, and how many there are."""
+        return share_of(self.model)
 
     @property
     def has_reference(self) -> bool:

@@ -257,7 +257,7 @@ def best_step(events: Sequence[Json]) -> int | None:
 def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:
     """A few lines on what was trained, on what, and what it took."""
     m, g = settings.model, settings.grpo
-    adapter = f"LoRA, rank {m.rank}, alpha {m.alpha:g}" if m.adapter == "lora" else "all weights"
+    adapter = m.method + (f", alpha {m.alpha:g}" if m.adapted else "")
     prompts = run.prompts()
     splits = Counter(p.split for p in prompts)
     lines = {
@@ -269,6 +269,8 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         "Update": f"{g.loss} loss, learning rate {settings.learning_rate:g}, KL coefficient {g.kl:g}"
         + ("" if g.kl_target is None else f" at first, aiming at a KL of {g.kl_target:g}"),
     }
+    if trained := next((e for e in run.events() if e["name"] == "parameters"), None):
+        lines["Model"] += f": {trained['text']}"
     if done := next((e for e in run.events() if e["name"] == "done_early"), None):
         lines["Training"] += f". {done['text']}"
     if changed := run.changed_settings():

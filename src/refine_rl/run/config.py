@@ -68,7 +68,7 @@ class Config:
 
     def changes(self) -> list[str]:
         """What is not as it was when the run began, and may make a resume differ from an unbroken run."""
-        then, now = self.versions(), versions_now()
+        then, now = self.versions(), versions_now(self.settings())
         return [
             f"{name} was {then.get(name, 'absent')} and is {now.get(name, 'absent')}"
             for name in sorted(then.keys() | now.keys())
@@ -113,9 +113,9 @@ class Config:
         return f"refine train --resume {quoted(self._run)} --from-step 0"
 
 
-def versions_now() -> dict[str, str]:
+def versions_now(settings: Settings) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(["bitsandbytes"] if settings.model.quantised else [])):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions

@@ -80,7 +80,7 @@ class Life(Tables):
 
     def begin(self, settings: Settings, *, python_rewards: Sequence[str] = ()) -> None:
         """Makes a run of a folder that was claimed."""
-        self.config.write(settings, where_from(settings, python_rewards), versions_now())
+        self.config.write(settings, where_from(settings, python_rewards), versions_now(settings))
 
     def give_prompts(self, lines: str) -> Path:
         """Puts prompts that came from Python into the folder of a run to be begun; returns their file."""
