@@ -122,7 +122,7 @@ def _settings(bench: Bench, model: str) -> Settings:
 def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[str], None]) -> Measured:
     device, dtype = policy.device, policy.compute_dtype
     length = bench.prompt_tokens + bench.completion_tokens
-    if length > policy.context_length:
+    if bench.prompt_tokens > policy.prompt_room(bench.completion_tokens):
         raise UserError(
             f"{policy.source} sees {policy.context_length} tokens, and prompt and completion have {length}: "
             "lower --prompt-tokens or --completion-tokens."

@@ -88,6 +88,14 @@ class EncoderDecoder(Policy):
     def opening(self, messages: Sequence[Message]) -> str:
         return ""
 
+    def read_numbers(self, tokenizer: Any) -> None:
+        super().read_numbers(tokenizer)
+        self.prefix, self._frame = "", ((), ())
+
+    def prompt_room(self, max_tokens: int) -> int:
+        """Prompt and answer have a limit of their own each."""
+        return self.context_length if max_tokens + len(self.halves.start) <= self.context_length + 1 else 0
+
     def way(
         self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
     ) -> Way:

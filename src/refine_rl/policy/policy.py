@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from refine_rl.policy.adapter import Start, save_adapter
-from refine_rl.policy.control import Control, encode_words
+from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.merging import merge
@@ -109,6 +109,15 @@ class Policy(ABC):
         return str(
             self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
+
+    def read_numbers(self, tokenizer: Any) -> None:
+        """From here on texts go through this tokenizer as they are, no token is a control token, and none
+        ends an answer: to measure."""
+        self.tokenizer, self.control, self.stop_ids = tokenizer, NO_CONTROL, frozenset()
+
+    def prompt_room(self, max_tokens: int) -> int:
+        """The most tokens of a prompt that leave room for an answer of `max_tokens`; 0 or less: none does."""
+        return self.context_length - max_tokens
 
     @property
     def moving(self) -> str:
