@@ -50,6 +50,17 @@ class Base:
     licence: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Supervised:
+    """Of weights that were trained on answers to imitate: where these stood, how many were trained on, the
+    learning rate, and what came of it in a sentence."""
+
+    data: str
+    rows: int
+    rate: float
+    losses: str
+
+
 def base_of(name: str) -> Base:
     """What can be told about the base model that the settings call `name`. A hub's own card is asked for
     where it is not at hand; where it cannot be had, the licence stays unsaid."""
@@ -95,10 +106,12 @@ def model_card(
     merged: bool = False,
     changes: Sequence[str] = (),
     said: Sequence[str] = (),
+    supervised: Supervised | None = None,
 ) -> str:
     """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
     not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
-    settings that were others in a part of the training; `said` are sentences that belong to the verdict."""
+    settings that were others in a part of the training; `said` are sentences that belong to the verdict.
+    `supervised`: it was no GRPO."""
     lora = settings.model.adapter == "lora"
     adapter = lora and not merged
     what = f"LoRA rank {settings.model.rank}" + ("" if adapter else ", merged into the weights")
@@ -107,8 +120,49 @@ def model_card(
     if base.id:
         front += [f"base_model: {base.id}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"]
     front += [f"{key}: {json.dumps(text)}" for key, text in base.licence.items()]
-    front += ["pipeline_tag: text-generation", "tags: [refine, grpo, reinforcement-learning]", "---", ""]
+    tags = "[refine, grpo, reinforcement-learning]" if supervised is None else "[refine, sft]"
+    front += ["pipeline_tag: text-generation", f"tags: {tags}", "---", ""]
     task = "\n".join(f"> {line}" for line in settings.task.strip().splitlines())
+    if supervised is None:
+        evidence, training = _evidence(settings, comparison, said), _grpo(settings, trained, what)
+    else:
+        evidence = [f"{supervised.losses[0].upper()}{supervised.losses[1:]} (nats a token of the answers)."]
+        training = (
+            f"Supervised fine-tuning on {supervised.rows} rows of `{supervised.data}`, "
+            f"{trained.text(trained.taken)}, learning rate {supervised.rate:g}, {what}."
+        )
+    return "\n".join(
+        [
+            *front,
+            f"# {settings.name or 'A tuned model'}",
+            "",
+            f"{base.called}, trained with Re:Fine for this task:",
+            "",
+            task,
+            "",
+            "## Evidence",
+            "",
+            *evidence,
+            "",
+            "## Training",
+            "",
+            training,
+            *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
+            "",
+            # A word where the block above does not say it.
+            *([] if base.licence else [_LICENCE_HOLDS, ""]),
+            "## Use",
+            "",
+            "```python",
+            _use(adapter),
+            "```",
+            "",
+        ]
+    )
+
+
+def _use(adapter: bool) -> str:
+    """How to load it, in Python."""
     if adapter:
         use = (
             "from peft import AutoPeftModelForCausalLM\n"
@@ -122,36 +176,14 @@ def model_card(
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
         )
-    use += 'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")'
+    return use + 'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")'
+
+
+def _grpo(settings: Settings, trained: Trained, what: str) -> str:
     g = settings.grpo
-    return "\n".join(
-        [
-            *front,
-            f"# {settings.name or 'A tuned model'}",
-            "",
-            f"{base.called}, trained with Re:Fine for this task:",
-            "",
-            task,
-            "",
-            "## Evidence",
-            "",
-            *_evidence(settings, comparison, said),
-            "",
-            "## Training",
-            "",
-            f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
-            *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
-            "",
-            # A word where the block above does not say it.
-            *([] if base.licence else [_LICENCE_HOLDS, ""]),
-            "## Use",
-            "",
-            "```python",
-            use,
-            "```",
-            "",
-        ]
+    return (
+        f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
+        f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}."
     )
 
 
