@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 
-from refine_rl.evaluate.stats import mean_of
 from refine_rl.rewards.text.english import content_stems
-from refine_rl.types import Content, Prompt, Score, Trajectory, decimals, same_value
+from refine_rl.types import Content, Prompt, Score, Trajectory, decimals, mean_of, same_value
 
 SHRUNK = 0.6  # of the tokens before: from here on down answers shrank
 LOST = 0.6  # of the share of content words before

@@ -89,7 +89,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     prompts = settle_prompts(folder, settings, policy, read, journal)
     every = [p for some in prompts.values() for p in some]
     hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
-    settings = _begin(folder, settings, policy, journal)
+    settings = begin(folder, settings, policy, journal)
     return Prepared(
         settings=settings, connections=connections, scorers=scorers, policy=policy, prompts=prompts
     )
@@ -173,7 +173,7 @@ def _settle_rubric(
     return settings
 
 
-def _begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journal) -> Settings:
+def begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journal) -> Settings:
     """Puts the start (or the resume) on record, with the number format that was found; the settings in
     force. A resume goes on in the format of the start, and says what else has changed since."""
     resumed = any(e["kind"] == "started" for e in folder.events())

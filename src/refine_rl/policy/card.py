@@ -54,6 +54,17 @@ class Base:
     listens: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Supervised:
+    """Of weights that were trained on answers to imitate: where these stood, how many were trained on, the
+    learning rate, and what came of it in a sentence."""
+
+    data: str
+    rows: int
+    rate: float
+    losses: str
+
+
 def base_of(name: str) -> Base:
     """What can be told about the base model that the settings call `name`. A hub's own card is asked for
     where it is not at hand; where it cannot be had, the licence stays unsaid."""
@@ -116,21 +127,30 @@ def model_card(
     changes: Sequence[str] = (),
     said: Sequence[str] = (),
     share: Share | None = None,
+    supervised: Supervised | None = None,
 ) -> str:
     """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
     not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
     settings that were others in a part of the training; `said` are sentences that belong to the verdict;
-    `share` is how much of the model was trained."""
+    `share` is how much of the model was trained. `supervised`: it was no GRPO."""
     adapter = settings.model.adapted and not merged
     front = ["---", "library_name: " + ("peft" if adapter else "transformers")]
     if base.id:
         front += [f"base_model: {base.id}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"]
     front += [f"{key}: {json.dumps(text)}" for key, text in base.licence.items()]
     front += [] if base.listens else ["pipeline_tag: text-generation"]
-    front += ["tags: [refine, grpo, reinforcement-learning]", "---", ""]
+    tags = "[refine, grpo, reinforcement-learning]" if supervised is None else "[refine, sft]"
+    front += [f"tags: {tags}", "---", ""]
     task = "\n".join(f"> {line}" for line in settings.task.strip().splitlines())
-    use = _use(adapter=adapter, listens=base.listens, prefix=settings.model.prefix)
-    g = settings.grpo
+    what = _method(settings.model, merged)
+    if supervised is None:
+        evidence, training = _evidence(settings, comparison, said), _grpo(settings, trained, what)
+    else:
+        evidence = [f"{supervised.losses[0].upper()}{supervised.losses[1:]} (nats a token of the answers)."]
+        training = (
+            f"Supervised fine-tuning on {supervised.rows} rows of `{supervised.data}`, "
+            f"{trained.text(trained.taken)}, learning rate {supervised.rate:g}, {what}."
+        )
     return "\n".join(
         [
             *front,
@@ -142,14 +162,12 @@ def model_card(
             "",
             "## Evidence",
             "",
-            *_evidence(settings, comparison, said),
+            *evidence,
             "",
             "## Training",
             "",
             *([_begun(settings.model.start), ""] if settings.model.start else []),
-            f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, "
-            f"{_method(settings.model, merged)}." + (f" {share.text}." if share else ""),
+            training + (f" {share.text}." if share else ""),
             *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
             # A word where the block above does not say it.
@@ -157,10 +175,18 @@ def model_card(
             "## Use",
             "",
             "```python",
-            use,
+            _use(adapter=adapter, listens=base.listens, prefix=settings.model.prefix),
             "```",
             "",
         ]
+    )
+
+
+def _grpo(settings: Settings, trained: Trained, what: str) -> str:
+    g = settings.grpo
+    return (
+        f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
+        f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}."
     )
 
 

@@ -339,7 +339,7 @@ def settings_table(settings: Settings) -> dict[str, dict[str, str]]:
     """Every setting in force by section, as text; the task itself stands at the top of the page."""
     sections: dict[str, dict[str, str]] = {"": {}}
     for name, value in settings.model_dump(mode="json").items():
-        if name == "task":
+        if name == "task" or value is None:  # a table that is not there
             continue
         if isinstance(value, dict):
             sections[name] = {key: _shown(v) for key, v in value.items()}

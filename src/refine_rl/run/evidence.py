@@ -103,9 +103,11 @@ class Evidence(Tables):
     # -- the end ------------------------------------------------------------------------------
 
     def finished(self) -> bool:
-        """Whether nothing is left to do: trained, compared, and the model is there as it was written."""
-        compared = (self._root / "comparison.json").is_file()
-        there = compared and all(self.answers(which).exists() for which in ("base", "tuned"))
+        """Whether nothing is left to do: trained, compared (where anything is), and the model is there as it
+        was written."""
+        there = self.config.kind() == "sft"  # nothing is compared there
+        if not there and (self._root / "comparison.json").is_file():
+            there = all(self.answers(which).exists() for which in ("base", "tuned"))
         ended = self._ended()
         return there and ended is not None and ended.get("model", "") == self._model_sum()
 

@@ -82,6 +82,7 @@ class Tables(Checkpoints):
         self.metrics = self._of_steps("metrics.jsonl", shapes.METRICS, InOrder)
         self.validation = self._of_steps("validation.jsonl", shapes.VALIDATION)
         self.pool = self._of_steps("pool.jsonl", shapes.POOL)
+        self.examples = Table(path / "examples.jsonl", shapes.EXAMPLES, grows=False)
         self.events = self._log("events.jsonl", shapes.EVENTS)
         self.times = self._log("times.jsonl", shapes.TIMES)
         self.calls = self._log("llm_calls.jsonl", shapes.CALLS)
@@ -122,7 +123,7 @@ class Tables(Checkpoints):
     @property
     def resume(self) -> str:
         """The command that goes on with the run."""
-        return f"refine train --resume {quoted(self.path)}"
+        return f"refine {self.config.verb()} --resume {quoted(self.path)}"
 
     def _replace(self, file: str, text: str) -> Path:
         replace(self._root / file, text)

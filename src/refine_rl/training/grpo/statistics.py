@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 from refine_rl.evaluate.content import content
-from refine_rl.evaluate.stats import mean_of
 from refine_rl.evaluate.variety import variety
 from refine_rl.training.grpo.advantages import root_mean_square
 from refine_rl.training.rows import sampled_logprobs
-from refine_rl.types import RIGHT_STEPS, Group, same_value
+from refine_rl.types import RIGHT_STEPS, Group, mean_of, same_value
 
 
 def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
