@@ -18,6 +18,7 @@ from refine_rl.types import (
     Estimate,
     Group,
     Message,
+    Metric,
     Part,
     Prompt,
     Score,
@@ -172,6 +173,11 @@ def contrast(base: float, tuned: float, by: float = 0.05) -> Contrast:
     return Contrast(
         base=estimate(base, by=by), tuned=estimate(tuned, by=by), difference=estimate(tuned - base, by=by)
     )
+
+
+def metric(of: Contrast, prompts: int = 64, **changes: Any) -> Metric:
+    """A metric with the estimates of a contrast."""
+    return Metric(base=of.base, tuned=of.tuned, difference=of.difference, prompts=prompts, **changes)
 
 
 def part(prompts: int, difference: float = 0.5) -> Part:

@@ -71,6 +71,18 @@ def test_validations(every: int, steps: int, times: int) -> None:
 GRPO = {"steps": 20, "prompts_per_step": 3, "validate_every": 10}
 
 
+def test_a_win_rate_is_asked_for_in_both_orders() -> None:
+    """7 held-out prompts: base against tuned, and both against the reference where there is one."""
+    metrics = {"metrics": ["win_rate", "length"]}
+    alone = make(reward={"rules": [{"rule": "words"}]}, evaluate={**metrics, "judge": "f/c"})
+    assert numbers(calls(alone, COUNTS)) == {("first look", "f/c"): (2, 2), ("win rate", "f/c"): (14, 42)}
+    (duels,) = [c for c in calls(alone, COUNTS) if c.stage == "win rate"]
+    assert duels.purpose == "win rate"
+    panel = make(**judging("e/a", "e/b", repeats=2), grpo=GRPO, evaluate=metrics)
+    found = numbers(calls(panel, COUNTS))
+    assert (found["win rate", "e/a"], found["win rate", "e/b"]) == ((14, 42), (14, 42))
+
+
 def test_every_stage_of_a_ruler() -> None:
     """20 steps of 3 groups; 5 validation prompts before training and twice later; 7 held-out prompts; bad
     answers beside 2 prompts, three times."""

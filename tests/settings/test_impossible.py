@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from refine_rl.settings import EarlyExitSettings, OverlongSettings, PromptSettings, Settings, StepSettings
+from refine_rl.settings import (
+    EarlyExitSettings,
+    EvaluateSettings,
+    ModelSettings,
+    OverlongSettings,
+    PromptSettings,
+    Settings,
+    StepSettings,
+)
 from refine_rl.settings.base import Section
 from refine_rl.settings.problems import setting_names
 
@@ -29,6 +37,8 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
+    ModelSettings: [{"bits": 8}],
+    EvaluateSettings: [{"name": "title", "metrics": ["length"]}],
     Settings: [
         {"grpo": {"steps": 5, "warmup_steps": 6}},
         {"grpo": {"advantage": "gdpo"}, "reward": {"combine": "product"}},
@@ -56,6 +66,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"reward": {**JUDGED, "rubric": "write"}},
         {"reward": {"rubric": "Be brief."}},
         {"evaluate": {"judge": "a/b"}},
+        {"evaluate": {"metrics": ["win_rate"]}},
         {"judge": {"adaptive": True, "repeats": 2}, "reward": JUDGED},
         {"judge": {"larger": "a/c"}, "reward": JUDGED},
         {"judge": {"shrink": True}, "reward": JUDGED},

@@ -88,7 +88,7 @@ def evaluate_again(
                 evaluation=name,
             )
             base, tuned = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-        comparison = compared(work, base, tuned, seed=seed)
+            comparison = compared(work, base, tuned, seed=seed)
         for text in unexpected(comparison).values():
             journal.observer.warning(text)
         return comparison, folder.save_evaluation(name, comparison)

@@ -8,6 +8,7 @@ from pathlib import Path
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answers_of, scored, unscored
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.evaluate.verdict import said_with, updated
+from refine_rl.pipeline.metrics import measured
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.training.checkpoint import Position
@@ -66,16 +67,19 @@ def examined(
 def compared(
     work: Work, base: Sequence[Outcome], tuned: Sequence[Outcome], *, seed: int | None = None
 ) -> Comparison:
-    """Both sides beside one another; `seed` draws the resamples, without one the run's."""
-    return compare(
+    """Both sides beside one another, measured as the settings say; `seed` draws the resamples, without one
+    the run's."""
+    seed = work.settings.grpo.seed if seed is None else seed
+    comparison = compare(
         base,
         tuned,
         success=work.scorers.exam.success,
         resamples=work.settings.evaluate.bootstrap,
-        seed=work.settings.grpo.seed if seed is None else seed,
+        seed=seed,
         updated=updated(work.folder.history()),
         seen=met_in_training(work.folder.prompts()),
     )
+    return measured(work, comparison, {"base": base, "tuned": tuned}, seed)
 
 
 def _last_look(work: Work, which: str) -> ScoreGroups:

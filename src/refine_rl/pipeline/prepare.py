@@ -11,6 +11,7 @@ from refine_rl.errors import Together
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.pipeline.first_looks import FirstLooks
+from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.policy.load import require_model
@@ -67,7 +68,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         pause=pause,
     )
     known = [] if read is None else read.prompts
-    if (costs or settings.reward.asks) and folder.outcomes("base") is None:
+    if (costs or settings.reward.asks or scorers.referee is not None) and folder.outcomes("base") is None:
         require_model(settings.model)
         looks.at_judges(known)
         looks.at_quiz(known)
@@ -108,6 +109,8 @@ def _checked(
     read: Read | None = None
     with together:
         scorers = scorers_of(settings)
+    with together:
+        require_packages(settings)
     with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if folder.prompts() or not settings.writes_prompts:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from refine_rl.errors import UserError
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.pipeline.metrics import require_data
 from refine_rl.policy.control import readable
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Pause
@@ -49,7 +50,8 @@ def read_prompts(
 
 
 def check_prompts(settings: Settings, reward: CombinedReward, read: Read) -> None:
-    """Raises UserError where prompts lack what the reward needs, or are too few."""
+    """Raises UserError where prompts lack what the reward or the metrics need, or are too few."""
+    require_data(settings, [p for p in read.prompts if p.split == "held_out"])
     if read.settled:
         return
     reward.check_data(read.prompts)

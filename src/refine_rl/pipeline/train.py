@@ -67,7 +67,7 @@ def run(
             load_best(work, position)
             with folder.timed("tuned"):
                 outcomes = of_tuned(work, held_out, base)
-        comparison = compared(work, *outcomes)
+            comparison = compared(work, *outcomes)
         folder.save_comparison(comparison)
         for name, text in {**unexpected(comparison), **audit(comparison)}.items():
             journal.warning(name, text, position.step)

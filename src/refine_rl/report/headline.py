@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from refine_rl.evaluate.verdict import mostly_cut, said_with
+from refine_rl.evaluate.verdict import lost_content, mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
 from refine_rl.report.standing import Json
 from refine_rl.types import MIN_PROMPTS, Comparison, Verdict, count_of
@@ -71,6 +71,8 @@ def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
     tone, claim = _CLAIMS[c.verdict]
     if mostly_cut(c) and c.verdict in ("better", "not better", "worse"):
         claim += ", on answers that were mostly cut off"
+    if lost_content(c):
+        claim += " by its reward, and lost the prompts’ content"
     notes = list(stop)
     if "success" in c.details:
         sampled = c.details["success"]

@@ -108,7 +108,7 @@ def keeps(
         raise SettingsError("`enough` must be above 0 and at most 1")
 
     def check(prompt: Prompt, completion: str) -> tuple[float, str]:
-        wanted = content_stems(_text_of(prompt, of) if of is not None else prompt.text)
+        wanted = content_stems(text_of(prompt, of) if of is not None else prompt.text)
         kept = set(content_stems(completion)).intersection(wanted)
         share = len(kept) / len(wanted) if wanted else 1.0
         return min(1.0, share / enough), f"{len(kept)} of {len(wanted)} content words kept"
@@ -134,7 +134,7 @@ def not_copy(
 
     def copied(prompt: Prompt, completion: str) -> float:
         if of is not None:
-            sources = [_text_of(prompt, of)]
+            sources = [text_of(prompt, of)]
         else:
             sources = [m["content"] for m in prompt.messages if m["role"] != "assistant"]
         originals = [split_words(fold(source)) for source in sources]
@@ -222,7 +222,7 @@ def _texts(
     """Where a rule's texts come from: fixed ones, or the prompt's data."""
     _exactly_one(name, fixed, data)
     if data is not None:
-        return lambda prompt: _texts_of(prompt, data, may_be_empty)
+        return lambda prompt: texts_of(prompt, data, may_be_empty)
     texts = [fixed] if isinstance(fixed, str) else list(fixed or [])
     if not texts or not all(t.strip() for t in texts):
         raise SettingsError(f"`{name}` is empty")
@@ -257,7 +257,8 @@ def _named(prompt: Prompt) -> str:
     return f"prompt {prompt.id} ({prompt.origin})" if prompt.origin else f"prompt {prompt.id}"
 
 
-def _texts_of(prompt: Prompt, key: str, may_be_empty: bool) -> list[str]:
+def texts_of(prompt: Prompt, key: str, may_be_empty: bool = False) -> list[str]:
+    """The texts that the prompt's data holds there; a UserError where it holds something else."""
     value = data_value(prompt, key)
     texts = value if isinstance(value, list | tuple) else [value]
     _refuse_blank(prompt, key, value)
@@ -276,7 +277,8 @@ def _refuse_blank(prompt: Prompt, key: str, value: Any) -> None:
         raise UserError(f"data `{key}` of {_named(prompt)} is blank: fill it in, or take the row out")
 
 
-def _text_of(prompt: Prompt, key: str) -> str:
+def text_of(prompt: Prompt, key: str) -> str:
+    """The one text that the prompt's data holds there; a UserError where it holds something else."""
     value = data_value(prompt, key)
     if not isinstance(value, str):
         raise UserError(f"data `{key}` of {_named(prompt)} must be a text, not {_quote([value])}")
