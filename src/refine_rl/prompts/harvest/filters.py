@@ -37,9 +37,9 @@ _GENERATED_FILE = re.compile(r"_pb2(_grpc)?\.py$")
 _HEAD = 20  # lines in which a generator says that it wrote the file
 _LONGEST_LINE = 1000  # signs; no person writes longer ones
 _BOILERPLATE = re.compile(
-    r"\W*(?:todo|fixme|xxx|undocumented|inherited|deprecated|see\b.{0,60}\b(?:class|method|docs?|docstring|"
+    r"\W*(?:(?:todo|fixme|xxx|undocumented|inherited|deprecated|docstring)\b|see\b.{0,60}\b(?:class|method|docs?|docstring|"
     r"documentation|function|module|above|below|parent|super\w*|help)\b.{0,20}$|internal(?: \w+)?\W*$|"
-    r"same as|docstring|no ?op\W*$|not implemented)",
+    r"same as\b|no ?op\W*$|not implemented)",
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"https?://|ftp://|www\.")
@@ -143,10 +143,10 @@ def wrong_with_answer(answer: str, limits: Limits) -> str:
 
 
 def is_english(text: str, words: Sequence[str]) -> bool:
-    """By its letters (at most a tenth beyond ASCII), and by small words of English and of its neighbours."""
+    """By its letters (at most a fifth beyond ASCII), and by small words of English and of its neighbours."""
     letters = sum(map(len, words))
     foreign = sum(not sign.isascii() and sign.isalpha() for sign in text)
-    if foreign > 0.1 * letters:
+    if foreign > 0.2 * letters:
         return False
     small = [word.casefold() for word in words]
     others = sum(word in _OTHERS for word in small)
