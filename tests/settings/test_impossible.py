@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from refine_rl.settings import (
     EarlyExitSettings,
     EvaluateSettings,
+    ModelSettings,
     OverlongSettings,
     PromptSettings,
     Settings,
@@ -36,6 +37,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
+    ModelSettings: [{"bits": 8}],
     EvaluateSettings: [{"name": "title", "metrics": ["length"]}],
     Settings: [
         {"grpo": {"steps": 5, "warmup_steps": 6}},

@@ -11,7 +11,6 @@ prompts), and with one prompt it has no width and says nothing about other promp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,18 +41,6 @@ def mean_ci(values: Sequence[float], *, resamples: int, seed: int) -> Estimate:
     distance = x - x[0]
     low, high = np.quantile(_resampled_means(distance, resamples, seed), [0.025, 0.975])
     return Estimate(mean=float(x[0] + distance.mean()), ci95=(float(x[0] + low), float(x[0] + high)))
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """The mean of at least one value; also where the sum is too large for a number.
-
-    >>> mean_of([1.5e308, 1.5e308])
-    1.5e+308
-    """
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:
-        return math.fsum(v / len(values) for v in values)
 
 
 def paired(base: Sequence[float], tuned: Sequence[float], *, resamples: int, seed: int) -> Contrast:

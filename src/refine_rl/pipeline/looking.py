@@ -8,13 +8,13 @@ from statistics import fmean
 from refine_rl.envs.play import sample
 from refine_rl.errors import MEND, GuardStop
 from refine_rl.evaluate.answer import Answers, answers_of, scored
-from refine_rl.evaluate.stats import mean_ci, mean_of
+from refine_rl.evaluate.stats import mean_ci
 from refine_rl.pipeline.work import Work
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.anchors import check_anchors
 from refine_rl.training.grpo.setup import sampling_of
 from refine_rl.training.missing import require_scores
-from refine_rl.types import Outcome, Prompt, decimals, same_value
+from refine_rl.types import Outcome, Prompt, decimals, mean_of, same_value
 
 
 def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:

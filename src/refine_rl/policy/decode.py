@@ -18,7 +18,7 @@ from refine_rl.policy.draw import TILE, Sampling, draw, draw_tiled
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.prefix import pack
-from refine_rl.policy.protocol import Network
+from refine_rl.policy.protocol import DecoderNetwork
 
 KeysAndValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """Layer -> keys and values."""
@@ -176,7 +176,7 @@ class SharedPrompts:
 
     def __init__(
         self,
-        network: Network,
+        network: DecoderNetwork,
         fast: Fast,
         prompt_ids: Sequence[Sequence[int]],
         counts: Sequence[int],

@@ -43,15 +43,16 @@ def fetch_config(name: str, source: str) -> Any:
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
         raise UserError(
-            f"{name} is quantised ({getattr(method, 'value', method)}), and quantised weights are not "
-            "trained here. Take the model that it was made from (its card names it), in bfloat16 or float32."
+            f"{name} is quantised ({getattr(method, 'value', method)}), and no model is taken from quantised "
+            "files here. Take the model that it was made from (its card names it), in bfloat16 or float32; "
+            'model.adapter = "qlora" quantises it while it is loaded.'
         )
     return config
 
 
-def fetch_weights(source: str, dtype: torch.dtype) -> Any:
-    """A causal language model with every weight from the files. Raises UserError where one is missing, is
-    not the model's, or has another shape."""
+def fetch_weights(source: str, dtype: torch.dtype, **options: Any) -> Any:
+    """A causal language model with every weight from the files; `options` are from_pretrained's. Raises
+    UserError where one is missing, is not the model's, or has another shape."""
     import transformers
 
     with _transformers_quiet():
@@ -62,6 +63,7 @@ def fetch_weights(source: str, dtype: torch.dtype) -> Any:
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **options,
         )
     shapes = [
         f"{name} ({_shape(found)} instead of {_shape(wanted)})"

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from refine_rl.errors import UserError
+from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fetch import refusal
-from refine_rl.policy.policy import Policy
 from refine_rl.types import Message
 
 _LEAK = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -44,7 +44,7 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
         )
 
 
-def require_causal(policy: Policy) -> None:
+def require_causal(policy: DecoderOnly) -> None:
     """Raises UserError for a model whose forward pass fails, or lets a token see what follows it."""
     rows = policy.model.get_input_embeddings().weight.shape[0]
     length = min(4, policy.context_length)

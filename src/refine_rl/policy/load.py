@@ -18,11 +18,13 @@ import torch
 from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
 from refine_rl.policy.control import control_of
+from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights
 from refine_rl.policy.fit import require_causal, require_words
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.quantised import own_products, quantisation, quantised, require_quantiser
 from refine_rl.policy.recompute import recompute_layers
 from refine_rl.policy.template import ensure_template, render, stop_ids
 from refine_rl.settings import ModelSettings
@@ -46,6 +48,8 @@ def load_policy(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    if settings.quantised:
+        require_quantiser()
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
@@ -53,9 +57,12 @@ def load_policy(
     config = fetch_config(settings.source, origin.base)
     compute_dtype = choose_dtype(settings.dtype, device, lambda: faster_here(config, settings))
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
-    dtype = compute_dtype if settings.adapter == "lora" else torch.float32
-    tuned = adapter_from if settings.adapter == "none" else None
-    model, start = _start(origin, dtype) if tuned is None else (_plain(str(tuned), dtype), None)
+    dtype = compute_dtype if settings.adapted else torch.float32
+    tuned = None if settings.adapted else adapter_from
+    if settings.quantised:
+        model, start = _quantised_start(origin, settings.quantised, dtype, device)
+    else:
+        model, start = _start(origin, dtype) if tuned is None else (_plain(str(tuned), dtype), None)
     # An adapter's folder has no configuration that would tell the tokenizer's kind.
     known = {} if origin.adapter is None else {"config": config}
     tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer, **known)
@@ -63,7 +70,7 @@ def load_policy(
     require_words(model, tokenizer, settings.source)
     stops = stop_ids(model, tokenizer)
     frozen = None
-    if settings.adapter == "lora":
+    if settings.adapted:
         if adapter_from is None:
             model = fresh_adapter(model, settings, seed)
         else:
@@ -71,29 +78,34 @@ def load_policy(
     elif keep_reference:
         untrained = copy.deepcopy(model) if tuned is None else _start(origin, dtype)[0]
         frozen = untrained.requires_grad_(False).eval().to(device)
-    model.to(device).eval()
+    if not settings.quantised:  # such a model is there, and its scales would stay behind
+        model.to(device)
+    model.eval()
     if settings.gradient_checkpointing and not recompute_layers(model):
         raise UserError(
             f"model.gradient_checkpointing = true: {settings.name} ({config.model_type}) has no "
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
-    moment = moment or datetime.now()
-    policy = Policy(
+    return _player(
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
-        control=control_of(
-            tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.source)
-        ),
-        moment=moment,
+        moment=moment or datetime.now(),
         device=device,
         compute_dtype=compute_dtype,
         context_length=context_length(config),
         source=settings.source,
-        adapter=settings.adapter == "lora",
+        adapter=settings.adapted,
         start=start,
         frozen=frozen,
     )
+
+
+def _player(**parts: Any) -> Policy:
+    """The policy of a model of its kind, once it has been seen to compute what it should."""
+    tokenizer, moment, source = parts["tokenizer"], parts["moment"], parts["source"]
+    written = partial(render, tokenizer, moment=moment, source=source)
+    policy = DecoderOnly(**parts, control=control_of(tokenizer, parts["stop_ids"], written))
     require_causal(policy)
     return policy
 
@@ -112,12 +124,29 @@ def _same_to_the_bit() -> None:
 def require_model(settings: ModelSettings) -> None:
     """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
     can be told without its weights: before anything is asked of anybody."""
+    if settings.quantised:
+        require_quantiser()
     fetch_config(settings.source, find_origin(settings.source).base)
 
 
 def _start(origin: Origin, dtype: torch.dtype) -> tuple[Any, Start | None]:
     """The untrained model, the adapter that it comes with merged in."""
     return merge_start(_plain(origin.base, dtype), origin)
+
+
+def _quantised_start(
+    origin: Origin, bits: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Start | None]:
+    """The untrained model with quantised layers, on the device. An adapter that it comes with is merged into
+    the whole weights: packed ones would keep little of it."""
+    if origin.adapter is not None:
+        model, start = _start(origin, torch.float32)
+        model = quantised(model, bits, dtype, device)
+    else:
+        options = {"quantization_config": quantisation(bits, dtype), "device_map": {"": device}}
+        model, start = own_products(fetch_weights(origin.base, dtype, **options)), None
+    lean_norms(model)
+    return model, start
 
 
 def _plain(source: str, dtype: torch.dtype) -> Any:
@@ -168,7 +197,14 @@ def faster_here(config: Any, settings: ModelSettings) -> torch.dtype:
 
     if settings.adapter == "none":
         return faster_format(config, lambda model: model, trains_all=True)
-    return faster_format(config, lambda model: fresh_adapter(model, settings, 0), trains_all=False)
+
+    def adapt(model: Any) -> Any:
+        if settings.quantised:
+            model = quantised(model, settings.quantised, model.dtype, torch.device("cpu"))
+            lean_norms(model)
+        return fresh_adapter(model, settings, 0)
+
+    return faster_format(config, adapt, trains_all=False)
 
 
 def context_length(config: Any) -> int:

@@ -11,14 +11,14 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from refine_rl.policy.fast import Fast, gather
-from refine_rl.policy.protocol import Network
+from refine_rl.policy.protocol import DecoderNetwork
 from refine_rl.policy.tokens import TokenBatch
 
 MAX_LOGITS = 1 << 25
 """Logits that are turned into float32 at once (128 MiB); in the backward pass they are made again."""
 
 
-def logprobs(network: Network, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+def logprobs(network: DecoderNetwork, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
     """log pi(token | all before it) at `temperature`, [B, T] float32, 0 where not trainable."""
     fast = network.fast
     if fast is None or min(batch.prompts) == 0:
@@ -26,7 +26,9 @@ def logprobs(network: Network, batch: TokenBatch, *, temperature: float = 1.0) -
     return _packed_logprobs(network, fast, batch, temperature)
 
 
-def _packed_logprobs(network: Network, fast: Fast, batch: TokenBatch, temperature: float) -> torch.Tensor:
+def _packed_logprobs(
+    network: DecoderNetwork, fast: Fast, batch: TokenBatch, temperature: float
+) -> torch.Tensor:
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, length in enumerate(batch.prompts):
         groups.setdefault(tuple(batch.ids[row, :length].tolist()), []).append(row)
@@ -54,7 +56,7 @@ def _packed_logprobs(network: Network, fast: Fast, batch: TokenBatch, temperatur
     return out.index_put((rows, columns), found)
 
 
-def plain_logprobs(network: Network, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+def plain_logprobs(network: DecoderNetwork, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
     """The same, every row through the model whole: the plain twin."""
     device = network.device
     ids, trainable = batch.ids.to(device), batch.trainable.to(device)

@@ -14,6 +14,7 @@ from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.columns import AS_THEY_ARE, Columns
 from refine_rl.prompts.files import check_rows
+from refine_rl.prompts.rows import RowSource
 from refine_rl.rewards.functions.world import foreign_import
 from refine_rl.types import Split
 
@@ -35,7 +36,8 @@ def generate_prompts(
         raise UserError(_failure(path, error)) from error
     if not callable(function):
         raise UserError(f"{path}: has no function prompts(split, count, seed)")
-    return check_rows(_rows(path, function, counts, seed), path, columns)
+    rows = _rows(path, function, counts, seed)
+    return check_rows(RowSource(name=str(path), origin=f"file:{path.name}", rows=rows), columns)
 
 
 def _rows(path: Path, function: Any, counts: Mapping[Split, int], seed: int) -> Iterator[tuple[str, object]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from refine_rl.evaluate.verdict import mostly_cut, said_with
+from refine_rl.evaluate.verdict import lost_content, mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
 from refine_rl.report.standing import Json
 from refine_rl.types import MIN_PROMPTS, Comparison, Verdict, count_of
@@ -71,6 +71,8 @@ def claim(comparison: Comparison) -> str:
     said = _CLAIMS[comparison.verdict][1]
     if mostly_cut(comparison) and comparison.verdict in ("better", "not better", "worse"):
         said += ", on answers that were mostly cut off"
+    if lost_content(comparison):
+        said += " by its reward, and lost the prompts’ content"
     return f"{said}:"
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from refine_rl.errors import RefineError
-from refine_rl.evaluate.verdict import cautions, cut_text, mostly_cut
+from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.columns import Columns
 from refine_rl.report.measured import print_metrics
 from refine_rl.report.wrapping import wrap
@@ -198,6 +198,7 @@ def _compared_on(c: Comparison, what: str) -> str:
         on = f": compared on {c.prompts}"
     else:
         qualified = " (answers mostly cut)" if mostly_cut(c) else ""
+        qualified += " (the prompts’ content was lost)" if lost_content(c) else ""
         on = f"{qualified}: compared on {c.prompts}" if c.prompts_missing else f"{qualified} on {c.prompts}"
     if c.prompts_missing:
         return f"{on} of {c.prompts_asked} {what}"

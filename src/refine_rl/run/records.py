@@ -13,6 +13,7 @@ from typing import Any
 from refine_rl.types import (
     Beside,
     Comparison,
+    Content,
     Contrast,
     Estimate,
     Example,
@@ -173,6 +174,7 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
         },
         "combinations": {name: _part(part) for name, part in record.get("combinations", {}).items()},
         "variety": {side: Variety(**v) for side, v in record.get("variety", {}).items()},
+        "content": {side: Content(**c) for side, c in record.get("content", {}).items()},
         "others": {name: _other(other) for name, other in record.get("others", {}).items()},
         "metrics": {name: _metric(metric) for name, metric in record.get("metrics", {}).items()},
         "controls": {name: _besides(found) for name, found in record.get("controls", {}).items()},

@@ -85,8 +85,8 @@ class Settings(Section):
         if self.grpo.learning_rate is not None:
             return self.grpo.learning_rate
         if self.model.name == "tiny":  # a small model takes, and needs, larger steps
-            return 1e-3 if self.model.adapter == "lora" else 3e-4
-        return 1e-4 if self.model.adapter == "lora" else 1e-5
+            return 1e-3 if self.model.adapted else 3e-4
+        return 1e-4 if self.model.adapted else 1e-5
 
     @property
     def clip_low(self) -> float:

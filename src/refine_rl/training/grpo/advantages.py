@@ -12,8 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from refine_rl.evaluate.stats import mean_of
-from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory, reaches, same_value
+from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory, mean_of, reaches, same_value
 
 Scored = tuple[Prompt, tuple[Trajectory, ...], tuple[Score, ...]]
 """A group of which the advantages are still to be found."""

@@ -1,0 +1,87 @@
+"""The records that cross the wall of a room.
+
+They are frozen and built once, when complete. The way of the data:
+
+    Prompt -> Trajectory -> Score -> Group -> StepMetrics        (training)
+    Prompt -> Trajectory -> Score -> Outcome -> Comparison       (evidence)
+
+This room knows nobody: no torch, no files, no other room.
+"""
+
+from __future__ import annotations
+
+from refine_rl.types.evidence import (
+    MIN_PROMPTS,
+    Beside,
+    Comparison,
+    Content,
+    Contrast,
+    Estimate,
+    Example,
+    Metric,
+    Other,
+    Outcome,
+    Part,
+    Variety,
+    Verdict,
+)
+from refine_rl.types.records import (
+    LARGEST,
+    LOGGED,
+    RESIDUE,
+    RIGHT_STEPS,
+    WRITER,
+    Group,
+    Message,
+    Prompt,
+    Score,
+    Segment,
+    Split,
+    Status,
+    StepMetrics,
+    StopReason,
+    Trajectory,
+    count_of,
+    decimals,
+    mean_of,
+    one_line,
+    reaches,
+    same_value,
+)
+
+__all__ = [
+    "LARGEST",
+    "LOGGED",
+    "MIN_PROMPTS",
+    "RESIDUE",
+    "RIGHT_STEPS",
+    "WRITER",
+    "Beside",
+    "Comparison",
+    "Content",
+    "Contrast",
+    "Estimate",
+    "Example",
+    "Group",
+    "Message",
+    "Metric",
+    "Other",
+    "Outcome",
+    "Part",
+    "Prompt",
+    "Score",
+    "Segment",
+    "Split",
+    "Status",
+    "StepMetrics",
+    "StopReason",
+    "Trajectory",
+    "Variety",
+    "Verdict",
+    "count_of",
+    "decimals",
+    "mean_of",
+    "one_line",
+    "reaches",
+    "same_value",
+]
