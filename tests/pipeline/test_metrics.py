@@ -16,7 +16,7 @@ from refine_rl.pipeline.evaluate import evaluate_again
 from refine_rl.pipeline.train import run
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
-from refine_rl.settings.file import settings_from_dict
+from refine_rl.settings.file import override, settings_from_dict
 
 pytest.importorskip("sacrebleu")
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -175,3 +175,72 @@ def test_a_missing_reference_stops_before_the_model_is_loaded(
     with pytest.raises(UserError, match=r"has no `label` in its data; there are `answer`, `name`"):
         run(folder)
     assert not folder.groups.exists()
+
+
+def longer(body: dict[str, Any]) -> str:
+    """A judge for whom the longer of two answers wins."""
+    parts = body["messages"][-1]["content"].split('<answer name="')[1:]
+    a, b = (len(json.loads(part.split("\n</answer>")[0].split('">\n')[1])[0]["content"]) for part in parts)
+    return json.dumps({"explanation": "by length", "winner": "A" if a > b else "B" if b > a else "tie"})
+
+
+def test_a_win_rate_is_judged_in_both_orders_and_paid_for(
+    task: Callable[..., Settings], tmp_path: Path, llm_server: Callable[..., Any]
+) -> None:
+    server = llm_server(brain=longer)
+    settings = override(
+        task(metrics=["win_rate", "length"], judge="mine/judge"),
+        [f'endpoints.mine={{base_url="{server.base_url}"}}'],
+    )
+    folder = RunFolder.create(tmp_path / "e", settings)
+    comparison = run(folder)
+    assert list(comparison.metrics) == ["chars", "tokens", "win_rate", "win_rate_reference"]
+    base, tuned = (folder.outcomes(side) or [] for side in ("base", "tuned"))
+
+    def points(ours: str, theirs: str) -> float:
+        return (len(ours) > len(theirs)) + (len(ours) == len(theirs)) / 2
+
+    pairs = [(t.greedy[0].completion, b.greedy[0].completion) for b, t in zip(base, tuned, strict=True)]
+    won = sum(points(*pair) for pair in pairs) / 8
+    metric = comparison.metrics["win_rate"]
+    assert (metric.tuned.mean, metric.base.mean) == pytest.approx((won, 1 - won))
+    assert metric.difference.mean == pytest.approx(2 * won - 1)
+    assert (metric.how, metric.notes["missing"]) == ("judged by mine/judge", 0)
+    beside = [(t.greedy[0].completion, t.prompt.data["answer"]) for t in tuned]
+    against = comparison.metrics["win_rate_reference"]
+    assert against.tuned.mean == pytest.approx(sum(points(*pair) for pair in beside) / 8)
+    if "first_shown" in metric.notes:
+        assert metric.notes["first_shown"] == 0.5  # this judge does not look at the place
+        assert metric.notes["turned"] == 0.0
+    calls = [call for call in folder.calls() if call["purpose"] == "win rate"]
+    distinct = sum(len({t, b}) == 2 for t, b in pairs)
+    distinct += sum(a != b for a, b in beside)
+    distinct += sum(o.greedy[0].completion != o.prompt.data["answer"] for o in base)
+    assert len(calls) == 2 * distinct  # the first look stands under another purpose
+    assert comparison.controls == {}
+    page = (folder.path / "report.html").read_text()
+    assert "Win rate against the reference" in page
+    assert "judged by mine/judge" in page
+
+
+def test_verdicts_that_cannot_be_had_are_missing_and_never_losses(
+    task: Callable[..., Settings], tmp_path: Path, llm_server: Callable[..., Any]
+) -> None:
+    def silent_on_cats(body: dict[str, Any]) -> str:
+        return "no JSON" if "The cat" in str(body) else longer(body)
+
+    server = llm_server(brain=silent_on_cats)
+    settings = override(
+        task(metrics=["win_rate"], judge="mine/judge"),
+        [f'endpoints.mine={{base_url="{server.base_url}"}}', "judge.corrections=0"],
+    )
+    folder = RunFolder.create(tmp_path / "f", settings)
+    comparison = run(folder)
+    held_out = [p for p in folder.prompts() if p.split == "held_out"]
+    lost = sum(str(p.data["answer"]).startswith("The cat") for p in held_out)
+    assert 0 < lost < 8
+    metric = comparison.metrics["win_rate_reference"]
+    assert (metric.prompts, metric.notes["missing"]) == (8 - lost, 2 * lost)
+    assert comparison.metrics["win_rate"].prompts == 8
+    (warning,) = [e for e in folder.events() if e["name"] == "missing_in_win_rate"][:1]
+    assert f"No verdict on {lost} of 8 pairs of answers" in warning["text"]
