@@ -105,6 +105,10 @@ def export(
     weights = choose_weights(folder, checkpoint)
     lost = export_model(folder, out, merged=merged, dtype=dtype, weights=weights)
     if merged:
+        if bits := folder.settings().model.quantised:
+            from refine_rl.report.screen import Screen
+
+            Screen().note(f"the base was trained on in {bits} bits: these are its weights unpacked")
         _tell_loss(lost)
     typer.echo(out)
 
