@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
@@ -187,6 +188,15 @@ class Policy(ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def matrices(self) -> frozenset[str]:
+        """The names of those that linear layers multiply by, the head apart."""
+        head = self.model.get_output_embeddings()
+        return frozenset(
+            f"{name}.weight"
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and module is not head and module.weight.requires_grad
+        )
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
