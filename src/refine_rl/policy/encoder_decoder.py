@@ -68,6 +68,31 @@ class EncoderDecoder(Policy):
             raise UserError(f"A prompt is empty for {self.source}: its encoder has nothing to read.")
         return ids
 
+    def shown(self, messages: Sequence[Message], *, every: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of a chat that ends in an answer to imitate: the prompt's token ids, as `encode` gives them, and
+        the answer's as the model would sample it: with the token that begins a text, for the families that
+        write one, and with the one that ends an answer.
+
+        The turns before the answer are the prompt, earlier answers included. Raises UserError where there is
+        none, and for `every` answer of several: each would need a prompt, and so a row, of its own.
+        """
+        answers = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n]
+        if not answers:
+            raise UserError(
+                "A chat without an answer of the assistant to something shows nothing to imitate."
+            )
+        if every and len(answers) > 1:
+            raise UserError(
+                f"A chat has {len(answers)} answers, and an encoder-decoder writes one to each prompt: train "
+                'on the last alone (sft.train_on = "last"), or make a row of each.'
+            )
+        before, end = self._frame[0], self.tokenizer.eos_token_id
+        bos = self.tokenizer.bos_token_id
+        begins = (bos,) if bos is not None and bos in before and bos not in self.halves.start else ()
+        words = self.encode_words(messages[answers[-1]]["content"])
+        stop = end if end in self.stop_ids else min(self.stop_ids)
+        return self.encode(messages[: answers[-1]]), (*begins, *words, stop)
+
     def opening(self, messages: Sequence[Message]) -> str:
         return ""
 
