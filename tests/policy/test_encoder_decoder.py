@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.encoder_decoder import EncoderDecoder
 from refine_rl.policy.halves import for_rows
 from refine_rl.policy.load import load_policy
-from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.protocol import Begun, Purpose
 from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.randomness import uniforms
 from refine_rl.settings import ModelSettings
@@ -31,6 +32,12 @@ PURPOSE = Purpose(seed=3, step=7, name="rollout")
 UNEVEN = prompts("hi", "say something short about the cat", "the dog and the cat and the dog and the cat")
 ROUNDING = 3e-4
 """Of float32, in nats, where the logits of a random model are large."""
+
+
+def shown(policy: EncoderDecoder, messages: Any, *, every: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    given, target = policy.demonstrate(messages, every=every)
+    assert (given.trainable, target.trainable, target.target) == (False, True, True)
+    return given.token_ids, target.token_ids
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +279,191 @@ def test_an_encoder_only_model_is_refused(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"lets a token see what follows it: .*Decoder-only models and enc"):
         load_policy(ModelSettings(name=str(tmp_path), device="cpu"))
+
+
+def said(*turns: str) -> list[Any]:
+    return [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(turns)]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_answer_to_imitate_is_what_would_be_sampled(make: Make, family: str) -> None:
+    policy = policy_of(make(family))
+    prompt_ids, answer = shown(policy, said("hello", "the cat"), every=True)
+    assert prompt_ids == policy.encode(said("hello"))
+    assert policy.tokenizer.decode(answer) == ("<s>the cat</s>" if family == "bart" else "the cat</s>")
+    assert policy.decode(answer) == "the cat"
+    several = said("hello", "the cat", "and?", "the dog")
+    with pytest.raises(UserError, match="2 answers, and an encoder-decoder writes one to each prompt"):
+        policy.demonstrate(several, every=True)
+    prompt_ids, answer = shown(policy, several, every=False)
+    assert policy.decode(prompt_ids) == "User: hello\nAssistant: the cat\nUser: and?"
+    assert policy.decode(answer) == "the dog"
+    with pytest.raises(UserError, match="nothing to imitate"):
+        policy.demonstrate(said("hello"), every=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_answers_are_those_of_generate(make: Make, family: str) -> None:
+    # transformers' generate() does not get on with a T5 whose decoder is deeper than its encoder.
+    policy = policy_of(make(family) if family == "bart" else make(family, num_decoder_layers=2))
+    groups = sample(
+        policy, UNEVEN, members=1, sampling=Sampling(max_tokens=10, temperature=0), purpose=PURPOSE
+    )
+    for of, (trajectory,) in zip(UNEVEN, groups, strict=True):
+        ids = torch.tensor([policy.encode(of.messages)])
+        out = policy.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=10,
+            do_sample=False,
+            num_beams=1,
+        )
+        written = out[0, len(policy.halves.start) :].tolist()
+        assert list(trajectory.segments[1].token_ids) == written
+
+
+def test_a_forced_first_token_is_implicit(make: Make, tmp_path: Path) -> None:
+    """As in BARTs that were taught to summarise: behind the decoder's start stands a token that nobody
+    samples."""
+    folder = listening_model(tmp_path / "bart", "bart")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "forced_bos_token_id": 0}))
+    policy = policy_of(folder)
+    assert policy.halves.start == (2, 0)
+    sampling = Sampling(max_tokens=6, temperature=0.8)
+    (group,) = sample(policy, UNEVEN[1:2], members=2, sampling=sampling, purpose=PURPOSE)
+    for trajectory in group:
+        tokens, values = plain(policy, UNEVEN[1], trajectory.member, sampling)
+        assert list(trajectory.segments[1].token_ids) == tokens
+        assert trajectory.segments[1].logprobs == pytest.approx(values, abs=ROUNDING)
+    assert policy.tokenizer.decode(shown(policy, said("hello", "the cat"), every=True)[1]) == "the cat</s>"
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_given_tokens_are_gone_on_from(make: Make, family: str) -> None:
+    """Members of one prompt with given tokens of several lengths, as early exits have, in one batch: each as
+    if alone."""
+    policy = policy_of(make(family))
+    policy.stop_ids = frozenset()
+    of, other = UNEVEN[1], UNEVEN[0]
+    sampling = Sampling(max_tokens=5, temperature=0.9)
+    begun = tuple(begun_with(policy, of, m, given) for m, given in enumerate([(7, 8, 9), (), (7,), (7,)]))
+    more = (begun_with(policy, other, 0, (11, 12, 13)),)
+    found = dict(policy.speak([begun, more], sampling=sampling, purpose=PURPOSE))
+    for group, starts in ((found[0], begun), (found[1], more)):
+        for trajectory, start in zip(group, starts, strict=True):
+            given = list(start.token_ids[len(start.segments[0].token_ids) :])
+            ids = list(start.segments[0].token_ids)
+            draws = uniforms(
+                5, seed=3, step=7, prompt_id=start.prompt.id, member=start.member, purpose="rollout"
+            )
+            tokens: list[int] = []
+            with torch.no_grad():
+                for draw in draws:
+                    p = alone(policy, ids, given + tokens, 0.9)[-1].double().exp()
+                    tokens.append(int(np.searchsorted(p.cumsum(0).numpy(), draw, side="right")))
+            assert list(trajectory.segments[-1].token_ids) == tokens
+    batch, recorded = taken_apart([found[0], found[1]])
+    new = policy.logprobs(batch, temperature=0.9).detach()[batch.trainable]
+    assert (new - recorded).abs().max() < ROUNDING
+
+
+def begun_with(policy: EncoderDecoder, of: Any, member: int, given: tuple[int, ...]) -> Begun:
+    first = Segment(token_ids=policy.encode(of.messages), trainable=False)
+    more = (Segment(token_ids=given, trainable=False),) if given else ()
+    return Begun(prompt=of, member=member, segments=(first, *more))
+
+
+def test_a_prefix_and_special_tokens_in_a_text(make: Make) -> None:
+    policy = policy_of(make("t5"), prefix="summarize: ")
+    plain_ids = policy.encode(said("the cat"))
+    assert policy.tokenizer.decode(plain_ids) == "summarize: the cat</s>"
+    ids = policy.encode(said("the </s> and <extra_id_0> and <pad>"))
+    special = set(policy.tokenizer.all_special_ids)
+    assert [i for i in ids if i in special] == [policy.tokenizer.eos_token_id]
+    assert policy.decode(ids) == "summarize: the </s> and <extra_id_0> and <pad>"
+    assert policy.decode(policy.encode_words("a </s> b")) == "a </s> b"
+    assert policy.decode([5 + 250, *policy.tokenizer.all_special_ids]) == policy.decode([5 + 250])
+    assert policy.opening(said("hi")) == ""
+
+
+def test_a_prefix_is_refused_for_a_decoder_only_model(make_model: Make) -> None:
+    settings = ModelSettings(name=str(make_model("llama")), prefix="summarize: ", device="cpu")
+    with pytest.raises(UserError, match=r"'summarize: ' is what an encoder-decoder reads .*prompts\.system"):
+        load_policy(settings)
+
+
+def test_a_decoder_without_a_start_token_is_refused(tmp_path: Path) -> None:
+    folder = listening_model(tmp_path, decoder_start_token_id=None)
+    with pytest.raises(UserError, match="does not say with which token its decoder begins"):
+        policy_of(folder)
+
+
+def test_prompt_and_answer_have_a_limit_each(make: Make) -> None:
+    policy = policy_of(make("bart"))
+    assert policy.context_length == 96
+    assert (policy.prompt_room(96), policy.prompt_room(97)) == (96, 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_goes_through_the_encoder_once_for_all_its_members(make: Make, family: str) -> None:
+    """In sampling and in training; so do the decoder's keys and values of it."""
+    policy = policy_of(make(family))
+    seen: list[int] = []
+    policy.halves.encoder.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    cross = next(
+        module
+        for name, module in policy.halves.decoder.named_modules()
+        if name.endswith(("EncDecAttention.k", "encoder_attn.k_proj"))
+    )
+    heard: list[int] = []
+    cross.register_forward_hook(lambda module, args, out: heard.append(len(args[0])))
+    sampling = Sampling(max_tokens=6)
+    groups = sample(policy, UNEVEN, members=4, sampling=sampling, purpose=PURPOSE)
+    batch, _ = taken_apart(groups)
+    policy.logprobs(batch)
+    assert (seen, heard) == ([3, 3], [3, 3])
+
+
+def test_adapters_and_merged_models_are_read_by_their_libraries(make: Make, tmp_path: Path) -> None:
+    import peft
+    import transformers
+
+    for family in FAMILIES:
+        policy = policy_of(make(family))
+        policy.save(tmp_path / family / "adapter")
+        lost = policy.save_merged(tmp_path / family / "merged")
+        assert lost < 1e-6
+        one = peft.AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / family / "adapter").eval()
+        other = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / family / "merged").eval()
+        ids = torch.tensor([policy.encode(UNEVEN[1].messages)])
+        given = torch.tensor([[*policy.halves.start, 9, 20, 31]])
+        with torch.no_grad():
+            want, *found = (
+                m(input_ids=ids, decoder_input_ids=given).logits for m in (policy.model, one, other)
+            )
+        for logits in found:
+            assert (logits - want).abs().max() < ROUNDING
+        again = policy_of(tmp_path / family / "adapter", shaken=0.0)  # an adapter is a start
+        batch = some_rows(policy.vocabulary)
+        with torch.no_grad():
+            assert (again.logprobs(batch) - policy.logprobs(batch)).abs().max() < ROUNDING
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+def test_the_reference_is_the_untrained_model(make: Make, adapter: str) -> None:
+    folder = make("t5")
+    policy = load_policy(
+        ModelSettings(name=str(folder), adapter=adapter, dtype="float32", device="cpu"),  # type: ignore[arg-type]
+        keep_reference=True,
+    )
+    batch = some_rows(policy.vocabulary)
+    with torch.no_grad():
+        before = policy.logprobs(batch)
+        for parameter in policy.trainable().values():
+            parameter += 0.05
+        assert not torch.allclose(policy.logprobs(batch), before, atol=1e-2)
+        with policy.reference() as reference:
+            assert torch.equal(reference.logprobs(batch), before)

@@ -69,20 +69,31 @@ class EncoderDecoder(Policy):
         return ids
 
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
-        """A chat whose last answer is to be imitated: what the encoder reads, and the answer with the token
-        that ends it. An earlier answer is a part of what the encoder reads, and no decoder wrote it: `every`
-        changes nothing."""
+        """A chat that ends in an answer to imitate: what `encode` gives as its prompt, and the answer as the
+        model would sample it: with the token that begins a text, for the families that write one, and with
+        the one that ends an answer.
+
+        The turns before the answer are the prompt, earlier answers included. Raises UserError where there is
+        none, and for `every` answer of several: each would need a prompt, and so a row, of its own.
+        """
         answers = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n]
         if not answers:
             raise UserError(
                 "A chat without an answer of the assistant to something shows nothing to imitate."
             )
-        last = answers[-1]
-        end = next((i for i in self._frame[1] if i in self.stop_ids), min(self.stop_ids))
-        target = (*self.encode_words(messages[last]["content"]), end)
+        if every and len(answers) > 1:
+            raise UserError(
+                f"A chat has {len(answers)} answers, and an encoder-decoder writes one to each prompt: train "
+                'on the last alone (sft.train_on = "last"), or make a row of each.'
+            )
+        before, end = self._frame[0], self.tokenizer.eos_token_id
+        bos = self.tokenizer.bos_token_id
+        begins = (bos,) if bos is not None and bos in before and bos not in self.halves.start else ()
+        words = self.encode_words(messages[answers[-1]]["content"])
+        stop = end if end in self.stop_ids else min(self.stop_ids)
         return (
-            Segment(token_ids=self.encode(messages[:last]), trainable=False),
-            Segment(token_ids=target, trainable=True, target=True),
+            Segment(token_ids=self.encode(messages[: answers[-1]]), trainable=False),
+            Segment(token_ids=(*begins, *words, stop), trainable=True, target=True),
         )
 
     def opening(self, messages: Sequence[Message]) -> str:
