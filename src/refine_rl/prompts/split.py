@@ -49,8 +49,8 @@ def _likely(
     candidates: Sequence[Candidate], limits: Mapping[Split, int | None]
 ) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
     """The first candidates, in which all that may be chosen will be found, and the others: a data set may
-    have a hundred times as many, and to compare one takes some 100 kB. There are no others where a number is open,
-    or where candidates say their split."""
+    have a hundred times as many, and to compare one takes some 100 kB. There are no others where a number
+    is open, or where candidates say their split."""
     counts = [limits[split] for split in SPLITS]
     if None in counts or any(c.split is not None for c in candidates):
         return candidates, ()
