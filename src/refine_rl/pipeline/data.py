@@ -58,8 +58,10 @@ def describe_rows(
     `model`. `source` is a path, or what `read_rows` reads. Raises what `read_rows` and `token_counter` raise,
     and UserError where there are no rows, or no column `prompt` or `answer`.
     """
-    known = source.startswith(("file:", "hub:"))
-    rows = read_rows(source if known else f"file:{source}", Path(), key="FILE")
+    named = source if source.startswith(("file:", "hub:")) else f"file:{source}"
+    if limit is not None and not named.endswith("]"):
+        named = f"{named}[:{limit}]"  # so that no more than that is downloaded
+    rows = read_rows(named, Path(), key="FILE")
     found = list(islice(rows.rows, limit))
     if not found:
         raise UserError(f"{rows.name}: there are no rows in it")
