@@ -135,6 +135,7 @@ GROUPS = plain(
     _attempts_flaw,
 )
 OUTCOMES = plain({"prompt_id": str, "prompt_tokens": list, "sampled": list, "greedy": dict}, _attempts_flaw)
+LOSSES = plain({"prompt_id": str, "loss": (int, float, type(None)), "tokens": int})
 VALIDATION = plain({"step": int, "reward": dict})
 POOL = plain({"step": int, "prompt_id": str, "state": str})
 EVENTS = plain({"time": str, "kind": str, "name": str, "text": str})
