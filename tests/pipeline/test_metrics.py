@@ -15,6 +15,7 @@ from make import Pause
 from refine_rl.errors import Interrupted, UserError
 from refine_rl.evaluate.metrics.rouge import rouge
 from refine_rl.pipeline.evaluate import evaluate_again
+from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run
 from refine_rl.pipeline.weights import open_model
 from refine_rl.run import RunFolder
@@ -126,6 +127,23 @@ def test_a_resumed_run_measures_the_same(
         run(folder, pause=Pause(12))
     run(folder)
     assert folder.comparison() == measured.comparison()
+
+
+def test_a_resume_takes_other_metrics_but_no_other_reference(
+    task: Callable[..., Settings], measured: RunFolder, tmp_path: Path
+) -> None:
+    """Base is asked for its losses anew: it is what the policy still is when a run is taken up."""
+    folder = RunFolder.create(tmp_path / "g", task(metrics=["rouge"], name="name"))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(40))
+    assert folder.outcomes("base") is not None
+    with pytest.raises(UserError, match=r"--set evaluate\.reference: this cannot change within a run"):
+        reopen(folder.path, ['evaluate.reference="name"'])
+    comparison = run(reopen(folder.path, ['evaluate.metrics=["perplexity"]', 'evaluate.name=""']))
+    own = measured.comparison()
+    assert own is not None
+    assert comparison.metrics.keys() == {"perplexity"}
+    assert comparison.metrics["perplexity"].base == own.metrics["perplexity"].base
 
 
 def test_a_reward_that_looks_at_no_reference_has_no_shuffled_control(
