@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from make import Pause
 from refine_rl.errors import Interrupted, UserError
 from refine_rl.evaluate.metrics.rouge import rouge
 from refine_rl.pipeline.evaluate import evaluate_again
+from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run
+from refine_rl.pipeline.weights import open_model
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import override, settings_from_dict
@@ -27,7 +31,7 @@ AS_LONG = """
 def as_long(completion, answer):
     return 1 - abs(len(completion) - len(answer)) / 100
 """
-METRICS = ["bleu", "chrf", "rouge", "length"]
+METRICS = ["bleu", "chrf", "rouge", "length", "perplexity"]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def measured(task: Callable[..., Settings], tmp_path_factory: pytest.TempPathFac
 def test_the_comparison_has_every_metric_of_the_greedy_answers(measured: RunFolder) -> None:
     comparison = measured.comparison()
     assert comparison is not None
-    names = ["bleu", "chrf", "rouge1", "rouge2", "rougeL", "chars", "tokens"]
+    names = ["bleu", "chrf", "rouge1", "rouge2", "rougeL", "chars", "tokens", "perplexity"]
     assert list(comparison.metrics) == names
     for side in ("base", "tuned"):
         outcomes = measured.outcomes(side)
@@ -125,6 +129,23 @@ def test_a_resumed_run_measures_the_same(
     assert folder.comparison() == measured.comparison()
 
 
+def test_a_resume_takes_other_metrics_but_no_other_reference(
+    task: Callable[..., Settings], measured: RunFolder, tmp_path: Path
+) -> None:
+    """Base is asked for its losses anew: it is what the policy still is when a run is taken up."""
+    folder = RunFolder.create(tmp_path / "g", task(metrics=["rouge"], name="name"))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(40))
+    assert folder.outcomes("base") is not None
+    with pytest.raises(UserError, match=r"--set evaluate\.reference: this cannot change within a run"):
+        reopen(folder.path, ['evaluate.reference="name"'])
+    comparison = run(reopen(folder.path, ['evaluate.metrics=["perplexity"]', 'evaluate.name=""']))
+    own = measured.comparison()
+    assert own is not None
+    assert comparison.metrics.keys() == {"perplexity"}
+    assert comparison.metrics["perplexity"].base == own.metrics["perplexity"].base
+
+
 def test_a_reward_that_looks_at_no_reference_has_no_shuffled_control(
     task: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -151,6 +172,37 @@ def test_a_later_evaluation_measures_what_it_is_asked_for(measured: RunFolder) -
     page = (measured.path / "report.html").read_text()
     assert "Later evaluations" in page
     assert f"<h3>{written.stem}</h3>" in page
+
+
+def test_the_perplexity_is_of_the_references_under_each_model(measured: RunFolder) -> None:
+    """Held against the model itself, without a batch: the mean over all tokens, then exp."""
+    own, later = measured.comparison(), evaluate_again(measured, metrics=["perplexity"], name="p")[0]
+    assert own is not None
+    held_out = [p for p in measured.prompts() if p.split == "held_out"]
+    _, policy = open_model(measured)
+
+    def perplexity() -> float:
+        loss, count = 0.0, 0
+        for prompt in held_out:
+            asked = policy.encode(prompt.messages)
+            words = policy.encode_words(str(prompt.data["answer"]))
+            with torch.no_grad():
+                logits = policy.forward(input_ids=torch.tensor([[*asked, *words]])).logits[0].double()
+            logprobs = torch.log_softmax(logits, dim=-1)
+            for place, token in enumerate(words, len(asked)):
+                loss -= float(logprobs[place - 1, token])
+                count += 1
+        return math.exp(loss / count)
+
+    found = own.metrics["perplexity"]
+    assert found.tuned.mean == pytest.approx(perplexity(), rel=1e-5)
+    with policy.reference():
+        assert found.base.mean == pytest.approx(perplexity(), rel=1e-5)
+    assert found.base.mean != pytest.approx(found.tuned.mean, rel=1e-4)
+    assert later.metrics["perplexity"].tuned.mean == pytest.approx(found.tuned.mean, rel=1e-6)
+    assert later.metrics["perplexity"].base.mean == pytest.approx(found.base.mean, rel=1e-6)
+    assert later.controls == {}  # nothing is said that could be held against a reference
+    assert own.controls["nearest"].keys() == {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "reward"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.pipeline.evidence import compared, examined
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.functions import require_functions
-from refine_rl.pipeline.metrics import require_data, require_packages
+from refine_rl.pipeline.metrics import Losses, losses_of, require_data, require_packages
 from refine_rl.pipeline.model import hold_positions
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.pipeline.work import Work
@@ -97,8 +97,8 @@ def evaluate_again(
                 pause=pause,
                 evaluation=name,
             )
-            base, tuned = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-            comparison = compared(work, base, tuned, seed=seed)
+            base, tuned, losses = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
+            comparison = compared(work, base, tuned, seed=seed, losses=losses)
         for text in unexpected(comparison).values():
             journal.observer.warning(text)
         return comparison, _saved(folder, name, comparison)
@@ -215,9 +215,17 @@ def _first_looks(
 
 def _both_sides(
     work: Work, prompts: Sequence[Prompt], purpose: Purpose
-) -> tuple[list[Outcome], list[Outcome]]:
+) -> tuple[list[Outcome], list[Outcome], dict[str, Losses]]:
+    """What base and tuned did, and how likely they find the references where a perplexity is wanted."""
+    likely = "perplexity" in work.settings.evaluate.metrics
+    losses: dict[str, Losses] = {}
     work.journal.stage(f"The base model answers {len(prompts)} prompts")
     with work.policy.reference() as untrained:
         before = work.answers(prompts, purpose, speaker=untrained)
+        if likely:
+            losses["base"] = losses_of(work, untrained, prompts)
     work.journal.stage(f"The tuned model answers {len(prompts)} prompts")
-    return examined(work, before, work.answers(prompts, purpose))
+    after = work.answers(prompts, purpose)
+    if likely:
+        losses["tuned"] = losses_of(work, work.policy, prompts)
+    return *examined(work, before, after), losses

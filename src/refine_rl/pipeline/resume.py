@@ -112,6 +112,7 @@ def _fixed(settings: Settings) -> dict[str, object]:
         "reward": settings.reward.model_copy(update={"max_missing": 0.0, "timeout": 1.0}),
         "rollout.max_tokens": settings.rollout.max_tokens,
         "evaluate.samples": settings.evaluate.samples,
+        "evaluate.reference": settings.evaluate.reference,
         "grpo.seed": settings.grpo.seed,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from refine_rl.errors import UserError
@@ -14,6 +14,8 @@ from refine_rl.run.records import comparison_from, comparison_text, outcome_from
 from refine_rl.run.tables import Tables
 from refine_rl.types import Comparison, Outcome, Split
 
+Loss = tuple[float, int]
+"""Nats over a reference's tokens, and their number."""
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
     "tuned": "held_out",
@@ -63,6 +65,22 @@ class Evidence(Tables):
 
     def scored(self, which: str) -> bool:
         return self.outcomes(which) is not None
+
+    def save_losses(self, which: str, losses: Mapping[str, Loss | None]) -> None:
+        """How likely a model found the references, by prompt: nats, and over how many tokens."""
+        self.likelihoods(which).replace(
+            {"prompt_id": name, "loss": loss and loss[0], "tokens": loss[1] if loss else 0}
+            for name, loss in losses.items()
+        )
+
+    def losses(self, which: str) -> dict[str, Loss | None] | None:
+        """What `save_losses` saved; None where nothing was."""
+        table = self.likelihoods(which)
+        if not table.exists():
+            return None
+        return {
+            r["prompt_id"]: None if r["loss"] is None else (r["loss"], r["tokens"]) for r in table.lines()
+        }
 
     # -- comparisons --------------------------------------------------------------------------
 

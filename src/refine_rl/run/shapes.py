@@ -154,6 +154,7 @@ GROUPS = plain(
     _attempts_flaw,
 )
 OUTCOMES = plain({"prompt_id": str, "prompt_tokens": list, "sampled": list, "greedy": dict}, _attempts_flaw)
+LOSSES = plain({"prompt_id": str, "loss": (int, float, type(None)), "tokens": int})
 VALIDATION = plain({"step": int}, _look_flaw)
 EXAMPLES = plain({"name": str, "prompt": list, "answer": str, "before": str})
 POOL = plain({"step": int, "prompt_id": str, "state": str})

@@ -100,6 +100,12 @@ class Tables(Checkpoints):
         path = self.path / f"evaluations/{which}.jsonl"
         return Table(path, shapes.OUTCOMES, grows=False, way_out=lambda line: way_out)
 
+    def likelihoods(self, which: str) -> Table[Record]:
+        """How likely a model found the references of the held-out prompts; `which` as above."""
+        way_out = f"Put it back as it was, or start a new run: {which} is not measured twice."
+        path = self.path / f"evaluations/{which}.references.jsonl"
+        return Table(path, shapes.LOSSES, grows=False, way_out=lambda line: way_out)
+
     def _of_steps(self, file: str, shape: Shape[R], sequence: Callable[[], Flaw] | None = None) -> Table[R]:
         table = Table(
             self.path / file, shape, sequence=sequence, way_out=lambda line: self._train_again(table, line)
