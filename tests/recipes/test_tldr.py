@@ -25,7 +25,7 @@ def test_every_form_is_read_and_its_reward_built() -> None:
         settings = load_settings(FOLDER / name)
         check_sanity(build_reward(settings), settings.reward.sanity)
     hub = load_settings(FOLDER / "hub.toml")
-    assert hub.prompts.source == "hub:trl-lib/tldr"
+    assert hub.prompts.source == "hub:trl-lib/tldr[:4000]"
     assert hub.prompts.data == {"answer": "completion"}
 
 
