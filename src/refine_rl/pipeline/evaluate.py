@@ -65,6 +65,12 @@ def evaluate_again(
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     require_functions(folder, functions)
+    if folder.config.kind() == "sft":
+        raise UserError(
+            f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "
+            "model could be compared. Its report has answers before and after; a GRPO run that begins with "
+            "it compares base, fine-tuned and tuned."
+        )
     now, seed = _asked(folder.settings(), overrides, source, seed)
     settings = _settings(folder.settings(), now, samples, judge, metrics, reference)
     require_packages(settings)
@@ -73,7 +79,9 @@ def evaluate_again(
         folder.repair()
         weights = weights or choose_weights(folder)
         if weights.checkpoint is not None:
-            journal.observer.note(f"tuned is the checkpoint after {weights.trained.text(now.grpo.steps)}")
+            journal.observer.note(
+                f"tuned is the checkpoint after {weights.trained.text(folder.planned_steps())}"
+            )
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)

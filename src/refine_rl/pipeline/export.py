@@ -6,9 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.evaluate.verdict import said_with
 from refine_rl.pipeline.model import require_same_model
+from refine_rl.pipeline.sft_outcome import losses_of, sft_card
 from refine_rl.pipeline.weights import Weights, open_model
 from refine_rl.policy.card import base_of, model_card
 from refine_rl.policy.files import as_other_files
@@ -45,7 +46,7 @@ def export_model(
             if folder.model_changed():
                 raise UserError(
                     f"{folder.model} is not as the run wrote it. The run writes it again, from its best "
-                    f"checkpoint: refine train --resume {quoted(folder.path)}"
+                    f"checkpoint: {folder.resume}"
                 )
             shutil.copytree(folder.model, aside)
         as_other_files(aside)
@@ -57,6 +58,9 @@ def export_model(
 
 
 def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool, share: Share) -> str:
+    if folder.config.kind() == "sft":
+        losses = losses_of(folder) if weights.tuned else None
+        return sft_card(folder, weights.trained, losses, merged=merged, share=share)
     comparison = folder.comparison() if weights.tuned else None
     return model_card(
         settings,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from refine_rl.errors import quoted
@@ -13,9 +12,10 @@ from refine_rl.pipeline.model import require_same_model
 from refine_rl.pipeline.on_record import on_record
 from refine_rl.pipeline.resume import newest_whole
 from refine_rl.pipeline.sft_examples import answer_after, answer_before
+from refine_rl.pipeline.sft_outcome import Losses, losses_of, sft_card
 from refine_rl.pipeline.sft_prepare import Ready, prepare_sft
 from refine_rl.pipeline.sft_record import SFTRecord
-from refine_rl.policy.card import Supervised, Trained, base_of, model_card
+from refine_rl.policy.card import Trained
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
@@ -29,27 +29,6 @@ from refine_rl.training.sft.keep import Keeper
 from refine_rl.training.sft.learn import Learn, mean_loss
 from refine_rl.training.sft.loop import train
 from refine_rl.types import Prompt
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Losses:
-    """What came of it: nats a token of the answers on the validation rows before the first step and of the
-    weights that were kept (None without such rows), and in the last step on what it was trained on. `step` is
-    that of the weights that were kept, of `steps` that were taken."""
-
-    before: float | None
-    after: float | None
-    training: float
-    step: int
-    steps: int
-
-    def __str__(self) -> str:
-        if self.before is None or self.after is None:
-            return f"trained for {self.steps} steps: training loss {self.training:.4f}"
-        return (
-            f"validation loss {self.before:.4f} -> {self.after:.4f} (perplexity "
-            f"{math.exp(self.before):.4g} -> {math.exp(self.after):.4g}), step {self.step} of {self.steps}"
-        )
 
 
 def run(
@@ -85,22 +64,6 @@ def run(
         journal.stage("Writing the report")
         folder.save_report(render(folder))
     return losses
-
-
-def losses_of(folder: RunFolder) -> Losses:
-    """What came of a run that has taken a step."""
-    looks = {look["step"]: look["loss"] for look in folder.validation()}
-    history = folder.sft_history()
-    last = history[-1].step
-    seen = {step: loss for step, loss in looks.items() if 0 < step <= last}
-    kept = min(seen, key=lambda step: (seen[step], step)) if seen else last
-    return Losses(
-        before=looks.get(0),
-        after=seen.get(kept),
-        training=history[-1].loss,
-        step=kept,
-        steps=last,
-    )
 
 
 def _finished(folder: RunFolder, journal: Journal) -> Losses:
@@ -171,22 +134,9 @@ def _validation_loss(ready: Ready) -> float:
 
 def _write_model(ready: Ready, losses: Losses, position: Position) -> None:
     """The tuned model in the run's folder, with its card."""
-    model = ready.settings.sft_model
-    settings = ready.settings.model_copy(update={"model": model})
-    card = model_card(
-        settings,
-        None,
-        trained=Trained(step=losses.step, taken=position.step, best=bool(position.best_step)),
-        base=base_of(model.name),
-        changes=[str(change) for change in ready.folder.changed_settings()],
-        share=ready.policy.share,
-        supervised=Supervised(
-            data=ready.sft.data,
-            rows=len(ready.rows),
-            rate=settings.sft_learning_rate,
-            losses=str(losses),
-        ),
-    )
+    step, taken = losses.step, position.step
+    trained = Trained(step=step, taken=taken, best=bool(position.best_step))
+    card = sft_card(ready.folder, trained, losses, share=ready.policy.share)
 
     def write(folder: Path) -> None:
         ready.policy.save(folder)

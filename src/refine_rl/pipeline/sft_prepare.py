@@ -65,7 +65,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     order = Order(lengths=tuple(len(t.ids) for t in rows), batch_tokens=sft.batch_tokens, seed=sft.seed)
     steps = sft.steps or order.steps(sft.epochs or 1.0)
     settings = begin(folder, settings, policy, journal)
-    folder.config.note(sft_data_sha256=shown.sha256, sft_steps=steps)
+    folder.config.note(sft_data_sha256=shown.sha256, sft_steps=steps, sft_rows=len(rows))
     told = {e["name"] for e in folder.events()}
     tokens, targets = sum(order.lengths), sum(t.targets for t in rows)
     lines += [

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from refine_rl.errors import quoted
+from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.pipeline.evidence import compared, of_base, of_tuned, write_model
@@ -37,6 +37,8 @@ def run(
     A new folder starts at the beginning; one that was stopped goes on exactly where it was. Whatever
     ends it early, the folder can be resumed, and after a guard the report is there.
     """
+    if folder.config.kind() == "sft":
+        raise UserError(f"{folder.path} is a run of supervised fine-tuning. Go on with it: {folder.resume}")
     began = time.perf_counter()
     journal = Journal(folder, observer or Quiet())
     with folder.writing(), on_record(folder, journal):

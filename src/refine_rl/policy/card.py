@@ -57,11 +57,12 @@ class Base:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Supervised:
     """Of weights that were trained on answers to imitate: where these stood, how many were trained on, the
-    learning rate, and what came of it in a sentence."""
+    learning rate, the steps that there were to be, and what came of it in a sentence."""
 
     data: str
     rows: int
     rate: float
+    steps: int
     losses: str
 
 
@@ -146,10 +147,13 @@ def model_card(
     if supervised is None:
         evidence, training = _evidence(settings, comparison, said), _grpo(settings, trained, what)
     else:
-        evidence = [f"{supervised.losses[0].upper()}{supervised.losses[1:]} (nats a token of the answers)."]
+        evidence = [
+            f"{supervised.losses[0].upper()}{supervised.losses[1:]}. A loss is the mean negative "
+            "log-likelihood of a token of the answers, in nats."
+        ]
         training = (
             f"Supervised fine-tuning on {supervised.rows} rows of `{supervised.data}`, "
-            f"{trained.text(trained.taken)}, learning rate {supervised.rate:g}, {what}."
+            f"{trained.text(supervised.steps)}, learning rate {supervised.rate:g}, {what}."
         )
     return "\n".join(
         [

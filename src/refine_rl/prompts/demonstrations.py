@@ -115,7 +115,7 @@ def read_demonstrations(
     if not found:
         raise UserError(f"{read.name}: there are no rows in it")
     kept, lines = _allowed(found, without)
-    kept = _divided(kept, validation, seed)
+    kept = _divided(kept, validation, seed) if kept else []
     if not any(shown.split == "train" for shown in kept):
         raise UserError(
             f"{read.name}: no row is left to train on ({'; '.join(lines) or 'all validate'}). Give more "

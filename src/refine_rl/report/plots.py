@@ -96,7 +96,7 @@ def sft_plots(metrics: Sequence[Json], validation: Sequence[Json], *, best: int 
         _curve(
             "Tokens a second",
             _line_of(
-                metrics, lambda m: m["tokens"] / m["seconds"]["total"] if m["seconds"]["total"] else None
+                metrics, lambda m: m["tokens"] / m["seconds"]["train"] if m["seconds"]["train"] else None
             ),
             whose="rows",
         ),

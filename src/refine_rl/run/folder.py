@@ -36,6 +36,12 @@ class RunFolder(Life, Evidence):
     def settings(self) -> Settings:
         return self.config.settings()
 
+    def planned_steps(self) -> int:
+        """How many steps of training there are to be; of supervised fine-tuning, once its rows are known."""
+        if self.config.kind() == "sft":
+            return int(self.config.source().get("sft_steps", 0))
+        return self.settings().grpo.steps
+
     def change(self, before: Settings, after: Settings, step: int) -> None:
         """Other settings from here on; each that is another one is an event, after which `step` is the last
         that was made under the old ones."""

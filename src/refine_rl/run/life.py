@@ -64,10 +64,12 @@ class Life(Tables):
                 return run if run._lock is not None else None
 
     @classmethod
-    def create(cls, path: Path, settings: Settings, *, python_rewards: Sequence[str] = ()) -> Self:
+    def create(
+        cls, path: Path, settings: Settings, *, python_rewards: Sequence[str] = (), kind: str = "grpo"
+    ) -> Self:
         """A new run in a folder that has no run yet; nobody holds it."""
         run = cls.claim(path)
-        run.begin(settings, python_rewards=python_rewards)
+        run.begin(settings, python_rewards=python_rewards, kind=kind)
         run.let_go()
         return run
 
