@@ -204,7 +204,7 @@ def comparison(
     return Comparison(**(usual | changes))
 
 
-def task_toml(model: Path, **tables: Mapping[str, Any]) -> str:
+def task_toml(model: Path, /, **tables: Mapping[str, Any]) -> str:
     """The text of a task.toml for a run of a second on the prompts.jsonl beside it, with `tables` over the
     usual ones. A key whose value is None is left out."""
     usual: dict[str, dict[str, Any]] = {

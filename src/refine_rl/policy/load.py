@@ -17,10 +17,11 @@ import torch
 
 from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
-from refine_rl.policy.control import control_of
+from refine_rl.policy.control import control_of, control_of_plain
 from refine_rl.policy.decoder_only import DecoderOnly
-from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights
-from refine_rl.policy.fit import require_causal, require_words
+from refine_rl.policy.encoder_decoder import EncoderDecoder
+from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights, is_encoder_decoder
+from refine_rl.policy.fit import require_causal, require_listening, require_words
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
@@ -48,13 +49,12 @@ def load_policy(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    if settings.quantised:
-        require_quantiser()
+    require_extra(settings)
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
     origin = find_origin(settings.source)
-    config = fetch_config(settings.source, origin.base)
+    config = _config(settings, origin)
     compute_dtype = choose_dtype(settings.dtype, device, lambda: faster_here(config, settings))
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
     dtype = compute_dtype if settings.adapted else torch.float32
@@ -66,7 +66,8 @@ def load_policy(
     # An adapter's folder has no configuration that would tell the tokenizer's kind.
     known = {} if origin.adapter is None else {"config": config}
     tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer, **known)
-    ensure_template(tokenizer)
+    if not is_encoder_decoder(config):
+        ensure_template(tokenizer)
     require_words(model, tokenizer, settings.source)
     stops = stop_ids(model, tokenizer)
     frozen = None
@@ -87,6 +88,7 @@ def load_policy(
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
     return _player(
+        settings,
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
@@ -101,9 +103,18 @@ def load_policy(
     )
 
 
-def _player(**parts: Any) -> Policy:
+def _player(settings: ModelSettings, **parts: Any) -> Policy:
     """The policy of a model of its kind, once it has been seen to compute what it should."""
     tokenizer, moment, source = parts["tokenizer"], parts["moment"], parts["source"]
+    if is_encoder_decoder(parts["model"].config):
+        listening = EncoderDecoder(
+            **parts,
+            control=control_of_plain(tokenizer, parts["stop_ids"]),
+            prefix=settings.prefix,
+            recomputes=settings.gradient_checkpointing,
+        )
+        require_listening(listening)
+        return listening
     written = partial(render, tokenizer, moment=moment, source=source)
     policy = DecoderOnly(**parts, control=control_of(tokenizer, parts["stop_ids"], written))
     require_causal(policy)
@@ -121,12 +132,29 @@ def _same_to_the_bit() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def require_extra(settings: ModelSettings) -> None:
+    """Raises SettingsError where a package that these settings need is not installed."""
+    if settings.quantised:
+        require_quantiser()
+
+
 def require_model(settings: ModelSettings) -> None:
     """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
     can be told without its weights: before anything is asked of anybody."""
-    if settings.quantised:
-        require_quantiser()
-    fetch_config(settings.source, find_origin(settings.source).base)
+    require_extra(settings)
+    _config(settings, find_origin(settings.source))
+
+
+def _config(settings: ModelSettings, origin: Origin) -> Any:
+    """The configuration. Raises UserError where the settings ask for what its kind of model has not."""
+    config = fetch_config(settings.source, origin.base)
+    if settings.prefix and not is_encoder_decoder(config):
+        raise UserError(
+            f"model.prefix = {settings.prefix!r} is what an encoder-decoder reads before each prompt, and "
+            f"{settings.source} ({config.model_type}) is a decoder-only model, which has a chat template. "
+            "Leave it out; prompts.system says something before each prompt."
+        )
+    return config
 
 
 def _start(origin: Origin, dtype: torch.dtype) -> tuple[Any, Start | None]:

@@ -23,6 +23,7 @@ from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.decode import Decoding, KeysAndValues
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fast import gather
+from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.prefix import pack
@@ -57,9 +58,9 @@ Adapt = Callable[[Any], Any]
 def faster_format(config: Any, adapt: Adapt, *, trains_all: bool) -> torch.dtype:
     """The format in which this processor samples and trains on a token sooner, for models of `config`.
     `trains_all`: the weights stay float32, and only products are rounded. float32 where the two are close, or
-    where no layer can be made of the configuration."""
+    where no layer can be made of the configuration, and for encoder-decoders, which are not timed."""
     text = config.get_text_config()
-    if text.hidden_size < NARROW:
+    if is_encoder_decoder(config) or text.hidden_size < NARROW:
         return torch.float32
     try:
         with _one_thread():

@@ -19,16 +19,18 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from refine_rl.policy.adapter import Start, save_adapter
-from refine_rl.policy.control import Control, encode_words
+from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.merging import merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
+from refine_rl.policy.quantised import share_of
 from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
+from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
-from refine_rl.types import Message
+from refine_rl.types import Message, Segment
 
 MARGIN = {torch.float32: 50.0, torch.bfloat16: 2.5}
 """How many times the rounding that `tolerance` expects is allowed. Measured is 0.01 to 1 of it; one update's
@@ -95,6 +97,10 @@ class Policy(ABC):
         but those that belong to an answer's text."""
         return tuple(encode_words(self.tokenizer, self.control, text))
 
+    @abstractmethod
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of
         thoughts, channels and tools."""
@@ -104,6 +110,15 @@ class Policy(ABC):
         return str(
             self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
+
+    def read_numbers(self, tokenizer: Any) -> None:
+        """From here on texts go through this tokenizer as they are, no token is a control token, and none
+        ends an answer: to measure."""
+        self.tokenizer, self.control, self.stop_ids = tokenizer, NO_CONTROL, frozenset()
+
+    def prompt_room(self, max_tokens: int) -> int:
+        """The most tokens of a prompt that leave room for an answer of `max_tokens`; 0 or less: none does."""
+        return self.context_length - max_tokens
 
     @property
     def moving(self) -> str:
@@ -156,9 +171,9 @@ class Policy(ABC):
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
-    def size(self) -> int:
-        """How many parameters there are, the adapter's included."""
-        return sum(p.numel() for p in self.model.parameters())
+    def share(self) -> Share:
+        """How many parameters training changes, and how many there are."""
+        return share_of(self.model)
 
     @property
     def has_reference(self) -> bool:

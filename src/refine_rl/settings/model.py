@@ -20,6 +20,8 @@ class ModelSettings(Section):
     """The folder of a finished run, of `refine sft` or `refine train`: training begins with its tuned model,
     which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's
     and may be left out."""
+    prefix: str = ""
+    """What an encoder-decoder reads before each prompt, such as "summarize: " for a T5 that was taught so."""
     adapter: Literal["lora", "qlora", "none"] = "lora"
     """"lora" trains a low-rank adapter; "qlora" does so upon a base whose linear layers are quantised, for
     less memory (the extra refine-rl[qlora]); "none" trains every weight."""
@@ -46,8 +48,8 @@ class ModelSettings(Section):
     impossible: ClassVar[tuple[Impossible[ModelSettings], ...]] = (
         Impossible(
             when=lambda it: it.bits != 4 and it.adapter != "qlora",
-            why='`model.bits` is for `model.adapter = "qlora"` alone',
-            way_out="set that, or leave `model.bits` out",
+            why='`bits` is for `adapter = "qlora"` alone',
+            way_out="set that, or leave `bits` out",
         ),
     )
 
@@ -62,6 +64,14 @@ class ModelSettings(Section):
     def adapted(self) -> bool:
         """Whether an adapter is trained, and not every weight."""
         return self.adapter != "none"
+
+    @property
+    def method(self) -> str:
+        """What is trained, in words."""
+        if not self.adapted:
+            return "all weights"
+        base = f" on a base of {self.quantised} bits" if self.quantised else ""
+        return f"LoRA rank {self.rank}{base}"
 
     @property
     def quantised(self) -> int | None:
