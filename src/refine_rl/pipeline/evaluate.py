@@ -9,7 +9,7 @@ from typing import Any
 from refine_rl.errors import UserError
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.llm.connections import EndpointConnections
-from refine_rl.pipeline.evidence import compared, examined
+from refine_rl.pipeline.evidence import Sides, compared, examined, untouched_policy
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.functions import require_functions
 from refine_rl.pipeline.model import hold_positions
@@ -27,7 +27,7 @@ from refine_rl.run.endpoints import check_models, connect, spending
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
 from refine_rl.settings.file import override
-from refine_rl.types import Comparison, Outcome, Prompt
+from refine_rl.types import Comparison, Prompt, count_of
 
 
 def evaluate_again(
@@ -87,8 +87,8 @@ def evaluate_again(
                 pause=pause,
                 evaluation=name,
             )
-            base, tuned = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-        comparison = compared(work, base, tuned, seed=seed)
+            sides = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
+        comparison = compared(work, sides, seed=seed)
         for text in unexpected(comparison).values():
             journal.observer.warning(text)
         return comparison, folder.save_evaluation(name, comparison)
@@ -170,11 +170,15 @@ def _first_looks(
     ).at_judges(prompts)
 
 
-def _both_sides(
-    work: Work, prompts: Sequence[Prompt], purpose: Purpose
-) -> tuple[list[Outcome], list[Outcome]]:
-    work.journal.stage(f"The base model answers {len(prompts)} prompts")
+def _all_sides(work: Work, prompts: Sequence[Prompt], purpose: Purpose) -> Sides:
+    untuned = {}
+    count = count_of(len(prompts), "prompt")
+    if work.settings.sft is not None:
+        work.journal.stage(f"The base model answers {count}")
+        untuned["base"] = work.answers(prompts, purpose, speaker=untouched_policy(work, prompts))
+    side = "base" if work.settings.sft is None else "sft"
+    work.journal.stage(f"The {'base' if side == 'base' else 'fine-tuned'} model answers {count}")
     with work.policy.reference() as untrained:
-        before = work.answers(prompts, purpose, speaker=untrained)
-    work.journal.stage(f"The tuned model answers {len(prompts)} prompts")
-    return examined(work, before, work.answers(prompts, purpose))
+        untuned[side] = work.answers(prompts, purpose, speaker=untrained)
+    work.journal.stage(f"The tuned model answers {count}")
+    return examined(work, {**untuned, "tuned": work.answers(prompts, purpose)})

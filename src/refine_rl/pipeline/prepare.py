@@ -89,6 +89,11 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     every = [p for some in prompts.values() for p in some]
     hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
     settings = _begin(folder, settings, policy, journal)
+    if _untouched(folder, settings):
+        del policy  # the fine-tuning has the memory to itself
+        fine_tune(folder, settings, journal, pause)
+        policy = _loaded(folder, settings, journal)
+        hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
     return Prepared(
         settings=settings, connections=connections, scorers=scorers, policy=policy, prompts=prompts
     )
@@ -128,7 +133,8 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     """The untrained model, with a word about what is special with it."""
     journal.stage(f"Loading {settings.model.name}")
     model_source(settings.model.name, journal.observer.note)
-    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True)
+    untouched = _untouched(folder, settings)
+    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True, untouched=untouched)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "
@@ -139,6 +145,11 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
         journal.observer.note(why)
     world_at(settings, policy, 1).fits()
     return policy
+
+
+def _untouched(folder: RunFolder, settings: Settings) -> bool:
+    """Whether supervised fine-tuning, with which this run begins, is still to be done."""
+    return settings.sft is not None and not folder.sft.finished()
 
 
 def _settle_rubric(

@@ -16,6 +16,7 @@ from refine_rl.types import Comparison, Outcome, Split
 
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
+    "sft": "held_out",
     "tuned": "held_out",
     "validation": "validation",
     "probe": "train",
@@ -94,7 +95,8 @@ class Evidence(Tables):
     def finished(self) -> bool:
         """Whether nothing is left to do: trained, compared, and the model is there as it was written."""
         compared = (self._root / "comparison.json").is_file()
-        there = compared and all(self.answers(which).exists() for which in ("base", "tuned"))
+        sides = ("base", "tuned") if self.config.settings().sft is None else ("base", "sft", "tuned")
+        there = compared and all(self.answers(which).exists() for which in sides)
         ended = self._ended()
         return there and ended is not None and ended.get("model", "") == self._model_sum()
 

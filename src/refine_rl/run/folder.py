@@ -31,6 +31,11 @@ class RunFolder(Life, Evidence):
     def name(self) -> str:
         return self._root.resolve().name
 
+    @property
+    def sft(self) -> RunFolder:
+        """The run of the supervised fine-tuning with which this one begins; a folder in its own."""
+        return RunFolder(self.path / "sft")
+
     # -- settings -----------------------------------------------------------------------------
 
     def settings(self) -> Settings:
