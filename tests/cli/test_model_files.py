@@ -332,7 +332,7 @@ def test_a_context_that_is_too_small(refine: Refine, task: Path, make_model: Mak
     [
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised (gptq)"),
         ({"model_type": "warp_drive"}, "model_type = 'warp_drive'"),
-        ({"model_type": "vit"}, "is no causal language model"),
+        ({"model_type": "vit"}, "is a kind of model that does not write"),
         ({"num_attention_heads": 5}, "not a multiple"),
     ],
 )

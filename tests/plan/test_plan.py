@@ -71,6 +71,18 @@ def test_validations(every: int, steps: int, times: int) -> None:
 GRPO = {"steps": 20, "prompts_per_step": 3, "validate_every": 10}
 
 
+def test_a_win_rate_is_asked_for_in_both_orders() -> None:
+    """7 held-out prompts: base against tuned, and both against the reference where there is one."""
+    metrics = {"metrics": ["win_rate", "length"]}
+    alone = make(reward={"rules": [{"rule": "words"}]}, evaluate={**metrics, "judge": "f/c"})
+    assert numbers(calls(alone, COUNTS)) == {("first look", "f/c"): (2, 2), ("win rate", "f/c"): (14, 42)}
+    (duels,) = [c for c in calls(alone, COUNTS) if c.stage == "win rate"]
+    assert duels.purpose == "win rate"
+    panel = make(**judging("e/a", "e/b", repeats=2), grpo=GRPO, evaluate=metrics)
+    found = numbers(calls(panel, COUNTS))
+    assert (found["win rate", "e/a"], found["win rate", "e/b"]) == ((14, 42), (14, 42))
+
+
 def test_every_stage_of_a_ruler() -> None:
     """20 steps of 3 groups; 5 validation prompts before training and twice later; 7 held-out prompts; bad
     answers beside 2 prompts, three times."""
@@ -737,6 +749,26 @@ def test_memory_grows_with_what_it_is_made_of() -> None:
     again = base - batch * 3 * activation + batch * 4 * 100 * 2  # one layer whole, the inputs of four
     assert held(model={"gradient_checkpointing": True}) == again
     assert held(model={"adapter": "none"}, grpo={"kl": 0.1}) - held(model={"adapter": "none"}) == 4_000_000
+
+
+def test_memory_and_time_of_a_quantised_base() -> None:
+    """The linear layers alone are packed, with a byte of scales for 64 weights of 4 bits; unpacking takes
+    time, a token in sampling and twice a micro-batch in training."""
+    rates = Rates(device="cpu", dtype="bfloat16", train=1e9, decode=5e8, bytes=1e9)
+
+    def held(**model: Any) -> float:
+        return memory.memory(make(model=model), SIZE, rates, COUNTS, 1.0)
+
+    for bits, each in ((4, 0.5 + 1 / 64), (8, 1.0)):
+        assert held() - held(adapter="qlora", bits=bits) == pytest.approx(800_000 * (2 - each))
+    paces = [
+        pace.Pace(settings=make(model={"adapter": a}), size=SIZE, rates=rates, prompt=100)
+        for a in ("lora", "qlora")
+    ]
+    once = 2.0 * 800_000 * (0.5 + 1 / 64 + 2) / 1e9
+    assert paces[1].unpacking == pytest.approx(once)
+    assert paces[1].sampling(1, 8) - paces[0].sampling(1, 8) == pytest.approx(257 * once)
+    assert paces[1].training(1, 8) - paces[0].training(1, 8) == pytest.approx(2 * 2 * once)
 
 
 def test_disk() -> None:

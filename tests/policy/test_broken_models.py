@@ -76,7 +76,10 @@ CASES: dict[str, tuple[Spoil, str]] = {
         "model_type = 'warp_drive', which transformers .* does not know",
     ),
     "no architecture": (put("config.json", model_type=None), "model_type"),
-    "a model of pictures": (put("config.json", model_type="vit"), "ViT is no causal language model"),
+    "a model of pictures": (
+        put("config.json", model_type="vit"),
+        "ViT is a kind of model that does not write",
+    ),
     "code of its own": (
         put("config.json", model_type="own", auto_map={"AutoConfig": "own.Config"}),
         "no such code is run here",

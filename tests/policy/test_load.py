@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,12 +171,6 @@ def test_pickled_weights_are_refused(make_model: MakeModel, tmp_path: Path) -> N
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="safetensors"):
         load_policy(settings(folder))
-
-
-def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
-    with pytest.raises(UserError, match="encoder-decoder"):
-        load_policy(settings(tmp_path))
 
 
 def test_unknown_targets_name_the_layers_there_are(make_model: MakeModel) -> None:

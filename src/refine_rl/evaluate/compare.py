@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.errors import UserError
+from refine_rl.evaluate.content import content
 from refine_rl.evaluate.stats import paired
 from refine_rl.evaluate.variety import variety
 from refine_rl.evaluate.verdict import verdict
 from refine_rl.types import (
     MIN_PROMPTS,
     Comparison,
+    Content,
     Contrast,
     Example,
     Other,
@@ -90,7 +92,8 @@ def compare(
         },
         facets=_facets(kept, bootstrap),
         combinations={} if seen is None else _combinations(kept, seen, bootstrap),
-        variety={**_variety("base", [b for b, _ in pairs]), **_variety("tuned", [t for _, t in pairs])},
+        variety=_variety(pairs),
+        content=_content(pairs),
         others={name: other for name, other in compared.items() if other is not None},
     )
 
@@ -249,11 +252,23 @@ def _cut(outcome: Outcome) -> float:
     return _mean([float(answer.stop_reason == "length") for answer, _ in outcome.sampled])
 
 
-def _variety(side: str, outcomes: Sequence[Outcome]) -> dict[str, Variety]:
+def _sides(pairs: Sequence[Pair]) -> dict[str, list[Outcome]]:
+    return {"base": [b for b, _ in pairs], "tuned": [t for _, t in pairs]}
+
+
+def _variety(pairs: Sequence[Pair]) -> dict[str, Variety]:
     """Of the sampled answers and of the greedy ones: a policy's most likely words collapse first."""
-    sampled = [(o.prompt.id, [answer.completion for answer, _ in o.sampled]) for o in outcomes]
-    greedy = [(o.prompt.id, [o.greedy[0].completion]) for o in outcomes]
-    return {side: variety(sampled), f"{side}_greedy": variety(greedy)}
+    found: dict[str, Variety] = {}
+    for side, outcomes in _sides(pairs).items():
+        found[side] = variety([(o.prompt.id, [t.completion for t, _ in o.sampled]) for o in outcomes])
+        found[f"{side}_greedy"] = variety([(o.prompt.id, [o.greedy[0].completion]) for o in outcomes])
+    return found
+
+
+def _content(pairs: Sequence[Pair]) -> dict[str, Content]:
+    return {
+        side: content([(o.prompt, o.sampled) for o in outcomes]) for side, outcomes in _sides(pairs).items()
+    }
 
 
 def _component_names(pairs: Sequence[Pair]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from refine_rl.evaluate.content import content_loss
+from refine_rl.evaluate.metrics.names import not_beaten
 from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of, decimals
 
 FEW_PROMPTS = 20  # with fewer, it promises more than it holds
@@ -42,6 +44,14 @@ def mostly_cut(comparison: Comparison) -> bool:
     """Whether most answers of a side were cut at the token limit, so that their ends were never scored."""
     cut = comparison.details.get("cut")
     return cut is not None and max(cut.base.mean, cut.tuned.mean) > MOSTLY
+
+
+def lost_content(comparison: Comparison) -> str:
+    """What to say where the reward surely rose as answers shrank and lost the prompts' content; "" else."""
+    c = comparison
+    if c.reward is None or c.prompts < MIN_PROMPTS or c.reward.difference.ci95[0] <= 0 or not c.content:
+        return ""
+    return content_loss(c.content["base"], c.content["tuned"], (c.reward.base.mean, c.reward.tuned.mean))
 
 
 def cautions(comparison: Comparison) -> dict[str, str]:
@@ -84,12 +94,15 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             "Left out on both sides, because a score was missing: "
             f"{c.prompts_missing} of {c.prompts_asked} prompts."
         )
+    if loss := lost_content(c):
+        found["content_loss"] = loss
     found |= _beside_others(c)
     if mostly_cut(c):
         found["mostly_cut"] = (
             "Most answers were cut at rollout.max_tokens before their end: what is compared are beginnings. "
             "Raise it, or reward shorter answers."
         )
+    found |= {f"control_{name}": text for name, text in not_beaten(c).items()}
     return found
 
 
@@ -119,7 +132,11 @@ def called(name: str) -> str:
 def unexpected(comparison: Comparison) -> dict[str, str]:
     """The cautions that are warnings when a comparison is made."""
     found = cautions(comparison)
-    return {name: found[name] for name in ("no_signal", "not_possible", "mostly_cut") if name in found}
+    return {
+        name: found[name]
+        for name in ("no_signal", "not_possible", "content_loss", "mostly_cut")
+        if name in found
+    }
 
 
 def said_with(comparison: Comparison) -> list[str]:

@@ -77,7 +77,7 @@ class Chat:
             messages.insert(0, {"role": "system", "content": self.system})
         prompt = Prompt(id="chat", split="held_out", messages=tuple(messages))
         length = len(policy.encode(prompt.messages))
-        if length + self.max_tokens > policy.context_length:
+        if length > policy.prompt_room(self.max_tokens):
             raise UserError(
                 f"This message takes {length} tokens and the answer up to {self.max_tokens}, but the model "
                 f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"

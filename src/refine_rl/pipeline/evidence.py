@@ -1,23 +1,22 @@
-"""The held-out answers of base and tuned, scored, and what follows from them."""
+"""The held-out answers of base, fine-tuned and tuned, scored, and what follows from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answers_of, scored, unscored
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.evaluate.verdict import said_with, updated
+from refine_rl.pipeline.metrics import Losses, losses_wanted, measured, note_losses
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.protocol import Speaker
 from refine_rl.progress import Quiet
 from refine_rl.training.checkpoint import Position
 from refine_rl.types import Comparison, Outcome, Prompt, count_of
-
 
 Sides = Mapping[str, Sequence[Outcome]]
 """What each model did with the same prompts, in the order of their making: "base", "sft" where the run begins
@@ -30,14 +29,16 @@ def of_untuned(work: Work, prompts: Sequence[Prompt]) -> Sides:
     are given beside the tuned model's, by `of_tuned`. Raises GuardStop where too many are missing: GRPO has
     not begun yet."""
     if work.settings.sft is None:
-        return {"base": _untuned(work, prompts, "base", "base model", lambda: work.policy)}
-    return {
-        "base": _untuned(work, prompts, "base", "base model", partial(untouched_policy, work, prompts)),
-        "sft": _untuned(work, prompts, "sft", "fine-tuned model", lambda: work.policy),
-    }
+        return {"base": _untuned(work, prompts, "base", "base model")}
+    if work.folder.outcomes("base") is None or losses_wanted(work, "base"):
+        work.journal.stage("Loading the base model once more")
+        base = _untuned(replace(work, policy=untouched(work, prompts)), prompts, "base", "base model")
+    else:
+        base = _untuned(work, prompts, "base", "base model")
+    return {"base": base, "sft": _untuned(work, prompts, "sft", "fine-tuned model")}
 
 
-def untouched_policy(work: Work, prompts: Sequence[Prompt]) -> Policy:
+def untouched(work: Work, prompts: Sequence[Prompt]) -> Policy:
     """The model as it was before a run that begins with supervised fine-tuning, loaded beside the run's."""
     policy = run_policy(work.folder, keep_reference=False, untouched=True)
     every = [*work.folder.prompts(), *prompts]
@@ -45,14 +46,13 @@ def untouched_policy(work: Work, prompts: Sequence[Prompt]) -> Policy:
     return policy
 
 
-def _untuned(
-    work: Work, prompts: Sequence[Prompt], side: str, called: str, speaker: Callable[[], Speaker]
-) -> Sequence[Outcome]:
+def _untuned(work: Work, prompts: Sequence[Prompt], side: str, called: str) -> Sequence[Outcome]:
+    note_losses(work, side, prompts)
     known = work.folder.outcomes(side)
     if known is not None:
         return known
     work.journal.stage(f"The {called} answers {count_of(len(prompts), 'held-out prompt')}")
-    answers = work.answers(prompts, work.purpose("held_out"), speaker=speaker())
+    answers = work.answers(prompts, work.purpose("held_out"))
     if work.scorers.exam.relative:
         outcomes = unscored(answers)
     else:
@@ -62,22 +62,24 @@ def _untuned(
     return outcomes
 
 
-def of_tuned(work: Work, prompts: Sequence[Prompt], untuned: Sides) -> Sides:
+def of_tuned(work: Work, prompts: Sequence[Prompt], before: Sides) -> Sides:
     """The outcomes of all sides on the held-out prompts, all scored, in one group a prompt where scores are
     relative. Scores that are missing now end nothing: the model is trained, and the comparison says what it
     lacks."""
+    note_losses(work, "tuned", prompts)
     known = work.folder.outcomes("tuned")
     if known is not None:
-        return {**untuned, "tuned": known}
+        return {**before, "tuned": known}
     work.journal.stage(f"The tuned model answers {count_of(len(prompts), 'held-out prompt')}")
     answers = work.answers(prompts, work.purpose("held_out"))
-    if work.scorers.exam.relative:
-        before = {side: answers_of(outcomes) for side, outcomes in untuned.items()}
-        sides = examined(work, {**before, "tuned": answers})
+    if not work.scorers.exam.relative:
+        sides = {**before, **examined(work, {"tuned": answers})}
     else:
-        sides = {**untuned, **examined(work, {"tuned": answers})}
-    for side in sides if work.scorers.exam.relative else ["tuned"]:
-        work.folder.save_outcomes(side, sides[side])
+        unscored_yet = {side: answers_of(outcomes) for side, outcomes in before.items()}
+        sides = {**examined(work, {**unscored_yet, "tuned": answers})}
+        for side in before:
+            work.folder.save_outcomes(side, sides[side])
+    work.folder.save_outcomes("tuned", sides["tuned"])
     return sides
 
 
@@ -90,19 +92,23 @@ def examined(work: Work, sides: Mapping[str, Sequence[Answers]]) -> Sides:
     return {side: scored([answers], _last_look(work, side))[0] for side, answers in sides.items()}
 
 
-def compared(work: Work, sides: Sides, *, seed: int | None = None) -> Comparison:
-    """The sides beside one another; `seed` draws the resamples, without one the run's."""
-    others = {side: outcomes for side, outcomes in sides.items() if side not in ("base", "tuned")}
-    return compare(
+def compared(
+    work: Work, sides: Sides, *, seed: int | None = None, losses: Mapping[str, Losses] | None = None
+) -> Comparison:
+    """The sides beside one another, measured as the settings say; `seed` draws the resamples, without one
+    the run's. `losses` are the references', where they are not those on record."""
+    seed = work.settings.grpo.seed if seed is None else seed
+    comparison = compare(
         sides["base"],
         sides["tuned"],
         success=work.scorers.exam.success,
         resamples=work.settings.evaluate.bootstrap,
-        seed=work.settings.grpo.seed if seed is None else seed,
+        seed=seed,
         updated=updated(work.folder.history()),
         seen=met_in_training(work.folder.prompts()),
-        others=others,
+        others={side: outcomes for side, outcomes in sides.items() if side not in ("base", "tuned")},
     )
+    return measured(work, comparison, sides, seed, losses)
 
 
 def _last_look(work: Work, which: str) -> ScoreGroups:
@@ -129,6 +135,7 @@ def write_model(work: Work, comparison: Comparison, position: Position) -> None:
         base=base_of(work.settings.model.name),
         changes=[str(change) for change in work.folder.changed_settings()],
         said=said_with(comparison),
+        share=work.policy.share,
     )
 
     def write(folder: Path) -> None:

@@ -28,12 +28,14 @@ def run_policy(
     others than when the run began (`record`: that they may be as long as nothing was scored)."""
     settings = folder.settings()
     known = require_same_model(folder, record=record)
-    model = settings.model
-    if settings.sft is not None and not untouched:
+    model, seed = settings.model, settings.grpo.seed
+    if settings.sft is not None and folder.config.kind() == "sft":
+        model, seed = settings.sft_model, settings.sft.seed
+    elif settings.sft is not None and not untouched:
         model = model.model_copy(update={"start": str(folder.sft.path)})
     policy = load_policy(
         model,
-        seed=settings.grpo.seed,
+        seed=seed,
         adapter_from=adapter_from,
         keep_reference=keep_reference,
         moment=folder.config.created(),

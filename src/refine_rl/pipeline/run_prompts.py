@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from refine_rl.errors import UserError
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.pipeline.metrics import require_data
 from refine_rl.policy.control import readable
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.round_trip import lost_text
 from refine_rl.progress import Observer, Pause
-from refine_rl.prompts.fitting import require_enough, room_for_prompt
+from refine_rl.prompts.fitting import require_enough, require_room
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.report.coverage import cover
 from refine_rl.rewards.combine import CombinedReward
@@ -49,7 +51,8 @@ def read_prompts(
 
 
 def check_prompts(settings: Settings, reward: CombinedReward, read: Read) -> None:
-    """Raises UserError where prompts lack what the reward needs, or are too few."""
+    """Raises UserError where prompts lack what the reward or the metrics need, or are too few."""
+    require_data(settings, [p for p in read.prompts if p.split == "held_out"])
     if read.settled:
         return
     reward.check_data(read.prompts)
@@ -68,6 +71,7 @@ def settle_prompts(
         except UserError as error:
             aside = [line for line in changed if "set aside" in line]
             raise _too_few(error, aside, settings, policy) from error
+        _round_trip(prompts, settings, policy, journal)
         table = cover(prompts).lines() if settings.writes_prompts else []
         for line in (*read.lines, *changed, *table):
             journal.observer.note(line)
@@ -77,6 +81,30 @@ def settle_prompts(
     for prompt in prompts:
         splits[prompt.split].append(prompt)
     return splits
+
+
+def _round_trip(prompts: Sequence[Prompt], settings: Settings, policy: Policy, journal: Journal) -> None:
+    """Warns of characters in prompts and references that the model's tokenizer does not know. Raises
+    UserError where it could write none of the references that a rule compares with."""
+    if lost := lost_text(policy, [m["content"] for p in prompts for m in p.messages]):
+        journal.warning("lost_text", f"{lost.text('prompt')}. The model cannot see them.")
+    named = {
+        value
+        for rule in settings.reward.rules
+        for value in rule.parameters.values()
+        if isinstance(value, str)
+    }
+    for key in sorted(named & {key for p in prompts for key in p.data}):
+        lost = lost_text(policy, [text for p in prompts if isinstance(text := p.data.get(key), str)])
+        if lost is None:
+            continue
+        said = f"`{key}`: {lost.text('reference')}"
+        if lost.visible and lost.changed == lost.texts:
+            raise UserError(
+                f"{said}, such as {lost.example[0][:80]!r}, of which {lost.example[1][:80]!r} came back. The "
+                "model can write none of them. Take a model whose tokenizer keeps them, or other references."
+            )
+        journal.warning("lost_references", f"{said}. The model cannot write them.")
 
 
 def _require_enough(prompts: Sequence[Prompt], settings: Settings, lost: str) -> None:
@@ -104,7 +132,8 @@ def _too_few(error: UserError, aside: list[str], settings: Settings, policy: Pol
 
 def _fitting(prompts: Sequence[Prompt], settings: Settings, policy: Policy) -> tuple[list[Prompt], list[str]]:
     """Prompts that the model can read and that leave room for an answer, and lines about the others."""
-    room = room_for_prompt(settings.rollout.max_tokens, policy.context_length)
+    answer = settings.rollout.max_tokens
+    room = require_room(policy.prompt_room(answer), answer, policy.context_length)
     limit = min(settings.prompts.max_tokens, room)
     read, lines = readable(prompts, policy.encode, policy.control)
     kept = [p for p in read if len(policy.encode(p.messages)) <= limit]

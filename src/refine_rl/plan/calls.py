@@ -36,6 +36,7 @@ LOOK = "first look"
 ANCHORS = "anchors"
 FIRST = "first validation"
 COMPARISON = "held-out comparison"
+WIN_RATE = "win rate"
 STEPS = "steps of wrong answers"
 SHOWN_PROMPTS = 20  # prompts there are already, shown to the writer
 
@@ -78,6 +79,8 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
         found.append(_of_writer(s.writer, "rubric", (1, 1), tokens_in, (150, 500), purpose="rubric"))
     if reward.judges:
         found += [call for group in judged(s, counts) for call in judges.calls(group)]
+    if "win_rate" in s.evaluate.metrics:
+        found += _duels(judges, counts.held_out)
     if quiz is not None:
         found += quiz.calls(*_quizzed(s, counts))
     if reward.steps is not None:
@@ -277,12 +280,24 @@ def _first_look(judges: Judges, graders: StepSettings | None) -> Iterator[Calls]
 
     roles = [judges.models, [judges.how.larger] if judges.models else [], [judges.exam]]
     once = Counter(model for models in roles for model in dict.fromkeys(models) if model)
-    each = requests(judges.how.kind, len(FIXED))
+    # Where only a win rate is judged, it is judged by pairs.
+    each = requests(judges.how.kind if judges.models else "pairwise", len(FIXED))
     numbers = {model: roles_of * each for model, roles_of in once.items()}
     steps = list(dict.fromkeys(graders.judges)) if graders is not None else []
     for model in dict.fromkeys([*numbers, *steps]):
         number = numbers.get(model, 0) + (len(FIXED) if model in steps else 0)
         yield _calls("anchor", LOOK, model, (number, number), judges.tokens(len(FIXED)))
+
+
+def _duels(judges: Judges, prompts: int) -> Iterator[Calls]:
+    """The metric "win_rate": base against tuned for each prompt, and both against its reference where there
+    is one; by each judge in both orders."""
+    from refine_rl.rewards.judges.duels import PURPOSE
+
+    looking = judges.looking(goal=judges.task + judges.rubric, shown=2, scored=1)
+    models = [judges.exam] if judges.exam else judges.models
+    for model, times in Counter(models).items():
+        yield _calls(PURPOSE, WIN_RATE, model, (2 * prompts * times, 6 * prompts * times), looking)
 
 
 def _grading_of_steps(judges: Judges, table: StepSettings, answers: int) -> Iterator[Calls]:

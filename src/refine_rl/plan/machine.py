@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from refine_rl.errors import UserError
+from refine_rl.policy.share import Share
 from refine_rl.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _SPREAD = 1 << 27  # bytes of matrices, so that they are read from memory as a m
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
     """What of a model's architecture decides time and memory. `linear` are the weights of all linear layers
-    but the head, `adapted` the sum of their inputs and outputs where an adapter is put on them."""
+    but the head, `adapted` the sum of their inputs and outputs where an adapter is put on them. Of an
+    encoder-decoder a token goes through half: `linear` is the mean of both, `layers` are the decoder's."""
 
     parameters: int
     linear: int
@@ -32,11 +34,23 @@ class Size:
     intermediate: int
     kv: int  # width of the keys of one token in one layer
     vocabulary: int
-    context: int  # tokens that it reads, prompt and answer together
+    context: int  # tokens that it reads, prompt and answer together (an encoder-decoder: each)
+    listens: bool = False  # an encoder-decoder
+
+    def prompt_room(self, max_tokens: int) -> int:
+        """As `Policy.prompt_room`."""
+        if self.listens:
+            return self.context if max_tokens <= self.context else 0
+        return self.context - max_tokens
 
     def trainable(self, model: ModelSettings) -> int:
         """Weights that training changes."""
-        return self.adapted * model.rank if model.adapter == "lora" else self.parameters
+        return self.adapted * model.rank if model.adapted else self.parameters
+
+    def share(self, model: ModelSettings) -> Share:
+        """Of all parameters, an adapter's included."""
+        trained = self.trainable(model)
+        return Share(trained=trained, whole=self.parameters + (trained if model.adapted else 0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,17 +98,18 @@ def model_size(model: ModelSettings) -> Size:
 
 
 def size_of(config: Any, targets: str | list[str]) -> Size:
-    """Of any decoder-only architecture: the model is built without memory for its weights. Raises UserError
-    for targets that are no layers of it."""
+    """Of any architecture that is trained here: the model is built without memory for its weights. Raises
+    UserError for targets that are no layers of it."""
     import torch
-    import transformers
     from transformers.pytorch_utils import Conv1D
 
     from refine_rl.policy.adapter import check_targets, is_target
+    from refine_rl.policy.fetch import auto_class, is_encoder_decoder
     from refine_rl.policy.load import context_length
 
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = auto_class(config, config.model_type).from_config(config)
+    listens = is_encoder_decoder(config)
     check_targets(model, targets)
     head = model.get_output_embeddings()
     linear = adapted = 0
@@ -109,15 +124,25 @@ def size_of(config: Any, targets: str | list[str]) -> Size:
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     return Size(
         parameters=sum(p.numel() for p in model.parameters()),
-        linear=linear,
+        linear=linear // 2 if listens else linear,
         adapted=adapted,
-        layers=text.num_hidden_layers,
+        layers=_decoder_layers(text) if listens else text.num_hidden_layers,
         hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        intermediate=_first(text, "intermediate_size", "d_ff", "decoder_ffn_dim") or 4 * text.hidden_size,
         kv=(getattr(text, "num_key_value_heads", None) or heads) * width,
         vocabulary=text.vocab_size,
         context=context_length(config),
+        listens=listens,
     )
+
+
+def _decoder_layers(config: Any) -> int:
+    return _first(config, "num_decoder_layers", "decoder_layers") or int(config.num_hidden_layers)
+
+
+def _first(config: Any, *names: str) -> int:
+    """The first of these sizes that a configuration has; 0 where it has none."""
+    return next((int(found) for name in names if (found := getattr(config, name, None))), 0)
 
 
 def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> Rates:

@@ -13,7 +13,7 @@ from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, Endpoints, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
-from refine_rl.prompts.fitting import require_enough, room_for_prompt
+from refine_rl.prompts.fitting import require_enough, require_room
 from refine_rl.settings import BudgetSettings, EndpointSettings, Settings
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
@@ -78,7 +78,8 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None,
     except machine.UnknownSize as error:
         notes.append(f"{error}: neither time nor memory of the machine can be told.")
     if size is not None:
-        room_for_prompt(settings.rollout.max_tokens, size.context)
+        limit = settings.rollout.max_tokens
+        require_room(size.prompt_room(limit), limit, size.context)
         rates = rates or machine.measure(
             settings.model,
             size,

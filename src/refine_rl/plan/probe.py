@@ -67,7 +67,7 @@ def probe(
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed)
     r = settings.rollout
-    limit = min(settings.prompts.max_tokens, policy.context_length - r.max_tokens)
+    limit = min(settings.prompts.max_tokens, policy.prompt_room(r.max_tokens))
     read, lines = readable([p for p in prompts if p.split == "train"], policy.encode, policy.control)
     for line in lines:
         observer.note(line)

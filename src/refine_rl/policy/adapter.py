@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from refine_rl.errors import UserError
-from refine_rl.policy.fetch import fetch, refusal, require_whole
+from refine_rl.policy.fetch import fetch, is_encoder_decoder, refusal, require_whole
 from refine_rl.policy.lora import make_lean
 from refine_rl.policy.merging import merge
 from refine_rl.policy.origin import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Origin, merge_command
@@ -28,6 +29,9 @@ from refine_rl.randomness import torch_seed
 from refine_rl.settings import ModelSettings
 
 _PREFIX = "base_model.model."
+
+# peft imports it wherever it is installed, and it complains about kernels that nothing here asks for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +57,7 @@ def fresh_adapter(model: Any, settings: ModelSettings, seed: int) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=settings.targets,
-        task_type="CAUSAL_LM",
+        task_type=_task(model),
     )
     with torch.random.fork_rng(devices=[]), peft_quiet():
         torch.manual_seed(torch_seed(seed, "adapter"))
@@ -66,6 +70,11 @@ def fresh_adapter(model: Any, settings: ModelSettings, seed: int) -> Any:
             ) from error
     make_lean(adapted)
     return adapted
+
+
+def _task(model: Any) -> str:
+    """What peft calls a model of this kind."""
+    return "SEQ_2_SEQ_LM" if is_encoder_decoder(model.config) else "CAUSAL_LM"
 
 
 def saved_adapter(model: Any, settings: ModelSettings, folder: Path, start: Start | None) -> Any:
@@ -273,7 +282,7 @@ def _put_beside(adapted: Any, folder: Path, start: Start) -> None:
     save_file(both, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     peft.LoraConfig(
         base_model_name_or_path=start.base,
-        task_type="CAUSAL_LM",
+        task_type=config.task_type,
         r=config.r,
         lora_alpha=config.lora_alpha,
         target_modules=sorted(ranks),

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.made import maker_of
-from refine_rl.policy.origin import model_source
-from refine_rl.settings import Settings
+from refine_rl.policy.origin import find_origin, model_source
+from refine_rl.policy.share import Share
+from refine_rl.settings import ModelSettings, Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
 _LICENCE_HOLDS = "The licence of the model that was trained holds for these weights as well."
@@ -44,25 +46,52 @@ class Trained:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Base:
     """The model that was trained, as a reader of the card knows it: its id on a hub ("" where it has none),
-    what to call it, and what its own card says of its licence."""
+    what to call it, what its own card says of its licence, and whether it is an encoder-decoder."""
 
     id: str
     called: str
     licence: dict[str, str] = field(default_factory=dict)
+    listens: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Supervised:
+    """Of weights that were trained on answers to imitate: where these stood, how many were trained on, the
+    learning rate, the steps that there were to be, and what came of it in a sentence."""
+
+    data: str
+    rows: int
+    rate: float
+    steps: int
+    losses: str
 
 
 def base_of(name: str) -> Base:
     """What can be told about the base model that the settings call `name`. A hub's own card is asked for
     where it is not at hand; where it cannot be had, the licence stays unsaid."""
-    source = Path(model_source(name))
+    source, listens = Path(model_source(name)), _listens(name)
     if not source.is_dir():
-        return Base(id=name, called=name, licence=_licence(_metadata(_hub_card(name))))
+        licence = _licence(_metadata(_hub_card(name)))
+        return Base(id=name, called=name, licence=licence, listens=listens)
     said = _metadata(source / "README.md")
     called = "The bundled model `tiny`" if name == "tiny" else source.resolve().name
     if maker := maker_of(name):
         called = f"The untrained model of `{maker.called}` (seed {maker.seed})"
     ancestor = said.get("base_model")  # a folder has no id; what it was made of may have one
-    return Base(id=ancestor if isinstance(ancestor, str) else "", called=called, licence=_licence(said))
+    known = ancestor if isinstance(ancestor, str) else ""
+    return Base(id=known, called=called, licence=_licence(said), listens=listens)
+
+
+def _listens(name: str) -> bool:
+    """Whether it is an encoder-decoder, by its configuration on this machine."""
+    import transformers
+
+    try:
+        base = find_origin(name, local_only=True).base
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+    except Exception:  # it is not here any more, or is of a kind that transformers does not know
+        return False
+    return is_encoder_decoder(config)
 
 
 def _hub_card(name: str) -> Path | None:
@@ -98,35 +127,34 @@ def model_card(
     merged: bool = False,
     changes: Sequence[str] = (),
     said: Sequence[str] = (),
+    share: Share | None = None,
+    supervised: Supervised | None = None,
 ) -> str:
     """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
     not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
-    settings that were others in a part of the training; `said` are sentences that belong to the verdict."""
-    lora = settings.model.adapter == "lora"
-    adapter = lora and not merged
-    what = f"LoRA rank {settings.model.rank}" + ("" if adapter else ", merged into the weights")
-    what = what if lora else "all weights"
+    settings that were others in a part of the training; `said` are sentences that belong to the verdict;
+    `share` is how much of the model was trained. `supervised`: it was no GRPO."""
+    adapter = settings.model.adapted and not merged
     front = ["---", "library_name: " + ("peft" if adapter else "transformers")]
     if base.id:
         front += [f"base_model: {base.id}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"]
     front += [f"{key}: {json.dumps(text)}" for key, text in base.licence.items()]
-    front += ["pipeline_tag: text-generation", "tags: [refine, grpo, reinforcement-learning]", "---", ""]
+    front += [] if base.listens else ["pipeline_tag: text-generation"]
+    tags = "[refine, grpo, reinforcement-learning]" if supervised is None else "[refine, sft]"
+    front += [f"tags: {tags}", "---", ""]
     task = "\n".join(f"> {line}" for line in settings.task.strip().splitlines())
-    if adapter:
-        use = (
-            "from peft import AutoPeftModelForCausalLM\n"
-            "from transformers import AutoTokenizer, GenerationConfig\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
-            "# The tokens that end an answer: peft takes the base model's alone.\n"
-            'model.generation_config = GenerationConfig.from_pretrained("THIS_FOLDER")\n'
-        )
+    what = _method(settings.model, merged)
+    if supervised is None:
+        evidence, training = _evidence(settings, comparison, said), _grpo(settings, trained, what)
     else:
-        use = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
+        evidence = [
+            f"{supervised.losses[0].upper()}{supervised.losses[1:]}. A loss is the mean negative "
+            "log-likelihood of a token of the answers, in nats."
+        ]
+        training = (
+            f"Supervised fine-tuning on {supervised.rows} rows of `{supervised.data}`, "
+            f"{trained.text(supervised.steps)}, learning rate {supervised.rate:g}, {what}."
         )
-    use += 'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")'
-    g = settings.grpo
     return "\n".join(
         [
             *front,
@@ -138,13 +166,12 @@ def model_card(
             "",
             "## Evidence",
             "",
-            *_evidence(settings, comparison, said),
+            *evidence,
             "",
             "## Training",
             "",
             *([_begun(settings.model.start), ""] if settings.model.start else []),
-            f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
+            training + (f" {share.text}." if share else ""),
             *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
             # A word where the block above does not say it.
@@ -152,11 +179,52 @@ def model_card(
             "## Use",
             "",
             "```python",
-            use,
+            _use(adapter=adapter, listens=base.listens, prefix=settings.model.prefix),
             "```",
             "",
         ]
     )
+
+
+def _grpo(settings: Settings, trained: Trained, what: str) -> str:
+    g = settings.grpo
+    return (
+        f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
+        f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}."
+    )
+
+
+def _method(model: ModelSettings, merged: bool) -> str:
+    """What was trained; of a quantised base, what these weights are to it."""
+    if not model.quantised:
+        return model.method + (", merged into the weights" if merged and model.adapted else "")
+    form = "NF4" if model.quantised == 4 else "int8"
+    what = f"{model.method} ({form} of bitsandbytes, for training and for the comparison"
+    if merged:
+        return f"{what}): these weights are the quantised ones, unpacked, with the adapter merged in"
+    return f"{what}; the adapter loads upon the base as it is, too)"
+
+
+def _use(*, adapter: bool, listens: bool, prefix: str) -> str:
+    """How the weights are loaded, in Python."""
+    kind = "Seq2SeqLM" if listens else "CausalLM"
+    if adapter:
+        use = (
+            f"from peft import AutoPeftModelFor{kind}\n"
+            "from transformers import AutoTokenizer, GenerationConfig\n\n"
+            f'model = AutoPeftModelFor{kind}.from_pretrained("THIS_FOLDER")\n'
+            "# The tokens that end an answer: peft takes the base model's alone.\n"
+            'model.generation_config = GenerationConfig.from_pretrained("THIS_FOLDER")\n'
+        )
+    else:
+        use = (
+            f"from transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
+            f'model = AutoModelFor{kind}.from_pretrained("THIS_FOLDER")\n'
+        )
+    use += 'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")'
+    if prefix:
+        use += f"\n# It reads {json.dumps(prefix)} before each text."
+    return use
 
 
 def _begun(start: str) -> str:

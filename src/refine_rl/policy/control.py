@@ -94,6 +94,22 @@ def control_of(tokenizer: Any, stop_ids: frozenset[int], render: Callable[..., s
     )
 
 
+def control_of_plain(tokenizer: Any, stop_ids: frozenset[int]) -> Control:
+    """What `tokenizer` uses as control tokens where prompts and answers are plain texts: whatever is special,
+    and none of it belongs to an answer's text."""
+    added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    protected = {i for i in added.keys() & special if _MARKUP.fullmatch(added[i])} | (added.keys() & stop_ids)
+    return Control(
+        texts=tuple(added[i] for i in sorted(protected)),
+        ids=frozenset(protected - {tokenizer.unk_token_id}),
+        content=frozenset(),
+        hidden=frozenset(special | stop_ids),
+    )
+
+
 def _around_messages(render: Callable[..., str], tokens: Sequence[str]) -> tuple[set[str], set[str]]:
     """Which tokens the template writes around messages, and which of them stand between the place where an
     answer begins and its words."""
@@ -123,6 +139,29 @@ def encode_chat(tokenizer: Any, control: Control, messages: Sequence[Message], r
         split = [Message(role=m["role"], content=_split(m["content"], mark, control)) for m in messages]
         text = _fenced(split, mark, render) if straddled else render(split)
     return _encoded(tokenizer, text.split(mark), control)
+
+
+class ChatText:
+    """The text of a chat and of its beginnings, with marks where no token may be made across; so one text can
+    be told to go on from another, and what it has more be encoded."""
+
+    def __init__(self, tokenizer: Any, control: Control, messages: Sequence[Message], render: Render) -> None:
+        self._tokenizer, self._control = tokenizer, control
+        self.mark = _unused(render(messages), messages)
+        self._straddled = _straddled(_fenced(messages, self.mark, render), self.mark, control)
+
+    def marked(self, messages: Sequence[Message], render: Render) -> str:
+        """The text of the chat's first messages, as `encode_chat` would cut it."""
+        control, mark = self._control, self.mark
+        if not self._straddled and not control.held(messages):
+            return render(messages)
+        split = [Message(role=m["role"], content=_split(m["content"], mark, control)) for m in messages]
+        return _fenced(split, mark, render) if self._straddled else render(split)
+
+    def inside(self, text: str) -> list[int]:
+        """The token ids of a part of such a text, as it stands in the middle. Raises ControlTextError where
+        they cannot be had."""
+        return _encoded(self._tokenizer, ["", *text.split(self.mark)], self._control)
 
 
 def encode_words(tokenizer: Any, control: Control, text: str) -> list[int]:

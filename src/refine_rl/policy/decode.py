@@ -14,11 +14,12 @@ from dataclasses import replace
 import torch
 
 from refine_rl.policy.attention import scale_queries
-from refine_rl.policy.draw import TILE, Sampling, draw, draw_tiled
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.drawer import Drawer
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.prefix import pack
-from refine_rl.policy.protocol import Network
+from refine_rl.policy.protocol import DecoderNetwork
 
 KeysAndValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """Layer -> keys and values."""
@@ -176,7 +177,7 @@ class SharedPrompts:
 
     def __init__(
         self,
-        network: Network,
+        network: DecoderNetwork,
         fast: Fast,
         prompt_ids: Sequence[Sequence[int]],
         counts: Sequence[int],
@@ -185,13 +186,9 @@ class SharedPrompts:
     ) -> None:
         self._network, self._fast = network, fast
         self._prompt_ids, self._counts = prompt_ids, counts
-        self._sampling, self._draws = sampling, draws_R_T
+        self._sampling = sampling
         self._rest = at_rest(network.model)
-        self._head = fast.rounded(network.compute_dtype)
-        vocabulary = len(self._head[0])
-        # An accelerator is slower by many small products; there the logits stand whole.
-        whole = network.device.type == "cpu" and sampling.whole(vocabulary)
-        self._tiled = whole and len(draws_R_T) * vocabulary > 4 * TILE
+        self._draw = Drawer(fast, network.compute_dtype, sampling, draws_R_T)
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -210,16 +207,7 @@ class SharedPrompts:
 
     def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A token and its log-prob for each row; the first time one hidden state stands for all members."""
-        spread = self._state.prompt_of if t == 0 else None
-        uniform = self._draws[rows, t]
-
-        def logits(start: int = 0, end: int | None = None) -> torch.Tensor:
-            found = self._fast.logits(self._hidden, self._head, start, end)
-            return found if spread is None else found[spread]
-
-        if self._tiled:
-            return draw_tiled(logits, len(self._head[0]), uniform, self._sampling.temperature)
-        return draw(logits(), uniform, self._sampling)
+        return self._draw(self._hidden, rows, t, self._state.prompt_of if t == 0 else None)
 
     def stay(self, rows: torch.Tensor) -> None:
         self._state.stay(rows)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from refine_rl.policy.draw import Sampling, draw
-from refine_rl.policy.protocol import Network
+from refine_rl.policy.protocol import DecoderNetwork
 
 
 class WholeRows:
@@ -17,7 +17,7 @@ class WholeRows:
 
     def __init__(
         self,
-        network: Network,
+        network: DecoderNetwork,
         prompt_ids: Sequence[Sequence[int]],
         counts: Sequence[int],
         sampling: Sampling,
@@ -27,7 +27,7 @@ class WholeRows:
         self._prompt_ids, self._counts = prompt_ids, torch.tensor(counts, device=network.device)
 
     def inside(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()  # `Network.forward` sets the precision itself
+        return contextlib.nullcontext()  # `DecoderNetwork.forward` sets the precision itself
 
     def start(self) -> None:
         ids, mask, positions = _left_padded(self._prompt_ids, self._network.device)

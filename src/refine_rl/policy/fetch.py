@@ -36,32 +36,53 @@ def fetch_config(name: str, source: str) -> Any:
     if generation.is_file() and (damage := _bad_json(generation)):
         raise UserError(f"Cannot load the model {source!r}: {damage}")
     config = fetch(transformers.AutoConfig, source)
-    kind = getattr(config, "model_type", "")
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{name} is an encoder-decoder ({kind}); GRPO here trains decoder-only models.")
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
         raise UserError(
-            f"{name} is quantised ({getattr(method, 'value', method)}), and quantised weights are not "
-            "trained here. Take the model that it was made from (its card names it), in bfloat16 or float32."
+            f"{name} is quantised ({getattr(method, 'value', method)}), and no model is taken from quantised "
+            "files here. Take the model that it was made from (its card names it), in bfloat16 or float32; "
+            'model.adapter = "qlora" quantises it while it is loaded.'
         )
     return config
 
 
-def fetch_weights(source: str, dtype: torch.dtype) -> Any:
-    """A causal language model with every weight from the files. Raises UserError where one is missing, is
-    not the model's, or has another shape."""
+def is_encoder_decoder(config: Any) -> bool:
+    """Whether models of this configuration read with an encoder and write with a decoder."""
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def auto_class(config: Any, name: str) -> Any:
+    """What of transformers makes a model that writes of this configuration. Raises UserError where only the
+    encoder of an encoder-decoder is there."""
+    import transformers
+
+    both, causal = transformers.AutoModelForSeq2SeqLM, transformers.AutoModelForCausalLM
+    if is_encoder_decoder(config):
+        return both
+    if type(config) in both._model_mapping and type(config) not in causal._model_mapping:
+        raise UserError(
+            f"{name} is the encoder of an encoder-decoder ({config.model_type}) alone: it reads, and cannot "
+            "write. Take the whole model; where the weights are whole, its config.json lacks "
+            "is_encoder_decoder = true."
+        )
+    return causal
+
+
+def fetch_weights(source: str, dtype: torch.dtype, **options: Any) -> Any:
+    """A model that writes, with every weight from the files; `options` are from_pretrained's. Raises
+    UserError where one is missing, is not the model's, or has another shape."""
     import transformers
 
     with _transformers_quiet():
         model, info = fetch(
-            transformers.AutoModelForCausalLM,
+            auto_class(fetch(transformers.AutoConfig, source), source),
             source,
             dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **options,
         )
     shapes = [
         f"{name} ({_shape(found)} instead of {_shape(wanted)})"
@@ -129,8 +150,8 @@ _MEANINGS = {  # of what transformers says: a pattern, and the text with its gro
     "model that transformers knows by itself.",
     "has model type `(.*?)` but Transformers does not recognize": "its config.json says model_type = {0!r}, "
     "which transformers {version[transformers]} does not know. Update transformers, or take another model.",
-    r"Unrecognized configuration class .*?(\w+)Config'>": "{0} is no causal language model, and only such "
-    "models are trained here.",
+    r"Unrecognized configuration class .*?(\w+)Config'>": "{0} is a kind of model that does not write: "
+    "decoder-only models and encoder-decoders are trained here.",
     "gated repo": "it is gated. Accept its terms on the hub's page of it, then log in: hf auth login",
     "untagged enum": "its tokenizer.json has a form that tokenizers {version[tokenizers]} does not read. "
     "Update tokenizers and transformers, or take the model's own tokenizer.json.",

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 
 from refine_rl.errors import UserError
+from refine_rl.policy.decoder_only import DecoderOnly
+from refine_rl.policy.encoder_decoder import EncoderDecoder
+from refine_rl.policy.fast import MEAN, TOLERANCE
 from refine_rl.policy.fetch import refusal
-from refine_rl.policy.policy import Policy
-from refine_rl.types import Message
+from refine_rl.policy.tokens import token_batch
+from refine_rl.types import Message, Segment, Trajectory
 
 _LEAK = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Parts of the largest logit that rounding may move, where experts are given other tokens beside."""
@@ -44,7 +47,7 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
         )
 
 
-def require_causal(policy: Policy) -> None:
+def require_causal(policy: DecoderOnly) -> None:
     """Raises UserError for a model whose forward pass fails, or lets a token see what follows it."""
     rows = policy.model.get_input_embeddings().weight.shape[0]
     length = min(4, policy.context_length)
@@ -64,8 +67,68 @@ def require_causal(policy: Policy) -> None:
     ):
         raise UserError(
             f"{policy.source} ({kind}) lets a token see what follows it: it is no causal language model, and "
-            "cannot write. Only such models are trained here."
+            "cannot write. Decoder-only models and encoder-decoders are trained here."
         )
+
+
+@torch.no_grad()
+def require_listening(policy: EncoderDecoder) -> None:
+    """Raises UserError for an encoder-decoder whose own forward pass fails, or gives other log-probs for an
+    answer than come of encoding its prompt once (some architectures keep no keys and values of it, or
+    attend in a way of their own)."""
+    kind = policy.model.config.model_type
+    try:
+        found = _difference(policy)
+    except UserError:
+        raise
+    except Exception as error:  # whatever an architecture makes of a few tokens
+        raise refusal(error, policy.source) from error
+    mean, largest = float(found.mean()), float(found.max())
+    if not (largest <= TOLERANCE[policy.compute_dtype] and mean <= MEAN[policy.compute_dtype]):
+        raise UserError(
+            f"{policy.source} ({kind}) computes other log-probs where a prompt is encoded once for several "
+            f"answers than where each is computed alone (by {mean:.2g} nats a token on average). Such models "
+            "are not trained here."
+        )
+
+
+def _difference(policy: EncoderDecoder) -> torch.Tensor:
+    """|log-prob of two answers to each of two prompts - that of the model's own forward pass|, [n]."""
+    generator = torch.Generator().manual_seed(0)
+
+    def some(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(0, policy.vocabulary, (n,), generator=generator).tolist())
+
+    longest = min(9, policy.context_length)
+    rows = [(prompt, some(n)) for prompt in (some(longest), some(4)) for n in (min(6, longest - 1), 2)]
+    given = [
+        Trajectory(
+            prompt_id="",
+            member=0,
+            messages=(),
+            stop_reason="stop",
+            segments=(
+                Segment(token_ids=prompt, trainable=False),
+                Segment(token_ids=answer, trainable=True, logprobs=(0.0,) * len(answer)),
+            ),
+        )
+        for prompt, answer in rows
+    ]
+    batch = token_batch(given)
+    got = policy.logprobs(batch)[batch.trainable.to(policy.device)]
+    start = policy.halves.start
+    want = []
+    for prompt, answer in rows:
+        with policy.precision():
+            logits = policy.model(
+                input_ids=torch.tensor([prompt], device=policy.device),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=policy.device),
+                decoder_input_ids=torch.tensor([[*start, *answer[:-1]]], device=policy.device),
+                use_cache=False,
+            ).logits[0, len(start) - 1 :]
+        chosen = torch.tensor(answer, device=policy.device)[:, None]
+        want.append(logits.float().log_softmax(-1).gather(1, chosen)[:, 0])
+    return (got - torch.cat(want)).abs()
 
 
 def _talk(tokenizer: Any, name: str) -> list[int]:

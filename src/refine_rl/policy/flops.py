@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import nn
 
+from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.policy import Policy
 
 
@@ -84,9 +85,11 @@ def seen(first: int, count: int, window: int) -> int:
 
 def costs(policy: Policy) -> Costs | None:
     """Of the policy's model; None for an architecture whose operations are not known here: matrices outside
-    linear layers (mixtures of experts), layers without attention."""
+    linear layers (mixtures of experts), layers without attention, encoder-decoders."""
     from transformers.pytorch_utils import Conv1D
 
+    if is_encoder_decoder(policy.model.config):
+        return None
     bare = policy.model.get_base_model() if policy.adapter else policy.model
     head = bare.get_output_embeddings()
     body = adapter = 0

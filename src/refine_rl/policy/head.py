@@ -11,6 +11,7 @@ again. Where the head itself is trained, its gradient needs the probabilities a 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -171,3 +172,81 @@ def _head_gradient(
             if for_bias is not None:
                 for_bias[tile] += pull.sum(0).to(for_bias.dtype)
     return for_weight, for_bias
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What makes logits of a model's last hidden states: scale * capped(hidden W^T + bias)."""
+
+    head: Any  # an nn.Linear
+    scale: float
+    cap: float
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """[V], added to the product."""
+        found: torch.Tensor | None = self.head.bias
+        return found
+
+    def rounded(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The head's weight and bias in a number format: autocast keeps whole weights that it has rounded,
+        parts of them it rounds anew each time."""
+        bias = self.bias
+        return self.head.weight.to(dtype), None if bias is None else bias.to(dtype)
+
+    def logits(
+        self,
+        hidden: torch.Tensor,
+        head: tuple[torch.Tensor, torch.Tensor | None],
+        start: int = 0,
+        end: int | None = None,
+    ) -> torch.Tensor:
+        """[N, hidden] -> [N, V] float32, or those of a part of the vocabulary; `head` as of `rounded`."""
+        bias = None if head[1] is None else head[1][start:end]
+        logits = torch.nn.functional.linear(hidden.to(head[0].dtype), head[0][start:end], bias).float()
+        if self.cap:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits if self.scale == 1.0 else logits * self.scale
+
+    def logprobs_of(
+        self, hidden_T: torch.Tensor, targets_T: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        """log-probs of these tokens at `temperature`, float32 [T], where `hidden_T` predict them."""
+        weight = self.head.weight
+        if torch.is_autocast_enabled(hidden_T.device.type):
+            hidden_T = hidden_T.to(torch.get_autocast_dtype(hidden_T.device.type))
+        else:
+            hidden_T = hidden_T.to(weight.dtype)
+        scale = self.scale / temperature
+        return target_logprobs(hidden_T, weight, self.bias, targets_T, scale=scale, cap=self.cap)
+
+
+class Taken(torch.autograd.Function):
+    """Rows of [N, ...], some of them several times: a prompt's last token predicts the first of each of
+    its suffixes. The backward pass of plain indexing adds these up in whatever order a processor's threads
+    come, and no run would be the same to the bit; here one thread adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, found: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        ctx.rows = len(found)
+        return found[places]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        total = grad.new_zeros(ctx.rows, *grad.shape[1:])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            total.index_put_((places,), grad, accumulate=True)
+        finally:
+            torch.set_num_threads(threads)
+        return total, None
+
+
+def taken(found: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """found[places], with a gradient that is added up in one order."""
+    rows: torch.Tensor = Taken.apply(found, places)  # type: ignore[no-untyped-call]
+    return rows

@@ -17,12 +17,15 @@ import torch
 
 from refine_rl.errors import UserError
 from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
-from refine_rl.policy.control import control_of
-from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights
-from refine_rl.policy.fit import require_causal, require_words
+from refine_rl.policy.control import control_of, control_of_plain
+from refine_rl.policy.decoder_only import DecoderOnly
+from refine_rl.policy.encoder_decoder import EncoderDecoder
+from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights, is_encoder_decoder
+from refine_rl.policy.fit import require_causal, require_listening, require_words
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.quantised import own_products, quantisation, quantised, require_quantiser
 from refine_rl.policy.recompute import recompute_layers
 from refine_rl.policy.template import ensure_template, render, stop_ids
 from refine_rl.settings import ModelSettings
@@ -46,24 +49,29 @@ def load_policy(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    require_extra(settings)
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
     origin = find_origin(settings.source)
-    config = fetch_config(settings.source, origin.base)
+    config = _config(settings, origin)
     compute_dtype = choose_dtype(settings.dtype, device, lambda: faster_here(config, settings))
     # Without an adapter every weight is trained: they stay float32, or small updates would be lost.
-    dtype = compute_dtype if settings.adapter == "lora" else torch.float32
-    tuned = adapter_from if settings.adapter == "none" else None
-    model, start = _start(origin, dtype) if tuned is None else (_plain(str(tuned), dtype), None)
+    dtype = compute_dtype if settings.adapted else torch.float32
+    tuned = None if settings.adapted else adapter_from
+    if settings.quantised:
+        model, start = _quantised_start(origin, settings.quantised, dtype, device)
+    else:
+        model, start = _start(origin, dtype) if tuned is None else (_plain(str(tuned), dtype), None)
     # An adapter's folder has no configuration that would tell the tokenizer's kind.
     known = {} if origin.adapter is None else {"config": config}
     tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer, **known)
-    ensure_template(tokenizer)
+    if not is_encoder_decoder(config):
+        ensure_template(tokenizer)
     require_words(model, tokenizer, settings.source)
     stops = stop_ids(model, tokenizer)
     frozen = None
-    if settings.adapter == "lora":
+    if settings.adapted:
         if adapter_from is None:
             model = fresh_adapter(model, settings, seed)
         else:
@@ -71,29 +79,44 @@ def load_policy(
     elif keep_reference:
         untrained = copy.deepcopy(model) if tuned is None else _start(origin, dtype)[0]
         frozen = untrained.requires_grad_(False).eval().to(device)
-    model.to(device).eval()
+    if not settings.quantised:  # such a model is there, and its scales would stay behind
+        model.to(device)
+    model.eval()
     if settings.gradient_checkpointing and not recompute_layers(model):
         raise UserError(
             f"model.gradient_checkpointing = true: {settings.name} ({config.model_type}) has no "
             "layers that can be computed again. Leave it out, and lower grpo.tokens_per_micro_batch instead."
         )
-    moment = moment or datetime.now()
-    policy = Policy(
+    return _player(
+        settings,
         model=model,
         tokenizer=tokenizer,
         stop_ids=stops,
-        control=control_of(
-            tokenizer, stops, partial(render, tokenizer, moment=moment, source=settings.source)
-        ),
-        moment=moment,
+        moment=moment or datetime.now(),
         device=device,
         compute_dtype=compute_dtype,
         context_length=context_length(config),
         source=settings.source,
-        adapter=settings.adapter == "lora",
+        adapter=settings.adapted,
         start=start,
         frozen=frozen,
     )
+
+
+def _player(settings: ModelSettings, **parts: Any) -> Policy:
+    """The policy of a model of its kind, once it has been seen to compute what it should."""
+    tokenizer, moment, source = parts["tokenizer"], parts["moment"], parts["source"]
+    if is_encoder_decoder(parts["model"].config):
+        listening = EncoderDecoder(
+            **parts,
+            control=control_of_plain(tokenizer, parts["stop_ids"]),
+            prefix=settings.prefix,
+            recomputes=settings.gradient_checkpointing,
+        )
+        require_listening(listening)
+        return listening
+    written = partial(render, tokenizer, moment=moment, source=source)
+    policy = DecoderOnly(**parts, control=control_of(tokenizer, parts["stop_ids"], written))
     require_causal(policy)
     return policy
 
@@ -109,15 +132,49 @@ def _same_to_the_bit() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def require_extra(settings: ModelSettings) -> None:
+    """Raises SettingsError where a package that these settings need is not installed."""
+    if settings.quantised:
+        require_quantiser()
+
+
 def require_model(settings: ModelSettings) -> None:
     """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
     can be told without its weights: before anything is asked of anybody."""
-    fetch_config(settings.source, find_origin(settings.source).base)
+    require_extra(settings)
+    _config(settings, find_origin(settings.source))
+
+
+def _config(settings: ModelSettings, origin: Origin) -> Any:
+    """The configuration. Raises UserError where the settings ask for what its kind of model has not."""
+    config = fetch_config(settings.source, origin.base)
+    if settings.prefix and not is_encoder_decoder(config):
+        raise UserError(
+            f"model.prefix = {settings.prefix!r} is what an encoder-decoder reads before each prompt, and "
+            f"{settings.source} ({config.model_type}) is a decoder-only model, which has a chat template. "
+            "Leave it out; prompts.system says something before each prompt."
+        )
+    return config
 
 
 def _start(origin: Origin, dtype: torch.dtype) -> tuple[Any, Start | None]:
     """The untrained model, the adapter that it comes with merged in."""
     return merge_start(_plain(origin.base, dtype), origin)
+
+
+def _quantised_start(
+    origin: Origin, bits: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Start | None]:
+    """The untrained model with quantised layers, on the device. An adapter that it comes with is merged into
+    the whole weights: packed ones would keep little of it."""
+    if origin.adapter is not None:
+        model, start = _start(origin, torch.float32)
+        model = quantised(model, bits, dtype, device)
+    else:
+        options = {"quantization_config": quantisation(bits, dtype), "device_map": {"": device}}
+        model, start = own_products(fetch_weights(origin.base, dtype, **options)), None
+    lean_norms(model)
+    return model, start
 
 
 def _plain(source: str, dtype: torch.dtype) -> Any:
@@ -168,7 +225,14 @@ def faster_here(config: Any, settings: ModelSettings) -> torch.dtype:
 
     if settings.adapter == "none":
         return faster_format(config, lambda model: model, trains_all=True)
-    return faster_format(config, lambda model: fresh_adapter(model, settings, 0), trains_all=False)
+
+    def adapt(model: Any) -> Any:
+        if settings.quantised:
+            model = quantised(model, settings.quantised, model.dtype, torch.device("cpu"))
+            lean_norms(model)
+        return fresh_adapter(model, settings, 0)
+
+    return faster_format(config, adapt, trains_all=False)
 
 
 def context_length(config: Any) -> int:

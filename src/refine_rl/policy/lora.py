@@ -8,19 +8,27 @@ While tokens are sampled, the product of a float32 model's adapter is added to a
 that a token costs no more than without an adapter. In bfloat16 it is not: the sum would be rounded to the
 weight's own steps, most of a small update would be gone, and the sampler would not be the trainer's model.
 There the adapter's weights are rounded once instead of once a token.
+
+A quantised base is unpacked for each product (quantised.py); while tokens are sampled, once, where the whole
+weights are few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from refine_rl.policy.quantised import is_quantised, number_format, quantised_layers, whole_weight
+
 MERGED_BYTES = 1 << 30
 """A copy of the adapted weights larger than this is not made."""
+
+UNPACKED_BYTES = 1 << 28
+"""Unpacked weights larger than this are not kept: whoever quantises a model is short of memory."""
 
 
 def make_lean(model: nn.Module) -> int:
@@ -28,9 +36,9 @@ def make_lean(model: nn.Module) -> int:
 
     Layers of another kind (Conv1D, several adapters, DoRA, a bias of the adapter's own) stay as they are.
     """
-    from peft.tuners.lora import Linear
+    from peft.tuners.lora import LoraLayer
 
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, Linear) and _is_plain(m)]
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer) and _is_plain(m)]
     for layer in layers:
         layer.whole = None  # base and adapter in one weight, or ...
         layer.rounded = None  # ... the adapter in the base's number format: see at_rest
@@ -43,29 +51,40 @@ class at_rest:  # noqa: N801 - it is used as a function
     however often it is entered. The base weights are never touched."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers: list[Any] = [m for m in model.modules() if hasattr(m, "whole")]
-        self._made: list[tuple[torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]] = []
+        self._model = model
+        self._made: list[tuple[Any, str, Any]] = []  # a layer, and what it has in here
 
     def __enter__(self) -> None:
         if not self._made:
             self._made = self._products()
-        for layer, (whole, rounded) in zip(self._layers, self._made, strict=True):
-            layer.whole, layer.rounded = whole, rounded
+        for layer, name, value in self._made:
+            setattr(layer, name, value)
 
     def __exit__(self, *error: object) -> None:
-        for layer in self._layers:
-            layer.whole = layer.rounded = None
+        for layer, name, _ in self._made:
+            setattr(layer, name, None)
 
     @torch.no_grad()
-    def _products(self) -> list[Any]:
-        weights = [layer.base_layer.weight for layer in self._layers]
-        merge = all(w.dtype == torch.float32 for w in weights)
-        merge = merge and sum(w.numel() for w in weights) * 4 <= MERGED_BYTES
-        made: list[Any] = []
-        for layer, weight in zip(self._layers, weights, strict=True):
-            a, b = _rounded(layer, weight.dtype)
-            made.append((torch.addmm(weight, b, a), None) if merge else (None, (a, b)))
-        return made
+    def _products(self) -> list[tuple[Any, str, Any]]:
+        adapted: list[Any] = [m for m in self._model.modules() if hasattr(m, "whole")]
+        packed = dict.fromkeys(layer for _, layer in quantised_layers(self._model))
+        few = _bytes(packed) <= UNPACKED_BYTES
+        merge = few and all(number_format(layer.base_layer) == torch.float32 for layer in adapted)
+        merge = merge and _bytes(layer.base_layer for layer in adapted) <= MERGED_BYTES
+        made: list[tuple[Any, str, Any]] = []
+        for layer in adapted:
+            base, (a, b) = layer.base_layer, _rounded(layer, number_format(layer.base_layer))
+            if merge:
+                made.append((layer, "whole", torch.addmm(whole_weight(base), b, a)))
+                packed.pop(base, None)
+            else:
+                made.append((layer, "rounded", (a, b)))
+        return made + [(layer, "unpacked", whole_weight(layer)) for layer in packed if few]
+
+
+def _bytes(layers: Iterable[Any]) -> int:
+    """Of the layers' whole weights in float32."""
+    return sum(4 * int(layer.in_features) * int(layer.out_features) for layer in layers)
 
 
 def _is_plain(layer: Any) -> bool:
@@ -74,7 +93,7 @@ def _is_plain(layer: Any) -> bool:
         len(names) == 1
         and list(layer.active_adapters) == names
         and not layer.lora_variant
-        and type(layer.base_layer) is nn.Linear
+        and (type(layer.base_layer) is nn.Linear or is_quantised(layer.base_layer))
         and layer.lora_A[names[0]].bias is None
         and layer.lora_B[names[0]].bias is None
     )
@@ -90,6 +109,7 @@ def _rounded(layer: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor
 def _lean(layer: Any) -> Callable[..., torch.Tensor]:
     (name,) = layer.lora_A
     base, dropout, plain = layer.base_layer, layer.lora_dropout[name], type(layer).forward
+    quantised = is_quantised(base)
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if args or kwargs or layer.disable_adapters or layer.merged:
@@ -97,7 +117,7 @@ def _lean(layer: Any) -> Callable[..., torch.Tensor]:
         if layer.whole is not None:
             return linear(x, layer.whole, base.bias)
         a, b = layer.rounded or _rounded(layer, x.dtype)
-        out = linear(x, base.weight, base.bias)
+        out = base(x) if quantised else linear(x, base.weight, base.bias)
         inner = linear(dropout(x) if dropout.training else x, a)
         return torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), b.t()).view(out.shape)
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from refine_rl.policy.fetch import set_untied
+from refine_rl.policy.quantised import unquantise
 
 LOSS_WORTH_A_WORD = 0.1
 """Shares of a change that rounding takes, from which on a person is told."""
@@ -24,18 +25,23 @@ def merge(adapted: Any, dtype: torch.dtype) -> tuple[Any, float]:
     """The model of a PeftModel (which is used up) with all weights in `dtype`, and the share of the adapter's
     change that rounding took: |change kept - change| / |change|, over all adapted weights, 0 to 1.
 
+    A quantised base is unpacked: its weights as the adapter knew them, not those that were packed.
     Tied weights of which one has an adapter are untied: the sum belongs to that one alone.
     """
     from peft.tuners.lora import LoraLayer
+    from transformers.pytorch_utils import Conv1D
 
     model = adapted.get_base_model()
     main = model.dtype
+    unquantise(adapted)
     _untie(model)
     lost = whole = 0.0
     for layer in (m for m in adapted.modules() if isinstance(m, LoraLayer)):
-        weight = layer.get_base_layer().weight
+        base, change = layer.get_base_layer(), layer.get_delta_weight("default").float()
+        weight = base.weight
         before = weight.float()
-        change = layer.get_delta_weight("default").float()
+        if isinstance(base, Conv1D) and not layer.fan_in_fan_out:  # while it was quantised it was no Conv1D
+            change = change.T
         after = (before + change).to(dtype)
         # Of a float32 weight that is stored in bfloat16, the weight's own rounding is no loss of the change.
         kept = after.float() - before.to(dtype).float()

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+_NAMES = ("RMSNorm", "T5LayerNorm")
+"""How the names of the classes end that are asked."""
+
 TOLERANCE = 1e-5
 """Largest difference from the module's own result on numbers of size 1, in float32."""
 
@@ -58,7 +61,7 @@ def lean_norms(model: nn.Module) -> int:
     lean = 0
     for module in model.modules():
         kind = type(module)
-        if kind.__name__.endswith("RMSNorm") and kind not in _LEAN.values() and _same(module):
+        if kind.__name__.endswith(_NAMES) and kind not in _LEAN.values() and _same(module):
             module.__class__ = _lean_class(type(module))
             lean += 1
     return lean

@@ -21,10 +21,11 @@ import torch
 
 from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.decode import Decoding, KeysAndValues
+from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fast import gather
+from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.norm import lean_norms
-from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
 
 ROWS = 64
@@ -57,9 +58,9 @@ Adapt = Callable[[Any], Any]
 def faster_format(config: Any, adapt: Adapt, *, trains_all: bool) -> torch.dtype:
     """The format in which this processor samples and trains on a token sooner, for models of `config`.
     `trains_all`: the weights stay float32, and only products are rounded. float32 where the two are close, or
-    where no layer can be made of the configuration."""
+    where no layer can be made of the configuration, and for encoder-decoders, which are not timed."""
     text = config.get_text_config()
-    if text.hidden_size < NARROW:
+    if is_encoder_decoder(config) or text.hidden_size < NARROW:
         return torch.float32
     try:
         with _one_thread():
@@ -74,7 +75,7 @@ def faster_format(config: Any, adapt: Adapt, *, trains_all: bool) -> torch.dtype
     return torch.bfloat16 if coarse < CLEARLY * exact else torch.float32
 
 
-def one_layer(config: Any, dtype: torch.dtype, adapt: Adapt, *, trains_all: bool) -> Policy:
+def one_layer(config: Any, dtype: torch.dtype, adapt: Adapt, *, trains_all: bool) -> DecoderOnly:
     """A policy of one layer with the widths of `config`; no weight of it means anything."""
     import transformers
 
@@ -96,7 +97,7 @@ def one_layer(config: Any, dtype: torch.dtype, adapt: Adapt, *, trains_all: bool
             tensor.data.fill_(0.01)  # memory as it is found holds numbers that are slow to add
     lean_norms(model)
     adapted = adapt(model)
-    return Policy(
+    return DecoderOnly(
         model=adapted.eval(),
         tokenizer=None,
         stop_ids=frozenset(),
@@ -114,7 +115,7 @@ Works = tuple[Callable[[], float], Callable[[], float]]
 """Seconds a token of sampling and of training, each time that they are called."""
 
 
-def _works(policy: Policy) -> Works:
+def _works(policy: DecoderOnly) -> Works:
     fast = policy.fast
     if fast is None:
         raise ValueError(policy.why_plain)

@@ -1,47 +1,44 @@
-"""A policy: the model that is trained, its tokenizer and its way of talking."""
+"""A policy: the model that is trained, with its tokenizer. What every kind of model has stands here; how one
+is talked to, how it speaks and how its log-probs are had, in `decoder_only.py` and `encoder_decoder.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from refine_rl.policy.adapter import Start, save_adapter
-from refine_rl.policy.control import Control, encode_chat, encode_words, opening_of
+from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
-from refine_rl.policy.fast import Fast, find_fast
 from refine_rl.policy.files import as_other_files
-from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.merging import merge
-from refine_rl.policy.protocol import Begun, Purpose, Spoken
+from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
+from refine_rl.policy.quantised import share_of
 from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
-from refine_rl.policy.template import render
+from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
-from refine_rl.types import Message
+from refine_rl.types import Message, Segment
 
 MARGIN = {torch.float32: 50.0, torch.bfloat16: 2.5}
 """How many times the rounding that `tolerance` expects is allowed. Measured is 0.01 to 1 of it; one update's
 difference of weights is far more in float32, and about as much in bfloat16."""
 
-_FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
-
 
 @dataclass(kw_only=True, eq=False)
-class Policy:
+class Policy(ABC):
     """The model with everything that is needed to talk to it.
 
     `compute_dtype` is the number format of the matrix products; `moment` what a template that asks for the
@@ -61,25 +58,48 @@ class Policy:
     moment: datetime
     start: Start | None = None
     frozen: Any = None
-    use_fast: bool = True
 
+    @abstractmethod
     def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
-        """The conversation in the model's own template, ready for an answer or not."""
-        return render(self.tokenizer, messages, moment=self.moment, source=self.source, answer=answer)
+        """The conversation as the model reads it, ready for an answer or not."""
 
+    @abstractmethod
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt's token ids in the model's own template, ready for an answer. What reads like a control
-        token in a message stays text; raises ControlTextError where the tokenizer cannot do that."""
-        return tuple(encode_chat(self.tokenizer, self.control, messages, self.render))
+        """The prompt's token ids, ready for an answer. What reads like a control token in a message stays
+        text; raises ControlTextError where the tokenizer cannot do that."""
+
+    @abstractmethod
+    def opening(self, messages: Sequence[Message]) -> str:
+        """What stands of the answer to these messages before the model has said a word; "" mostly."""
+
+    @abstractmethod
+    def way(
+        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+    ) -> Way:
+        """How the next tokens are computed of rows that begin as `begun` says, `counts[n]` rows each."""
+
+    @abstractmethod
+    def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+        """The log-probs of sampled tokens, [B, T], with gradient."""
+
+    @property
+    @abstractmethod
+    def shares_prompts(self) -> bool:
+        """Whether a prompt goes through the model once for the rows that begin with it."""
+
+    @property
+    @abstractmethod
+    def why_plain(self) -> str:
+        """Why a prompt is computed once for each row; "" where it is not."""
 
     def encode_words(self, text: str) -> tuple[int, ...]:
         """The token ids of a text that is put into an answer: without template, and without control tokens
         but those that belong to an answer's text."""
         return tuple(encode_words(self.tokenizer, self.control, text))
 
-    def opening(self, messages: Sequence[Message]) -> str:
-        """What the template itself writes of the answer to these messages: a thought's opening tag, or ""."""
-        return opening_of(messages, self.render)
+    @abstractmethod
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of
@@ -90,6 +110,15 @@ class Policy:
         return str(
             self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         )
+
+    def read_numbers(self, tokenizer: Any) -> None:
+        """From here on texts go through this tokenizer as they are, no token is a control token, and none
+        ends an answer: to measure."""
+        self.tokenizer, self.control, self.stop_ids = tokenizer, NO_CONTROL, frozenset()
+
+    def prompt_room(self, max_tokens: int) -> int:
+        """The most tokens of a prompt that leave room for an answer of `max_tokens`; 0 or less: none does."""
+        return self.context_length - max_tokens
 
     @property
     def moving(self) -> str:
@@ -116,24 +145,25 @@ class Policy:
         """Each member of the groups with one more turn (sample.py)."""
         return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause)
 
-    def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
-        """The log-probs of sampled tokens, [B, T], with gradient (logprobs.py)."""
-        return logprobs(self, batch, temperature=temperature)
-
     @property
     def tolerance(self) -> float:
         """The mean difference in nats a token that rounding may leave between sampler and trainer.
 
-        They add the same numbers in another order. Each of the 2 L additions to the residual stream of L
-        layers is rounded by u of its size, and the errors walk at random: u sqrt(2 L) in all. In float32 the
-        sums inside the products are float32 as well, over some `hidden_size` terms: times sqrt(hidden_size).
-        (In bfloat16 products are summed in float32.) Logits are of the size of 1.
+        They add the same numbers in another order. Each of the n additions to the residual stream (2 a layer,
+        3 where a decoder also listens) is rounded by u of its size, and the errors walk at random: u sqrt(n)
+        in all. In float32 the sums inside the products are float32 as well, over some `hidden_size` terms:
+        times sqrt(hidden_size). (In bfloat16 products are summed in float32.) Logits are of the size of 1.
         """
-        config, dtype = self._bare.config.get_text_config(), self.compute_dtype
-        layers = getattr(config, "num_hidden_layers", None) or 1
-        width = getattr(config, "hidden_size", None) or 1
+        dtype = self.compute_dtype
+        width = getattr(self._bare.config.get_text_config(), "hidden_size", None) or 1
         unit = torch.finfo(dtype).eps / 2
-        return float(MARGIN[dtype] * unit * math.sqrt(2 * layers * (width if dtype == torch.float32 else 1)))
+        terms = self._additions * (width if dtype == torch.float32 else 1)
+        return float(MARGIN[dtype] * unit * math.sqrt(terms))
+
+    @property
+    def _additions(self) -> int:
+        """How often a token's state is added to on its way through the layers."""
+        return 2 * (getattr(self._bare.config.get_text_config(), "num_hidden_layers", None) or 1)
 
     @property
     def vocabulary(self) -> int:
@@ -141,14 +171,9 @@ class Policy:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
-    def size(self) -> int:
-        """How many parameters there are, the adapter's included."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    @property
-    def shares_prompts(self) -> bool:
-        """Whether a prompt goes through the model once for the rows that begin with it."""
-        return self.fast is not None
+    def share(self) -> Share:
+        """How many parameters training changes, and how many there are."""
+        return share_of(self.model)
 
     @property
     def has_reference(self) -> bool:
@@ -164,45 +189,14 @@ class Policy:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
-    def forward(self, **inputs: Any) -> Any:
-        """The model's output in the policy's precision. `position_ids` and `logits_to_keep` are left
-        out for the few architectures whose forward does not know them: those derive positions from
-        the attention mask, and return the logits of every column."""
-        for name in self._unknown_inputs:
-            inputs.pop(name, None)
-        with self.precision():
-            return self.model(**inputs)
-
-    @cached_property
-    def _unknown_inputs(self) -> tuple[str, ...]:
-        """Looked up once: `forward` runs for every token that is sampled."""
-        known = inspect.signature(self._bare.forward).parameters
-        return tuple(name for name in ("position_ids", "logits_to_keep") if name not in known)
-
-    @property
-    def fast(self) -> Fast | None:
-        """The fast path of this model, found and checked against the plain one when it is first asked for;
-        None where there is none (`why_plain` says why), or where it is switched off."""
-        found = self._found_fast()
-        return found if isinstance(found, Fast) and self.use_fast else None
-
-    @property
-    def why_plain(self) -> str:
-        """Why the plain path is taken; "" where the fast one is."""
-        found = self._found_fast()
-        return found if isinstance(found, str) else ""
-
-    def _found_fast(self) -> Fast | str:
-        if self.model not in _FAST:
-            bare = self._bare
-            with torch.no_grad(), self.precision():
-                _FAST[self.model] = find_fast(
-                    bare,
-                    plain=lambda ids: self.model(input_ids=ids, use_cache=False).logits,
-                    compute_dtype=self.compute_dtype,
-                    vocabulary=self.vocabulary,
-                )
-        return _FAST[self.model]
+    def matrices(self) -> frozenset[str]:
+        """The names of those that linear layers multiply by, the head apart."""
+        head = self.model.get_output_embeddings()
+        return frozenset(
+            f"{name}.weight"
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and module is not head and module.weight.requires_grad
+        )
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:

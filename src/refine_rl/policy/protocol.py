@@ -1,8 +1,8 @@
 """What the rest of the house may ask of a model that is trained, whatever kind of model it is.
 
 A `Speaker` continues trajectories by one turn, token by token, and hands out whole groups as they end. The
-decoder-only models of this room are `Policy`; an encoder-decoder or a served model is another one. `Network`
-is the inside of a decoder-only model, which only this room sees.
+models of this room are `Policy`, decoder-only ones and encoder-decoders; a served model is another one.
+`Network` is the inside of a model, which only this room sees.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Speaker(Protocol):
     def encode_words(self, text: str) -> tuple[int, ...]:
         """The token ids of a text that is put into an answer."""
 
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers are to be imitated, as segments: what is given (the first is the prompt as
+        `encode` gives it), and as targets every answer of the assistant, or the last one, each with the token
+        that ends it. Raises UserError where the model's form of a chat does not allow that."""
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of sampled tokens."""
 
@@ -101,25 +106,48 @@ class Speaker(Protocol):
     def trainable(self) -> Mapping[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
 
+    def matrices(self) -> frozenset[str]:
+        """The names of those that linear layers multiply by, the head apart."""
+
     def save(self, folder: Path) -> None:
         """The adapter or the model, as its libraries load it."""
 
 
+class Way(Protocol):
+    """A way to compute the next token of many rows."""
+
+    def inside(self) -> AbstractContextManager[None]:
+        """What the following are called in; left whenever a group is handed out."""
+
+    def start(self) -> None: ...
+    def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def stay(self, rows: torch.Tensor) -> None: ...
+    def step(self, token: torch.Tensor) -> None: ...
+
+
 class Network(Protocol):
-    """The inside of a decoder-only model."""
+    """The inside of a model."""
 
     model: Any
     device: torch.device
     compute_dtype: torch.dtype
     stop_ids: frozenset[int]
 
-    @property
-    def fast(self) -> Fast | None: ...
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]: ...
     def opening(self, messages: Sequence[Message]) -> str: ...
     def decode(self, token_ids: Sequence[int]) -> str: ...
-    def forward(self, **inputs: Any) -> Any: ...
     def precision(self) -> AbstractContextManager[None]: ...
+    def way(
+        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+    ) -> Way: ...
+
+
+class DecoderNetwork(Network, Protocol):
+    """The inside of a decoder-only model."""
+
+    @property
+    def fast(self) -> Fast | None: ...
+    def forward(self, **inputs: Any) -> Any: ...
 
 
 def begun(token_ids: tuple[int, ...], prompt: Prompt, members: int) -> tuple[Begun, ...]:

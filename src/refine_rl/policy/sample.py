@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from refine_rl.errors import GuardStop
-from refine_rl.policy.decode import SharedPrompts
-from refine_rl.policy.decode_plain import WholeRows
 from refine_rl.policy.draw import Sampling
-from refine_rl.policy.protocol import Begun, Network, Purpose, Spoken
+from refine_rl.policy.protocol import Begun, Network, Purpose, Spoken, Way
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import uniforms
 from refine_rl.types import Segment, StopReason, Trajectory
@@ -95,18 +91,6 @@ def _batches(stems: Sequence[_Stem], sampling: Sampling) -> Iterator[list[_Stem]
         yield batch
 
 
-class Way(Protocol):
-    """A way to compute the next token of many rows: with shared prompts (decode.py), or plain."""
-
-    def inside(self) -> AbstractContextManager[None]:
-        """What the following are called in; left whenever a group is handed out."""
-
-    def start(self) -> None: ...
-    def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]: ...
-    def stay(self, rows: torch.Tensor) -> None: ...
-    def step(self, token: torch.Tensor) -> None: ...
-
-
 Written = list[tuple[list[int], list[float]]]
 """The tokens and log-probs of a stem's members."""
 
@@ -129,12 +113,8 @@ def _batch(
     )
     device = network.device
     draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
-    ids, counts = [s.token_ids for s in stems], [len(s.members) for s in stems]
-    way: Way = (
-        WholeRows(network, ids, counts, sampling, draws)
-        if network.fast is None
-        else SharedPrompts(network, network.fast, ids, counts, sampling, draws)
-    )
+    counts = [len(s.members) for s in stems]
+    way = network.way([s.members[0] for s in stems], counts, sampling, draws)
     stop = torch.tensor(sorted(network.stop_ids), device=device)
     rows = _Rows(way, counts, sampling.max_tokens, stop)
     while not rows.over:

@@ -21,10 +21,9 @@ def require_enough(*, prompts_per_step: int, train: int, held_out: int, lost: st
         )
 
 
-def room_for_prompt(max_tokens: int, context: int) -> int:
-    """The most tokens of a prompt that leave room for an answer of `max_tokens` in a model that reads
+def require_room(room: int, max_tokens: int, context: int) -> int:
+    """`room`, the most tokens of a prompt that leave room for an answer of `max_tokens` in a model that reads
     `context` tokens. Raises UserError where there are none."""
-    room = context - max_tokens
     if room < 1:
         raise UserError(
             f"rollout.max_tokens = {max_tokens} leaves no room for a prompt: the model "

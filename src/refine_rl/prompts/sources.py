@@ -23,7 +23,7 @@ from refine_rl.prompts.curate import (
     drop_seen,
     said,
 )
-from refine_rl.prompts.files import read_prompt_file
+from refine_rl.prompts.files import read_prompts
 from refine_rl.prompts.generate import generate_prompts
 from refine_rl.prompts.split import by_hash, split_candidates
 from refine_rl.recipes import recipe_folder
@@ -164,21 +164,22 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
     kind, _, name = settings.source.partition(":")
     if kind == "recipe" and name:
         return _read_recipe(settings, name, seed, splits)
-    if kind != "file" or not name:
+    if kind not in ("file", "hub") or not name:
         what = f"not {settings.source!r}" if settings.source else "and it is not set"
         raise SettingsError(
-            f'`prompts.source` must be "file:PATH", "recipe:NAME" or "writer", {what}; for example '
-            'source = "file:prompts.jsonl", or a `model = "ENDPOINT/MODEL"` in [writer] that writes them'
+            f'`prompts.source` must be "file:PATH", "hub:OWNER/NAME", "recipe:NAME" or "writer", {what}; '
+            'for example source = "file:prompts.jsonl", or a `model = "ENDPOINT/MODEL"` in [writer] that '
+            "writes them"
         )
-    path = folder / Path(name).expanduser()
     columns = Columns(prompt=settings.column, data=settings.data)
     asked: Mapping[Split, int | None] = {split: getattr(settings, split) for split in SPLITS}
-    generated = path.suffix == ".py"
+    generated = kind == "file" and Path(name).suffix == ".py"
     if generated:
         asked = counts = numbers_asked_for(settings, _GENERATED)
+        path = folder / Path(name).expanduser()
         candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed, columns)
     else:
-        candidates = read_prompt_file(path, columns)
+        candidates = read_prompts(settings.source, folder, columns)
         # What was curated before (`--out`) is taken as it was: in its order, and in its numbers.
         generated = all(c.recorded for c in candidates)
     return _Source(

@@ -6,13 +6,13 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from refine_rl.errors import GuardStop, MachineError, UserError
 from refine_rl.rewards.text.patterns import TooSlow
-from refine_rl.types import Prompt, Score, Trajectory
+from refine_rl.types import LOGGED, Prompt, Score, Trajectory
 
 FAILURES = (Exception, SystemExit, KeyboardInterrupt)
 """What foreign code may raise and we turn into a missing score. A SystemExit or KeyboardInterrupt
@@ -152,6 +152,30 @@ class CompletionReward:
             return Score.missing(describe_failure(error))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupReward:
+    """A reward out of a synchronous function of all completions of a prompt, which takes its time.
+
+    It runs in a thread of the loop's. What it raises makes all of its scores missing. Numbers in its
+    breakdowns are logged under the reward's name: they have a curve, and no weight.
+    """
+
+    name: str
+    score: Callable[[Prompt, Sequence[str]], list[Score]]
+    check: Callable[[Prompt], None]
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        self.check(prompt)
+
+    async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
+        texts = [trajectory.completion for trajectory in trajectories]
+        scores = await scored(asyncio.to_thread(self.score, prompt, texts), len(texts))
+        return [
+            replace(s, breakdown={f"{LOGGED}{self.name}/{key}": value for key, value in s.breakdown.items()})
+            for s in scores
+        ]
+
+
 def describe_failure(error: BaseException) -> str:
     """The exception, and what `foreign_frames` leaves of its traceback."""
     what = "".join(traceback.format_exception_only(error)).strip()
@@ -181,7 +205,21 @@ def _is_ours(filename: str) -> bool:
 Check = Callable[[Prompt, str], tuple[float, str]]
 """A rule with its parameters filled in: prompt and completion -> a value in [0, 1] and one line."""
 
-RuleFactory = Callable[..., Check]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupCheck:
+    """A rule that looks at all completions of a prompt together, as where a model reads them.
+
+    `score` gets the prompt and its completions, none of them empty, and gives a score each; it runs in a
+    thread, and what its breakdowns hold is logged. `check` raises a UserError for a prompt that cannot be
+    scored.
+    """
+
+    score: Callable[[Prompt, Sequence[str]], list[Score]]
+    check: Callable[[Prompt], None]
+
+
+RuleFactory = Callable[..., Check | GroupCheck]
 """A rule: takes its parameters by keyword and returns its check."""
 
 

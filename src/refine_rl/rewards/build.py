@@ -15,7 +15,7 @@ from refine_rl.llm.client import Connections
 from refine_rl.rewards.base import Reward, Scorer
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
-from refine_rl.rewards.judges.build import make_judging, make_panel
+from refine_rl.rewards.judges.build import make_judging, make_panel, make_referee
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.rubric import rubric_named
 from refine_rl.rewards.overlong import Overlong
@@ -27,6 +27,7 @@ from refine_rl.settings import Settings
 from refine_rl.types import RIGHT_STEPS
 
 if TYPE_CHECKING:
+    from refine_rl.rewards.judges.duels import Referee
     from refine_rl.rewards.quiz.quiz import Quiz, Shelf
 
 Functions = Sequence[Callable[..., Any]]
@@ -36,11 +37,12 @@ Functions = Sequence[Callable[..., Any]]
 class Scorers:
     """The scorers of a run. `validation` is the reward as the settings describe it; `training` may grade
     steps, or pay by the order of right answers, on top of it; `exam` is validation itself unless
-    `evaluate.judge` is named."""
+    `evaluate.judge` is named in its judges' place. A `referee` compares the answers of two models."""
 
     training: Scorer
     validation: CombinedReward
     exam: CombinedReward
+    referee: Referee | None = None
 
 
 def build_scorers(
@@ -54,7 +56,7 @@ def build_scorers(
     that cannot be read is refused also where nobody judges."""
     rubric = rubric or rubric_named(settings.reward.rubric, settings.folder)
     reward = exam = build_reward(settings, functions, connections, rubric, shelf)
-    if settings.evaluate.judge:
+    if settings.evaluate.judge and settings.reward.judges:
         judges = settings.reward.model_copy(update={"judges": [settings.evaluate.judge]})
         judge = settings.judge.model_copy(update={"larger": "", "adaptive": False})
         other = settings.model_copy(update={"reward": judges, "judge": judge})
@@ -64,7 +66,8 @@ def build_scorers(
         training = Graded(reward=training, grader=reward.grader, solved=settings.grpo.solved)
     if settings.rollout.decays:
         training = Decayed(reward=training)
-    return Scorers(training=training, validation=reward, exam=exam)
+    referee = build_referee(settings, connections, rubric)
+    return Scorers(training=training, validation=reward, exam=exam, referee=referee)
 
 
 def panels(scorers: Scorers) -> dict[str, Panel]:
@@ -72,6 +75,8 @@ def panels(scorers: Scorers) -> dict[str, Panel]:
     found = {"reward.judges": scorers.validation.panel, "reward.steps.judges": scorers.validation.grader}
     if scorers.exam is not scorers.validation:
         found["evaluate.judge"] = scorers.exam.panel
+    elif scorers.referee is not None and scorers.exam.panel is None:
+        found["evaluate.judge"] = scorers.referee.panel
     return {role: panel for role, panel in found.items() if isinstance(panel, Panel)}
 
 
@@ -160,6 +165,25 @@ def build_panel(settings: Settings, connections: Connections, rubric: str = "") 
         rubric=rubric or rubric_named(settings.reward.rubric, settings.folder),
         seed=settings.grpo.seed,
         larger=connections.client(judge.larger) if judge.larger else None,
+    )
+
+
+def build_referee(settings: Settings, connections: Connections | None, rubric: str = "") -> Referee | None:
+    """Who decides the metric "win_rate": the judge of the comparison, else those of the reward; None where it
+    is not measured."""
+    if "win_rate" not in settings.evaluate.metrics:
+        return None
+    if connections is None:
+        raise SettingsError(
+            'evaluate.metrics: a judge decides "win_rate", and no connections to endpoints were given'
+        )
+    models = [settings.evaluate.judge] if settings.evaluate.judge else settings.reward.judges
+    return make_referee(
+        settings.judge,
+        [connections.client(model) for model in models],
+        task=settings.task,
+        rubric=rubric or rubric_named(settings.reward.rubric, settings.folder),
+        seed=settings.grpo.seed,
     )
 
 

@@ -37,7 +37,7 @@ def rules_and_functions(
     problems: list[str] = []
     for number, rule in enumerate(settings.rules, start=1):
         try:
-            component = rule_reward(rule, where=f"reward.rules, entry {number}")
+            component = rule_reward(rule, where=f"reward.rules, entry {number}", folder=folder)
         except SettingsError as error:
             problems.append(str(error))
             continue

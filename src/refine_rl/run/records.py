@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from refine_rl.types import (
+    Beside,
     Comparison,
+    Content,
     Contrast,
     Estimate,
     Example,
     Group,
+    Metric,
     Other,
     Outcome,
     Part,
@@ -141,6 +144,20 @@ def _other(record: Mapping[str, Any]) -> Other:
     )
 
 
+def _beside(record: Mapping[str, Any]) -> Beside:
+    own = _estimate(record)
+    return Beside(mean=own.mean, ci95=own.ci95, tuned_minus=_estimate(record["tuned_minus"]))
+
+
+def _besides(records: Mapping[str, Any]) -> dict[str, Beside]:
+    return {name: _beside(record) for name, record in records.items()}
+
+
+def _metric(record: Mapping[str, Any]) -> Metric:
+    read = {side: _estimate(record[side]) for side in _SIDES}
+    return Metric(**{**record, **read, "others": _besides(record["others"])})
+
+
 def comparison_text(comparison: Comparison) -> str:
     return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -157,6 +174,9 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
         },
         "combinations": {name: _part(part) for name, part in record.get("combinations", {}).items()},
         "variety": {side: Variety(**v) for side, v in record.get("variety", {}).items()},
+        "content": {side: Content(**c) for side, c in record.get("content", {}).items()},
         "others": {name: _other(other) for name, other in record.get("others", {}).items()},
+        "metrics": {name: _metric(metric) for name, metric in record.get("metrics", {}).items()},
+        "controls": {name: _besides(found) for name, found in record.get("controls", {}).items()},
     }
     return Comparison(**{**record, **estimates, **read})

@@ -29,6 +29,10 @@ def _exits(it: Whole) -> bool:
     return it.rollout.early_exit is not None
 
 
+def _duels(it: Whole) -> bool:
+    return "win_rate" in it.evaluate.metrics
+
+
 def _looks(it: Whole) -> int:
     return int(it.judge.repeats) * len(it.reward.judges)
 
@@ -171,8 +175,13 @@ _LLMS: tuple[Impossible[Whole], ...] = (
         why=f"`reward.rubric` {_NEEDS_JUDGES}",
     ),
     Impossible(
-        when=lambda it: bool(it.evaluate.judge) and not it.reward.judges,
-        why=f"`evaluate.judge` {_NEEDS_JUDGES}",
+        when=lambda it: bool(it.evaluate.judge) and not (it.reward.judges or _duels(it)),
+        why=f'`evaluate.judge` {_NEEDS_JUDGES}, or `evaluate.metrics = ["win_rate"]`',
+    ),
+    Impossible(
+        when=lambda it: _duels(it) and not (it.reward.judges or it.evaluate.judge),
+        why='`evaluate.metrics` has "win_rate", which a judge decides',
+        way_out='name one in `evaluate.judge = "ENDPOINT/MODEL"`',
     ),
     Impossible(
         when=lambda it: bool(it.reward.judges) and it.judge.adaptive and _looks(it) < 3,
@@ -191,5 +200,13 @@ _LLMS: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS
+_SFT: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.sft is not None and it.sft_model.adapter == "none" and it.sft.dropout,
+        why="`sft.dropout` is the adapter's, and `sft.adapter` or `model.adapter` says that there is none",
+        way_out="leave it out",
+    ),
+)
+
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS + _SFT
 """All of them, in the order in which they are told."""

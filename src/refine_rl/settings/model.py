@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from refine_rl.settings.base import Positive, Section
+from refine_rl.settings.base import Impossible, Positive, Section
 
 
 class ModelSettings(Section):
@@ -20,14 +20,19 @@ class ModelSettings(Section):
     """The folder of a finished run, of `refine sft` or `refine train`: training begins with its tuned model,
     which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's
     and may be left out."""
-    adapter: Literal["lora", "none"] = "lora"
-    """"lora" trains a low-rank adapter; "none" trains every weight."""
+    prefix: str = ""
+    """What an encoder-decoder reads before each prompt, such as "summarize: " for a T5 that was taught so."""
+    adapter: Literal["lora", "qlora", "none"] = "lora"
+    """"lora" trains a low-rank adapter; "qlora" does so upon a base whose linear layers are quantised, for
+    less memory (the extra refine-rl[qlora]); "none" trains every weight."""
+    bits: Literal[4, 8] = 4
+    """Bits a weight of the base that "qlora" trains on: 4 (NF4) or 8 (int8 a row)."""
     rank: Positive = 16
-    """Rank of the LoRA matrices."""
+    """Rank of the adapter's matrices."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    """LoRA scale; the adapter's output is multiplied by alpha / rank."""
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """LoRA dropout while training. Off by default: it makes trainer and sampler disagree."""
+    """The adapter's dropout while training. Off by default: it makes trainer and sampler disagree."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
     """Which layers the adapter is put on: all linear ones but the head, or a list of names (the last parts
     of the layers' own, such as "q_proj")."""
@@ -38,7 +43,15 @@ class ModelSettings(Section):
     """"auto" (cuda, else mps, else cpu) or a torch device."""
     gradient_checkpointing: bool = False
     """Training keeps each layer's input alone and computes the layer again on the way back: less memory, for
-    a third (LoRA: half) more work in training. The result is the same."""
+    a third (with an adapter: half) more work in training. The result is the same."""
+
+    impossible: ClassVar[tuple[Impossible[ModelSettings], ...]] = (
+        Impossible(
+            when=lambda it: it.bits != 4 and it.adapter != "qlora",
+            why='`bits` is for `adapter = "qlora"` alone',
+            way_out="set that, or leave `bits` out",
+        ),
+    )
 
     @field_validator("name")
     @classmethod
@@ -46,6 +59,24 @@ class ModelSettings(Section):
         if not name.strip():
             raise ValueError('is empty; name a model on the hub or a folder, or "tiny", the bundled one')
         return name
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter is trained, and not every weight."""
+        return self.adapter != "none"
+
+    @property
+    def method(self) -> str:
+        """What is trained, in words."""
+        if not self.adapted:
+            return "all weights"
+        base = f" on a base of {self.quantised} bits" if self.quantised else ""
+        return f"LoRA rank {self.rank}{base}"
+
+    @property
+    def quantised(self) -> int | None:
+        """Bits a weight of the base; None where it is as it comes."""
+        return self.bits if self.adapter == "qlora" else None
 
     @property
     def source(self) -> str:

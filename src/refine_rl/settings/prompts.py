@@ -15,9 +15,10 @@ class PromptSettings(Section):
     """[prompts]: where prompts come from and how they are split."""
 
     source: str = ""
-    """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME" or "file:PATH" (.jsonl,
-    .json, .csv, .txt, or a .py file with a function `prompts(split, count, seed)`). Without it, the writer
-    where there is one."""
+    """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME", "file:PATH" (.jsonl, .json,
+    .csv, .txt, .parquet, or a .py file with a function `prompts(split, count, seed)`) or
+    "hub:OWNER/NAME:CONFIG@SPLIT" (a data set; CONFIG and SPLIT may be left out); "[:1000]" behind a file or
+    a data set takes its first rows. Without it, the writer where there is one."""
     column: str = ""
     """The column of a file that holds the prompt (a text, or a list of chat messages) where it is called
     neither `prompt` nor `messages`: column = "text"."""

@@ -7,13 +7,14 @@ any weight moves; too many missing scores in collect.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from refine_rl.errors import GuardStop
+from refine_rl.evaluate.content import content_loss, kept_words
 from refine_rl.evaluate.variety import collapse
-from refine_rl.types import StepMetrics, decimals, same_value
+from refine_rl.types import Content, StepMetrics, decimals, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
 TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
@@ -109,10 +110,14 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
     first, last = history[:WINDOW], history[-WINDOW:]
     found: dict[str, str] = {}
     tokens_then, tokens_now = fmean(m.tokens_mean for m in first), fmean(m.tokens_mean for m in last)
-    if tokens_now < 0.4 * tokens_then:
+    if text := _content_loss(history):
+        found["content_loss"] = text
+    elif tokens_now < 0.4 * tokens_then:
+        kept = kept_words(_content(first), _content(last))
+        words = f", and {kept} of the prompts' content words" if kept else ""
         found["length_collapse"] = (
-            f"Completions shrank from {tokens_then:.0f} to {tokens_now:.0f} tokens on average. If the task "
-            "does not ask for it, the reward pays for leaving things out: read some rollouts, and add a "
+            f"Completions shrank from {tokens_then:.0f} to {tokens_now:.0f} tokens on average{words}. If the "
+            "task does not ask for it, the reward pays for leaving things out: read some rollouts, and add a "
             "length window (rule words with min) or a rule that keeps the content (keeps)."
         )
     if tokens_now > 2.5 * tokens_then:
@@ -142,7 +147,29 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
     return found
 
 
+def _content_loss(history: Sequence[StepMetrics]) -> str:
+    """Whether answers shrank and lost the prompt's content while the reward rose."""
+    then, now = (_content(steps) for steps in (history[:WINDOW], history[-WINDOW:]))
+    rewards = [_known(m.reward_mean for m in steps) for steps in (history[:WINDOW], history[-WINDOW:])]
+    if rewards[0] is None or rewards[1] is None:
+        return ""
+    return content_loss(then, now, (rewards[0], rewards[1]))
+
+
+def _content(steps: Sequence[StepMetrics]) -> Content:
+    return Content(
+        tokens=fmean(m.tokens_mean for m in steps),
+        kept=_known(m.kept_share for m in steps),
+        by_length=_known(m.by_length for m in steps),
+    )
+
+
+def _known(values: Iterable[float | None]) -> float | None:
+    """The mean of those that there are."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
 def _distinct(steps: Sequence[StepMetrics]) -> float | None:
     """The mean share of answers that belong to one prompt alone, over the steps that have one."""
-    shares = [m.distinct_share for m in steps if m.distinct_share is not None]
-    return fmean(shares) if shares else None
+    return _known(m.distinct_share for m in steps)

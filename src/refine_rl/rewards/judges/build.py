@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from refine_rl.errors import SettingsError
 from refine_rl.llm.client import Client
 from refine_rl.rewards.judges.looks import Judging
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.settings import JudgeSettings
+
+if TYPE_CHECKING:
+    from refine_rl.rewards.judges.duels import Referee
 
 JUDGE = "judge"
 """The component's name in breakdowns, weights and plots, whatever the kind."""
@@ -38,6 +41,17 @@ def make_panel(
         larger=larger,
         agree=judge.agree,
     )
+
+
+def make_referee(
+    judge: JudgeSettings, clients: Sequence[Client], *, task: str, rubric: str, seed: int = 0
+) -> Referee:
+    """The given clients as judges of two answers at a time, whatever kind they judge by elsewhere."""
+    from refine_rl.rewards.judges.duels import PURPOSE, Referee
+    from refine_rl.rewards.judges.pairwise import Pairwise
+
+    judging = make_judging(Pairwise, judge, task=task, seed=seed, rubric=rubric, purpose=PURPOSE)
+    return Referee(judging=judging, judges=tuple(clients))
 
 
 def make_judging(kind: Callable[..., J], judge: JudgeSettings, *, task: str, seed: int, **own: Any) -> J:

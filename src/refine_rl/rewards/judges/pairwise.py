@@ -28,7 +28,7 @@ OPPONENTS = 8
 """The answers that each one meets at most; an even number."""
 
 _WINNERS = {"a": 1.0, "b": 0.0, "tie": 0.5, "draw": 0.5, "equal": 0.5, "neither": 0.5, "both": 0.5}
-_SCHEMA = explained("comparison", {"winner": {"type": "string", "enum": ["A", "B", "tie"]}})
+WINNER = explained("comparison", {"winner": {"type": "string", "enum": ["A", "B", "tie"]}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,8 @@ class Pairwise(Judge):
 
     async def _ask(self, client: Client, case: Case, a: str, b: str, look: int) -> _Played:
         """The points of `a`, shown first, against `b`."""
-        shown = f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>'
         try:
-            points, reason = await self.ask(client, case, look, shown, read_winner, _SCHEMA)
+            points, reason = await self.ask(client, case, look, side_by_side(a, b), read_winner, WINNER)
         except CallFailed as error:
             return _Played(points=0.5, failure=str(error))
         return _Played(points=points, reason=reason)
@@ -89,6 +88,11 @@ class _Played:
     @property
     def turned(self) -> _Played:
         return _Played(points=1 - self.points, reason=self.reason, failure=self.failure, seat="B")
+
+
+def side_by_side(a: str, b: str) -> str:
+    """Two answers as the judge sees them."""
+    return f'<answer name="A">\n{a}\n</answer>\n\n<answer name="B">\n{b}\n</answer>'
 
 
 def pairs_played(answers: int) -> int:

@@ -108,7 +108,7 @@ def keeps(
         raise SettingsError("`enough` must be above 0 and at most 1")
 
     def check(prompt: Prompt, completion: str) -> tuple[float, str]:
-        wanted = content_stems(_text_of(prompt, of) if of is not None else prompt.text)
+        wanted = content_stems(text_of(prompt, of) if of is not None else prompt.text)
         kept = set(content_stems(completion)).intersection(wanted)
         share = len(kept) / len(wanted) if wanted else 1.0
         return min(1.0, share / enough), f"{len(kept)} of {len(wanted)} content words kept"
@@ -134,7 +134,7 @@ def not_copy(
 
     def copied(prompt: Prompt, completion: str) -> float:
         if of is not None:
-            sources = [_text_of(prompt, of)]
+            sources = [text_of(prompt, of)]
         else:
             sources = [m["content"] for m in prompt.messages if m["role"] != "assistant"]
         originals = [split_words(fold(source)) for source in sources]
@@ -222,7 +222,7 @@ def _texts(
     """Where a rule's texts come from: fixed ones, or the prompt's data."""
     _exactly_one(name, fixed, data)
     if data is not None:
-        return lambda prompt: _texts_of(prompt, data, may_be_empty)
+        return lambda prompt: texts_of(prompt, data, may_be_empty)
     texts = [fixed] if isinstance(fixed, str) else list(fixed or [])
     if not texts or not all(t.strip() for t in texts):
         raise SettingsError(f"`{name}` is empty")
@@ -234,9 +234,7 @@ def data_value(prompt: Prompt, key: str) -> Any:
     if key not in prompt.data:
         has = ", ".join(f"`{k}`" for k in prompt.data) or "no data at all"
         way_out = _other_name(prompt, key) if prompt.origin.startswith("file:") else ""
-        raise UserError(
-            f"{_named(prompt)} has no data `{key}`; it has {has}{way_out}. Every prompt needs it."
-        )
+        raise UserError(f"{named(prompt)} has no data `{key}`; it has {has}{way_out}. Every prompt needs it.")
     return prompt.data[key]
 
 
@@ -252,34 +250,36 @@ def _other_name(prompt: Prompt, key: str) -> str:
     return f"; `data = {{{toml_key(key)} = {toml_string(near)}}}` in [prompts] takes `{near}` for it"
 
 
-def _named(prompt: Prompt) -> str:
+def named(prompt: Prompt) -> str:
     """A prompt as an error names it, with its line."""
     return f"prompt {prompt.id} ({prompt.origin})" if prompt.origin else f"prompt {prompt.id}"
 
 
-def _texts_of(prompt: Prompt, key: str, may_be_empty: bool) -> list[str]:
+def texts_of(prompt: Prompt, key: str, may_be_empty: bool = False) -> list[str]:
+    """The texts that the prompt's data holds there; a UserError where it holds something else."""
     value = data_value(prompt, key)
     texts = value if isinstance(value, list | tuple) else [value]
     _refuse_blank(prompt, key, value)
     if not all(isinstance(t, str | int | float) and str(t).strip() for t in texts):
         raise UserError(
-            f"data `{key}` of {_named(prompt)} must be a text or a list of texts, not {_quote([value])}"
+            f"data `{key}` of {named(prompt)} must be a text or a list of texts, not {_quote([value])}"
         )
     if not texts and not may_be_empty:
-        raise UserError(f"data `{key}` of {_named(prompt)} is an empty list")
+        raise UserError(f"data `{key}` of {named(prompt)} is an empty list")
     return [str(t) for t in texts]
 
 
 def _refuse_blank(prompt: Prompt, key: str, value: Any) -> None:
     """Nothing can be compared with a cell that was left empty: it would be right, or wrong, for everybody."""
     if isinstance(value, str) and not value.strip():
-        raise UserError(f"data `{key}` of {_named(prompt)} is blank: fill it in, or take the row out")
+        raise UserError(f"data `{key}` of {named(prompt)} is blank: fill it in, or take the row out")
 
 
-def _text_of(prompt: Prompt, key: str) -> str:
+def text_of(prompt: Prompt, key: str) -> str:
+    """The one text that the prompt's data holds there; a UserError where it holds something else."""
     value = data_value(prompt, key)
     if not isinstance(value, str):
-        raise UserError(f"data `{key}` of {_named(prompt)} must be a text, not {_quote([value])}")
+        raise UserError(f"data `{key}` of {named(prompt)} must be a text, not {_quote([value])}")
     _refuse_blank(prompt, key, value)
     return value
 
@@ -298,7 +298,7 @@ def _number_of(prompt: Prompt, key: str) -> Fraction:
     elif isinstance(value, float) and math.isfinite(value):
         return Fraction(str(value))
     way_out = "" if why == "holds no number" else ". Write the number alone, in digits, as in 1000000 or 1.5"
-    raise UserError(f"data `{key}` of {_named(prompt)} {why}: {_quote([value])}{way_out}")
+    raise UserError(f"data `{key}` of {named(prompt)} {why}: {_quote([value])}{way_out}")
 
 
 def _occurs(text: str, completion: str, case: bool, whole: bool) -> bool:

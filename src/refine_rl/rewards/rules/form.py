@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from refine_rl.errors import SettingsError
 from refine_rl.rewards.base import Check, RuleFactory, rule
@@ -48,6 +48,32 @@ def sentences(*, min_: Min = None, max_: Max = None, strict: Strict = False) -> 
 def lines(*, min_: Min = None, max_: Max = None, strict: Strict = False) -> Check:
     """The same window on lines that are not blank."""
     return _window("line", lambda text: len(split_lines(text)), min_, max_, strict)
+
+
+@rule(FORM_RULES)
+def length(
+    *,
+    min_: Annotated[int, "fewest that give 1"] = 50,
+    max_: Annotated[int, "most that give 1"] = 500,
+    floor: Annotated[float, "what is left, however long"] = 0.3,
+    unit: Annotated[Literal["chars", "words"], "what is counted, without the white space around"] = "chars",
+) -> Check:
+    """n / min under `min`; 1 from `min` to `max`; above, max(1 - (n - max) / max, floor).
+
+    Softer than `chars` and `words`: also far outside of the window a step towards it pays, up to `floor`.
+    """
+    wanted = _wanted(min_, max_)
+    if min_ < 1:
+        raise SettingsError("`min` must be at least 1")
+    if not 0 <= floor <= 1:
+        raise SettingsError("`floor` must be between 0 and 1")
+
+    def check(prompt: Prompt, completion: str) -> tuple[float, str]:
+        n = len(completion.strip()) if unit == "chars" else len(split_words(completion))
+        value = min(n / min_, 1.0) if n <= max_ else max(1 - (n - max_) / max_, floor)
+        return value, f"{n} {'characters' if unit == 'chars' else 'words'}, wanted {wanted}"
+
+    return check
 
 
 def window_value(n: float, low: float | None, high: float | None, *, strict: bool) -> float:

@@ -1,29 +1,40 @@
 """The rules by name: their parameters checked, rewards built from their settings, their table.
 
-The rules themselves stand in form.py and content.py.
+The rules themselves stand in form.py, content.py, semantic.py and docstrings.py.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from refine_rl.errors import SettingsError, UserError
-from refine_rl.rewards.base import Check, CompletionReward, RuleFactory
+from refine_rl.rewards.base import Check, CompletionReward, GroupCheck, GroupReward, RuleFactory
 from refine_rl.rewards.rules.content import CONTENT_RULES
+from refine_rl.rewards.rules.docstrings import DOCSTRING_RULES
 from refine_rl.rewards.rules.form import FORM_RULES
+from refine_rl.rewards.rules.semantic import SEMANTIC_RULES
 from refine_rl.settings import RuleSettings
 from refine_rl.types import Prompt, Score
 
-RULES: dict[str, RuleFactory] = {**FORM_RULES, **CONTENT_RULES}
+RULES: dict[str, RuleFactory] = {**FORM_RULES, **CONTENT_RULES, **SEMANTIC_RULES, **DOCSTRING_RULES}
 
+_EMPTY = Score(value=0.0, explanation="empty completion")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", dict: "table"}
+_TYPE_NAMES = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    dict: "table",
+    Path: "file",
+}
 
 _TABLE_HEAD = """\
 # Rules
@@ -45,9 +56,11 @@ An empty completion gets 0 from every rule: silence would be the easy way round 
 """
 
 
-def rule_reward(settings: RuleSettings, *, where: str) -> CompletionReward:
+def rule_reward(
+    settings: RuleSettings, *, where: str, folder: Path = Path()
+) -> CompletionReward | GroupReward:
     """The reward of one rule table, called by its rule where it has no name; `where` says in errors where the
-    table stands.
+    table stands, and a file that it names lies in `folder`.
 
     Raises SettingsError for an unknown rule or parameter, a wrong type, or an impossible combination.
     """
@@ -55,13 +68,16 @@ def rule_reward(settings: RuleSettings, *, where: str) -> CompletionReward:
     if settings.rule not in RULES:
         raise SettingsError(f"{where}: there is no rule `{settings.rule}`{nearest(settings.rule, RULES)}")
     try:
-        check = _fill_in(RULES[settings.rule], settings.parameters)
+        check = _fill_in(RULES[settings.rule], settings.parameters, folder)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from None
+    name = settings.name or settings.rule
+    if isinstance(check, GroupCheck):
+        return _of_groups(name, check, where)
 
     def score(prompt: Prompt, completion: str) -> Score:
         if not completion.strip():
-            return Score(value=0.0, explanation="empty completion")
+            return _EMPTY
         value, explanation = check(prompt, completion)
         return Score(value=value, explanation=explanation)
 
@@ -71,7 +87,22 @@ def rule_reward(settings: RuleSettings, *, where: str) -> CompletionReward:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
-    return CompletionReward(name=settings.name or settings.rule, score=score, check=check_prompt)
+    return CompletionReward(name=name, score=score, check=check_prompt)
+
+
+def _of_groups(name: str, check: GroupCheck, where: str) -> GroupReward:
+    def score(prompt: Prompt, completions: Sequence[str]) -> list[Score]:
+        filled = [text for text in completions if text.strip()]
+        scores = iter(check.score(prompt, filled) if filled else [])
+        return [next(scores) if text.strip() else _EMPTY for text in completions]
+
+    def check_prompt(prompt: Prompt) -> None:
+        try:
+            check.check(prompt)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    return GroupReward(name=name, score=score, check=check_prompt)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -93,13 +124,16 @@ def rules_table_markdown() -> str:
     return _TABLE_HEAD + "".join(rows)
 
 
-def _fill_in(factory: RuleFactory, given: dict[str, Any]) -> Check:
+def _fill_in(factory: RuleFactory, given: dict[str, Any], folder: Path) -> Check | GroupCheck:
     known = _parameters(factory)
     arguments = {}
     for key, value in given.items():
         if key not in known:
             raise SettingsError(f"unknown parameter `{key}`{nearest(key, known)}")
         parameter, annotation = known[key]
+        if isinstance(value, str) and "file" in _type_name(annotation).split(" or "):
+            arguments[parameter.name] = folder / value
+            continue
         try:
             arguments[parameter.name] = TypeAdapter(annotation, config=_STRICT).validate_python(value)
         except ValidationError:

@@ -135,7 +135,7 @@ def _noted(score: Score, grade: Score) -> Score:
 def step_checks(table: StepSettings, folder: Path, timeout: float) -> tuple[Reward, ...]:
     """The rules and the function that [reward.steps] names, its file in `folder`. Raises SettingsError."""
     checks: list[Reward] = [
-        rule_reward(rule, where=f"reward.steps.rules, entry {number}")
+        rule_reward(rule, where=f"reward.steps.rules, entry {number}", folder=folder)
         for number, rule in enumerate(table.rules, start=1)
     ]
     if table.function:

@@ -59,6 +59,10 @@ _GOES_ON = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _LONGEST_NUMBER = 300
+# Thai, Lao, Burmese, Khmer; kana; Han
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _LONGEST_WORD = 20
 
 
@@ -71,6 +75,20 @@ def split_words(text: str) -> list[str]:
     ['Well-made', "isn't", 'it', '3.5', 'of', '1,000', 'yes']
     """
     return _WORD.findall(text)
+
+
+def units(text: str) -> list[str]:
+    """What two texts are compared by, in one case: words; of scripts without spaces (and of runs of more than
+    20 characters) the characters; of a text without any word, its signs.
+
+    >>> units("Return the_sum, 3.5!"), units("猫は寝る"), units("?!")
+    (['return', 'the', 'sum', '3.5'], ['猫', 'は', '寝', 'る'], ['?', '!'])
+    """
+    found: list[str] = []
+    for word in split_words(fold(text)):
+        whole = len(word) <= _LONGEST_WORD and not _UNSPACED.search(word)
+        found.extend((word,) if whole else word)
+    return found or [sign for sign in text if not sign.isspace()]
 
 
 def split_sentences(text: str) -> list[str]:

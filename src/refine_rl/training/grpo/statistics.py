@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from refine_rl.evaluate.content import content
 from refine_rl.evaluate.variety import variety
 from refine_rl.training.grpo.advantages import root_mean_square
 from refine_rl.training.rows import sampled_logprobs
@@ -16,12 +17,12 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
     scores = [s for g in groups for s in g.scores]
     rewards = [s.value for s in scores if s.value is not None]
     by_group = [[s.value for s in g.scores if s.value is not None] for g in groups]
-    tokens = [t.completion_tokens for g in groups for t in g.trajectories]
     reasons = [t.stop_reason for g in groups for t in g.trajectories]
     logprobs = [x for g in groups for t in g.trajectories for x in sampled_logprobs(t)]
     shares = [{s.breakdown[RIGHT_STEPS] for s in g.scores if RIGHT_STEPS in s.breakdown} for g in groups]
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
     answers = variety([(g.prompt.id, [t.completion for t in g.trajectories]) for g in groups])
+    said = content([(g.prompt, [*zip(g.trajectories, g.scores, strict=True)]) for g in groups])
     components = {
         name: _mean([s.breakdown[name] for s in scores if s.value is not None and name in s.breakdown])
         for name in names
@@ -35,10 +36,12 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
         "groups_by_steps": sum(1 for found in shares if found and not same_value(found)),
         "groups_missing": sum(1 for g in groups if any(s.status == "missing" for s in g.scores)),
         "members_missing": sum(1 for s in scores if s.status == "missing"),
-        "tokens_mean": math.fsum(tokens) / len(tokens),
+        "tokens_mean": said.tokens,
         "clipped_share": reasons.count("length") / len(reasons),
         "distinct_share": answers.distinct_share,
         "openings": answers.openings,
+        "kept_share": said.kept,
+        "by_length": said.by_length,
         "entropy": None if not logprobs else -math.fsum(logprobs) / len(logprobs),
     }
 

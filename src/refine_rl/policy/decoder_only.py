@@ -1,0 +1,118 @@
+"""Decoder-only models: prompt and answer are one text, written in the model's chat template."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from refine_rl.policy.control import encode_chat, opening_of
+from refine_rl.policy.decode import SharedPrompts
+from refine_rl.policy.decode_plain import WholeRows
+from refine_rl.policy.demonstrate import demonstrate
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.fast import Fast, find_fast
+from refine_rl.policy.logprobs import logprobs
+from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Begun, Way
+from refine_rl.policy.template import render
+from refine_rl.policy.tokens import TokenBatch
+from refine_rl.types import Message, Segment
+
+_FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
+
+
+@dataclass(kw_only=True, eq=False)
+class DecoderOnly(Policy):
+    """A policy whose model continues one text. `use_fast` switches the fast path off, where there is one."""
+
+    use_fast: bool = True
+
+    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+        """The conversation in the model's own template, ready for an answer or not."""
+        return render(self.tokenizer, messages, moment=self.moment, source=self.source, answer=answer)
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt's token ids in the model's own template, ready for an answer. What reads like a control
+        token in a message stays text; raises ControlTextError where the tokenizer cannot do that."""
+        return tuple(encode_chat(self.tokenizer, self.control, messages, self.render))
+
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last) are to be imitated (demonstrate.py)."""
+        return demonstrate(
+            self.tokenizer,
+            self.control,
+            self.stop_ids,
+            messages,
+            self.render,
+            partial(self.render, answer=False),
+            every=every,
+        )
+
+    def opening(self, messages: Sequence[Message]) -> str:
+        """What the template itself writes of the answer to these messages: a thought's opening tag, or ""."""
+        return opening_of(messages, self.render)
+
+    def way(
+        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+    ) -> Way:
+        """With shared prompts (decode.py), or plain (decode_plain.py)."""
+        ids = [b.token_ids for b in begun]
+        if self.fast is None:
+            return WholeRows(self, ids, counts, sampling, draws_R_T)
+        return SharedPrompts(self, self.fast, ids, counts, sampling, draws_R_T)
+
+    def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+        """The log-probs of sampled tokens, [B, T], with gradient (logprobs.py)."""
+        return logprobs(self, batch, temperature=temperature)
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt goes through the model once for the rows that begin with it."""
+        return self.fast is not None
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's output in the policy's precision. `position_ids` and `logits_to_keep` are left
+        out for the few architectures whose forward does not know them: those derive positions from
+        the attention mask, and return the logits of every column."""
+        for name in self._unknown_inputs:
+            inputs.pop(name, None)
+        with self.precision():
+            return self.model(**inputs)
+
+    @cached_property
+    def _unknown_inputs(self) -> tuple[str, ...]:
+        """Looked up once: `forward` runs for every token that is sampled."""
+        known = inspect.signature(self._bare.forward).parameters
+        return tuple(name for name in ("position_ids", "logits_to_keep") if name not in known)
+
+    @property
+    def fast(self) -> Fast | None:
+        """The fast path of this model, found and checked against the plain one when it is first asked for;
+        None where there is none (`why_plain` says why), or where it is switched off."""
+        found = self._found_fast()
+        return found if isinstance(found, Fast) and self.use_fast else None
+
+    @property
+    def why_plain(self) -> str:
+        """Why the plain path is taken; "" where the fast one is."""
+        found = self._found_fast()
+        return found if isinstance(found, str) else ""
+
+    def _found_fast(self) -> Fast | str:
+        if self.model not in _FAST:
+            bare = self._bare
+            with torch.no_grad(), self.precision():
+                _FAST[self.model] = find_fast(
+                    bare,
+                    plain=lambda ids: self.model(input_ids=ids, use_cache=False).logits,
+                    compute_dtype=self.compute_dtype,
+                    vocabulary=self.vocabulary,
+                )
+        return _FAST[self.model]

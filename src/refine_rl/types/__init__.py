@@ -1,0 +1,97 @@
+"""The records that cross the wall of a room.
+
+They are frozen and built once, when complete. The way of the data:
+
+    Prompt -> Trajectory -> Score -> Group -> StepMetrics        (training)
+    Prompt -> Trajectory -> Score -> Outcome -> Comparison       (evidence)
+
+This room knows nobody: no torch, no files, no other room.
+"""
+
+from __future__ import annotations
+
+from refine_rl.types.evidence import (
+    MIN_PROMPTS,
+    Beside,
+    Comparison,
+    Content,
+    Contrast,
+    Estimate,
+    Example,
+    Metric,
+    Other,
+    Outcome,
+    Part,
+    Variety,
+    Verdict,
+)
+from refine_rl.types.metrics import (
+    Metrics,
+    SFTMetrics,
+    StepMetrics,
+)
+from refine_rl.types.records import (
+    LOGGED,
+    RIGHT_STEPS,
+    WRITER,
+    Demonstration,
+    Group,
+    Message,
+    Prompt,
+    Score,
+    Segment,
+    Split,
+    Status,
+    StopReason,
+    Trajectory,
+)
+from refine_rl.types.values import (
+    LARGEST,
+    RESIDUE,
+    count_of,
+    decimals,
+    mean_of,
+    one_line,
+    reaches,
+    same_value,
+)
+
+__all__ = [
+    "LARGEST",
+    "LOGGED",
+    "MIN_PROMPTS",
+    "RESIDUE",
+    "RIGHT_STEPS",
+    "WRITER",
+    "Beside",
+    "Comparison",
+    "Content",
+    "Contrast",
+    "Demonstration",
+    "Estimate",
+    "Example",
+    "Group",
+    "Message",
+    "Metric",
+    "Metrics",
+    "Other",
+    "Outcome",
+    "Part",
+    "Prompt",
+    "SFTMetrics",
+    "Score",
+    "Segment",
+    "Split",
+    "Status",
+    "StepMetrics",
+    "StopReason",
+    "Trajectory",
+    "Variety",
+    "Verdict",
+    "count_of",
+    "decimals",
+    "mean_of",
+    "one_line",
+    "reaches",
+    "same_value",
+]
