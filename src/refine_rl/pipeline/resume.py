@@ -109,6 +109,7 @@ def _fixed(settings: Settings) -> dict[str, object]:
         "task": settings.task,
         "model": settings.model,
         "prompts": settings.prompts,
+        "sft": settings.sft,
         "reward": settings.reward.model_copy(update={"max_missing": 0.0, "timeout": 1.0}),
         "rollout.max_tokens": settings.rollout.max_tokens,
         "evaluate.samples": settings.evaluate.samples,

@@ -35,7 +35,7 @@ class Settings(Section):
     prompts: PromptSettings = PromptSettings()
     """Where prompts come from and how they are split."""
     sft: SFTSettings | None = None
-    """Supervised fine-tuning: `refine sft`."""
+    """Supervised fine-tuning: `refine sft`; `refine train` begins with it."""
     endpoints: dict[str, EndpointSettings] = {}
     """Where LLMs answer, by name."""
     writer: WriterSettings = WriterSettings()
