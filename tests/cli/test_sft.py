@@ -56,7 +56,7 @@ def test_a_run_and_what_can_be_done_with_it(
     assert result["run"] == "runs/mine-sft"
     assert result["after"] < result["before"]
     assert "27 rows to train on" in done.err
-    assert "4,096 of 41,696 parameters are trained (9.82%)" in done.err
+    assert "4,096 of 41,696 parameters are trained (9.8 %)" in done.err
     assert re.search(r"4/4  loss \d\.\d{4} .*, validation \d\.\d{4}", done.err)
 
     again = refine("sft", "--resume", "runs/mine-sft")

@@ -65,12 +65,7 @@ def evaluate_again(
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     require_functions(folder, functions)
-    if folder.config.kind() == "sft":
-        raise UserError(
-            f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "
-            "model could be compared. Its report has answers before and after; a GRPO run that begins with "
-            "it compares base, fine-tuned and tuned."
-        )
+    _require_reward(folder)
     now, seed = _asked(folder.settings(), overrides, source, seed)
     settings = _settings(folder.settings(), now, samples, judge, metrics, reference)
     require_packages(settings)
@@ -110,6 +105,16 @@ def evaluate_again(
         for text in unexpected(comparison).values():
             journal.observer.warning(text)
         return comparison, _saved(folder, name, comparison)
+
+
+def _require_reward(folder: RunFolder) -> None:
+    """Raises UserError where the run has none."""
+    if folder.config.kind() == "sft":
+        raise UserError(
+            f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "
+            "model could be compared. Its report has answers before and after; a GRPO run that begins with "
+            "it compares base, fine-tuned and tuned."
+        )
 
 
 def _saved(folder: RunFolder, name: str, comparison: Comparison) -> Path:
