@@ -49,7 +49,7 @@ def task(make_model: Any, tmp_path: Path) -> Callable[..., Path]:
 def test_a_run_and_what_can_be_done_with_it(
     refine: Refine, task: Callable[..., Path], tmp_path: Path
 ) -> None:
-    done = refine("sft", task(), "--steps", "4", "--json")
+    done = refine("sft", task(epochs=3.0), "--steps", "4", "--json")  # a trial before the long run
     assert done.code == 0, done.err
     result = json.loads(done.out)
     assert result.keys() == {"run", "before", "after", "training", "step", "steps"}

@@ -109,6 +109,7 @@ def evaluate_again(
 
 
 def _require_reward(folder: RunFolder) -> None:
+    """Raises UserError where the run has none."""
     if folder.config.kind() == "sft":
         raise UserError(
             f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "

@@ -101,6 +101,13 @@ class Settings(Section):
         dropout = usual if self.sft.dropout is None else self.sft.dropout
         return self.model.model_copy(update={"adapter": adapter, "dropout": dropout})
 
+    def with_sft_steps(self, steps: int | None) -> Settings:
+        """These settings with so many steps of supervised fine-tuning, in the place of steps or epochs; None:
+        as they are."""
+        if self.sft is None or steps is None:
+            return self
+        return self.model_copy(update={"sft": self.sft.model_copy(update={"steps": steps, "epochs": None})})
+
     @property
     def sft_learning_rate(self) -> float:
         """The learning rate of supervised fine-tuning in force."""
