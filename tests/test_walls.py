@@ -33,6 +33,7 @@ RUN_FILES = {
     "quiz.jsonl",
     "pool.jsonl",
     "times.jsonl",
+    "examples.jsonl",
     "comparison.json",
     "report.html",
     "evaluations/",

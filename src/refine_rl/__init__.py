@@ -1,15 +1,15 @@
 """Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it.
 
-`train`, `resume`, `open_run` and `score_group` do what the command line does. The other names are the pieces
-that they are made of, for one's own loops and for the notebook. Each is loaded when it is first asked for:
-most bring torch along, and the command line's help should not wait for any.
+`train`, `sft`, `resume`, `resume_sft`, `open_run` and `score_group` do what the command line does. The other
+names are the pieces that they are made of, for one's own loops and for the notebook. Each is loaded when it
+is first asked for: most bring torch along, and the command line's help should not wait for any.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refine_rl.api import Run, open_run, resume, score_group, train
+    from refine_rl.api import Run, SFTRun, open_run, resume, resume_sft, score_group, sft, train
     from refine_rl.envs.play import sample
     from refine_rl.errors import UserError
     from refine_rl.evaluate.answer import answer, scored
@@ -35,6 +35,7 @@ __all__ = [
     "Prompt",
     "Purpose",
     "Run",
+    "SFTRun",
     "Sampling",
     "SanityCase",
     "Score",
@@ -55,16 +56,18 @@ __all__ = [
     "open_run",
     "policy_loss",
     "resume",
+    "resume_sft",
     "sample",
     "score_group",
     "scored",
+    "sft",
     "token_batch",
     "train",
     "zscore",
 ]
 
 _PIECES = {
-    "api": ("Run", "open_run", "resume", "score_group", "train"),
+    "api": ("Run", "SFTRun", "open_run", "resume", "resume_sft", "score_group", "sft", "train"),
     "settings": ("ModelSettings", "SanityCase"),
     "errors": ("UserError",),
     "evaluate.answer": ("answer", "scored"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.pipeline.functions import function_names, require_functions
 from refine_rl.progress import Observer
 from refine_rl.run import RunFolder, new_run
@@ -101,6 +101,92 @@ def train(
         return _go(folder, observer, rewards)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SFTRun:
+    """A finished run of supervised fine-tuning. Losses are nats a token of the answers; `before` and `after`
+    are those on the validation rows (None without any)."""
+
+    folder: Path
+    before: float | None
+    after: float | None
+    training: float
+
+    @property
+    def model(self) -> Path:
+        """The tuned model, as transformers and peft load it."""
+        return RunFolder(self.folder).model
+
+    @property
+    def report(self) -> Path:
+        return RunFolder(self.folder).report
+
+
+def sft(
+    data: str | Path | Sequence[Mapping[str, Any]],
+    *,
+    task: str | Path = "Imitate the answers.",
+    model: str | Path | Mapping[str, Any] | None = None,
+    run: str | Path | None = None,
+    observer: Observer | None = None,
+    rollout: Mapping[str, Any] | None = None,
+    budget: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> SFTRun:
+    """Trains a model on answers to imitate.
+
+    Args:
+        data: a file of rows, "file:PATH" or "hub:OWNER/NAME", or a list of rows (dicts with `prompt` and
+            `answer`, or with `messages`).
+        task: what is wanted, in plain words; or the path of a task.toml.
+        model: a hub id, a folder or "tiny"; or the [model] section as a dict.
+        run: the run's folder; without it, a new one below runs/.
+        observer: hears the progress; without it, lines on the standard error stream.
+        rollout, budget: these sections as dicts.
+        settings: those of [sft]: `steps=500`, `epochs=3`, `learning_rate=2e-4`, `validation=50` ...
+
+    Raises UserError for what the settings, files or model do not allow, GuardStop where a guard ended
+    the training (`resume_sft` goes on).
+    """
+    rows = None if isinstance(data, str | Path) else _rows(data, "data")
+    source = "file:rows.jsonl" if rows is not None else _source(str(data))
+    sections = {"rollout": rollout, "budget": budget}
+    given = {name: section for name, section in sections.items() if section is not None}
+    whole = _settings(task, model, None, (), {**given, "sft": {**settings, "data": source}})
+    with new_run(None if run is None else Path(run), whole.name or "sft") as folder:
+        if rows is not None and whole.sft is not None:
+            file = folder.give_prompts(rows)
+            own = whole.sft.model_copy(update={"data": f"file:{file.resolve()}"})
+            whole = whole.model_copy(update={"sft": own})
+        folder.begin(whole, kind="sft")
+        return _go_sft(folder, observer)
+
+
+def resume_sft(run: str | Path, *, observer: Observer | None = None) -> SFTRun:
+    """Goes on with a run of supervised fine-tuning exactly where it stopped; raises UserError where there is
+    none."""
+    folder = RunFolder.open(Path(run))
+    if folder.config.kind() != "sft":
+        raise UserError(f"{run} is no run of supervised fine-tuning: {folder.resume}")
+    return _go_sft(folder, observer)
+
+
+def _go_sft(folder: RunFolder, observer: Observer | None) -> SFTRun:
+    if observer is None:
+        from refine_rl.report.screen import Screen
+
+        observer = Screen()
+    from refine_rl.pipeline.sft import run as run_pipeline  # late: torch
+
+    losses = run_pipeline(folder, observer=observer)
+    return SFTRun(folder=folder.path, before=losses.before, after=losses.after, training=losses.training)
+
+
+def _source(text: str) -> str:
+    """A path as a source; a source as it is."""
+    known = text.startswith(("file:", "hub:"))
+    return text if known else f"file:{Path(text).expanduser().resolve()}"
+
+
 def resume(
     run: str | Path, *, rewards: Sequence[RewardFunction] = (), observer: Observer | None = None
 ) -> Run:
@@ -109,6 +195,8 @@ def resume(
     Raises UserError where there is no such run, or where the functions are others.
     """
     folder = RunFolder.open(Path(run))
+    if folder.config.kind() == "sft":
+        raise UserError(f"{run} is a run of supervised fine-tuning: `resume_sft` goes on with it.")
     require_functions(folder, rewards)
     return _go(folder, observer, rewards)
 
@@ -117,7 +205,7 @@ def open_run(run: str | Path) -> Run:
     """A finished run from its folder; raises UserError where it is not finished."""
     comparison = RunFolder.open(Path(run)).comparison()
     if comparison is None:
-        raise UserError(f"{run} is not finished: refine train --resume {quoted(run)}")
+        raise UserError(f"{run} is not finished: {RunFolder(Path(run)).resume}")
     return Run(folder=Path(run), comparison=comparison)
 
 
@@ -225,13 +313,19 @@ def _plain(section: object) -> object:
 
 def _prompt_lines(prompts: Sequence[str | Mapping[str, Any]]) -> str:
     """The prompts as the text of a JSONL file."""
+    rows = [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
+    return _rows(rows, "prompts")
+
+
+def _rows(rows: Sequence[object], name: str) -> str:
+    """Rows that were given as `name`, as the text of a JSONL file."""
     lines = []
-    for number, prompt in enumerate(prompts):
-        row = {"prompt": prompt} if isinstance(prompt, str) else prompt
+    for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise UserError(f"prompts[{number}] is {prompt!r}: give a string, or a dict with `prompt`.")
+            also = "a string, or " if name == "prompts" else ""
+            raise UserError(f"{name}[{number}] is {row!r}: give {also}a dict with `prompt`.")
         try:
             lines.append(json.dumps(dict(row)) + "\n")
         except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"prompts[{number}] cannot be written as JSON: {error}") from error
+            raise UserError(f"{name}[{number}] cannot be written as JSON: {error}") from error
     return "".join(lines)

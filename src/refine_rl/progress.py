@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
-from refine_rl.types import StepMetrics
+from refine_rl.types import Metrics
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class Observer(Protocol):
     def warning(self, text: str) -> None:
         """Something that a person should look at."""
 
-    def step(self, metrics: StepMetrics, steps: int) -> None:
+    def step(self, metrics: Metrics, steps: int) -> None:
         """A training step has ended."""
 
 
@@ -33,7 +33,7 @@ class Quiet:
     def stage(self, text: str) -> None: ...
     def note(self, text: str) -> None: ...
     def warning(self, text: str) -> None: ...
-    def step(self, metrics: StepMetrics, steps: int) -> None: ...
+    def step(self, metrics: Metrics, steps: int) -> None: ...
 
 
 Pause = Callable[[], None]

@@ -163,6 +163,25 @@ def test_ten_steps_are_five_and_five(
     same(whole, folder)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_run_on_a_quantised_base(task: Callable[..., Settings], tmp_path: Path, bits: int) -> None:
+    """Stopped and resumed it is the same run to the bit; its groups can be made again; it says what it is."""
+    settings = task(model={"adapter": "qlora", "bits": bits})
+    unbroken = RunFolder.create(tmp_path / "unbroken", settings)
+    run(unbroken)
+    folder = RunFolder.create(tmp_path / "run", settings)
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(60))
+    run(folder)
+    same(unbroken, folder)
+    assert all(member.same for member in replay(folder, step=3))
+    assert [e["text"] for e in folder.events() if e["name"] == "parameters"] == [
+        load_policy(settings.model).share.text
+    ]
+    assert f"LoRA rank 4 on a base of {bits} bits" in (folder.model / "README.md").read_text()
+    assert max(m["mismatch_mean"] for m in folder.metrics()) < 1e-5
+
+
 @pytest.mark.usefixtures("two_threads")
 def test_stopped_again_and_again(task: Callable[..., Settings], tmp_path: Path) -> None:
     """In two lanes of micro-batches, as on a machine of two cores."""

@@ -751,6 +751,26 @@ def test_memory_grows_with_what_it_is_made_of() -> None:
     assert held(model={"adapter": "none"}, grpo={"kl": 0.1}) - held(model={"adapter": "none"}) == 4_000_000
 
 
+def test_memory_and_time_of_a_quantised_base() -> None:
+    """The linear layers alone are packed, with a byte of scales for 64 weights of 4 bits; unpacking takes
+    time, a token in sampling and twice a micro-batch in training."""
+    rates = Rates(device="cpu", dtype="bfloat16", train=1e9, decode=5e8, bytes=1e9)
+
+    def held(**model: Any) -> float:
+        return memory.memory(make(model=model), SIZE, rates, COUNTS, 1.0)
+
+    for bits, each in ((4, 0.5 + 1 / 64), (8, 1.0)):
+        assert held() - held(adapter="qlora", bits=bits) == pytest.approx(800_000 * (2 - each))
+    paces = [
+        pace.Pace(settings=make(model={"adapter": a}), size=SIZE, rates=rates, prompt=100)
+        for a in ("lora", "qlora")
+    ]
+    once = 2.0 * 800_000 * (0.5 + 1 / 64 + 2) / 1e9
+    assert paces[1].unpacking == pytest.approx(once)
+    assert paces[1].sampling(1, 8) - paces[0].sampling(1, 8) == pytest.approx(257 * once)
+    assert paces[1].training(1, 8) - paces[0].training(1, 8) == pytest.approx(2 * 2 * once)
+
+
 def test_disk() -> None:
     def disk(s: Settings) -> float:
         return memory.disk(s.model, s.grpo, s.rollout, SIZE, COUNTS)

@@ -45,6 +45,8 @@ def test_a_hubs_model_is_named_and_its_card_asked_for_the_licence(
         assert said["license_link"] == "https://example.com/terms"
     assert "all weights" in card_of("some-org/Some-1B", "none", merged=True)
     assert "merged" not in card_of("some-org/Some-1B", "none", merged=True)
+    assert "LoRA rank 16 on a base of 4 bits (NF4" in card_of("some-org/Some-1B", "qlora")
+    assert "unpacked, with the adapter merged in" in card_of("some-org/Some-1B", "qlora", merged=True)
 
 
 def test_without_a_network_the_licence_is_not_invented(monkeypatch: pytest.MonkeyPatch) -> None:

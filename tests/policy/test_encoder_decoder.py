@@ -34,6 +34,12 @@ ROUNDING = 3e-4
 """Of float32, in nats, where the logits of a random model are large."""
 
 
+def shown(policy: EncoderDecoder, messages: Any, *, every: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    given, target = policy.demonstrate(messages, every=every)
+    assert (given.trainable, target.trainable, target.target) == (False, True, True)
+    return given.token_ids, target.token_ids
+
+
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """make("t5", **config) -> a folder with a small random encoder-decoder."""
@@ -282,18 +288,18 @@ def said(*turns: str) -> list[Any]:
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_an_answer_to_imitate_is_what_would_be_sampled(make: Make, family: str) -> None:
     policy = policy_of(make(family))
-    prompt_ids, answer = policy.shown(said("hello", "the cat"), every=True)
+    prompt_ids, answer = shown(policy, said("hello", "the cat"), every=True)
     assert prompt_ids == policy.encode(said("hello"))
     assert policy.tokenizer.decode(answer) == ("<s>the cat</s>" if family == "bart" else "the cat</s>")
     assert policy.decode(answer) == "the cat"
     several = said("hello", "the cat", "and?", "the dog")
     with pytest.raises(UserError, match="2 answers, and an encoder-decoder writes one to each prompt"):
-        policy.shown(several, every=True)
-    prompt_ids, answer = policy.shown(several, every=False)
+        policy.demonstrate(several, every=True)
+    prompt_ids, answer = shown(policy, several, every=False)
     assert policy.decode(prompt_ids) == "User: hello\nAssistant: the cat\nUser: and?"
     assert policy.decode(answer) == "the dog"
     with pytest.raises(UserError, match="nothing to imitate"):
-        policy.shown(said("hello"), every=False)
+        policy.demonstrate(said("hello"), every=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -330,7 +336,7 @@ def test_a_forced_first_token_is_implicit(make: Make, tmp_path: Path) -> None:
         tokens, values = plain(policy, UNEVEN[1], trajectory.member, sampling)
         assert list(trajectory.segments[1].token_ids) == tokens
         assert trajectory.segments[1].logprobs == pytest.approx(values, abs=ROUNDING)
-    assert policy.tokenizer.decode(policy.shown(said("hello", "the cat"), every=True)[1]) == "the cat</s>"
+    assert policy.tokenizer.decode(shown(policy, said("hello", "the cat"), every=True)[1]) == "the cat</s>"
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from make import prompt
+from make import prompt, trajectory
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.policy import lora, quantised
 from refine_rl.policy.draw import Sampling
@@ -21,10 +21,11 @@ from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, begun
-from refine_rl.policy.quantised import numbers_of, quantised_layers, whole_weight
+from refine_rl.policy.quantised import quantised_layers, whole_weight
+from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings
-from refine_rl.types import Trajectory
+from refine_rl.types import Segment, Trajectory
 
 MakeModel = Callable[..., Path]
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -82,7 +83,9 @@ def test_the_layers_hold_so_many_bits(make_model: MakeModel, bits: int, dtype: t
     assert torch.equal(bare.lm_head.weight, plain.lm_head.weight)
     linear = sum(layer.in_features * layer.out_features for layer in layers.values())
     adapter = sum(p.numel() for p in policy.trainable().values())
-    assert sum(numbers_of(policy.model).values()) == plain.num_parameters() + adapter
+    assert policy.share == Share(trained=adapter, whole=plain.num_parameters() + adapter)
+    assert load_policy(settings(folder, adapter="lora")).share == policy.share
+    assert load_policy(settings(folder, adapter="none")).share.text.endswith("parameters are trained (100 %)")
     assert (
         bytes_of(load_policy(settings(folder, adapter="lora"))) - bytes_of(policy)
         == linear * (32 - bits) // 8
@@ -236,3 +239,33 @@ def test_layers_computed_again(make_model: MakeModel) -> None:
         batch = token_batch(answers(policy))
         found.append(torch.autograd.grad(logprobs(policy, batch).sum(), [*policy.trainable().values()]))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def losses(adapter: str, bits: int = 4, steps: int = 8) -> list[float]:
+    """Of an adapter on the bundled model that learns a sentence: mean -log-prob a token, before each step."""
+    model = ModelSettings(name="tiny", adapter=adapter, bits=bits, dtype="float32", device="cpu")  # type: ignore[arg-type]
+    policy = load_policy(model, seed=3)
+    asked = Segment(
+        token_ids=policy.encode([{"role": "user", "content": "Say it politely."}]), trainable=False
+    )
+    words = policy.encode_words("Would you be so kind as to close the door of the museum?")
+    said = Segment(token_ids=words, trainable=True, logprobs=(0.0,) * len(words))
+    batch = token_batch([trajectory("p", stop="length", segments=(asked, said))])
+    optimizer = torch.optim.AdamW(policy.trainable().values(), lr=1e-3)
+    found = []
+    for _ in range(steps):
+        loss = -policy.logprobs(batch, temperature=1.0).sum() / len(words)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        found.append(float(loss.detach()))
+    return found
+
+
+def test_it_learns_as_upon_whole_weights() -> None:
+    """Of 8 bits the losses are those of float32 within 0.03; those of 4 bits begin where the rounding of a
+    small model's weights puts them, and fall by as much within 0.03."""
+    whole, eight, four = losses("lora"), losses("qlora", 8), losses("qlora", 4)
+    assert whole[-1] < 0.7 * whole[0]
+    assert max(abs(a - b) for a, b in zip(whole, eight, strict=True)) < 0.03
+    assert max(abs((a - whole[0]) - (b - four[0])) for a, b in zip(whole, four, strict=True)) < 0.03

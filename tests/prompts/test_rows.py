@@ -287,3 +287,41 @@ def test_a_folder_that_hides_a_data_set(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"the folder itself is hub:\./trl-lib/tldr"):
         rows("hub:trl-lib/tldr", tmp_path)
+
+
+# -- rows that a Python file makes ------------------------------------------------------------
+
+
+def test_pairs_of_a_python_file(tmp_path: Path) -> None:
+    (tmp_path / "pairs.py").write_text(
+        "def pairs(count, seed):\n"
+        "    return [{'prompt': f'{n} + {seed}', 'answer': str(n + seed)} for n in range(count + 1)]\n"
+    )
+    read = read_rows("file:pairs.py[:2]", tmp_path, key="sft.data", seed=5)
+    assert (read.name, read.origin) == (str(tmp_path / "pairs.py"), "file:pairs.py")
+    assert list(read.rows) == [
+        ("pairs[0]", {"prompt": "0 + 5", "answer": "5"}),
+        ("pairs[1]", {"prompt": "1 + 5", "answer": "6"}),
+    ]
+    whole = read_rows("file:pairs.py", tmp_path, key="sft.data", seed=0)
+    assert len(list(whole.rows)) == 10_001  # as many as it gives
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "def pairs(count, seed):\n    return iter(())",
+            r"pairs\(3, \.\.\.\) must return a list, not tuple_iter",
+        ),
+        ("def pairs(count, seed):\n    return 1 / seed", r"pairs\.py:2: ZeroDivisionError"),
+        ("def prompts(count, seed):\n    return []", r"pairs\.py: has no function pairs\(count, seed\)"),
+        ("import sys; sys.exit(1)", r"called sys\.exit\(1\)"),
+    ],
+)
+def test_a_python_file_that_makes_no_pairs(tmp_path: Path, code: str, said: str) -> None:
+    (tmp_path / "pairs.py").write_text(code)
+    with pytest.raises(UserError, match=said):
+        read_rows("file:pairs.py[:3]", tmp_path, key="sft.data", seed=0)
+    with pytest.raises(UserError, match=r"other\.py: no such file; `sft\.data` is relative"):
+        read_rows("file:other.py", tmp_path, key="sft.data", seed=0)

@@ -10,7 +10,7 @@ import pytest
 
 from refine_rl.prompts.candidates import Candidate, candidate
 from refine_rl.prompts.curate import drop_duplicates
-from refine_rl.prompts.near_duplicates import features, similarity
+from refine_rl.prompts.near_duplicates import features, near_duplicates, similarity
 from refine_rl.prompts.split import by_hash, split_candidates
 from refine_rl.types import Split
 
@@ -206,3 +206,25 @@ def test_the_same_question_under_another_system_message_does_not_cross_splits() 
     )
     chosen, dropped = split_candidates(given, NOTHING, 0.85)
     assert (sizes(chosen), [d.origin for d in dropped]) == ((0, 0, 1), ["line 2"])
+
+
+@pytest.mark.parametrize("near", [0.1, 0.85])
+@pytest.mark.parametrize("train", [3, 40, 59])
+def test_of_a_large_set_only_those_that_may_be_chosen_are_compared(
+    monkeypatch: pytest.MonkeyPatch, train: int, near: float
+) -> None:
+    """The result is that of comparing all, also where so many are near-duplicates that all are needed."""
+    randomly = random.Random(0)
+    candidates = rows(*(" ".join(randomly.choices("abcdef", k=6)) for _ in range(400)))
+    asked: Asked = {"train": train, "validation": None, "held_out": 5}
+    whole = split_candidates(candidates, asked, near)
+    compared: list[int] = []
+
+    def counted(texts: list[str], *arguments: Any) -> Any:
+        compared.append(len(texts))
+        return near_duplicates(texts, *arguments)
+
+    monkeypatch.setattr("refine_rl.prompts.split._SPARE", 4)
+    monkeypatch.setattr("refine_rl.prompts.split.near_duplicates", counted)
+    assert split_candidates(candidates, asked, near) == whole
+    assert compared == [4 + 2 * (train + 32 + 5), *([400] if near == 0.1 else [])]

@@ -25,7 +25,7 @@ def test_every_form_is_read_and_its_reward_built() -> None:
         settings = load_settings(FOLDER / name)
         check_sanity(build_reward(settings), settings.reward.sanity)
     hub = load_settings(FOLDER / "hub.toml")
-    assert hub.prompts.source == "hub:trl-lib/tldr"
+    assert hub.prompts.source == "hub:trl-lib/tldr[:4000]"
     assert hub.prompts.data == {"answer": "completion"}
 
 
@@ -66,7 +66,7 @@ def test_the_collapse_is_named_by_the_run(refine: Callable[..., Any], tmp_path: 
     base, tuned = (compared["content"][side] for side in ("base", "tuned"))
     assert tuned["tokens"] < 0.6 * base["tokens"]
     assert tuned["kept"] < 0.6 * base["kept"]
-    assert base["by_length"] > 0.5
+    assert base["by_length"] > 0.7
     assert "better (the prompts’ content was lost) on 8 held-out prompts" in done.out
     assert "lost the prompts’ content" in (tmp_path / "run" / "report.html").read_text()
     assert "Length alone decides this reward" in (tmp_path / "run" / "model" / "README.md").read_text()

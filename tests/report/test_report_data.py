@@ -95,7 +95,7 @@ def test_the_last_best_checkpoint_counts() -> None:
 
 def test_facts_come_from_the_files(run: RunFolder, make_run: Callable[..., RunFolder], tmp_path: Any) -> None:
     lines = facts(run, run.settings(), run.metrics(), 60)
-    assert lines["Model"] == "tiny (LoRA, rank 16, alpha 32)"
+    assert lines["Model"] == "tiny (LoRA rank 16, alpha 32)"
     assert lines["Prompts"] == "40 train, 8 validation, 64 held-out"
     assert lines["Training"] == "60 of 120 steps, 8 prompts × 8 completions each"
     assert lines["Checkpoint"].startswith("step 60")

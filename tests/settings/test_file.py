@@ -82,7 +82,10 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
             "[writer]\nbase_url = 'http://x/v1'",
             "3: `writer.base_url` is not a setting; did you mean `endpoints.NAME.base_url`?",
         ),
-        ("steps = 4", "2: `steps` is not a setting; did you mean `grpo.steps` or `reward.steps`?"),
+        (
+            "steps = 4",
+            "2: `steps` is not a setting; did you mean `grpo.steps` or `reward.steps` or `sft.steps`?",
+        ),
         ("[gpro]\nsteps = 4", "2: `gpro` is not a setting; did you mean `grpo`?"),
         ("[grpo]\nbeta = 0.1", "3: `grpo.beta` is not a setting; did you mean `grpo.kl`?"),
         (
@@ -120,6 +123,11 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ),
         ("[reward.overlong]\nunit = 'words'", '2: `reward.overlong` needs `limit` with `unit = "words"`'),
         ("[grpo]\nsteps = 5\nwarmup_steps = 6", "4: `grpo.warmup_steps` is larger than `grpo.steps`"),
+        ("[sft]\nsteps = 5", "2: `sft.data` is missing"),
+        (
+            "[sft]\ndata = 'pairs.jsonl'",
+            '3: `sft.data` must be "file:PATH" or "hub:OWNER/NAME", where the answers stand',
+        ),
         ("name = 'a/b'", "2: `name` names a folder inside runs/; `--run DIR` takes any other folder"),
     ],
 )

@@ -16,6 +16,7 @@ from refine_rl.settings import (
     OverlongSettings,
     PromptSettings,
     Settings,
+    SFTSettings,
     StepSettings,
 )
 from refine_rl.settings.base import Section
@@ -25,10 +26,12 @@ WORDS = [{"rule": "words"}]
 JUDGED = {"judges": ["a/b"]}
 EARLY = {"early_exit": {"ends": "</t>"}}
 BY_STEPS = {"flat": "steps", "solved": 1.0}
+PAIRS = {"data": "file:pairs.jsonl"}
 GRADED = {"steps": {"judges": ["a/b"]}}
 
 # A class of settings -> an example a rule, in the rules' order.
 EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
+    ModelSettings: [{"bits": 8}],
     PromptSettings: [{"probe": 1, "pool": "informative"}, {"probe": 2}],
     OverlongSettings: [
         {"unit": "words"},
@@ -37,8 +40,12 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
-    ModelSettings: [{"bits": 8}],
     EvaluateSettings: [{"name": "title", "metrics": ["length"]}],
+    SFTSettings: [
+        {**PAIRS, "steps": 9, "epochs": 1.0},
+        {**PAIRS, "messages": "chat", "answer": "reply"},
+        {**PAIRS, "validation": 0, "patience": 3},
+    ],
     Settings: [
         {"grpo": {"steps": 5, "warmup_steps": 6}},
         {"grpo": {"advantage": "gdpo"}, "reward": {"combine": "product"}},
@@ -70,6 +77,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"judge": {"adaptive": True, "repeats": 2}, "reward": JUDGED},
         {"judge": {"larger": "a/c"}, "reward": JUDGED},
         {"judge": {"shrink": True}, "reward": JUDGED},
+        {"sft": {**PAIRS, "dropout": 0.1}, "model": {"adapter": "none"}},
     ],
 }
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from refine_rl.cli import bench, evidence, model, planning, scoring, tasks, training
+from refine_rl.cli import bench, data, evidence, model, planning, scoring, sft, tasks, training
 from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.cli.streams import close_output, prepare_streams, require_text
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError, disk_error
@@ -30,6 +30,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "demo": training.demo,
     "train": training.train,
+    "sft": sft.sft,
     "recipes": tasks.recipes,
     "init": tasks.init,
     "prompts": tasks.prompts,
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(data.app, name="data")
 
 
 @app.callback(invoke_without_command=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from refine_rl.cli.model import CHECKPOINT
 from refine_rl.cli.training import JSON, SET
 from refine_rl.errors import DiskError, GuardStop, RefineError, UserError
+
+if TYPE_CHECKING:
+    from refine_rl.run import RunFolder
 
 
 def evaluate(
@@ -26,6 +32,15 @@ def evaluate(
     judge: str | None = typer.Option(
         None, "--judge", metavar="ENDPOINT/MODEL", help="Another judge than the run's."
     ),
+    metrics: str | None = typer.Option(
+        None,
+        "--metrics",
+        metavar="NAMES",
+        help="Of the greedy answers: bleu, chrf, rouge, bertscore, perplexity, length, win_rate.",
+    ),
+    reference: str | None = typer.Option(
+        None, "--reference", metavar="COLUMN", help="Of the prompts' data: the reference answers."
+    ),
     name: str | None = typer.Option(
         None,
         "--name",
@@ -34,13 +49,12 @@ def evaluate(
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Compare base and tuned again. With fresh draws, on other prompts, or by another judge."""
+    """Compare base and tuned again. With fresh draws, on other prompts, by another judge or other metrics."""
     from refine_rl.cli.interrupt import interruptible
     from refine_rl.pipeline.evaluate import evaluate_again
     from refine_rl.pipeline.weights import choose_weights
     from refine_rl.report.screen import Screen, print_comparison, results, say
     from refine_rl.run import RunFolder
-    from refine_rl.settings.file import override
 
     folder = RunFolder.open(run)
     if prompts is not None and not prompts.startswith("recipe:"):
@@ -51,38 +65,46 @@ def evaluate(
     weights = choose_weights(folder, checkpoint)
     if name is None:
         name = "eval" if checkpoint is None else f"eval-step-{weights.trained.step}"
-    with interruptible() as pause:
-        try:
-            comparison, written = evaluate_again(
-                folder,
-                source=prompts,
-                samples=samples,
-                seed=seed,
-                judge=judge,
-                weights=weights,
-                overrides=overrides,
-                name=name,
-                observer=Screen(),
-                pause=pause,
-            )
-        except GuardStop as stop:  # its advice is for a training
-            dollars = override(folder.settings(), overrides).budget.dollars
-            more = (
-                f", with --set budget.dollars={2 * dollars:g}" if stop.guard == "budget" and dollars else ""
-            )
-            advice = f"Give the same command again{more}: what was paid for is in the cache."
-            raise GuardStop(stop.guard, stop.what, advice) from stop
-        except DiskError as full:
-            raise DiskError(
-                f"{full}\nThe run is as it was; replies of LLMs that were paid for are in the cache. "
-                "Then give the same command again."
-            ) from full
+    with interruptible() as pause, _advice_for_an_evaluation(folder, overrides):
+        comparison, written = evaluate_again(
+            folder,
+            source=prompts,
+            samples=samples,
+            seed=seed,
+            judge=judge,
+            metrics=None if metrics is None else [n.strip() for n in metrics.split(",") if n.strip()],
+            reference=reference,
+            weights=weights,
+            overrides=overrides,
+            name=name,
+            observer=Screen(),
+            pause=pause,
+        )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(comparison)))
         return
     print_comparison(comparison, what="held-out prompts" if prompts is None else "prompts")
     judged = f"judged by {judge}; " if judge else ""
     say(results(), f"\n{judged}written to {written}")
+
+
+@contextlib.contextmanager
+def _advice_for_an_evaluation(folder: RunFolder, overrides: list[str]) -> Iterator[None]:
+    """What to do where it was stopped: the pipeline's advice is for a training."""
+    from refine_rl.settings.file import override
+
+    try:
+        yield
+    except GuardStop as stop:
+        dollars = override(folder.settings(), overrides).budget.dollars
+        more = f", with --set budget.dollars={2 * dollars:g}" if stop.guard == "budget" and dollars else ""
+        advice = f"Give the same command again{more}: what was paid for is in the cache."
+        raise GuardStop(stop.guard, stop.what, advice) from stop
+    except DiskError as full:
+        raise DiskError(
+            f"{full}\nThe run is as it was; replies of LLMs that were paid for are in the cache. "
+            "Then give the same command again."
+        ) from full
 
 
 def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:

@@ -28,6 +28,9 @@ def ways(stop: GuardStop, folder: RunFolder) -> list[Way]:
     """The ways on after a guard."""
     settings = folder.settings()
     g = settings.grpo
+    if folder.config.kind() == "sft" and stop.guard == "not_finite":
+        lower = f"--set sft.learning_rate={settings.sft_learning_rate / 2:g}"
+        return [("To go back, and on at half the rate", f"--from-step {_earlier(folder)} {lower}")]
     match stop.guard:
         case "missing":
             longer = f"--set reward.timeout={2 * settings.reward.timeout:g}"

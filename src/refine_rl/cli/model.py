@@ -41,7 +41,7 @@ def chat(
     messages, console = talk(), results()
     messages.print(f"Loading {folder.settings().model.name} ...", markup=False)
     settings, policy = open_model(folder, weights)
-    which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(settings.grpo.steps)}"
+    which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(folder.planned_steps())}"
     say(messages, f"{settings.model.name}, {which}: {settings.task.strip()}")
     say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
     talked = Chat(
@@ -105,6 +105,10 @@ def export(
     weights = choose_weights(folder, checkpoint)
     lost = export_model(folder, out, merged=merged, dtype=dtype, weights=weights)
     if merged:
+        if bits := folder.settings().model.quantised:
+            from refine_rl.report.screen import Screen
+
+            Screen().note(f"the base was trained on in {bits} bits: these are its weights unpacked")
         _tell_loss(lost)
     typer.echo(out)
 

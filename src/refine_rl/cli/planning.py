@@ -116,7 +116,7 @@ def _show(settings: Settings, planned: Plan) -> None:
     if planned.lines:
         _calls(planned).show(console)
         console.print()
-    for name, text in _totals(planned):
+    for name, text in _totals(settings, planned):
         say(console, f"{name:<{_NAME}}{text}", under=_NAME)
     for text in planned.over:
         say(console, f"{'budget':<{_NAME}}{text}", "yellow", under=_NAME)
@@ -146,7 +146,7 @@ def _calls(planned: Plan) -> Columns:
     return table
 
 
-def _totals(planned: Plan) -> list[tuple[str, str]]:
+def _totals(settings: Settings, planned: Plan) -> list[tuple[str, str]]:
     cost, s, found = planned.cost, planned.seconds, []
     if planned.lines:
         calls = [line.calls for line in planned.lines]
@@ -165,6 +165,7 @@ def _totals(planned: Plan) -> list[tuple[str, str]]:
         size, rates = planned.size, planned.rates
         found.append(("memory", _amount(*planned.work.memory, _BYTES)))
         found.append(("disk", _amount(planned.work.disk, planned.work.disk, _BYTES)))
+        found.append(("training", size.share(settings.model).text))
         found.append(
             (
                 "machine",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from refine_rl.cli.interrupt import StopNow, interruptible
 from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, UserError, quoted
 
 if TYPE_CHECKING:
+    from refine_rl.progress import Pause
     from refine_rl.run import RunFolder
     from refine_rl.settings import Settings
 
@@ -102,17 +105,13 @@ def _elsewhere(error: MachineError, go_on: str) -> str:
     return f"\nWhere it is at another address: {go_on} --set endpoints.{name}.base_url=ADDRESS"
 
 
-def _work(folder: RunFolder, as_json: bool) -> None:
-    from refine_rl.report.screen import Screen, print_comparison, results, say, talk
-
-    say(talk(), f"Run: {folder.path}")
-    report, go_on = folder.report, f"{program()} train --resume {quoted(folder.path)}"
+@contextlib.contextmanager
+def going_on(folder: RunFolder) -> Iterator[Pause]:
+    """Long work on a run; whatever ends it early says how to go on."""
+    report, go_on = folder.report, f"{program()} {folder.config.verb()} --resume {quoted(folder.path)}"
     try:
         with interruptible() as pause:
-            screen = Screen()
-            from refine_rl.pipeline.train import run
-
-            comparison = run(folder, observer=screen, pause=pause)
+            yield pause
     except Interrupted as stop:
         raise Interrupted(f"{stop} The state was saved. Go on with: {go_on}") from stop
     except StopNow as stop:
@@ -127,6 +126,17 @@ def _work(folder: RunFolder, as_json: bool) -> None:
     except MachineError as error:
         rest = f"The state was saved. Go on with: {go_on}{_elsewhere(error, go_on)}"
         raise type(error)(f"{error}\n{rest}") from error
+
+
+def _work(folder: RunFolder, as_json: bool) -> None:
+    from refine_rl.report.screen import Screen, print_comparison, results, say, talk
+
+    say(talk(), f"Run: {folder.path}")
+    with going_on(folder) as pause:
+        screen = Screen()
+        from refine_rl.pipeline.train import run
+
+        comparison = run(folder, observer=screen, pause=pause)
     if as_json:
         typer.echo(json.dumps({"run": str(folder.path), **dataclasses.asdict(comparison)}))
         return
@@ -135,9 +145,17 @@ def _work(folder: RunFolder, as_json: bool) -> None:
         from refine_rl.report.asked import bills, summary
 
         say(results(), f"\nLLM calls: {summary(bills(calls))}")
+    print_places(folder)
+
+
+def print_places(folder: RunFolder) -> None:
+    """Where the files of a finished run are."""
+    from refine_rl.report.screen import results, say
+
     say(
         results(),
-        f"\nreport: {report}\nmodel:  {folder.model}\ntalk to it: {program()} chat {quoted(folder.path)}",
+        f"\nreport: {folder.report}\nmodel:  {folder.model}\n"
+        f"talk to it: {program()} chat {quoted(folder.path)}",
     )
 
 

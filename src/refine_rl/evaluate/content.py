@@ -17,7 +17,7 @@ from refine_rl.types import Content, Prompt, Score, Trajectory, decimals, mean_o
 SHRUNK = 0.6  # of the tokens before: from here on down answers shrank
 LOST = 0.6  # of the share of content words before
 LEAST = 0.02  # of the prompt's content words; who kept less before had nothing to lose
-DECIDES = 0.5  # `follows` from here on up: length decides the reward
+DECIDES = 0.7  # `follows` from here on up: length decides the reward
 FEWEST = 12  # pairs of which that can be said
 _ADVICE = (
     "Length alone decides this reward. Pay for what an answer says, in [reward]: "

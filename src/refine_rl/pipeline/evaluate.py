@@ -12,6 +12,7 @@ from refine_rl.llm.connections import EndpointConnections
 from refine_rl.pipeline.evidence import compared, examined
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.functions import require_functions
+from refine_rl.pipeline.metrics import Losses, losses_of, require_data, require_packages
 from refine_rl.pipeline.model import hold_positions
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.pipeline.work import Work
@@ -20,13 +21,16 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
+from refine_rl.report.page import render
 from refine_rl.rewards.build import Scorers, build_scorers
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect, spending
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
+from refine_rl.settings.evaluate import metrics_flaw
 from refine_rl.settings.file import override
+from refine_rl.settings.toml_write import toml_value
 from refine_rl.types import Comparison, Outcome, Prompt
 
 
@@ -38,6 +42,8 @@ def evaluate_again(
     seed: int | None = None,
     name: str = "eval",
     judge: str | None = None,
+    metrics: Sequence[str] | None = None,
+    reference: str | None = None,
     weights: Weights | None = None,
     overrides: Sequence[str] = (),
     functions: Sequence[Callable[..., Any]] = (),
@@ -46,10 +52,12 @@ def evaluate_again(
 ) -> tuple[Comparison, Path]:
     """Base against tuned with other draws (of `seed`; without one, of the run's plus 1), and on other prompts
     where `source` names some (prompts too close to a training prompt are left out), and by another judge
-    ("ENDPOINT/MODEL") where one is named. `weights` may be other ones than those of the tuned model, also of
-    a run that is not finished.
-    Returns the comparison and its file. Calls to LLMs go into the run's ledger, under its cap; `overrides`
-    may raise that, and say where LLMs answer, for this evaluation.
+    ("ENDPOINT/MODEL") where one is named, and by other `metrics`, whose references are the column `reference`
+    of the prompts' data. `weights` may be other ones than those of the tuned model, also of a run that is not
+    finished.
+    Returns the comparison and its file; a report that is there shows it from then on. Calls to LLMs go into
+    the run's ledger, under its cap; `overrides` may raise that, and say where LLMs answer, for this
+    evaluation.
 
     `functions` are the reward functions that the run was given from Python. Raises UserError where they
     are others, or where the run or the prompts do not allow an evaluation.
@@ -57,20 +65,30 @@ def evaluate_again(
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     require_functions(folder, functions)
-    now, seed = _asked(folder.settings(), overrides, source, seed, judge)
+    if folder.config.kind() == "sft":
+        raise UserError(
+            f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "
+            "model could be compared. Its report has answers before and after; a GRPO run that begins with "
+            "it compares base, fine-tuned and tuned."
+        )
+    now, seed = _asked(folder.settings(), overrides, source, seed)
+    settings = _settings(folder.settings(), now, samples, judge, metrics, reference)
+    require_packages(settings)
     journal = Journal(folder, observer or Quiet())
     with folder.writing():
         folder.repair()
         weights = weights or choose_weights(folder)
         if weights.checkpoint is not None:
-            journal.observer.note(f"tuned is the checkpoint after {weights.trained.text(now.grpo.steps)}")
+            journal.observer.note(
+                f"tuned is the checkpoint after {weights.trained.text(folder.planned_steps())}"
+            )
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
-        settings = _settings(folder.settings(), now, samples, judge)
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
         scorers = build_scorers(settings, functions, connections, shelf=folder.quiz)
         prompts = _prompts(folder, settings, source, journal)
         scorers.validation.check_data(prompts)
+        require_data(settings, prompts)
         _first_looks(folder, settings, scorers, connections, journal, pause, prompts)
         journal.stage(f"Loading {settings.model.name}")
         _, policy = open_model(folder, weights)
@@ -87,15 +105,23 @@ def evaluate_again(
                 pause=pause,
                 evaluation=name,
             )
-            base, tuned = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-            comparison = compared(work, base, tuned, seed=seed)
+            base, tuned, losses = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
+            comparison = compared(work, base, tuned, seed=seed, losses=losses)
         for text in unexpected(comparison).values():
             journal.observer.warning(text)
-        return comparison, folder.save_evaluation(name, comparison)
+        return comparison, _saved(folder, name, comparison)
+
+
+def _saved(folder: RunFolder, name: str, comparison: Comparison) -> Path:
+    """The evaluation's file; a report that is there is made anew."""
+    written = folder.save_evaluation(name, comparison)
+    if folder.report.is_file():
+        folder.save_report(render(folder))
+    return written
 
 
 def _asked(
-    settings: Settings, overrides: Sequence[str], source: str | None, seed: int | None, judge: str | None
+    settings: Settings, overrides: Sequence[str], source: str | None, seed: int | None
 ) -> tuple[Settings, int]:
     """The settings with another cap or other endpoints, and the seed; raises UserError for any other change,
     and for what could not be another evaluation."""
@@ -110,18 +136,43 @@ def _asked(
         seed = now.grpo.seed + 1
     if source is None and seed == now.grpo.seed:
         raise UserError(f"--seed {seed} is the run's own, whose draws stand in its comparison: take another.")
-    if judge is not None and not now.reward.judges:
-        raise UserError(f"--judge {judge}: this run's reward has no judge that it could stand for.")
     return now, seed
 
 
-def _settings(settings: Settings, now: Settings, samples: int | None, judge: str | None) -> Settings:
+def _settings(
+    settings: Settings,
+    now: Settings,
+    samples: int | None,
+    judge: str | None,
+    metrics: Sequence[str] | None,
+    reference: str | None,
+) -> Settings:
     """The run's settings, with what is another in this evaluation."""
+    if metrics is not None and (wrong := metrics_flaw(metrics)):
+        raise UserError(f"--metrics {','.join(metrics)}: {wrong}")
+    measured = settings.evaluate.metrics if metrics is None else metrics
+    if judge is not None and not settings.reward.judges and "win_rate" not in measured:
+        raise UserError(
+            f"--judge {judge}: this run's reward has no judge that it could stand for, and no win rate is "
+            "measured (--metrics win_rate)."
+        )
+    if "win_rate" in measured and not (judge or settings.evaluate.judge or settings.reward.judges):
+        raise UserError("--metrics win_rate: a judge decides it, name one with --judge ENDPOINT/MODEL.")
     settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
     if samples is not None:
         evaluation = settings.evaluate.model_copy(update={"samples": samples})
         settings = settings.model_copy(update={"evaluate": evaluation})
-    return settings if judge is None else override(settings, [f'evaluate.judge="{judge}"'])
+    given = {
+        "judge": None if judge is None else toml_value(judge),
+        "metrics": None if metrics is None else toml_value(list(metrics)),
+        "reference": None if reference is None else toml_value(reference),
+    }
+    if set(measured) <= {"length", "win_rate"}:
+        given["name"] = '""'  # no control to echo it for
+    if judge is None and not settings.reward.judges and "win_rate" not in measured:
+        given["judge"] = '""'  # nothing is left for it to judge
+    asked = [f"evaluate.{key}={value}" for key, value in given.items() if value is not None]
+    return override(settings, asked) if asked else settings
 
 
 def _prompts(folder: RunFolder, settings: Settings, source: str | None, journal: Journal) -> list[Prompt]:
@@ -172,9 +223,17 @@ def _first_looks(
 
 def _both_sides(
     work: Work, prompts: Sequence[Prompt], purpose: Purpose
-) -> tuple[list[Outcome], list[Outcome]]:
+) -> tuple[list[Outcome], list[Outcome], dict[str, Losses]]:
+    """What base and tuned did, and how likely they find the references where a perplexity is wanted."""
+    likely = "perplexity" in work.settings.evaluate.metrics
+    losses: dict[str, Losses] = {}
     work.journal.stage(f"The base model answers {len(prompts)} prompts")
     with work.policy.reference() as untrained:
         before = work.answers(prompts, purpose, speaker=untrained)
+        if likely:
+            losses["base"] = losses_of(work, untrained, prompts)
     work.journal.stage(f"The tuned model answers {len(prompts)} prompts")
-    return examined(work, before, work.answers(prompts, purpose))
+    after = work.answers(prompts, purpose)
+    if likely:
+        losses["tuned"] = losses_of(work, work.policy, prompts)
+    return *examined(work, before, after), losses

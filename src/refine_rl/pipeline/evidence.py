@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answers_of, scored, unscored
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.evaluate.verdict import said_with, updated
-from refine_rl.pipeline.metrics import measured
+from refine_rl.pipeline.metrics import Losses, measured, note_losses
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.training.checkpoint import Position
@@ -19,6 +19,7 @@ def of_base(work: Work, prompts: Sequence[Prompt]) -> list[Outcome]:
     """The untrained model's answers to the held-out prompts. Where scores compare only within a group they
     are still missing: they are given beside the tuned model's, by `of_tuned`. Raises GuardStop where too many
     are missing: nothing is trained yet."""
+    note_losses(work, "base", prompts)
     known = work.folder.outcomes("base")
     if known is not None:
         return known
@@ -39,6 +40,7 @@ def of_tuned(
     """The outcomes of base and tuned on the held-out prompts, both scored, base's answers where scores are
     relative in one group with the tuned model's. Scores that are missing now end nothing: the model is
     trained, and the comparison says what it lacks."""
+    note_losses(work, "tuned", prompts)
     known = work.folder.outcomes("tuned")
     if known is not None:
         return base, known
@@ -65,10 +67,15 @@ def examined(
 
 
 def compared(
-    work: Work, base: Sequence[Outcome], tuned: Sequence[Outcome], *, seed: int | None = None
+    work: Work,
+    base: Sequence[Outcome],
+    tuned: Sequence[Outcome],
+    *,
+    seed: int | None = None,
+    losses: Mapping[str, Losses] | None = None,
 ) -> Comparison:
     """Both sides beside one another, measured as the settings say; `seed` draws the resamples, without one
-    the run's."""
+    the run's. `losses` are the references', where they are not those on record."""
     seed = work.settings.grpo.seed if seed is None else seed
     comparison = compare(
         base,
@@ -79,7 +86,7 @@ def compared(
         updated=updated(work.folder.history()),
         seen=met_in_training(work.folder.prompts()),
     )
-    return measured(work, comparison, {"base": base, "tuned": tuned}, seed)
+    return measured(work, comparison, {"base": base, "tuned": tuned}, seed, losses)
 
 
 def _last_look(work: Work, which: str) -> ScoreGroups:
@@ -101,6 +108,7 @@ def write_model(work: Work, comparison: Comparison, position: Position) -> None:
         base=base_of(work.settings.model.name),
         changes=[str(change) for change in work.folder.changed_settings()],
         said=said_with(comparison),
+        share=work.policy.share,
     )
 
     def write(folder: Path) -> None:

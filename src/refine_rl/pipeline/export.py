@@ -6,13 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.evaluate.verdict import said_with
 from refine_rl.pipeline.model import require_same_model
+from refine_rl.pipeline.sft_outcome import losses_of, sft_card
 from refine_rl.pipeline.weights import Weights, open_model
 from refine_rl.policy.card import base_of, model_card
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.load import DTYPES
+from refine_rl.policy.share import Share
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 
@@ -36,13 +38,15 @@ def export_model(
                 lost = policy.save_merged(aside, None if dtype is None else DTYPES[dtype])
             else:
                 policy.save(aside)
-            (aside / "README.md").write_text(_card(folder, settings, weights, merged), encoding="utf-8")
+            (aside / "README.md").write_text(
+                _card(folder, settings, weights, merged, policy.share), encoding="utf-8"
+            )
         else:
             require_same_model(folder)
             if folder.model_changed():
                 raise UserError(
                     f"{folder.model} is not as the run wrote it. The run writes it again, from its best "
-                    f"checkpoint: refine train --resume {quoted(folder.path)}"
+                    f"checkpoint: {folder.resume}"
                 )
             shutil.copytree(folder.model, aside)
         as_other_files(aside)
@@ -53,7 +57,10 @@ def export_model(
     return lost
 
 
-def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool) -> str:
+def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool, share: Share) -> str:
+    if folder.config.kind() == "sft":
+        losses = losses_of(folder) if weights.tuned else None
+        return sft_card(folder, weights.trained, losses, merged=merged, share=share)
     comparison = folder.comparison() if weights.tuned else None
     return model_card(
         settings,
@@ -61,6 +68,7 @@ def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool)
         trained=weights.trained,
         base=base_of(settings.model.name),
         merged=merged,
+        share=share,
         changes=[str(change) for change in folder.changed_settings()],
         said=() if comparison is None else said_with(comparison),
     )

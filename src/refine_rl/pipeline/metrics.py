@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from refine_rl.errors import SettingsError
+from refine_rl.evaluate.metrics.likelihood import reference_losses
 from refine_rl.evaluate.metrics.measure import (
     Bootstrap,
     Pairs,
@@ -15,26 +17,35 @@ from refine_rl.evaluate.metrics.measure import (
     measure,
     rouge_f1,
 )
-from refine_rl.evaluate.metrics.outcomes import Scales, greedy_rewards, lengths, wins
+from refine_rl.evaluate.metrics.outcomes import Scales, greedy_rewards, lengths, perplexities, wins
 from refine_rl.evaluate.metrics.references import NEEDED_BY, controls_of, require_references, text_in
 from refine_rl.evaluate.metrics.resample import as_rows
 from refine_rl.evaluate.metrics.sacre import require_sacrebleu
 from refine_rl.llm.background import all_of
 from refine_rl.pipeline.work import Work
+from refine_rl.policy.protocol import Speaker
 from refine_rl.rewards.base import untokenized
 from refine_rl.rewards.judges.duels import Duel, Referee
+from refine_rl.rewards.text.encoder import require_encoder, the_encoder
 from refine_rl.settings import Settings
 from refine_rl.types import Comparison, Outcome, Prompt, Trajectory
 
+Losses = Mapping[str, tuple[float, int] | None]
+"""By prompt's id: nats over a reference's tokens, and their number."""
 Columns = Mapping[str, Sequence[Outcome]]
 """What models did with the same prompts: "base", "tuned", and further ones by name."""
 
 
 def require_packages(settings: Settings) -> None:
-    """Raises SettingsError where a metric's package is not installed."""
+    """Raises SettingsError where a metric's package is not installed, or its encoder cannot be had."""
     for name in settings.evaluate.metrics:
         if name in ("bleu", "chrf"):
             require_sacrebleu(name)
+    if "bertscore" in settings.evaluate.metrics:
+        try:
+            require_encoder(settings.evaluate.encoder)
+        except SettingsError as error:
+            raise SettingsError(f'evaluate.metrics: "bertscore": {error}') from error
 
 
 def require_data(settings: Settings, prompts: Sequence[Prompt]) -> None:
@@ -50,8 +61,30 @@ def needs_references(settings: Settings) -> bool:
     return not set(settings.evaluate.metrics).isdisjoint(NEEDED_BY)
 
 
-def measured(work: Work, comparison: Comparison, columns: Columns, seed: int) -> Comparison:
-    """The comparison with the metrics that the settings name, of the greedy answers, and their controls."""
+def note_losses(work: Work, which: str, prompts: Sequence[Prompt]) -> None:
+    """Puts on record how likely the policy, as it is now, finds the references: as `which` ("base", "tuned").
+    Nothing where no perplexity is wanted, or it is on record."""
+    if "perplexity" in work.settings.evaluate.metrics and work.folder.losses(which) is None:
+        work.folder.save_losses(which, losses_of(work, work.policy, prompts))
+
+
+def losses_of(work: Work, speaker: Speaker, prompts: Sequence[Prompt]) -> Losses:
+    """How likely a speaker finds the references of prompts."""
+    work.journal.stage("How likely the references are")
+    references = [text_in(prompt, work.settings.evaluate.reference) for prompt in prompts]
+    losses = reference_losses(speaker, prompts, references, work.pause)
+    return {prompt.id: loss for prompt, loss in zip(prompts, losses, strict=True)}
+
+
+def measured(
+    work: Work,
+    comparison: Comparison,
+    columns: Columns,
+    seed: int,
+    losses: Mapping[str, Losses] | None = None,
+) -> Comparison:
+    """The comparison with the metrics that the settings name, of the greedy answers, and their controls.
+    `losses` are the references' by column; without them, those on record."""
     wanted = work.settings.evaluate
     if not wanted.metrics:
         return comparison
@@ -71,6 +104,8 @@ def measured(work: Work, comparison: Comparison, columns: Columns, seed: int) ->
     given: dict[str, Scales] = {}
     if "length" in wanted.metrics:
         given |= lengths(columns)
+    if "perplexity" in wanted.metrics:
+        given |= _perplexity(work, columns, prompts, losses)
     if "win_rate" in wanted.metrics:
         given |= _win_rates(work, columns, references)
     found = measure(
@@ -86,7 +121,40 @@ def measured(work: Work, comparison: Comparison, columns: Columns, seed: int) ->
 
 def _text_metrics(settings: Settings) -> list[TextMetric]:
     makers: dict[str, TextMetric] = {"bleu": bleu, "chrf": chrf, "rouge": rouge_f1}
+    if "bertscore" in settings.evaluate.metrics:
+        makers["bertscore"] = _bertscore(settings.evaluate.encoder)
     return [makers[name] for name in settings.evaluate.metrics if name in makers]
+
+
+def _bertscore(encoder: str) -> TextMetric:
+    """The mean F1, without idf and without a baseline."""
+    from refine_rl.rewards.text.bertscore import BertScore
+
+    bert = BertScore(encoder=the_encoder(encoder))
+
+    def measured(answers: Sequence[str], references: Sequence[str], /) -> dict[str, Scale]:
+        found = bert.pairs(answers, references)
+        cut = sum(match.cut for match in found)
+        how = f"{bert.label}, no idf, no baseline"
+        if cut:
+            how += f"; {cut} of {len(found)} pairs read up to {bert.encoder.limit} tokens"
+        return {"bertscore": Scale(rows=as_rows([match.f1 for match in found]), how=how)}
+
+    return measured
+
+
+def _perplexity(
+    work: Work, columns: Columns, prompts: Sequence[Prompt], losses: Mapping[str, Losses] | None
+) -> dict[str, Scales]:
+    """Of the references under each model; a further one whose losses are not known is left out."""
+    known: dict[str, Losses] = {}
+    for name in columns:
+        found = work.folder.losses(name) if losses is None else losses.get(name)
+        if found is not None:
+            known[name] = found
+    by_prompt = {name: [found.get(p.id) for p in prompts] for name, found in known.items()}
+    how = "exp of the mean natural-log loss a token, the end of the answer not counted"
+    return {"perplexity": perplexities(by_prompt, how)}
 
 
 # -- the reward of controls -----------------------------------------------------------------------

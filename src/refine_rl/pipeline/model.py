@@ -22,9 +22,12 @@ def run_policy(
     others than when the run began (`record`: that they may be as long as nothing was scored)."""
     settings = folder.settings()
     known = require_same_model(folder, record=record)
+    model, seed = settings.model, settings.grpo.seed
+    if folder.config.kind() == "sft" and settings.sft is not None:
+        model, seed = settings.sft_model, settings.sft.seed
     policy = load_policy(
-        settings.model,
-        seed=settings.grpo.seed,
+        model,
+        seed=seed,
         adapter_from=adapter_from,
         keep_reference=keep_reference,
         moment=folder.config.created(),

@@ -14,7 +14,7 @@ from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
-from refine_rl.policy.load import require_model
+from refine_rl.policy.load import require_extra, require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
@@ -89,7 +89,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     prompts = settle_prompts(folder, settings, policy, read, journal)
     every = [p for some in prompts.values() for p in some]
     hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
-    settings = _begin(folder, settings, policy, journal)
+    settings = begin(folder, settings, policy, journal)
     return Prepared(
         settings=settings, connections=connections, scorers=scorers, policy=policy, prompts=prompts
     )
@@ -112,6 +112,8 @@ def _checked(
     with together:
         require_packages(settings)
     with together:
+        require_extra(settings.model)
+    with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if folder.prompts() or not settings.writes_prompts:
         with together:
@@ -132,6 +134,7 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     journal.stage(f"Loading {settings.model.name}")
     model_source(settings.model.name, journal.observer.note)
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True)
+    journal.note("parameters", policy.share.text, once=True)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "
@@ -170,7 +173,7 @@ def _settle_rubric(
     return settings
 
 
-def _begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journal) -> Settings:
+def begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journal) -> Settings:
     """Puts the start (or the resume) on record, with the number format that was found; the settings in
     force. A resume goes on in the format of the start, and says what else has changed since."""
     resumed = any(e["kind"] == "started" for e in folder.events())

@@ -38,6 +38,12 @@ def replay(
     The prompts of the step are sampled together, as they were (in waves, with grpo.resample): the rounding
     of a matrix product may depend on the size of the batch.
     """
+    if folder.config.kind() == "sft":
+        raise UserError(
+            f"{folder.path} is a run of supervised fine-tuning: it sampled nothing that could be made again. "
+            "To make its steps again, from the start or a checkpoint: "
+            f"{folder.resume} --from-step 0"
+        )
     observer = observer or Quiet()
     settings = folder.settings()
     recorded = folder.recorded_steps()

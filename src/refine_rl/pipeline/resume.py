@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.pipeline.functions import require_functions
 from refine_rl.progress import Observer, Quiet
 from refine_rl.run import RunFolder
@@ -26,6 +26,8 @@ def reopen(
     these. Raises UserError where that cannot be, or where the run's reward cannot be found from its files.
     """
     folder = RunFolder.open(path)
+    if folder.config.kind() == "sft":
+        raise UserError(f"{path} is a run of supervised fine-tuning. Go on with it: {folder.resume}")
     require_functions(folder, [])
     if not overrides and from_step is None:
         return folder
@@ -56,6 +58,46 @@ def reopen(
     return folder
 
 
+def reopen_sft(
+    path: Path, overrides: list[str], from_step: int | None = None, *, observer: Observer | None = None
+) -> RunFolder:
+    """`reopen` for a run of supervised fine-tuning. One that is finished may go on as well, to more steps:
+    its model is written anew. Raises UserError where the rows or the model would be others."""
+    folder = RunFolder.open(path)
+    if folder.config.kind() != "sft":
+        raise UserError(f"{path} is no run of `refine sft`. Go on with it: {folder.resume}")
+    if not overrides and from_step is None:
+        return folder
+    before = folder.settings()
+    after = override(before, overrides)
+    for key, value in _fixed_in_sft(before).items():
+        if _fixed_in_sft(after)[key] != value:
+            raise UserError(
+                f"--set {key}: this cannot change within a run, whose steps follow from it. Start a new run "
+                "with it."
+            )
+    with folder.writing():
+        if from_step is None:
+            folder.repair()
+            if before.model_copy(update={"budget": after.budget}) == after:
+                folder.change(before, after, folder.recorded_to())
+                return folder
+        journal = Journal(folder, observer or Quiet())
+        to = newest_whole(folder, journal) if from_step is None else from_step
+        folder.rewind(to)
+        if from_step is not None:
+            folder.repair()
+        folder.change(before, after, to)
+    return folder
+
+
+def _fixed_in_sft(settings: Settings) -> dict[str, object]:
+    """What the rows, their order and the weights of a run of supervised fine-tuning depend on."""
+    rows = ("data", "prompt", "answer", "messages", "system", "train_on", "max_tokens", "validation", "seed")
+    own = {} if settings.sft is None else settings.sft.model_dump(include={*rows, "batch_tokens", "adapter"})
+    return {"model": settings.model, **{f"sft.{key}": value for key, value in own.items()}}
+
+
 def _fixed(settings: Settings) -> dict[str, object]:
     """What the run's prompts, its scores so far and its randomness depend on."""
     quiz = settings.reward.quiz
@@ -70,6 +112,7 @@ def _fixed(settings: Settings) -> dict[str, object]:
         "reward": settings.reward.model_copy(update={"max_missing": 0.0, "timeout": 1.0}),
         "rollout.max_tokens": settings.rollout.max_tokens,
         "evaluate.samples": settings.evaluate.samples,
+        "evaluate.reference": settings.evaluate.reference,
         "grpo.seed": settings.grpo.seed,
     }
 
@@ -104,6 +147,6 @@ def newest_whole(run: RunFolder, journal: Journal) -> int:
         raise UserError(
             f"{run.path}: the newest checkpoint that can be used is that of step {newest}, but the steps up "
             f"to {changed} were made under other settings, and cannot be made again from the record. Train "
-            f"them anew: refine train --resume {quoted(run.path)} --from-step {newest}"
+            f"them anew: {run.resume} --from-step {newest}"
         )
     return newest

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, quoted
+from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.pipeline.evidence import compared, of_base, of_tuned, write_model
 from refine_rl.pipeline.grpo import load_best, train_grpo
 from refine_rl.pipeline.looking import look_at_judges
 from refine_rl.pipeline.model import require_same_model
+from refine_rl.pipeline.on_record import on_record
 from refine_rl.pipeline.prepare import prepare
 from refine_rl.pipeline.work import Work
 from refine_rl.progress import Observer, Pause, Quiet, never
@@ -37,9 +37,11 @@ def run(
     A new folder starts at the beginning; one that was stopped goes on exactly where it was. Whatever
     ends it early, the folder can be resumed, and after a guard the report is there.
     """
+    if folder.config.kind() == "sft":
+        raise UserError(f"{folder.path} is a run of supervised fine-tuning. Go on with it: {folder.resume}")
     began = time.perf_counter()
     journal = Journal(folder, observer or Quiet())
-    with folder.writing(), _on_record(folder, journal):
+    with folder.writing(), on_record(folder, journal):
         folder.repair()
         folder.config.require_same_reward(folder.scored)
         if (comparison := _finished(folder, journal)) is not None:
@@ -90,22 +92,3 @@ def _finished(folder: RunFolder, journal: Journal) -> Comparison | None:
     if not folder.report.is_file():
         folder.save_report(render(folder))
     return folder.comparison()
-
-
-@contextlib.contextmanager
-def _on_record(folder: RunFolder, journal: Journal) -> Iterator[None]:
-    """Whatever ends the run early stands in its events; after a guard there is a report."""
-    try:
-        yield
-    except GuardStop as stop:
-        journal.event("guard", stop.guard, f"{stop.what} {stop.advice}")
-        folder.save_report(render(folder))
-        raise
-    except DiskError:
-        raise  # there is no room to say so
-    except MachineError as error:
-        journal.event("failure", "endpoint", str(error))
-        raise
-    except Interrupted:
-        journal.event("interrupted", "interrupted", "Stopped by Ctrl-C; the state was saved.")
-        raise

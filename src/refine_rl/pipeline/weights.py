@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.pipeline.model import run_policy
 from refine_rl.policy.card import Trained
 from refine_rl.policy.policy import Policy
@@ -60,12 +60,14 @@ def _step(text: str) -> int:
 
 def _no_weights(folder: RunFolder, asked: str | None, steps: Sequence[int], best: int) -> str:
     """What there is in the place of the weights that were asked for, and how to get further."""
-    resume = f"refine train --resume {quoted(folder.path)}"
+    resume = folder.resume
     if not steps:
-        first = folder.settings().grpo.checkpoint_every
+        settings = folder.settings()
+        first = settings.grpo.checkpoint_every if folder.config.kind() == "grpo" else None
+        when = "after the first tenth of the steps" if first is None else f"after step {first}"
         return (
             f"{folder.path} has no tuned model yet: {resume}. There is no checkpoint either; the first comes "
-            f"after step {first}."
+            f"{when}."
         )
     listed = ", ".join(map(str, steps)) + (f" (best on validation: {best})" if best else "")
     ways = "--checkpoint last" + (", --checkpoint best" if best else "") + f" or --checkpoint {steps[0]}"
@@ -87,8 +89,8 @@ def open_model(folder: RunFolder, weights: Weights | None = None) -> tuple[Setti
     except UserError as error:
         if str(folder.model) not in str(error):
             raise
-        again = f"refine train --resume {quoted(folder.path)}"
-        raise UserError(f"{error} The run writes it again, from its best checkpoint: {again}") from error
+        again = "The run writes it again, from its best checkpoint"
+        raise UserError(f"{error} {again}: {folder.resume}") from error
     if weights.checkpoint is not None:
         checkpoints.load(weights.checkpoint, policy)
     return folder.settings(), policy

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from refine_rl.errors import UserError
+from refine_rl.policy.share import Share
 from refine_rl.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ class Size:
 
     def trainable(self, model: ModelSettings) -> int:
         """Weights that training changes."""
-        return self.adapted * model.rank if model.adapter == "lora" else self.parameters
+        return self.adapted * model.rank if model.adapted else self.parameters
+
+    def share(self, model: ModelSettings) -> Share:
+        """Of all parameters, an adapter's included."""
+        trained = self.trainable(model)
+        return Share(trained=trained, whole=self.parameters + (trained if model.adapted else 0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,20 @@ def activation(model: ModelSettings, size: Size, rates: Rates) -> float:
     of the inner one in the compute format; an adapter keeps its inputs in float32 beside them."""
     form = 2 if rates.dtype == "bfloat16" else 4
     kept = form * (34 * size.hidden + 4 * size.intermediate)
-    return kept + (4.0 * (6 * size.hidden + size.intermediate) if model.adapter == "lora" else 0.0)
+    return kept + (4.0 * (6 * size.hidden + size.intermediate) if model.adapted else 0.0)
+
+
+def weights(model: ModelSettings, size: Size, form: int) -> float:
+    """Bytes of the model as it is held, its products in a format of `form` bytes: autocast keeps a copy in
+    that one of weights that are trained."""
+    if model.quantised:
+        return (size.parameters - size.linear) * form + size.linear * packed(model.quantised)
+    return size.parameters * (form if model.adapted or form == 2 else 0)
+
+
+def packed(bits: int) -> float:
+    """Bytes of a quantised weight, with its part of the scales: of 4 bits a byte for 64."""
+    return bits / 8 + (1 / 64 if bits == 4 else 0)
 
 
 def memory(settings: Settings, size: Size, rates: Rates, counts: Counts, slack: float) -> float:
@@ -29,11 +42,8 @@ def memory(settings: Settings, size: Size, rates: Rates, counts: Counts, slack: 
     m, g, r = settings.model, settings.grpo, settings.rollout
     form = 2 if rates.dtype == "bfloat16" else 4
     held = PROGRAM.get(rates.device, PROGRAM["cuda"]) + size.trainable(m) * OPTIMIZER
-    if m.adapter == "lora":
-        held += size.parameters * form
-    else:
-        held += size.parameters * (form if form == 2 else 0)  # autocast keeps a copy in the compute format
-        held += size.parameters * 4 if g.kl > 0 else 0  # the reference
+    held += weights(m, size, form)
+    held += size.parameters * 4 if g.kl > 0 and not m.adapted else 0  # the reference
     length = counts.tokens + r.max_tokens
     asked = max(
         g.prompts_per_step * r.group_size, max(counts.held_out, counts.validation) * settings.evaluate.samples
@@ -57,7 +67,7 @@ def disk(
     completion (about 25 bytes a sampled token, 6 a prompt's)."""
     g = grpo
     trained = size.trainable(model)
-    form = 4 if model.adapter == "lora" else 2
+    form = 4 if model.adapted else 2
     kept = min(g.keep_checkpoints, -(-g.steps // g.checkpoint_every)) + 1  # and the best one
     groups = g.steps * (g.prompts_per_step + resampled(g, counts))
     record = groups * rollout.group_size * (25 * rollout.max_tokens + 6 * counts.tokens + 500)

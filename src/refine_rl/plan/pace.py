@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from refine_rl.plan.calls import resampled, validations
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates, Size
-from refine_rl.plan.memory import SLACK, activation, disk, memory
+from refine_rl.plan.memory import SLACK, activation, disk, memory, packed
 from refine_rl.settings import Settings
 
 START = 5.0  # seconds: imports, prompts, the report
 VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw
-PASSES_BACK = {"lora": 2, "none": 3}  # matrix work of a training pass, forward included, in forward passes
+UNPACKING = 2.0  # time of unpacking quantised weights, in times of reading them and writing them whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +71,15 @@ class Pace:
     def launch(self) -> float:
         return self.size.layers * self.fitted.launch
 
+    @property
+    def unpacking(self) -> float:
+        """Seconds in which all quantised weights are unpacked once."""
+        bits = self.settings.model.quantised
+        if bits is None:
+            return 0.0
+        whole = 2 if self.rates.dtype == "bfloat16" else 4
+        return UNPACKING * self.size.linear * (packed(bits) + whole) / self.rates.bytes
+
     def sampling(self, prompts: int, members: int) -> float:
         """Seconds of sampling; the longest answer of a batch decides how many forward passes there are, and
         with answers of half the length on average it is taken to reach three quarters."""
@@ -83,19 +92,20 @@ class Pace:
         prefill = prompts * self.prompt * 2 * self.size.linear / self.rates.train
         decode = rows * self.answer * 2 * (self.size.linear + head) / self.rates.decode
         drawing = rows * self.answer * self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
-        return passes * self.launch + (prefill + decode) * self.fitted.slowdown + drawing
+        return passes * (self.launch + self.unpacking) + (prefill + decode) * self.fitted.slowdown + drawing
 
     def training(self, prompts: int, members: int) -> float:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions."""
         m, g = self.settings.model, self.settings.grpo
-        passes, said = PASSES_BACK[m.adapter], prompts * members * self.answer
+        passes = 2 if m.adapted else 3  # matrix work in forward passes, that one included
+        said = prompts * members * self.answer
         tokens = prompts * self.prompt + said
         work = passes * (tokens * 2 * self.size.linear + said * 2 * self.size.vocabulary * self.size.hidden)
         moved = tokens * self.size.layers * activation(m, self.size, self.rates)
         once = (
             work / self.rates.train * self.fitted.slowdown
             + moved / self.rates.bytes * self.fitted.traffic
-            + 3 * -(-tokens // g.tokens_per_micro_batch) * self.launch
+            + -(-tokens // g.tokens_per_micro_batch) * (3 * self.launch + 2 * self.unpacking)
         )
         again = (passes + 1) / passes if m.gradient_checkpointing else 1.0
         return g.updates_per_step * once * again + (once / 3 if g.kl > 0 else 0.0)

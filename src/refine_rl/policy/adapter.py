@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from refine_rl.randomness import torch_seed
 from refine_rl.settings import ModelSettings
 
 _PREFIX = "base_model.model."
+
+# peft imports it wherever it is installed, and it complains about kernels that nothing here asks for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

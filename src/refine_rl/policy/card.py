@@ -12,7 +12,8 @@ from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.made import maker_of
 from refine_rl.policy.origin import find_origin, model_source
-from refine_rl.settings import Settings
+from refine_rl.policy.share import Share
+from refine_rl.settings import ModelSettings, Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
 _LICENCE_HOLDS = "The licence of the model that was trained holds for these weights as well."
@@ -51,6 +52,18 @@ class Base:
     called: str
     licence: dict[str, str] = field(default_factory=dict)
     listens: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Supervised:
+    """Of weights that were trained on answers to imitate: where these stood, how many were trained on, the
+    learning rate, the steps that there were to be, and what came of it in a sentence."""
+
+    data: str
+    rows: int
+    rate: float
+    steps: int
+    losses: str
 
 
 def base_of(name: str) -> Base:
@@ -114,23 +127,34 @@ def model_card(
     merged: bool = False,
     changes: Sequence[str] = (),
     said: Sequence[str] = (),
+    share: Share | None = None,
+    supervised: Supervised | None = None,
 ) -> str:
     """Markdown with the metadata block that model hubs read. `comparison` is None where these weights were
     not compared with the base model; `merged`: one ordinary model was made of base and adapter; `changes` are
-    settings that were others in a part of the training; `said` are sentences that belong to the verdict."""
-    lora = settings.model.adapted
-    adapter = lora and not merged
-    what = f"LoRA rank {settings.model.rank}" + ("" if adapter else ", merged into the weights")
-    what = what if lora else "all weights"
+    settings that were others in a part of the training; `said` are sentences that belong to the verdict;
+    `share` is how much of the model was trained. `supervised`: it was no GRPO."""
+    adapter = settings.model.adapted and not merged
     front = ["---", "library_name: " + ("peft" if adapter else "transformers")]
     if base.id:
         front += [f"base_model: {base.id}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"]
     front += [f"{key}: {json.dumps(text)}" for key, text in base.licence.items()]
     front += [] if base.listens else ["pipeline_tag: text-generation"]
-    front += ["tags: [refine, grpo, reinforcement-learning]", "---", ""]
+    tags = "[refine, grpo, reinforcement-learning]" if supervised is None else "[refine, sft]"
+    front += [f"tags: {tags}", "---", ""]
     task = "\n".join(f"> {line}" for line in settings.task.strip().splitlines())
-    use = _use(adapter=adapter, listens=base.listens, prefix=settings.model.prefix)
-    g = settings.grpo
+    what = _method(settings.model, merged)
+    if supervised is None:
+        evidence, training = _evidence(settings, comparison, said), _grpo(settings, trained, what)
+    else:
+        evidence = [
+            f"{supervised.losses[0].upper()}{supervised.losses[1:]}. A loss is the mean negative "
+            "log-likelihood of a token of the answers, in nats."
+        ]
+        training = (
+            f"Supervised fine-tuning on {supervised.rows} rows of `{supervised.data}`, "
+            f"{trained.text(supervised.steps)}, learning rate {supervised.rate:g}, {what}."
+        )
     return "\n".join(
         [
             *front,
@@ -142,13 +166,12 @@ def model_card(
             "",
             "## Evidence",
             "",
-            *_evidence(settings, comparison, said),
+            *evidence,
             "",
             "## Training",
             "",
             *([_begun(settings.model.start), ""] if settings.model.start else []),
-            f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}.",
+            training + (f" {share.text}." if share else ""),
             *(("", "Changed on the way:", "", *(f"- `{c}`" for c in changes)) if changes else ()),
             "",
             # A word where the block above does not say it.
@@ -156,11 +179,30 @@ def model_card(
             "## Use",
             "",
             "```python",
-            use,
+            _use(adapter=adapter, listens=base.listens, prefix=settings.model.prefix),
             "```",
             "",
         ]
     )
+
+
+def _grpo(settings: Settings, trained: Trained, what: str) -> str:
+    g = settings.grpo
+    return (
+        f"GRPO ({g.loss} loss), {trained.text(g.steps)}, each of {g.prompts_per_step} prompts x "
+        f"{settings.rollout.group_size} completions, learning rate {settings.learning_rate:g}, {what}."
+    )
+
+
+def _method(model: ModelSettings, merged: bool) -> str:
+    """What was trained; of a quantised base, what these weights are to it."""
+    if not model.quantised:
+        return model.method + (", merged into the weights" if merged and model.adapted else "")
+    form = "NF4" if model.quantised == 4 else "int8"
+    what = f"{model.method} ({form} of bitsandbytes, for training and for the comparison"
+    if merged:
+        return f"{what}): these weights are the quantised ones, unpacked, with the adapter merged in"
+    return f"{what}; the adapter loads upon the base as it is, too)"
 
 
 def _use(*, adapter: bool, listens: bool, prefix: str) -> str:

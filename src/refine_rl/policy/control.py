@@ -141,6 +141,29 @@ def encode_chat(tokenizer: Any, control: Control, messages: Sequence[Message], r
     return _encoded(tokenizer, text.split(mark), control)
 
 
+class ChatText:
+    """The text of a chat and of its beginnings, with marks where no token may be made across; so one text can
+    be told to go on from another, and what it has more be encoded."""
+
+    def __init__(self, tokenizer: Any, control: Control, messages: Sequence[Message], render: Render) -> None:
+        self._tokenizer, self._control = tokenizer, control
+        self.mark = _unused(render(messages), messages)
+        self._straddled = _straddled(_fenced(messages, self.mark, render), self.mark, control)
+
+    def marked(self, messages: Sequence[Message], render: Render) -> str:
+        """The text of the chat's first messages, as `encode_chat` would cut it."""
+        control, mark = self._control, self.mark
+        if not self._straddled and not control.held(messages):
+            return render(messages)
+        split = [Message(role=m["role"], content=_split(m["content"], mark, control)) for m in messages]
+        return _fenced(split, mark, render) if self._straddled else render(split)
+
+    def inside(self, text: str) -> list[int]:
+        """The token ids of a part of such a text, as it stands in the middle. Raises ControlTextError where
+        they cannot be had."""
+        return _encoded(self._tokenizer, ["", *text.split(self.mark)], self._control)
+
+
 def encode_words(tokenizer: Any, control: Control, text: str) -> list[int]:
     """The token ids of a text that is put into an answer. Special tokens that are content in an answer are
     tokens here too; all other control texts are text. Raises ControlTextError where that cannot be had."""

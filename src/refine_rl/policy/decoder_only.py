@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ from torch import nn
 from refine_rl.policy.control import encode_chat, opening_of
 from refine_rl.policy.decode import SharedPrompts
 from refine_rl.policy.decode_plain import WholeRows
+from refine_rl.policy.demonstrate import demonstrate
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast, find_fast
 from refine_rl.policy.logprobs import logprobs
@@ -22,7 +23,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.template import render
 from refine_rl.policy.tokens import TokenBatch
-from refine_rl.types import Message
+from refine_rl.types import Message, Segment
 
 _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
 
@@ -41,6 +42,18 @@ class DecoderOnly(Policy):
         """The prompt's token ids in the model's own template, ready for an answer. What reads like a control
         token in a message stays text; raises ControlTextError where the tokenizer cannot do that."""
         return tuple(encode_chat(self.tokenizer, self.control, messages, self.render))
+
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last) are to be imitated (demonstrate.py)."""
+        return demonstrate(
+            self.tokenizer,
+            self.control,
+            self.stop_ids,
+            messages,
+            self.render,
+            partial(self.render, answer=False),
+            every=every,
+        )
 
     def opening(self, messages: Sequence[Message]) -> str:
         """What the template itself writes of the answer to these messages: a thought's opening tag, or ""."""

@@ -23,7 +23,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.teacher_forcing import teacher_forced
 from refine_rl.policy.tokens import TokenBatch
-from refine_rl.types import Message
+from refine_rl.types import Message, Segment
 
 
 def joined(messages: Sequence[Message]) -> str:
@@ -68,10 +68,10 @@ class EncoderDecoder(Policy):
             raise UserError(f"A prompt is empty for {self.source}: its encoder has nothing to read.")
         return ids
 
-    def shown(self, messages: Sequence[Message], *, every: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of a chat that ends in an answer to imitate: the prompt's token ids, as `encode` gives them, and
-        the answer's as the model would sample it: with the token that begins a text, for the families that
-        write one, and with the one that ends an answer.
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat that ends in an answer to imitate: what `encode` gives as its prompt, and the answer as the
+        model would sample it: with the token that begins a text, for the families that write one, and with
+        the one that ends an answer.
 
         The turns before the answer are the prompt, earlier answers included. Raises UserError where there is
         none, and for `every` answer of several: each would need a prompt, and so a row, of its own.
@@ -91,7 +91,10 @@ class EncoderDecoder(Policy):
         begins = (bos,) if bos is not None and bos in before and bos not in self.halves.start else ()
         words = self.encode_words(messages[answers[-1]]["content"])
         stop = end if end in self.stop_ids else min(self.stop_ids)
-        return self.encode(messages[: answers[-1]]), (*begins, *words, stop)
+        return (
+            Segment(token_ids=self.encode(messages[: answers[-1]]), trainable=False),
+            Segment(token_ids=(*begins, *words, stop), trainable=True, target=True),
+        )
 
     def opening(self, messages: Sequence[Message]) -> str:
         return ""

@@ -112,8 +112,7 @@ def gather(
             sources += [start_of(block), *range(start, start + len(member) - 1)] if member else []
             targets += member
             start += len(member)
-    moved = PackedRow(ids=row.ids.to(device), positions=row.positions.to(device), packed=row.packed)
-    return moved, torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+    return row.to(device), torch.tensor(sources, device=device), torch.tensor(targets, device=device)
 
 
 def start_of(block: prefix.Block) -> int:

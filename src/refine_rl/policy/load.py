@@ -49,8 +49,7 @@ def load_policy(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    if settings.quantised:
-        require_quantiser()
+    require_extra(settings)
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
@@ -133,11 +132,16 @@ def _same_to_the_bit() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def require_extra(settings: ModelSettings) -> None:
+    """Raises SettingsError where a package that these settings need is not installed."""
+    if settings.quantised:
+        require_quantiser()
+
+
 def require_model(settings: ModelSettings) -> None:
     """Raises UserError where the model cannot be had or is of a kind that is not trained here, as far as
     can be told without its weights: before anything is asked of anybody."""
-    if settings.quantised:
-        require_quantiser()
+    require_extra(settings)
     _config(settings, find_origin(settings.source))
 
 

@@ -1,8 +1,10 @@
 """Log-probs of given tokens under the policy, with gradient.
 
 The fast form packs the rows: a prompt that several rows begin with goes through the model once, and
-nothing is padded (prefix.py, head.py). The plain form, its twin, sends every trajectory through the model
-whole: rows are padded on the right, where causal attention never looks, so positions need no correction.
+nothing is padded (prefix.py, head.py). Rows of which nothing was sampled, answers to imitate, share no
+prompt: each is one causal block (whole_rows.py). The plain form, the twin of both, sends every trajectory
+through the model whole: rows are padded on the right, where causal attention never looks, so positions need
+no correction.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from refine_rl.policy.fast import Fast, gather
 from refine_rl.policy.protocol import DecoderNetwork
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.policy.whole_rows import pack_whole
 
 MAX_LOGITS = 1 << 25
 """Logits that are turned into float32 at once (128 MiB); in the backward pass they are made again."""
@@ -23,7 +26,24 @@ def logprobs(network: DecoderNetwork, batch: TokenBatch, *, temperature: float =
     fast = network.fast
     if fast is None or min(batch.prompts) == 0:
         return plain_logprobs(network, batch, temperature=temperature)
+    if not batch.sampled.any():
+        return _whole_logprobs(network, fast, batch, temperature)
     return _packed_logprobs(network, fast, batch, temperature)
+
+
+def _whole_logprobs(
+    network: DecoderNetwork, fast: Fast, batch: TokenBatch, temperature: float
+) -> torch.Tensor:
+    rows, columns = batch.trainable.nonzero(as_tuple=True)
+    last = torch.zeros(len(batch.ids), dtype=torch.long).scatter_reduce(0, rows, columns, "amax")
+    # What follows a row's last trainable token predicts nothing, and neither does that token.
+    row, starts = pack_whole([ids[:n].tolist() for ids, n in zip(batch.ids, last.tolist(), strict=True)])
+    sources, targets = starts[rows] + columns - 1, batch.ids[rows, columns]
+    device = network.device
+    with network.precision():
+        found = fast.logprobs(row.to(device), sources.to(device), targets.to(device), temperature)
+    out = torch.zeros(batch.ids.shape, dtype=torch.float32, device=device)
+    return out.index_put((rows.to(device), columns.to(device)), found)
 
 
 def _packed_logprobs(

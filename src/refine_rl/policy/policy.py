@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
@@ -23,11 +24,13 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.merging import merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
+from refine_rl.policy.quantised import share_of
 from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
+from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
-from refine_rl.types import Message
+from refine_rl.types import Message, Segment
 
 MARGIN = {torch.float32: 50.0, torch.bfloat16: 2.5}
 """How many times the rounding that `tolerance` expects is allowed. Measured is 0.01 to 1 of it; one update's
@@ -93,6 +96,10 @@ class Policy(ABC):
         """The token ids of a text that is put into an answer: without template, and without control tokens
         but those that belong to an answer's text."""
         return tuple(encode_words(self.tokenizer, self.control, text))
+
+    @abstractmethod
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of
@@ -164,9 +171,9 @@ class Policy(ABC):
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
-    def size(self) -> int:
-        """How many parameters there are, the adapter's included."""
-        return sum(p.numel() for p in self.model.parameters())
+    def share(self) -> Share:
+        """How many parameters training changes, and how many there are."""
+        return share_of(self.model)
 
     @property
     def has_reference(self) -> bool:
@@ -181,6 +188,15 @@ class Policy(ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def matrices(self) -> frozenset[str]:
+        """The names of those that linear layers multiply by, the head apart."""
+        head = self.model.get_output_embeddings()
+        return frozenset(
+            f"{name}.weight"
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and module is not head and module.weight.requires_grad
+        )
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -101,7 +101,10 @@ class PackedRow:
 
     ids: torch.Tensor
     positions: torch.Tensor
-    packed: Packed
+    packed: Any  # a Packed, or another layout with an `attend` of its own
+
+    def to(self, device: torch.device) -> PackedRow:
+        return replace(self, ids=self.ids.to(device), positions=self.positions.to(device))
 
 
 def pack(prompts: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]) -> PackedRow:

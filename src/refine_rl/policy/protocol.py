@@ -80,6 +80,11 @@ class Speaker(Protocol):
     def encode_words(self, text: str) -> tuple[int, ...]:
         """The token ids of a text that is put into an answer."""
 
+    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+        """A chat whose answers are to be imitated, as segments: what is given (the first is the prompt as
+        `encode` gives it), and as targets every answer of the assistant, or the last one, each with the token
+        that ends it. Raises UserError where the model's form of a chat does not allow that."""
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of sampled tokens."""
 
@@ -100,6 +105,9 @@ class Speaker(Protocol):
 
     def trainable(self) -> Mapping[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
+
+    def matrices(self) -> frozenset[str]:
+        """The names of those that linear layers multiply by, the head apart."""
 
     def save(self, folder: Path) -> None:
         """The adapter or the model, as its libraries load it."""

@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from refine_rl.errors import SettingsError
+from refine_rl.policy.share import Share
 
 _PACKAGE = "bitsandbytes"
 
@@ -56,6 +57,9 @@ def quantisation(bits: int, dtype: torch.dtype) -> Any:
 
 def quantised(model: Any, bits: int, dtype: torch.dtype, device: torch.device) -> Any:
     """A model of whole weights as one of `bits` bits on the device; what stays whole is in `dtype`."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     return own_products(
         type(model).from_pretrained(
             None,
@@ -90,12 +94,15 @@ def is_quantised(layer: nn.Module) -> bool:
     return hasattr(layer, "unpacked")
 
 
-def numbers_of(model: nn.Module) -> dict[str, int]:
-    """How many numbers each parameter stands for, by name; bitsandbytes packs two into a byte."""
-    found = {name: p.numel() for name, p in model.named_parameters()}
-    for name, layer in quantised_layers(model):
-        found[f"{name}.weight" if name else "weight"] = layer.in_features * layer.out_features
-    return found
+def share_of(model: nn.Module) -> Share:
+    """How many parameters are trained, and how many there are: bitsandbytes packs two weights into a byte."""
+    packed = sum(layer.weight.numel() for _, layer in quantised_layers(model))
+    whole = sum(layer.in_features * layer.out_features for _, layer in quantised_layers(model))
+    every = list(model.parameters())
+    return Share(
+        trained=sum(p.numel() for p in every if p.requires_grad),
+        whole=sum(p.numel() for p in every) - packed + whole,
+    )
 
 
 def number_format(layer: Any) -> torch.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -12,7 +12,7 @@ from refine_rl.prompts.columns import AS_THEY_ARE, Columns
 from refine_rl.prompts.json_rows import RowError
 from refine_rl.types import Message, Prompt, Split
 
-__all__ = ["SPLITS", "Candidate", "RowError", "candidate", "is_record"]
+__all__ = ["SPLITS", "Candidate", "RowError", "candidate", "checked_messages", "is_record"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _ROLES = ("system", "user", "assistant")
@@ -104,7 +104,7 @@ def _messages(given: Mapping[str, Any], names: tuple[str, ...], columns: Columns
 def _chat(messages: object) -> tuple[Message, ...]:
     if not isinstance(messages, list) or not messages:
         raise RowError("has messages that are not a list of {role, content}")
-    checked = tuple(_message(number, message) for number, message in enumerate(messages, 1))
+    checked = checked_messages(messages)
     if checked[-1]["role"] == "assistant":
         raise RowError(
             "ends with the assistant's message; end with the user's, and put a reference answer "
@@ -115,6 +115,11 @@ def _chat(messages: object) -> tuple[Message, ...]:
     if any(message["role"] == "system" for message in checked[1:]):
         raise RowError("has a system message that is not the first message")
     return checked
+
+
+def checked_messages(messages: Iterable[object]) -> tuple[Message, ...]:
+    """Each as exactly {role, content}, with a role that is known and some text. Raises RowError."""
+    return tuple(_message(number, message) for number, message in enumerate(messages, 1))
 
 
 def _message(number: int, message: object) -> Message:

@@ -38,13 +38,13 @@ def check_rows(source: RowSource, columns: Columns = AS_THEY_ARE) -> list[Candid
         else:
             found.append(new)
     if broken:
-        raise UserError(_told(source.name, broken, all_alike=not found))
+        raise UserError(told(source.name, broken, all_alike=not found))
     if not found:
         raise UserError(f"{source.name}: there are no prompts in it")
     return found
 
 
-def _told(source: str, broken: list[tuple[str, str]], *, all_alike: bool) -> str:
+def told(source: str, broken: list[tuple[str, str]], *, all_alike: bool) -> str:
     """The broken rows by name; once where the same is wrong with every row of the source."""
     if all_alike and len(broken) > 1 and len({text for _, text in broken}) == 1:
         return f"{source}:{broken[0][0]} {broken[0][1]} (so it is with all {len(broken)} rows)"

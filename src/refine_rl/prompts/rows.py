@@ -10,6 +10,7 @@ from pathlib import Path
 
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.prompts.hub_rows import hub_rows, hub_source
+from refine_rl.prompts.own_code import own_function
 from refine_rl.prompts.table_rows import parquet_rows
 from refine_rl.prompts.text_rows import Rows, Wrong, csv_rows, json_rows, jsonl_rows, txt_rows
 from refine_rl.settings.file import read_text
@@ -42,13 +43,21 @@ def _nothing(names: Sequence[str]) -> str:
     return ""
 
 
-def read_rows(source: str, folder: Path, *, key: str, wrong: Wrong = _nothing) -> RowSource:
+GENERATED = 10_000
+"""Pairs of a Python file without a number asked for."""
+
+
+def read_rows(
+    source: str, folder: Path, *, key: str, wrong: Wrong = _nothing, seed: int | None = None
+) -> RowSource:
     """The rows of "file:PATH" (.jsonl, .json, .csv, .txt, .parquet) or "hub:OWNER/NAME:CONFIG@SPLIT".
 
     With "[:ROWS]" behind either, only the first rows. `folder` is where paths start, `key` the setting (or
     flag) that names the source, for errors. `wrong` says of the names of a table's columns what is wrong with
     them: then that is the one row there is. Without @SPLIT it is the data set's `train`, or its only split;
-    "hub:./folder" is a folder laid out as a data set of the hub, or one of `save_to_disk`.
+    "hub:./folder" is a folder laid out as a data set of the hub, or one of `save_to_disk`. With a `seed`,
+    "file:PATH.py" is a file whose function `pairs(count, seed)` makes rows, `GENERATED` of them without
+    "[:ROWS]".
 
     Raises SettingsError for a source of another kind. UserError (no such file, no such data set, a package
     that is not installed) and MachineError (no network) come here or with the first row.
@@ -67,6 +76,11 @@ def read_rows(source: str, folder: Path, *, key: str, wrong: Wrong = _nothing) -
         return RowSource(name=whole, origin=whole, rows=rows)
     if kind == "file" and name:
         path = folder / Path(name).expanduser()
+        if path.suffix == ".py" and seed is not None:
+            pairs = own_function(path, "pairs", "(count, seed)", key=key)
+            made = pairs(most or GENERATED, seed)
+            rows = ((f"pairs[{number}]", row) for number, row in enumerate(made[:most]))
+            return RowSource(name=str(path), origin=f"file:{path.name}", rows=rows)
         rows = islice(_file_rows(path, key, wrong), most)
         return RowSource(name=str(path), origin=f"file:{path.name}", rows=rows)
     raise SettingsError(f'`{key}` must be "file:PATH" or "hub:OWNER/NAME", not {source!r}')
@@ -90,6 +104,6 @@ def _file_rows(path: Path, key: str, wrong: Wrong) -> Rows:
         return parquet_rows(path, wrong)
     reader = _TEXT.get(suffix)
     if reader is None:
-        known = [*_TEXT, ".parquet", *([".py"] if key == "prompts.source" else [])]
+        known = [*_TEXT, ".parquet", *([".py"] if key in ("prompts.source", "sft.data") else [])]
         raise UserError(f"{path}: not a kind of file that rows are read from ({', '.join(known)})")
     return reader(read_text(path, way_out=way_out), wrong)

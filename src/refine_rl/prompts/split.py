@@ -15,6 +15,7 @@ from refine_rl.prompts.curate import Dropped, conversation, dropped_for, excerpt
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.types import Split
 
+_SPARE = 1000  # candidates beside twice those that are asked for
 _DEFAULT_SHARE: dict[Split, tuple[float, int]] = {"held_out": (0.2, 100), "validation": (0.1, 32)}
 
 
@@ -36,10 +37,36 @@ def split_candidates(
     at most 100 (held_out), 10 % of them up to 32 (validation), all that are left (train). What asks the same
     stands in one split, also where `near_duplicate` is 1.
     """
+    limits = _limits(candidates, asked, sum(c.split is None for c in candidates))
+    first, rest = _likely(candidates, limits)
+    chosen, dropped = _split(first, limits, near_duplicate, similarity)
+    if rest and any(len(chosen[split]) < (limits[split] or 0) for split in SPLITS):
+        return _split(candidates, limits, near_duplicate, similarity)
+    return chosen, [*dropped, *map(_surplus, rest)]
+
+
+def _likely(
+    candidates: Sequence[Candidate], limits: Mapping[Split, int | None]
+) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
+    """The first candidates, in which all that may be chosen will be found, and the others: a data set may
+    have a hundred times as many, and to compare one takes some 100 kB. There are no others where a number
+    is open, or where candidates say their split."""
+    counts = [limits[split] for split in SPLITS]
+    if None in counts or any(c.split is not None for c in candidates):
+        return candidates, ()
+    enough = _SPARE + 2 * sum(count or 0 for count in counts)
+    return candidates[:enough], candidates[enough:]
+
+
+def _split(
+    candidates: Sequence[Candidate],
+    limits: Mapping[Split, int | None],
+    near_duplicate: float,
+    similarity: Literal["words", "meaning"],
+) -> tuple[dict[Split, list[Candidate]], list[Dropped]]:
     near = near_duplicates([conversation(c.messages) for c in candidates], near_duplicate, similarity)
     same: dict[object, int] = {}  # what is asked in the splits that are chosen already -> who asks it
     free = [index for index, c in enumerate(candidates) if c.split is None]
-    limits = _limits(candidates, asked, len(free))
     chosen: dict[Split, list[int]] = {split: [] for split in SPLITS}
     dropped: list[Dropped] = []
     split_of: dict[int, Split] = {}
@@ -66,12 +93,12 @@ def split_candidates(
         for index in chosen[split]:
             near.add(index)
             same.setdefault(said(candidates[index].messages), index)
-    dropped += [
-        dropped_for(c, "surplus", "more than the settings ask for")
-        for index, c in enumerate(candidates)
-        if index not in split_of
-    ]
+    dropped += [_surplus(c) for index, c in enumerate(candidates) if index not in split_of]
     return {split: [candidates[i] for i in sorted(chosen[split])] for split in SPLITS}, dropped
+
+
+def _surplus(candidate: Candidate) -> Dropped:
+    return dropped_for(candidate, "surplus", "more than the settings ask for")
 
 
 def _limits(

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from refine_rl.report.asked import bills
@@ -15,7 +15,7 @@ from refine_rl.report.coverage import Coverage, by_split, cover
 from refine_rl.report.standing import Json, standing
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
-from refine_rl.types import Comparison, Contrast, Estimate, Example, Prompt
+from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Estimate, Example, Prompt
 
 GLUE = "\N{NO-BREAK SPACE}"
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -55,6 +55,7 @@ class Measure:
     low: float
     high: float
     others: tuple[tuple[str, Contrast], ...] = ()  # further models by name; each is its contrast's base
+    intervals: bool = True  # whether there are prompts enough for them
 
     @property
     def beside(self) -> dict[str, Contrast]:
@@ -119,34 +120,50 @@ def measures(comparison: Comparison) -> list[Measure]:
     A row's axis is 0 to 1 where all its means and intervals lie there, else just wide enough for
     them and 0.
     """
-    c = comparison
+    c, enough = comparison, comparison.prompts >= MIN_PROMPTS
     rows = []
     if c.reward is not None:
         tuned = c.reward.tuned
         rewards = {n: Contrast(base=o, tuned=tuned, difference=o.tuned_minus) for n, o in c.others.items()}
-        rows.append(_measure("Reward, sampled answers", c.reward, rewards, component=False))
+        rows.append(measure("Reward, sampled answers", c.reward, rewards, intervals=enough))
     names = [n for n in _LABELS if n in c.details]
     names += [n for n in c.details if n.startswith("component:")]
     for name in names:
         beside = {n: o.details[name] for n, o in c.others.items() if name in o.details}
         label = _LABELS.get(name, name.removeprefix("component:"))
-        rows.append(_measure(label, c.details[name], beside, component=name not in _LABELS))
+        component = name not in _LABELS
+        rows.append(measure(label, c.details[name], beside, component=component, intervals=enough))
     return rows
 
 
-def others(comparison: Comparison) -> list[tuple[str, str]]:
-    """The further models: name and label."""
-    return [(name, _OTHERS.get(name, name)) for name in comparison.others]
+def others(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Further models: name and label."""
+    return [(name, _OTHERS.get(name, name)) for name in names]
 
 
-def _measure(label: str, contrast: Contrast, beside: Mapping[str, Contrast], *, component: bool) -> Measure:
+def measure(
+    label: str,
+    contrast: Contrast,
+    beside: Mapping[str, Contrast],
+    *,
+    component: bool = False,
+    intervals: bool = True,
+) -> Measure:
+    """A row with its axis; `beside` are further models by name."""
     sides = (contrast.base, contrast.tuned, *(c.base for c in beside.values()))
     ends = [x for e in sides for x in (e.mean, *e.ci95)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     if low == 0.0 and high <= 1.0:
         high = 1.0
-    others = tuple(beside.items())
-    return Measure(label=label, component=component, contrast=contrast, low=low, high=high, others=others)
+    return Measure(
+        label=label,
+        component=component,
+        contrast=contrast,
+        low=low,
+        high=high,
+        others=tuple(beside.items()),
+        intervals=intervals,
+    )
 
 
 def examples(comparison: Comparison) -> list[Example]:
@@ -240,7 +257,7 @@ def best_step(events: Sequence[Json]) -> int | None:
 def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:
     """A few lines on what was trained, on what, and what it took."""
     m, g = settings.model, settings.grpo
-    adapter = f"LoRA, rank {m.rank}, alpha {m.alpha:g}" if m.adapter == "lora" else "all weights"
+    adapter = m.method + (f", alpha {m.alpha:g}" if m.adapted else "")
     prompts = run.prompts()
     splits = Counter(p.split for p in prompts)
     lines = {
@@ -252,6 +269,8 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         "Update": f"{g.loss} loss, learning rate {settings.learning_rate:g}, KL coefficient {g.kl:g}"
         + ("" if g.kl_target is None else f" at first, aiming at a KL of {g.kl_target:g}"),
     }
+    if trained := next((e for e in run.events() if e["name"] == "parameters"), None):
+        lines["Model"] += f": {trained['text']}"
     if done := next((e for e in run.events() if e["name"] == "done_early"), None):
         lines["Training"] += f". {done['text']}"
     if changed := run.changed_settings():
@@ -320,7 +339,7 @@ def settings_table(settings: Settings) -> dict[str, dict[str, str]]:
     """Every setting in force by section, as text; the task itself stands at the top of the page."""
     sections: dict[str, dict[str, str]] = {"": {}}
     for name, value in settings.model_dump(mode="json").items():
-        if name == "task":
+        if name == "task" or value is None:  # a table that is not there
             continue
         if isinstance(value, dict):
             sections[name] = {key: _shown(v) for key, v in value.items()}

@@ -42,10 +42,10 @@ def headline(
     notes = [*stop, *_validation_note(validation)]
     numbers = f"{steps_done} of {steps} steps trained; base and tuned were not compared on held-out prompts."
     if state is not None and state["kind"] == "guard":
-        claim = f"Stopped by the guard “{state['name']}”:"
-        return Headline(tone="stopped", claim=claim, numbers=numbers, notes=tuple(notes))
-    claim, way_out = _UNFINISHED.get(state["kind"] if state is not None else "", _GOING)
-    return Headline(tone="open", claim=claim, numbers=numbers, notes=(*notes, way_out))
+        stopped = f"Stopped by the guard “{state['name']}”:"
+        return Headline(tone="stopped", claim=stopped, numbers=numbers, notes=tuple(notes))
+    said, way_out = _UNFINISHED.get(state["kind"] if state is not None else "", _GOING)
+    return Headline(tone="open", claim=said, numbers=numbers, notes=(*notes, way_out))
 
 
 _UNFINISHED = {  # by state: the claim, and what to do next
@@ -66,13 +66,18 @@ _CLAIMS: dict[Verdict, tuple[Tone, str]] = {
 }
 
 
+def claim(comparison: Comparison) -> str:
+    """What a comparison lets one say of the tuned model."""
+    said = _CLAIMS[comparison.verdict][1]
+    if mostly_cut(comparison) and comparison.verdict in ("better", "not better", "worse"):
+        said += ", on answers that were mostly cut off"
+    if lost_content(comparison):
+        said += " by its reward, and lost the prompts’ content"
+    return f"{said}:"
+
+
 def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
     c = comparison
-    tone, claim = _CLAIMS[c.verdict]
-    if mostly_cut(c) and c.verdict in ("better", "not better", "worse"):
-        claim += ", on answers that were mostly cut off"
-    if lost_content(c):
-        claim += " by its reward, and lost the prompts’ content"
     notes = list(stop)
     if "success" in c.details:
         sampled = c.details["success"]
@@ -82,10 +87,11 @@ def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
             words += f", {share(greedy.base.mean)} → {share(greedy.tuned.mean)} of greedy ones"
         notes.append(words + ".")
     notes += said_with(c)
-    return Headline(tone=tone, claim=f"{claim}:", numbers=_numbers(c), notes=tuple(notes))
+    tone = _CLAIMS[c.verdict][0]
+    return Headline(tone=tone, claim=claim(c), numbers=told(c), notes=tuple(notes))
 
 
-def _numbers(c: Comparison) -> str:
+def told(c: Comparison) -> str:
     """The reward of both sides with its interval; without one where a sentence could not rest on it."""
     prompts = count_of(c.prompts, "held-out prompt")
     if c.prompts_missing:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from refine_rl.report import data, exchanges, parts, rollouts
-from refine_rl.report.asked import asked, money
+from refine_rl.report import data, exchanges, measured, parts, rollouts
+from refine_rl.report.asked import asked
+from refine_rl.report.fill import file_of, fill
 from refine_rl.report.headline import headline
+from refine_rl.report.sft import render_sft
 from refine_rl.run import RunFolder
 from refine_rl.types import MIN_PROMPTS
 
@@ -28,12 +28,14 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
     text that a person or a model wrote is escaped; the only script that the page's own policy lets
     run is ours, known by its hash.
     """
+    if run.config.kind() == "sft":
+        return render_sft(run)
     from refine_rl.report.plots import SMOOTH_FROM, training_plots  # imports matplotlib
 
     settings, metrics, validation = run.settings(), run.metrics(), run.validation()
     events, comparison = run.events(), run.comparison()
     best = data.best_step(events)
-    script = _file("page.js")
+    script = file_of("page.js")
     page: dict[str, Any] = {
         "name": run.name,
         "task": settings.task.strip(),
@@ -42,13 +44,15 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         ),
         "facts": data.facts(run, settings, metrics, best),
         "comparison": comparison,
-        "others": data.others(comparison) if comparison is not None else [],
+        "others": data.others(comparison.others) if comparison is not None else [],
         "start": Path(settings.model.start).name,
         "measures": data.measures(comparison) if comparison is not None else [],
         "intervals": comparison is not None and comparison.prompts >= MIN_PROMPTS,
         "parts": parts.by_facet(comparison) if comparison is not None else [],
         "variety": parts.variety(comparison) if comparison is not None else [],
         "openings": parts.openings(metrics),
+        "metrics": measured.metrics(comparison) if comparison is not None else None,
+        "later": measured.later(run),
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
         "asked": asked(run, events),
@@ -63,27 +67,8 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         "events_left_out": max(0, len(events) - MOST_EVENTS),
         "settings": data.settings_table(settings),
         "versions": run.config.versions(),
-        "style": Markup(_file("page.css")),
+        "style": Markup(file_of("page.css")),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "number": data.number,
-        "share": data.share,
-        "duration": data.duration,
-        "money": lambda bill: money(bill.dollars, bill.unknown),
-        "cut": lambda text: data.cut(text, data.LONGEST_TEXT),
-        "raw_json": Markup,
-        "breakable": lambda name: Markup("_<wbr>").join(name.split("_")),  # a name, where it may be broken
-    }
-    html = environment.from_string(_file("page.html.j2")).render(page)
-    html = data.plain(html)
-    # Half a surrogate pair, which a model may write, cannot be stored as UTF-8.
-    return html.encode("utf-8", "replace").decode("utf-8")
-
-
-def _file(name: str) -> str:
-    return resources.files("refine_rl.report").joinpath(name).read_text(encoding="utf-8")
+    return fill("page.html.j2", page)

@@ -85,6 +85,25 @@ def training_plots(
     return [plot for plot in drawn if plot is not None]
 
 
+def sft_plots(metrics: Sequence[Json], validation: Sequence[Json], *, best: int | None = None) -> list[Plot]:
+    """The plots of supervised fine-tuning: the loss on training and validation rows, and what each step
+    was."""
+    loss = _line_of(metrics, lambda m: m["loss"])
+    drawn = [
+        _curve("Loss, nats a token", loss, _line_of(validation, lambda v: v["loss"]), best, whose="rows"),
+        _curve("Learning rate", _line_of(metrics, lambda m: m["learning_rate"]), whose="rows"),
+        _curve("Gradient norm before clipping", _line_of(metrics, lambda m: m["grad_norm"]), whose="rows"),
+        _curve(
+            "Tokens a second",
+            _line_of(
+                metrics, lambda m: m["tokens"] / m["seconds"]["train"] if m["seconds"]["train"] else None
+            ),
+            whose="rows",
+        ),
+    ]
+    return [plot for plot in drawn if plot is not None]
+
+
 def _line_of(lines: Sequence[Json], value: Callable[[Json], float | None]) -> Line:
     return [line["step"] for line in lines], [value(line) for line in lines]
 
@@ -156,6 +175,7 @@ def _curve(
     band: Sequence[Line] = (),
     *,
     unit: bool = False,
+    whose: str = "prompts",
 ) -> Plot | None:
     """Training and validation values against the step; None where there is no value at all.
 
@@ -189,7 +209,7 @@ def _curve(
             axes.set_ylim(-0.02, 1.02)
             axes.set_yticks([0, 0.5, 1])
 
-    legend = {"train": "training prompts", "validation": "validation prompts"}
+    legend = {"train": f"training {whose}", "validation": f"validation {whose}"}
     svg = _draw(title, draw)
     alt = f"{title} against the step. " + " ".join(
         f"{legend[name].capitalize()}: {_summary(*line)}." for name, line in present

@@ -13,8 +13,9 @@ from rich.text import Text
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.columns import Columns
+from refine_rl.report.measured import print_metrics
 from refine_rl.report.wrapping import wrap
-from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Part, StepMetrics, decimals
+from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Metrics, Part, SFTMetrics, decimals
 
 EXAMPLES = 3
 _VALUES = 8  # of each facet that are shown
@@ -82,7 +83,10 @@ class Screen:
         indented = "\n".join(" " * _INDENT + line for line in shown(text).splitlines() or [""])
         return wrap(indented, self._console.width - 1) if self._console.is_terminal else indented
 
-    def step(self, metrics: StepMetrics, steps: int) -> None:
+    def step(self, metrics: Metrics, steps: int) -> None:
+        if isinstance(metrics, SFTMetrics):
+            self._sft_step(metrics, steps)
+            return
         m = metrics
         if m.reward_mean is not None:
             self._rewards.append(m.reward_mean)
@@ -106,6 +110,14 @@ class Screen:
         bars = max(0, min(16, bars))
         curve = spark(self._rewards, bars)
         self._console.print(f"{clock}  {head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{end}[/]")
+
+    def _sft_step(self, m: SFTMetrics, steps: int) -> None:
+        self._rewards.append(m.loss)
+        looked = "" if m.validation_loss is None else f", validation {m.validation_loss:.4f}"
+        head = f"{self._clock()}  {m.step:>{len(str(steps))}}/{steps}  loss {m.loss:.4f} "
+        tail = f" epoch {m.epoch:.2f}, {m.tokens / m.seconds['train']:,.0f} tokens/s{looked}"
+        bars = max(0, min(16, self._console.width - len(head) - len(tail)))
+        self._console.print(f"{head}[cyan]{spark(self._rewards, bars):<{bars}}[/]{tail}")
 
     def _clock(self) -> str:
         return f"{time.perf_counter() - self._began:6.1f} s"
@@ -171,6 +183,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
         table.show(console)
         _print_others(c, console)
         _print_parts(c, console)
+    print_metrics(c, console)
     for text in cautions(c).values():
         say(console, text, "yellow")
     if c.reward is not None:

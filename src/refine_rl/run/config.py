@@ -57,6 +57,14 @@ class Config:
         """Names of reward functions that were given from Python, and so cannot be found from files."""
         return list(self.source().get("python_rewards", []))
 
+    def kind(self) -> str:
+        """What kind of run it is: "grpo", or "sft"."""
+        return str(self.source().get("kind", "grpo"))
+
+    def verb(self) -> str:
+        """The command that began the run, and goes on with it."""
+        return "sft" if self.kind() == "sft" else "train"
+
     def created(self) -> datetime:
         """When the run began; a chat template that asks for the time is told this one, always."""
         return datetime.fromisoformat(self.source()["created"])
@@ -68,7 +76,7 @@ class Config:
 
     def changes(self) -> list[str]:
         """What is not as it was when the run began, and may make a resume differ from an unbroken run."""
-        then, now = self.versions(), versions_now()
+        then, now = self.versions(), versions_now(self.settings())
         return [
             f"{name} was {then.get(name, 'absent')} and is {now.get(name, 'absent')}"
             for name in sorted(then.keys() | now.keys())
@@ -110,20 +118,22 @@ class Config:
 
     @property
     def _start_over(self) -> str:
-        return f"refine train --resume {quoted(self._run)} --from-step 0"
+        return f"refine {self.verb()} --resume {quoted(self._run)} --from-step 0"
 
 
-def versions_now() -> dict[str, str]:
+def versions_now(settings: Settings) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(["bitsandbytes"] if settings.model.quantised else [])):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
 
 
-def where_from(settings: Settings, python_rewards: Sequence[str]) -> dict[str, Any]:
-    """What the settings themselves do not say: where they came from, and what the reward's files held."""
+def where_from(settings: Settings, python_rewards: Sequence[str], kind: str) -> dict[str, Any]:
+    """What the settings themselves do not say: where they came from, what the reward's files held, and what
+    `kind` of run it is, where it is not GRPO."""
     return {
+        **({} if kind == "grpo" else {"kind": kind}),
         "folder": str(settings.folder.resolve()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python_rewards": list(python_rewards),

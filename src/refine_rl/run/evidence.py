@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from refine_rl.errors import UserError
@@ -14,6 +14,8 @@ from refine_rl.run.records import comparison_from, comparison_text, outcome_from
 from refine_rl.run.tables import Tables
 from refine_rl.types import Comparison, Outcome, Split
 
+Loss = tuple[float, int]
+"""Nats over a reference's tokens, and their number."""
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
     "tuned": "held_out",
@@ -64,6 +66,22 @@ class Evidence(Tables):
     def scored(self, which: str) -> bool:
         return self.outcomes(which) is not None
 
+    def save_losses(self, which: str, losses: Mapping[str, Loss | None]) -> None:
+        """How likely a model found the references, by prompt: nats, and over how many tokens."""
+        self.likelihoods(which).replace(
+            {"prompt_id": name, "loss": loss and loss[0], "tokens": loss[1] if loss else 0}
+            for name, loss in losses.items()
+        )
+
+    def losses(self, which: str) -> dict[str, Loss | None] | None:
+        """What `save_losses` saved; None where nothing was."""
+        table = self.likelihoods(which)
+        if not table.exists():
+            return None
+        return {
+            r["prompt_id"]: None if r["loss"] is None else (r["loss"], r["tokens"]) for r in table.lines()
+        }
+
     # -- comparisons --------------------------------------------------------------------------
 
     def save_comparison(self, comparison: Comparison) -> Path:
@@ -79,22 +97,35 @@ class Evidence(Tables):
         return free(name, lambda free: (self._root / f"evaluations/{free}.json").exists())
 
     def comparison(self) -> Comparison | None:
-        if not (self._root / "comparison.json").is_file():
+        again = f"`{self.resume}` makes it again from the answers on record."
+        return self._comparison("comparison.json", again)
+
+    def evaluations(self) -> dict[str, Comparison]:
+        """Later comparisons by name, the oldest first."""
+        files = sorted(
+            (self._root / "evaluations").glob("*.json"), key=lambda f: (f.stat().st_mtime_ns, f.name)
+        )
+        found = {
+            f.stem: self._comparison(f"evaluations/{f.name}", "refine eval makes another.") for f in files
+        }
+        return {name: comparison for name, comparison in found.items() if comparison is not None}
+
+    def _comparison(self, file: str, way_out: str) -> Comparison | None:
+        if not (self._root / file).is_file():
             return None
         try:
-            return comparison_from(json.loads(read_text(self._root / "comparison.json")))
+            return comparison_from(json.loads(read_text(self._root / file)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self.path / 'comparison.json'} is damaged. Remove it: `{self.resume}` makes it again "
-                "from the answers on record."
-            ) from error
+            raise UserError(f"{self.path / file} is damaged. Remove it: {way_out}") from error
 
     # -- the end ------------------------------------------------------------------------------
 
     def finished(self) -> bool:
-        """Whether nothing is left to do: trained, compared, and the model is there as it was written."""
-        compared = (self._root / "comparison.json").is_file()
-        there = compared and all(self.answers(which).exists() for which in ("base", "tuned"))
+        """Whether nothing is left to do: trained, compared (where anything is), and the model is there as it
+        was written."""
+        there = self.config.kind() == "sft"  # nothing is compared there
+        if not there and (self._root / "comparison.json").is_file():
+            there = all(self.answers(which).exists() for which in ("base", "tuned"))
         ended = self._ended()
         return there and ended is not None and ended.get("model", "") == self._model_sum()
 

@@ -21,7 +21,7 @@ from refine_rl.run.life import Life
 from refine_rl.run.records import group_from, group_record
 from refine_rl.run.table import first_of_each_step
 from refine_rl.settings import Settings
-from refine_rl.types import Group, StepMetrics
+from refine_rl.types import Group, SFTMetrics, StepMetrics
 
 
 class RunFolder(Life, Evidence):
@@ -35,6 +35,12 @@ class RunFolder(Life, Evidence):
 
     def settings(self) -> Settings:
         return self.config.settings()
+
+    def planned_steps(self) -> int:
+        """How many steps of training there are to be; of supervised fine-tuning, once its rows are known."""
+        if self.config.kind() == "sft":
+            return int(self.config.source().get("sft_steps", 0))
+        return self.settings().grpo.steps
 
     def change(self, before: Settings, after: Settings, step: int) -> None:
         """Other settings from here on; each that is another one is an event, after which `step` is the last
@@ -65,13 +71,20 @@ class RunFolder(Life, Evidence):
         return steps
 
     def recorded_to(self) -> int:
-        """The last step whose groups and metrics are both on record."""
-        last = max((record["step"] for record in self.groups.lines()), default=0)
-        return min(last, len(self.metrics()))
+        """The last step of which everything is on record: its metrics, and the groups that it learned
+        from."""
+        steps = len(self.metrics())
+        if self.config.kind() == "sft":
+            return steps
+        return min(max((record["step"] for record in self.groups.lines()), default=0), steps)
 
     def history(self) -> list[StepMetrics]:
-        """metrics.jsonl as records."""
-        return list(self.metrics.read())
+        """metrics.jsonl of a GRPO run as records."""
+        return [m for m in self.metrics.read() if isinstance(m, StepMetrics)]
+
+    def sft_history(self) -> list[SFTMetrics]:
+        """metrics.jsonl of a run of supervised fine-tuning as records."""
+        return [m for m in self.metrics.read() if isinstance(m, SFTMetrics)]
 
     # -- after a stop -------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from refine_rl.progress import Observer
 from refine_rl.run.folder import RunFolder
-from refine_rl.types import StepMetrics
+from refine_rl.types import Metrics
 
 
 class Listeners:
@@ -27,7 +27,7 @@ class Listeners:
     def warning(self, text: str) -> None:
         self._each(lambda observer: observer.warning(text))
 
-    def step(self, metrics: StepMetrics, steps: int) -> None:
+    def step(self, metrics: Metrics, steps: int) -> None:
         self._each(lambda observer: observer.step(metrics, steps))
 
     def _each(self, tell: Callable[[Observer], None]) -> None:
@@ -78,7 +78,7 @@ class Journal:
         """A part of the run begins: to the listeners alone."""
         self.observer.stage(text)
 
-    def step(self, metrics: StepMetrics, steps: int) -> None:
+    def step(self, metrics: Metrics, steps: int) -> None:
         """A training step of `steps` has ended."""
         self._folder.metrics.append(metrics)
         self.observer.step(metrics, steps)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.run.config import CONFIG, versions_now, where_from
 from refine_rl.run.files import names, saving
 from refine_rl.run.lock import LOCK, Lock
@@ -64,10 +64,12 @@ class Life(Tables):
                 return run if run._lock is not None else None
 
     @classmethod
-    def create(cls, path: Path, settings: Settings, *, python_rewards: Sequence[str] = ()) -> Self:
+    def create(
+        cls, path: Path, settings: Settings, *, python_rewards: Sequence[str] = (), kind: str = "grpo"
+    ) -> Self:
         """A new run in a folder that has no run yet; nobody holds it."""
         run = cls.claim(path)
-        run.begin(settings, python_rewards=python_rewards)
+        run.begin(settings, python_rewards=python_rewards, kind=kind)
         run.let_go()
         return run
 
@@ -78,9 +80,9 @@ class Life(Tables):
             raise UserError(f"{path} is not a run: it has no {CONFIG}.")
         return cls(path)
 
-    def begin(self, settings: Settings, *, python_rewards: Sequence[str] = ()) -> None:
-        """Makes a run of a folder that was claimed."""
-        self.config.write(settings, where_from(settings, python_rewards), versions_now())
+    def begin(self, settings: Settings, *, python_rewards: Sequence[str] = (), kind: str = "grpo") -> None:
+        """Makes a run of a folder that was claimed; its `kind` is "grpo" or "sft"."""
+        self.config.write(settings, where_from(settings, python_rewards, kind), versions_now(settings))
 
     def give_prompts(self, lines: str) -> Path:
         """Puts prompts that came from Python into the folder of a run to be begun; returns their file."""
@@ -146,7 +148,7 @@ def taken_by(path: Path) -> bool:
 def _taken(path: Path) -> str:
     if (path / CONFIG).is_file():
         return (
-            f"{path} already exists. Go on with it: refine train --resume {quoted(path)}; "
+            f"{path} already exists. Go on with it: {Tables(path).resume}; "
             "or choose another folder with --run."
         )
     return f"{path} already exists and is no run; choose another folder with --run."

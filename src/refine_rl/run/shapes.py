@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from refine_rl.llm.client import Call
 from refine_rl.llm.kept import exchange_record
 from refine_rl.run.files import Record
-from refine_rl.types import Prompt, StepMetrics
+from refine_rl.types import Metrics, Prompt, SFTMetrics, StepMetrics
 
 R = TypeVar("R")
 Keys = Mapping[str, type | tuple[type, ...]]
@@ -77,6 +77,25 @@ def _numbers_flaw(record: Record) -> str | None:
     return None
 
 
+def _kind_of(record: Record) -> type[StepMetrics | SFTMetrics]:
+    """Which training's step it is."""
+    return SFTMetrics if "targets" in record else StepMetrics
+
+
+def _metrics_flaw(record: Record) -> str | None:
+    kind = _kind_of(record)
+    if kind is StepMetrics and not isinstance(record.get("components", {}), dict):
+        return f"`components` is {_short(record['components'])}"
+    return _fields_flaw(record, kind)
+
+
+def _look_flaw(record: Record) -> str | None:
+    """Of a look at the validation prompts, which has a reward, or at rows that have a loss."""
+    if isinstance(record.get("loss"), float) or isinstance(record.get("reward"), dict):
+        return None
+    return "it has neither a `reward` nor a `loss`"
+
+
 def _messages_flaw(record: Record) -> str | None:
     for message in record["messages"]:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
@@ -124,18 +143,20 @@ PROMPTS = Shape(
     to_line=dataclasses.asdict,
     from_line=_prompt,
 )
-METRICS = Shape(
-    keys={"step": int, "seconds": dict, "components": dict},
-    flaws=lambda record: _fields_flaw(record, StepMetrics) or _numbers_flaw(record),
+METRICS: Shape[Metrics] = Shape(
+    keys={"step": int, "seconds": dict},
+    flaws=lambda record: _metrics_flaw(record) or _numbers_flaw(record),
     to_line=dataclasses.asdict,
-    from_line=lambda record: StepMetrics(**record),
+    from_line=lambda record: _kind_of(record)(**record),
 )
 GROUPS = plain(
     {"step": int, "groups_in_step": int, "prompt_id": str, "prompt_tokens": list, "trajectories": list},
     _attempts_flaw,
 )
 OUTCOMES = plain({"prompt_id": str, "prompt_tokens": list, "sampled": list, "greedy": dict}, _attempts_flaw)
-VALIDATION = plain({"step": int, "reward": dict})
+LOSSES = plain({"prompt_id": str, "loss": (int, float, type(None)), "tokens": int})
+VALIDATION = plain({"step": int}, _look_flaw)
+EXAMPLES = plain({"name": str, "prompt": list, "answer": str, "before": str})
 POOL = plain({"step": int, "prompt_id": str, "state": str})
 EVENTS = plain({"time": str, "kind": str, "name": str, "text": str})
 TIMES = plain({"stage": str, "seconds": (int, float)})

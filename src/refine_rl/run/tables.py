@@ -82,6 +82,7 @@ class Tables(Checkpoints):
         self.metrics = self._of_steps("metrics.jsonl", shapes.METRICS, InOrder)
         self.validation = self._of_steps("validation.jsonl", shapes.VALIDATION)
         self.pool = self._of_steps("pool.jsonl", shapes.POOL)
+        self.examples = Table(path / "examples.jsonl", shapes.EXAMPLES, grows=False)
         self.events = self._log("events.jsonl", shapes.EVENTS)
         self.times = self._log("times.jsonl", shapes.TIMES)
         self.calls = self._log("llm_calls.jsonl", shapes.CALLS)
@@ -98,6 +99,12 @@ class Tables(Checkpoints):
         way_out = again if which in ("base", "tuned") else PUT_BACK
         path = self.path / f"evaluations/{which}.jsonl"
         return Table(path, shapes.OUTCOMES, grows=False, way_out=lambda line: way_out)
+
+    def likelihoods(self, which: str) -> Table[Record]:
+        """How likely a model found the references of the held-out prompts; `which` as above."""
+        way_out = f"Put it back as it was, or start a new run: {which} is not measured twice."
+        path = self.path / f"evaluations/{which}.references.jsonl"
+        return Table(path, shapes.LOSSES, grows=False, way_out=lambda line: way_out)
 
     def _of_steps(self, file: str, shape: Shape[R], sequence: Callable[[], Flaw] | None = None) -> Table[R]:
         table = Table(
@@ -122,7 +129,7 @@ class Tables(Checkpoints):
     @property
     def resume(self) -> str:
         """The command that goes on with the run."""
-        return f"refine train --resume {quoted(self.path)}"
+        return f"refine {self.config.verb()} --resume {quoted(self.path)}"
 
     def _replace(self, file: str, text: str) -> Path:
         replace(self._root / file, text)

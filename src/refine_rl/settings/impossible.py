@@ -200,5 +200,13 @@ _LLMS: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS
+_SFT: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.sft is not None and it.sft_model.adapter == "none" and it.sft.dropout,
+        why="`sft.dropout` is the adapter's, and `sft.adapter` or `model.adapter` says that there is none",
+        way_out="leave it out",
+    ),
+)
+
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS + _SFT
 """All of them, in the order in which they are told."""

@@ -48,8 +48,8 @@ class ModelSettings(Section):
     impossible: ClassVar[tuple[Impossible[ModelSettings], ...]] = (
         Impossible(
             when=lambda it: it.bits != 4 and it.adapter != "qlora",
-            why='`model.bits` is for `model.adapter = "qlora"` alone',
-            way_out="set that, or leave `model.bits` out",
+            why='`bits` is for `adapter = "qlora"` alone',
+            way_out="set that, or leave `bits` out",
         ),
     )
 
@@ -64,6 +64,14 @@ class ModelSettings(Section):
     def adapted(self) -> bool:
         """Whether an adapter is trained, and not every weight."""
         return self.adapter != "none"
+
+    @property
+    def method(self) -> str:
+        """What is trained, in words."""
+        if not self.adapted:
+            return "all weights"
+        base = f" on a base of {self.quantised} bits" if self.quantised else ""
+        return f"LoRA rank {self.rank}{base}"
 
     @property
     def quantised(self) -> int | None:

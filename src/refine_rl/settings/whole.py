@@ -18,6 +18,7 @@ from refine_rl.settings.model import ModelSettings
 from refine_rl.settings.prompts import PromptSettings
 from refine_rl.settings.reward import RewardSettings
 from refine_rl.settings.rollout import RolloutSettings
+from refine_rl.settings.sft import SFTSettings
 from refine_rl.settings.writer import WriterSettings
 
 
@@ -33,6 +34,8 @@ class Settings(Section):
     """Which model is trained, and how much of it."""
     prompts: PromptSettings = PromptSettings()
     """Where prompts come from and how they are split."""
+    sft: SFTSettings | None = None
+    """Supervised fine-tuning: `refine sft`."""
     endpoints: dict[str, EndpointSettings] = {}
     """Where LLMs answer, by name."""
     writer: WriterSettings = WriterSettings()
@@ -87,6 +90,26 @@ class Settings(Section):
         if self.model.name == "tiny":  # a small model takes, and needs, larger steps
             return 1e-3 if self.model.adapted else 3e-4
         return 1e-4 if self.model.adapted else 1e-5
+
+    @property
+    def sft_model(self) -> ModelSettings:
+        """[model] as supervised fine-tuning takes it: with the adapter and the dropout of [sft]."""
+        if self.sft is None:
+            return self.model
+        adapter = self.sft.adapter or self.model.adapter
+        usual = 0.0 if adapter == "none" else 0.1
+        dropout = usual if self.sft.dropout is None else self.sft.dropout
+        return self.model.model_copy(update={"adapter": adapter, "dropout": dropout})
+
+    @property
+    def sft_learning_rate(self) -> float:
+        """The learning rate of supervised fine-tuning in force."""
+        if self.sft is not None and self.sft.learning_rate is not None:
+            return self.sft.learning_rate
+        whole = self.sft_model.adapter == "none"
+        if self.model.name == "tiny":
+            return 5e-4 if whole else 2e-3
+        return 2e-5 if whole else 2e-4
 
     @property
     def clip_low(self) -> float:

@@ -25,7 +25,7 @@ PROBE_ROWS = 4
 def difference(speaker: Speaker, trajectories: Sequence[Trajectory], temperature: float) -> torch.Tensor:
     """|log-prob of the trainer - of the sampler| of every sampled token, [N]."""
     batch = token_batch(trajectories)
-    new = speaker.logprobs(batch, temperature=temperature).cpu()[batch.trainable]
+    new = speaker.logprobs(batch, temperature=temperature).cpu()[batch.sampled]
     return (new - torch.tensor([x for t in trajectories for x in sampled_logprobs(t)])).abs()
 
 
@@ -84,11 +84,12 @@ class Check:
         return "the sampler's weights, number format or prompt tokens are not the trainer's."
 
 
-def require_finite(loss: float, norm: float, step: int) -> None:
-    """Raises GuardStop unless both are finite."""
+def require_finite(loss: float, norm: float, step: int, table: str = "grpo") -> None:
+    """Raises GuardStop unless both are finite. `table` of the settings has the learning rate."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise GuardStop(
             "not_finite",
             f"Step {step}: the loss is {loss} and the gradient's norm {norm}.",
-            "No weight was changed by it. Go back to an earlier checkpoint, with a lower grpo.learning_rate.",
+            "No weight was changed by it. Go back to an earlier checkpoint, with a lower "
+            f"{table}.learning_rate.",
         )

@@ -39,7 +39,7 @@ class Learned:
     seen: torch.Tensor | None  # |trainer - sampler| in nats, [N], before any weight moved
     apart: (
         torch.Tensor | None
-    )  # trainer - sampler of all tokens that were worked, [N], before any weight moved
+    )  # trainer - sampler of all sampled tokens that were worked, [N], before any weight moved
 
 
 class Learner(Protocol):
@@ -59,7 +59,8 @@ class Learner(Protocol):
         """`updates` optimizer steps at the learning rate `rate` on the same rows.
 
         `seen` is the comparison of sampler and trainer where it was made when the rows were sampled, with
-        weights that have moved since; else it is made here. `pause` may raise as long as no weight has moved.
+        weights that have moved since; else it is made here, where a sampler had a part in the rows. `pause`
+        may raise as long as no weight has moved.
         Raises GuardStop on a mismatch of sampler and trainer, and on a loss or gradient that is not finite,
         before it moves a weight.
         """

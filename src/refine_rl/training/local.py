@@ -32,7 +32,8 @@ def _parameters(speaker: Speaker) -> list[nn.Parameter]:
 @dataclass(kw_only=True)
 class LocalLearner:
     """`check` compares sampler and trainer; `tokens` go through the model at once, in all lanes together;
-    `dropout` draws from (seed, step, update, micro-batch)."""
+    `dropout` draws from (seed, step, update, micro-batch). `table` is the table of the settings that has the
+    learning rate, for words."""
 
     speaker: Speaker
     optimizer: torch.optim.Optimizer
@@ -41,6 +42,7 @@ class LocalLearner:
     max_grad_norm: float = 1.0
     dropout: float = 0.0
     seed: int = 0
+    table: str = "grpo"
 
     def learn(
         self,
@@ -57,9 +59,11 @@ class LocalLearner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         worked = [r for r in rows if r.teaches]
-        if seen is None and rows and (not worked or self.dropout > 0):
+        sampled = [r.trajectory for r in rows if r.sampled]
+        compared = self.dropout == 0 and any(r.sampled for r in worked)
+        if seen is None and sampled and not compared:
             # The training pass cannot give the comparison: there is none, or dropout disturbs it.
-            seen = self.check.compare([r.trajectory for r in rows], step)
+            seen = self.check.compare(sampled, step)
         # Dropout has one stream of randomness.
         lanes = 1 if self.dropout > 0 else lanes_of(self.speaker)
         # The lanes' micro-batches are in memory at once.
@@ -77,8 +81,8 @@ class LocalLearner:
             norms.append(self._clipped_norm())
             losses.append(sum(p.sums.loss.item() for p in parts))
             clipped += sum(p.sums.clipped_tokens for p in parts)
-            require_finite(losses[-1], norms[-1], step)
-            if seen is None:
+            require_finite(losses[-1], norms[-1], step, self.table)
+            if seen is None and compared:
                 seen = torch.cat([p.new_minus_old for p in parts]).abs()
                 self.check.require_match([r.trajectory for r in worked], seen, step)
             self.optimizer.step()
@@ -131,7 +135,7 @@ class LocalLearner:
         key: tuple[int, int, int],
     ) -> _Part:
         batch = micro_batch(rows, self.speaker.device)
-        mask = batch.tokens.trainable.to(self.speaker.device)
+        mask = batch.tokens.sampled.to(self.speaker.device)
         with self.speaker.dropout(self.dropout, torch_seed(self.seed, "dropout", *key)):
             new = self.speaker.logprobs(batch.tokens, temperature=self.check.temperature)
             sums = objective(new, batch, start_B_T)
@@ -145,7 +149,8 @@ class LocalLearner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """What a micro-batch gave: its share of the loss, the log-probs [B, T], and new - old, [N]."""
+    """What a micro-batch gave: its share of the loss, the log-probs [B, T], and new - old of its sampled
+    tokens, [N]."""
 
     sums: LossSums
     new_B_T: torch.Tensor

@@ -19,14 +19,19 @@ class Row:
 
     trajectory: Trajectory
     advantage: float
-    weight: float  # of each of its sampled tokens
-    reference: tuple[float, ...] | None  # the reference's log-probs of the sampled tokens
+    weight: float  # of each of its trainable tokens
+    reference: tuple[float, ...] | None = None  # the reference's log-probs of the trainable tokens
 
     @property
     def teaches(self) -> bool:
         """Whether it has a gradient: an advantage of 0 has none, unless a KL term is in the loss. Without one
         it needs no forward pass; in the denominators it counts all the same."""
         return self.advantage != 0 or self.reference is not None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a sampler had a part in it: only then is there something to compare the trainer with."""
+        return any(s.sampled and s.token_ids for s in self.trajectory.segments)
 
     @property
     def old(self) -> tuple[float, ...]:
@@ -55,21 +60,23 @@ def micro_batches(
 
 
 def _packed_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for index, trajectory in enumerate(trajectories):
-        groups.setdefault(trajectory.segments[0].token_ids, []).append(index)
+        shares = any(s.sampled for s in trajectory.segments)  # a demonstration goes through whole
+        groups.setdefault(trajectory.segments[0].token_ids if shares else index, []).append(index)
     chunk: list[int] = []
     count = 0
-    for prompt, members in groups.items():
+    for members in groups.values():
+        prompt = len(trajectories[members[0]].segments[0].token_ids)
         written = 0  # tokens of this prompt's completions in this chunk
         for index in members:
-            own = length(trajectories[index]) - len(prompt)
+            own = length(trajectories[index]) - prompt
             # Where a group is cut its prompt is computed once more: not before the part pays for it.
-            pays = written == 0 or written >= len(prompt)
-            if chunk and pays and count + own + (0 if written else len(prompt)) > tokens:
+            pays = written == 0 or written >= prompt
+            if chunk and pays and count + own + (0 if written else prompt) > tokens:
                 yield chunk
                 chunk, count, written = [], 0, 0
-            count += own + (0 if written else len(prompt))
+            count += own + (0 if written else prompt)
             written += own
             chunk.append(index)
     if chunk:
@@ -92,7 +99,8 @@ def _padded_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """Tensors of some rows; [B, T] ones are 0 where `tokens.trainable` is False."""
+    """Tensors of some rows. `old_B_T` is 0 where `tokens.sampled` is False: nobody sampled a target, so it
+    has no old log-prob. `reference_B_T` is 0 where `tokens.trainable` is False."""
 
     tokens: TokenBatch
     old_B_T: torch.Tensor
@@ -105,17 +113,17 @@ def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     """The rows' tensors; all but the token ids on `device`."""
     tokens = token_batch([r.trajectory for r in rows])
 
-    def spread(values: list[float]) -> torch.Tensor:
+    def spread(values: list[float], mask_B_T: torch.Tensor) -> torch.Tensor:
         # Boolean indexing fills row by row, left to right: the order of the values.
         out = torch.zeros(tokens.ids.shape, dtype=torch.float32)
-        out[tokens.trainable] = torch.tensor(values, dtype=torch.float32)
+        out[mask_B_T] = torch.tensor(values, dtype=torch.float32)
         return out.to(device)
 
     references = [x for r in rows for x in r.reference or ()]
     return MicroBatch(
         tokens=tokens,
-        old_B_T=spread([x for r in rows for x in r.old]),
-        reference_B_T=spread(references) if references else None,
+        old_B_T=spread([x for r in rows for x in r.old], tokens.sampled),
+        reference_B_T=spread(references, tokens.trainable) if references else None,
         advantages_B=torch.tensor([r.advantage for r in rows], device=device),
         weights_B=torch.tensor([r.weight for r in rows], device=device),
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from refine_rl.types.records import Prompt, Score, Trajectory, count_of, decimals
+from refine_rl.types.records import Prompt, Score, Trajectory
+from refine_rl.types.values import count_of, decimals
 
 Verdict = Literal["better", "not better", "worse", "too few to tell", "no signal", "not possible"]
 

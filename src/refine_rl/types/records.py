@@ -1,9 +1,8 @@
-"""The records of the way from a prompt to an update, and the small words that go with numbers."""
+"""The records of the way from a prompt to an update."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
@@ -16,75 +15,6 @@ RIGHT_STEPS = "right_steps"
 
 LOGGED = "logged/"
 """What the name of a number that a reward function logged begins with, in breakdowns."""
-
-RESIDUE = 1e-12
-"""Two rewards that differ by less than this share of themselves (or of 1) were meant to be the same: what
-differs is what rounding left of different ways to the same number."""
-
-LARGEST = 1e300
-"""Larger rewards cannot be averaged."""
-
-
-def same_value(values: Iterable[float]) -> bool:
-    """Whether all values are the same, apart from what rounding leaves; so is a value alone.
-
-    >>> same_value([0.3, 0.1 + 0.2]), same_value([0.3, 0.3001])
-    (True, False)
-    """
-    found = list(values)
-    low, high = min(found), max(found)
-    return low == high or high - low <= RESIDUE * max(1.0, abs(low), abs(high))
-
-
-def reaches(value: float, threshold: float) -> bool:
-    """Whether `value` is at least `threshold`, apart from what rounding leaves.
-
-    >>> reaches(0.1 + 0.1 + 0.1, 0.3), reaches(1 - 1e-16, 1.0), reaches(0.9999, 1.0)
-    (True, True, False)
-    """
-    return value >= threshold or same_value([value, threshold])
-
-
-def decimals(value: float, sign: str = "") -> str:
-    """A reward for people: three decimals, a fourth where they would all be 0, or three digits where those
-    say nothing. `sign` "+" shows it.
-
-    >>> decimals(0.25), decimals(0.25, "+"), decimals(0.0003, "+"), decimals(-1.25e200)
-    ('0.250', '+0.250', '+0.0003', '-1.25e+200')
-    """
-    if 0.00005 <= abs(value) < 0.0005:
-        return format(value, f"{sign}.4f")
-    return format(value, f"{sign}.3f" if abs(value) < 1e6 else f"{sign}.3g")
-
-
-def count_of(number: int, thing: str) -> str:
-    """
-    >>> count_of(1, "prompt"), count_of(2, "prompt")
-    ('1 prompt', '2 prompts')
-    """
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def one_line(text: str, most: int) -> str:
-    """The text on one line, cut at `most` characters.
-
-    >>> one_line("one\\n two three", 9)
-    'one two …'
-    """
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """The mean of at least one value; also where the sum is too large for a number.
-
-    >>> mean_of([1.5e308, 1.5e308])
-    1.5e+308
-    """
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:
-        return math.fsum(v / len(values) for v in values)
 
 
 class Message(TypedDict):
@@ -129,24 +59,64 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Demonstration:
+    """A chat whose answers are to be imitated; `name` says where it stands in its source.
+
+    >>> shown = Demonstration(name="file:pairs.jsonl:1", messages=(
+    ...     {"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi!"}))
+    >>> shown.asked, shown.answer
+    (({'role': 'user', 'content': 'Say hi.'},), 'Hi!')
+    """
+
+    name: str
+    messages: tuple[Message, ...]
+    split: Split = "train"
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """What stands before the last answer."""
+        return self.messages[: self._last]
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.messages[self._last]["content"]
+
+    @property
+    def _last(self) -> int:
+        return max(n for n, m in enumerate(self.messages) if m["role"] == "assistant")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
     """A run of tokens with one origin.
 
     `trainable` segments were sampled by the policy and carry one log-prob a token: natural
     logarithm, at the sampling temperature, over the whole vocabulary (before top-k and top-p).
-    Other segments (the prompt, an environment's words) carry none.
+    A `target` is trainable too, but a data set's: an answer to imitate, which nobody sampled.
+    It carries no log-probs; nor do other segments (the prompt, an environment's words).
 
-    >>> Segment(token_ids=(5, 9), trainable=True, logprobs=(-0.5, -1.25)).trainable
+    >>> Segment(token_ids=(5, 9), trainable=True, logprobs=(-0.5, -1.25)).sampled
     True
+    >>> Segment(token_ids=(5, 9), trainable=True, target=True).sampled
+    False
     """
 
     token_ids: tuple[int, ...]
     trainable: bool
     logprobs: tuple[float, ...] = ()
+    target: bool = False
 
     def __post_init__(self) -> None:
-        if self.trainable and len(self.logprobs) != len(self.token_ids):
+        if self.sampled and len(self.logprobs) != len(self.token_ids):
             raise ValueError(f"{len(self.token_ids)} sampled tokens but {len(self.logprobs)} log-probs")
+        if self.target and (self.logprobs or not self.trainable):
+            raise ValueError("a target is trainable, and was not sampled: it has no log-probs")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy wrote it."""
+        return self.trainable and not self.target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,7 +150,7 @@ class Trajectory:
     @property
     def completion_tokens(self) -> int:
         """The number of sampled tokens, the stop token included."""
-        return sum(len(s.token_ids) for s in self.segments if s.trainable)
+        return sum(len(s.token_ids) for s in self.segments if s.sampled)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,41 +211,3 @@ class Group:
     def agreement(self) -> float | None:
         """How far the judges' looks at this group agreed; None without two looks."""
         return next((s.agreement for s in self.scores if s.agreement is not None), None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepMetrics:
-    """One line of metrics.jsonl. Shares are in [0, 1], times in seconds, tokens sampled ones.
-
-    A quantity that could not be computed in this step is None, never 0.
-    """
-
-    step: int
-    reward_mean: float | None  # over members that have a score
-    reward_std: float | None  # mean over groups of the population standard deviation in the group
-    components: Mapping[str, float]
-    groups: int
-    groups_zero_variance: int
-    groups_missing: int  # groups that lost at least one member to a missing score
-    tokens_mean: float
-    clipped_share: float  # completions cut at max_tokens
-    loss: float | None
-    kl: float | None
-    entropy: float | None  # nats a token, estimated from the sampled tokens' own log-probs
-    grad_norm: float | None  # before clipping
-    learning_rate: float
-    seconds: Mapping[str, float]  # sample, score, train, total
-    tokens_per_second: float
-    cost_usd: float | None
-    clip_share: float | None = None  # tokens whose ratio lay outside the clip range
-    mismatch_mean: float | None = None  # |log-prob of the trainer - of the sampler|, nats a token
-    mismatch_max: float | None = None
-    members_missing: int = 0
-    kl_coefficient: float | None = None  # in force in this step
-    importance_mean: float | None = None  # importance weights before they are cut; None without a cap
-    importance_max: float | None = None
-    groups_by_steps: int = 0  # of those without variance: told apart by the steps of their answers
-    distinct_share: float | None = None  # completions whose text no other prompt of the step got
-    openings: Mapping[str, float] = field(default_factory=dict)  # met under several prompts; share of all
-    kept_share: float | None = None  # of the prompts' content words that completions keep
-    by_length: float | None = None  # how far rewards follow from lengths alone (Content)

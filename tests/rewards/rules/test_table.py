@@ -30,6 +30,7 @@ PROMPT = make.prompt(
     none=[],
     source="The cats were sleeping on two sofas.",
     nested={"a": 1},
+    code="def join_names(names, sep):\n    if not sep: raise ValueError\n    return sep.join(names)",
 )
 
 
@@ -146,6 +147,13 @@ CASES: list[tuple[dict[str, Any], str, float]] = [
     ({"rule": "number_equals", "data": "number"}, "42", 1.0),
     ({"rule": "number_equals", "data": "solution"}, "42", 1.0),
     ({"rule": "number_equals", "data": "huge"}, "42", 0.0),
+    # their further cases: test_docstrings.py
+    ({"rule": "docstring_style"}, "Join names.\n\nArgs:\n    names: Some.\n    sep: Mark.", 1.0),
+    ({"rule": "docstring_parameters"}, "Join names.", 0.5),
+    ({"rule": "docstring_returns"}, "Join names.", 0.0),
+    ({"rule": "docstring_raises"}, "Join, or raise ValueError.", 1.0),
+    ({"rule": "docstring_no_code"}, "Join names by a mark.", 1.0),
+    ({"rule": "docstring_no_echo"}, "Join the names with marks.", 1 / 3),
 ]
 
 

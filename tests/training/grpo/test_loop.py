@@ -19,11 +19,12 @@ from refine_rl.training.grpo.advantages import Advantages
 from refine_rl.training.grpo.choice import Choice, Schedule
 from refine_rl.training.grpo.collect import Collector
 from refine_rl.training.grpo.keep import Keeper
-from refine_rl.training.grpo.learn import Learn, Rate
+from refine_rl.training.grpo.learn import Learn
 from refine_rl.training.grpo.loop import train
 from refine_rl.training.grpo.pool import Chosen, Seen
 from refine_rl.training.grpo.setup import distance_of, guards_of, loss_of
 from refine_rl.training.learner import Learned, Objective
+from refine_rl.training.rate import Rate
 from refine_rl.training.rows import Row
 from refine_rl.types import Group, Prompt, Score, StepMetrics, Trajectory
 

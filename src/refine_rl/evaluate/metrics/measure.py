@@ -7,7 +7,7 @@ resampled by the same draws of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,19 +74,6 @@ def rouge_f1(answers: Sequence[str], references: Sequence[str], /) -> Mapping[st
         name: Scale(rows=as_rows([score[place] for score in scores]), how=how)
         for place, name in enumerate(rouge.NAMES)
     }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairMetric:
-    """A metric out of a function that gives each pair (precision, recall, F1): the mean F1."""
-
-    name: str
-    scores: Callable[[Sequence[str], Sequence[str]], Sequence[tuple[float, float, float]]]
-    how: str
-
-    def __call__(self, answers: Sequence[str], references: Sequence[str], /) -> Mapping[str, Scale]:
-        f1 = [score[2] for score in self.scores(answers, references)]
-        return {self.name: Scale(rows=as_rows(list(f1)), how=self.how)}
 
 
 def measure(

@@ -51,7 +51,8 @@ def not_beaten(comparison: Comparison) -> dict[str, str]:
     found: dict[str, str] = {}
     for control, metrics in comparison.controls.items():
         lost = [_against(name, beside) for name, beside in metrics.items() if not _beaten(name, beside)]
-        if not lost:
+        # One metric that tells a prompt's own reference from others shows that answers depend on it.
+        if not lost or (control == "shuffled" and len(lost) < len(metrics)):
             continue
         by = " and ".join([", ".join(lost[:-1]), lost[-1]] if len(lost) > 1 else lost)
         if control == "shuffled":

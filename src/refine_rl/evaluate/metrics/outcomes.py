@@ -38,16 +38,20 @@ def wins(points: Sequence[float | None], how: str, notes: Mapping[str, float]) -
     return Scale(rows=as_rows(list(points)), how=how, notes=notes)
 
 
-def perplexities(losses: Mapping[str, Sequence[tuple[float, int]]], how: str) -> Scales:
+def perplexities(losses: Mapping[str, Sequence[tuple[float, int] | None]], how: str) -> Scales:
     """exp of the mean natural-log loss a token, over all tokens of all references. `losses`: by column, for
-    each prompt the sum over its reference's tokens, in nats, and their number.
+    each prompt the sum over its reference's tokens, in nats, and their number; None where it has none.
 
     >>> found = perplexities({"base": [(2.0, 1), (1.0, 2)]}, "")["base"]
     >>> round(float(found.value(found.rows.sum(axis=0))), 3) == round(float(np.exp(1.0)), 3)
     True
     """
     return {
-        name: Scale(rows=np.array(each, dtype=np.float64).reshape(-1, 2), value=_perplexity, how=how)
+        name: Scale(
+            rows=np.array([(np.nan, np.nan) if loss is None else loss for loss in each], dtype=np.float64),
+            value=_perplexity,
+            how=how,
+        )
         for name, each in losses.items()
     }
 

@@ -42,7 +42,7 @@ def require_references(prompts: Sequence[Prompt], column: str, *, key: str = "ev
             kind = type(value).__name__
             what = f"has a {kind} as `{column}`; a text is needed"
         raise UserError(
-            f'{key} = "{column}": {where} {what}. The metrics compare with a reference of every held-out '
+            f'{key} = "{column}": {where} {what}\nThe metrics compare with a reference of every held-out '
             "prompt: name the column that holds it, or leave those metrics out of evaluate.metrics."
         )
 

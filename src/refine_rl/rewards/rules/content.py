@@ -234,9 +234,7 @@ def data_value(prompt: Prompt, key: str) -> Any:
     if key not in prompt.data:
         has = ", ".join(f"`{k}`" for k in prompt.data) or "no data at all"
         way_out = _other_name(prompt, key) if prompt.origin.startswith("file:") else ""
-        raise UserError(
-            f"{_named(prompt)} has no data `{key}`; it has {has}{way_out}. Every prompt needs it."
-        )
+        raise UserError(f"{named(prompt)} has no data `{key}`; it has {has}{way_out}. Every prompt needs it.")
     return prompt.data[key]
 
 
@@ -252,7 +250,7 @@ def _other_name(prompt: Prompt, key: str) -> str:
     return f"; `data = {{{toml_key(key)} = {toml_string(near)}}}` in [prompts] takes `{near}` for it"
 
 
-def _named(prompt: Prompt) -> str:
+def named(prompt: Prompt) -> str:
     """A prompt as an error names it, with its line."""
     return f"prompt {prompt.id} ({prompt.origin})" if prompt.origin else f"prompt {prompt.id}"
 
@@ -264,24 +262,24 @@ def texts_of(prompt: Prompt, key: str, may_be_empty: bool = False) -> list[str]:
     _refuse_blank(prompt, key, value)
     if not all(isinstance(t, str | int | float) and str(t).strip() for t in texts):
         raise UserError(
-            f"data `{key}` of {_named(prompt)} must be a text or a list of texts, not {_quote([value])}"
+            f"data `{key}` of {named(prompt)} must be a text or a list of texts, not {_quote([value])}"
         )
     if not texts and not may_be_empty:
-        raise UserError(f"data `{key}` of {_named(prompt)} is an empty list")
+        raise UserError(f"data `{key}` of {named(prompt)} is an empty list")
     return [str(t) for t in texts]
 
 
 def _refuse_blank(prompt: Prompt, key: str, value: Any) -> None:
     """Nothing can be compared with a cell that was left empty: it would be right, or wrong, for everybody."""
     if isinstance(value, str) and not value.strip():
-        raise UserError(f"data `{key}` of {_named(prompt)} is blank: fill it in, or take the row out")
+        raise UserError(f"data `{key}` of {named(prompt)} is blank: fill it in, or take the row out")
 
 
 def text_of(prompt: Prompt, key: str) -> str:
     """The one text that the prompt's data holds there; a UserError where it holds something else."""
     value = data_value(prompt, key)
     if not isinstance(value, str):
-        raise UserError(f"data `{key}` of {_named(prompt)} must be a text, not {_quote([value])}")
+        raise UserError(f"data `{key}` of {named(prompt)} must be a text, not {_quote([value])}")
     _refuse_blank(prompt, key, value)
     return value
 
@@ -300,7 +298,7 @@ def _number_of(prompt: Prompt, key: str) -> Fraction:
     elif isinstance(value, float) and math.isfinite(value):
         return Fraction(str(value))
     way_out = "" if why == "holds no number" else ". Write the number alone, in digits, as in 1000000 or 1.5"
-    raise UserError(f"data `{key}` of {_named(prompt)} {why}: {_quote([value])}{way_out}")
+    raise UserError(f"data `{key}` of {named(prompt)} {why}: {_quote([value])}{way_out}")
 
 
 def _occurs(text: str, completion: str, case: bool, whole: bool) -> bool:

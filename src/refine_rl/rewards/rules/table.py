@@ -17,12 +17,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.base import Check, CompletionReward, GroupCheck, GroupReward, RuleFactory
 from refine_rl.rewards.rules.content import CONTENT_RULES
+from refine_rl.rewards.rules.docstrings import DOCSTRING_RULES
 from refine_rl.rewards.rules.form import FORM_RULES
 from refine_rl.rewards.rules.semantic import SEMANTIC_RULES
 from refine_rl.settings import RuleSettings
 from refine_rl.types import Prompt, Score
 
-RULES: dict[str, RuleFactory] = {**FORM_RULES, **CONTENT_RULES, **SEMANTIC_RULES}
+RULES: dict[str, RuleFactory] = {**FORM_RULES, **CONTENT_RULES, **SEMANTIC_RULES, **DOCSTRING_RULES}
 
 _EMPTY = Score(value=0.0, explanation="empty completion")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)

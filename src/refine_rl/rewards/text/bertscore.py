@@ -10,6 +10,9 @@ cosine of their states in an encoder, and the other way round:
 As in the published scorer a weight w is 1, or with idf log((N + 1) / (n + 1)), where n of N references hold
 the token; begin, end and separator have weight 0, and may be matched. With a baseline b a number x becomes
 (x - b) / (1 - b): b is what texts get that have nothing to do with each other, by this encoder and layer.
+
+The published scorer (bert-score 0.3) gives the same numbers to 2e-7 a pair at a time. In a batch it takes a
+negative best cosine for 0 wherever a text is padded, so that a score there depends on its company; not here.
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ from refine_rl.training.grpo.advantages import Advantages
 from refine_rl.training.grpo.choice import Choice, Schedule
 from refine_rl.training.grpo.collect import Collector, Play, Start
 from refine_rl.training.grpo.kl import Distance
-from refine_rl.training.grpo.learn import Learn, Loss, Rate
+from refine_rl.training.grpo.learn import Learn, Loss
 from refine_rl.training.grpo.record import Record
 from refine_rl.training.guards import Guards
 from refine_rl.training.local import LocalLearner, adamw
+from refine_rl.training.rate import Rate
 from refine_rl.training.reference import References
 from refine_rl.types import Prompt, StepMetrics
 

@@ -1,0 +1,145 @@
+"""Supervised fine-tuning in a run's folder: from answers to imitate to a tuned model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from refine_rl.errors import quoted
+from refine_rl.pipeline.model import require_same_model
+from refine_rl.pipeline.on_record import on_record
+from refine_rl.pipeline.resume import newest_whole
+from refine_rl.pipeline.sft_examples import answer_after, answer_before
+from refine_rl.pipeline.sft_outcome import Losses, losses_of, sft_card
+from refine_rl.pipeline.sft_prepare import Ready, prepare_sft
+from refine_rl.pipeline.sft_record import SFTRecord
+from refine_rl.policy.card import Trained
+from refine_rl.progress import Observer, Pause, Quiet, never
+from refine_rl.report.page import render
+from refine_rl.run import RunFolder
+from refine_rl.run.journal import Journal
+from refine_rl.training import checkpoint
+from refine_rl.training.check import Check
+from refine_rl.training.checkpoint import Position
+from refine_rl.training.local import LocalLearner, adamw
+from refine_rl.training.rate import Rate
+from refine_rl.training.sft.keep import Keeper
+from refine_rl.training.sft.learn import Learn, mean_loss
+from refine_rl.training.sft.loop import train
+from refine_rl.types import Prompt
+
+
+def run(
+    folder: RunFolder,
+    *,
+    observer: Observer | None = None,
+    pause: Pause = never,
+    held_out: Sequence[Prompt] = (),
+) -> Losses:
+    """Everything, from wherever the folder stands: rows, training, model, report. Rows that ask what a prompt
+    of `held_out` asks are left out.
+
+    A new folder (of the kind "sft") starts at the beginning; one that was stopped goes on exactly where it
+    was. Whatever ends it early, the folder can be resumed, and after a guard the report is there.
+    """
+    began = time.perf_counter()
+    journal = Journal(folder, observer or Quiet())
+    with folder.writing(), on_record(folder, journal):
+        folder.repair()
+        if folder.finished():
+            return _finished(folder, journal)
+        with folder.timed("prepare"):
+            ready = prepare_sft(folder, journal, held_out)
+        answer_before(ready, journal, pause)
+        position = _train(ready, journal, pause, began)
+        if position.best_step not in (0, position.step):
+            journal.stage(f"Back to step {position.best_step}, the best on the validation rows")
+            checkpoint.load(folder.checkpoint(position.best_step), ready.policy)
+        answer_after(ready, journal, pause)
+        losses = losses_of(folder)
+        _write_model(ready, losses, position)
+        folder.end(str(losses), position.step)
+        journal.stage("Writing the report")
+        folder.save_report(render(folder))
+    return losses
+
+
+def _finished(folder: RunFolder, journal: Journal) -> Losses:
+    require_same_model(folder, record=True)
+    journal.observer.note(
+        f"{folder.path} is finished: nothing is left to train. To talk to it: "
+        f"refine chat {quoted(folder.path)}"
+    )
+    if not folder.report.is_file():
+        folder.save_report(render(folder))
+    return losses_of(folder)
+
+
+def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Position:
+    """Trains to the last step, from the newest checkpoint on (from the start where there is none)."""
+    folder, sft, policy = ready.folder, ready.sft, ready.policy
+    learner = LocalLearner(
+        speaker=policy,
+        optimizer=adamw(policy, weight_decay=sft.weight_decay),
+        check=Check(speaker=policy),
+        tokens=sft.tokens_per_micro_batch,
+        max_grad_norm=sft.max_grad_norm,
+        dropout=ready.settings.sft_model.dropout,
+        seed=sft.seed,
+        table="sft",
+    )
+    start = Position()
+    if step := newest_whole(folder, journal):
+        start = learner.load(folder.checkpoint(step))
+    steps, looks = ready.steps, bool(ready.validation)
+    if start.step < steps:
+        journal.stage(f"Training, steps {start.step + 1} to {steps}")
+    tenth = math.ceil(steps / 10)
+    learn = Learn(
+        learner=learner,
+        rows=ready.rows,
+        order=ready.order,
+        rate=Rate(
+            peak=ready.settings.sft_learning_rate,
+            steps=steps,
+            schedule=sft.schedule,
+            warmup_steps=round(sft.warmup * steps),
+        ),
+        pause=pause,
+    )
+    record = SFTRecord(folder, learner, journal, steps=steps, keep_newest=sft.keep_checkpoints)
+    if looks and 0 not in record.looks():
+        record.look(0, _validation_loss(ready))
+    keep = Keeper(
+        record=record,
+        start=start,
+        steps=steps,
+        checkpoint_every=sft.checkpoint_every or tenth,
+        validate=(lambda: _validation_loss(ready)) if looks else None,
+        validate_every=tenth if sft.validate_every is None else sft.validate_every,
+        patience=sft.patience,
+        hours=ready.settings.budget.hours,
+    )
+    # What an earlier process spent on steps that came after its last checkpoint counts.
+    lost = sum(m.seconds["total"] for m in folder.sft_history() if m.step > start.step)
+    spent = start.seconds + lost - began
+    return train(learn, keep, clock=lambda: spent + time.perf_counter(), pause=pause)
+
+
+def _validation_loss(ready: Ready) -> float:
+    return mean_loss(ready.policy, ready.validation, ready.sft.tokens_per_micro_batch)
+
+
+def _write_model(ready: Ready, losses: Losses, position: Position) -> None:
+    """The tuned model in the run's folder, with its card."""
+    step, taken = losses.step, position.step
+    trained = Trained(step=step, taken=taken, best=bool(position.best_step))
+    card = sft_card(ready.folder, trained, losses, share=ready.policy.share)
+
+    def write(folder: Path) -> None:
+        ready.policy.save(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    ready.folder.write_model(write)

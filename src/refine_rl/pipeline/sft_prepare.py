@@ -1,0 +1,155 @@
+"""Before supervised fine-tuning: the rows are read and checked, then the model is loaded, then rows become
+tokens, and everything is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refine_rl.errors import SettingsError, UserError
+from refine_rl.pipeline.model import run_policy
+from refine_rl.pipeline.prepare import begin
+from refine_rl.policy.control import ControlTextError
+from refine_rl.policy.load import require_model
+from refine_rl.policy.policy import Policy
+from refine_rl.prompts.demonstrations import Names, Shown, read_demonstrations
+from refine_rl.run import RunFolder
+from refine_rl.run.journal import Journal
+from refine_rl.settings import Settings, SFTSettings
+from refine_rl.training.sft.rows import Order, Tokens, tokens_of
+from refine_rl.types import Demonstration, Prompt, count_of
+
+NAMED = 5
+"""So many rows are named in a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """What training begins with; `steps` is how many there are to be, `shown` what a few of the validation
+    rows are as texts."""
+
+    folder: RunFolder
+    settings: Settings
+    sft: SFTSettings
+    policy: Policy
+    rows: Sequence[Tokens]
+    validation: Sequence[Tokens]
+    shown: Sequence[Demonstration]
+    order: Order
+    steps: int
+
+
+def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt]) -> Ready:
+    """Everything before the first step. Raises UserError for a mistake; rows are read before a model is
+    loaded."""
+    settings = folder.settings()
+    sft = settings.sft
+    if sft is None:
+        raise SettingsError(
+            "There is no [sft] in the task: say where the answers to imitate stand, as in "
+            'data = "file:pairs.jsonl".'
+        )
+    require_model(settings.model)
+    shown = _read(folder, settings, sft, held_out)
+    journal.stage(f"Loading {settings.model.name}")
+    policy = run_policy(folder, keep_reference=False, record=True)
+    rows, validation, lines = _tokens(shown.rows, policy, sft)
+    lines = [*shown.lines, *lines]
+    if not rows:
+        raise UserError(
+            f"{sft.data}: there is nothing to train on: {'; '.join(lines)}. Raise sft.max_tokens "
+            f"({sft.max_tokens}), shorten the prompts, or take a model that reads longer texts."
+        )
+    if policy.moving:
+        policy.hold_still(max(len(t.ids) for t in (*rows, *validation)) + settings.rollout.max_tokens)
+    order = Order(lengths=tuple(len(t.ids) for t in rows), batch_tokens=sft.batch_tokens, seed=sft.seed)
+    steps = sft.steps or order.steps(sft.epochs or 1.0)
+    settings = begin(folder, settings, policy, journal)
+    folder.config.note(sft_data_sha256=shown.sha256, sft_steps=steps, sft_rows=len(rows))
+    told = {e["name"] for e in folder.events()}
+    tokens, targets = sum(order.lengths), sum(t.targets for t in rows)
+    lines += [
+        f"{count_of(len(rows), 'row')} to train on ({tokens:,} tokens, {targets:,} of them in answers), "
+        f"{len(validation)} to validate",
+        f"{count_of(steps, 'step')} of up to {sft.batch_tokens:,} tokens: {order.epochs(steps):.2f} passes",
+        policy.share.text,
+    ]
+    for line in lines:
+        journal.observer.note(line)
+    if "rows" not in told:
+        journal.event("curation", "rows", "\n".join(lines))
+    if policy.why_plain:
+        why = f"nothing is packed for this model ({policy.why_plain}): the same results, more slowly"
+        journal.observer.note(why)
+    by_name = {s.name: s for s in shown.rows}
+    return Ready(
+        folder=folder,
+        settings=settings,
+        sft=sft,
+        policy=policy,
+        rows=rows,
+        validation=validation,
+        shown=[by_name[t.name] for t in (validation or rows)[: sft.examples]],
+        order=order,
+        steps=steps,
+    )
+
+
+def _read(folder: RunFolder, settings: Settings, sft: SFTSettings, held_out: Sequence[Prompt]) -> Shown:
+    """The rows of the source. Raises UserError where they are others than when the run began."""
+    shown = read_demonstrations(
+        sft.data,
+        settings.folder,
+        Names(prompt=sft.prompt, answer=sft.answer, messages=sft.messages),
+        system=sft.system,
+        validation=sft.validation,
+        seed=sft.seed,
+        without=held_out,
+    )
+    known = folder.config.source().get("sft_data_sha256")
+    if known not in (None, shown.sha256) and folder.recorded_to():
+        raise UserError(
+            f"The rows of {sft.data} are others than when {folder.path} began: it cannot go on exactly where "
+            "it stopped. Put them back as they were, or start a new run."
+        )
+    return shown
+
+
+def _tokens(
+    shown: Sequence[Demonstration], policy: Policy, sft: SFTSettings
+) -> tuple[list[Tokens], list[Tokens], list[str]]:
+    """Training and validation rows as tokens, and lines about those that were cut or set aside."""
+    limit = min(sft.max_tokens, policy.context_length)
+    found: dict[str, list[Tokens]] = {"train": [], "validation": []}
+    cut, unanswered, unreadable = [], [], []
+    for row in shown:
+        try:
+            segments = policy.demonstrate(row.messages, every=sft.train_on == "all")
+        except ControlTextError:
+            unreadable.append(row.name)
+            continue
+        except UserError as error:
+            raise UserError(f"{row.name}: {error}") from error
+        tokens, lost = tokens_of(row.name, segments, limit)
+        if tokens is None:
+            unanswered.append(row.name)
+            continue
+        if lost:
+            cut.append(row.name)
+        found[row.split].append(tokens)
+    why = "sft.max_tokens" if limit == sft.max_tokens else "what the model reads"
+    lines = [
+        f"{_named(names)} {text}"
+        for names, text in (
+            (cut, f"cut at {limit} tokens ({why}): the end of the answer is lost"),
+            (unanswered, f"set aside: no answer is left within {limit} tokens ({why})"),
+            (unreadable, "set aside: text like a control token that the tokenizer cannot encode as text"),
+        )
+        if names
+    ]
+    return found["train"], found["validation"], lines
+
+
+def _named(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > NAMED else ""
+    return f"{count_of(len(names), 'row')} ({', '.join(names[:NAMED])}{more})"

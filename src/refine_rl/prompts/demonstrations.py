@@ -1,0 +1,214 @@
+"""Answers to imitate: rows of a source -> `Demonstration`s, and which of them validate.
+
+A row is a pair (a prompt and its answer) or a whole chat. Rows that ask the same belong to the same split,
+so that no question of validation is trained on; which those are follows from their texts and the seed, never
+from their places in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from refine_rl.errors import UserError
+from refine_rl.prompts.candidates import SPLITS, RowError, checked_messages
+from refine_rl.prompts.columns import nearest_column
+from refine_rl.prompts.curate import said
+from refine_rl.prompts.files import told
+from refine_rl.prompts.rows import read_rows
+from refine_rl.types import Demonstration, Message, Prompt, Split, count_of
+
+_ANSWERS = ("answer", "completion", "response", "output", "chosen", "target", "summary", "docstring", "label")
+MOST_VALIDATION = 100
+"""Rows of validation without a number asked for: a tenth, and no more than these."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """The columns of a source: "" for the names that a column has anyhow."""
+
+    prompt: str = ""
+    answer: str = ""
+    messages: str = ""
+
+    def wrong(self, names: Sequence[str]) -> str:
+        """What is wrong with a table, or a row, of these columns, or ""."""
+        for key, wanted in (("prompt", self.prompt), ("answer", self.answer), ("messages", self.messages)):
+            if wanted and wanted not in names:
+                return _no_column(wanted, names, f"sft.{key}")
+        if self.messages or (not self.prompt and not self.answer and "messages" in names):
+            return ""
+        for key, wanted in (("prompt", self.prompt or "prompt"), ("answer", self.answer or "answer")):
+            if wanted not in names:
+                return _no_column(wanted, names, f"sft.{key}")
+        return ""
+
+    def chat(self, row: object, system: str) -> tuple[Message, ...]:
+        """The chat of a row, a system message before it where it has none. Raises RowError."""
+        if not isinstance(row, Mapping):
+            raise RowError('is not an object: write {"prompt": "...", "answer": "..."}')
+        if wrong := self.wrong(list(row)):
+            raise RowError(wrong)
+        own = self.messages or ("messages" if not self.prompt and not self.answer else "")
+        if own and row.get(own) is not None:
+            messages = _chat(row[own], own)
+        else:
+            messages = (
+                *_asked(row[self.prompt or "prompt"], self.prompt or "prompt"),
+                *_answered(row[self.answer or "answer"], self.answer or "answer"),
+            )
+        if not any(m["role"] == "assistant" for m in messages[1:]):
+            raise RowError("has no answer of the assistant")
+        if any(m["role"] == "system" for m in messages[1:]):
+            raise RowError("has a system message that is not the first message")
+        if system and messages[0]["role"] != "system":
+            return (Message(role="system", content=system), *messages)
+        return messages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """Demonstrations of a source, with lines for people about what was left out; `sha256` is of all that was
+    read, in its order."""
+
+    rows: tuple[Demonstration, ...]
+    lines: tuple[str, ...]
+    sha256: str
+
+
+def read_demonstrations(
+    source: str,
+    folder: Path,
+    names: Names,
+    *,
+    system: str = "",
+    validation: int | float | None = None,
+    seed: int = 0,
+    without: Sequence[Prompt] = (),
+) -> Shown:
+    """All demonstrations of a source that `read_rows` knows, each with its split: train or validation.
+
+    `validation` is how many rows validate, or their share of all; without it a tenth, up to 100. Where rows
+    name splits themselves, those of "validation" do, and those of "held_out" are left out; so is what asks
+    the same as a prompt of `without`. Raises what `read_rows` raises, and UserError that names the broken
+    rows, for a source without rows, and where no row would be left to train on.
+    """
+    found: list[Demonstration] = []
+    broken: list[tuple[str, str]] = []
+    read = read_rows(source, folder, key="sft.data", wrong=names.wrong)
+    digest = blake2b(digest_size=32)
+    for name, row in read.rows:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            chat = names.chat(row, system)
+            shown = Demonstration(name=f"{read.origin}:{name}", messages=chat, split=_split(row))
+        except RowError as error:
+            broken.append((name, str(error)))
+        else:
+            digest.update(f"{shown.split} {shown.messages}\n".encode(errors="surrogatepass"))
+            found.append(shown)
+    if broken:
+        raise UserError(told(read.name, broken, all_alike=not found))
+    if not found:
+        raise UserError(f"{read.name}: there are no rows in it")
+    kept, lines = _allowed(found, without)
+    kept = _divided(kept, validation, seed) if kept else []
+    if not any(shown.split == "train" for shown in kept):
+        raise UserError(
+            f"{read.name}: no row is left to train on ({'; '.join(lines) or 'all validate'}). Give more "
+            "rows, or a smaller sft.validation."
+        )
+    return Shown(rows=tuple(kept), lines=tuple(lines), sha256=digest.hexdigest())
+
+
+def _allowed(
+    found: Sequence[Demonstration], without: Sequence[Prompt]
+) -> tuple[list[Demonstration], list[str]]:
+    """Without the held-out ones, and lines about them."""
+    own = [shown for shown in found if shown.split != "held_out"]
+    asked = {said(prompt.messages) for prompt in without}
+    kept = [shown for shown in own if said(shown.asked) not in asked]
+    lines = []
+    if len(own) < len(found):
+        lines.append(f"{count_of(len(found) - len(own), 'row')} left out: held out by their column `split`")
+    if len(kept) < len(own):
+        lines.append(
+            f"{count_of(len(own) - len(kept), 'row')} left out: they ask what a held-out prompt asks"
+        )
+    return kept, lines
+
+
+def _divided(
+    found: Sequence[Demonstration], validation: int | float | None, seed: int
+) -> list[Demonstration]:
+    """Each with its split; those that ask the same have the same one."""
+    named = {_question(shown) for shown in found if shown.split == "validation"}
+    if named and validation is None:
+        return [replace(s, split="validation" if _question(s) in named else "train") for s in found]
+    wanted = len(found) * validation if isinstance(validation, float) else validation
+    most = min(MOST_VALIDATION, len(found) // 10) if wanted is None else round(wanted)
+    if most >= len(found):
+        raise UserError(f"sft.validation = {validation}, but there are only {count_of(len(found), 'row')}.")
+    alike: dict[str, int] = {}
+    for shown in found:
+        alike[_question(shown)] = alike.get(_question(shown), 0) + 1
+    chosen: set[str] = set()
+    left = most
+    for question in sorted(alike, key=lambda q: blake2b(f"{seed} {q}".encode(errors="replace")).digest()):
+        if alike[question] <= left:
+            chosen.add(question)
+            left -= alike[question]
+    return [replace(s, split="validation" if _question(s) in chosen else "train") for s in found]
+
+
+def _question(shown: Demonstration) -> str:
+    """What the first answer answers, in a form in which the same question is the same."""
+    first = next(n for n, m in enumerate(shown.messages) if n and m["role"] == "assistant")
+    return repr(said(shown.messages[:first]))
+
+
+def _split(row: object) -> Split:
+    """A row's own split; "train" where its column says nothing that we know."""
+    own = row.get("split") if isinstance(row, Mapping) else None
+    return next((split for split in SPLITS if split == own), "train")
+
+
+def _chat(messages: object, column: str) -> tuple[Message, ...]:
+    if not isinstance(messages, list) or not messages:
+        raise RowError(f"has a `{column}` that is not a list of {{role, content}}")
+    return checked_messages(messages)
+
+
+def _asked(prompt: object, column: str) -> tuple[Message, ...]:
+    if isinstance(prompt, list) and prompt:
+        return checked_messages(prompt)
+    return (Message(role="user", content=_text(prompt, column)),)
+
+
+def _answered(answer: object, column: str) -> tuple[Message, ...]:
+    if isinstance(answer, list) and answer:
+        return checked_messages(answer)
+    return (Message(role="assistant", content=_text(answer, column)),)
+
+
+def _text(value: object, column: str) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()) or value == []:
+        raise RowError(f"has an empty {column}")
+    if not isinstance(value, str):
+        raise RowError(f"has a `{column}` that is not text: {value!r:.60}")
+    return value
+
+
+def _no_column(wanted: str, names: Iterable[str], key: str) -> str:
+    """That a column is not there; which there are, and the one that is probably meant."""
+    there = list(names)
+    listed = ", ".join(f"`{name}`" for name in there)
+    near = nearest_column(wanted, there)
+    if not near and wanted == "answer":
+        near = next((word for word in _ANSWERS if word in there), "")
+    own = f" ({key})" if wanted not in ("prompt", "answer") else ""
+    advice = f': `{key.removeprefix("sft.")} = "{near}"` in [sft] takes `{near}`' if near else ""
+    return f"has no column `{wanted}`{own}; there {'is' if len(there) == 1 else 'are'} {listed}{advice}"

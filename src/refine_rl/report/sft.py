@@ -1,0 +1,153 @@
+"""The report of supervised fine-tuning: the loss on rows that it trained on and on others, and answers before
+and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from refine_rl.report import data
+from refine_rl.report.fill import file_of, fill
+from refine_rl.report.headline import Headline
+from refine_rl.report.standing import Json
+from refine_rl.run import RunFolder
+from refine_rl.settings import Settings
+from refine_rl.types import count_of
+
+MOST_EVENTS = 200
+_STATES = ("started", "resumed", "interrupted", "guard", "finished")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A look at the validation rows; `best`: its weights were kept."""
+
+    step: int
+    loss: float
+    perplexity: float
+    training: float | None
+    best: bool
+
+
+def render_sft(run: RunFolder) -> str:
+    """The page as HTML, also of a run that is unfinished or was stopped."""
+    from refine_rl.report.plots import SMOOTH_FROM, sft_plots  # imports matplotlib
+
+    settings, metrics, events = run.settings(), run.metrics(), run.events()
+    validation = run.validation()
+    best = data.best_step(events)
+    page: dict[str, Any] = {
+        "name": run.name,
+        "task": settings.task.strip(),
+        "headline": _headline(
+            events, metrics, validation, best, int(run.config.source().get("sft_steps", 0))
+        ),
+        "facts": _facts(run, settings, metrics, best),
+        "notes": next((e["text"] for e in events if e["name"] == "rows"), "").splitlines(),
+        "looks": _looks(metrics, validation, best),
+        "plots": [(plot, Markup(plot.svg)) for plot in sft_plots(metrics, validation, best=best)],
+        "smoothed": len(metrics) >= SMOOTH_FROM,
+        "best": best,
+        "examples": run.examples(),
+        "times": data.time_table(metrics, run.times()),
+        "warnings": [e for e in events if e["kind"] in ("warning", "guard")],
+        "events": events[-MOST_EVENTS:],
+        "events_left_out": max(0, len(events) - MOST_EVENTS),
+        "settings": data.settings_table(settings),
+        "versions": run.config.versions(),
+        "style": Markup(file_of("page.css")),
+    }
+    return fill("sft.html.j2", page)
+
+
+def _headline(
+    events: Sequence[Json], metrics: Sequence[Json], validation: Sequence[Json], best: int | None, steps: int
+) -> Headline:
+    """What came of it, or how far it came and what to do next."""
+    state = next((e for e in reversed(events) if e["kind"] in _STATES), None)
+    kind = "" if state is None else state["kind"]
+    done = f"{len(metrics)} of {count_of(steps, 'step')} trained."
+    notes = [f"{state['text']}"] if state is not None and kind in ("guard", "interrupted") else []
+    losses = {v["step"]: v["loss"] for v in validation}
+    if 0 in losses and best in losses:
+        before, after = losses[0], losses[best]
+        lower = after < before
+        claim = (
+            "The loss on answers that it was not trained on fell:"
+            if lower
+            else "The validation loss did not fall:"
+        )
+        numbers = (
+            f"{before:.3f} → {after:.3f} nats a token at step {best} (perplexity "
+            f"{data.number(math.exp(min(700, before)))} → {data.number(math.exp(min(700, after)))})."
+        )
+        if kind == "finished":
+            notes.append(
+                "These rows chose the checkpoint, so the number is a little too good. Whether answers are "
+                "better for their purpose, a loss does not say: read them below, or compare by a reward."
+            )
+            return Headline(
+                tone="better" if lower else "not better", claim=claim, numbers=numbers, notes=tuple(notes)
+            )
+        done = f"{done} Validation loss so far: {numbers}"
+    if kind == "finished":
+        last = metrics[-1]["loss"] if metrics else None
+        numbers = f"training loss {data.number(last)} in the last step; no rows were kept for validation."
+        return Headline(tone="open", claim="Trained:", numbers=numbers, notes=tuple(notes))
+    if kind == "guard" and state is not None:
+        return Headline(
+            tone="stopped", claim=f"Stopped by the guard “{state['name']}”:", numbers=done, notes=tuple(notes)
+        )
+    notes.append("refine sft --resume and this run’s folder take it up again.")
+    claim = "Interrupted and saved:" if kind == "interrupted" else "Not finished:"
+    return Headline(tone="open", claim=claim, numbers=done, notes=tuple(notes))
+
+
+def _facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:
+    """A few lines on what was trained, on what, and what it took."""
+    sft, m = settings.sft, settings.sft_model
+    assert sft is not None
+    whole = m.adapter == "none"
+    adapter = (
+        "all weights" if whole else f"{m.adapter}, rank {m.rank}, alpha {m.alpha:g}, dropout {m.dropout:g}"
+    )
+    lines = {
+        "Model": f"{m.name} ({adapter})",
+        "Data": sft.data,
+        "Update": f"up to {sft.batch_tokens:,} tokens a step, learning rate {settings.sft_learning_rate:g}, "
+        f"{sft.schedule} after {sft.warmup:.0%} of warm-up",
+    }
+    if metrics:
+        tokens, targets = (sum(line[key] for line in metrics) for key in ("tokens", "targets"))
+        lines["Training"] = (
+            f"{count_of(len(metrics), 'step')}, {metrics[-1]['epoch']:.2f} passes: {tokens:,} tokens, "
+            f"{targets:,} of them in answers"
+        )
+        seconds = sum(line["seconds"]["total"] for line in metrics)
+        lines["Time in steps"] = f"{data.duration(seconds)} ({tokens / seconds:,.0f} tokens a second)"
+    if done := next((e for e in run.events() if e["name"] == "done_early"), None):
+        lines["Ended early"] = done["text"]
+    if changed := run.changed_settings():
+        lines["Changed on the way"] = "; ".join(map(str, changed))
+    if best is not None:
+        lines["Checkpoint"] = f"step {best}, chosen on the validation rows"
+    return lines
+
+
+def _looks(metrics: Sequence[Json], validation: Sequence[Json], best: int | None) -> list[Look]:
+    """Each look with the training loss of its step."""
+    training = {m["step"]: m["loss"] for m in metrics}
+    return [
+        Look(
+            step=v["step"],
+            loss=v["loss"],
+            perplexity=v["perplexity"],
+            training=training.get(v["step"]),
+            best=v["step"] == best,
+        )
+        for v in validation
+    ]
