@@ -14,7 +14,7 @@ import pytest
 from refine_rl.policy.made import made_folder, maker_of
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes import copy_recipe, recipe_folder
-from refine_rl.recipes.codet5 import grammar, pairs, prompts, rules
+from refine_rl.recipes.codet5 import codexglue, grammar, pairs, prompts, rules
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.sanity import check_sanity
 from refine_rl.settings.file import load_settings
@@ -209,3 +209,37 @@ def test_the_model_is_made_and_keeps_every_character(tmp_path: Path) -> None:
             assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     (mine / "words.toml").write_text((FOLDER / "words.toml").read_text() + "\n")
     assert made_folder(maker) != folder  # another grammar, another tokenizer
+
+
+# -- real code --------------------------------------------------------------------------------
+
+
+def test_real_code_comes_without_its_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def row(name: str, words: int) -> dict[str, object]:
+        code = f"def {name} ( self , a , b = ( 1 , 2 ) , * rest ) : return a".split()
+        return {
+            "func_name": name,
+            "code_tokens": code,
+            "docstring_tokens": ["say", "\n", *["it"] * words, "."],
+        }
+
+    asked: list[tuple[object, ...]] = []
+
+    def load_dataset(*names: str, split: str) -> datasets.Dataset:
+        asked.append((*names, split))
+        return datasets.Dataset.from_list([row("one", 1), row("long", 65), row("two", 2), row("none", 3)])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = codexglue.pairs(10, 0)
+    assert asked == [("google/code_x_glue_ct_code_to_text", "python", "train")]
+    assert sorted(pair["answer"] for pair in found) == ["say it .", "say it it .", "say it it it ."]
+    assert found[0]["prompt"].endswith("( self , a , b = ( 1 , 2 ) , * rest ) : return a")
+    (only,) = codexglue.prompts("held_out", 1, 0)
+    assert asked[-1][-1] == "test"
+    assert only["data"]["parameters"] == ["a", "b", "rest"]
+    assert only["data"]["returns"] is True
+    assert (
+        rules.parameters(only["prompt"], "Give a and b with `rest`.", only["data"]["parameters"]).value == 1
+    )

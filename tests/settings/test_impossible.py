@@ -78,6 +78,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"judge": {"larger": "a/c"}, "reward": JUDGED},
         {"judge": {"shrink": True}, "reward": JUDGED},
         {"sft": {**PAIRS, "dropout": 0.1}, "model": {"adapter": "none"}},
+        {"sft": {**PAIRS, "optimizer": "muon"}},
     ],
 }
 

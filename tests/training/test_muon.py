@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models import listening_model
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.settings import ModelSettings
@@ -37,12 +38,28 @@ def test_matrices_are_those_of_linear_layers(load: Callable[[str], Policy]) -> N
     for kind in ("llama", "gpt2"):
         policy = load(kind)
         inside = policy.matrices()
-        assert inside < policy.trainable().keys()
+        assert inside.keys() < policy.trainable().keys()
         assert all(policy.trainable()[name].ndim == 2 for name in inside)
         assert not any(word in name for name in inside for word in ("embed", "wte", "wpe", "norm", "lm_head"))
     assert {name.split(".")[-2] for name in load("llama").matrices()} == {
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     }
+
+
+def test_t5_queries_take_smaller_steps(tmp_path: Path) -> None:
+    """As they start smaller: attention does not divide by the root of the width, 8 here."""
+    settings = ModelSettings(
+        name=str(listening_model(tmp_path)), dtype="float32", device="cpu", adapter="none"
+    )
+    policy = load_policy(settings)
+    scales = policy.matrices()
+    assert {s for name, s in scales.items() if name.endswith(".q.weight")} == {8**-0.5}
+    assert {s for name, s in scales.items() if not name.endswith(".q.weight")} == {1.0}
+    assert not any("shared" in name or "relative" in name or "lm_head" in name for name in scales)
+    optimizer = muon(policy)
+    assert [group.get("scale") for group in optimizer.param_groups] == [8**-0.5, 1.0, None]
+    queries = [policy.trainable()[name] for name, s in sorted(scales.items()) if s < 1]
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in queries]
 
 
 def test_a_step_is_that_of_muon_and_of_adamw(load: Callable[[str], Policy]) -> None:
@@ -70,7 +87,7 @@ def test_an_update_of_a_matrix_is_orthogonal() -> None:
     """All its singular values are alike, whatever those of the gradient are."""
     matrix = torch.nn.Parameter(torch.zeros(16, 16))
     matrix.grad = torch.diag(torch.logspace(0, -2, 16))
-    optimizer = MuonAndAdamW([matrix], [], weight_decay=0.0)
+    optimizer = MuonAndAdamW({1.0: [matrix]}, [], weight_decay=0.0)
     optimizer.param_groups[0]["lr"] = 1.0
     optimizer.step()
     moved = torch.linalg.svdvals(matrix.detach())

@@ -25,11 +25,15 @@ from refine_rl.training import checkpoint
 from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.local import LocalLearner, adamw
+from refine_rl.training.muon import muon
 from refine_rl.training.rate import Rate
 from refine_rl.training.sft.keep import Keeper
 from refine_rl.training.sft.learn import Learn, mean_loss
 from refine_rl.training.sft.loop import train
 from refine_rl.types import Prompt
+
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
+"""By their names in [sft]."""
 
 
 def run(
@@ -97,7 +101,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
     folder, sft, policy = ready.folder, ready.sft, ready.policy
     learner = LocalLearner(
         speaker=policy,
-        optimizer=adamw(policy, weight_decay=sft.weight_decay),
+        optimizer=OPTIMIZERS[sft.optimizer](policy, weight_decay=sft.weight_decay),
         check=Check(speaker=policy),
         tokens=sft.tokens_per_micro_batch,
         max_grad_norm=sft.max_grad_norm,

@@ -189,14 +189,20 @@ class Policy(ABC):
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
-    def matrices(self) -> frozenset[str]:
-        """The names of those that linear layers multiply by, the head apart."""
+    def matrices(self) -> dict[str, float]:
+        """The names of those that linear layers multiply by, the head apart; and how large a step each wants
+        beside the others. T5's attention does not divide by the root of a head's width: its queries are
+        smaller by that."""
         head = self.model.get_output_embeddings()
-        return frozenset(
-            f"{name}.weight"
+        found = {
+            f"{name}.weight": 1.0
             for name, module in self.model.named_modules()
             if isinstance(module, nn.Linear | Conv1D) and module is not head and module.weight.requires_grad
-        )
+        }
+        for name, module in self.model.named_modules():
+            if (width := getattr(module, "key_value_proj_dim", None)) and f"{name}.q.weight" in found:
+                found[f"{name}.q.weight"] = width**-0.5
+        return found
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:

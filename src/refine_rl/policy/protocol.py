@@ -106,8 +106,9 @@ class Speaker(Protocol):
     def trainable(self) -> Mapping[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
 
-    def matrices(self) -> frozenset[str]:
-        """The names of those that linear layers multiply by, the head apart."""
+    def matrices(self) -> Mapping[str, float]:
+        """The names of those that linear layers multiply by, the head apart; and how large a step each wants
+        beside the others."""
 
     def save(self, folder: Path) -> None:
         """The adapter or the model, as its libraries load it."""

@@ -97,7 +97,7 @@ def read_demonstrations(
     """
     found: list[Demonstration] = []
     broken: list[tuple[str, str]] = []
-    read = read_rows(source, folder, key="sft.data", wrong=names.wrong)
+    read = read_rows(source, folder, key="sft.data", wrong=names.wrong, seed=seed)
     digest = blake2b(digest_size=32)
     for name, row in read.rows:
         try:

@@ -206,6 +206,11 @@ _SFT: tuple[Impossible[Whole], ...] = (
         why="`sft.dropout` is the adapter's, and `sft.adapter` or `model.adapter` says that there is none",
         way_out="leave it out",
     ),
+    Impossible(
+        when=lambda it: it.sft is not None and it.sft.optimizer == "muon" and it.sft_model.adapter != "none",
+        why='`sft.optimizer = "muon"` trains whole weight matrices',
+        way_out='use `sft.adapter = "none"`',
+    ),
 )
 
 IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS + _SFT

@@ -16,9 +16,10 @@ class SFTSettings(Section):
     """[sft]: supervised fine-tuning on answers to imitate; not without this table."""
 
     data: str
-    """Where the answers stand: "file:PATH" (.jsonl, .json, .csv, .parquet), relative to the task's folder, or
-    "hub:OWNER/NAME:CONFIG@SPLIT" (see docs/data.md); with "[:1000]" behind it, the first rows. A row is a
-    `prompt` with its `answer`, or a chat, `messages`. What has the `split` "held_out" is left out."""
+    """Where the answers stand: "file:PATH" (.jsonl, .json, .csv, .parquet, or a .py file with a function
+    `pairs(count, seed)`), relative to the task's folder, or "hub:OWNER/NAME:CONFIG@SPLIT" (see docs/data.md);
+    with "[:1000]" behind it, the first rows (of a .py file: so many; 10,000 without it). A row is a `prompt`
+    with its `answer`, or a chat, `messages`. What has the `split` "held_out" is left out."""
     prompt: str = ""
     """The column of the prompt (a text, or a list of chat messages) where it is not called `prompt`."""
     answer: str = ""
@@ -39,14 +40,18 @@ class SFTSettings(Section):
     """... or passes through the data; without either, one pass."""
     batch_tokens: Positive = 4096
     """An update takes the next rows up to so many tokens, prompts included."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """"muon": for training from scratch, in fewer steps; weight matrices are moved by Muon, all else by AdamW
+    at the same rate. Not with an adapter."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Without it: 2e-4 for an adapter, 2e-5 for full fine-tuning; for "tiny" 2e-3 and 5e-4."""
+    """Without it: 2e-4 for an adapter, 2e-5 for full fine-tuning; for "tiny" 2e-3 and 5e-4; with "muon"
+    2e-2."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """What follows the warm-up; "linear" and "cosine" end at 0."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the steps in which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Of AdamW."""
+    """Of AdamW; of "muon", on the matrices alone."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Larger gradients are scaled down to this norm."""
     adapter: Literal["lora", "qlora", "none"] | None = None

@@ -113,6 +113,8 @@ class Settings(Section):
         """The learning rate of supervised fine-tuning in force."""
         if self.sft is not None and self.sft.learning_rate is not None:
             return self.sft.learning_rate
+        if self.sft is not None and self.sft.optimizer == "muon":
+            return 2e-2
         whole = self.sft_model.adapter == "none"
         if self.model.name == "tiny":
             return 5e-4 if whole else 2e-3

@@ -57,7 +57,7 @@ class LocalLearner:
     ) -> Learned:
         """See `Learner`. The log-probs of the rollouts stay the old ones throughout."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         worked = [r for r in rows if r.teaches]
         sampled = [r.trajectory for r in rows if r.sampled]
         compared = self.dropout == 0 and any(r.sampled for r in worked)

@@ -7,7 +7,7 @@ and biases are left to AdamW, at the same learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,24 +18,30 @@ from refine_rl.policy.protocol import Speaker
 
 def muon(speaker: Speaker, *, weight_decay: float = 0.0) -> MuonAndAdamW:
     """Over the trainable parameters, in the order of their names; a learner sets the rate of each step."""
-    inside = speaker.matrices()
+    scales = speaker.matrices()
     named = sorted(speaker.trainable().items())
     return MuonAndAdamW(
-        [p for name, p in named if name in inside],
-        [p for name, p in named if name not in inside],
+        {s: [p for name, p in named if scales.get(name) == s] for s in sorted(set(scales.values()))},
+        [p for name, p in named if name not in scales],
         weight_decay=weight_decay,
     )
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Two optimizers as one: the groups of both, and one state, by parameter."""
+    """Two optimizers as one: the groups of both, and one state, by parameter. `matrices` are by the `scale`
+    of their group, by which a learner multiplies its rate."""
 
     def __init__(
-        self, matrices: list[nn.Parameter], others: list[nn.Parameter], *, weight_decay: float
+        self,
+        matrices: Mapping[float, list[nn.Parameter]],
+        others: list[nn.Parameter],
+        *,
+        weight_decay: float,
     ) -> None:
         self._parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self._parts.append(torch.optim.Muon(matrices, weight_decay=weight_decay, momentum=0.95))
+            groups = [{"params": some, "scale": scale} for scale, some in matrices.items()]
+            self._parts.append(torch.optim.Muon(groups, weight_decay=weight_decay, momentum=0.95))
         if others:
             self._parts.append(torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
