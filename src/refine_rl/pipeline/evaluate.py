@@ -65,8 +65,7 @@ def evaluate_again(
     """
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
-    require_functions(folder, functions)
-    _require_reward(folder)
+    _require_reward(folder, functions)
     now, seed = _asked(folder.settings(), overrides, source, seed)
     settings = _settings(folder.settings(), now, samples, judge, metrics, reference)
     require_packages(settings)
@@ -108,8 +107,9 @@ def evaluate_again(
         return comparison, _saved(folder, name, comparison)
 
 
-def _require_reward(folder: RunFolder) -> None:
-    """Raises UserError where the run has none."""
+def _require_reward(folder: RunFolder, functions: Sequence[Callable[..., Any]]) -> None:
+    """Raises UserError where the run has none, or where its functions are others."""
+    require_functions(folder, functions)
     if folder.config.kind() == "sft":
         raise UserError(
             f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "
