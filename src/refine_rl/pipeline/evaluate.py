@@ -102,9 +102,7 @@ def evaluate_again(
             )
             sides, losses = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
             comparison = compared(work, sides, seed=seed, losses=losses)
-        for text in unexpected(comparison).values():
-            journal.observer.warning(text)
-        return comparison, _saved(folder, name, comparison)
+        return comparison, _told(folder, name, comparison, journal)
 
 
 def _require_reward(folder: RunFolder, functions: Sequence[Callable[..., Any]]) -> None:
@@ -118,8 +116,10 @@ def _require_reward(folder: RunFolder, functions: Sequence[Callable[..., Any]]) 
         )
 
 
-def _saved(folder: RunFolder, name: str, comparison: Comparison) -> Path:
-    """The evaluation's file; a report that is there is made anew."""
+def _told(folder: RunFolder, name: str, comparison: Comparison, journal: Journal) -> Path:
+    """The evaluation's file, with a word on what was not expected; a report that is there is made anew."""
+    for text in unexpected(comparison).values():
+        journal.observer.warning(text)
     written = folder.save_evaluation(name, comparison)
     if folder.report.is_file():
         folder.save_report(render(folder))
