@@ -11,6 +11,8 @@ an end token. First TRL tries each micro-batch of --micro-batches; then its best
 "float32" is TRL's bf16=False, "bfloat16" its bf16=True (weights float32 without an adapter, as in Re:Fine;
 with LoRA both keep the frozen weights in bfloat16). Gradient checkpointing, on by default in TRL, is off: it
 is faster so; --checkpointing tries it as well. Peak memory is what the system counted for the process.
+
+With --sft it is supervised fine-tuning, against SFTTrainer (against_trl_sft.py says how).
 """
 
 from __future__ import annotations
@@ -45,7 +47,13 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "both"], default="both")
     parser.add_argument("--adapter", choices=["lora", "none"], default="none")
-    parser.add_argument("--micro-batches", default="8,16,32,64", help="completions a pass that TRL tries")
+    parser.add_argument("--sft", action="store_true", help="supervised fine-tuning, against SFTTrainer")
+    parser.add_argument("--rows", type=int, default=64, help="of a step of --sft")
+    parser.add_argument("--shortest", type=int, default=20, help="row of --sft, in tokens")
+    parser.add_argument("--longest", type=int, default=500, help="row of --sft, in tokens")
+    parser.add_argument("--tokens-at-once", type=int, default=0, help="of Re:Fine with --sft; 0: its default")
+    parser.add_argument("--padding-free", action="store_true", help="try it with TRL's SFTTrainer as well")
+    parser.add_argument("--micro-batches", default="8,16,32,64", help="rows a pass that TRL tries")
     parser.add_argument("--checkpointing", action="store_true", help="try it with TRL as well")
     parser.add_argument("--repeats", type=int, default=2, help="processes of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed in each process")
@@ -66,12 +74,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="against-trl-") as folder:
         model = a.model or random_model(Path(folder), a)
         formats = ["float32", "bfloat16"] if a.dtype == "both" else [a.dtype]
-        found = {dtype: compare(model, dtype, a) for dtype in formats}
+        if a.sft:
+            import against_trl_sft as tables  # beside this file
+
+            found = {dtype: tables.compare(model, dtype, a, run) for dtype in formats}
+        else:
+            tables = sys.modules[__name__]
+            found = {dtype: compare(model, dtype, a) for dtype in formats}
     print("`" + " ".join(["python", *sys.argv]) + "`\n")
-    print(described(found, a) + "\n")
-    print(table(found))
+    print(tables.described(found, a) + "\n")
+    print(tables.table(found))
     print("\nEvery setting of TRL that was tried:\n")
-    print(tried_table(found))
+    print(tables.tried_table(found))
 
 
 # -- the two sides ----------------------------------------------------------------------------------
@@ -178,7 +192,7 @@ def say(result: dict[str, Any]) -> dict[str, Any]:
 def random_model(folder: Path, a: argparse.Namespace) -> str:
     """Written by another process, so that this one does not grow."""
     shape = f"Shape(vocabulary={a.vocabulary}, hidden={a.hidden}, layers={a.layers})"
-    context = a.prompt_tokens + a.completion_tokens
+    context = a.longest if a.sft else a.prompt_tokens + a.completion_tokens
     code = (
         "from pathlib import Path; from refine_rl.bench.random_model import Shape, write_random_model; "
         f"write_random_model(Path({str(folder)!r}), {shape}, context={context})"
