@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from refine_rl.policy.made import _key, made_folder, maker_of
 from refine_rl.prompts.sources import load_prompts
@@ -275,26 +277,28 @@ def test_from_nothing_to_a_tuned_model(refine: Callable[..., Any], tmp_path: Pat
         assert wanted in text
         text = text.replace(wanted, small)
     (mine / "model.py").write_text(text)
-    sft = {"data": "file:pairs.py[:60]", "steps": 2, "batch_tokens": 400, "validation": 5, "examples": 1}
-    few = [word for key, value in sft.items() for word in ("--set", f"sft.{key}={value}")]
-    done = refine("sft", mine, "--run", "first", *few)
-    assert done.code == 0, done.err
-    first = RunFolder.open(Path("first"))
-    losses = [metrics.loss for metrics in first.sft_history()]
-    assert len(losses) == 2
-    grpo = {"prompts.train": 4, "prompts.held_out": 2, "prompts.validation": 0, "grpo.steps": 2}
-    grpo |= {"grpo.prompts_per_step": 2, "rollout.group_size": 2, "rollout.max_tokens": 6}
-    grpo |= {
-        "evaluate.samples": 1,
-        "model.start": "first",
-        "grpo.all_cut_patience": 9,
-        "grpo.warmup_steps": 0,
+    few = {
+        **{"sft.data": "file:pairs.py[:60]", "sft.steps": 2, "sft.batch_tokens": 400, "sft.validation": 5},
+        **{"sft.examples": 1, "prompts.train": 4, "prompts.held_out": 2, "prompts.validation": 0},
+        **{"grpo.steps": 2, "grpo.warmup_steps": 0, "grpo.prompts_per_step": 2, "grpo.all_cut_patience": 9},
+        **{"rollout.group_size": 2, "rollout.max_tokens": 6, "evaluate.samples": 1},
     }
-    changes = [word for key, value in grpo.items() for word in ("--set", f"{key}={value}")]
-    done = refine("train", mine, "--run", "second", *changes)
+    changes = [word for key, value in few.items() for word in ("--set", f"{key}={value}")]
+    done = refine("train", mine, "--run", "run", *changes)
     assert done.code == 0, done.err
-    second = RunFolder.open(Path("second"))
-    assert len(second.metrics()) == 2
-    comparison = json.loads(Path("second/comparison.json").read_text())
+    assert "Making the untrained model of mine (once" in " ".join(done.err.split())
+    run = RunFolder.open(Path("run"))
+    assert [len(run.metrics()), len(run.sft.sft_history())] == [2, 2]
+    comparison = json.loads(Path("run/comparison.json").read_text())
     assert set(comparison["details"]) > {"greedy", "component:understood"}
-    assert "untrained model of `mine`" in (Path("first/model/README.md")).read_text()
+    assert set(comparison["others"]) == {"sft"}
+    assert [len(run.outcomes(which) or []) for which in ("base", "sft", "tuned")] == [2, 2, 2]
+    base, tuned = (load_file(folder / "model.safetensors") for folder in (made(mine), Path("run/sft/model")))
+    moved = [name for name, weights in base.items() if not torch.equal(weights, tuned[name])]
+    assert len(moved) > 0.9 * len(base)  # every weight was trained
+
+
+def made(task: Path) -> Path:
+    maker = maker_of(load_settings(task).model.name)
+    assert maker is not None
+    return made_folder(maker)
