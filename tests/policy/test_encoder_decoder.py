@@ -424,7 +424,8 @@ def test_a_prompt_goes_through_the_encoder_once_for_all_its_members(make: Make, 
     groups = sample(policy, UNEVEN, members=4, sampling=sampling, purpose=PURPOSE)
     batch, _ = taken_apart(groups)
     policy.logprobs(batch)
-    assert (seen, heard) == ([3, 3], [3, 3])
+    # In training, prompts of very different lengths go apart.
+    assert (seen, heard) == ([3, 2, 1], [3, 2, 1])
 
 
 def test_adapters_and_merged_models_are_read_by_their_libraries(make: Make, tmp_path: Path) -> None:
@@ -464,6 +465,6 @@ def test_the_reference_is_the_untrained_model(make: Make, adapter: str) -> None:
         before = policy.logprobs(batch)
         for parameter in policy.trainable().values():
             parameter += 0.05
-        assert not torch.allclose(policy.logprobs(batch), before, atol=1e-2)
+        assert (policy.logprobs(batch) - before).abs().max() > 1e-2
         with policy.reference() as reference:
-            assert torch.equal(reference.logprobs(batch), before)
+            assert (reference.logprobs(batch) - before).abs().max() < 1e-5

@@ -176,6 +176,24 @@ def test_names(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made_folder(maker)
 
 
+def test_the_base_of_an_adapter_is_made_again(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe's, where the cache was emptied; not another one than the adapter names."""
+    monkeypatch.setattr(made, "_recipes", lambda: {"my-task": task / "model.py"})
+    maker = maker_of("recipe:my-task#3")
+    assert maker is not None
+    base = made_folder(maker)
+    adapter = task / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    shutil.rmtree(base)
+    assert find_origin(str(adapter)).base == str(base)
+    assert calls(task) == ["3", "3"]
+    shutil.rmtree(base)
+    (task / "words.py").write_text('WORDS = ["quite another corpus of words"]\n')
+    with pytest.raises(UserError, match=r"is an adapter of the model .*my-task-3-.*there is no such folder"):
+        find_origin(str(adapter))
+
+
 @pytest.mark.usefixtures("no_plots")
 def test_a_run_from_begin_to_export(refine: Refine, task: Path) -> None:
     done = refine("train", task, "--run", "run")

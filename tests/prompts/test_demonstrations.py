@@ -113,6 +113,14 @@ def test_so_many_validate(tmp_path: Path, asked: Any, number: int) -> None:
     assert [row.split for row in shown.rows].count("validation") == number
 
 
+def test_too_many_that_ask_the_same_are_no_validation_and_that_is_said(tmp_path: Path) -> None:
+    shown = read(tmp_path, [PAIRS[0]] * 5 + [PAIRS[1]] * 2, validation=3)
+    assert [row.split for row in shown.rows].count("validation") == 2
+    assert shown.lines == (
+        "2 of the 3 rows of sft.validation validate: rows that ask the same stay together",
+    )
+
+
 def test_splits_of_the_rows_hold_and_held_out_ones_are_left_out(tmp_path: Path) -> None:
     rows = [
         {**p, "split": s} for p, s in zip(PAIRS, ("train", "validation", "held_out", "test"), strict=False)

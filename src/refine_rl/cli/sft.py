@@ -38,20 +38,18 @@ def sft(
     from refine_rl.recipes import load_task
     from refine_rl.run import new_run
 
-    if steps is not None:
-        overrides = [*overrides, f"sft.steps={steps}"]
     if resume is not None:
         if task or recipe or run:
             raise UserError("--resume takes the run's folder alone: its settings are in the folder.")
         from refine_rl.pipeline.resume import reopen_sft
         from refine_rl.report.screen import Screen
 
-        _work(reopen_sft(resume, overrides, from_step, observer=Screen()), as_json)
+        _work(reopen_sft(resume, overrides, from_step, steps=steps, observer=Screen()), as_json)
         return
     if from_step is not None:
         raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
     one_task("sft", task, recipe)
-    settings = load_task(task, recipe=recipe, overrides=overrides)
+    settings = load_task(task, recipe=recipe, overrides=overrides).with_sft_steps(steps)
     name = settings.name or recipe or settings.folder.resolve().name
     with new_run(run, f"{name}-sft") as folder:
         folder.begin(settings, kind="sft")

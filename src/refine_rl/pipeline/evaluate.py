@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import UserError
+from refine_rl.evaluate.answer import Answers
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.llm.connections import EndpointConnections
-from refine_rl.pipeline.evidence import compared, examined
+from refine_rl.pipeline.evidence import Sides, compared, examined, untouched
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.functions import require_functions
 from refine_rl.pipeline.metrics import Losses, losses_of, require_data, require_packages
@@ -18,7 +19,7 @@ from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.control import readable
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.protocol import Purpose, Speaker
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.report.page import render
@@ -31,7 +32,7 @@ from refine_rl.settings import Settings
 from refine_rl.settings.evaluate import metrics_flaw
 from refine_rl.settings.file import override
 from refine_rl.settings.toml_write import toml_value
-from refine_rl.types import Comparison, Outcome, Prompt
+from refine_rl.types import Comparison, Prompt, count_of
 
 
 def evaluate_again(
@@ -64,13 +65,7 @@ def evaluate_again(
     """
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
-    require_functions(folder, functions)
-    if folder.config.kind() == "sft":
-        raise UserError(
-            f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "
-            "model could be compared. Its report has answers before and after; a GRPO run that begins with "
-            "it compares base, fine-tuned and tuned."
-        )
+    _require_reward(folder, functions)
     now, seed = _asked(folder.settings(), overrides, source, seed)
     settings = _settings(folder.settings(), now, samples, judge, metrics, reference)
     require_packages(settings)
@@ -105,15 +100,26 @@ def evaluate_again(
                 pause=pause,
                 evaluation=name,
             )
-            base, tuned, losses = _both_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-            comparison = compared(work, base, tuned, seed=seed, losses=losses)
-        for text in unexpected(comparison).values():
-            journal.observer.warning(text)
-        return comparison, _saved(folder, name, comparison)
+            sides, losses = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
+            comparison = compared(work, sides, seed=seed, losses=losses)
+        return comparison, _told(folder, name, comparison, journal)
 
 
-def _saved(folder: RunFolder, name: str, comparison: Comparison) -> Path:
-    """The evaluation's file; a report that is there is made anew."""
+def _require_reward(folder: RunFolder, functions: Sequence[Callable[..., Any]]) -> None:
+    """Raises UserError where the run has none, or where its functions are others."""
+    require_functions(folder, functions)
+    if folder.config.kind() == "sft":
+        raise UserError(
+            f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "
+            "model could be compared. Its report has answers before and after; a GRPO run that begins with "
+            "it compares base, fine-tuned and tuned."
+        )
+
+
+def _told(folder: RunFolder, name: str, comparison: Comparison, journal: Journal) -> Path:
+    """The evaluation's file, with a word on what was not expected; a report that is there is made anew."""
+    for text in unexpected(comparison).values():
+        journal.observer.warning(text)
     written = folder.save_evaluation(name, comparison)
     if folder.report.is_file():
         folder.save_report(render(folder))
@@ -221,19 +227,20 @@ def _first_looks(
     ).at_judges(prompts)
 
 
-def _both_sides(
-    work: Work, prompts: Sequence[Prompt], purpose: Purpose
-) -> tuple[list[Outcome], list[Outcome], dict[str, Losses]]:
-    """What base and tuned did, and how likely they find the references where a perplexity is wanted."""
-    likely = "perplexity" in work.settings.evaluate.metrics
+def _all_sides(work: Work, prompts: Sequence[Prompt], purpose: Purpose) -> tuple[Sides, dict[str, Losses]]:
+    """What each model did, and how likely it finds the references where a perplexity is wanted."""
+    answers: dict[str, list[Answers]] = {}
     losses: dict[str, Losses] = {}
-    work.journal.stage(f"The base model answers {len(prompts)} prompts")
+
+    def ask(side: str, called: str, speaker: Speaker) -> None:
+        work.journal.stage(f"The {called} model answers {count_of(len(prompts), 'prompt')}")
+        answers[side] = work.answers(prompts, purpose, speaker=speaker)
+        if "perplexity" in work.settings.evaluate.metrics:
+            losses[side] = losses_of(work, speaker, prompts)
+
+    if work.settings.sft is not None:
+        ask("base", "base", untouched(work, prompts))
     with work.policy.reference() as untrained:
-        before = work.answers(prompts, purpose, speaker=untrained)
-        if likely:
-            losses["base"] = losses_of(work, untrained, prompts)
-    work.journal.stage(f"The tuned model answers {len(prompts)} prompts")
-    after = work.answers(prompts, purpose)
-    if likely:
-        losses["tuned"] = losses_of(work, work.policy, prompts)
-    return *examined(work, before, after), losses
+        ask(*(("base", "base") if work.settings.sft is None else ("sft", "fine-tuned")), untrained)
+    ask("tuned", "tuned", work.policy)
+    return examined(work, answers), losses

@@ -1,98 +1,125 @@
-"""The held-out answers of base and tuned, scored, and what follows from them."""
+"""The held-out answers of base, fine-tuned and tuned, scored, and what follows from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answers_of, scored, unscored
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.evaluate.verdict import said_with, updated
-from refine_rl.pipeline.metrics import Losses, measured, note_losses
+from refine_rl.pipeline.metrics import Losses, losses_wanted, measured, note_losses
+from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
+from refine_rl.policy.policy import Policy
+from refine_rl.progress import Quiet
 from refine_rl.training.checkpoint import Position
 from refine_rl.types import Comparison, Outcome, Prompt, count_of
 
+Sides = Mapping[str, Sequence[Outcome]]
+"""What each model did with the same prompts, in the order of their making: "base", "sft" where the run begins
+with supervised fine-tuning, "tuned"."""
 
-def of_base(work: Work, prompts: Sequence[Prompt]) -> list[Outcome]:
-    """The untrained model's answers to the held-out prompts. Where scores compare only within a group they
-    are still missing: they are given beside the tuned model's, by `of_tuned`. Raises GuardStop where too many
-    are missing: nothing is trained yet."""
-    note_losses(work, "base", prompts)
-    known = work.folder.outcomes("base")
+
+def of_untuned(work: Work, prompts: Sequence[Prompt]) -> Sides:
+    """The answers to the held-out prompts before GRPO: the base model's, and those of the fine-tuned one
+    where training begins with that. Where scores compare only within a group they are still missing: they
+    are given beside the tuned model's, by `of_tuned`. Raises GuardStop where too many are missing: GRPO has
+    not begun yet."""
+    if work.settings.sft is None:
+        return {"base": _untuned(work, prompts, "base", "base model")}
+    if work.folder.outcomes("base") is None or losses_wanted(work, "base"):
+        work.journal.stage("Loading the base model once more")
+        base = _untuned(replace(work, policy=untouched(work, prompts)), prompts, "base", "base model")
+    else:
+        base = _untuned(work, prompts, "base", "base model")
+    return {"base": base, "sft": _untuned(work, prompts, "sft", "fine-tuned model")}
+
+
+def untouched(work: Work, prompts: Sequence[Prompt]) -> Policy:
+    """The model as it was before a run that begins with supervised fine-tuning, loaded beside the run's."""
+    policy = run_policy(work.folder, keep_reference=False, untouched=True)
+    every = [*work.folder.prompts(), *prompts]
+    hold_positions(work.settings.rollout.max_tokens, policy, every, Quiet())
+    return policy
+
+
+def _untuned(work: Work, prompts: Sequence[Prompt], side: str, called: str) -> Sequence[Outcome]:
+    note_losses(work, side, prompts)
+    known = work.folder.outcomes(side)
     if known is not None:
         return known
-    work.journal.stage(f"The base model answers {count_of(len(prompts), 'held-out prompt')}")
+    work.journal.stage(f"The {called} answers {count_of(len(prompts), 'held-out prompt')}")
     answers = work.answers(prompts, work.purpose("held_out"))
     if work.scorers.exam.relative:
         outcomes = unscored(answers)
     else:
-        score = work.scorer(work.scorers.exam, "The base model's held-out answers", "missing_in_base")
+        score = work.scorer(work.scorers.exam, f"The {called}'s held-out answers", f"missing_in_{side}")
         outcomes = scored([answers], score)[0]
-    work.folder.save_outcomes("base", outcomes)
+    work.folder.save_outcomes(side, outcomes)
     return outcomes
 
 
-def of_tuned(
-    work: Work, prompts: Sequence[Prompt], base: Sequence[Outcome]
-) -> tuple[Sequence[Outcome], Sequence[Outcome]]:
-    """The outcomes of base and tuned on the held-out prompts, both scored, base's answers where scores are
-    relative in one group with the tuned model's. Scores that are missing now end nothing: the model is
-    trained, and the comparison says what it lacks."""
+def of_tuned(work: Work, prompts: Sequence[Prompt], before: Sides) -> Sides:
+    """The outcomes of all sides on the held-out prompts, all scored, in one group a prompt where scores are
+    relative. Scores that are missing now end nothing: the model is trained, and the comparison says what it
+    lacks."""
     note_losses(work, "tuned", prompts)
     known = work.folder.outcomes("tuned")
     if known is not None:
-        return base, known
+        return {**before, "tuned": known}
     work.journal.stage(f"The tuned model answers {count_of(len(prompts), 'held-out prompt')}")
     answers = work.answers(prompts, work.purpose("held_out"))
-    if work.scorers.exam.relative:
-        base, outcomes = examined(work, answers_of(base), answers)
-        work.folder.save_outcomes("base", base)
+    if not work.scorers.exam.relative:
+        sides = {**before, **examined(work, {"tuned": answers})}
     else:
-        outcomes = scored([answers], _last_look(work, "tuned"))[0]
-    work.folder.save_outcomes("tuned", outcomes)
-    return base, outcomes
+        unscored_yet = {side: answers_of(outcomes) for side, outcomes in before.items()}
+        sides = {**examined(work, {**unscored_yet, "tuned": answers})}
+        for side in before:
+            work.folder.save_outcomes(side, sides[side])
+    work.folder.save_outcomes("tuned", sides["tuned"])
+    return sides
 
 
-def examined(
-    work: Work, base: Sequence[Answers], tuned: Sequence[Answers]
-) -> tuple[list[Outcome], list[Outcome]]:
-    """Both sides' answers scored: in one group a prompt where scores are relative, else apart. No number of
+def examined(work: Work, sides: Mapping[str, Sequence[Answers]]) -> Sides:
+    """All sides' answers scored: in one group a prompt where scores are relative, else apart. No number of
     missing scores stops it."""
     if work.scorers.exam.relative:
-        base_outcomes, tuned_outcomes = scored([base, tuned], _last_look(work, "comparison"))
-        return base_outcomes, tuned_outcomes
-    return scored([base], _last_look(work, "base"))[0], scored([tuned], _last_look(work, "tuned"))[0]
+        outcomes = scored(list(sides.values()), _last_look(work, "comparison"))
+        return dict(zip(sides, outcomes, strict=True))
+    return {side: scored([answers], _last_look(work, side))[0] for side, answers in sides.items()}
 
 
 def compared(
-    work: Work,
-    base: Sequence[Outcome],
-    tuned: Sequence[Outcome],
-    *,
-    seed: int | None = None,
-    losses: Mapping[str, Losses] | None = None,
+    work: Work, sides: Sides, *, seed: int | None = None, losses: Mapping[str, Losses] | None = None
 ) -> Comparison:
-    """Both sides beside one another, measured as the settings say; `seed` draws the resamples, without one
+    """The sides beside one another, measured as the settings say; `seed` draws the resamples, without one
     the run's. `losses` are the references', where they are not those on record."""
     seed = work.settings.grpo.seed if seed is None else seed
     comparison = compare(
-        base,
-        tuned,
+        sides["base"],
+        sides["tuned"],
         success=work.scorers.exam.success,
         resamples=work.settings.evaluate.bootstrap,
         seed=seed,
         updated=updated(work.folder.history()),
         seen=met_in_training(work.folder.prompts()),
+        others={side: outcomes for side, outcomes in sides.items() if side not in ("base", "tuned")},
     )
-    return measured(work, comparison, {"base": base, "tuned": tuned}, seed, losses)
+    return measured(work, comparison, sides, seed, losses)
 
 
 def _last_look(work: Work, which: str) -> ScoreGroups:
     """Scores for a comparison of what is trained already."""
-    whose = {"comparison": "The held-out answers", "base": "The base model's answers"}
-    where, name = whose.get(which, "The tuned model's answers"), f"missing_in_{which}"
+    whose = {
+        "comparison": "The held-out answers",
+        "base": "The base model's answers",
+        "sft": "The fine-tuned model's answers",
+        "tuned": "The tuned model's answers",
+    }
+    where, name = whose[which], f"missing_in_{which}"
     if work.evaluation:  # its events stand among the run's
         where, name = f"Evaluation {work.evaluation}: {where}", f"{name}_of_{work.evaluation}"
     return work.scorer(work.scorers.exam, where, name, stops=False)

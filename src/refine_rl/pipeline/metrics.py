@@ -64,8 +64,13 @@ def needs_references(settings: Settings) -> bool:
 def note_losses(work: Work, which: str, prompts: Sequence[Prompt]) -> None:
     """Puts on record how likely the policy, as it is now, finds the references: as `which` ("base", "tuned").
     Nothing where no perplexity is wanted, or it is on record."""
-    if "perplexity" in work.settings.evaluate.metrics and work.folder.losses(which) is None:
+    if losses_wanted(work, which):
         work.folder.save_losses(which, losses_of(work, work.policy, prompts))
+
+
+def losses_wanted(work: Work, which: str) -> bool:
+    """Whether a perplexity is wanted that is not on record."""
+    return "perplexity" in work.settings.evaluate.metrics and work.folder.losses(which) is None
 
 
 def losses_of(work: Work, speaker: Speaker, prompts: Sequence[Prompt]) -> Losses:

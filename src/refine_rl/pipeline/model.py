@@ -16,15 +16,23 @@ from refine_rl.types import Prompt
 
 
 def run_policy(
-    folder: RunFolder, *, adapter_from: Path | None = None, keep_reference: bool, record: bool = False
+    folder: RunFolder,
+    *,
+    adapter_from: Path | None = None,
+    keep_reference: bool,
+    record: bool = False,
+    untouched: bool = False,
 ) -> Policy:
-    """The run's model, untrained or with the adapter in `adapter_from`. Raises UserError where its files are
+    """The model with which the run's GRPO begins, or with the adapter in `adapter_from`. `untouched`: as it
+    was before the supervised fine-tuning of a run that begins with that. Raises UserError where its files are
     others than when the run began (`record`: that they may be as long as nothing was scored)."""
     settings = folder.settings()
     known = require_same_model(folder, record=record)
     model, seed = settings.model, settings.grpo.seed
-    if folder.config.kind() == "sft" and settings.sft is not None:
+    if settings.sft is not None and folder.config.kind() == "sft":
         model, seed = settings.sft_model, settings.sft.seed
+    elif settings.sft is not None and not untouched:
+        model = model.model_copy(update={"start": str(folder.sft.path)})
     policy = load_policy(
         model,
         seed=seed,

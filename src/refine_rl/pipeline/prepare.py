@@ -10,10 +10,12 @@ from typing import Any
 from refine_rl.errors import Together
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
+from refine_rl.pipeline.sft import begin_with_sft
 from refine_rl.policy.load import require_extra, require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import model_source
@@ -90,6 +92,11 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     every = [p for some in prompts.values() for p in some]
     hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
     settings = begin(folder, settings, policy, journal)
+    if _untouched(folder, settings):
+        del policy  # the fine-tuning has the memory to itself
+        begin_with_sft(folder, settings, journal, pause, (*prompts["validation"], *prompts["held_out"]))
+        policy = _loaded(folder, settings, journal)
+        hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
     return Prepared(
         settings=settings, connections=connections, scorers=scorers, policy=policy, prompts=prompts
     )
@@ -133,7 +140,8 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     """The untrained model, with a word about what is special with it."""
     journal.stage(f"Loading {settings.model.name}")
     model_source(settings.model.name, journal.observer.note)
-    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True)
+    untouched = _untouched(folder, settings)
+    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True, untouched=untouched)
     journal.note("parameters", policy.share.text, once=True)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
@@ -145,6 +153,11 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
         journal.observer.note(why)
     world_at(settings, policy, 1).fits()
     return policy
+
+
+def _untouched(folder: RunFolder, settings: Settings) -> bool:
+    """Whether supervised fine-tuning, with which this run begins, is still to be done."""
+    return settings.sft is not None and not folder.sft.ended
 
 
 def _settle_rubric(
@@ -169,22 +182,5 @@ def _settle_rubric(
     journal.event("curation", "rubric", text)
     reward = settings.reward.model_copy(update={"rubric": text})
     settings = settings.model_copy(update={"reward": reward})
-    folder.config.save(settings)
-    return settings
-
-
-def begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journal) -> Settings:
-    """Puts the start (or the resume) on record, with the number format that was found; the settings in
-    force. A resume goes on in the format of the start, and says what else has changed since."""
-    resumed = any(e["kind"] == "started" for e in folder.events())
-    form = str(policy.compute_dtype).removeprefix("torch.")
-    journal.event("resumed" if resumed else "started", "run", f"on {policy.device} in {form}")
-    for change in folder.config.changes() if resumed else []:
-        text = f"Since the run began, {change}: it may not go on exactly as it would have."
-        journal.warning("changed", text)
-    if settings.model.dtype == form:
-        return settings
-    model = settings.model.model_copy(update={"dtype": form})
-    settings = settings.model_copy(update={"model": model})
     folder.config.save(settings)
     return settings

@@ -59,17 +59,23 @@ def reopen(
 
 
 def reopen_sft(
-    path: Path, overrides: list[str], from_step: int | None = None, *, observer: Observer | None = None
+    path: Path,
+    overrides: list[str],
+    from_step: int | None = None,
+    *,
+    steps: int | None = None,
+    observer: Observer | None = None,
 ) -> RunFolder:
-    """`reopen` for a run of supervised fine-tuning. One that is finished may go on as well, to more steps:
-    its model is written anew. Raises UserError where the rows or the model would be others."""
+    """`reopen` for a run of supervised fine-tuning, with so many `steps` where they are given. One that is
+    finished may go on as well, to more steps: its model is written anew. Raises UserError where the rows or
+    the model would be others."""
     folder = RunFolder.open(path)
     if folder.config.kind() != "sft":
         raise UserError(f"{path} is no run of `refine sft`. Go on with it: {folder.resume}")
-    if not overrides and from_step is None:
+    if not overrides and from_step is None and steps is None:
         return folder
     before = folder.settings()
-    after = override(before, overrides)
+    after = override(before, overrides).with_sft_steps(steps)
     for key, value in _fixed_in_sft(before).items():
         if _fixed_in_sft(after)[key] != value:
             raise UserError(
@@ -109,6 +115,7 @@ def _fixed(settings: Settings) -> dict[str, object]:
         "task": settings.task,
         "model": settings.model,
         "prompts": settings.prompts,
+        "sft": settings.sft,
         "reward": settings.reward.model_copy(update={"max_missing": 0.0, "timeout": 1.0}),
         "rollout.max_tokens": settings.rollout.max_tokens,
         "evaluate.samples": settings.evaluate.samples,

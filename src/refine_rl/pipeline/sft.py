@@ -20,6 +20,7 @@ from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
+from refine_rl.settings import Settings
 from refine_rl.training import checkpoint
 from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
@@ -68,6 +69,20 @@ def run(
         journal.stage("Writing the report")
         folder.save_report(render(folder))
     return losses
+
+
+def begin_with_sft(
+    folder: RunFolder, settings: Settings, journal: Journal, pause: Pause, apart_from: Sequence[Prompt]
+) -> None:
+    """The supervised fine-tuning with which a run begins, in a run's folder within its own; from wherever
+    that stands. Rows that ask what a prompt of `apart_from` asks are left out."""
+    own = folder.sft
+    if own.begun:
+        own.config.save(settings)  # the budget may be another one
+    else:
+        RunFolder.create(own.path, settings, kind="sft")
+    losses = run(own, observer=journal.observer, pause=pause, held_out=apart_from)
+    journal.note("sft", f"supervised fine-tuning: {losses}", once=True)
 
 
 def _finished(folder: RunFolder, journal: Journal) -> Losses:

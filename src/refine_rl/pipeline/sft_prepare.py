@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refine_rl.errors import SettingsError, UserError
+from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.model import run_policy
-from refine_rl.pipeline.prepare import begin
 from refine_rl.policy.control import ControlTextError
 from refine_rl.policy.load import require_model
 from refine_rl.policy.policy import Policy

@@ -9,7 +9,7 @@ from typing import Any
 from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.verdict import unexpected
-from refine_rl.pipeline.evidence import compared, of_base, of_tuned, write_model
+from refine_rl.pipeline.evidence import compared, of_tuned, of_untuned, write_model
 from refine_rl.pipeline.grpo import load_best, train_grpo
 from refine_rl.pipeline.looking import look_at_judges
 from refine_rl.pipeline.model import require_same_model
@@ -64,12 +64,12 @@ def run(
             )
             look_at_judges(work, made.prompts["train"])
             with folder.timed("base"):
-                base = of_base(work, held_out)
+                untuned = of_untuned(work, held_out)
             position = train_grpo(work, made.prompts["train"], made.prompts["validation"])
             load_best(work, position)
             with folder.timed("tuned"):
-                outcomes = of_tuned(work, held_out, base)
-            comparison = compared(work, *outcomes)
+                sides = of_tuned(work, held_out, untuned)
+            comparison = compared(work, sides)
         folder.save_comparison(comparison)
         for name, text in {**unexpected(comparison), **audit(comparison)}.items():
             journal.warning(name, text, position.step)

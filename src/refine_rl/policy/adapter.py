@@ -98,7 +98,7 @@ def merge_start(model: Any, origin: Origin) -> tuple[Any, Start | None]:
 
     config: Any = fetch(peft.PeftConfig, origin.adapter)
     if config.peft_type != "LORA" or config.use_dora or config.bias != "none" or config.modules_to_save:
-        raise _more_than_lora(origin, str(config.peft_type.value))
+        raise _more_than_lora(origin, config, str(config.peft_type.value))
     whole = _whole_weights(model, _matrices(origin.adapter))
     adapted = _read(model, origin.adapter, trainable=False)
     layers = {n: m for n, m in adapted.get_base_model().named_modules() if isinstance(m, (Linear, Embedding))}
@@ -106,7 +106,7 @@ def merge_start(model: Any, origin: Origin) -> tuple[Any, Start | None]:
         matrices = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     known = {_module(key) for key in matrices}
     if whole or known != layers.keys() or any(layer.lora_bias["default"] for layer in layers.values()):
-        raise _more_than_lora(origin, "LORA")
+        raise _more_than_lora(origin, config, "LORA")
     kept = {key: value.detach().cpu().float().clone() for key, value in matrices.items()}
     scaling = {name: float(layer.scaling["default"]) for name, layer in layers.items()}
     merged, lost = merge(adapted, model.dtype)
@@ -114,11 +114,11 @@ def merge_start(model: Any, origin: Origin) -> tuple[Any, Start | None]:
     return merged, Start(base=origin.base, matrices=kept, scaling=scaling, lost=lost)
 
 
-def _more_than_lora(origin: Origin, kind: str) -> UserError:
+def _more_than_lora(origin: Origin, config: Any, kind: str) -> UserError:
     return UserError(
         f"{origin.adapter} holds an adapter ({kind}) that is not LoRA matrices alone. Make an ordinary model "
         f'of it, with this command, and train that, with model.name = "merged":\n'
-        f"{merge_command(str(origin.adapter))}"
+        f"{merge_command(str(origin.adapter), config.task_type)}"
     )
 
 

@@ -78,10 +78,11 @@ def model_source(name: str, note: Callable[[str], None] = lambda text: None) -> 
     return name
 
 
-def merge_command(adapter: str) -> str:
-    """A command for the shell that makes an ordinary model of an adapter."""
+def merge_command(adapter: str, task: str | None = None) -> str:
+    """A command for the shell that makes an ordinary model of an adapter, of peft's `task`."""
+    kind = "Seq2SeqLM" if task == "SEQ_2_SEQ_LM" else "CausalLM"
     return (
-        'python -c "from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer '
+        f'python -c "from peft import AutoPeftModelFor{kind} as M; from transformers import AutoTokenizer '
         f"as T; M.from_pretrained('{adapter}').merge_and_unload().save_pretrained('merged'); "
         f"T.from_pretrained('{adapter}').save_pretrained('merged')\""
     )

@@ -116,6 +116,12 @@ def read_demonstrations(
         raise UserError(f"{read.name}: there are no rows in it")
     kept, lines = _allowed(found, without)
     kept = _divided(kept, validation, seed) if kept else []
+    validate = sum(shown.split == "validation" for shown in kept)
+    if isinstance(validation, int) and validate < validation:
+        lines.append(
+            f"{validate} of the {validation} rows of sft.validation validate: rows that ask the same stay "
+            "together"
+        )
     if not any(shown.split == "train" for shown in kept):
         raise UserError(
             f"{read.name}: no row is left to train on ({'; '.join(lines) or 'all validate'}). Give more "

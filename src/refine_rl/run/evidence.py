@@ -18,6 +18,7 @@ Loss = tuple[float, int]
 """Nats over a reference's tokens, and their number."""
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
+    "sft": "held_out",
     "tuned": "held_out",
     "validation": "validation",
     "probe": "train",
@@ -125,7 +126,8 @@ class Evidence(Tables):
         was written."""
         there = self.config.kind() == "sft"  # nothing is compared there
         if not there and (self._root / "comparison.json").is_file():
-            there = all(self.answers(which).exists() for which in ("base", "tuned"))
+            sides = ("base", "tuned") if self.config.settings().sft is None else ("base", "sft", "tuned")
+            there = all(self.answers(which).exists() for which in sides)
         ended = self._ended()
         return there and ended is not None and ended.get("model", "") == self._model_sum()
 

@@ -31,6 +31,16 @@ class RunFolder(Life, Evidence):
     def name(self) -> str:
         return self._root.resolve().name
 
+    @property
+    def sft(self) -> RunFolder:
+        """The run of the supervised fine-tuning with which this one begins; a folder in its own."""
+        return RunFolder(self.path / "sft")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is a run in which nothing is left to do."""
+        return self.begun and self.finished()
+
     # -- settings -----------------------------------------------------------------------------
 
     def settings(self) -> Settings:

@@ -80,6 +80,11 @@ class Life(Tables):
             raise UserError(f"{path} is not a run: it has no {CONFIG}.")
         return cls(path)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is a run."""
+        return (self._root / CONFIG).is_file()
+
     def begin(self, settings: Settings, *, python_rewards: Sequence[str] = (), kind: str = "grpo") -> None:
         """Makes a run of a folder that was claimed; its `kind` is "grpo" or "sft"."""
         self.config.write(settings, where_from(settings, python_rewards, kind), versions_now(settings))

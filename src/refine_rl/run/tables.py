@@ -96,7 +96,7 @@ class Tables(Checkpoints):
     def answers(self, which: str) -> Table[Record]:
         """What a model did with prompts of the run: `which` is "base", "tuned", or of an eval."""
         again = f"Put it back as it was, or remove it: {self.resume} makes the same answers again."
-        way_out = again if which in ("base", "tuned") else PUT_BACK
+        way_out = again if which in ("base", "sft", "tuned") else PUT_BACK
         path = self.path / f"evaluations/{which}.jsonl"
         return Table(path, shapes.OUTCOMES, grows=False, way_out=lambda line: way_out)
 

@@ -44,7 +44,8 @@ class SFTSettings(Section):
     """"muon": for training from scratch, in fewer steps; weight matrices are moved by Muon, all else by AdamW
     at the same rate. Not with an adapter."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Without it: 2e-4 for LoRA, 2e-5 for full fine-tuning; for "tiny" 2e-3 and 5e-4; with "muon" 2e-2."""
+    """Without it: 2e-4 for an adapter, 2e-5 for full fine-tuning; for "tiny" 2e-3 and 5e-4; with "muon"
+    2e-2."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """What follows the warm-up; "linear" and "cosine" end at 0."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -53,10 +54,11 @@ class SFTSettings(Section):
     """Of AdamW; of "muon", on the matrices alone."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Larger gradients are scaled down to this norm."""
-    adapter: Literal["lora", "none"] | None = None
-    """"lora" or "none", as model.adapter, which holds without it. Rank and alpha are those of [model]."""
+    adapter: Literal["lora", "qlora", "none"] | None = None
+    """What is trained, as model.adapter says, which holds without it. Rank, alpha and bits are those of
+    [model]."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """LoRA dropout while training; without it, 0.1. Without an adapter there is none."""
+    """The adapter's dropout while training; without it, 0.1. Without an adapter there is none."""
     validate_every: Whole | None = None
     """Steps between looks at the validation rows; without it, a tenth of the steps. 0: never (the last
     checkpoint is used)."""

@@ -35,7 +35,7 @@ class Settings(Section):
     prompts: PromptSettings = PromptSettings()
     """Where prompts come from and how they are split."""
     sft: SFTSettings | None = None
-    """Supervised fine-tuning: `refine sft`."""
+    """Supervised fine-tuning: `refine sft`; `refine train` begins with it."""
     endpoints: dict[str, EndpointSettings] = {}
     """Where LLMs answer, by name."""
     writer: WriterSettings = WriterSettings()
@@ -100,6 +100,13 @@ class Settings(Section):
         usual = 0.0 if adapter == "none" else 0.1
         dropout = usual if self.sft.dropout is None else self.sft.dropout
         return self.model.model_copy(update={"adapter": adapter, "dropout": dropout})
+
+    def with_sft_steps(self, steps: int | None) -> Settings:
+        """These settings with so many steps of supervised fine-tuning, in the place of steps or epochs; None:
+        as they are."""
+        if self.sft is None or steps is None:
+            return self
+        return self.model_copy(update={"sft": self.sft.model_copy(update={"steps": steps, "epochs": None})})
 
     @property
     def sft_learning_rate(self) -> float:
