@@ -65,6 +65,7 @@ def test_both_get_the_same_rows(script: ModuleType) -> None:
 def result(seconds: float, peak: float, loss: float = 3.5, norm: float = 2.0, **more: Any) -> dict[str, Any]:
     return {
         "seconds_per_step": seconds,
+        "processor_per_step": seconds / 2,
         "first_loss": loss,
         "first_norm": norm,
         "peak_rss_mb": peak,
@@ -117,12 +118,12 @@ def test_the_table(script: ModuleType) -> None:
     }
     row = script.table({"float32": sides}).splitlines()[2]
     assert row == (
-        "| float32 | micro-batch 8, by length | 12.00 / 4.00 | **3.00 x** | 1,300 / 405 | **3.21 x** | "
-        "3.5000 / 3.2500 |"
+        "| float32 | micro-batch 8, by length | 12.00 / 4.00 | **3.00 x** | 6.00 / 2.00 | **3.00 x** | "
+        "1,300 / 405 | **3.21 x** | 3.5000 / 3.2500 |"
     )
     assert script.tried_table({"float32": sides}).splitlines()[2:] == [
-        "| float32 | micro-batch 8, by length | 11.00 | 900 |",
-        "| float32 | micro-batch 8, end to end | failed | - |",
+        "| float32 | micro-batch 8, by length | 11.00 | 5.50 | 900 |",
+        "| float32 | micro-batch 8, end to end | failed | - | - |",
     ]
 
 

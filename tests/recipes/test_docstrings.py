@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -131,11 +132,11 @@ def test_from_source_to_a_taught_model(refine: Callable[..., Any], tmp_path: Pat
     """The README's way with two small packages: pairs, then a few steps of supervised fine-tuning."""
     task = copy_recipe("docstrings", tmp_path / "docs")
     command = next(
-        line.split()[1:]
+        shlex.split(line)[1:]
         for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines()
         if line.strip().startswith("refine data docstrings")
     )
-    options = [word.strip('"') for word in command[command.index("--out") :]]
+    options = command[command.index("--out") :]
     out = options[options.index("--out") + 1] = str(task.parent / "pairs.jsonl")
     done = refine("data", "docstrings", "json", "logging", *options)
     assert done.code == 0, done.err
