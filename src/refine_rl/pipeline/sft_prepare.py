@@ -12,6 +12,7 @@ from refine_rl.pipeline.model import run_policy
 from refine_rl.policy.control import ControlTextError
 from refine_rl.policy.load import require_model
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.round_trip import lost_text
 from refine_rl.prompts.demonstrations import Names, Shown, read_demonstrations
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
@@ -77,6 +78,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     for line in lines:
         journal.observer.note(line)
     if "rows" not in told:
+        _round_trip(shown.rows, policy, journal)
         journal.event("curation", "rows", "\n".join(lines))
     if policy.why_plain:
         why = f"nothing is packed for this model ({policy.why_plain}): the same results, more slowly"
@@ -113,6 +115,16 @@ def _read(folder: RunFolder, settings: Settings, sft: SFTSettings, held_out: Seq
             "it stopped. Put them back as they were, or start a new run."
         )
     return shown
+
+
+def _round_trip(rows: Sequence[Demonstration], policy: Policy, journal: Journal) -> None:
+    """Warns of characters in answers and in what stands before them that the model's tokenizer does not
+    know."""
+    said = [(m["role"] == "assistant", m["content"]) for row in rows for m in row.messages]
+    if lost := lost_text(policy, [text for answer, text in said if answer]):
+        journal.warning("lost_answers", f"{lost.text('answer')}. The model cannot write them.", once=True)
+    if lost := lost_text(policy, [text for answer, text in said if not answer]):
+        journal.warning("lost_text", f"{lost.text('prompt')}. The model cannot see them.", once=True)
 
 
 def _tokens(
