@@ -185,7 +185,7 @@ def test_the_perplexity_is_of_the_references_under_each_model(measured: RunFolde
         loss, count = 0.0, 0
         for prompt in held_out:
             asked = policy.encode(prompt.messages)
-            words = policy.encode_words(str(prompt.data["answer"]))
+            words = [*policy.encode_words(str(prompt.data["answer"])), min(policy.stop_ids)]
             with torch.no_grad():
                 logits = policy.forward(input_ids=torch.tensor([[*asked, *words]])).logits[0].double()
             logprobs = torch.log_softmax(logits, dim=-1)

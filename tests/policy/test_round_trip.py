@@ -14,6 +14,7 @@ from make import task_toml
 from models import TEXTS, listening_model, losing_tokenizer
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.round_trip import lost_text
+from refine_rl.run import RunFolder
 from refine_rl.settings import ModelSettings
 
 
@@ -82,3 +83,22 @@ def test_a_run_names_what_is_lost(
         assert found.code == 2
         assert "`answer`: 1 of 1 reference" in found.err
         assert "'{cat}', of which 'cat' came back. The model can write none of them" in found.err
+
+
+def test_supervised_fine_tuning_names_what_is_lost(
+    losing: Path, tmp_path: Path, refine: Callable[..., Any], no_plots: None
+) -> None:
+    rows(tmp_path, "the {cat}\nthe dog", *(f"say {w}\nthe dog" for w in TEXTS[0].split()))
+    sft = {"data": "file:prompts.jsonl", "steps": 1, "examples": 0, "validation": 0}
+    (tmp_path / "task.toml").write_text(task_toml(losing, sft=sft))
+    found = refine("sft", "task.toml", "--run", "run")
+    assert found.code == 0
+    of_answers, of_prompts = (
+        e["text"] for e in RunFolder.open(tmp_path / "run").events() if e["kind"] == "warning"
+    )
+    assert of_answers == (
+        "1 of 1 answer do not come back whole from the model's tokenizer: they lose '\\n' (1), '{' (1), '}' "
+        "(1). The model cannot write them."
+    )
+    assert of_prompts.endswith("they lose '\\n' (10). The model cannot see them.")
+    assert of_answers.split(":")[0] in found.err

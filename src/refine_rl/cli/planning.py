@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,11 @@ import typer
 from refine_rl.cli.streams import results_apart
 from refine_rl.cli.training import JSON, SET, one_task, program
 from refine_rl.errors import UserError, quoted
+from refine_rl.types import count_of
 
 if TYPE_CHECKING:
     from refine_rl.plan import Plan
+    from refine_rl.plan.machine import Size
     from refine_rl.plan.probe import Probed
     from refine_rl.report.columns import Columns
     from refine_rl.settings import Settings
@@ -29,6 +31,7 @@ _ABOUT_CALLS = (
     "length, judges that think first."
 )
 _ABOUT_TIME = "Estimated. Low: answers of half the allowed length. High: answers of the full length."
+_ABOUT_ROWS = "Time, memory and disk are estimated: `refine sft` on these settings."
 _NO_SIGNAL = (
     "GRPO learns from differences within a group alone: make the reward finer (partial credit), the prompts "
     "easier or harder, or start from a model that sometimes succeeds."
@@ -58,6 +61,8 @@ def plan(
     settings = load_task(task, recipe=recipe, overrides=overrides)
     with results_apart():
         found = survey(settings)
+    if probe and found.counts is None:
+        raise UserError("--probe has answers scored, and this task has no reward: refine sft needs none.")
     if probe and not found.prompts:
         here = task if task is not None and task.is_file() else (task or Path()) / "task.toml"
         raise UserError(
@@ -65,7 +70,7 @@ def plan(
             f"{quoted(here)} --out {quoted(here.parent / 'written.jsonl')}`, then "
             f"`{program()} plan {quoted(here)} --probe --set prompts.source=file:written.jsonl`"
         )
-    planned = make_plan(settings, found.counts, lost=found.lost)
+    planned = make_plan(settings, found.counts, lost=found.lost, shown=found.shown)
     if not as_json:
         _show(settings, planned)
     probed = _probe(settings, found.prompts, planned, yes) if probe else None
@@ -84,8 +89,10 @@ def _probe(settings: Settings, prompts: Sequence[Prompt], planned: Plan, yes: bo
     from refine_rl.plan.probe import PROMPTS, probe, probe_calls
     from refine_rl.report.screen import Screen
 
+    assert planned.counts is not None
     calls = sum(c.high for c in probe_calls(settings, planned.counts, prompts))
-    what = f"The probe loads {settings.model.name} and lets it answer at most {PROMPTS} prompts" + (
+    when = ", before any fine-tuning," if settings.sft is not None else ""
+    what = f"The probe loads {settings.model.name}{when} and lets it answer at most {PROMPTS} prompts" + (
         f"; scoring them takes up to {calls} calls to LLMs." if calls else ". It asks no LLM."
     )
     if not yes and not _on_a_terminal():
@@ -106,13 +113,10 @@ def _on_a_terminal() -> bool:
 def _show(settings: Settings, planned: Plan) -> None:
     from refine_rl.report.screen import results, say
 
-    console, c = results(), planned.counts
-    say(
-        console,
-        f"{c.train} training, {c.validation} validation, {c.held_out} held-out prompts of about {c.tokens} "
-        f"tokens; {settings.grpo.steps} steps of {settings.grpo.prompts_per_step} prompts x "
-        f"{settings.rollout.group_size} answers of at most {settings.rollout.max_tokens} tokens\n",
-    )
+    console = results()
+    for text in _heads(settings, planned):
+        say(console, text)
+    console.print()
     if planned.lines:
         _calls(planned).show(console)
         console.print()
@@ -122,7 +126,27 @@ def _show(settings: Settings, planned: Plan) -> None:
         say(console, f"{'budget':<{_NAME}}{text}", "yellow", under=_NAME)
     for text in planned.notes:
         say(console, f"{'note':<{_NAME}}{text}", under=_NAME)
-    say(console, f"\n{_ABOUT_CALLS if planned.lines else _ABOUT_TIME}", "dim")
+    about = _ABOUT_CALLS if planned.lines else _ABOUT_TIME if planned.counts is not None else _ABOUT_ROWS
+    say(console, f"\n{about}", "dim")
+
+
+def _heads(settings: Settings, planned: Plan) -> Iterator[str]:
+    """A line a stage."""
+    c, sft = planned.counts, settings.sft
+    if planned.sft is not None and sft is not None:
+        r = planned.sft.rows
+        about = "about " if r.guessed else ""
+        yield (
+            f"{count_of(r.train, 'row')} to imitate ({about}{r.tokens:,} tokens, {r.targets:,} of them in "
+            f"answers), {r.validation} to validate; {count_of(r.steps, 'step')} of up to "
+            f"{sft.batch_tokens:,} tokens: {r.epochs:.2f} passes"
+        )
+    if c is not None:
+        yield (
+            f"{c.train} training, {c.validation} validation, {c.held_out} held-out prompts of about "
+            f"{c.tokens} tokens; {settings.grpo.steps} steps of {settings.grpo.prompts_per_step} prompts x "
+            f"{settings.rollout.group_size} answers of at most {settings.rollout.max_tokens} tokens"
+        )
 
 
 def _calls(planned: Plan) -> Columns:
@@ -157,15 +181,15 @@ def _totals(settings: Settings, planned: Plan) -> list[tuple[str, str]]:
         found.append(("dollars", ", and ".join(parts)))
     waiting = _amount(*s.judges, _SECONDS)
     if s.total is not None and s.machine is not None:
-        both = f" (this machine {_amount(*s.machine, _SECONDS)}, waiting for LLMs {waiting})"
-        found.append(("time", _amount(*s.total, _SECONDS) + (both if planned.lines else "")))
+        found.append(("time", _amount(*s.total, _SECONDS) + _parts(planned, waiting)))
     elif planned.lines:
         found.append(("time", f"{waiting} of waiting for LLMs; the machine's is unknown"))
-    if planned.work is not None and planned.size is not None and planned.rates is not None:
+    if planned.memory is not None and planned.disk is not None:
+        found.append(("memory", _amount(*planned.memory, _BYTES)))
+        found.append(("disk", _amount(planned.disk, planned.disk, _BYTES)))
+    if planned.size is not None and planned.rates is not None:
         size, rates = planned.size, planned.rates
-        found.append(("memory", _amount(*planned.work.memory, _BYTES)))
-        found.append(("disk", _amount(planned.work.disk, planned.work.disk, _BYTES)))
-        found.append(("training", size.share(settings.model).text))
+        found.append(("training", _trained(settings, planned, size)))
         found.append(
             (
                 "machine",
@@ -174,6 +198,27 @@ def _totals(settings: Settings, planned: Plan) -> list[tuple[str, str]]:
             )
         )
     return found
+
+
+def _parts(planned: Plan, waiting: str) -> str:
+    """What the time is made of, where it is more than one thing."""
+    s, parts = planned.seconds, []
+    if planned.sft is not None and planned.sft.seconds is not None and planned.counts is not None:
+        parts.append(f"supervised fine-tuning {_amount(*planned.sft.seconds, _SECONDS)}")
+    if planned.lines and s.machine is not None:
+        whose = "this machine in all" if parts else "this machine"
+        parts += [f"{whose} {_amount(*s.machine, _SECONDS)}", f"waiting for LLMs {waiting}"]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _trained(settings: Settings, planned: Plan, size: Size) -> str:
+    """How much of the model each stage trains."""
+    grpo, sft = size.share(settings.model).text, size.share(settings.sft_model).text
+    if planned.sft is None:
+        return grpo
+    if planned.counts is None or sft == grpo:
+        return sft
+    return f"supervised: {sft}; GRPO: {grpo}"
 
 
 def _show_probe(probed: Probed) -> None:

@@ -158,7 +158,7 @@ def _perplexity(
         if found is not None:
             known[name] = found
     by_prompt = {name: [found.get(p.id) for p in prompts] for name, found in known.items()}
-    how = "exp of the mean natural-log loss a token, the end of the answer not counted"
+    how = "exp of the mean natural-log loss a token, that which ends an answer included"
     return {"perplexity": perplexities(by_prompt, how)}
 
 

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.model import run_policy
-from refine_rl.policy.control import ControlTextError
 from refine_rl.policy.load import require_model
 from refine_rl.policy.policy import Policy
-from refine_rl.prompts.demonstrations import Names, Shown, read_demonstrations
+from refine_rl.policy.round_trip import lost_text
+from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings, SFTSettings
-from refine_rl.training.sft.rows import Order, Tokens, tokens_of
+from refine_rl.training.sft.fitting import fit
+from refine_rl.training.sft.rows import Order, Tokens
 from refine_rl.types import Demonstration, Prompt, count_of
-
-NAMED = 5
-"""So many rows are named in a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +51,9 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     shown = _read(folder, settings, sft, held_out)
     journal.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=False, record=True)
-    rows, validation, lines = _tokens(shown.rows, policy, sft)
-    lines = [*shown.lines, *lines]
-    if not rows:
-        raise UserError(
-            f"{sft.data}: there is nothing to train on: {'; '.join(lines)}. Raise sft.max_tokens "
-            f"({sft.max_tokens}), shorten the prompts, or take a model that reads longer texts."
-        )
+    fitted = fit(shown.rows, policy, sft, shown.lines)
+    rows, validation = fitted.train, fitted.validation
+    lines = [*shown.lines, *fitted.lines]
     if policy.moving:
         policy.hold_still(max(len(t.ids) for t in (*rows, *validation)) + settings.rollout.max_tokens)
     order = Order(lengths=tuple(len(t.ids) for t in rows), batch_tokens=sft.batch_tokens, seed=sft.seed)
@@ -77,6 +71,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     for line in lines:
         journal.observer.note(line)
     if "rows" not in told:
+        _round_trip(shown.rows, policy, journal)
         journal.event("curation", "rows", "\n".join(lines))
     if policy.why_plain:
         why = f"nothing is packed for this model ({policy.why_plain}): the same results, more slowly"
@@ -97,15 +92,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
 
 def _read(folder: RunFolder, settings: Settings, sft: SFTSettings, held_out: Sequence[Prompt]) -> Shown:
     """The rows of the source. Raises UserError where they are others than when the run began."""
-    shown = read_demonstrations(
-        sft.data,
-        settings.folder,
-        Names(prompt=sft.prompt, answer=sft.answer, messages=sft.messages),
-        system=sft.system,
-        validation=sft.validation,
-        seed=sft.seed,
-        without=held_out,
-    )
+    shown = load_demonstrations(sft, settings.folder, held_out)
     known = folder.config.source().get("sft_data_sha256")
     if known not in (None, shown.sha256) and folder.recorded_to():
         raise UserError(
@@ -115,41 +102,11 @@ def _read(folder: RunFolder, settings: Settings, sft: SFTSettings, held_out: Seq
     return shown
 
 
-def _tokens(
-    shown: Sequence[Demonstration], policy: Policy, sft: SFTSettings
-) -> tuple[list[Tokens], list[Tokens], list[str]]:
-    """Training and validation rows as tokens, and lines about those that were cut or set aside."""
-    limit = min(sft.max_tokens, policy.context_length)
-    found: dict[str, list[Tokens]] = {"train": [], "validation": []}
-    cut, unanswered, unreadable = [], [], []
-    for row in shown:
-        try:
-            segments = policy.demonstrate(row.messages, every=sft.train_on == "all")
-        except ControlTextError:
-            unreadable.append(row.name)
-            continue
-        except UserError as error:
-            raise UserError(f"{row.name}: {error}") from error
-        tokens, lost = tokens_of(row.name, segments, limit)
-        if tokens is None:
-            unanswered.append(row.name)
-            continue
-        if lost:
-            cut.append(row.name)
-        found[row.split].append(tokens)
-    why = "sft.max_tokens" if limit == sft.max_tokens else "what the model reads"
-    lines = [
-        f"{_named(names)} {text}"
-        for names, text in (
-            (cut, f"cut at {limit} tokens ({why}): the end of the answer is lost"),
-            (unanswered, f"set aside: no answer is left within {limit} tokens ({why})"),
-            (unreadable, "set aside: text like a control token that the tokenizer cannot encode as text"),
-        )
-        if names
-    ]
-    return found["train"], found["validation"], lines
-
-
-def _named(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > NAMED else ""
-    return f"{count_of(len(names), 'row')} ({', '.join(names[:NAMED])}{more})"
+def _round_trip(rows: Sequence[Demonstration], policy: Policy, journal: Journal) -> None:
+    """Warns of characters in answers and in what stands before them that the model's tokenizer does not
+    know."""
+    said = [(m["role"] == "assistant", m["content"]) for row in rows for m in row.messages]
+    if lost := lost_text(policy, [text for answer, text in said if answer]):
+        journal.warning("lost_answers", f"{lost.text('answer')}. The model cannot write them.", once=True)
+    if lost := lost_text(policy, [text for answer, text in said if not answer]):
+        journal.warning("lost_text", f"{lost.text('prompt')}. The model cannot see them.", once=True)

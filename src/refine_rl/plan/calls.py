@@ -80,7 +80,7 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
     if reward.judges:
         found += [call for group in judged(s, counts) for call in judges.calls(group)]
     if "win_rate" in s.evaluate.metrics:
-        found += _duels(judges, counts.held_out)
+        found += _duels(judges, counts.held_out, compared(s))
     if quiz is not None:
         found += quiz.calls(*_quizzed(s, counts))
     if reward.steps is not None:
@@ -97,6 +97,11 @@ def calls_for_groups(settings: Settings, counts: Counts, *, groups: int) -> list
         answers = groups * group.answers
         found += quiz.calls({"probe": (answers, answers)}, (groups, groups))
     return found
+
+
+def compared(settings: Settings) -> int:
+    """The models of the comparison: base and tuned, and between them the one after supervised fine-tuning."""
+    return 2 if settings.sft is None else 3
 
 
 def validations(grpo: GRPOSettings, counts: Counts) -> int:
@@ -172,8 +177,8 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
         Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
         Judged(
             stage=COMPARISON,
-            groups=counts.held_out if relative else 2 * counts.held_out,
-            answers=(2 if relative else 1) * (samples + 1),  # the greedy answer included
+            groups=counts.held_out * (1 if relative else compared(settings)),
+            answers=(samples + 1) * (compared(settings) if relative else 1),  # the greedy answer included
         ),
     ]
     if settings.judge.anchors:
@@ -289,15 +294,16 @@ def _first_look(judges: Judges, graders: StepSettings | None) -> Iterator[Calls]
         yield _calls("anchor", LOOK, model, (number, number), judges.tokens(len(FIXED)))
 
 
-def _duels(judges: Judges, prompts: int) -> Iterator[Calls]:
-    """The metric "win_rate": base against tuned for each prompt, and both against its reference where there
-    is one; by each judge in both orders."""
+def _duels(judges: Judges, prompts: int, columns: int) -> Iterator[Calls]:
+    """The metric "win_rate": base against tuned for each prompt, and each of the `columns` models against its
+    reference where there is one; by each judge in both orders."""
     from refine_rl.rewards.judges.duels import PURPOSE
 
     looking = judges.looking(goal=judges.task + judges.rubric, shown=2, scored=1)
     models = [judges.exam] if judges.exam else judges.models
     for model, times in Counter(models).items():
-        yield _calls(PURPOSE, WIN_RATE, model, (2 * prompts * times, 6 * prompts * times), looking)
+        low = 2 * prompts * times
+        yield _calls(PURPOSE, WIN_RATE, model, (low, low * (1 + columns)), looking)
 
 
 def _grading_of_steps(judges: Judges, table: StepSettings, answers: int) -> Iterator[Calls]:
@@ -367,7 +373,7 @@ def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Rang
     # Beside a relative judge the base model's answers come up again; their replies are in the cache.
     again = 2 if is_relative(settings.reward, settings.judge) else 1
     probed = counts.train * probe
-    compared = 2 * counts.held_out * (samples + 1)
+    exam = compared(settings) * counts.held_out * (samples + 1)
     low, high = (number + counts.other_sources + cases for number in used)
     return {
         # One source is tried, two more where its questions cannot be used; a writer's prompts have none.
@@ -377,5 +383,5 @@ def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Rang
         FIRST: (n * samples, n * samples),
         "training": (groups[0] * members, groups[1] * members),
         "validation": (n * later * samples, n * later * samples * again),
-        COMPARISON: (compared, compared),
+        COMPARISON: (exam, exam),
     }, (low, high)

@@ -37,27 +37,58 @@ def packed(bits: int) -> float:
     return bits / 8 + (1 / 64 if bits == 4 else 0)
 
 
+def whole(model: ModelSettings, size: Size, form: int) -> float:
+    """Bytes of the model's weights alone."""
+    return weights(model, size, form) if model.adapted else size.parameters * 4.0
+
+
+def held(model: ModelSettings, size: Size, rates: Rates) -> float:
+    """Bytes that are there all the time while it is trained: the program, the model, what is trained."""
+    return program(rates) + size.trainable(model) * OPTIMIZER + weights(model, size, form_of(rates))
+
+
+def program(rates: Rates) -> float:
+    """Bytes without any model."""
+    return PROGRAM.get(rates.device, PROGRAM["cuda"])
+
+
+def form_of(rates: Rates) -> int:
+    """Bytes of a number in the compute format."""
+    return 2 if rates.dtype == "bfloat16" else 4
+
+
+def sampling_bytes(size: Size, rates: Rates, *, asked: int, length: int) -> float:
+    """Of `asked` rows of up to `length` tokens, as many at once as may be: keys and values, logits."""
+    rows = min(asked, MAX_ROWS, max(1, (1 << 17) // length))
+    caches = rows * length * size.layers * 2 * size.kv * form_of(rates)
+    return caches + rows * size.vocabulary * 28
+
+
+def training_bytes(model: ModelSettings, size: Size, rates: Rates, batch: int) -> float:
+    """Of a micro-batch of so many tokens: activations and logits."""
+    form = form_of(rates)
+    logits = batch * size.vocabulary * 2 * form + min(batch * size.vocabulary, 1 << 25) * 12
+    layers = 1 if model.gradient_checkpointing else size.layers
+    training = batch * layers * activation(model, size, rates) + logits
+    if model.gradient_checkpointing:
+        training += batch * size.layers * size.hidden * form
+    return training
+
+
 def memory(settings: Settings, size: Size, rates: Rates, counts: Counts, slack: float) -> float:
-    """Bytes at the peak."""
+    """Bytes at the peak of GRPO. After supervised fine-tuning the untouched model answers beside the other
+    one, before anything is trained."""
     m, g, r = settings.model, settings.grpo, settings.rollout
-    form = 2 if rates.dtype == "bfloat16" else 4
-    held = PROGRAM.get(rates.device, PROGRAM["cuda"]) + size.trainable(m) * OPTIMIZER
-    held += weights(m, size, form)
-    held += size.parameters * 4 if g.kl > 0 and not m.adapted else 0  # the reference
+    reference = size.parameters * 4 if g.kl > 0 and not m.adapted else 0
     length = counts.tokens + r.max_tokens
     asked = max(
         g.prompts_per_step * r.group_size, max(counts.held_out, counts.validation) * settings.evaluate.samples
     )
-    rows = min(asked, MAX_ROWS, max(1, (1 << 17) // length))
-    caches = rows * length * size.layers * 2 * size.kv * form
-    sampling = caches + rows * size.vocabulary * 28
-    batch = max(g.tokens_per_micro_batch, length)
-    logits = batch * size.vocabulary * 2 * form + min(batch * size.vocabulary, 1 << 25) * 12
-    layers = 1 if m.gradient_checkpointing else size.layers
-    training = batch * layers * activation(m, size, rates) + logits
-    if m.gradient_checkpointing:
-        training += batch * size.layers * size.hidden * form
-    return held + slack * max(sampling, training)
+    sampling = sampling_bytes(size, rates, asked=asked, length=length)
+    training = training_bytes(m, size, rates, max(g.tokens_per_micro_batch, length))
+    trained = held(m, size, rates) + slack * max(sampling, training)
+    two = program(rates) + 2 * whole(m, size, form_of(rates)) + slack * sampling
+    return reference + (trained if settings.sft is None else max(trained, two))
 
 
 def disk(
@@ -66,9 +97,13 @@ def disk(
     """Bytes of the run's folder: checkpoints (weights and two moments), the model, the record of every
     completion (about 25 bytes a sampled token, 6 a prompt's)."""
     g = grpo
-    trained = size.trainable(model)
-    form = 4 if model.adapted else 2
-    kept = min(g.keep_checkpoints, -(-g.steps // g.checkpoint_every)) + 1  # and the best one
     groups = g.steps * (g.prompts_per_step + resampled(g, counts))
     record = groups * rollout.group_size * (25 * rollout.max_tokens + 6 * counts.tokens + 500)
-    return float(kept * trained * 12 + trained * form + record)
+    kept = min(g.keep_checkpoints, -(-g.steps // g.checkpoint_every)) + 1  # and the best one
+    return kept_weights(model, size, kept) + record
+
+
+def kept_weights(model: ModelSettings, size: Size, checkpoints: int) -> float:
+    """Bytes of so many checkpoints and of the tuned model."""
+    trained = size.trainable(model)
+    return float(checkpoints * trained * 12 + trained * (4 if model.adapted else 2))

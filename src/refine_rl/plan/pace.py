@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refine_rl.plan.calls import resampled, validations
+from refine_rl.plan.calls import compared, resampled, validations
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates, Size
 from refine_rl.plan.memory import SLACK, activation, disk, memory, packed
@@ -96,19 +96,33 @@ class Pace:
 
     def training(self, prompts: int, members: int) -> float:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions."""
-        m, g = self.settings.model, self.settings.grpo
-        passes = 2 if m.adapted else 3  # matrix work in forward passes, that one included
+        g = self.settings.grpo
         said = prompts * members * self.answer
-        tokens = prompts * self.prompt + said
-        work = passes * (tokens * 2 * self.size.linear + said * 2 * self.size.vocabulary * self.size.hidden)
+        once = self.once(prompts * self.prompt + said, said, g.tokens_per_micro_batch)
+        return g.updates_per_step * once * self.again + (once / 3 if g.kl > 0 else 0.0)
+
+    @property
+    def passes(self) -> int:
+        """Matrix work of a forward pass and its way back, in forward passes."""
+        return 2 if self.settings.model.adapted else 3
+
+    @property
+    def again(self) -> float:
+        """What computing layers again on the way back multiplies it by."""
+        return (self.passes + 1) / self.passes if self.settings.model.gradient_checkpointing else 1.0
+
+    def once(self, tokens: float, said: float, micro_batch: int) -> float:
+        """Seconds of so many tokens through the model and back, `said` of them trained on, `micro_batch` at
+        a time. A third of it is about that of a forward pass alone."""
+        m = self.settings.model
+        head = said * 2 * self.size.vocabulary * self.size.hidden
+        work = self.passes * (tokens * 2 * self.size.linear + head)
         moved = tokens * self.size.layers * activation(m, self.size, self.rates)
-        once = (
+        return (
             work / self.rates.train * self.fitted.slowdown
             + moved / self.rates.bytes * self.fitted.traffic
-            + -(-tokens // g.tokens_per_micro_batch) * (3 * self.launch + 2 * self.unpacking)
+            + -(-tokens // micro_batch) * (3 * self.launch + 2 * self.unpacking)
         )
-        again = (passes + 1) / passes if m.gradient_checkpointing else 1.0
-        return g.updates_per_step * once * again + (once / 3 if g.kl > 0 else 0.0)
 
     def step(self, *, more: int = 0) -> float:
         """Seconds of a step to which grpo.resample adds `more` groups, at worst one after the other."""
@@ -118,7 +132,8 @@ class Pace:
         return sampled + self.training(trained, members)
 
     def evaluation(self, counts: Counts) -> float:
-        """Seconds of all sampling outside of training."""
+        """Seconds of all sampling outside of training. After supervised fine-tuning three models are
+        compared."""
         samples, judge = self.settings.evaluate.samples, self.settings.judge
         times = validations(self.settings.grpo, counts)
         validation = self.sampling(counts.validation, samples) * times
@@ -127,7 +142,7 @@ class Pace:
         if self.settings.prompts.probe:
             validation += self.sampling(counts.train, self.settings.prompts.probe)
         comparison = self.sampling(counts.held_out, samples) + self.sampling(counts.held_out, 1)
-        return validation + 2 * comparison
+        return validation + compared(self.settings) * comparison
 
 
 def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Work:

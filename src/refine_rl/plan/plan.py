@@ -13,8 +13,10 @@ from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, Endpoints, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
+from refine_rl.plan.supervised import Rows, Supervised, count_rows, earliest, supervised
+from refine_rl.prompts.demonstrations import Shown
 from refine_rl.prompts.fitting import require_enough, require_room
-from refine_rl.settings import BudgetSettings, EndpointSettings, Settings
+from refine_rl.settings import BudgetSettings, EndpointSettings, Settings, SFTSettings
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
 WRITING_SECONDS = 15.0  # of a call that writes prompts, a rubric or questions
@@ -46,68 +48,139 @@ class Seconds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a run will take. Spans are (low, high)."""
+    """What a run will take. Spans are (low, high). `counts` are those of the prompts, None for supervised
+    fine-tuning alone; `sft` is that stage, None for a task without it; `memory` (the larger stage's) and
+    `disk` (of both) are bytes."""
 
-    counts: Counts
+    counts: Counts | None
     lines: tuple[Line, ...]
     cost: Cost
     seconds: Seconds
     size: Size | None
     rates: Rates | None
     work: Work | None
+    sft: Supervised | None
+    memory: Span | None
+    disk: float | None
     over: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None, lost: str = "") -> Plan:
+def make_plan(
+    settings: Settings,
+    counts: Counts | None,
+    *,
+    rates: Rates | None = None,
+    lost: str = "",
+    shown: Shown | None = None,
+) -> Plan:
     """The plan of a run with these settings on this machine, or on one with those `rates`. Raises UserError
-    where such a run would be refused: too few prompts (`lost` says what became of others), or no room for
-    any beside an answer."""
+    where such a run would be refused: too few prompts (`lost` says what became of others), no room for any
+    beside an answer, no answer that can be imitated among those `shown`."""
     grpo, endpoints = settings.grpo, settings.endpoints
-    require_enough(
-        prompts_per_step=grpo.prompts_per_step, train=counts.train, held_out=counts.held_out, lost=lost
-    )
-    planned = calls(settings, counts)
+    if counts is not None:
+        require_enough(
+            prompts_per_step=grpo.prompts_per_step, train=counts.train, held_out=counts.held_out, lost=lost
+        )
+    planned = [] if counts is None else calls(settings, counts)
     lines = tuple(Line(calls=c, dollars=dollars(c, endpoints)) for c in planned)
     paid = cost(planned, endpoints)
-    notes: list[str] = []
-    capped = settings.budget.dollars is not None
-    size = work = None
-    try:
-        size = machine.model_size(settings.model)
-    except machine.UnknownSize as error:
-        notes.append(f"{error}: neither time nor memory of the machine can be told.")
-    if size is not None:
-        limit = settings.rollout.max_tokens
-        require_room(size.prompt_room(limit), limit, size.context)
-        rates = rates or machine.measure(
-            settings.model,
-            size,
-            sampled=grpo.prompts_per_step * settings.rollout.group_size,
-            trained=grpo.tokens_per_micro_batch,
+    found = _stages(settings, counts, rates, shown)
+    stages = [stage for stage in (found.sft, found.work) if stage is not None]
+    before = None if found.sft is None else found.sft.seconds
+    more = 0 if counts is None else resampled(grpo, counts)
+    seconds = alone(before)
+    if counts is not None:
+        seconds = durations(
+            planned,
+            found.work,
+            steps=grpo.steps,
+            ahead=settings.ahead,
+            endpoints=endpoints,
+            waves=more,
+            before=before or (0.0, 0.0),
         )
-        work = pace.estimate(settings, size, rates, counts)
-    more = resampled(grpo, counts)
-    seconds = durations(
-        planned, work, steps=grpo.steps, ahead=settings.ahead, endpoints=endpoints, waves=more
+    told = _notes(
+        lines,
+        paid,
+        seconds,
+        endpoints,
+        written=counts is not None and counts.written,
+        capped=settings.budget.dollars is not None,
     )
-    if work is not None and rates is not None:
-        notes += _memory(work, machine.installed_memory(rates.device))
     return Plan(
         counts=counts,
         lines=lines,
         cost=paid,
         seconds=seconds,
-        size=size,
-        rates=rates if size is not None else None,
-        work=work,
+        size=found.size,
+        rates=found.rates,
+        work=found.work,
+        sft=found.sft,
+        memory=_larger([stage.memory for stage in stages if stage.memory is not None]),
+        disk=None if found.size is None else sum(stage.disk for stage in stages),
         over=tuple(over_budget(settings.budget, paid, seconds, endpoints)),
-        notes=(
-            *notes,
-            *_high_figures(lines, more=more, steps=grpo.steps),
-            *_notes(lines, paid, seconds, endpoints, written=counts.written, capped=capped),
-        ),
+        notes=(*found.notes, *_high_figures(lines, more=more, steps=grpo.steps), *told),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stages:
+    """What the stages take of the machine, as far as the model is known."""
+
+    size: Size | None
+    rates: Rates | None
+    sft: Supervised | None
+    work: Work | None
+    notes: tuple[str, ...]
+
+
+def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, shown: Shown | None) -> _Stages:
+    """Raises UserError where a stage would be refused."""
+    notes: list[str] = []
+    size = work = sft = None
+    try:
+        size = machine.model_size(settings.model)
+    except machine.UnknownSize as error:
+        notes.append(f"{error}: neither time nor memory of the machine can be told.")
+    if size is not None:
+        if counts is not None:
+            limit = settings.rollout.max_tokens
+            require_room(size.prompt_room(limit), limit, size.context)
+        rates = rates or _rates(settings, size, alone=counts is None)
+        work = None if counts is None else pace.estimate(settings, size, rates, counts)
+    if settings.sft is not None and shown is not None:
+        rows = count_rows(settings, settings.sft, shown, known=size is not None)
+        notes += _about_rows(settings.sft, rows)
+        sft = Supervised(rows=rows)
+        if size is not None and rates is not None:
+            sft = supervised(settings, settings.sft, rows, size, rates)
+    if size is not None and rates is not None:
+        installed = machine.installed_memory(rates.device)
+        notes += _memory(sft, work, installed)
+    return _Stages(
+        size=size, rates=rates if size is not None else None, sft=sft, work=work, notes=tuple(notes)
+    )
+
+
+def _rates(settings: Settings, size: Size, *, alone: bool) -> Rates:
+    """This machine's, in the shapes of GRPO; of supervised fine-tuning where that is `alone`."""
+    sft, grpo = settings.sft, settings.grpo
+    if alone and sft is not None:
+        return machine.measure(
+            settings.sft_model, size, sampled=max(1, sft.examples), trained=sft.tokens_per_micro_batch
+        )
+    return machine.measure(
+        settings.model,
+        size,
+        sampled=grpo.prompts_per_step * settings.rollout.group_size,
+        trained=grpo.tokens_per_micro_batch,
+    )
+
+
+def _larger(spans: Sequence[Span]) -> Span | None:
+    """The one with the higher high figure."""
+    return max(spans, key=lambda span: span[1], default=None)
 
 
 # -- time -----------------------------------------------------------------------------------------
@@ -121,10 +194,11 @@ def durations(
     ahead: bool,
     endpoints: Endpoints,
     waves: int = 0,
+    before: Span = (0.0, 0.0),
 ) -> Seconds:
     """Machine and LLMs together: side by side in training where `steps` are sampled `ahead`, else after one
     another in the high figure. `waves`: times that a step may have to wait again, for groups in the place of
-    others."""
+    others. `before`: the machine's seconds of supervised fine-tuning, with which training begins."""
     training = [c for c in planned if c.stage in _TRAINING]
     around = [c for c in planned if c.stage not in _TRAINING]
     judged = tuple(
@@ -137,12 +211,13 @@ def durations(
     low, high = (steps * s for s in work.step)
     longer = max(high, judged[1])
     # The comparison comes after training; what else is evaluated is counted here as well.
+    begun = (pace.START + before[0], pace.START + before[1])
     trained = (
-        pace.START + max(low, judged[0]),
-        pace.START + (OVERLAP * longer if ahead else high + judged[1]),
+        begun[0] + max(low, judged[0]),
+        begun[1] + (OVERLAP * longer if ahead else high + judged[1]),
     )
     return Seconds(
-        machine=(pace.START + low + work.evaluation[0], pace.START + high + work.evaluation[1]),
+        machine=(begun[0] + low + work.evaluation[0], begun[1] + high + work.evaluation[1]),
         judges=judges,
         training=trained,
         total=(
@@ -150,6 +225,12 @@ def durations(
             trained[1] + work.evaluation[1] + beside[1],
         ),
     )
+
+
+def alone(sft: Span | None) -> Seconds:
+    """Of supervised fine-tuning and nothing else."""
+    whole = None if sft is None else (pace.START + sft[0], pace.START + sft[1])
+    return Seconds(machine=whole, judges=(0.0, 0.0), training=whole, total=whole)
 
 
 def _waiting(
@@ -193,15 +274,29 @@ def over_budget(budget: BudgetSettings, paid: Cost, seconds: Seconds, endpoints:
     return found
 
 
-def _memory(work: Work, installed: float) -> list[str]:
-    """A word where the run may not fit."""
-    if work.memory[1] <= installed:
+def _memory(sft: Supervised | None, work: Work | None, installed: float) -> list[str]:
+    """A word where a stage may not fit: about the one that takes most."""
+    memory = _larger([s.memory for s in (sft, work) if s is not None and s.memory is not None])
+    if memory is None or memory[1] <= installed:
         return []
-    how = "does not fit" if work.memory[0] > installed else "may not fit"
+    how = "does not fit" if memory[0] > installed else "may not fit"
+    keys = (
+        "sft.tokens_per_micro_batch or sft.max_tokens"
+        if sft is not None and memory == sft.memory
+        else "grpo.tokens_per_micro_batch, rollout.max_tokens or rollout.group_size"
+    )
     return [
-        f"The run {how} into this machine's {installed / 1e9:.1f} GB: lower grpo.tokens_per_micro_batch, "
-        "rollout.max_tokens or rollout.group_size, or take a smaller model."
+        f"The run {how} into this machine's {installed / 1e9:.1f} GB: lower {keys}, or take a smaller model."
     ]
+
+
+def _about_rows(sft: SFTSettings, rows: Rows) -> Iterator[str]:
+    """What became of rows, and what the figures of supervised fine-tuning count."""
+    yield from rows.lines
+    if rows.guessed:
+        yield "The tokens of [sft] are guessed from characters: the model's tokenizer is not on this machine."
+    if (first := earliest(sft, rows)) < rows.steps:
+        yield f"sft.patience may end it from step {first} on: the low figures count so many steps."
 
 
 def _high_figures(lines: Sequence[Line], *, more: int, steps: int) -> Iterator[str]:

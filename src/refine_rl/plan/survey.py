@@ -11,26 +11,32 @@ from refine_rl.llm.scripted import Scripted
 from refine_rl.plan.counts import Counts, count_prompts, written_counts
 from refine_rl.plan.money import Endpoints, endpoint_of
 from refine_rl.prompts import load_prompts
+from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import CombinedReward, build_reward
 from refine_rl.rewards.judges.rubric import default_rubric, rubric_named
 from refine_rl.run.endpoints import check_models
-from refine_rl.settings import Settings
+from refine_rl.settings import RewardSettings, Settings
 from refine_rl.types import Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """The prompts that are there (none where a writer has yet to write them), and their numbers."""
+    """The prompts that are there (none where a writer has yet to write them), and their numbers (None for
+    supervised fine-tuning alone); `shown` are the answers to imitate, of a task with [sft]."""
 
     prompts: Sequence[Prompt]
-    counts: Counts
+    counts: Counts | None
     lost: str = ""  # what became of other rows of their source
+    shown: Shown | None = None
 
 
 def survey(settings: Settings) -> Survey:
-    """Reads the prompts and puts the reward together as a run would; a mistake in either is raised as it
-    would be there. No call is made, and no key is needed."""
+    """Reads prompts and answers, and puts the reward together, as a run would; a mistake is raised as it
+    would be there. No call is made, and no key is needed. A task with [sft] and nothing that scores is one
+    for `refine sft`."""
+    if settings.sft is not None and not _scored(settings.reward):
+        return Survey(prompts=(), counts=None, shown=load_demonstrations(settings.sft, settings.folder))
     rubric, lost, nobody = default_rubric(), "", _Nobody(settings.endpoints)
     together = Together()
     with together:
@@ -38,6 +44,7 @@ def survey(settings: Settings) -> Survey:
         check_models(settings, nobody)
     reward: CombinedReward | None = None
     prompts: list[Prompt] | None = None
+    shown: Shown | None = None
     with together:
         reward = build_reward(settings, (), nobody, rubric)
     with together:
@@ -46,13 +53,23 @@ def survey(settings: Settings) -> Survey:
         with together:
             prompts, report = load_prompts(settings)
             lost = report.lost()
+    if settings.sft is not None:
+        with together:
+            others = [p for p in prompts or () if p.split != "train"]
+            shown = load_demonstrations(settings.sft, settings.folder, others)
     if reward is not None and prompts is not None:
         with together:
             reward.check_data(prompts)
     together.tell()
     if prompts is None:
-        return Survey(prompts=(), counts=written_counts(settings.prompts, settings.writer))
-    return Survey(prompts=prompts, counts=count_prompts(prompts, settings.reward.quiz), lost=lost)
+        return Survey(prompts=(), counts=written_counts(settings.prompts, settings.writer), shown=shown)
+    counts = count_prompts(prompts, settings.reward.quiz)
+    return Survey(prompts=prompts, counts=counts, lost=lost, shown=shown)
+
+
+def _scored(reward: RewardSettings) -> bool:
+    """Whether anything says what is good."""
+    return bool(reward.judges or reward.rules or reward.functions or reward.quiz)
 
 
 class _Nobody:

@@ -105,7 +105,11 @@ class EncoderDecoder(Policy):
 
     def prompt_room(self, max_tokens: int) -> int:
         """Prompt and answer have a limit of their own each."""
-        return self.context_length if max_tokens + len(self.halves.start) <= self.context_length + 1 else 0
+        return self.context_length if max_tokens <= self.answer_room(0) else 0
+
+    def answer_room(self, prompt: int) -> int:
+        """As many as the decoder reads, whose last token nobody reads."""
+        return self.context_length + 1 - len(self.halves.start) if prompt <= self.context_length else 0
 
     def way(
         self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor

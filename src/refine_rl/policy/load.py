@@ -5,6 +5,7 @@ Only safetensors are loaded, and no code that lies beside a model is ever run.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_ad
 from refine_rl.policy.control import control_of, control_of_plain
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.encoder_decoder import EncoderDecoder
-from refine_rl.policy.fetch import fetch, fetch_config, fetch_weights, is_encoder_decoder
+from refine_rl.policy.fetch import auto_class, fetch, fetch_config, fetch_weights, is_encoder_decoder
 from refine_rl.policy.fit import require_causal, require_listening, require_words
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.origin import Origin, find_origin
@@ -63,11 +64,7 @@ def load_policy(
         model, start = _quantised_start(origin, settings.quantised, dtype, device)
     else:
         model, start = _start(origin, dtype) if tuned is None else (_plain(str(tuned), dtype), None)
-    # An adapter's folder has no configuration that would tell the tokenizer's kind.
-    known = {} if origin.adapter is None else {"config": config}
-    tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer, **known)
-    if not is_encoder_decoder(config):
-        ensure_template(tokenizer)
+    tokenizer = _tokenizer(origin, config)
     require_words(model, tokenizer, settings.source)
     stops = stop_ids(model, tokenizer)
     frozen = None
@@ -103,22 +100,68 @@ def load_policy(
     )
 
 
+def without_weights(settings: ModelSettings) -> Policy:
+    """What its tokenizer, its template and its configuration say of a model: a policy that encodes texts as
+    the whole one does, and computes nothing. Raises what `load_policy` raises for these."""
+    import transformers
+
+    origin = find_origin(settings.source)
+    config = _config(settings, origin)
+    with torch.device("meta"):
+        model = auto_class(config, config.model_type).from_config(config)
+    with contextlib.suppress(OSError):  # where there is none, what follows from the configuration holds
+        model.generation_config = transformers.GenerationConfig.from_pretrained(
+            origin.base, local_files_only=True
+        )
+    tokenizer = _tokenizer(origin, config)
+    require_words(model, tokenizer, settings.source)
+    return _of_its_kind(
+        settings,
+        model=model,
+        tokenizer=tokenizer,
+        stop_ids=stop_ids(model, tokenizer),
+        moment=datetime.now(),
+        device=torch.device("meta"),
+        compute_dtype=torch.float32,
+        context_length=context_length(config),
+        source=settings.source,
+        adapter=False,
+    )
+
+
+def _tokenizer(origin: Origin, config: Any) -> Any:
+    """The tokenizer, with a template where it has none and needs one."""
+    import transformers
+
+    # An adapter's folder has no configuration that would tell the tokenizer's kind.
+    known = {} if origin.adapter is None else {"config": config}
+    tokenizer = fetch(transformers.AutoTokenizer, origin.tokenizer, **known)
+    if not is_encoder_decoder(config):
+        ensure_template(tokenizer)
+    return tokenizer
+
+
 def _player(settings: ModelSettings, **parts: Any) -> Policy:
     """The policy of a model of its kind, once it has been seen to compute what it should."""
+    policy = _of_its_kind(settings, **parts)
+    if isinstance(policy, EncoderDecoder):
+        require_listening(policy)
+    elif isinstance(policy, DecoderOnly):
+        require_causal(policy)
+    return policy
+
+
+def _of_its_kind(settings: ModelSettings, **parts: Any) -> Policy:
     tokenizer, moment, source = parts["tokenizer"], parts["moment"], parts["source"]
     if is_encoder_decoder(parts["model"].config):
-        listening = EncoderDecoder(
+        return EncoderDecoder(
             **parts,
             control=control_of_plain(tokenizer, parts["stop_ids"]),
             prefix=settings.prefix,
             recomputes=settings.gradient_checkpointing,
         )
-        require_listening(listening)
-        return listening
     written = partial(render, tokenizer, moment=moment, source=source)
-    policy = DecoderOnly(**parts, control=control_of(tokenizer, parts["stop_ids"], written))
-    require_causal(policy)
-    return policy
+    return DecoderOnly(**parts, control=control_of(tokenizer, parts["stop_ids"], written))
 
 
 def _same_to_the_bit() -> None:

@@ -120,6 +120,10 @@ class Policy(ABC):
         """The most tokens of a prompt that leave room for an answer of `max_tokens`; 0 or less: none does."""
         return self.context_length - max_tokens
 
+    def answer_room(self, prompt: int) -> int:
+        """The most tokens of an answer to a prompt of `prompt` tokens; 0 or less: there is no room."""
+        return self.context_length - prompt
+
     @property
     def moving(self) -> str:
         """How the positions of this model follow the longest text of a batch ("longrope", "dynamic"); ""

@@ -88,6 +88,9 @@ class Speaker(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of sampled tokens."""
 
+    def answer_room(self, prompt: int) -> int:
+        """The most tokens of an answer to a prompt of `prompt` tokens; 0 or less: there is no room."""
+
     def speak(
         self, groups: Sequence[Sequence[Begun]], *, sampling: Sampling, purpose: Purpose, pause: Pause
     ) -> Iterator[Spoken]:

@@ -18,6 +18,7 @@ from refine_rl.prompts.columns import nearest_column
 from refine_rl.prompts.curate import said
 from refine_rl.prompts.files import told
 from refine_rl.prompts.rows import read_rows
+from refine_rl.settings import SFTSettings
 from refine_rl.types import Demonstration, Message, Prompt, Split, count_of
 
 _ANSWERS = ("answer", "completion", "response", "output", "chosen", "target", "summary", "docstring", "label")
@@ -76,6 +77,19 @@ class Shown:
     rows: tuple[Demonstration, ...]
     lines: tuple[str, ...]
     sha256: str
+
+
+def load_demonstrations(sft: SFTSettings, folder: Path, without: Sequence[Prompt] = ()) -> Shown:
+    """What a run with these settings is shown; `folder` is the task's. See `read_demonstrations`."""
+    return read_demonstrations(
+        sft.data,
+        folder,
+        Names(prompt=sft.prompt, answer=sft.answer, messages=sft.messages),
+        system=sft.system,
+        validation=sft.validation,
+        seed=sft.seed,
+        without=without,
+    )
 
 
 def read_demonstrations(

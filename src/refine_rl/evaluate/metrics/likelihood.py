@@ -7,13 +7,16 @@ references: not the mean of the prompts' perplexities, and no power of 2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
+from refine_rl.errors import UserError
+from refine_rl.policy.control import ControlTextError
 from refine_rl.policy.protocol import Speaker
 from refine_rl.policy.tokens import token_batch
 from refine_rl.progress import Pause, never
-from refine_rl.types import Prompt, Segment, Trajectory
+from refine_rl.types import Message, Prompt, Trajectory
 
 TOKENS = 4096  # of a batch, padding included
 
@@ -24,15 +27,17 @@ Loss = tuple[float, int]
 def reference_losses(
     speaker: Speaker, prompts: Sequence[Prompt], references: Sequence[str], pause: Pause = never
 ) -> list[Loss | None]:
-    """The loss of each reference as an answer to its prompt, at temperature 1, without the token that ends an
-    answer. What goes beyond the model's context is left out; None where nothing of a reference fits."""
+    """The loss of each reference as an answer to its prompt, at temperature 1, the token that ends it
+    included: what supervised fine-tuning on these pairs would lower. What goes beyond the model's context is
+    left out; None where nothing of a reference fits, or the tokenizer cannot encode it as text. Raises
+    UserError where the model's form of a chat cannot hold it."""
     rows = [_as_answer(speaker, p, text) for p, text in zip(prompts, references, strict=True)]
     found: list[Loss | None] = [None] * len(rows)
-    lengths = [sum(len(s.token_ids) for s in row.segments) for row in rows]
-    had = [place for place, row in enumerate(rows) if row.segments[-1].token_ids]
+    lengths = [0 if row is None else sum(len(s.token_ids) for s in row.segments) for row in rows]
+    had = [place for place, row in enumerate(rows) if row is not None]
     for places in _batches(sorted(had, key=lambda place: lengths[place]), lengths):
         pause()
-        batch = token_batch([rows[place] for place in places])
+        batch = token_batch([row for place in places if (row := rows[place]) is not None])
         with torch.no_grad():
             logprobs = speaker.logprobs(batch, temperature=1.0).double().cpu()  # [B, T]
         for place, own, counted in zip(places, logprobs, batch.trainable.cpu(), strict=True):
@@ -40,18 +45,23 @@ def reference_losses(
     return found
 
 
-def _as_answer(speaker: Speaker, prompt: Prompt, text: str) -> Trajectory:
-    """The reference in the place of what the model would say; its log-probs are still to be had."""
-    asked = speaker.encode(prompt.messages)
-    words = speaker.encode_words(text)[: max(0, speaker.context_length - len(asked))]
+def _as_answer(speaker: Speaker, prompt: Prompt, text: str) -> Trajectory | None:
+    """The reference in the place of what the model would say."""
+    chat: tuple[Message, ...] = (*prompt.messages, {"role": "assistant", "content": text})
+    try:
+        asked, answer = speaker.demonstrate(chat, every=False)
+    except ControlTextError:
+        return None
+    except UserError as error:
+        raise UserError(f'evaluate.metrics: "perplexity", the reference of {prompt.id}: {error}') from error
+    room = max(0, speaker.answer_room(len(asked.token_ids)))
+    if not answer.token_ids[:room]:
+        return None
     return Trajectory(
         prompt_id=prompt.id,
         member=0,
-        messages=(*prompt.messages, {"role": "assistant", "content": text}),
-        segments=(
-            Segment(token_ids=asked, trainable=False),
-            Segment(token_ids=words, trainable=True, logprobs=(0.0,) * len(words)),
-        ),
+        messages=chat,
+        segments=(asked, replace(answer, token_ids=answer.token_ids[:room])),
         stop_reason="stop",
     )
 
