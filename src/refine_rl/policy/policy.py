@@ -97,6 +97,11 @@ class Policy(ABC):
         but those that belong to an answer's text."""
         return tuple(encode_words(self.tokenizer, self.control, text))
 
+    @property
+    def first_ids(self) -> tuple[int, ...]:
+        """The tokens that the model writes before the first word of every answer."""
+        return ()
+
     @abstractmethod
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
         """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""

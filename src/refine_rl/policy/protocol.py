@@ -80,6 +80,10 @@ class Speaker(Protocol):
     def encode_words(self, text: str) -> tuple[int, ...]:
         """The token ids of a text that is put into an answer."""
 
+    @property
+    def first_ids(self) -> tuple[int, ...]:
+        """The tokens that the model writes before the first word of every answer; mostly none."""
+
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
         """A chat whose answers are to be imitated, as segments: what is given (the first is the prompt as
         `encode` gives it), and as targets every answer of the assistant, or the last one, each with the token

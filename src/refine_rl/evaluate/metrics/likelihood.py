@@ -24,8 +24,9 @@ Loss = tuple[float, int]
 def reference_losses(
     speaker: Speaker, prompts: Sequence[Prompt], references: Sequence[str], pause: Pause = never
 ) -> list[Loss | None]:
-    """The loss of each reference as an answer to its prompt, at temperature 1, without the token that ends an
-    answer. What goes beyond the model's context is left out; None where nothing of a reference fits."""
+    """The loss of each reference as an answer to its prompt, at temperature 1, without the tokens that begin
+    and end every answer. What goes beyond the model's context is left out; None where nothing of a reference
+    fits."""
     rows = [_as_answer(speaker, p, text) for p, text in zip(prompts, references, strict=True)]
     found: list[Loss | None] = [None] * len(rows)
     lengths = [sum(len(s.token_ids) for s in row.segments) for row in rows]
@@ -42,14 +43,15 @@ def reference_losses(
 
 def _as_answer(speaker: Speaker, prompt: Prompt, text: str) -> Trajectory:
     """The reference in the place of what the model would say; its log-probs are still to be had."""
-    asked = speaker.encode(prompt.messages)
-    words = speaker.encode_words(text)[: max(0, speaker.context_length - len(asked))]
+    asked, first = speaker.encode(prompt.messages), speaker.first_ids
+    words = speaker.encode_words(text)[: max(0, speaker.context_length - len(asked) - len(first))]
     return Trajectory(
         prompt_id=prompt.id,
         member=0,
         messages=(*prompt.messages, {"role": "assistant", "content": text}),
         segments=(
             Segment(token_ids=asked, trainable=False),
+            Segment(token_ids=first, trainable=False),
             Segment(token_ids=words, trainable=True, logprobs=(0.0,) * len(words)),
         ),
         stop_reason="stop",
