@@ -39,7 +39,7 @@ def answer_after(ready: Ready, journal: Journal, pause: Pause) -> None:
 
 
 def _fits(ready: Ready, shown: Demonstration) -> bool:
-    room = ready.policy.context_length - ready.settings.rollout.max_tokens
+    room = ready.policy.prompt_room(ready.settings.rollout.max_tokens)
     return len(ready.policy.encode(shown.asked)) <= room
 
 
