@@ -195,7 +195,7 @@ def refine_steps(
         "first_loss": learned[0].loss,
         "first_norm": learned[0].grad_norm,
         "peak_device_mb": torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None,
-        "parameters": policy.size,
+        "parameters": policy.share.whole,
         "processor": processor(policy.device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

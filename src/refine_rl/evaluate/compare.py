@@ -147,7 +147,7 @@ def _other(pairs: Sequence[Pair], success: Callable[[Score], bool], bootstrap: _
         mean=reward.base.mean,
         ci95=reward.base.ci95,
         tuned_minus=reward.difference,
-        details=bootstrap.details(kept, _measures(kept, success)),
+        details=bootstrap.details(kept, {**_measures(kept, success), "cut": _cut}),
     )
 
 

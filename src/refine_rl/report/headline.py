@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from refine_rl.evaluate.verdict import lost_content, mostly_cut, said_with
+from refine_rl.evaluate.verdict import called, lost_content, mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
 from refine_rl.report.standing import Json
-from refine_rl.types import MIN_PROMPTS, Comparison, Verdict, count_of
+from refine_rl.types import MIN_PROMPTS, Comparison, Other, Verdict, count_of
 
 Tone = Literal["better", "not better", "worse", "stopped", "open"]
 
@@ -86,9 +86,20 @@ def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
             greedy = c.details["success_greedy"]
             words += f", {share(greedy.base.mean)} → {share(greedy.tuned.mean)} of greedy ones"
         notes.append(words + ".")
+    notes += [_beyond(name, other, c.prompts) for name, other in c.others.items()]
     notes += said_with(c)
     tone = _CLAIMS[c.verdict][0]
     return Headline(tone=tone, claim=claim(c), numbers=told(c), notes=tuple(notes))
+
+
+def _beyond(name: str, other: Other, prompts: int) -> str:
+    """What the tuned model has more than a further one."""
+    low, high = other.tuned_minus.ci95
+    interval = f" (95{GLUE}% interval {number(low)} to {number(high)})" if prompts >= MIN_PROMPTS else ""
+    return (
+        f"{called(name)[0].upper()}{called(name)[1:]} has {number(other.mean)}: the tuned one has "
+        f"{number(other.tuned_minus.mean, sign=True)}{interval}."
+    )
 
 
 def told(c: Comparison) -> str:

@@ -235,8 +235,9 @@ def _print_others(c: Comparison, console: Console) -> None:
         table = Columns(first=f"beside {name}", headings=(shown(name), *_COLUMNS[1:]))
         reward = Contrast(base=other, tuned=c.tuned, difference=other.tuned_minus)
         for measure, m in {"reward": reward, **other.details}.items():
-            label = _MEASURES.get(measure, measure.replace("component:", "  "))
-            table.add(shown(label), _numbers(m, c.prompts >= MIN_PROMPTS))
+            if measure != "cut":
+                label = _MEASURES.get(measure, measure.replace("component:", "  "))
+                table.add(shown(label), _numbers(m, c.prompts >= MIN_PROMPTS))
         console.print()
         table.show(console)
 
