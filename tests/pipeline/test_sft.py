@@ -229,6 +229,21 @@ def test_more_steps_may_be_added_to_a_finished_run(task: Callable[..., Settings]
         reopen_sft(two.path, ["sft.batch_tokens=9"])
 
 
+def test_settings_that_no_step_would_be_made_under_are_refused(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """They would stand in the config, and on the model's card, as what it was trained with."""
+    folder = begun(tmp_path / "run", task(steps=None, epochs=0.2))
+    losses = run(folder)
+    for settings, steps, after in ((["sft.learning_rate=0.5"], None, losses.steps), ([], 1, 1)):
+        with pytest.raises(UserError, match=rf"already, and would end after {after}: nothing would be"):
+            reopen_sft(folder.path, settings, steps=steps)
+    assert folder.model.is_dir()
+    assert folder.settings() == task(steps=None, epochs=0.2)
+    further = run(reopen_sft(folder.path, ["sft.learning_rate=0.01"], steps=losses.steps + 1))
+    assert further.steps == losses.steps + 1
+
+
 def test_all_weights_are_trained_as_well(task: Callable[..., Settings], tmp_path: Path) -> None:
     folder = begun(tmp_path / "run", task(adapter="none", learning_rate=1e-3, steps=3))
     losses = run(folder)

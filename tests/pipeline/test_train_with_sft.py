@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from make import Pause
 from refine_rl.errors import Interrupted, UserError
 from refine_rl.pipeline.evaluate import evaluate_again
 from refine_rl.pipeline.replay import replay
-from refine_rl.pipeline.resume import reopen
+from refine_rl.pipeline.resume import reopen, reopen_sft
+from refine_rl.pipeline.sft import run as run_sft
 from refine_rl.pipeline.train import run
 from refine_rl.run import RunFolder
 from refine_rl.run.start import begun_from
@@ -146,3 +149,42 @@ def test_a_run_begins_with_the_model_of_another(
     assert folder.outcomes("base") == whole.outcomes("sft")
     assert folder.outcomes("tuned") == whole.outcomes("tuned")
     assert "Base is the tuned model of the run “sft”" in folder.report.read_text(encoding="utf-8")
+
+
+def test_another_fine_tuned_model_is_not_taken_for_the_one_it_began_with(
+    whole: RunFolder, tmp_path: Path
+) -> None:
+    """The fine-tuning's folder is a run of its own, and may be gone on with; what GRPO began with is then
+    gone, and nothing that was trained upon it may be measured upon the other."""
+    shutil.copytree(whole.path, tmp_path / "whole")
+    folder = RunFolder.open(tmp_path / "whole")
+    run_sft(reopen_sft(folder.sft.path, [], steps=8))
+    with pytest.raises(UserError, match="other are: fine tuned weights"):
+        evaluate_again(folder, samples=1)
+    (folder.path / "comparison.json").unlink()
+    with pytest.raises(UserError, match="other are: fine tuned weights"):
+        run(folder)
+
+    folder.answers("tuned").remove()
+    run(reopen(folder.path, [], from_step=0))  # all of it upon the new one
+    assert folder.outcomes("base") == whole.outcomes("base")
+    assert folder.outcomes("sft") != whole.outcomes("sft")
+
+    shutil.rmtree(folder.sft.path)
+    with pytest.raises(UserError, match=r"begins with supervised fine-tuning, and its model is not there"):
+        evaluate_again(folder, samples=1)
+
+
+def test_a_fine_tuned_model_of_another_base_is_refused(
+    task: Callable[..., Settings], tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    """The base's files change between the fine-tuning and GRPO."""
+    shutil.copytree(make_model("llama"), tmp_path / "base")
+    model = {"name": str(tmp_path / "base"), "device": "cpu", "dtype": "float32", "rank": 4}
+    folder = RunFolder.create(tmp_path / "run", task(model=model))
+    run(folder)
+    folder.answers("tuned").remove()
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    save_file({k: 1.1 * v for k, v in weights.items()}, tmp_path / "base" / "model.safetensors")
+    with pytest.raises(UserError, match=r"run/sft .* is another one .*refine sft --resume"):
+        run(reopen(folder.path, [], from_step=0))

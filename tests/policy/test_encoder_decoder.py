@@ -19,7 +19,7 @@ from refine_rl.envs.play import sample
 from refine_rl.errors import UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.encoder_decoder import EncoderDecoder
-from refine_rl.policy.halves import for_rows
+from refine_rl.policy.halves import Halves, for_rows
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.protocol import Begun, Purpose
 from refine_rl.policy.tokens import TokenBatch, token_batch
@@ -397,6 +397,22 @@ def test_a_decoder_without_a_start_token_is_refused(tmp_path: Path) -> None:
     folder = listening_model(tmp_path, decoder_start_token_id=None)
     with pytest.raises(UserError, match="does not say with which token its decoder begins"):
         policy_of(folder)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_that_sees_padding_is_found_when_it_is_loaded(
+    make: Make, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Halves.encode
+
+    def unmasked(self: Halves, prompts: Any) -> Any:
+        mask = encode(self, prompts)[1]
+        longest = mask.shape[1]
+        return encode(self, [(*prompt, *[0] * longest)[:longest] for prompt in prompts])[0], mask
+
+    monkeypatch.setattr(Halves, "encode", unmasked)
+    with pytest.raises(UserError, match="computes other log-probs where a prompt is encoded once"):
+        policy_of(make(family))
 
 
 def test_prompt_and_answer_have_a_limit_each(make: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,8 @@ def test_splits_of_the_rows_hold_and_held_out_ones_are_left_out(tmp_path: Path) 
         {**p, "split": s} for p, s in zip(PAIRS, ("train", "validation", "held_out", "test"), strict=False)
     ]
     shown = read(tmp_path, rows)
-    assert [row.split for row in shown.rows] == ["train", "validation", "train"]
-    assert shown.lines == ("1 row left out: held out by their column `split`",)
+    assert [row.split for row in shown.rows] == ["train", "validation"]
+    assert shown.lines == ("2 rows left out: held out by their column `split`",)
 
 
 def test_what_a_held_out_prompt_asks_is_not_shown(tmp_path: Path) -> None:
@@ -137,6 +138,34 @@ def test_what_a_held_out_prompt_asks_is_not_shown(tmp_path: Path) -> None:
     assert len(shown.rows) == 39
     assert "What is 7?" not in {row.messages[0]["content"] for row in shown.rows}
     assert shown.lines == ("1 row left out: they ask what a held-out prompt asks",)
+
+
+def test_a_system_message_or_a_later_turn_hides_no_held_out_question(tmp_path: Path) -> None:
+    """Neither the system message of the rows nor that of the prompts makes another question of it; and a chat
+    that begins with it shows its answer too."""
+    said = [("user", "What is 7?"), ("assistant", "7"), ("user", "Sure?"), ("assistant", "Yes.")]
+    chat = [{"role": role, "content": text} for role, text in said]
+    asked = prompt(1, "what is  7?")
+    held_out = replace(asked, messages=({"role": "system", "content": "Be brief."}, *asked.messages))
+    rows = [*PAIRS, {"messages": chat}]
+    shown = read(tmp_path, rows, validation=0, without=[held_out], system="Count.")
+    assert len(shown.rows) == 39
+    assert shown.lines == ("2 rows left out: they ask what a held-out prompt asks",)
+
+
+def test_rows_that_ask_the_same_validate_together_whatever_the_system_message_says(tmp_path: Path) -> None:
+    def row(manner: str, number: int) -> dict[str, Any]:
+        said = (("system", manner), ("user", f"What is {number}?"), ("assistant", str(number)))
+        return {"messages": [{"role": role, "content": text} for role, text in said]}
+
+    shown = read(
+        tmp_path, [row(manner, n) for n in range(20) for manner in ("Be brief.", "Be kind.")], validation=8
+    )
+    asked: dict[str, set[str]] = {}
+    for found in shown.rows:
+        asked.setdefault(found.split, set()).add(found.messages[1]["content"])
+    assert len(asked["validation"]) == 4
+    assert not asked["validation"] & asked["train"]
 
 
 def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from refine_rl.progress import Observer
 from refine_rl.run import RunFolder
 from refine_rl.types import Prompt
 
+_FINE_TUNED = "fine_tuned_weights"
+"""The part of a run's model that supervised fine-tuning made."""
+
 
 def run_policy(
     folder: RunFolder,
@@ -32,6 +35,7 @@ def run_policy(
     if settings.sft is not None and folder.config.kind() == "sft":
         model, seed = settings.sft_model, settings.sft.seed
     elif settings.sft is not None and not untouched:
+        _require_fine_tuned(folder)
         model = model.model_copy(update={"start": str(folder.sft.path)})
     policy = load_policy(
         model,
@@ -53,8 +57,32 @@ def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
     except UserError:  # loading it says so; and an adapter is exported without it
         return False
     hashes = fingerprint(origin)
+    if hashes:
+        hashes = {**hashes, **_fine_tuned(folder)}
     folder.config.require_same_model(hashes, folder.scored, record)
     return bool(hashes)
+
+
+def _fine_tuned(folder: RunFolder) -> dict[str, str]:
+    """The weights that supervised fine-tuning made, with which a run's GRPO begins, as one more part of its
+    model: as they are, and where they are not there, as they were."""
+    if folder.config.kind() == "sft" or folder.settings().sft is None:
+        return {}
+    known = folder.config.source().get("model", {}).get(_FINE_TUNED)
+    found = folder.sft.model_sum() if folder.sft.ended else known
+    return {} if found is None else {_FINE_TUNED: found}
+
+
+def _require_fine_tuned(folder: RunFolder) -> None:
+    """Raises UserError where the supervised fine-tuning with which a run begins is not done, is not what it
+    made, or began with another base model."""
+    if not folder.sft.ended:
+        raise UserError(
+            f"{folder.path} begins with supervised fine-tuning, and its model is not there as it was written "
+            f"({folder.sft.model}). Put it back; or where the run is not finished, go on with it: "
+            f"{folder.resume}"
+        )
+    require_same_model(folder.sft)
 
 
 def hold_positions(max_tokens: int, policy: Policy, prompts: Sequence[Prompt], observer: Observer) -> None:

@@ -13,6 +13,7 @@ from refine_rl.settings import Settings
 from refine_rl.settings.file import override
 from refine_rl.training import checkpoint
 from refine_rl.training.checkpoint import DamagedCheckpoint, Position
+from refine_rl.types import count_of
 
 
 def reopen(
@@ -90,11 +91,27 @@ def reopen_sft(
                 return folder
         journal = Journal(folder, observer or Quiet())
         to = newest_whole(folder, journal) if from_step is None else from_step
+        _require_steps_left(folder, before, after, to)
         folder.rewind(to)
         if from_step is not None:
             folder.repair()
         folder.change(before, after, to)
     return folder
+
+
+def _require_steps_left(folder: RunFolder, before: Settings, after: Settings, to: int) -> None:
+    """Raises UserError where no step is left behind `to` that other settings could be for: they would stand
+    on record as those that the model was made with. (How many steps other `epochs` are is known later.)"""
+    assert before.sft is not None
+    assert after.sft is not None
+    steps = after.sft.steps
+    if steps is None and (before.sft.steps, before.sft.epochs) == (None, after.sft.epochs):
+        steps = folder.planned_steps()
+    if to and steps is not None and steps <= to:
+        raise UserError(
+            f"{folder.path} has {count_of(to, 'step')} already, and would end after {steps}: nothing would "
+            "be learned under other settings. Ask for more (--steps), or go back (--from-step)."
+        )
 
 
 def _fixed_in_sft(settings: Settings) -> dict[str, object]:

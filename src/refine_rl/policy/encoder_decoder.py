@@ -86,15 +86,20 @@ class EncoderDecoder(Policy):
                 f"A chat has {len(answers)} answers, and an encoder-decoder writes one to each prompt: train "
                 'on the last alone (sft.train_on = "last"), or make a row of each.'
             )
-        before, end = self._frame[0], self.tokenizer.eos_token_id
-        bos = self.tokenizer.bos_token_id
-        begins = (bos,) if bos is not None and bos in before and bos not in self.halves.start else ()
+        end = self.tokenizer.eos_token_id
         words = self.encode_words(messages[answers[-1]]["content"])
         stop = end if end in self.stop_ids else min(self.stop_ids)
         return (
             Segment(token_ids=self.encode(messages[: answers[-1]]), trainable=False),
-            Segment(token_ids=(*begins, *words, stop), trainable=True, target=True),
+            Segment(token_ids=(*self.first_ids, *words, stop), trainable=True, target=True),
         )
+
+    @property
+    def first_ids(self) -> tuple[int, ...]:
+        """The token that begins a text, for the families whose decoder writes it: CodeT5, and BART where none
+        is forced."""
+        bos = self.tokenizer.bos_token_id
+        return (bos,) if bos is not None and bos in self._frame[0] and bos not in self.halves.start else ()
 
     def opening(self, messages: Sequence[Message]) -> str:
         return ""

@@ -93,14 +93,16 @@ def require_listening(policy: EncoderDecoder) -> None:
 
 
 def _difference(policy: EncoderDecoder) -> torch.Tensor:
-    """|log-prob of two answers to each of two prompts - that of the model's own forward pass|, [n]."""
+    """|log-prob of two answers to each of three prompts - that of the model's own forward pass|, [n]. Two of
+    them are of nearly the same length, and go through the encoder together, one with padding."""
     generator = torch.Generator().manual_seed(0)
 
     def some(n: int) -> tuple[int, ...]:
         return tuple(torch.randint(0, policy.vocabulary, (n,), generator=generator).tolist())
 
     longest = min(9, policy.context_length)
-    rows = [(prompt, some(n)) for prompt in (some(longest), some(4)) for n in (min(6, longest - 1), 2)]
+    prompts = (some(longest), some(max(1, longest - 1)), some(4))
+    rows = [(prompt, some(n)) for prompt in prompts for n in (min(6, longest - 1), 2)]
     given = [
         Trajectory(
             prompt_id="",

@@ -149,8 +149,8 @@ def _allowed(
 ) -> tuple[list[Demonstration], list[str]]:
     """Without the held-out ones, and lines about them."""
     own = [shown for shown in found if shown.split != "held_out"]
-    asked = {said(prompt.messages) for prompt in without}
-    kept = [shown for shown in own if said(shown.asked) not in asked]
+    asked = {_question(prompt.messages) for prompt in without}
+    kept = [shown for shown in own if asked.isdisjoint(_questions(shown))]
     lines = []
     if len(own) < len(found):
         lines.append(f"{count_of(len(found) - len(own), 'row')} left out: held out by their column `split`")
@@ -165,35 +165,43 @@ def _divided(
     found: Sequence[Demonstration], validation: int | float | None, seed: int
 ) -> list[Demonstration]:
     """Each with its split; those that ask the same have the same one."""
-    named = {_question(shown) for shown in found if shown.split == "validation"}
+    named = {_questions(shown)[0] for shown in found if shown.split == "validation"}
     if named and validation is None:
-        return [replace(s, split="validation" if _question(s) in named else "train") for s in found]
+        return [replace(s, split="validation" if _questions(s)[0] in named else "train") for s in found]
     wanted = len(found) * validation if isinstance(validation, float) else validation
     most = min(MOST_VALIDATION, len(found) // 10) if wanted is None else round(wanted)
     if most >= len(found):
         raise UserError(f"sft.validation = {validation}, but there are only {count_of(len(found), 'row')}.")
     alike: dict[str, int] = {}
     for shown in found:
-        alike[_question(shown)] = alike.get(_question(shown), 0) + 1
+        question = _questions(shown)[0]
+        alike[question] = alike.get(question, 0) + 1
     chosen: set[str] = set()
     left = most
     for question in sorted(alike, key=lambda q: blake2b(f"{seed} {q}".encode(errors="replace")).digest()):
         if alike[question] <= left:
             chosen.add(question)
             left -= alike[question]
-    return [replace(s, split="validation" if _question(s) in chosen else "train") for s in found]
+    return [replace(s, split="validation" if _questions(s)[0] in chosen else "train") for s in found]
 
 
-def _question(shown: Demonstration) -> str:
-    """What the first answer answers, in a form in which the same question is the same."""
-    first = next(n for n, m in enumerate(shown.messages) if n and m["role"] == "assistant")
-    return repr(said(shown.messages[:first]))
+def _question(messages: Sequence[Message]) -> str:
+    """What an answer to these messages answers, in a form in which the same question is the same. What a
+    system message says of the manner makes no other question."""
+    return repr(said([m for m in messages if m["role"] != "system"]))
+
+
+def _questions(shown: Demonstration) -> list[str]:
+    """What each answer of a chat answers."""
+    answers = [n for n, m in enumerate(shown.messages) if n and m["role"] == "assistant"]
+    return [_question(shown.messages[:n]) for n in answers]
 
 
 def _split(row: object) -> Split:
-    """A row's own split; "train" where its column says nothing that we know."""
+    """A row's own split, "test" being another word for held out; "train" where its column says nothing that
+    we know."""
     own = row.get("split") if isinstance(row, Mapping) else None
-    return next((split for split in SPLITS if split == own), "train")
+    return "held_out" if own == "test" else next((split for split in SPLITS if split == own), "train")
 
 
 def _chat(messages: object, column: str) -> tuple[Message, ...]:

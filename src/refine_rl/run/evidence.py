@@ -129,16 +129,16 @@ class Evidence(Tables):
             sides = ("base", "tuned") if self.config.settings().sft is None else ("base", "sft", "tuned")
             there = all(self.answers(which).exists() for which in sides)
         ended = self._ended()
-        return there and ended is not None and ended.get("model", "") == self._model_sum()
+        return there and ended is not None and ended.get("model", "") == self.model_sum()
 
     def model_changed(self) -> bool:
         """Whether the tuned weights are others than the run wrote; False where that is not known."""
         known = (self._ended() or {}).get("model")
-        return known is not None and known != self._model_sum()
+        return known is not None and known != self.model_sum()
 
     def end(self, text: str, step: int) -> None:
         """Puts on record that everything is done, and what the model is; once, unless it is another one."""
-        ended, model = self._ended(), self._model_sum()
+        ended, model = self._ended(), self.model_sum()
         if ended is None or ended.get("model", "") != model:
             self.event("finished", "finished", text, step, model=model)
 
@@ -146,7 +146,7 @@ class Evidence(Tables):
         """The newest event that says that everything is done."""
         return next((e for e in reversed([*self.events.lines()]) if e["kind"] == "finished"), None)
 
-    def _model_sum(self) -> str:
+    def model_sum(self) -> str:
         """SHA-256 of the tuned weights; of nothing where there are none."""
         found = hashlib.sha256()
         for file in sorted((self._root / self.model.name).glob("*.safetensors")):
