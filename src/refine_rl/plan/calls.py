@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from refine_rl.plan.counts import Counts, tokens
+from refine_rl.plan.counts import Counts, sides, tokens
 from refine_rl.settings import (
     GRPOSettings,
     JudgeSettings,
@@ -80,7 +80,7 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
     if reward.judges:
         found += [call for group in judged(s, counts) for call in judges.calls(group)]
     if "win_rate" in s.evaluate.metrics:
-        found += _duels(judges, counts.held_out)
+        found += _duels(judges, counts.held_out, sides(settings))
     if quiz is not None:
         found += quiz.calls(*_quizzed(s, counts))
     if reward.steps is not None:
@@ -172,8 +172,8 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
         Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
         Judged(
             stage=COMPARISON,
-            groups=counts.held_out if relative else 2 * counts.held_out,
-            answers=(2 if relative else 1) * (samples + 1),  # the greedy answer included
+            groups=counts.held_out if relative else sides(settings) * counts.held_out,
+            answers=(sides(settings) if relative else 1) * (samples + 1),  # the greedy answer included
         ),
     ]
     if settings.judge.anchors:
@@ -289,15 +289,16 @@ def _first_look(judges: Judges, graders: StepSettings | None) -> Iterator[Calls]
         yield _calls("anchor", LOOK, model, (number, number), judges.tokens(len(FIXED)))
 
 
-def _duels(judges: Judges, prompts: int) -> Iterator[Calls]:
-    """The metric "win_rate": base against tuned for each prompt, and both against its reference where there
-    is one; by each judge in both orders."""
+def _duels(judges: Judges, prompts: int, models_compared: int) -> Iterator[Calls]:
+    """The metric "win_rate": base against tuned for each prompt, and each of `models_compared` against its
+    reference where there is one; by each judge in both orders."""
     from refine_rl.rewards.judges.duels import PURPOSE
 
     looking = judges.looking(goal=judges.task + judges.rubric, shown=2, scored=1)
     models = [judges.exam] if judges.exam else judges.models
     for model, times in Counter(models).items():
-        yield _calls(PURPOSE, WIN_RATE, model, (2 * prompts * times, 6 * prompts * times), looking)
+        pairs = (prompts * times, (1 + models_compared) * prompts * times)
+        yield _calls(PURPOSE, WIN_RATE, model, (2 * pairs[0], 2 * pairs[1]), looking)
 
 
 def _grading_of_steps(judges: Judges, table: StepSettings, answers: int) -> Iterator[Calls]:
@@ -367,7 +368,7 @@ def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Rang
     # Beside a relative judge the base model's answers come up again; their replies are in the cache.
     again = 2 if is_relative(settings.reward, settings.judge) else 1
     probed = counts.train * probe
-    compared = 2 * counts.held_out * (samples + 1)
+    compared = sides(settings) * counts.held_out * (samples + 1)
     low, high = (number + counts.other_sources + cases for number in used)
     return {
         # One source is tried, two more where its questions cannot be used; a writer's prompts have none.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from refine_rl.prompts.sources import WRITTEN, numbers_asked_for
-from refine_rl.settings import PromptSettings, QuizSettings, WriterSettings
+from refine_rl.settings import PromptSettings, QuizSettings, Settings, WriterSettings
 from refine_rl.types import Prompt
 
 CHARS_PER_TOKEN = 4  # of English, in the vocabularies of present models
@@ -37,6 +37,11 @@ class Counts:
     def tokens(self) -> int:
         """Of a prompt."""
         return tokens(self.chars)
+
+
+def sides(settings: Settings) -> int:
+    """How many models the comparison has: base and tuned, and the fine-tuned one where the run begins so."""
+    return 2 if settings.sft is None else 3
 
 
 def tokens(chars: float) -> int:

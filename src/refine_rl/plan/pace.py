@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refine_rl.plan.calls import resampled, validations
-from refine_rl.plan.counts import Counts
+from refine_rl.plan.counts import Counts, sides
 from refine_rl.plan.machine import MAX_ROWS, Rates, Size
 from refine_rl.plan.memory import SLACK, activation, disk, memory, packed
 from refine_rl.settings import Settings
@@ -127,7 +127,7 @@ class Pace:
         if self.settings.prompts.probe:
             validation += self.sampling(counts.train, self.settings.prompts.probe)
         comparison = self.sampling(counts.held_out, samples) + self.sampling(counts.held_out, 1)
-        return validation + 2 * comparison
+        return validation + sides(self.settings) * comparison
 
 
 def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Work:

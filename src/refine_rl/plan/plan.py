@@ -93,6 +93,11 @@ def make_plan(settings: Settings, counts: Counts, *, rates: Rates | None = None,
     )
     if work is not None and rates is not None:
         notes += _memory(work, machine.installed_memory(rates.device))
+    if settings.sft is not None:
+        notes.append(
+            f"The run begins with supervised fine-tuning on {settings.sft.data}, which is in none of these "
+            "figures: `refine sft TASK --steps 10` tells its pace."
+        )
     return Plan(
         counts=counts,
         lines=lines,
