@@ -270,7 +270,8 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         + ("" if g.kl_target is None else f" at first, aiming at a KL of {g.kl_target:g}"),
     }
     if settings.sft is not None and (tuned := next((e for e in run.events() if e["name"] == "sft"), None)):
-        lines["Before it"] = f"{tuned['text']} (its own page: sft/report.html)"
+        page = run.sft.report.relative_to(run.path)
+        lines["Before it"] = f"{tuned['text']} (its own page: {page})"
     if trained := next((e for e in run.events() if e["name"] == "parameters"), None):
         lines["Model"] += f": {trained['text']}"
     if done := next((e for e in run.events() if e["name"] == "done_early"), None):
