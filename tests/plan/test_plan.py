@@ -83,6 +83,23 @@ def test_a_win_rate_is_asked_for_in_both_orders() -> None:
     assert (found["win rate", "e/a"], found["win rate", "e/b"]) == ((14, 42), (14, 42))
 
 
+def test_three_models_are_compared_where_the_run_begins_with_fine_tuning() -> None:
+    """7 held-out prompts: an absolute judge sees each model's 5 answers apart, a ruler all 15 at once."""
+    sft, duel = {"data": "file:pairs.jsonl"}, {"metrics": ["win_rate"]}
+    two, three = (
+        make(**judging("e/j", kind="absolute"), evaluate=duel, **more) for more in ({}, {"sft": sft})
+    )
+    assert numbers(calls(two, COUNTS))["held-out comparison", "e/j"] == (2 * 7 * 5, 2 * 7 * 5)
+    assert numbers(calls(three, COUNTS))["held-out comparison", "e/j"] == (3 * 7 * 5, 3 * 7 * 5)
+    assert numbers(calls(three, COUNTS))["win rate", "e/j"] == (2 * 7, 2 * 7 + 3 * 2 * 7)
+    ruled = make(**judging("e/j"), sft=sft)
+    (shown,) = [group for group in judged(ruled, COUNTS) if group.stage == "held-out comparison"]
+    assert (shown.groups, shown.answers) == (7, 15)
+    beside = [Pace(settings=s, size=SIZE, rates=RATES, prompt=100) for s in (two, three)]
+    comparison = beside[0].sampling(7, 4) + beside[0].sampling(7, 1)
+    assert beside[1].evaluation(COUNTS) - beside[0].evaluation(COUNTS) == pytest.approx(comparison)
+
+
 def test_every_stage_of_a_ruler() -> None:
     """20 steps of 3 groups; 5 validation prompts before training and twice later; 7 held-out prompts; bad
     answers beside 2 prompts, three times."""

@@ -12,7 +12,7 @@ import make
 from make import estimate, part
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.report.screen import Screen, print_comparison, print_error, shown, spark
-from refine_rl.types import Comparison, Contrast, Other, StepMetrics
+from refine_rl.types import Comparison, Contrast, Other, SFTMetrics, StepMetrics
 
 
 def metrics(**changes: Any) -> StepMetrics:
@@ -42,6 +42,47 @@ def test_a_step_takes_one_line(
     assert len({line.index("tokens") for line in lines}) == 1  # columns under each other
     assert "step 100/100  reward -0.286 " in lines[-1]
     assert "tokens 123, cut 100%, no spread 2/8" in lines[-1]
+
+
+def sft_metrics(step: int, loss: float, looked: float | None = None) -> SFTMetrics:
+    return SFTMetrics(
+        step=step,
+        loss=loss,
+        validation_loss=looked,
+        tokens=4096,
+        targets=400,
+        rows=9,
+        epoch=step / 7,
+        learning_rate=1e-3,
+        grad_norm=1.0,
+        seconds={"train": 0.5 + step, "total": 2.0 + step},
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_step_of_supervised_fine_tuning_takes_one_line(
+    wide: Callable[[int], Screen], capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    screen = wide(columns)
+    for step in range(1, 101):
+        screen.step(sft_metrics(step, 8 / step, None if step % 10 else 7.5), 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 100
+    assert max(map(len, lines)) <= columns
+    assert len({line.index("epoch") for line in lines}) == 1  # columns under each other
+    assert len({line.index(", validation") for line in lines if "validation" in line}) == 1
+    assert lines[-1].endswith(", validation 7.5000")
+    assert ("tokens/s" in lines[-1]) == (columns == 120)
+
+
+def test_losses_are_not_in_the_curve_of_rewards(
+    wide: Callable[[int], Screen], capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = wide(120)
+    screen.step(sft_metrics(1, 8.0), 1)
+    screen.step(metrics(step=1, reward_mean=0.5), 2)
+    screen.step(metrics(step=2, reward_mean=1.0), 2)
+    assert "▁█ " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_missing_members_are_named(wide: Callable[[int], Screen], capsys: pytest.CaptureFixture[str]) -> None:

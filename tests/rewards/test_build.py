@@ -16,7 +16,7 @@ from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
 from refine_rl.rewards.judges.rubric import default_rubric
 from refine_rl.rewards.steps.steps import Graded
-from refine_rl.settings import Settings
+from refine_rl.settings import Settings, SFTSettings
 
 PROMPT = prompt(1, "Add.", answer="9")
 EXITS = {"early_exit": {"ends": "</think>"}, "max_tokens": 100}
@@ -196,8 +196,11 @@ def test_a_rubric_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_score_by_is_refused() -> None:
-    with pytest.raises(SettingsError, match="nothing says what is good"):
+    with pytest.raises(SettingsError, match="nothing says what is good") as refused:
         build_scorers(Settings(task="t"))
+    assert "refine sft" not in str(refused.value)
+    with pytest.raises(SettingsError, match=r"without one: refine sft TASK$"):
+        build_scorers(Settings(task="t", sft=SFTSettings(data="file:pairs.jsonl")))
 
 
 def test_the_penalty_counts_by_its_weight_and_not_for_the_top() -> None:

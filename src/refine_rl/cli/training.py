@@ -41,8 +41,9 @@ def one_task(command: str, task: Path | None, recipe: str | None) -> None:
     if task is not None and recipe is not None:
         raise UserError("A task and a recipe are two tasks: leave one of them out.")
     if task is None and recipe is None:
+        ready = "codet5" if command == "sft" else "style"
         raise UserError(
-            f"Name a task.toml (refine {command} task.toml) or a recipe (refine {command} --recipe style)."
+            f"Name a task.toml (refine {command} task.toml) or a recipe (refine {command} --recipe {ready})."
         )
 
 

@@ -240,7 +240,8 @@ def _encoded(tokenizer: Any, pieces: Sequence[str], control: Control) -> list[in
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    # Not verbose: it would warn of a text longer than the model reads, which is ours to say, with the row.
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _unused(text: str, messages: Sequence[Message]) -> str:

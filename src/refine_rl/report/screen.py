@@ -25,6 +25,7 @@ _COLUMNS = ("base", "tuned", "difference", "95 % interval")
 _SUCCESS = ("success", "success_greedy")
 _MEASURES = {"success_greedy": "success, greedy"}
 _INDENT = 10  # columns of the clock
+_FEW_BARS = 8  # of a curve; with fewer, numbers beside it give way
 _BARS = "▁▂▃▄▅▆▇█"
 # What could move the cursor, recolour the screen or reverse the text: control characters but line end and
 # tab, marks of writing direction, and halves of surrogate pairs.
@@ -67,6 +68,12 @@ class Screen:
         self._console = talk()
         self._began = time.perf_counter()
         self._rewards: list[float] = []
+        self._losses: list[float] = []
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether there is a screen, whose width counts; a file takes lines of any length."""
+        return self._console.is_terminal or "COLUMNS" in os.environ
 
     def stage(self, text: str) -> None:
         clock, said = self._clock(), self._under(text).lstrip()
@@ -102,8 +109,8 @@ class Screen:
             (f"{number}  reward {reward} ", f" {rest}", missing),
             (f"{number}  reward {reward} ", f" {rest}", below),
         )
-        clock, narrow = self._clock(), self._console.is_terminal or "COLUMNS" in os.environ
-        for head, tail, end in forms if narrow else forms[:1]:
+        clock = self._clock()
+        for head, tail, end in forms if self._narrow else forms[:1]:
             bars = self._console.width - len(f"{clock}  {head}{tail}{end.partition(chr(10))[0]}")
             if bars >= 0:
                 break
@@ -112,12 +119,18 @@ class Screen:
         self._console.print(f"{clock}  {head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{end}[/]")
 
     def _sft_step(self, m: SFTMetrics, steps: int) -> None:
-        self._rewards.append(m.loss)
-        looked = "" if m.validation_loss is None else f", validation {m.validation_loss:.4f}"
+        self._losses.append(m.loss)
         head = f"{self._clock()}  {m.step:>{len(str(steps))}}/{steps}  loss {m.loss:.4f} "
-        tail = f" epoch {m.epoch:.2f}, {m.tokens / m.seconds['train']:,.0f} tokens/s{looked}"
-        bars = max(0, min(16, self._console.width - len(head) - len(tail)))
-        self._console.print(f"{head}[cyan]{spark(self._rewards, bars):<{bars}}[/]{tail}")
+        speed = f", {m.tokens / m.seconds['train']:>7,.0f} tokens/s"
+        looked = "" if m.validation_loss is None else f", validation {m.validation_loss:.4f}"
+        room = len(", validation 10.0000")  # kept on each line, so that columns stand under each other
+        tails = (f" epoch {m.epoch:5.2f}{speed}", f" epoch {m.epoch:5.2f}")  # a wide screen, a narrow one
+        for tail in tails if self._narrow else tails[:1]:
+            bars = self._console.width - len(head) - len(tail) - room
+            if bars >= _FEW_BARS:
+                break
+        bars = max(0, min(16, bars))
+        self._console.print(f"{head}[cyan]{spark(self._losses, bars):<{bars}}[/]{tail}{looked}")
 
     def _clock(self) -> str:
         return f"{time.perf_counter() - self._began:6.1f} s"
@@ -197,7 +210,8 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
             )
     for example in comparison.examples[:EXAMPLES]:
         console.print()
-        for side, text in (("prompt", example.prompt), ("base", example.base), ("tuned", example.tuned)):
+        answers = {"base": example.base, **example.others, "tuned": example.tuned}
+        for side, text in {"prompt": example.prompt, **answers}.items():
             line = f"{side:<6}  {shown(_one_line(text))}"
             line = wrap(line, console.width, under=8) if console.is_terminal else line
             console.print(f"{line[:8]}[dim]{escape(line[8:])}[/]")

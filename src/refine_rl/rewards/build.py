@@ -105,9 +105,12 @@ def build_reward(
     plain = rules_and_functions(reward, settings.folder, functions)
     parts = [*plain, *_asking_parts(settings, connections, rubric, shelf)]
     if not parts:
+        alone = (
+            "" if settings.sft is None else "\nThe answers of [sft] are imitated without one: refine sft TASK"
+        )
         raise SettingsError(
             "nothing says what is good: add a rule, a function or a judge to the task file, for example\n"
-            '[reward]\nrules = [{rule = "words", max = 20}]'
+            f'[reward]\nrules = [{{rule = "words", max = 20}}]{alone}'
         )
     names = unique_names(parts)
     return CombinedReward(
