@@ -211,3 +211,54 @@ def test_a_probe_with_a_judge_costs_what_it_says(
     down = llm_server(moods="401")
     flags = [flag.replace(server.base_url, down.base_url) for flag in flags]
     assert refine("plan", task, *flags, "--probe", "--yes").code == 4
+
+
+# -- supervised fine-tuning -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def imitating(task: Path, tmp_path: Path) -> Path:
+    """The task with 20 answers to imitate."""
+    lines = [{"prompt": f"say {n}", "answer": f"{n} it is"} for n in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = task.read_text().replace("file:prompts.jsonl", f"file:{task.parent}/prompts.jsonl")
+    sft = '\n[sft]\ndata = "file:pairs.jsonl"\nsteps = 4\nbatch_tokens = 100\nadapter = "none"\n'
+    (tmp_path / "task.toml").write_text(text + sft)
+    return tmp_path / "task.toml"
+
+
+def test_both_stages_are_shown(refine: Refine, imitating: Path) -> None:
+    done = refine("plan", imitating)
+    assert (done.code, done.err) == (0, "")
+    first, second = done.out.splitlines()[:2]
+    assert re.fullmatch(
+        r"18 rows to imitate \([\d,]+ tokens, [\d,]+ of them in answers\), 2 to validate; 4 steps of up to "
+        r"100 tokens: \d\.\d\d passes",
+        first,
+    )
+    assert second.startswith("35 training, 4 validation, 6 held-out prompts of about ")
+    assert re.search(r"^time     .*s \(supervised fine-tuning \d+(–\d+)? s\)$", done.out, re.MULTILINE)
+    assert re.search(r"^training supervised: .*\(100 %\);\s+GRPO: .*\)$", done.out, re.MULTILINE | re.DOTALL)
+
+
+def test_supervised_fine_tuning_alone(refine: Refine, imitating: Path) -> None:
+    alone = ("plan", imitating, "--set", "reward.rules=[]")
+    done = refine(*alone)
+    assert (done.code, done.err) == (0, "")
+    assert "held-out" not in done.out
+    assert re.search(r"^time     \d+(–\d+)? s$", done.out, re.MULTILINE)
+    assert re.search(r"^training .* parameters are trained \(100 %\)$", done.out, re.MULTILINE)
+    assert done.out.rstrip().endswith("`refine sft` on these settings.")
+    plan = json.loads(refine(*alone, "--json").out)
+    assert (plan["counts"], plan["work"], plan["lines"]) == (None, None, [])
+    assert (plan["sft"]["rows"]["train"], plan["sft"]["rows"]["steps"]) == (18, 4)
+    assert plan["seconds"]["total"] == [5 + s for s in plan["sft"]["seconds"]]
+    refused = refine(*alone, "--probe", "--yes")
+    assert (refused.code, "this task has no reward" in refused.err) == (2, True)
+
+
+def test_rows_that_cannot_be_imitated_are_told(refine: Refine, imitating: Path) -> None:
+    (imitating.parent / "pairs.jsonl").write_text('{"prompt": "say 1", "answer": "1"}\n{"prompt": "say 2"}\n')
+    done = refine("plan", imitating)
+    assert (done.code, done.out) == (2, "")
+    assert "pairs.jsonl:2 has no column `answer`" in done.err
