@@ -40,7 +40,8 @@ from refine_rl.types import Outcome, Prompt, Score, Trajectory
 MODULES = (
     "textwrap shutil statistics calendar string fractions random heapq os.path glob json.decoder colorsys"
 )
-EXAMPLES = 40_000
+EXAMPLES = 70_000
+WHICH = ("base", "sft", "tuned")
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def table(seed: int, run: RunFolder, seconds: str) -> None:
     columns = {
         "nearest by name": nearest(prompts, seed, by_name),
         "nearest by code": nearest(prompts, seed, by_code),
-        **{which: measured(run.outcomes(which) or []) for which in ("base", "sft", "tuned")},
+        **{which: measured(outcomes) for which in WHICH if (outcomes := run.outcomes(which))},
     }
     against = {"sft": "nearest by code", "tuned": "sft"}
     for name, found in columns.items():
