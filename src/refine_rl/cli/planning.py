@@ -62,7 +62,7 @@ def plan(
     with results_apart():
         found = survey(settings)
     if probe and found.counts is None:
-        raise UserError("--probe has answers scored, and this task has no reward: refine sft needs none.")
+        raise UserError("--probe has answers scored, and this task has no reward; leave it out.")
     if probe and not found.prompts:
         here = task if task is not None and task.is_file() else (task or Path()) / "task.toml"
         raise UserError(
