@@ -88,7 +88,7 @@ class SFTSettings(Section):
         Impossible(
             when=lambda it: it.steps is not None and it.epochs is not None,
             why="`steps` and `epochs` both say how long it trains",
-            way_out="leave one out (`refine sft task.toml --steps 10` goes over both)",
+            way_out="leave one out (the flag --steps goes over both)",
         ),
         Impossible(
             when=lambda it: bool(it.messages and (it.prompt or it.answer)),
