@@ -226,3 +226,14 @@ def test_one_place_only_starts_the_drawing_of_the_terminal() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id
             assert called != "print", f"{name}:{getattr(node, 'lineno', 0)}"
+
+
+def test_the_libraries_of_models_come_along_when_a_model_does() -> None:
+    """Importing them takes seconds, and they say what nobody asked (a notebook's first cell is quiet)."""
+    late = re.compile(r"^(?:from|import) (?:transformers|peft|accelerate|datasets|huggingface_hub)\b", re.M)
+    rooms = {key: path.read_text(encoding="utf-8") for key, path in EVERY.items()}
+    early = {key for key, text in rooms.items() if late.search(text)}
+    assert {key for key in early if not key.startswith("assets.")} <= {
+        "recipes.codet5.model",
+        "recipes.docstrings.model",
+    }

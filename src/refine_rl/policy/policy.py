@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
@@ -197,6 +196,8 @@ class Policy(ABC):
         """The names of those that linear layers multiply by, the head apart; and how large a step each wants
         beside the others. T5's attention does not divide by the root of a head's width: its queries are
         smaller by that."""
+        from transformers.pytorch_utils import Conv1D
+
         head = self.model.get_output_embeddings()
         found = {
             f"{name}.weight": 1.0

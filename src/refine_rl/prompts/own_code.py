@@ -25,7 +25,7 @@ def own_function(path: Path, name: str, form: str, *, key: str) -> Callable[...,
     try:
         function = getattr(_load(path), name, None)
     except _FAILURES as error:
-        raise UserError(_failure(path, error)) from error
+        raise UserError(_failure(path, name, error)) from error
     if not callable(function):
         raise UserError(f"{path}: has no function {name}{form}")
 
@@ -34,7 +34,7 @@ def own_function(path: Path, name: str, form: str, *, key: str) -> Callable[...,
             with foreign_import():
                 rows = function(*arguments)
         except _FAILURES as error:
-            raise UserError(_failure(path, error)) from error
+            raise UserError(_failure(path, name, error)) from error
         if not isinstance(rows, list):
             called = f"{name}({arguments[0]!r}, ...)"
             raise UserError(f"{path}: {called} must return a list, not {type(rows).__name__}")
@@ -59,13 +59,13 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _failure(path: Path, error: BaseException) -> str:
-    """The error with the line of the user's file that led to it."""
+def _failure(path: Path, name: str, error: BaseException) -> str:
+    """The error of the function `name`, with the line of the user's file that led to it."""
     frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         frames.append((error.filename, error.lineno))
     lines = [line for file, line in frames if Path(file).resolve() == path.resolve()]
     line = f":{lines[-1]}" if lines else ""
     if isinstance(error, SystemExit):
-        return f"{path}{line}: it called sys.exit({error.code!r}); return the rows, or raise an error"
+        return f"{path}{line}: it called sys.exit({error.code!r}); return the {name}, or raise an error"
     return f"{path}{line}: {type(error).__name__}: {error}"
