@@ -35,11 +35,10 @@ RewardFunction = Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """A finished run."""
+class _Finished:
+    """What a finished run of either kind has."""
 
     folder: Path
-    comparison: Comparison
 
     @property
     def model(self) -> Path:
@@ -49,6 +48,13 @@ class Run:
     @property
     def report(self) -> Path:
         return RunFolder(self.folder).report
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run(_Finished):
+    """A finished run."""
+
+    comparison: Comparison
 
 
 def train(
@@ -102,23 +108,13 @@ def train(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SFTRun:
+class SFTRun(_Finished):
     """A finished run of supervised fine-tuning. Losses are nats a token of the answers; `before` and `after`
     are those on the validation rows (None without any)."""
 
-    folder: Path
     before: float | None
     after: float | None
     training: float
-
-    @property
-    def model(self) -> Path:
-        """The tuned model, as transformers and peft load it."""
-        return RunFolder(self.folder).model
-
-    @property
-    def report(self) -> Path:
-        return RunFolder(self.folder).report
 
 
 def sft(

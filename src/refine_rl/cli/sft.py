@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from refine_rl.cli.training import JSON, going_on, one_task, print_places
-from refine_rl.errors import UserError
+from refine_rl.cli.training import JSON, going_on, one_beginning, one_task, print_places
 
 if TYPE_CHECKING:
     from refine_rl.run import RunFolder
@@ -38,16 +37,13 @@ def sft(
     from refine_rl.recipes import load_task
     from refine_rl.run import new_run
 
+    one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
-        if task or recipe or run:
-            raise UserError("--resume takes the run's folder alone: its settings are in the folder.")
         from refine_rl.pipeline.resume import reopen_sft
         from refine_rl.report.screen import Screen
 
         _work(reopen_sft(resume, overrides, from_step, steps=steps, observer=Screen()), as_json)
         return
-    if from_step is not None:
-        raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
     one_task("sft", task, recipe)
     settings = load_task(task, recipe=recipe, overrides=overrides).with_sft_steps(steps)
     name = settings.name or recipe or settings.folder.resolve().name

@@ -75,17 +75,23 @@ def train(
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import Screen
 
+    one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
-        if task or recipe or run:
-            raise UserError("--resume takes the run's folder alone: its settings are in the folder.")
         _work(reopen(resume, overrides, from_step, observer=Screen()), as_json)
         return
-    if from_step is not None:
-        raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
     one_task("train", task, recipe)
     settings = load_task(task, recipe=recipe, overrides=overrides)
     name = settings.name or recipe or settings.folder.resolve().name
     _start(run, name, settings, as_json)
+
+
+def one_beginning(resume: Path | None, from_step: int | None, anew: object) -> None:
+    """Raises UserError where a run is to be resumed and begun `anew`, or gone back in without being
+    resumed."""
+    if resume is not None and anew:
+        raise UserError("--resume takes the run's folder alone: its settings are in the folder.")
+    if resume is None and from_step is not None:
+        raise UserError("--from-step goes with --resume: it names a checkpoint of that run.")
 
 
 def _start(path: Path | None, name: str, settings: Settings, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from statistics import fmean, median
 from refine_rl.errors import GuardStop
 from refine_rl.evaluate.content import content_loss, kept_words
 from refine_rl.evaluate.variety import collapse
+from refine_rl.training.checkpoint import Position
 from refine_rl.types import Content, StepMetrics, decimals, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
@@ -173,3 +174,13 @@ def _known(values: Iterable[float | None]) -> float | None:
 def _distinct(steps: Sequence[StepMetrics]) -> float | None:
     """The mean share of answers that belong to one prompt alone, over the steps that have one."""
     return _known(m.distinct_share for m in steps)
+
+
+def require_hours(hours: float | None, position: Position, steps: int) -> None:
+    """Raises GuardStop where the hours of training are used up and some of the `steps` are left."""
+    if hours is not None and position.seconds > hours * 3600 and position.step < steps:
+        raise GuardStop(
+            "budget",
+            f"Step {position.step}: the {hours:g} hours of budget.hours are used up.",
+            "Raise budget.hours and go on with --resume.",
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from refine_rl.errors import GuardStop
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.record import Record
-from refine_rl.training.guards import Guards, at_the_top, warnings
+from refine_rl.training.guards import Guards, at_the_top, require_hours, warnings
 from refine_rl.types import StepMetrics
 
 
@@ -63,13 +63,7 @@ class Keeper:
 
     def require_hours(self, position: Position) -> None:
         """Raises GuardStop where the hours are used up and steps are left."""
-        hours = self.hours
-        if hours is not None and position.seconds > hours * 3600 and position.step < self.steps:
-            raise GuardStop(
-                "budget",
-                f"Step {position.step}: the {hours:g} hours of budget.hours are used up.",
-                "Raise budget.hours and go on with --resume.",
-            )
+        require_hours(self.hours, position, self.steps)
 
     def broken_off(self, position: Position) -> None:
         """Keeps the last whole step where its weights still stand. Otherwise (several updates a step, or

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from refine_rl.errors import GuardStop
 from refine_rl.training.check import require_finite
 from refine_rl.training.checkpoint import Position
+from refine_rl.training.guards import require_hours
 from refine_rl.types import SFTMetrics
 
 
@@ -89,13 +89,7 @@ class Keeper:
 
     def require_hours(self, position: Position) -> None:
         """Raises GuardStop where the hours are used up and steps are left."""
-        hours = self.hours
-        if hours is not None and position.seconds > hours * 3600 and position.step < self.steps:
-            raise GuardStop(
-                "budget",
-                f"Step {position.step}: the {hours:g} hours of budget.hours are used up.",
-                "Raise budget.hours and go on with --resume.",
-            )
+        require_hours(self.hours, position, self.steps)
 
     def broken_off(self, position: Position) -> None:
         """Keeps the last whole step. (A step whose look at the validation rows failed is not on record.)"""
