@@ -9,6 +9,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import nn
 from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
+from refine_rl.policy.dropout import Dropping, dropping
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.merging import merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
@@ -219,24 +221,9 @@ class Policy(ABC):
             with torch.autocast(self.device.type, dtype=self.compute_dtype):
                 yield
 
-    @contextlib.contextmanager
-    def dropout(self, rate: float, seed: int) -> Iterator[None]:
-        """LoRA dropout on, with its own randomness; everything else stays as in sampling."""
-        if rate == 0:
-            yield
-            return
-        layers = [
-            m for n, m in self.model.named_modules() if isinstance(m, nn.Dropout) and "lora_dropout" in n
-        ]
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            try:
-                for layer in layers:
-                    layer.train()
-                yield
-            finally:
-                for layer in layers:
-                    layer.eval()
+    def dropout(self, rate: float, seed: int) -> AbstractContextManager[None]:
+        """LoRA dropout on, in this thread, with its own randomness; everything else stays as in sampling."""
+        return dropping(Dropping(rate=rate, seed=seed) if rate > 0 else None)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Policy]:
