@@ -73,6 +73,10 @@ class RolloutSettings(Section):
     """1: the next step's answers are sampled while this step's are being judged, so with weights one update
     older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 where an LLM
     is asked for scores, without grpo.resample, else 0."""
+    history: Literal["refuse", "as_sampled"] = "refuse"
+    """Of trajectories of several turns, where the model's template writes an earlier turn anew once the
+    conversation goes on (it drops thoughts, for one). "as_sampled": every turn stays in front of the model as
+    it was sampled. "refuse": such a template is refused."""
     early_exit: EarlyExitSettings | None = None
     """Thoughts are cut and answered early, so that short ones win; not without this table."""
 
