@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.answer import Answers
 from refine_rl.evaluate.verdict import unexpected
@@ -28,7 +29,7 @@ from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect, spending
 from refine_rl.run.journal import Journal
-from refine_rl.settings import Settings
+from refine_rl.settings import RolloutSettings, Settings
 from refine_rl.settings.evaluate import metrics_flaw
 from refine_rl.settings.file import override
 from refine_rl.settings.toml_write import toml_value
@@ -86,8 +87,9 @@ def evaluate_again(
         require_data(settings, prompts)
         _first_looks(folder, settings, scorers, connections, journal, pause, prompts)
         journal.stage(f"Loading {settings.model.name}")
+        stage = stage_of(settings.rollout, settings.folder)
         _, policy = open_model(folder, weights)
-        prompts = _readable(folder, settings.rollout.max_tokens, prompts, policy, journal)
+        prompts = _readable(folder, settings.rollout, prompts, policy, journal)
         with ScoringLoop(closing=connections.close) as scoring:
             work = Work(
                 folder=folder,
@@ -98,6 +100,7 @@ def evaluate_again(
                 cost=spending(settings, connections.ledger),
                 journal=journal,
                 pause=pause,
+                stage=stage,
                 evaluation=name,
             )
             sides, losses = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
@@ -191,7 +194,7 @@ def _prompts(folder: RunFolder, settings: Settings, source: str | None, journal:
 
 
 def _readable(
-    folder: RunFolder, max_tokens: int, prompts: Sequence[Prompt], policy: Policy, journal: Journal
+    folder: RunFolder, rollout: RolloutSettings, prompts: Sequence[Prompt], policy: Policy, journal: Journal
 ) -> list[Prompt]:
     """Those that the model can read, for which its positions are held still; raises UserError where none is
     left."""
@@ -200,7 +203,7 @@ def _readable(
         journal.observer.note(line)
     if not read:
         raise UserError("No prompt is left that this model can read.")
-    hold_positions(max_tokens, policy, [*folder.prompts(), *read], journal.observer)
+    hold_positions(rollout, policy, [*folder.prompts(), *read], journal.observer)
     return list(read)
 
 

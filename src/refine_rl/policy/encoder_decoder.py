@@ -19,6 +19,7 @@ from refine_rl.policy.control import encode_chat
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.encode_once import EncodeOnce
 from refine_rl.policy.halves import Halves, halves_of
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.teacher_forcing import teacher_forced
@@ -67,6 +68,19 @@ class EncoderDecoder(Policy):
         if not ids:
             raise UserError(f"A prompt is empty for {self.source}: its encoder has nothing to read.")
         return ids
+
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """Always raises UserError: the encoder reads the prompt once, and the decoder writes one answer."""
+        raise UserError(
+            f"{self.source} is an encoder-decoder: its encoder reads a prompt once, and what comes behind "
+            "its answer has no place there. A world of several turns wants a decoder-only model (model.name)."
+        )
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Always raises UserError, as `next_turn` does."""
+        self.next_turn(messages, [], as_sampled=as_sampled)
 
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
         """A chat that ends in an answer to imitate: what `encode` gives as its prompt, and the answer as the
@@ -117,7 +131,12 @@ class EncoderDecoder(Policy):
         return self.context_length + 1 - len(self.halves.start) if prompt <= self.context_length else 0
 
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> Way:
         """See encode_once.py."""
         return EncodeOnce(self, self.halves, begun, counts, sampling, draws_R_T)

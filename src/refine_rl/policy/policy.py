@@ -23,6 +23,7 @@ from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.dropout import Dropping, dropping
 from refine_rl.policy.files import as_other_files
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.merging import merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
 from refine_rl.policy.quantised import share_of
@@ -75,7 +76,12 @@ class Policy(ABC):
 
     @abstractmethod
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> Way:
         """How the next tokens are computed of rows that begin as `begun` says, `counts[n]` rows each."""
 
@@ -97,6 +103,17 @@ class Policy(ABC):
         """The token ids of a text that is put into an answer: without template, and without control tokens
         but those that belong to an answer's text."""
         return tuple(encode_words(self.tokenizer, self.control, text))
+
+    @abstractmethod
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """The token ids behind the sampled answer with which `messages` end, through the messages `more`,
+        until the policy is to speak again."""
+
+    @abstractmethod
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Raises UserError where there can be no second turn behind answers to these messages."""
 
     @abstractmethod
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
@@ -139,6 +156,10 @@ class Policy(ABC):
             hold_still(self.frozen, longest)
         return hold_still(self.model, longest)
 
+    def memory(self) -> Memory | None:
+        """What keeps keys and values between the turns of one play; None: this model keeps none."""
+        return None
+
     def speak(
         self,
         groups: Sequence[Sequence[Begun]],
@@ -146,9 +167,10 @@ class Policy(ABC):
         sampling: Sampling,
         purpose: Purpose,
         pause: Pause = never,
+        memory: Memory | None = None,
     ) -> Iterator[Spoken]:
         """Each member of the groups with one more turn (sample.py)."""
-        return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause)
+        return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause, memory=memory)
 
     @property
     def tolerance(self) -> float:
