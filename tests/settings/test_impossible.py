@@ -32,7 +32,12 @@ GRADED = {"steps": {"judges": ["a/b"]}}
 # A class of settings -> an example a rule, in the rules' order.
 EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ModelSettings: [{"bits": 8}],
-    PromptSettings: [{"probe": 1, "pool": "informative"}, {"probe": 2}],
+    PromptSettings: [
+        {"probe": 1, "pool": "informative"},
+        {"probe": 2},
+        {"parameters": {"a": 1}},
+        {"source": "reasoning-gym:gcd", "similarity": "meaning"},
+    ],
     OverlongSettings: [
         {"unit": "words"},
         {"kind": "linear", "buffer": 3},

@@ -123,7 +123,11 @@ class Config:
 
 def versions_now(settings: Settings) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *(["bitsandbytes"] if settings.model.quantised else [])):
+    others = [
+        *(["bitsandbytes"] if settings.model.quantised else []),
+        *(["reasoning-gym"] if settings.reasoning_gym is not None else []),
+    ]
+    for package in (*_PACKAGES, *others):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
