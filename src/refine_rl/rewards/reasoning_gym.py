@@ -15,8 +15,8 @@ from json import dumps, loads
 from typing import Any, Literal
 
 from refine_rl.errors import SettingsError
+from refine_rl.foreign.load import nearest
 from refine_rl.rewards.functions.own import FunctionReward, function_reward
-from refine_rl.rewards.rules.table import nearest
 from refine_rl.types import Score
 
 NAME = "reasoning_gym"

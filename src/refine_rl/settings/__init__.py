@@ -20,6 +20,7 @@ from refine_rl.settings.reward import (
     RuleSettings,
     SanityCase,
     StepSettings,
+    WorldSettings,
 )
 from refine_rl.settings.rollout import EarlyExitSettings, RolloutSettings
 from refine_rl.settings.sft import SFTSettings
@@ -48,5 +49,6 @@ __all__ = [
     "SanityCase",
     "Settings",
     "StepSettings",
+    "WorldSettings",
     "WriterSettings",
 ]
