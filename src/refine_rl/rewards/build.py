@@ -24,6 +24,7 @@ from refine_rl.rewards.parts import Part, rules_and_functions, unique_names, wei
 from refine_rl.rewards.reasoning_gym import reasoning_gym_reward, require_reasoning_gym
 from refine_rl.rewards.steps.steps import Checked, Graded, step_checks
 from refine_rl.rewards.text.patterns import pattern
+from refine_rl.rewards.world import WorldReward
 from refine_rl.settings import Settings
 from refine_rl.types import RIGHT_STEPS
 
@@ -104,6 +105,9 @@ def build_reward(
     """
     reward = settings.reward
     plain = [*rules_and_functions(reward, settings.folder, functions), *_reasoning_gym(settings)]
+    if settings.rollout.environment:
+        weight = 1.0 if reward.world is None else reward.world.weight
+        plain = [Part(reward=WorldReward.of(reward.world), weight=weight, named=True), *plain]
     parts = [*plain, *_asking_parts(settings, connections, rubric, shelf)]
     if not parts:
         alone = (
@@ -123,7 +127,7 @@ def build_reward(
         threshold=reward.success,
         thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success),
         gate=_gate(settings, names[: len(plain)]),
-        overlong=Overlong(reward.overlong, settings.rollout.max_tokens) if reward.overlong else None,
+        overlong=Overlong(reward.overlong, settings.rollout.most_tokens) if reward.overlong else None,
         grader=build_grader(settings, connections),
     )
 
