@@ -33,7 +33,12 @@ GRADED = {"steps": {"judges": ["a/b"]}}
 # A class of settings -> an example a rule, in the rules' order.
 EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ModelSettings: [{"bits": 8}],
-    PromptSettings: [{"probe": 1, "pool": "informative"}, {"probe": 2}],
+    PromptSettings: [
+        {"probe": 1, "pool": "informative"},
+        {"probe": 2},
+        {"parameters": {"a": 1}},
+        {"source": "reasoning-gym:gcd", "similarity": "meaning"},
+    ],
     OverlongSettings: [
         {"unit": "words"},
         {"kind": "linear", "buffer": 3},
@@ -50,6 +55,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     RolloutSettings: [
         {"turns": 3},
         {"environment": "my_env.py:Guess", "trajectory_tokens": 9, "max_tokens": 10},
+        {"environment": "my_env.py:Guess", "tools": ["tools.py:add"]},
         {"environment": "my_env.py:Guess", **EARLY},
     ],
     Settings: [

@@ -13,7 +13,7 @@ from refine_rl.settings import RolloutSettings
 
 def world_of(rollout: RolloutSettings, speaker: Speaker, first: How, stage: Stage | None = None) -> World:
     """Training's, with how its first turn is drawn. `stage` is the environment that the settings name."""
-    if (stage is None) == bool(rollout.environment):
+    if (stage is None) == rollout.several_turns:
         raise ValueError("the stage is not that of the settings")
     if rollout.early_exit is not None:
         return EarlyExit(speaker=speaker, members=rollout.group_size, first=first, exits=rollout.early_exit)

@@ -52,7 +52,7 @@ class SeveralTurns:
 
     def fits(self) -> None:
         """Raises UserError where the model knows no second turn, or its template writes earlier ones anew."""
-        self.speaker.check_turns((_ASKED,), _ROLE, as_sampled=self.stage.as_sampled)
+        self.speaker.check_turns((_ASKED,), self.stage.role, as_sampled=self.stage.as_sampled)
 
     def how(self, number: int) -> How:
         purpose = self.first.purpose
@@ -154,7 +154,7 @@ class SeveralTurns:
         done: bool,
     ) -> Begun | Trajectory:
         """A member's next turn, or its end."""
-        heard: Message = {"role": _ROLE, "content": observation}
+        heard: Message = {"role": self.stage.role, "content": observation}
         told = replace(t, messages=(*t.messages, heard)) if observation else t
         if done:
             return _over(told, rewards, "done")

@@ -19,11 +19,15 @@ from threading import Lock
 from typing import Any
 
 from refine_rl.envs.base import Stepped
+from refine_rl.envs.gymnasium import gymnasium_world, is_gymnasium
+from refine_rl.envs.tools.tool import load_tools
+from refine_rl.envs.tools.world import world_class
 from refine_rl.errors import SettingsError
 from refine_rl.foreign.load import load_named
 from refine_rl.foreign.seats import Failure, Limit
 from refine_rl.foreign.values import number, show, truth
 from refine_rl.foreign.workers import Workers
+from refine_rl.policy.tools import TOOL
 from refine_rl.settings import RolloutSettings
 
 _KEY = "rollout.environment"
@@ -40,7 +44,8 @@ class Started:
 
 class Stage:
     """Makes environments by calling `make`, and their calls in threads of its own, which end with it. `turns`
-    and `tokens` limit a trajectory (0 tokens: only what the model reads does); `seconds` a call."""
+    and `tokens` limit a trajectory (0 tokens: only what the model reads does); `seconds` a call. `role` is
+    whose words an environment's are in the conversation."""
 
     def __init__(
         self,
@@ -51,9 +56,10 @@ class Stage:
         tokens: int = 0,
         seconds: float = 30.0,
         as_sampled: bool = False,
+        role: str = "user",
     ) -> None:
         self.make, self.name = make, name
-        self.turns, self.tokens, self.as_sampled = turns, tokens, as_sampled
+        self.turns, self.tokens, self.as_sampled, self.role = turns, tokens, as_sampled, role
         self._limit = Limit(seconds=seconds, setting="rollout.turn_timeout")
         self._waits = any(
             inspect.iscoroutinefunction(getattr(make, method, None)) for method in ("start", "step")
@@ -155,8 +161,11 @@ def read_step(called: _Called) -> Stepped:
 
 
 def stage_of(rollout: RolloutSettings, folder: Path) -> Stage | None:
-    """The environment that the settings name, its file being relative to `folder`; None where they name none.
-    Raises SettingsError where it cannot be had, or is no environment."""
+    """The environment that the settings name, or that of their tools, files being relative to `folder`; None
+    where they name none. Raises SettingsError where it cannot be had, or is no environment."""
+    if rollout.tools:
+        make: Any = world_class(load_tools(rollout.tools, folder))
+        return _stage(rollout, make, name="tools", role=TOOL)
     spec = rollout.environment
     if not spec:
         return None
@@ -164,14 +173,22 @@ def stage_of(rollout: RolloutSettings, folder: Path) -> Stage | None:
         make = load_named(spec, folder, {}, kind="class", fits=callable)
     except SettingsError as error:
         raise SettingsError(f"{_KEY}: {error}") from error
-    _require_form(spec, make)
+    if is_gymnasium(make):
+        make = gymnasium_world(make)
+    else:
+        _require_form(spec, make)
+    return _stage(rollout, make, name=spec.rpartition(":")[2])
+
+
+def _stage(rollout: RolloutSettings, make: Callable[[], Any], *, name: str, role: str = "user") -> Stage:
     return Stage(
         make,
-        name=spec.rpartition(":")[2],
+        name=name,
         turns=rollout.turns,
         tokens=rollout.trajectory_tokens,
         seconds=rollout.turn_timeout,
         as_sampled=rollout.history == "as_sampled",
+        role=role,
     )
 
 

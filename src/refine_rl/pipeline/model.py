@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from refine_rl.envs.tools.tool import load_tools
 from refine_rl.errors import UserError
 from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.load import load_policy
@@ -45,6 +46,9 @@ def run_policy(
         keep_reference=keep_reference,
         moment=folder.config.created(),
     )
+    if settings.rollout.tools:
+        tools = load_tools(settings.rollout.tools, settings.folder)
+        policy.tell_tools(tuple(tool.schema for tool in tools.values()))
     if not known:  # now the files have come from the hub
         require_same_model(folder, record=record)
     return policy

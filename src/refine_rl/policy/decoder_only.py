@@ -25,6 +25,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.template import render
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.policy.tools import Schemas, ToolForm, tool_form
 from refine_rl.policy.turns import next_turn, probes
 from refine_rl.types import Message, Segment
 
@@ -33,13 +34,35 @@ _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
 
 @dataclass(kw_only=True, eq=False)
 class DecoderOnly(Policy):
-    """A policy whose model continues one text. `use_fast` switches the fast path off, where there is one."""
+    """A policy whose model continues one text. `use_fast` switches the fast path off, where there is one;
+    `tools` are what every conversation tells the model that it may call."""
 
     use_fast: bool = True
+    tools: Schemas = ()
 
     def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
         """The conversation in the model's own template, ready for an answer or not."""
-        return render(self.tokenizer, messages, moment=self.moment, source=self.source, answer=answer)
+        if not self.tools:
+            return self._written(messages, answer=answer)
+        form = self._tool_form
+        told = form.messages(messages, self.tools)
+        return self._written(told, answer=answer, tools=form.given(self.tools))
+
+    def _written(
+        self, messages: Sequence[Message], *, answer: bool = True, tools: Schemas | None = None
+    ) -> str:
+        return render(
+            self.tokenizer, messages, moment=self.moment, source=self.source, answer=answer, tools=tools
+        )
+
+    @cached_property
+    def _tool_form(self) -> ToolForm:
+        return tool_form(lambda messages, tools: self._written(messages, tools=tools), self.tools)
+
+    def tell_tools(self, tools: Schemas) -> None:
+        """Every conversation from now on tells the model of these tools."""
+        self.tools = tools
+        self.__dict__.pop("_tool_form", None)
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt's token ids in the model's own template, ready for an answer. What reads like a control

@@ -24,6 +24,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.teacher_forcing import teacher_forced
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.policy.tools import Schemas
 from refine_rl.types import Message, Segment
 
 
@@ -77,6 +78,10 @@ class EncoderDecoder(Policy):
             f"{self.source} is an encoder-decoder: its encoder reads a prompt once, and what comes behind "
             "its answer has no place there. A world of several turns wants a decoder-only model (model.name)."
         )
+
+    def tell_tools(self, tools: Schemas) -> None:
+        """Always raises UserError: there is no second turn in which a result could be read."""
+        self.next_turn([], [])
 
     def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
         """Always raises UserError, as `next_turn` does."""

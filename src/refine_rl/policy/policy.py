@@ -31,6 +31,7 @@ from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
 from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.policy.tools import Schemas
 from refine_rl.progress import Pause, never
 from refine_rl.types import Message, Segment
 
@@ -110,6 +111,10 @@ class Policy(ABC):
     ) -> tuple[int, ...]:
         """The token ids behind the sampled answer with which `messages` end, through the messages `more`,
         until the policy is to speak again."""
+
+    @abstractmethod
+    def tell_tools(self, tools: Schemas) -> None:
+        """Every conversation from now on tells the model of these tools. Raises UserError where it cannot."""
 
     @abstractmethod
     def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:

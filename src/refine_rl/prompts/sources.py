@@ -25,10 +25,12 @@ from refine_rl.prompts.curate import (
 )
 from refine_rl.prompts.files import read_prompts
 from refine_rl.prompts.generate import generate_prompts
+from refine_rl.prompts.puzzles import puzzles
 from refine_rl.prompts.split import by_hash, split_candidates
 from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.examples import require_own_prompts
-from refine_rl.settings import PromptSettings, Settings
+from refine_rl.rewards.reasoning_gym import ASKS_FOR_TAGS
+from refine_rl.settings import GYM, PromptSettings, Settings
 from refine_rl.settings.file import load_settings
 from refine_rl.types import WRITER, Message, Prompt, Split
 
@@ -79,7 +81,10 @@ def load_prompts(
             raise UserError("the prompts of a writer need `connections` to its endpoint")
         source = _write(settings, connections, note, pause)
     else:
-        source = _read(settings.prompts, settings.folder, settings.grpo.seed, SPLITS)
+        own = settings.prompts
+        if settings.asks_for_tags and not own.system:
+            own = own.model_copy(update={"system": ASKS_FOR_TAGS})
+        source = _read(own, settings.folder, settings.grpo.seed, SPLITS, note, pause)
         if source.name.startswith("file:") and not source.generated:
             texts = {c.origin.rpartition(":")[2]: c.messages[-1]["content"] for c in source.candidates}
             path = settings.folder / source.name.removeprefix("file:")
@@ -108,6 +113,8 @@ def load_all_prompts(
             'more.jsonl`, then evaluate on "file:more.jsonl"'
         )
     own = settings.prompts.model_copy(update={"source": source})
+    if source.startswith(GYM) and settings.asks_for_tags and not own.system:
+        own = own.model_copy(update={"system": ASKS_FOR_TAGS})
     found = _read(own, settings.folder, settings.grpo.seed, ("held_out",))
     candidates, _ = drop_duplicates(found.candidates)
     seen = [prompt for prompt in apart_from if prompt.split != "held_out"]
@@ -160,14 +167,24 @@ def numbers_asked_for(settings: PromptSettings, default: Mapping[Split, int]) ->
     return {split: default[split] if count is None else count for split, count in given.items()}
 
 
-def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Split]) -> _Source:
+def _read(
+    settings: PromptSettings,
+    folder: Path,
+    seed: int,
+    splits: Sequence[Split],
+    note: Callable[[str], None] = lambda text: None,
+    pause: Pause = never,
+) -> _Source:
     kind, _, name = settings.source.partition(":")
+    if kind == "reasoning-gym" and name:
+        return _read_puzzles(settings, name, seed, splits, note, pause)
     if kind == "recipe" and name:
         return _read_recipe(settings, name, seed, splits)
     if kind not in ("file", "hub") or not name:
         what = f"not {settings.source!r}" if settings.source else "and it is not set"
         raise SettingsError(
-            f'`prompts.source` must be "file:PATH", "hub:OWNER/NAME", "recipe:NAME" or "writer", {what}; '
+            f'`prompts.source` must be "file:PATH", "hub:OWNER/NAME", "recipe:NAME", '
+            f'"reasoning-gym:NAME" or "writer", {what}; '
             'for example source = "file:prompts.jsonl", or a `model = "ENDPOINT/MODEL"` in [writer] that '
             "writes them"
         )
@@ -187,6 +204,29 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
         asked=asked,
         settings=settings,
         generated=generated,
+        name=settings.source,
+        read=len(candidates),
+    )
+
+
+def _read_puzzles(
+    settings: PromptSettings,
+    name: str,
+    seed: int,
+    splits: Sequence[Split],
+    note: Callable[[str], None],
+    pause: Pause,
+) -> _Source:
+    """A dataset of reasoning-gym. Its questions differ in a few signs by nature, so that only what asks the
+    same is dropped."""
+    asked = numbers_asked_for(settings, _GENERATED)
+    counts = {split: asked[split] for split in splits}
+    candidates = puzzles(name, settings.parameters, counts, seed=seed, note=note, pause=pause)
+    return _Source(
+        candidates=candidates,
+        asked=asked,
+        settings=settings.model_copy(update={"near_duplicate": 1.0}),
+        generated=True,
         name=settings.source,
         read=len(candidates),
     )

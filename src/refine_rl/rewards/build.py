@@ -21,6 +21,7 @@ from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.rubric import rubric_named
 from refine_rl.rewards.overlong import Overlong
 from refine_rl.rewards.parts import Part, rules_and_functions, unique_names, weights_of
+from refine_rl.rewards.reasoning_gym import reasoning_gym_reward, require_reasoning_gym
 from refine_rl.rewards.steps.steps import Checked, Graded, step_checks
 from refine_rl.rewards.text.patterns import pattern
 from refine_rl.rewards.world import WorldReward
@@ -103,7 +104,7 @@ def build_reward(
     Raises SettingsError for everything that cannot be scored so, before a model is loaded.
     """
     reward = settings.reward
-    plain = rules_and_functions(reward, settings.folder, functions)
+    plain = [*rules_and_functions(reward, settings.folder, functions), *_reasoning_gym(settings)]
     if settings.rollout.environment:
         weight = 1.0 if reward.world is None else reward.world.weight
         plain = [Part(reward=WorldReward.of(reward.world), weight=weight, named=True), *plain]
@@ -129,6 +130,15 @@ def build_reward(
         overlong=Overlong(reward.overlong, settings.rollout.most_tokens) if reward.overlong else None,
         grader=build_grader(settings, connections),
     )
+
+
+def _reasoning_gym(settings: Settings) -> list[Part]:
+    table = settings.reasoning_gym
+    if table is None:
+        return []
+    require_reasoning_gym()
+    reward = reasoning_gym_reward(table.answer, settings.reward.timeout)
+    return [Part(reward=reward, weight=table.weight)]
 
 
 def _asking_parts(

@@ -10,11 +10,12 @@ from refine_rl.settings.evaluate import EvaluateSettings
 from refine_rl.settings.grpo import GRPOSettings
 from refine_rl.settings.judge import JudgeSettings
 from refine_rl.settings.model import ModelSettings
-from refine_rl.settings.prompts import PromptSettings
+from refine_rl.settings.prompts import GYM, PromptSettings
 from refine_rl.settings.reward import (
     FunctionSettings,
     OverlongSettings,
     QuizSettings,
+    ReasoningGymSettings,
     RewardSettings,
     RuleSettings,
     SanityCase,
@@ -27,6 +28,7 @@ from refine_rl.settings.whole import Settings
 from refine_rl.settings.writer import WriterSettings
 
 __all__ = [
+    "GYM",
     "BudgetSettings",
     "EarlyExitSettings",
     "EndpointSettings",
@@ -39,6 +41,7 @@ __all__ = [
     "PriceSettings",
     "PromptSettings",
     "QuizSettings",
+    "ReasoningGymSettings",
     "RewardSettings",
     "RolloutSettings",
     "RuleSettings",

@@ -168,8 +168,9 @@ _ENVIRONMENTS: tuple[Impossible[Whole], ...] = (
         way_out='name one in `rollout.environment = "FILE.py:NAME"`, or leave the table out',
     ),
     Impossible(
-        when=lambda it: bool(it.rollout.environment) and it.grpo.flat == "steps",
-        why='`grpo.flat = "steps"` grades the steps of a single answer, and `rollout.environment` has turns',
+        when=lambda it: it.rollout.several_turns and it.grpo.flat == "steps",
+        why='`grpo.flat = "steps"` grades the steps of a single answer, and `rollout.environment` and '
+        "`rollout.tools` have turns",
         way_out="leave one of them out",
     ),
     Impossible(

@@ -106,6 +106,18 @@ class QuizSettings(Section):
     """Weight of the component in the combination."""
 
 
+class ReasoningGymSettings(Section):
+    """What a reasoning-gym dataset's own scorer says of an answer, from 0 to 1. With such a source of prompts
+    the component `reasoning_gym` is there without this table; with it, also for a file of prompts that came
+    from one."""
+
+    answer: Literal["tags", "whole"] = "tags"
+    """"tags": the answer is what stands between the last <answer> and </answer>, and without prompts.system a
+    system message asks for them. "whole": the whole completion."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+
+
 class StepSettings(Section):
     """What grades the steps of wrong answers, with grpo.flat = "steps" (arXiv 2505.11595): either rules and a
     function, step by step, or judges, who name the first wrong step of an answer."""
@@ -174,6 +186,8 @@ class RewardSettings(Section):
     weighted criteria from the task). Without it, the task and a general rubric."""
     quiz: QuizSettings | None = None
     """A quiz; none without this table."""
+    reasoning_gym: ReasoningGymSettings | None = None
+    """How answers to a reasoning-gym dataset are scored."""
     world: WorldSettings | None = None
     """How the rewards of rollout.environment count; without this table, their sum."""
     steps: StepSettings | None = None
