@@ -24,6 +24,16 @@ class Parrot:
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         return tuple(len(m["content"]) for m in messages)
 
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """Each further message is its letters, with a 99 before and behind; what ends an answer is its own
+        token already."""
+        assert messages[-1]["role"] == "assistant"
+        return tuple(i for m in more for i in (99, *self.encode_words(m["content"]), 99))
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None: ...
+
     def encode_words(self, text: str) -> tuple[int, ...]:
         return tuple(ord(letter) - 97 for letter in text)
 

@@ -23,6 +23,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.template import render
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.policy.turns import next_turn, probes
 from refine_rl.types import Message, Segment
 
 _FAST: WeakKeyDictionary[nn.Module, Fast | str] = WeakKeyDictionary()
@@ -42,6 +43,32 @@ class DecoderOnly(Policy):
         """The prompt's token ids in the model's own template, ready for an answer. What reads like a control
         token in a message stays text; raises ControlTextError where the tokenizer cannot do that."""
         return tuple(encode_chat(self.tokenizer, self.control, messages, self.render))
+
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """What the template writes behind an answer, until the next (turns.py)."""
+        return next_turn(
+            self.tokenizer,
+            self.control,
+            self.stop_ids,
+            messages,
+            more,
+            self.render,
+            source=self.source,
+            as_sampled=as_sampled,
+        )
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Tries two turns more behind each answer that may show what the template does to it (turns.py)."""
+        template = str(self.tokenizer.chat_template or "")
+        for words in probes(template, self.opening(messages)):
+            said: list[Message] = list(messages)
+            for _ in range(2):
+                said.append({"role": "assistant", "content": words})
+                more: list[Message] = [{"role": role, "content": "refine asks"}]
+                self.next_turn(said, more, as_sampled=as_sampled)
+                said += more
 
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
         """A chat whose answers (`every` one, or the last) are to be imitated (demonstrate.py)."""

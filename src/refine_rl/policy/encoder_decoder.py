@@ -68,6 +68,19 @@ class EncoderDecoder(Policy):
             raise UserError(f"A prompt is empty for {self.source}: its encoder has nothing to read.")
         return ids
 
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """Always raises UserError: the encoder reads the prompt once, and the decoder writes one answer."""
+        raise UserError(
+            f"{self.source} is an encoder-decoder: its encoder reads a prompt once, and what comes behind "
+            "its answer has no place there. A world of several turns wants a decoder-only model (model.name)."
+        )
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Always raises UserError, as `next_turn` does."""
+        self.next_turn(messages, [], as_sampled=as_sampled)
+
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
         """A chat that ends in an answer to imitate: what `encode` gives as its prompt, and the answer as the
         model would sample it: with the token that begins a text, for the families that write one, and with

@@ -97,6 +97,17 @@ class Policy(ABC):
         return tuple(encode_words(self.tokenizer, self.control, text))
 
     @abstractmethod
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """The token ids behind the sampled answer with which `messages` end, through the messages `more`,
+        until the policy is to speak again."""
+
+    @abstractmethod
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Raises UserError where there can be no second turn behind answers to these messages."""
+
+    @abstractmethod
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
         """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""
 

@@ -80,6 +80,18 @@ class Speaker(Protocol):
     def encode_words(self, text: str) -> tuple[int, ...]:
         """The token ids of a text that is put into an answer."""
 
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """The token ids that the template writes behind a sampled answer that ended with its stop token
+        (`messages` end with that answer), through the messages `more`, until the policy is to speak again.
+        Raises UserError where the template writes earlier turns anew, unless they are to stay
+        `as_sampled`; and where the model knows no second turn."""
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Raises UserError where `next_turn` would for answers to these messages, among them such as think,
+        each followed by a message of `role`."""
+
     def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
         """A chat whose answers are to be imitated, as segments: what is given (the first is the prompt as
         `encode` gives it), and as targets every answer of the assistant, or the last one, each with the token

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from refine_rl.errors import SettingsError
+from refine_rl.foreign.load import nearest
 from refine_rl.llm.client import Connections
 from refine_rl.rewards.base import Reward, Scorer
 from refine_rl.rewards.combine import CombinedReward
@@ -20,7 +21,6 @@ from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.rubric import rubric_named
 from refine_rl.rewards.overlong import Overlong
 from refine_rl.rewards.parts import Part, rules_and_functions, unique_names, weights_of
-from refine_rl.rewards.rules.table import nearest
 from refine_rl.rewards.steps.steps import Checked, Graded, step_checks
 from refine_rl.rewards.text.patterns import pattern
 from refine_rl.settings import Settings

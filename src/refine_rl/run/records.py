@@ -22,6 +22,7 @@ from refine_rl.types import (
     Other,
     Outcome,
     Part,
+    Played,
     Prompt,
     Score,
     Segment,
@@ -44,7 +45,18 @@ def trajectory_record(t: Trajectory, score: Score) -> dict[str, Any]:
         "breakdown": dict(score.breakdown),
         "explanation": score.explanation,
         "agreement": score.agreement,
+        **({} if t.played is None else {"world": _world_record(t.played)}),
     }
+
+
+def _world_record(played: Played) -> dict[str, Any]:
+    return {"rewards": list(played.rewards), "end": played.end, "why": played.why}
+
+
+def _played_from(record: Mapping[str, Any] | None) -> Played | None:
+    if record is None:
+        return None
+    return Played(rewards=tuple(record["rewards"]), end=record["end"], why=record["why"])
 
 
 def trajectory_from(
@@ -62,6 +74,7 @@ def trajectory_from(
         messages=tuple(record["messages"]),
         segments=tuple(segments),
         stop_reason=record["stop_reason"],
+        played=_played_from(record.get("world")),
     )
     score = Score(
         value=record["reward"],

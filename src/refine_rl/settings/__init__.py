@@ -19,6 +19,7 @@ from refine_rl.settings.reward import (
     RuleSettings,
     SanityCase,
     StepSettings,
+    WorldSettings,
 )
 from refine_rl.settings.rollout import EarlyExitSettings, RolloutSettings
 from refine_rl.settings.sft import SFTSettings
@@ -45,5 +46,6 @@ __all__ = [
     "SanityCase",
     "Settings",
     "StepSettings",
+    "WorldSettings",
     "WriterSettings",
 ]

@@ -161,6 +161,19 @@ _EARLY_EXITS: tuple[Impossible[Whole], ...] = (
     ),
 )
 
+_ENVIRONMENTS: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.reward.world is not None and not it.rollout.environment,
+        why="`reward.world` counts the rewards of an environment",
+        way_out='name one in `rollout.environment = "FILE.py:NAME"`, or leave the table out',
+    ),
+    Impossible(
+        when=lambda it: bool(it.rollout.environment) and it.grpo.flat == "steps",
+        why='`grpo.flat = "steps"` grades the steps of a single answer, and `rollout.environment` has turns',
+        way_out="leave one of them out",
+    ),
+)
+
 _LLMS: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.prompts.source == "writer" and not it.writer.model,
@@ -213,5 +226,5 @@ _SFT: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS + _SFT
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT
 """All of them, in the order in which they are told."""

@@ -151,6 +151,18 @@ class StepSettings(Section):
         return bool(self.rules) or bool(self.function)
 
 
+class WorldSettings(Section):
+    """[reward.world]: what the rewards of rollout.environment, one a turn, come to. The component is called
+    `world`; it is there with every environment, also without this table."""
+
+    take: Literal["sum", "best", "last"] = "sum"
+    """"sum": all turns' together; "best": the highest; "last": the last turn's."""
+    discount: Share = 1.0
+    """The reward of turn k counts discount ** (k - 1) times: below 1, what is won earlier counts more."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+
+
 class RewardSettings(Section):
     """[reward]: what is wanted, as judges, rules and functions."""
 
@@ -162,6 +174,8 @@ class RewardSettings(Section):
     weighted criteria from the task). Without it, the task and a general rubric."""
     quiz: QuizSettings | None = None
     """A quiz; none without this table."""
+    world: WorldSettings | None = None
+    """How the rewards of rollout.environment count; without this table, their sum."""
     steps: StepSettings | None = None
     """What grades the steps of wrong answers; only with grpo.flat = "steps"."""
     rules: list[RuleSettings] = []
