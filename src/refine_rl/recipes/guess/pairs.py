@@ -1,5 +1,5 @@
-"""Games for supervised fine-tuning, each of a player who never contradicts an answer and has no plan: it takes
-any of the numbers that are left, all of them alike.
+"""Games for supervised fine-tuning, all of a player who never contradicts an answer and has no plan: it takes
+any of the numbers that are left.
 
 It solves about six games of ten. Who always takes the middle one solves all of them, and that is never shown.
 """

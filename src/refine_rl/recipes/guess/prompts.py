@@ -29,8 +29,8 @@ def text(low: int, high: int) -> str:
 
 
 def prompts(split: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` ranges of a split, or all where there are fewer; the same ones for the same seed. `data` has the
-    ends, `low` and `high`, for the world."""
+    """`count` ranges of a split, or all where there are fewer; the same ones for the same seed. `data` has
+    the ends, `low` and `high`, for the world."""
     found = ranges(split)
     random.Random(f"guess/{split}/{seed}").shuffle(found)
     return [

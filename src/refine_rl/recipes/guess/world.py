@@ -1,4 +1,4 @@
-"""The world of the recipe `guess`: a number within a range, five guesses, and after each "higher" or "lower"."""
+"""The world of the recipe `guess`: a number within a range, five guesses, each answered higher or lower."""
 
 from __future__ import annotations
 
