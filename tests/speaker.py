@@ -59,12 +59,11 @@ class Parrot:
     def _said(self, begun: Begun, sampling: Sampling, purpose: Purpose) -> Trajectory:
         tokens = tuple(self._says(begun, purpose))[: sampling.max_tokens]
         own = Segment(token_ids=tokens, trainable=True, logprobs=(-1.0,) * len(tokens))
-        words = [i for s in (*begun.segments[1:], own) for i in s.token_ids]
-        said: Any = {"role": "assistant", "content": self.decode(words)}
+        said: Any = {"role": "assistant", "content": self.decode([*begun.answered, *tokens])}
         return Trajectory(
             prompt_id=begun.prompt.id,
             member=begun.member,
-            messages=(*begun.prompt.messages, said),
+            messages=(*begun.asked, said),
             segments=(*begun.segments, own),
             stop_reason="length" if len(tokens) == sampling.max_tokens else "stop",
         )

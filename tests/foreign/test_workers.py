@@ -162,8 +162,8 @@ def test_a_loop_that_swallows_everything_is_left_behind() -> None:
         "import sys, threading\n"
         "from refine_rl.foreign import seats\n"
         "seats.TRIES = 2\n"
-        f"sys.path[:0] = {[str(here), str(here.parents[1])]!r}\n"
-        "import test_foreign as t\n"
+        f"sys.path[:0] = {[str(here), str(here.parent)]!r}\n"
+        "import test_workers as t\n"
         "print(t.values(t.stubborn, 'bad', 'good', timeout=1.0))\n"
     )
     # In a process of its own: the loop goes on until that ends, which it must not hold up.

@@ -15,6 +15,7 @@ from refine_rl.settings import (
     ModelSettings,
     OverlongSettings,
     PromptSettings,
+    RolloutSettings,
     Settings,
     SFTSettings,
     StepSettings,
@@ -46,6 +47,11 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {**PAIRS, "messages": "chat", "answer": "reply"},
         {**PAIRS, "validation": 0, "patience": 3},
     ],
+    RolloutSettings: [
+        {"turns": 3},
+        {"environment": "my_env.py:Guess", "trajectory_tokens": 9, "max_tokens": 10},
+        {"environment": "my_env.py:Guess", **EARLY},
+    ],
     Settings: [
         {"grpo": {"steps": 5, "warmup_steps": 6}},
         {"grpo": {"advantage": "gdpo"}, "reward": {"combine": "product"}},
@@ -69,6 +75,8 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"rollout": EARLY, "grpo": {"advantage": "gdpo"}},
         {"rollout": EARLY, "grpo": BY_STEPS, "reward": GRADED},
         {"rollout": EARLY, "prompts": {"pool": "informative", "probe": 2}},
+        {"reward": {"world": {"take": "best"}}},
+        {"rollout": {"environment": "my_env.py:Guess"}, "grpo": BY_STEPS, "reward": GRADED},
         {"prompts": {"source": "writer"}},
         {"reward": {**JUDGED, "rubric": "write"}},
         {"reward": {"rubric": "Be brief."}},

@@ -70,18 +70,28 @@ class Workers:
         self._watch.join()
         self._bars.close()
 
-    async def run(self, calls: Sequence[Callable[[], Any]], *, name: str, limit: Limit) -> list[Any]:
-        """The answers of a plain function called `name`, one call after the other, each within `limit`; a
-        Failure in the place of whatever one raises."""
+    def begin(self, calls: Sequence[Callable[[], Any]], *, name: str, limit: Limit) -> Future[list[Any]]:
+        """The answers to come of a plain function called `name`, one call after the other, each within
+        `limit`; a Failure in the place of whatever one raises."""
         future = self._plain.submit(calls, name, limit)
         self._wake.set()
-        return await asyncio.wrap_future(future)
+        return future
 
-    async def settle(self, calls: Sequence[Callable[[], Awaitable[Any]]], *, limit: Limit) -> list[Any]:
+    def begin_async(
+        self, calls: Sequence[Callable[[], Awaitable[Any]]], *, limit: Limit
+    ) -> list[Future[Any]]:
         """The same for async functions, which go on at the same time."""
         futures = [self._async.submit(call, limit) for call in calls]
         self._wake.set()
-        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+        return futures
+
+    async def run(self, calls: Sequence[Callable[[], Any]], *, name: str, limit: Limit) -> list[Any]:
+        """What comes of `begin`."""
+        return await asyncio.wrap_future(self.begin(calls, name=name, limit=limit))
+
+    async def settle(self, calls: Sequence[Callable[[], Awaitable[Any]]], *, limit: Limit) -> list[Any]:
+        """What comes of `begin_async`."""
+        return await asyncio.gather(*map(asyncio.wrap_future, self.begin_async(calls, limit=limit)))
 
     def _look(self) -> None:
         while not self._closed:

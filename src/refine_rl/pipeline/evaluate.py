@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.answer import Answers
 from refine_rl.evaluate.verdict import unexpected
@@ -86,6 +87,7 @@ def evaluate_again(
         require_data(settings, prompts)
         _first_looks(folder, settings, scorers, connections, journal, pause, prompts)
         journal.stage(f"Loading {settings.model.name}")
+        stage = stage_of(settings.rollout, settings.folder)
         _, policy = open_model(folder, weights)
         prompts = _readable(folder, settings.rollout.max_tokens, prompts, policy, journal)
         with ScoringLoop(closing=connections.close) as scoring:
@@ -98,6 +100,7 @@ def evaluate_again(
                 cost=spending(settings, connections.ledger),
                 journal=journal,
                 pause=pause,
+                stage=stage,
                 evaluation=name,
             )
             sides, losses = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))

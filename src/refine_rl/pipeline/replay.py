@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import dialogue_of
 from refine_rl.pipeline.model import hold_positions, run_policy
@@ -50,12 +51,13 @@ def replay(
     settings = folder.settings()
     recorded = folder.recorded_steps()
     _require_replayable(folder, recorded, step, prompt_id)
+    stage = stage_of(settings.rollout, settings.folder)
     observer.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
     hold_positions(settings.rollout.max_tokens, policy, folder.prompts(), observer)
     _to_weights_of(step, folder, settings, policy, recorded, observer)
     observer.stage(f"Sampling step {step}")
-    play, again = play_of(settings, policy), []
+    play, again = play_of(settings, policy, stage=stage), []
     for wave in waves(recorded[step], settings.grpo.prompts_per_step):
         groups = dict(play([g.prompt for g in wave], step))
         again += [groups[place] for place in range(len(wave))]

@@ -33,11 +33,26 @@ class Purpose:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
-    """What stands already of member `member` of its prompt's group; the first segment is the prompt."""
+    """What stands already of member `member` of its prompt's group; the first segment is the prompt.
+
+    `messages` is the conversation before a turn of several: then what is sampled is an answer of its own.
+    Without it, all that stands behind the prompt is the beginning of the prompt's answer.
+    """
 
     prompt: Prompt
     member: int
     segments: tuple[Segment, ...]
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """What the answer answers."""
+        return self.messages or self.prompt.messages
+
+    @property
+    def answered(self) -> tuple[int, ...]:
+        """The tokens of the answer that stand already."""
+        return () if self.messages else tuple(i for s in self.segments[1:] for i in s.token_ids)
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ def speak(
             yield place, ()
     for stems in _batches(_stems(groups), sampling):
         for stem, written in _batch(network, stems, sampling, purpose, pause):
-            opening = network.opening(stem.members[0].prompt.messages)
+            opening = network.opening(stem.members[0].asked)
             for member, (tokens, logprobs) in zip(stem.members, written, strict=True):
                 ended[stem.place].append(_trajectory(network, member, opening, tokens, logprobs))
             if len(ended[stem.place]) == len(groups[stem.place]):
@@ -205,12 +205,13 @@ def _trajectory(
     # The stop token is sampled and trained like any other, but it is no part of the text, whether or
     # not the tokenizer calls it special.
     words = tokens[:-1] if stop_reason == "stop" else tokens
-    before = [i for s in member.segments[1:] for i in s.token_ids]
-    said = opening + network.decode(before + words)  # a thought that the template has opened is part of it
+    said = opening + network.decode(
+        [*member.answered, *words]
+    )  # a thought that the template has opened is part of it
     return Trajectory(
         prompt_id=member.prompt.id,
         member=member.member,
-        messages=(*member.prompt.messages, {"role": "assistant", "content": said}),
+        messages=(*member.asked, {"role": "assistant", "content": said}),
         segments=(
             *member.segments,
             Segment(token_ids=tuple(tokens), trainable=True, logprobs=tuple(logprobs)),

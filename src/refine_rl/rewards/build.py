@@ -23,6 +23,7 @@ from refine_rl.rewards.overlong import Overlong
 from refine_rl.rewards.parts import Part, rules_and_functions, unique_names, weights_of
 from refine_rl.rewards.steps.steps import Checked, Graded, step_checks
 from refine_rl.rewards.text.patterns import pattern
+from refine_rl.rewards.world import WorldReward
 from refine_rl.settings import Settings
 from refine_rl.types import RIGHT_STEPS
 
@@ -103,6 +104,9 @@ def build_reward(
     """
     reward = settings.reward
     plain = rules_and_functions(reward, settings.folder, functions)
+    if settings.rollout.environment:
+        weight = 1.0 if reward.world is None else reward.world.weight
+        plain = [Part(reward=WorldReward.of(reward.world), weight=weight, named=True), *plain]
     parts = [*plain, *_asking_parts(settings, connections, rubric, shelf)]
     if not parts:
         alone = (
@@ -122,7 +126,7 @@ def build_reward(
         threshold=reward.success,
         thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success),
         gate=_gate(settings, names[: len(plain)]),
-        overlong=Overlong(reward.overlong, settings.rollout.max_tokens) if reward.overlong else None,
+        overlong=Overlong(reward.overlong, settings.rollout.most_tokens) if reward.overlong else None,
         grader=build_grader(settings, connections),
     )
 

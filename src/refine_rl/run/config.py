@@ -142,10 +142,13 @@ def where_from(settings: Settings, python_rewards: Sequence[str], kind: str) -> 
 
 
 def reward_files(settings: Settings) -> dict[str, str]:
-    """SHA-256 of each file that a reward function of the settings, or the rubric, comes from."""
+    """SHA-256 of each file that a reward function of the settings, the environment, or the rubric comes
+    from."""
     specs = [f if isinstance(f, str) else f.function for f in settings.reward.functions]
     if settings.reward.steps is not None:
         specs.append(settings.reward.steps.function)
+    if settings.rollout.environment:
+        specs.append(settings.rollout.environment)
     files = {spec.rpartition(":")[0] for spec in specs}
     if settings.reward.rubric.startswith("file:"):
         files.add(settings.reward.rubric.removeprefix("file:"))

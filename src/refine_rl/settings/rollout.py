@@ -40,9 +40,8 @@ class EarlyExitSettings(Section):
 def _of_environments(it: RolloutSettings) -> bool:
     """Whether a setting is there that only an environment reads."""
     usual = RolloutSettings.model_fields
-    return any(
-        getattr(it, name) != usual[name].default for name in ("turns", "trajectory_tokens", "turn_timeout")
-    )
+    own = ("turns", "trajectory_tokens", "turn_timeout", "history")
+    return any(getattr(it, name) != usual[name].default for name in own)
 
 
 class RolloutSettings(Section):
@@ -83,7 +82,7 @@ class RolloutSettings(Section):
     impossible: ClassVar[tuple[Impossible[RolloutSettings], ...]] = (
         Impossible(
             when=lambda it: not it.environment and _of_environments(it),
-            why="takes `turns`, `trajectory_tokens` and `turn_timeout` with an `environment` only",
+            why="takes `turns`, `trajectory_tokens`, `turn_timeout` and `history` with an `environment` only",
         ),
         Impossible(
             when=lambda it: bool(it.environment) and 0 < it.trajectory_tokens < it.max_tokens,
