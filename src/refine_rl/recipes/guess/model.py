@@ -44,7 +44,7 @@ def texts() -> Iterable[str]:
     """Every word and every number of the game."""
     prompts = runpy.run_path(str(Path(__file__).with_name("prompts.py")))
     for number in range(prompts["LEAST"], prompts["MOST"] + 1):
-        yield prompts["text"](number, number)
+        yield from (form.format(low=number, high=number) for form in prompts["FORMS"])
     yield from ("right", "higher", "lower", "say a number", "it was")
 
 

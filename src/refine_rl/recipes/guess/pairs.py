@@ -27,7 +27,8 @@ def game(rng: random.Random, low: int, high: int) -> list[dict[str, str]]:
     """A game of the player, up to its last guess."""
     world = _world["Guess"]()
     world.start({"low": low, "high": high}, rng.getrandbits(32))
-    messages = [{"role": "user", "content": _prompts["text"](low, high)}]
+    asked = rng.choice(_prompts["FORMS"]).format(low=low, high=high)
+    messages = [{"role": "user", "content": asked}]
     while True:
         guess = rng.randint(low, high)
         messages.append({"role": "assistant", "content": str(guess)})

@@ -1,7 +1,7 @@
-"""Prompts of the recipe `guess`: each says a range of 24 to 31 numbers, which five guesses can just search.
+"""Prompts of the recipe `guess`: each says a range of 21 to 31 numbers, which five guesses can just search.
 
 A range belongs to one split, by a hash: what is held out was never played in, neither in the examples of
-`pairs.py` nor in training.
+`pairs.py` nor in training, however it is worded.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ import random
 from typing import Any
 
 SPLITS = ("train", "validation", "held_out")
-LEAST, MOST = 10, 70
-SIZES = range(24, 32)  # numbers in a range
+LEAST, MOST = 10, 40
+SIZES = range(21, MOST - LEAST + 2)  # numbers in a range
+FORMS = (
+    "A number from {low} to {high}.",
+    "Guess my number, {low} to {high}.",
+    "Which number is it, from {low} to {high}?",
+    "Find the number: {low} to {high}.",
+)
 
 
 def ranges(split: str) -> list[tuple[int, int]]:
@@ -23,23 +29,18 @@ def ranges(split: str) -> list[tuple[int, int]]:
     return [ends for ends in every if _split_of(ends) == split]
 
 
-def text(low: int, high: int) -> str:
-    """What the policy is told."""
-    return f"I think of a number from {low} to {high}. You have five guesses."
-
-
 def prompts(split: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` ranges of a split, or all where there are fewer; the same ones for the same seed. `data` has
+    """`count` prompts of a split, or all where there are fewer; the same ones for the same seed. `data` has
     the ends, `low` and `high`, for the world."""
-    found = ranges(split)
+    found = [(form, low, high) for low, high in ranges(split) for form in FORMS]
     random.Random(f"guess/{split}/{seed}").shuffle(found)
     return [
         {
-            "prompt": text(low, high),
+            "prompt": form.format(low=low, high=high),
             "facets": {"numbers": str(high - low + 1)},
             "data": {"low": low, "high": high},
         }
-        for low, high in found[:count]
+        for form, low, high in found[:count]
     ]
 
 
