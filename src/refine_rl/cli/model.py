@@ -46,7 +46,7 @@ def chat(
     say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
     talked = Chat(
         policy=policy,
-        longest=longest_text(settings.rollout.max_tokens, policy, folder.prompts()) if policy.moving else 0,
+        longest=longest_text(settings.rollout, policy, folder.prompts()) if policy.moving else 0,
         system=settings.prompts.system if system is None else system,
         temperature=temperature,
         max_tokens=max_tokens or settings.rollout.max_tokens,
