@@ -50,7 +50,7 @@ def games_run(folder: Path, hostile: str) -> RunFolder:
     ]
     train = [make.prompt(10 + n, f"A number from {10 + n} to 38.") for n in range(2)]
     run.save_prompts([*train, *prompts])
-    ends = [
+    attempts = [
         game(train[0], SOLVED, (0, 0, 1), member=0),
         game(train[0], LOST, (0, 0, 0, 0, 0), member=1),
         game(train[0], ("25", "higher", "thirty and so on"), (0,), "limit", "a turn was cut", member=2),
@@ -69,11 +69,13 @@ def games_run(folder: Path, hostile: str) -> RunFolder:
     ]
     run.append_groups(
         [
-            make.group(train[0], 1.0, 0.0, 0.0, Score.missing("the world failed"), trajectories=ends),
+            make.group(train[0], 1.0, 0.0, 0.0, Score.missing("the world failed"), trajectories=attempts),
             make.group(train[1], 0.9, 0.5, trajectories=others),
         ]
     )
-    run.metrics.append(make.metrics(1))
+    ends = {"done": 0.75, "limit": 0.25}
+    run.metrics.append(make.metrics(1, turns_mean=3.5, ends=ends))
+    run.metrics.append(make.metrics(2, turns_mean=2.5, ends=ends))
     base, tuned = (
         [_outcome(p, said, value) for p in prompts] for said, value in ((LOST, 0.0), (SOLVED, 1.0))
     )

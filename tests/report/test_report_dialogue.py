@@ -16,6 +16,7 @@ from refine_rl.report import screen
 from refine_rl.report.data import examples
 from refine_rl.report.dialogue import ending, exchanges, laid_out, lines, pieces, tinted, told
 from refine_rl.report.page import render
+from refine_rl.report.plots import training_plots
 from refine_rl.report.rollouts import collect
 from refine_rl.report.turns import said_in, turns
 from refine_rl.run import RunFolder
@@ -178,3 +179,12 @@ def test_the_most_frequent_answers_of_a_turn() -> None:
     assert found.different == 4
     assert [text for text, _ in found.frequent] == ["a", "b", "c c", "x" * 39 + "…"]
     assert [part for _, part in found.frequent[:2]] == [pytest.approx(1 / 3)] * 2
+
+
+def test_the_turns_over_the_steps(games: RunFolder) -> None:
+    drawn = {plot.title: plot.alt for plot in training_plots(games.metrics(), [])}
+    assert "3.50 at step 1 to 2.50 at step 2" in drawn["Turns of a trajectory, mean"]
+    assert "0.25 at step 1" in drawn["Share of trajectories that a limit ended"]
+    assert "Share of trajectories whose world failed" not in drawn
+    failed = [{**games.metrics()[0], "ends": {"done": 0.5, "failed": 0.5}}]
+    assert "Share of trajectories whose world failed" in {p.title for p in training_plots(failed, [])}
