@@ -15,6 +15,7 @@ from refine_rl.types import (
     Comparison,
     Content,
     Contrast,
+    Dialogue,
     Estimate,
     Example,
     Group,
@@ -53,9 +54,7 @@ def _world_record(played: Played) -> dict[str, Any]:
     return {"rewards": list(played.rewards), "end": played.end, "why": played.why}
 
 
-def _played_from(record: Mapping[str, Any] | None) -> Played | None:
-    if record is None:
-        return None
+def _played_from(record: Mapping[str, Any]) -> Played:
     return Played(rewards=tuple(record["rewards"]), end=record["end"], why=record["why"])
 
 
@@ -74,7 +73,7 @@ def trajectory_from(
         messages=tuple(record["messages"]),
         segments=tuple(segments),
         stop_reason=record["stop_reason"],
-        played=_played_from(record.get("world")),
+        played=_played_from(record["world"]) if "world" in record else None,
     )
     score = Score(
         value=record["reward"],
@@ -171,6 +170,14 @@ def _metric(record: Mapping[str, Any]) -> Metric:
     return Metric(**{**record, **read, "others": _besides(record["others"])})
 
 
+def _example(record: Mapping[str, Any]) -> Example:
+    dialogues = {
+        side: Dialogue(messages=tuple(d["messages"]), played=_played_from(d["played"]))
+        for side, d in record.get("dialogues", {}).items()
+    }
+    return Example(**{**record, "dialogues": dialogues})
+
+
 def comparison_text(comparison: Comparison) -> str:
     return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -179,7 +186,7 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
     """A comparison as `comparison_text` wrote it; fields that an older version did not write are empty."""
     estimates = {side: None if record[side] is None else _estimate(record[side]) for side in _SIDES}
     read: dict[str, Any] = {
-        "examples": tuple(Example(**e) for e in record["examples"]),
+        "examples": tuple(_example(e) for e in record["examples"]),
         "details": _contrasts(record["details"]),
         "facets": {
             facet: {value: _part(part) for value, part in values.items()}
