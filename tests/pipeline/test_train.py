@@ -345,6 +345,9 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         {"model": {"dropout": 0.1, "gradient_checkpointing": True}},
         {"prompts": {"pool": "informative", "probe": 2, "train": 7}, "grpo": {"steps": 8}},
         {"prompts": {"pool": "informative", "train": 7}, "rollout": {"ahead": 1}, "grpo": {"steps": 8}},
+        {"prompts": {"pool": "curriculum", "probe": 2, "train": 7}, "grpo": {"steps": 8}},
+        {"prompts": {"pool": "curriculum", "train": 7}, "rollout": {"ahead": 1}, "grpo": {"steps": 8}},
+        {"prompts": {"pool": "curriculum", "train": 12}, "grpo": {"steps": 8, "resample": 2}},
     ],
     ids=[
         "full",
@@ -357,6 +360,9 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         "dropout-checkpointing",
         "pool",
         "pool-ahead",
+        "curriculum",
+        "curriculum-ahead",
+        "curriculum-resample",
     ],
 )
 def test_other_settings_run_and_resume_to_the_bit(
