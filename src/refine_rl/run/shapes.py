@@ -38,6 +38,8 @@ class Shape(Generic[R]):
         '`step` is "3"'
         >>> POOL.flaw({"step": 3, "state": "aside"})
         '`prompt_id` is missing'
+        >>> POOL.flaw({"step": 3, "state": "drawn", "promised": {"p0": "much"}, "pool": {"new": 4}})
+        '`promised` is {"p0": "much"}'
         """
         if not isinstance(record, dict):
             return "it is no JSON object"

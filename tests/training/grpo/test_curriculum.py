@@ -310,6 +310,23 @@ def test_a_curriculum_wastes_less_and_learns_more(seed: int, told: bool, most: f
     assert by_promise[1] > 1.3 * by_turns[1]
 
 
+def test_facets_that_say_nothing_of_difficulty_do_no_harm() -> None:
+    """Four beside the one that does; and a facet that has another value for each prompt."""
+    rng, plain, told = generator(0, "facets"), pool(256), pool(256, kinds=8)
+    noisy = [
+        replace(p, facets={**p.facets, **{f"f{k}": str(rng.integers(4)) for k in range(4)}}) for p in told
+    ]
+    unique = [replace(p, facets={"name": p.id}) for p in plain]
+
+    def wasted(prompts: Sequence[Prompt]) -> float:
+        draws = curriculum(prompts, 8)
+        learner = Learner(told, 8, 0)
+        return trained(lambda step, seen: draws.of_step(step, seen, step - 1).prompts, learner, 60)[0]
+
+    assert wasted(noisy) < wasted(told) + 0.05
+    assert wasted(unique) < wasted(plain) + 0.05
+
+
 @pytest.mark.parametrize("values", [RIGHT, WRONG])
 def test_a_pool_that_is_all_solved_or_all_hopeless_is_gone_through(values: tuple[float, ...]) -> None:
     """Those longest unseen first by the most part, so that what has changed is found."""
