@@ -66,6 +66,8 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"grpo": {"kl_in": "reward"}},
         {"grpo": {"loss": "sapo", "clip_high": 0.1}},
         {"grpo": {"importance_cap": 2.0}, "model": {"dropout": 0.1}},
+        {"prompts": {"pool": "curriculum"}, "reward": JUDGED},
+        {"prompts": {"pool": "curriculum"}, "grpo": {"flat": "sign", "solved": 1.0}},
         {"grpo": {"resample": 1}, "rollout": {"ahead": 1}},
         {"grpo": {"flat": "sign"}},
         {"grpo": {"solved": 1.0}},

@@ -58,7 +58,9 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         "prompts": data.prompts(run, events),
         "asked": asked(run, events),
         "exchanges": exchanges.collect(run, exchange_bytes),
-        "plots": [(plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, best=best)],
+        "plots": [
+            (plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, run.pool(), best=best)
+        ],
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,
         "times": data.time_table(metrics, run.times()),

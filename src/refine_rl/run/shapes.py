@@ -38,6 +38,8 @@ class Shape(Generic[R]):
         '`step` is "3"'
         >>> POOL.flaw({"step": 3, "state": "aside"})
         '`prompt_id` is missing'
+        >>> POOL.flaw({"step": 3, "state": "drawn", "promised": {"p0": "much"}, "pool": {"new": 4}})
+        '`promised` is {"p0": "much"}'
         """
         if not isinstance(record, dict):
             return "it is no JSON object"
@@ -134,6 +136,17 @@ def _tokens_flaw(attempt: Mapping[str, Any]) -> str | None:
     return None if whole else "the tokens, log-probs and spans of an answer do not fit together"
 
 
+def _pool_flaw(record: Record) -> str | None:
+    """Of a prompt that was set aside or came back, or of what a curriculum drew."""
+    drawn = record["state"] == "drawn"
+    for key, kind in {"promised": dict, "pool": dict}.items() if drawn else [("prompt_id", str)]:
+        if key not in record:
+            return f"`{key}` is missing"
+        if not isinstance(record[key], kind):
+            return f"`{key}` is {_short(record[key])}"
+    return _numbers_flaw({key: record[key] for key in ("promised", "pool")}) if drawn else None
+
+
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
@@ -163,7 +176,7 @@ OUTCOMES = plain({"prompt_id": str, "prompt_tokens": list, "sampled": list, "gre
 LOSSES = plain({"prompt_id": str, "loss": (int, float, type(None)), "tokens": int})
 VALIDATION = plain({"step": int}, _look_flaw)
 EXAMPLES = plain({"name": str, "prompt": list, "answer": str, "before": str})
-POOL = plain({"step": int, "prompt_id": str, "state": str})
+POOL = plain({"step": int, "state": str}, _pool_flaw)
 EVENTS = plain({"time": str, "kind": str, "name": str, "text": str})
 TIMES = plain({"stage": str, "seconds": (int, float)})
 CALLS = Shape(

@@ -75,6 +75,18 @@ _UPDATES: tuple[Impossible[Whole], ...] = (
         way_out="set `model.dropout = 0`",
     ),
     Impossible(
+        when=lambda it: it.prompts.pool == "curriculum" and _judges_compare(it) and not it.judge.gate,
+        why='`prompts.pool = "curriculum"` draws prompts whose groups differ, and judges that compare tell '
+        "the answers of every group apart",
+        way_out='use `prompts.pool = "all"`, `judge.kind = "absolute"`, or a `judge.gate`',
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat == "sign" and it.prompts.pool == "curriculum",
+        why='`grpo.flat = "sign"` trains on groups without spread, and `prompts.pool = "curriculum"` avoids '
+        "them",
+        way_out='use `prompts.pool = "all"`, or another `grpo.flat`',
+    ),
+    Impossible(
         when=lambda it: it.grpo.resample > 0 and it.rollout.ahead == 1,
         why="`grpo.resample` waits for the rewards of a step",
         way_out="use `rollout.ahead = 0`",

@@ -53,12 +53,14 @@ class PromptSettings(Section):
     well the cosine of a small sentence encoder; needs the extra refine-rl[encoder])."""
     max_tokens: Positive = 2048
     """Longer prompts are set aside, with a word."""
-    pool: Literal["all", "informative"] = "all"
-    """"all": every pass takes every training prompt once. "informative": prompts whose group had no spread
-    rest for some steps, longer each time, and then get another chance."""
+    pool: Literal["all", "curriculum", "informative"] = "all"
+    """"all": every pass takes every training prompt once. "curriculum": each step draws those whose groups
+    will likely have spread, by what earlier groups of theirs and of prompts with the same facets showed; this
+    is forgotten as the policy moves on. "informative": every pass takes every training prompt, but those
+    whose group had no spread rest for some steps, longer each time. See docs/prompts.md."""
     probe: Annotated[int, Field(ge=0)] = 0
-    """With pool = "informative": answers that the untrained model gives to every training prompt before the
-    first step; prompts without spread begin by resting. 0: no probe."""
+    """With pool = "curriculum" or "informative": answers that the untrained model gives to every training
+    prompt before the first step, so that what it always or never solves is known. 0: no probe."""
 
     @field_validator("facets")
     @classmethod
@@ -82,8 +84,8 @@ class PromptSettings(Section):
             why="`probe` needs at least 2 answers: one answer has no spread",
         ),
         Impossible(
-            when=lambda it: it.probe > 0 and it.pool != "informative",
-            why='`probe` goes with `pool = "informative"`',
+            when=lambda it: it.probe > 0 and it.pool == "all",
+            why='`probe` goes with `pool = "curriculum"` or `"informative"`',
         ),
         Impossible(
             when=lambda it: bool(it.parameters) and not it.source.startswith(GYM),

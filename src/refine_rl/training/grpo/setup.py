@@ -17,6 +17,7 @@ from refine_rl.training.check import Check
 from refine_rl.training.grpo.advantages import Advantages
 from refine_rl.training.grpo.choice import Choice, Schedule
 from refine_rl.training.grpo.collect import Collector, Play, Start
+from refine_rl.training.grpo.curriculum import Curriculum
 from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.learn import Learn, Loss
 from refine_rl.training.grpo.record import Record
@@ -140,6 +141,28 @@ def advantages_of(settings: Settings, weights: Mapping[str, float]) -> Advantage
     )
 
 
+def choice_of(settings: Settings, prompts: Sequence[Prompt], top: float | None) -> Choice:
+    """`top` is the highest reward there is; None where none means "solved"."""
+    g, pool, curriculum = settings.grpo, settings.prompts.pool, None
+    if pool == "curriculum":
+        curriculum = Curriculum(
+            prompts=prompts,
+            per_step=g.prompts_per_step,
+            size=settings.rollout.group_size,
+            seed=g.seed,
+            top=top,
+        )
+    return Choice(
+        prompts=prompts,
+        per_step=g.prompts_per_step,
+        seed=g.seed,
+        schedule=schedule_of(settings),
+        informative=pool == "informative",
+        top=top,
+        curriculum=curriculum,
+    )
+
+
 def collector_of(
     settings: Settings,
     prompts: Sequence[Prompt],
@@ -155,17 +178,9 @@ def collector_of(
 ) -> Collector:
     """`top` is the highest reward there is; None where none means "solved"."""
     g = settings.grpo
-    choice = Choice(
-        prompts=prompts,
-        per_step=g.prompts_per_step,
-        seed=g.seed,
-        schedule=schedule_of(settings),
-        informative=settings.prompts.pool == "informative",
-        top=top,
-    )
     return Collector(
         steps=g.steps,
-        choice=choice,
+        choice=choice_of(settings, prompts, top),
         record=record,
         play=play,
         score=score,
