@@ -12,6 +12,7 @@ from refine_rl.settings.judge import JudgeSettings
 from refine_rl.settings.model import ModelSettings
 from refine_rl.settings.prompts import PromptSettings
 from refine_rl.settings.reward import (
+    CodeSettings,
     FunctionSettings,
     OverlongSettings,
     QuizSettings,
@@ -27,6 +28,7 @@ from refine_rl.settings.writer import WriterSettings
 
 __all__ = [
     "BudgetSettings",
+    "CodeSettings",
     "EarlyExitSettings",
     "EndpointSettings",
     "EvaluateSettings",
