@@ -3,12 +3,13 @@
     python benchmarks/programs.py speed [--programs 600] [--workers 2]
     nice -n 5 python benchmarks/programs.py recipe [--seeds 3] [--runs FOLDER] [--set KEY=VALUE ...]
 
-`speed` scores different right programs and wrong ones, five assertions each, with the workers kept; beside it the
-plain way, an interpreter begun for each program (`python -I -S`), in which tests and program meet and nothing
-but a time limit is isolated. `recipe` trains once a seed in a process of its own, with another untrained model,
-other examples, prompts and draws; a run that stands in FOLDER already is read, not made again. `solved` is the
-share of held-out requests whose greedy answer passes every assertion, `share` the mean share of assertions of
-sampled ones; `+` is a difference from the row above paired by prompt, with its 95 % bootstrap interval.
+`speed` scores different right programs and wrong ones, five assertions each, with the workers kept; beside it
+the plain way, an interpreter begun for each program (`python -I -S`), in which tests and program meet and
+nothing but a time limit is isolated. `recipe` trains once a seed in a process of its own, with another
+untrained model, other examples, prompts and draws; a run that stands in FOLDER already is read. `solved`
+is the share of held-out requests whose greedy answer passes every assertion, `share` the mean share of
+assertions of sampled ones; `+` is a difference from the row above paired by prompt, with its 95 % bootstrap
+interval.
 """
 
 from __future__ import annotations
@@ -48,9 +49,8 @@ def main() -> None:
     if arguments.kind == "speed":
         speed(arguments.programs, arguments.workers)
         return
-    print(
-        "| seed | | solved, greedy | + | share, sampled | + | s, of the processor |\n|---|---|---|---|---|---|---|"
-    )
+    print("| seed | | solved, greedy | + | share, sampled | + | s, of the processor |")
+    print("|---|---|---|---|---|---|---|")
     for seed in range(arguments.seeds):
         run = arguments.runs / f"seed-{seed}"
         seconds = train(run, seed, arguments.set)

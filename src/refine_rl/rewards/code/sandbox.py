@@ -232,7 +232,7 @@ class _Worker:
         begin = _BEGIN.format(root=str(root), parts=_HERE.relative_to(root).parts)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
         self.folder = Path(tempfile.mkdtemp(prefix="refine-code-"))  # where it makes a root of its own
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", begin, str(self.folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -242,10 +242,10 @@ class _Worker:
             start_new_session=True,  # Ctrl-C is the run's
             bufsize=0,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to = self._process.stdin.fileno()
-        self._from = self._process.stdout.fileno()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._to = self.process.stdin.fileno()
+        self._from = self.process.stdout.fileno()
 
     def begin(self, wanted: dict[str, Any]) -> None:
         self.said = self.ask(wanted, seconds=_START)
@@ -260,18 +260,18 @@ class _Worker:
 
     def last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
+            self.process.wait(1.0)
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
+            self.process.kill()
+        self.process.wait()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        for stream in (self.process.stdin, self.process.stdout, self._errors):
             with contextlib.suppress(OSError):
                 if stream is not None:
                     stream.close()

@@ -115,7 +115,8 @@ class _Sitting:
 
 
 def _told(error: BaseException) -> str:
-    text = str(error)
+    plain = len(error.args) == 1 and isinstance(error.args[0], str)  # a KeyError shows it quoted
+    text = str(error.args[0]) if plain else str(error)
     if isinstance(error, Gone):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
