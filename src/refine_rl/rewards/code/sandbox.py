@@ -69,7 +69,7 @@ class Isolation:
         if self.root:
             return ("make processes of its own, as many as the machine lets it until its time is over",)
         if self.calls:
-            return ("see and read what it had open when it began (no file, no network, no other process)",)
+            return ("find out which files there are (not what is in them)",)
         return (
             "read and change every file that you can",
             "reach the network",
