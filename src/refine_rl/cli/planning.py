@@ -70,7 +70,7 @@ def plan(
             f"{quoted(here)} --out {quoted(here.parent / 'written.jsonl')}`, then "
             f"`{program()} plan {quoted(here)} --probe --set prompts.source=file:written.jsonl`"
         )
-    planned = make_plan(settings, found.counts, lost=found.lost, shown=found.shown)
+    planned = make_plan(settings, found.counts, lost=found.lost, shown=found.shown, isolation=found.isolation)
     if not as_json:
         _show(settings, planned)
     probed = _probe(settings, found.prompts, planned, yes) if probe else None

@@ -24,7 +24,7 @@ from refine_rl.policy.protocol import Purpose, Speaker
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.report.page import render
-from refine_rl.rewards.build import Scorers, build_scorers
+from refine_rl.rewards.build import Scorers, build_scorers, isolation_of
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect, spending
@@ -82,6 +82,8 @@ def evaluate_again(
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
         scorers = build_scorers(settings, functions, connections, shelf=folder.quiz)
+        if told := isolation_of(scorers.exam):
+            journal.observer.warning(told)
         prompts = _prompts(folder, settings, source, journal)
         scorers.validation.check_data(prompts)
         require_data(settings, prompts)

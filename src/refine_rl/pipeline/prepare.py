@@ -24,7 +24,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.progress import Pause
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import check_sanity
-from refine_rl.rewards.build import Scorers, build_scorers, panels, quiz_of
+from refine_rl.rewards.build import Scorers, build_scorers, isolation_of, panels, quiz_of
 from refine_rl.rewards.judges.rubric import write_rubric
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect
@@ -135,6 +135,10 @@ def _checked(
     if folder.prompts() or not settings.writes_prompts:
         with together:
             read = read_prompts(folder, settings, connections, journal.observer, pause)
+    together.tell()
+    with together:
+        if told := isolation_of(scorers.validation):
+            journal.warning("isolation", told)
     together.tell()
     with together:
         if not settings.reward.judges and settings.reward.quiz is None:

@@ -15,6 +15,7 @@ from refine_rl.prompts import load_prompts
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import CombinedReward, build_reward
+from refine_rl.rewards.build import isolation_of
 from refine_rl.rewards.judges.rubric import default_rubric, rubric_named
 from refine_rl.run.endpoints import check_models
 from refine_rl.settings import RewardSettings, Settings
@@ -30,6 +31,7 @@ class Survey:
     counts: Counts | None
     lost: str = ""  # what became of other rows of their source
     shown: Shown | None = None
+    isolation: str = ""  # what the model's programs are not kept from on this machine
 
 
 def survey(settings: Settings) -> Survey:
@@ -63,16 +65,21 @@ def survey(settings: Settings) -> Survey:
     if reward is not None and prompts is not None:
         with together:
             reward.check_data(prompts)
+    isolation = ""
+    if reward is not None:
+        with together:
+            isolation = isolation_of(reward)
     together.tell()
     if prompts is None:
-        return Survey(prompts=(), counts=written_counts(settings.prompts, settings.writer), shown=shown)
+        counts = written_counts(settings.prompts, settings.writer)
+        return Survey(prompts=(), counts=counts, shown=shown, isolation=isolation)
     counts = count_prompts(prompts, settings.reward.quiz)
-    return Survey(prompts=prompts, counts=counts, lost=lost, shown=shown)
+    return Survey(prompts=prompts, counts=counts, lost=lost, shown=shown, isolation=isolation)
 
 
 def _scored(reward: RewardSettings) -> bool:
     """Whether anything says what is good."""
-    return bool(reward.judges or reward.rules or reward.functions or reward.quiz)
+    return bool(reward.judges or reward.rules or reward.functions or reward.quiz or reward.code)
 
 
 class _Nobody:

@@ -14,6 +14,7 @@ from refine_rl.errors import SettingsError
 from refine_rl.foreign.load import nearest
 from refine_rl.llm.client import Connections
 from refine_rl.rewards.base import Reward, Scorer
+from refine_rl.rewards.code.reward import CodeReward
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
 from refine_rl.rewards.judges.build import make_judging, make_panel, make_referee
@@ -87,6 +88,13 @@ def quiz_of(reward: CombinedReward) -> Quiz | None:
     from refine_rl.rewards.quiz.quiz import Quiz
 
     return next((component for component in reward.components if isinstance(component, Quiz)), None)
+
+
+def isolation_of(reward: CombinedReward) -> str:
+    """What a person is to be told of how the model's programs are isolated here: "" where none is run, or all
+    is. Raises what `CodeReward.isolated` raises."""
+    told = [component.isolated() for component in reward.components if isinstance(component, CodeReward)]
+    return "\n".join(text for text in told if text)
 
 
 def build_reward(

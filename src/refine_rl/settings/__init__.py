@@ -12,6 +12,7 @@ from refine_rl.settings.judge import JudgeSettings
 from refine_rl.settings.model import ModelSettings
 from refine_rl.settings.prompts import GYM, PromptSettings
 from refine_rl.settings.reward import (
+    CodeSettings,
     FunctionSettings,
     OverlongSettings,
     QuizSettings,
@@ -30,6 +31,7 @@ from refine_rl.settings.writer import WriterSettings
 __all__ = [
     "GYM",
     "BudgetSettings",
+    "CodeSettings",
     "EarlyExitSettings",
     "EndpointSettings",
     "EvaluateSettings",

@@ -118,6 +118,30 @@ class ReasoningGymSettings(Section):
     """Weight of the component in the combination."""
 
 
+class CodeSettings(Section):
+    """Runs the program in an answer against assertions, in a process that is shut in. docs/code.md says how
+    a program is found, what tests may be, and what is isolated where."""
+
+    tests: str = "tests"
+    """The key of the prompt's data that holds Python text with assertions (or a list of such texts)."""
+    grade: Literal["share", "all"] = "share"
+    """"share": the share of the assertions that hold. "all": 1 where all of them do, else 0."""
+    timeout: Annotated[float, Field(gt=0, le=600)] = 4.0
+    """Seconds that a program may take with all of its assertions; one that is not the last may take half of
+    what is left."""
+    cpu: Annotated[int, Field(ge=1, le=600)] = 2
+    """Seconds of the processor that it may use; begun anew after an assertion that ended it."""
+    memory: Annotated[int, Field(ge=64)] = 256
+    """Megabytes of memory that it may use."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Programs that run at the same time."""
+    isolation: Literal["best", "full"] = "best"
+    """"best": what this machine allows; what it does not is told before training. "full": a run does not
+    start where anything is not isolated."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+
+
 class StepSettings(Section):
     """What grades the steps of wrong answers, with grpo.flat = "steps" (arXiv 2505.11595): either rules and a
     function, step by step, or judges, who name the first wrong step of an answer."""
@@ -176,7 +200,7 @@ class WorldSettings(Section):
 
 
 class RewardSettings(Section):
-    """[reward]: what is wanted, as judges, rules and functions."""
+    """[reward]: what is wanted, as judges, rules, functions and code that is run."""
 
     judges: list[str] = []
     """LLMs that score the answers, each "ENDPOINT/MODEL"; several are a panel, and their scores are
@@ -190,6 +214,8 @@ class RewardSettings(Section):
     """How answers to a reasoning-gym dataset are scored."""
     world: WorldSettings | None = None
     """How the rewards of rollout.environment count; without this table, their sum."""
+    code: CodeSettings | None = None
+    """Code that is run against tests (component `code`); none without this table."""
     steps: StepSettings | None = None
     """What grades the steps of wrong answers; only with grpo.flat = "steps"."""
     rules: list[RuleSettings] = []
