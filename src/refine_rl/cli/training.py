@@ -48,15 +48,17 @@ def one_task(command: str, task: Path | None, recipe: str | None) -> None:
 
 
 def demo(
+    recipe: str = typer.Argument("style", help="The recipe that is shown: style, wordle ..."),
     run: Path | None = typer.Option(None, "--run", help="The run's folder; without it, a new runs/demo."),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Train the bundled model on the style task. Base against tuned, in two minutes, offline."""
+    """Train a small model on a recipe: the bundled one on the style task, or one of the recipe's own. Base
+    against tuned, in minutes, offline."""
     from refine_rl.recipes import load_task
 
-    settings = load_task(None, recipe="style", overrides=overrides)
-    _start(run, "demo", settings, as_json)
+    settings = load_task(None, recipe=recipe, overrides=overrides)
+    _start(run, "demo" if recipe == "style" else f"demo-{recipe}", settings, as_json)
 
 
 def train(
