@@ -40,6 +40,8 @@ class Parrot:
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(chr(97 + i) for i in token_ids)
 
+    def memory(self) -> None: ...
+
     def speak(
         self,
         groups: Sequence[Sequence[Begun]],
@@ -47,6 +49,7 @@ class Parrot:
         sampling: Sampling,
         purpose: Purpose,
         pause: Callable[[], None] = lambda: None,
+        memory: None = None,
     ) -> Iterator[Spoken]:
         self.asked.append(
             (purpose.name, sampling.max_tokens, [[b.member for b in group] for group in groups])

@@ -88,6 +88,11 @@ class World(Protocol):
     def speaker(self) -> Speaker:
         """Who continues them."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a member's next turn begins with all that stands of it, so that the speaker's keys and
+        values are worth keeping."""
+
     def fits(self) -> None:
         """Raises UserError where this model and its limits of tokens do not go with this world."""
 

@@ -35,6 +35,10 @@ class EarlyExit:
     first: How
     exits: EarlyExitSettings
 
+    @property
+    def goes_on(self) -> bool:
+        return False  # a thought that is cut is another beginning
+
     def fits(self) -> None:
         """Raises UserError where no token of a thought has room."""
         self._room()

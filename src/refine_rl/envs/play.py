@@ -19,6 +19,7 @@ def play(world: World, prompts: Sequence[Prompt], pause: Pause = never) -> Itera
     All groups that go on do so together; what the world still has to do for one goes on while others are
     sampled. `pause` is called between tokens and while the world is waited for; it may raise to leave early.
     """
+    memory = world.speaker.memory() if world.goes_on else None
     coming = {place: world.begin(prompt) for place, prompt in enumerate(prompts)}
     turns: dict[int, Turn] = {}
     spoken: dict[int, Members] = {}
@@ -33,7 +34,11 @@ def play(world: World, prompts: Sequence[Prompt], pause: Pause = never) -> Itera
         how, places, now = world.how(number), sorted(turns), turns
         spoken, turns = {}, {}
         for n, said in world.speaker.speak(
-            [now[place].begun for place in places], sampling=how.sampling, purpose=how.purpose, pause=pause
+            [now[place].begun for place in places],
+            sampling=how.sampling,
+            purpose=how.purpose,
+            pause=pause,
+            memory=memory,
         ):
             place = places[n]
             group = tuple(sorted((*said, *now[place].waiting), key=lambda t: t.member))

@@ -46,6 +46,10 @@ class SeveralTurns:
     first: How
     stage: Stage
 
+    @property
+    def goes_on(self) -> bool:
+        return True
+
     def fits(self) -> None:
         """Raises UserError where the model knows no second turn, or its template writes earlier ones anew."""
         self.speaker.check_turns((_ASKED,), _ROLE, as_sampled=self.stage.as_sampled)

@@ -18,6 +18,10 @@ class SingleTurn:
     members: int
     first: How
 
+    @property
+    def goes_on(self) -> bool:
+        return False
+
     def fits(self) -> None: ...
 
     def how(self, number: int) -> How:

@@ -14,11 +14,13 @@ from torch import nn
 
 from refine_rl.policy.control import encode_chat, opening_of
 from refine_rl.policy.decode import SharedPrompts
+from refine_rl.policy.decode_more import GoingOn
 from refine_rl.policy.decode_plain import WholeRows
 from refine_rl.policy.demonstrate import demonstrate
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast, find_fast
 from refine_rl.policy.logprobs import logprobs
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.template import render
@@ -90,13 +92,25 @@ class DecoderOnly(Policy):
         return opening_of(messages, self.render)
 
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> Way:
-        """With shared prompts (decode.py), or plain (decode_plain.py)."""
+        """With shared prompts (decode.py), going on from memory (decode_more.py), or plain
+        (decode_plain.py)."""
         ids = [b.token_ids for b in begun]
         if self.fast is None:
             return WholeRows(self, ids, counts, sampling, draws_R_T)
-        return SharedPrompts(self, self.fast, ids, counts, sampling, draws_R_T)
+        if memory is not None and any(len(b.segments) > 1 for b in begun):
+            return GoingOn(self, self.fast, begun, sampling, draws_R_T, memory)
+        return SharedPrompts(self, self.fast, ids, counts, sampling, draws_R_T, memory)
+
+    def memory(self) -> Memory | None:
+        """With the fast path; the plain one computes every turn anew."""
+        return Memory() if self.fast is not None else None
 
     def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
         """The log-probs of sampled tokens, [B, T], with gradient (logprobs.py)."""

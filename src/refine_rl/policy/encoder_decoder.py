@@ -20,6 +20,7 @@ from refine_rl.policy.demonstrate import answers_in
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.encode_once import EncodeOnce
 from refine_rl.policy.halves import Halves, halves_of
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.teacher_forcing import teacher_forced
@@ -134,7 +135,12 @@ class EncoderDecoder(Policy):
         return self.context_length + 1 - len(self.halves.start) if prompt <= self.context_length else 0
 
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> Way:
         """See encode_once.py."""
         return EncodeOnce(self, self.halves, begun, counts, sampling, draws_R_T)

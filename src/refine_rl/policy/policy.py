@@ -21,6 +21,7 @@ from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.files import as_other_files
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.merging import merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
 from refine_rl.policy.quantised import share_of
@@ -73,7 +74,12 @@ class Policy(ABC):
 
     @abstractmethod
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> Way:
         """How the next tokens are computed of rows that begin as `begun` says, `counts[n]` rows each."""
 
@@ -151,6 +157,10 @@ class Policy(ABC):
             hold_still(self.frozen, longest)
         return hold_still(self.model, longest)
 
+    def memory(self) -> Memory | None:
+        """What keeps keys and values between the turns of one play; None: this model keeps none."""
+        return None
+
     def speak(
         self,
         groups: Sequence[Sequence[Begun]],
@@ -158,9 +168,10 @@ class Policy(ABC):
         sampling: Sampling,
         purpose: Purpose,
         pause: Pause = never,
+        memory: Memory | None = None,
     ) -> Iterator[Spoken]:
         """Each member of the groups with one more turn (sample.py)."""
-        return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause)
+        return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause, memory=memory)
 
     @property
     def tolerance(self) -> float:

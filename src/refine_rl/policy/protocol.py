@@ -17,6 +17,7 @@ import torch
 
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause
 from refine_rl.types import Message, Prompt, Segment, Trajectory
@@ -121,11 +122,24 @@ class Speaker(Protocol):
     def answer_room(self, prompt: int) -> int:
         """The most tokens of an answer to a prompt of `prompt` tokens; 0 or less: there is no room."""
 
+    def memory(self) -> Memory | None:
+        """What keeps keys and values between the turns of one play; None: this model keeps none."""
+
     def speak(
-        self, groups: Sequence[Sequence[Begun]], *, sampling: Sampling, purpose: Purpose, pause: Pause
+        self,
+        groups: Sequence[Sequence[Begun]],
+        *,
+        sampling: Sampling,
+        purpose: Purpose,
+        pause: Pause,
+        memory: Memory | None = None,
     ) -> Iterator[Spoken]:
         """Continues each member by one turn of at most `sampling.max_tokens` tokens; a group comes out as
-        soon as its last member has ended. `pause` is called between tokens, and may raise to leave early."""
+        soon as its last member has ended. `pause` is called between tokens, and may raise to leave early.
+
+        With the play's `memory` only what is new goes through the model; then each turn names all members
+        that go on, and one that was cut does not. Without it, or where it has forgotten, all is computed
+        anew."""
 
     def logprobs(self, batch: TokenBatch, *, temperature: float) -> torch.Tensor:
         """log pi(token | all before it), [B, T] float32 with gradient, 0 where not trainable."""
@@ -157,6 +171,8 @@ class Way(Protocol):
     def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]: ...
     def stay(self, rows: torch.Tensor) -> None: ...
     def step(self, token: torch.Tensor) -> None: ...
+    def kept(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A row's keys and values behind its prompt, of all layers; only where there is a memory."""
 
 
 class Network(Protocol):
@@ -172,7 +188,12 @@ class Network(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str: ...
     def precision(self) -> AbstractContextManager[None]: ...
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None,
     ) -> Way: ...
 
 
