@@ -238,4 +238,5 @@ def test_the_libraries_of_models_come_along_when_a_model_does() -> None:
         "recipes.docstrings.model",
         "recipes.guess.model",
         "recipes.programs.model",
+        "recipes.wordle.model",
     }

@@ -48,13 +48,13 @@ def one_task(command: str, task: Path | None, recipe: str | None) -> None:
 
 
 def demo(
-    recipe: str = typer.Argument("style", metavar="RECIPE", help="One of `refine recipes`: style, guess ..."),
+    recipe: str = typer.Argument("style", metavar="RECIPE", help="One of `refine recipes`: style, guess, wordle ..."),
     run: Path | None = typer.Option(None, "--run", help="The run's folder; without it, a new one in runs/."),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
     """Train a ready task, offline. Base against tuned, in minutes: the bundled model on the style task, or a
-    recipe that brings its own model, such as guess."""
+    recipe that brings its own model, such as guess or wordle."""
     from refine_rl.recipes import load_task
 
     settings = load_task(None, recipe=recipe, overrides=overrides)

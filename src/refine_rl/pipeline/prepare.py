@@ -22,6 +22,7 @@ from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Pause
+from refine_rl.prompts.curate import said
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import check_sanity
 from refine_rl.rewards.build import Scorers, build_scorers, isolation_of, panels, quiz_of
@@ -97,7 +98,11 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     journal.note("parameters", policy.share.text, once=True)
     if _untouched(folder, settings):
         del policy  # the fine-tuning has the memory to itself
-        begin_with_sft(folder, settings, journal, pause, (*prompts["validation"], *prompts["held_out"]))
+        # Where a world plays, prompts of all splits may ask the same, and it gives nothing away.
+        trained = {said(prompt.messages) for prompt in prompts["train"]}
+        apart = (*prompts["validation"], *prompts["held_out"])
+        others = [p for p in apart if said(p.messages) not in trained]
+        begin_with_sft(folder, settings, journal, pause, others)
         policy = _loaded(folder, settings, stage, journal)
         hold_positions(settings.rollout, policy, every, journal.observer)
     return Prepared(

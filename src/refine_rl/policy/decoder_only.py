@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -95,7 +95,9 @@ class DecoderOnly(Policy):
                 self.next_turn(said, more, as_sampled=as_sampled)
                 said += more
 
-    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
         """A chat whose answers (`every` one, or the last) are to be imitated (demonstrate.py)."""
         return demonstrate(
             self.tokenizer,
@@ -105,6 +107,7 @@ class DecoderOnly(Policy):
             self.render,
             partial(self.render, answer=False),
             every=every,
+            given=given,
         )
 
     def opening(self, messages: Sequence[Message]) -> str:

@@ -7,7 +7,7 @@ tokens with which the decoder begins are implicit (halves.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 
 from refine_rl.errors import UserError
 from refine_rl.policy.control import encode_chat
+from refine_rl.policy.demonstrate import answers_in
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.encode_once import EncodeOnce
 from refine_rl.policy.halves import Halves, halves_of
@@ -87,15 +88,18 @@ class EncoderDecoder(Policy):
         """Always raises UserError, as `next_turn` does."""
         self.next_turn(messages, [], as_sampled=as_sampled)
 
-    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
         """A chat that ends in an answer to imitate: what `encode` gives as its prompt, and the answer as the
         model would sample it: with the token that begins a text, for the families that write one, and with
         the one that ends an answer.
 
         The turns before the answer are the prompt, earlier answers included. Raises UserError where there is
-        none, and for `every` answer of several: each would need a prompt, and so a row, of its own.
+        none, and for `every` answer of several: each would need a prompt, and so a row, of its own. Answers
+        at the places `given` are not imitated.
         """
-        answers = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n]
+        answers = answers_in(messages, given)
         if not answers:
             raise UserError(
                 "A chat without an answer of the assistant to something shows nothing to imitate."

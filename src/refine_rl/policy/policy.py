@@ -8,7 +8,7 @@ import copy
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -121,8 +121,11 @@ class Policy(ABC):
         """Raises UserError where there can be no second turn behind answers to these messages."""
 
     @abstractmethod
-    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
-        """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last; those at the places `given` are none) are to be
+        imitated: given and target segments."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of

@@ -7,7 +7,7 @@ models of this room are `Policy`, decoder-only ones and encoder-decoders; a serv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +108,13 @@ class Speaker(Protocol):
         """Raises UserError where `next_turn` would for answers to these messages, among them such as think,
         each followed by a message of `role`."""
 
-    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
         """A chat whose answers are to be imitated, as segments: what is given (the first is the prompt as
         `encode` gives it), and as targets every answer of the assistant, or the last one, each with the token
-        that ends it. Raises UserError where the model's form of a chat does not allow that."""
+        that ends it; answers at the places `given` are none. Raises UserError where the model's form of a
+        chat does not allow that."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of sampled tokens."""

@@ -92,9 +92,12 @@ def load_prompts(
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
     own = source.settings
-    chosen, others = split_candidates(ordered, source.asked, own.near_duplicate, own.similarity)
+    world = bool(settings.rollout.environment)
+    chosen, others = split_candidates(
+        ordered, source.asked, own.near_duplicate, own.similarity, with_data=world
+    )
     prompts = _prompts(chosen, own.system)
-    report = _report(source, [*source.dropped, *duplicates, *others], prompts)
+    report = _report(source, [*source.dropped, *duplicates, *others], prompts, world=world)
     _refuse_too_few(report, source, settings.folder)
     return prompts, report
 
@@ -118,7 +121,13 @@ def load_all_prompts(
     found = _read(own, settings.folder, settings.grpo.seed, ("held_out",))
     candidates, _ = drop_duplicates(found.candidates)
     seen = [prompt for prompt in apart_from if prompt.split != "held_out"]
-    kept = drop_seen(candidates, seen, found.settings.near_duplicate, found.settings.similarity)
+    kept = drop_seen(
+        candidates,
+        seen,
+        found.settings.near_duplicate,
+        found.settings.similarity,
+        with_data=bool(settings.rollout.environment),
+    )
     if not kept:
         raise UserError(f"{source}: all {len(candidates)} prompts are too close to the run's own")
     chosen: dict[Split, list[Candidate]] = {"train": [], "validation": [], "held_out": kept}
@@ -275,10 +284,13 @@ def _with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, .
     return (Message(role="system", content=system), *messages)
 
 
-def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt]) -> CurationReport:
+def _report(
+    source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt], *, world: bool
+) -> CurationReport:
     splits = Counter(prompt.split for prompt in prompts)
     remarks = list(source.remarks)
-    if alike := len(prompts) - len({said(prompt.messages) for prompt in prompts}):
+    alike = len(prompts) - len({said(prompt.messages) for prompt in prompts})
+    if alike and not world:
         one = alike == 1
         remarks.append(
             f"{alike} of these ask{'s' if one else ''} what another one asks, with other data: kept, in the "

@@ -62,7 +62,8 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demonstration:
-    """A chat whose answers are to be imitated; `name` says where it stands in its source.
+    """A chat whose answers are to be imitated; `name` says where it stands in its source. `given` are the
+    places of answers that stand there, and are not imitated.
 
     >>> shown = Demonstration(name="file:pairs.jsonl:1", messages=(
     ...     {"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi!"}))
@@ -73,20 +74,21 @@ class Demonstration:
     name: str
     messages: tuple[Message, ...]
     split: Split = "train"
+    given: frozenset[int] = frozenset()
 
     @property
     def asked(self) -> tuple[Message, ...]:
-        """What stands before the last answer."""
+        """What stands before the last answer that is imitated."""
         return self.messages[: self._last]
 
     @property
     def answer(self) -> str:
-        """The last answer."""
+        """The last answer that is imitated."""
         return self.messages[self._last]["content"]
 
     @property
     def _last(self) -> int:
-        return max(n for n, m in enumerate(self.messages) if m["role"] == "assistant")
+        return max(n for n, m in enumerate(self.messages) if m["role"] == "assistant" and n not in self.given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
