@@ -1,4 +1,4 @@
-"""The recipe `wordle`: marks and rewards worked out by hand, splits that are apart, games that may be imitated,
+"""The recipe `wordle`: marks and rewards worked out by hand, splits that are apart, games to imitate,
 and a model for which a guess is one token."""
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def one_task(command: str, task: Path | None, recipe: str | None) -> None:
 
 
 def demo(
-    recipe: str = typer.Argument("style", metavar="RECIPE", help="One of `refine recipes`: style, guess, wordle ..."),
+    recipe: str = typer.Argument(
+        "style", metavar="RECIPE", help="Of `refine recipes`: style, guess, wordle ..."
+    ),
     run: Path | None = typer.Option(None, "--run", help="The run's folder; without it, a new one in runs/."),
     overrides: list[str] = SET,
     as_json: bool = JSON,

@@ -75,15 +75,13 @@ def evaluate_again(
         folder.repair()
         weights = weights or choose_weights(folder)
         if weights.checkpoint is not None:
-            journal.observer.note(
-                f"tuned is the checkpoint after {weights.trained.text(folder.planned_steps())}"
-            )
+            trained = weights.trained.text(folder.planned_steps())
+            journal.observer.note(f"tuned is the checkpoint after {trained}")
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
         scorers = build_scorers(settings, functions, connections, shelf=folder.quiz)
-        if told := isolation_of(scorers.exam):
-            journal.observer.warning(told)
+        _warn_of_isolation(scorers, journal)
         prompts = _prompts(folder, settings, source, journal)
         scorers.validation.check_data(prompts)
         require_data(settings, prompts)
@@ -108,6 +106,12 @@ def evaluate_again(
             sides, losses = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
             comparison = compared(work, sides, seed=seed, losses=losses)
         return comparison, _told(folder, name, comparison, journal)
+
+
+def _warn_of_isolation(scorers: Scorers, journal: Journal) -> None:
+    """Says what code that is run is not kept from."""
+    if told := isolation_of(scorers.exam):
+        journal.observer.warning(told)
 
 
 def _require_reward(folder: RunFolder, functions: Sequence[Callable[..., Any]]) -> None:
