@@ -77,6 +77,10 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"rollout": EARLY, "prompts": {"pool": "informative", "probe": 2}},
         {"reward": {"world": {"take": "best"}}},
         {"rollout": {"environment": "my_env.py:Guess"}, "grpo": BY_STEPS, "reward": GRADED},
+        {
+            "rollout": {"environment": "my_env.py:Guess"},
+            "reward": {"sanity": [{"prompt": "a", "good": "b", "bad": "c"}]},
+        },
         {"prompts": {"source": "writer"}},
         {"reward": {**JUDGED, "rubric": "write"}},
         {"reward": {"rubric": "Be brief."}},

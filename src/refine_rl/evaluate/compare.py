@@ -260,8 +260,8 @@ def _variety(pairs: Sequence[Pair]) -> dict[str, Variety]:
     """Of the sampled answers and of the greedy ones: a policy's most likely words collapse first."""
     found: dict[str, Variety] = {}
     for side, outcomes in _sides(pairs).items():
-        found[side] = variety([(o.prompt.id, [t.completion for t, _ in o.sampled]) for o in outcomes])
-        found[f"{side}_greedy"] = variety([(o.prompt.id, [o.greedy[0].completion]) for o in outcomes])
+        found[side] = variety([(o.prompt.id, [t.said for t, _ in o.sampled]) for o in outcomes])
+        found[f"{side}_greedy"] = variety([(o.prompt.id, [o.greedy[0].said]) for o in outcomes])
     return found
 
 

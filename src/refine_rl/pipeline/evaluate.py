@@ -29,7 +29,7 @@ from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect, spending
 from refine_rl.run.journal import Journal
-from refine_rl.settings import Settings
+from refine_rl.settings import RolloutSettings, Settings
 from refine_rl.settings.evaluate import metrics_flaw
 from refine_rl.settings.file import override
 from refine_rl.settings.toml_write import toml_value
@@ -89,7 +89,7 @@ def evaluate_again(
         journal.stage(f"Loading {settings.model.name}")
         stage = stage_of(settings.rollout, settings.folder)
         _, policy = open_model(folder, weights)
-        prompts = _readable(folder, settings.rollout.max_tokens, prompts, policy, journal)
+        prompts = _readable(folder, settings.rollout, prompts, policy, journal)
         with ScoringLoop(closing=connections.close) as scoring:
             work = Work(
                 folder=folder,
@@ -194,7 +194,7 @@ def _prompts(folder: RunFolder, settings: Settings, source: str | None, journal:
 
 
 def _readable(
-    folder: RunFolder, max_tokens: int, prompts: Sequence[Prompt], policy: Policy, journal: Journal
+    folder: RunFolder, rollout: RolloutSettings, prompts: Sequence[Prompt], policy: Policy, journal: Journal
 ) -> list[Prompt]:
     """Those that the model can read, for which its positions are held still; raises UserError where none is
     left."""
@@ -203,7 +203,7 @@ def _readable(
         journal.observer.note(line)
     if not read:
         raise UserError("No prompt is left that this model can read.")
-    hold_positions(max_tokens, policy, [*folder.prompts(), *read], journal.observer)
+    hold_positions(rollout, policy, [*folder.prompts(), *read], journal.observer)
     return list(read)
 
 

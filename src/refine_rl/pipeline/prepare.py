@@ -92,14 +92,14 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         looks.at_quiz(read.prompts)
     prompts = settle_prompts(folder, settings, policy, read, journal)
     every = [p for some in prompts.values() for p in some]
-    hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
+    hold_positions(settings.rollout, policy, every, journal.observer)
     settings = begin(folder, settings, policy, journal)
     journal.note("parameters", policy.share.text, once=True)
     if _untouched(folder, settings):
         del policy  # the fine-tuning has the memory to itself
         begin_with_sft(folder, settings, journal, pause, (*prompts["validation"], *prompts["held_out"]))
         policy = _loaded(folder, settings, stage, journal)
-        hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
+        hold_positions(settings.rollout, policy, every, journal.observer)
     return Prepared(
         settings=settings,
         connections=connections,

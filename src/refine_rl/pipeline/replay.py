@@ -52,7 +52,7 @@ def replay(
     stage = stage_of(settings.rollout, settings.folder)
     observer.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
-    hold_positions(settings.rollout.max_tokens, policy, folder.prompts(), observer)
+    hold_positions(settings.rollout, policy, folder.prompts(), observer)
     _to_weights_of(step, folder, settings, policy, recorded, observer)
     observer.stage(f"Sampling step {step}")
     play, again = play_of(settings, policy, stage=stage), []

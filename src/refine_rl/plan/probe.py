@@ -76,7 +76,8 @@ def probe(
     train = [p for p in read if len(policy.encode(p.messages)) <= limit]
     if not train:
         raise UserError(f"No training prompt has at most {limit} tokens, so none can be tried.")
-    policy.hold_still(max(len(policy.encode(p.messages)) for p in train) + r.max_tokens)
+    longest = max(len(policy.encode(p.messages)) for p in train) + r.max_tokens
+    policy.hold_still(policy.context_length if r.environment else longest)
     order = generator(settings.grpo.seed, "plan").permutation(len(train))
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")

@@ -130,7 +130,7 @@ class CompletionReward:
         scores = []
         for trajectory in trajectories:
             began = time.monotonic()
-            scores.append(self._score(prompt, trajectory.completion))
+            scores.append(self._score(prompt, trajectory.said))
             if time.monotonic() - began > _LONG:
                 await asyncio.sleep(0)  # the loop can be told to stop
         return scores
@@ -160,7 +160,7 @@ class GroupReward:
         self.check(prompt)
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        texts = [trajectory.completion for trajectory in trajectories]
+        texts = [trajectory.said for trajectory in trajectories]
         scores = await scored(asyncio.to_thread(self.score, prompt, texts), len(texts))
         return [
             replace(s, breakdown={f"{LOGGED}{self.name}/{key}": value for key, value in s.breakdown.items()})

@@ -172,6 +172,11 @@ _ENVIRONMENTS: tuple[Impossible[Whole], ...] = (
         why='`grpo.flat = "steps"` grades the steps of a single answer, and `rollout.environment` has turns',
         way_out="leave one of them out",
     ),
+    Impossible(
+        when=lambda it: bool(it.rollout.environment) and bool(it.reward.sanity),
+        why="`reward.sanity` has single answers, and in `rollout.environment` rewards are for what happened",
+        way_out="leave the cases out",
+    ),
 )
 
 _LLMS: tuple[Impossible[Whole], ...] = (

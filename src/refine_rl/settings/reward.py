@@ -61,7 +61,7 @@ class OverlongSettings(Section):
     """"dapo": 0 up to limit - buffer, then falling to -1 at limit (arXiv 2503.14476, eq. 13);
     "linear": 0 up to limit, then max((limit - n) / limit, -10)."""
     limit: Positive | None = None
-    """In `unit`s; without it, rollout.max_tokens."""
+    """In `unit`s; without it, rollout.max_tokens; with an environment, as many as all turns may have."""
     buffer: Positive | None = None
     """Only "dapo"; without it, a fifth of the limit."""
     unit: Literal["tokens", "words", "chars"] = "tokens"

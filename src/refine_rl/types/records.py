@@ -170,6 +170,11 @@ class Trajectory:
         return last["content"] if last is not None and last["role"] == "assistant" else ""
 
     @property
+    def said(self) -> str:
+        """All that the policy said: its answers, a blank line between them."""
+        return "\n\n".join(self.answers)
+
+    @property
     def answers(self) -> tuple[str, ...]:
         """What the policy said, a text a turn: as many of the assistant's last messages as were sampled."""
         if self.played is None:

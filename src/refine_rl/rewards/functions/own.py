@@ -6,8 +6,10 @@ Two forms, told apart by the names of the parameters:
     def brevity(prompts, completions, source, **kwargs): ... lists, as in TRL -> list of float or None
 
 Other parameters are filled by name from the prompt's data (in the list form: one list entry a completion);
-`**kwargs` gets all of it. What else the list form gets says trl.py, what either may return answers.py. Either
-form may be async. With `messages = true`, prompt and completion are lists of chat messages.
+`**kwargs` gets all of it. `messages` is the whole conversation, `trajectory` its record
+(types.Trajectory), unless the data has such a name itself; `completion` is all that the policy said, over all
+turns. What else the list form gets says trl.py, what either may return answers.py. Either form may be async.
+With `messages = true`, prompt and completion are lists of chat messages.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from refine_rl.types import Prompt, Score, Trajectory
 
 _ONE = frozenset({"prompt", "completion"})
 _LIST = frozenset({"prompts", "completions", "completion_ids"})
+_WHOLE = frozenset({"messages", "trajectory"})
+"""What a function may ask for beside the prompt's data: the whole conversation, and its record."""
 _ANSWERS = frozenset({"completion", "completions", "completion_ids"})
 _FORMS = "`def f(prompt, completion)` or `def f(prompts, completions, **kwargs)`"
 
@@ -97,6 +101,7 @@ class FunctionReward:
 
     def _one(self, prompt: Prompt, trajectory: Trajectory) -> _Called:
         arguments = {
+            **self._whole(trajectory),
             **self._data(prompt),
             "prompt": self._prompt(prompt),
             "completion": self._completion(prompt, trajectory),
@@ -105,7 +110,7 @@ class FunctionReward:
 
     def _list(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> _Called:
         count = len(trajectories)
-        rows = [self._data(prompt) for _ in trajectories]
+        rows = [{**self._whole(t), **self._data(prompt)} for t in trajectories]
         notes = Notes(count)
         arguments = {
             **{key: [row[key] for row in rows] for key in (rows[0] if rows else ())},
@@ -126,6 +131,13 @@ class FunctionReward:
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in arguments.items() if self.open or name in self.accepts}
 
+    def _whole(self, trajectory: Trajectory) -> dict[str, Any]:
+        """The conversation and its record, as far as the function names them."""
+        whole: dict[str, Any] = {"trajectory": trajectory}
+        if "messages" in self.accepts:
+            whole["messages"] = [copy.deepcopy(m) for m in trajectory.messages]
+        return {name: value for name, value in whole.items() if name in self.accepts}
+
     def _data(self, prompt: Prompt) -> dict[str, Any]:
         """A copy of the data that the function takes."""
         return copy.deepcopy(self._accepted(dict(prompt.data)))
@@ -136,7 +148,7 @@ class FunctionReward:
     def _completion(self, prompt: Prompt, trajectory: Trajectory) -> Any:
         if self.messages:
             return [copy.deepcopy(m) for m in trajectory.messages[len(prompt.messages) :]]
-        return trajectory.completion
+        return trajectory.said
 
 
 def function_reward(
@@ -170,7 +182,7 @@ def function_reward(
         needs=tuple(
             p.name
             for p in parameters
-            if p.name in accepts - (_ONE if one else _LIST | GIVEN) and p.default is p.empty
+            if p.name in accepts - _WHOLE - (_ONE if one else _LIST | GIVEN) and p.default is p.empty
         ),
         open=any(p.kind is p.VAR_KEYWORD for p in parameters),
         messages=messages,
