@@ -73,3 +73,43 @@ def test_python_reward_takes_under_ten_lines() -> None:
     _, docstring, code = (EXAMPLES / "python_reward.py").read_text().split('"""')
     assert "python examples/python_reward.py" in docstring
     assert sum(bool(line.strip()) for line in code.splitlines()) < 10
+
+
+def test_a_world_of_25_lines(tmp_path: Path) -> None:
+    folder = EXAMPLES / "guess_number"
+    text = (folder / "guess.py").read_text()
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= 25
+    few = [
+        "grpo.steps=1",
+        "grpo.validate_every=0",
+        "evaluate.samples=1",
+        "prompts.train=8",
+        "rollout.turns=2",
+    ]
+    settings = load_settings(folder / "task.toml", overrides=few)
+    made = RunFolder.create(tmp_path / "run", settings)
+    run(made)
+    members = [t for g in made.groups() for t in g["trajectories"]]
+    assert {"Say a number.", "Lower.", "Higher.", "Right."} >= {
+        m["content"] for t in members for m in t["messages"][1:] if m["role"] == "user"
+    }
+    assert any(len(t["spans"]) == 3 for t in members)
+    assert all(t["status"] == "scored" for t in members)
+
+
+def test_the_world_is_played_right() -> None:
+    from refine_rl.envs.stage import stage_of
+
+    settings = load_settings(EXAMPLES / "guess_number")
+    stage = stage_of(settings.rollout, settings.folder)
+    assert stage is not None
+    (started,) = stage.start({"low": 3, "high": 3}, 0, 1).result(timeout=60)
+    assert started.said == "The number is from 3 to 3."
+    world = started.environment
+    asked = [(world, reply) for reply in ("no idea", "is it 2?", "4", "It is 3.")]
+    assert stage.step(asked).result(timeout=60) == [
+        ("Say a number.", -0.1, False),
+        ("Higher.", 0.0, False),
+        ("Lower.", 0.0, False),
+        ("Right.", 1.0, True),
+    ]

@@ -68,16 +68,12 @@ class Stage:
 
     def start(self, data: Mapping[str, Any], seed: int, members: int) -> Future[list[Started | Failure]]:
         """An environment a member, made and started; a Failure in the place of one that could not be."""
-        return self._begin([partial(self._made, data, seed) for _ in range(members)], read_said)
+        return self._begin([partial(_made, self.make, data, seed) for _ in range(members)], read_said)
 
     def step(self, games: Sequence[tuple[Any, str]]) -> Future[list[Stepped | Failure]]:
         """What environments answer to a reply each; a Failure in the place of what raised, hung, or answered
         nonsense."""
         return self._begin([partial(_stepped, *game) for game in games], read_step)
-
-    def _made(self, data: Mapping[str, Any], seed: int) -> _Called:
-        environment = self.make()
-        return _Called(environment, environment.start(copy.deepcopy(dict(data)), seed))
 
     def _begin(
         self, calls: Sequence[Callable[[], _Called]], read: Callable[[_Called], Any]
@@ -98,6 +94,11 @@ class Stage:
 class _Called:
     environment: Any
     answer: Any
+
+
+def _made(make: Callable[[], Any], data: Mapping[str, Any], seed: int) -> _Called:
+    environment = make()
+    return _Called(environment, environment.start(copy.deepcopy(dict(data)), seed))
 
 
 def _stepped(environment: Any, reply: str) -> _Called:
