@@ -29,6 +29,8 @@ SLOW_PLACES = {
     "tests/cli": "whole commands",
     "tests/pipeline": "whole runs",
     "tests/policy": "models",
+    "tests/prompts/test_puzzles.py": "reasoning-gym's datasets",
+    "tests/rewards/test_reasoning_gym.py": "reasoning-gym's datasets",
     "tests/report/test_report_*": "pages with their plots, a third of a second each",
     "tests/foreign/test_workers.py": "waits until time limits have passed",
     "tests/test_examples.py": "whole runs",

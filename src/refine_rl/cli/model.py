@@ -50,7 +50,7 @@ def chat(
         known = [p.id for p in folder.prompts() if p.split == "held_out"]
         say(
             messages,
-            f"Each message sets a world of {settings.rollout.environment} going, which you see played: a "
+            f"Each message sets a world of {settings.rollout.world} going, which you see played: a "
             f"prompt's id ({', '.join(known[:3])} ... {known[-1]}) takes its data, any other text has none. "
             "/help says what else there is; an empty line ends.",
         )

@@ -151,10 +151,10 @@ def _heads(settings: Settings, planned: Plan) -> Iterator[str]:
 
 def _answers(rollout: RolloutSettings) -> str:
     """What each member of a group is, and how long at most."""
-    if not rollout.environment:
+    if not rollout.several_turns:
         return f"answers of at most {rollout.max_tokens} tokens"
     turns = f"games of at most {rollout.turns} turns of {rollout.max_tokens} tokens"
-    return f"{turns} in {rollout.environment}, whose own words and time are not counted"
+    return f"{turns} in {rollout.world}, whose own words and time are not counted"
 
 
 def _calls(planned: Plan) -> Columns:

@@ -115,7 +115,7 @@ def _happened(t: Trajectory, asked: int) -> str:
     """All that was said in a world, and how it ended. `asked` messages are the prompt's."""
     if t.played is None:
         raise ValueError("nothing was played")
-    names = {"assistant": "policy", "user": "world"}
+    names = {"assistant": "policy", "user": "world", "tool": "tools"}
     first = t.messages[: asked or 1][-1]["content"]
     lines = [first, *(f"  {names.get(m['role'], m['role'])}: {m['content']}" for m in t.messages[asked:])]
     why = f": {t.played.why}" if t.played.why else ""

@@ -109,6 +109,6 @@ def hold_positions(
 def longest_text(rollout: RolloutSettings, policy: Policy, prompts: Sequence[Prompt]) -> int:
     """Tokens of the longest of these prompts with an answer; in an environment, as many as the model reads,
     as it says how long a trajectory becomes."""
-    if rollout.environment:
+    if rollout.several_turns:
         return policy.context_length
     return max((len(policy.encode(p.messages)) for p in prompts), default=0) + rollout.max_tokens

@@ -111,6 +111,11 @@ class RolloutSettings(Section):
         return bool(self.environment or self.tools)
 
     @property
+    def world(self) -> str:
+        """Whom it takes turns with, as the settings name it."""
+        return self.environment or f"tools ({', '.join(self.tools)})"
+
+    @property
     def limits(self) -> dict[str, int]:
         """The settings that cut a completion, with their tokens."""
         own = {"rollout.max_tokens": self.max_tokens}

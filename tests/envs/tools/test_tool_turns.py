@@ -55,6 +55,8 @@ class Scripted:
     def answer_room(self, prompt: int) -> int:
         return 1000
 
+    def memory(self) -> None: ...
+
     def speak(self, groups: Sequence[Sequence[Begun]], **how: Any) -> Iterator[Any]:
         for place, group in enumerate(groups):
             yield place, tuple(self._said(begun) for begun in group)
