@@ -6,10 +6,10 @@ Two forms, told apart by the names of the parameters:
     def brevity(prompts, completions, source, **kwargs): ... lists, as in TRL -> list of float or None
 
 Other parameters are filled by name from the prompt's data (in the list form: one list entry a completion);
-`**kwargs` gets all of it. `messages` is the whole conversation, `trajectory` its record (types.Trajectory),
-unless the data has such a name itself; `completion` is all that the policy said, over all turns. What else the
-list form gets says trl.py, what either may return answers.py. Either form may be async. With `messages = true`,
-prompt and completion are lists of chat messages.
+`**kwargs` gets all of it. `messages` is the whole conversation, `trajectory` its record
+(types.Trajectory), unless the data has such a name itself; `completion` is all that the policy said, over all
+turns. What else the list form gets says trl.py, what either may return answers.py. Either form may be async.
+With `messages = true`, prompt and completion are lists of chat messages.
 """
 
 from __future__ import annotations
