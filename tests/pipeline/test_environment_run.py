@@ -172,6 +172,10 @@ def test_a_step_is_made_again_to_the_token(whole: RunFolder) -> None:
     again = replay(whole, step=3)
     assert len(again) == 12
     assert all(member.same for member in again)
+    first = whole.recorded_steps()[3][0].trajectories[0]
+    assert first.played is not None
+    assert f"after {len(first.answers)} turn" in again[0].text  # the whole dialogue, not its last turn alone
+    assert again[0].text == again[0].recorded_text
 
 
 def test_another_evaluation_plays_the_same_world(whole: RunFolder) -> None:
