@@ -10,9 +10,9 @@ ones it gets right always, the long ones never. An answer is right where every l
 and as a curriculum once more without the facet that says how long a way is.
 
 All sample as much. Of each run: the share of groups whose rewards were all equal (of the whole run, and of
-its second half); the share of right answers to 48 validation prompts at the start, halfway and at the end,
+its second half); the share of right answers to 96 validation prompts at the start, halfway and at the end,
 and the first validation at which it was what `all` had in its last one, with the same seed; the same share
-on the 64 held-out prompts, base and tuned (the checkpoint that validation chose); and how many training
+on the 128 held-out prompts, base and tuned (the checkpoint that validation chose); and how many training
 prompts were used.
 """
 
@@ -31,7 +31,7 @@ from refine_rl.run import RunFolder
 
 ARROWS = range(1, 17)  # of a way
 UPDATES = 100
-EACH = 24  # prompts of a length
+EACH = 32  # prompts of a length
 RARER = 0.4  # than a way of one arrow less, in teaching
 WAYS: dict[str, tuple[str, ...]] = {
     "`all`": (),
@@ -107,7 +107,8 @@ if __name__ == "__main__":
             rewards=inspect.getsource(right),
             max_tokens=96,
             sets=(
-                "prompts.validation=48",
+                "prompts.validation=96",
+                "prompts.held_out=128",
                 "grpo.validate_every=5",
                 "grpo.zero_variance_patience=999",
                 "rollout.group_size=8",

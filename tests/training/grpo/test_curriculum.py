@@ -158,17 +158,31 @@ def test_a_probe_of_few_answers_says_less() -> None:
 # -- draws ---------------------------------------------------------------------------------------
 
 
-def test_draws_are_in_proportion_to_the_cubed_odds() -> None:
+def test_draws_are_in_proportion_to_the_cubed_odds_and_less_after_turns() -> None:
     prompts = pool(3)
     outcomes = [seen(1, "p0", *HALF), seen(1, "p1", *WRONG)]
     memories = Memories(size=8)
     for outcome in outcomes:
         memories.add(outcome)
-    odds = [(p / (1 - p)) ** 3 for p in memories.promises(prompts, 9)]
-    drawn = Counter(ids(curriculum(prompts, 1, seed=seed).of_step(9, outcomes, 8))[0] for seed in range(3000))
-    for n, share in enumerate(odds):
-        expected = share / sum(odds)
+    odds = [(p / (1 - p)) ** 3 for p in memories.promises(prompts, 18)]
+    # Step 18 is drawn 16 steps after the turns of step 1: they count a half, so 1/2 in log odds.
+    weights = [odds[0] / math.e**0.5, odds[1] / math.e**0.5, odds[2]]
+    drawn = Counter(
+        ids(curriculum(prompts, 1, seed=seed).of_step(18, outcomes, 17))[0] for seed in range(3000)
+    )
+    for n, weight in enumerate(weights):
+        expected = weight / sum(weights)
         assert drawn[f"p{n}"] / 3000 == pytest.approx(expected, abs=4 * math.sqrt(expected / 3000) + 1e-3)
+
+
+def test_among_prompts_that_promise_alike_those_come_that_came_least() -> None:
+    """In two passes of a pool that always differs most prompts had their turn, and none many."""
+    prompts, outcomes, draws = pool(32), list[Seen](), curriculum(pool(32), 4)
+    for step in range(1, 17):
+        outcomes += [seen(step, i, *HALF) for i in ids(draws.of_step(step, outcomes, step - 1))]
+    turns = Counter(o.prompt_id for o in outcomes)
+    assert max(turns.values()) <= 4
+    assert len(turns) >= len(prompts) * 0.8
 
 
 def test_draws_follow_from_seed_and_step() -> None:
@@ -293,7 +307,7 @@ def trained(pick: Pick, learner: Learner, steps: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(("told", "most"), [(True, 0.16), (False, 0.36)])
+@pytest.mark.parametrize(("told", "most"), [(True, 0.17), (False, 0.42)])
 def test_a_curriculum_wastes_less_and_learns_more(seed: int, told: bool, most: float) -> None:
     """Of 256 prompts with 60 steps of 8; with the facet that tells how hard they are, and without."""
     prompts = pool(256, kinds=8 if told else 0)
@@ -342,7 +356,7 @@ def test_a_pool_that_is_all_solved_or_all_hopeless_is_gone_through(values: tuple
         outcomes += [seen(step, i, *(HALF if i == changed else values)) for i in found]
     times = [o.step for o in outcomes if o.prompt_id == changed and o.step > 24]
     assert times[0] < 45
-    assert len([t for t in times if t > 45]) >= 8
+    assert len([t for t in times if t > 45]) >= 7
 
 
 def test_a_step_costs_what_the_pool_costs(is_linear: Callable[..., bool]) -> None:

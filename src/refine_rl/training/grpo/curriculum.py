@@ -3,7 +3,9 @@
 Prompts are drawn without replacement with probabilities in proportion to (p / (1 - p)) ** SHARPNESS, p the
 promise (by Gumbel's trick). Those that are as good as sure to differ come by far the most often, the unknown
 as often as prompts like them turn out to be worth it, and those that were always or never solved hardly,
-until what was seen of them is forgotten. No prompt comes in two steps running where there are others.
+until what was seen of them is forgotten. A prompt that came lately comes less: each of its turns costs TIRES
+in log odds, halved every FRESH_AGAIN steps, so that a few prompts are not learnt by heart; and none comes in
+two steps running where there are others.
 
 Choosing by a posterior of each prompt's success rate that forgets is the idea of MoPPS (arXiv 2507.04632).
 Left out here: its target for the rate, and the limit to rewards of 0 and 1. Added: what prompts that were
@@ -27,7 +29,9 @@ from refine_rl.types import Prompt
 
 SHARPNESS = 3
 PROMISING = 0.5  # what promises as much is called so
-SUREST = 0.995  # beyond it, and below 1 - SUREST, all are alike to the draw
+SUREST = 0.9  # beyond it, and below 1 - SUREST, all are alike to the draw
+TIRES = 1.0
+FRESH_AGAIN = 16  # steps
 
 
 @dataclass(kw_only=True)
@@ -41,8 +45,11 @@ class Curriculum:
     seed: int
     top: float | None = None
     _memories: Memories = field(init=False)
-    _taken: int = 0  # of the record's groups
+    _taken: int = 0  # of the record's groups, with their rewards
     _known: int = -1
+    _turns: dict[str, tuple[int, float]] = field(default_factory=dict)  # the last one's step, and how many
+    _counted: int = 0  # of the record's groups, as turns
+    _step: int = 0
 
     def __post_init__(self) -> None:
         if len(self.prompts) < self.per_step:
@@ -54,8 +61,8 @@ class Curriculum:
         rewards up to step `known` are; `under_way` the ids of the prompts of the step before, where it is
         still being scored."""
         promises = self._promises(step, seen, known)
-        just = {*under_way, *self._of(step - 1, seen)}
-        drawn = self._drawn(promises, self.per_step, step=step, wave=0, last=just)
+        turns, just = self._recent(step, seen, under_way), {*under_way, *self._of(step - 1, seen)}
+        drawn = self._drawn(promises, turns, self.per_step, step=step, wave=0, last=just)
         return Chosen(
             prompts=tuple(drawn),
             aside=(),
@@ -72,7 +79,8 @@ class Curriculum:
         """Up to `count` more prompts of a step, none of those whose ids are `used`."""
         promises = self._promises(step, seen, step - 1)
         left = {name: p for name, p in promises.items() if name not in used}
-        return self._drawn(left, count, step=step, wave=wave, last=self._of(step - 1, seen))
+        turns, just = self._recent(step, seen, ()), self._of(step - 1, seen)
+        return self._drawn(left, turns, count, step=step, wave=wave, last=just)
 
     def _promises(self, step: int, seen: Sequence[Seen], known: int) -> dict[str, float]:
         if known < self._known or len(seen) < self._taken:
@@ -84,20 +92,42 @@ class Curriculum:
         found = self._memories.promises(self.prompts, step)
         return {prompt.id: promised for prompt, promised in zip(self.prompts, found, strict=True)}
 
+    def _recent(self, step: int, seen: Sequence[Seen], under_way: Collection[str]) -> dict[str, float]:
+        """The turns of each prompt before `step`, halved every FRESH_AGAIN steps; those of the step before
+        count in full."""
+        if step < self._step or len(seen) < self._counted:
+            self._turns, self._counted = {}, 0
+        self._step = step
+        while self._counted < len(seen) and seen[self._counted].step < step:
+            group = seen[self._counted]
+            self._counted += 1
+            if group.step > 0:  # a probe is no turn
+                last, turns = self._turns.get(group.prompt_id, (group.step, 0.0))
+                self._turns[group.prompt_id] = (group.step, 1 + turns * _fresh(group.step - last))
+        found = {name: turns * _fresh(step - 1 - last) for name, (last, turns) in self._turns.items()}
+        return {**found, **{name: found.get(name, 0.0) + 1 for name in under_way}}
+
     def _drawn(
-        self, promises: Mapping[str, float], count: int, *, step: int, wave: int, last: Collection[str]
+        self,
+        promises: Mapping[str, float],
+        turns: Mapping[str, float],
+        count: int,
+        *,
+        step: int,
+        wave: int,
+        last: Collection[str],
     ) -> list[Prompt]:
         """Of the prompts that `promises` has; those of `last` only where no others are left."""
         chance = generator(self.seed, "curriculum", step, wave).gumbel(size=len(self.prompts))
-        able = [
-            (p.id in last, -(SHARPNESS * _log_odds(promises[p.id]) + luck), place)
-            for place, (p, luck) in enumerate(zip(self.prompts, chance, strict=True))
-            if p.id in promises
-        ]
+        able = []
+        for place, (prompt, luck) in enumerate(zip(self.prompts, chance, strict=True)):
+            if prompt.id in promises:
+                worth = SHARPNESS * _log_odds(promises[prompt.id]) - TIRES * turns.get(prompt.id, 0.0)
+                able.append((prompt.id in last, -(worth + luck), place))
         return [self.prompts[place] for _, _, place in sorted(able)[:count]]
 
     def _of(self, step: int, seen: Sequence[Seen]) -> set[str]:
-        """The ids of the prompts of the last step on record, where it is `step`."""
+        """The ids of the prompts of `step` on record."""
         found: set[str] = set()
         for group in reversed(seen):
             if group.step < step:
@@ -116,6 +146,11 @@ class Curriculum:
         if self.top is None:
             return "alike"
         return "easy" if memory.mean() >= self.top / 2 else "hard"
+
+
+def _fresh(steps: int) -> float:
+    """What a turn still counts after so many steps."""
+    return float(0.5 ** (steps / FRESH_AGAIN))
 
 
 def _log_odds(promised: float) -> float:
