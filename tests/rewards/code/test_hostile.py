@@ -351,7 +351,8 @@ def processes(name: str) -> list[int]:
 
 
 RUN = """
-import asyncio, sys
+import asyncio, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without it
 from refine_rl.rewards.code.sandbox import Limits, Sandbox
 sandbox = Sandbox(Limits(seconds=100.0, cpu=100, memory=200), 1)
 if sys.argv[1] == "no namespaces":
