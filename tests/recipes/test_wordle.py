@@ -1,5 +1,5 @@
-"""The recipe `wordle`: marks and rewards worked out by hand, splits that are apart, games that may be imitated,
-and a model for which a guess is one token."""
+"""The recipe `wordle`: marks and rewards worked out by hand, splits that are apart, games that may be
+imitated, and a model for which a guess is one token."""
 
 from __future__ import annotations
 
