@@ -90,8 +90,7 @@ def lay_table(target: str) -> Table:
     """The world of a run's folder, with its tuned model where it has one, or of a recipe or task. Raises
     UserError where no world is played there."""
     path, speaker = Path(target), None
-    if (path / "config.toml").is_file():
-        folder = RunFolder.open(path)
+    if path.is_dir() and (folder := RunFolder(path)).begun:
         settings = folder.settings()
         _require_world(target, settings)
         prompts = folder.prompts()
