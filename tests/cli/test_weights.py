@@ -172,7 +172,7 @@ def test_files_of_a_model_are_there_for_others(refine: Refine, trained: Trained,
 
 
 def test_lines_can_be_edited_where_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from refine_rl.cli.model import _line_editing
+    from refine_rl.cli.model import line_editing
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -182,7 +182,7 @@ def test_lines_can_be_edited_where_there_is_a_terminal(monkeypatch: pytest.Monke
     for stdin, there in ((io.StringIO(), False), (Terminal(), True)):
         monkeypatch.delitem(sys.modules, "readline", raising=False)
         monkeypatch.setattr(sys, "stdin", stdin)
-        _line_editing()
+        line_editing()
         assert ("readline" in sys.modules) == there
 
 

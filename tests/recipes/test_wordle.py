@@ -1,8 +1,9 @@
-"""The recipe `wordle`: marks and rewards worked out by hand, splits that are apart, games to imitate,
-and a model for which a guess is one token."""
+"""The recipe `wordle`: marks and rewards worked out by hand, splits that are apart, games that may be
+imitated, and a model for which a guess is one token."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 from refine_rl.policy.load import load_policy
 from refine_rl.prompts.demonstrations import Names, read_demonstrations
 from refine_rl.prompts.sources import load_prompts
-from refine_rl.recipes import recipe_folder
-from refine_rl.recipes.wordle import games, rules, world
+from refine_rl.pipeline.train import run
+from refine_rl.recipes import load_task, recipe_folder
+from refine_rl.recipes.wordle import games, rules, scores, world
 from refine_rl.recipes.wordle.prompts import ASK
+from refine_rl.run import new_run
 from refine_rl.settings import ModelSettings
 from refine_rl.settings.file import load_settings
+from refine_rl.types import Message
 
 FOLDER = Path(rules.__file__).parent
 
@@ -145,6 +149,13 @@ def test_partial_credit_summed_pays_for_not_finishing() -> None:
     assert max(circling) == max(at_once)
 
 
+def test_what_is_reported_of_a_game() -> None:
+    said = ["play", "spare", "1s+ ...", "Spree ", "1s+ ..."]
+    chat = [Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(said)]
+    assert [f("", "", "spree", chat).value for f in (scores.solved, scores.guesses)] == [1, 2]
+    assert [f("", "", "spree", chat[:3]).value for f in (scores.solved, scores.guesses)] == [0, 7]
+
+
 # -- games and prompts ------------------------------------------------------------------------
 
 
@@ -199,3 +210,29 @@ def test_a_guess_is_one_token_and_so_is_a_mark(tmp_path: Path, monkeypatch: pyte
         every = [i for s in segments for i in s.token_ids]
         assert policy.tokenizer.unk_token_id not in every
         assert len(every) == 4 * len(row.messages) - 4  # play, \n; word, end, 5 marks, \n; ...; word, end
+
+
+def test_the_recipe_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of both trainings; every game is on record with its turns."""
+    monkeypatch.setenv("REFINE_CACHE", str(tmp_path / "cache"))
+    small = [
+        'sft.data="file:games.py[:120]"',
+        "prompts.train=8",
+        "prompts.validation=0",
+        "prompts.held_out=4",
+        "grpo.steps=1",
+        "grpo.prompts_per_step=4",
+        "grpo.validate_every=0",
+        "evaluate.samples=1",
+    ]
+    with new_run(tmp_path / "run", "wordle") as folder:
+        folder.begin(load_task(None, recipe="wordle", overrides=small))
+        compared = run(folder)
+    assert compared.prompts == 4
+    assert {"component:solved", "component:guesses", "component:world"} <= set(compared.details)
+    groups = [json.loads(line) for line in (tmp_path / "run" / "groups.jsonl").read_text().splitlines()]
+    assert len(groups) == 4
+    lines = [line for group in groups for line in group["trajectories"]]
+    for line in lines:
+        assert line["world"]["end"] in ("done", "limit")
+        assert len(line["world"]["rewards"]) <= 6

@@ -64,8 +64,8 @@ def chat(
         stage=stage,
         prompts={p.id: p for p in folder.prompts()} if stage is not None else {},
     )
-    _line_editing()
-    while (text := _next_message()) and text != "/quit":
+    line_editing()
+    while (text := next_message()) and text != "/quit":
         try:
             if text.startswith("/") and not text.startswith("//"):
                 for line in talked.command(text).split("\n"):
@@ -77,14 +77,14 @@ def chat(
             print_error(mistake)
 
 
-def _line_editing() -> None:
+def line_editing() -> None:
     """Arrows move in the line and bring earlier messages back, where there is a terminal that can."""
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):  # not on Windows, where the console does it
             import readline  # noqa: F401 - input() uses it once it is there
 
 
-def _next_message() -> str:
+def next_message() -> str:
     """What the person writes next; "" at an empty line and at the end of the input."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()

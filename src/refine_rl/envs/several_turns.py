@@ -17,7 +17,7 @@ from refine_rl.envs.base import Coming, How, Members, Stepped, Turn, ended
 from refine_rl.envs.stage import Stage, Started
 from refine_rl.foreign.seats import Failure
 from refine_rl.policy.control import ControlTextError
-from refine_rl.policy.protocol import Begun, Speaker
+from refine_rl.policy.protocol import Begun, Purpose, Speaker
 from refine_rl.randomness import generator
 from refine_rl.types import End, Message, Played, Prompt, Segment, Trajectory
 
@@ -35,6 +35,11 @@ class _Game:
 
 _Games = dict[int, _Game]
 """Those of a group's members that go on, by member."""
+
+
+def world_seed(key: Purpose, prompt: Prompt) -> int:
+    """What the environments of a prompt's group are started with."""
+    return int(generator(key.seed, key.step, prompt.id, "world").integers(2**31))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +66,7 @@ class SeveralTurns:
         return replace(self.first, purpose=purpose)
 
     def begin(self, prompt: Prompt) -> Coming:
-        key = self.first.purpose
-        seed = int(generator(key.seed, key.step, prompt.id, "world").integers(2**31))
+        seed = world_seed(self.first.purpose, prompt)
         return Coming(
             answers=self.stage.start(prompt.data, seed, self.members),
             make=partial(self._begun, prompt),
