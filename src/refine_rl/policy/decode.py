@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from refine_rl.policy.drawer import Drawer
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.prefix import pack
-from refine_rl.policy.protocol import DecoderNetwork
+from refine_rl.policy.protocol import LEAVE, DecoderNetwork
 
 KeysAndValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """Layer -> keys and values."""
@@ -175,6 +176,9 @@ class Decoding:
 class SharedPrompts:
     """The fast way to sample (`sample.Way`): a prompt is computed once for its members."""
 
+    ahead = 1
+    leave = LEAVE
+
     def __init__(
         self,
         network: DecoderNetwork,
@@ -203,7 +207,10 @@ class SharedPrompts:
         hidden = self._fast.hidden(row.ids.to(device), row.positions.to(device), layout)
         last = torch.tensor([b.end - 1 for b in row.packed.blocks], device=device)
         self._hidden = hidden[last]
-        self._state = Decoding(self._prompt_ids, self._counts, prefill, self._sampling.max_tokens)
+        self._state: Any = self._decoding(prefill)
+
+    def _decoding(self, prefill: KeysAndValues) -> Any:
+        return Decoding(self._prompt_ids, self._counts, prefill, self._sampling.max_tokens)
 
     def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A token and its log-prob for each row; the first time one hidden state stands for all members."""

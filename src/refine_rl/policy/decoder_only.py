@@ -15,6 +15,7 @@ from torch import nn
 from refine_rl.policy.control import encode_chat, opening_of
 from refine_rl.policy.decode import SharedPrompts
 from refine_rl.policy.decode_plain import WholeRows
+from refine_rl.policy.decode_static import StaticPrompts, why_uncaptured
 from refine_rl.policy.demonstrate import demonstrate
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast, find_fast
@@ -62,11 +63,13 @@ class DecoderOnly(Policy):
     def way(
         self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
     ) -> Way:
-        """With shared prompts (decode.py), or plain (decode_plain.py)."""
+        """With shared prompts (decode.py, on an accelerator decode_static.py), or plain (decode_plain.py)."""
         ids = [b.token_ids for b in begun]
         if self.fast is None:
             return WholeRows(self, ids, counts, sampling, draws_R_T)
-        return SharedPrompts(self, self.fast, ids, counts, sampling, draws_R_T)
+        recorded = self.device.type == "cuda" and not self.why_uncaptured
+        shared = StaticPrompts if recorded else SharedPrompts
+        return shared(self, self.fast, ids, counts, sampling, draws_R_T)
 
     def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
         """The log-probs of sampled tokens, [B, T], with gradient (logprobs.py)."""
@@ -104,6 +107,11 @@ class DecoderOnly(Policy):
         """Why the plain path is taken; "" where the fast one is."""
         found = self._found_fast()
         return found if isinstance(found, str) else ""
+
+    @property
+    def why_uncaptured(self) -> str:
+        """Why the accelerator could not record a step of sampling; "" where it can, or did not try."""
+        return why_uncaptured.get(self.model, "")
 
     def _found_fast(self) -> Fast | str:
         if self.model not in _FAST:
