@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from refine_rl.policy.causal import by_products, causal_attention
 from refine_rl.policy.prefix import Packed, _blocks, pack
 from refine_rl.policy.side_by_side import side_by_side, tables_of
 
@@ -54,3 +55,17 @@ def test_what_would_be_filled_up_to_a_multiple_is_not() -> None:
     device = torch.device("cpu")
     assert tables_of([4, 40], [[2], [2]], device) is not None  # 84 places for 48 tokens
     assert tables_of([4, 4, 40], [[2], [2], [2]], device) is None  # 126 for 54
+
+
+@pytest.mark.parametrize("window", [0, 3, 30])
+def test_causal_attention_by_products_is_torch_s_own(window: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = [
+        torch.randn(3, heads, 7, 8, generator=generator, dtype=torch.float64).requires_grad_()
+        for heads in (4, 2, 2)
+    ]
+    slopes = torch.randn(3, 4, 7, 8, generator=generator, dtype=torch.float64)
+    found = [attend(*given, scale=0.3, window=window) for attend in (by_products, causal_attention)]
+    torch.testing.assert_close(*found)
+    mine, other = (torch.autograd.grad((x * slopes).sum(), given) for x in found)
+    torch.testing.assert_close(mine, other)

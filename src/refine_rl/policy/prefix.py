@@ -23,9 +23,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from refine_rl.policy.attention import shared_attention
+from refine_rl.policy.causal import causal_attention
 from refine_rl.policy.side_by_side import Tables, side_by_side, tables_of
 
 NAME = "refine_packed"
@@ -187,15 +187,7 @@ def _blocks(
 
 def _prompt(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
     """Causal attention of a prompt's tokens among themselves, [H, L, D]."""
-    mask = None
-    length = q.shape[1]
-    if 0 < window < length:
-        place = torch.arange(length, device=q.device)
-        apart = place[:, None] - place[None]
-        mask = (apart >= 0) & (apart < window)
-    return scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
-    )[0]
+    return causal_attention(q[None], k[None], v[None], scale=scale, window=window)[0]
 
 
 def _suffixes(

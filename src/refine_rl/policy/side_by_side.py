@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
+from refine_rl.policy.causal import causal_attention
 from refine_rl.policy.wide_attention import wide_attention
 
 WASTE = 2.0
@@ -99,8 +99,9 @@ def side_by_side(
     P, L, G, C = tables.shape
     H, K = len(q), len(k)
     q, k, v = (_Apart.apply(x, tables).view(len(x), P, L + G * C, -1) for x in (q, k, v))  # type: ignore[no-untyped-call]
-    prompts = _prompts(q[:, :, :L], k[:, :, :L], v[:, :, :L], scale, window)
-    parts = [prompts]
+    # What is filled in stands behind a prompt, where none of its tokens looks.
+    prompts = causal_attention(*(x[:, :, :L].transpose(0, 1) for x in (q, k, v)), scale=scale, window=window)
+    parts = [prompts.transpose(0, 1)]
     if C:
         # Under autocast rotary positions may leave queries and keys in a wider format than the values.
         q, k = q.to(v.dtype), k.to(v.dtype)
@@ -115,17 +116,3 @@ def side_by_side(
         parts.append(found.reshape(H, P, G * C, -1))
     together: torch.Tensor = _Together.apply(torch.cat(parts, dim=2).flatten(1, 2), tables)  # type: ignore[no-untyped-call]
     return together
-
-
-def _prompts(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
-    """Causal attention of the prompts' tokens, [H, P, L, D]. What is filled in stands behind a prompt, where
-    none of its tokens looks."""
-    mask, length = None, q.shape[2]
-    if 0 < window < length:
-        place = torch.arange(length, device=q.device)
-        apart = place[:, None] - place[None]
-        mask = (apart >= 0) & (apart < window)
-    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-    return scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
-    ).transpose(0, 1)
