@@ -139,9 +139,7 @@ def test_weights_that_autocast_rounds_are_rounded_in_each_recorded_step(
         assert policy.why_uncaptured == ""
         batch = token_batch([t for g in groups for t in g])
         new = logprobs(policy, batch).detach().cpu()[batch.trainable]
-        assert (
-            new - tokens_and_logprobs(groups)[1]
-        ).abs().mean() < 0.05
+        assert (new - tokens_and_logprobs(groups)[1]).abs().mean() < 0.05
         with torch.no_grad():  # the next record must not know the old weights
             for parameter in policy.trainable().values():
                 parameter.mul_(1.1)
