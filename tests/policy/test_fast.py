@@ -169,7 +169,7 @@ def test_a_prompt_stands_once() -> None:
 @pytest.mark.parametrize("cap", [0.0, 2.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_tiled_head_is_a_log_softmax(cap: float, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(head.TILE, "cpu", 7)
+    monkeypatch.setattr(head, "TILE", 7)
     monkeypatch.setattr(head, "ROWS", 5)
     generator = torch.Generator().manual_seed(0)
 

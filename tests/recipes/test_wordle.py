@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from refine_rl.pipeline.train import run
 from refine_rl.policy.load import load_policy
 from refine_rl.prompts.demonstrations import Names, read_demonstrations
 from refine_rl.prompts.sources import load_prompts
-from refine_rl.pipeline.train import run
 from refine_rl.recipes import load_task, recipe_folder
 from refine_rl.recipes.wordle import games, rules, scores, world
 from refine_rl.recipes.wordle.prompts import ASK

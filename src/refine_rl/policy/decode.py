@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
@@ -20,7 +21,7 @@ from refine_rl.policy.fast import Fast
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.memory import KeysAndValues, Memory
 from refine_rl.policy.prefix import pack
-from refine_rl.policy.protocol import DecoderNetwork
+from refine_rl.policy.protocol import LEAVE, DecoderNetwork
 
 
 class Decoding:
@@ -218,6 +219,9 @@ class Decoding:
 class SharedPrompts:
     """The fast way to sample (`sample.Way`): a prompt is computed once for its members."""
 
+    ahead = 1
+    leave = LEAVE
+
     def __init__(
         self,
         network: DecoderNetwork,
@@ -243,7 +247,10 @@ class SharedPrompts:
         hidden, prefill = self._prefill(self._prompt_ids)
         last = torch.tensor([len(p) for p in self._prompt_ids], device=hidden.device).cumsum(0) - 1
         self._hidden = hidden[last]
-        self._state = Decoding(self._prompt_ids, self._counts, prefill, self._sampling.max_tokens)
+        self._state: Any = self._decoding(prefill)
+
+    def _decoding(self, prefill: KeysAndValues) -> Any:
+        return Decoding(self._prompt_ids, self._counts, prefill, self._sampling.max_tokens)
 
     def _prefill(self, prompt_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, KeysAndValues]:
         """Last hidden states, [N, hidden], and keys and values, [K, N, D], of prompts one after the other; a
@@ -263,7 +270,7 @@ class SharedPrompts:
 
     def kept(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A row's keys and values behind its prompt, of all layers, [layers, K, n, D] each."""
-        return self._state.kept(place)
+        return cast("tuple[torch.Tensor, torch.Tensor]", self._state.kept(place))
 
     def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A token and its log-prob for each row; the first time one hidden state stands for all members."""

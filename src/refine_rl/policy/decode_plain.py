@@ -9,11 +9,14 @@ from contextlib import AbstractContextManager
 import torch
 
 from refine_rl.policy.draw import Sampling, draw
-from refine_rl.policy.protocol import DecoderNetwork
+from refine_rl.policy.protocol import LEAVE, DecoderNetwork
 
 
 class WholeRows:
     """The plain way to sample (`sample.Way`): prompts are padded on the left, and copied for each member."""
+
+    ahead = 1
+    leave = LEAVE
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from refine_rl.policy.control import encode_chat, opening_of
 from refine_rl.policy.decode import SharedPrompts
 from refine_rl.policy.decode_more import GoingOn
 from refine_rl.policy.decode_plain import WholeRows
+from refine_rl.policy.decode_static import StaticPrompts, why_uncaptured
 from refine_rl.policy.demonstrate import demonstrate
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast, find_fast
@@ -122,14 +123,18 @@ class DecoderOnly(Policy):
         draws_R_T: torch.Tensor,
         memory: Memory | None = None,
     ) -> Way:
-        """With shared prompts (decode.py), going on from memory (decode_more.py), or plain
-        (decode_plain.py)."""
+        """With shared prompts (decode.py, on an accelerator decode_static.py), going on from memory
+        (decode_more.py), or plain (decode_plain.py)."""
         ids = [b.token_ids for b in begun]
         if self.fast is None:
             return WholeRows(self, ids, counts, sampling, draws_R_T)
-        if memory is not None and any(len(b.segments) > 1 for b in begun):
-            return GoingOn(self, self.fast, begun, sampling, draws_R_T, memory)
-        return SharedPrompts(self, self.fast, ids, counts, sampling, draws_R_T, memory)
+        if memory is not None:
+            if any(len(b.segments) > 1 for b in begun):
+                return GoingOn(self, self.fast, begun, sampling, draws_R_T, memory)
+            return SharedPrompts(self, self.fast, ids, counts, sampling, draws_R_T, memory)
+        recorded = self.device.type == "cuda" and not self.why_uncaptured
+        shared = StaticPrompts if recorded else SharedPrompts
+        return shared(self, self.fast, ids, counts, sampling, draws_R_T)
 
     def memory(self) -> Memory | None:
         """With the fast path; the plain one computes every turn anew."""
@@ -171,6 +176,11 @@ class DecoderOnly(Policy):
         """Why the plain path is taken; "" where the fast one is."""
         found = self._found_fast()
         return found if isinstance(found, str) else ""
+
+    @property
+    def why_uncaptured(self) -> str:
+        """Why the accelerator could not record a step of sampling; "" where it can, or did not try."""
+        return why_uncaptured.get(self.model, "")
 
     def _found_fast(self) -> Fast | str:
         if self.model not in _FAST:

@@ -24,7 +24,12 @@ class Drawer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A token and its log-prob for each of the rows, [R] each. `spread`: which of the hidden states is
         each row's, [R], where one stands for several."""
-        uniform = self._draws[rows, t]
+        return self.from_uniform(hidden, self._draws[rows, t], spread)
+
+    def from_uniform(
+        self, hidden: torch.Tensor, uniform: torch.Tensor, spread: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same by these uniform numbers, [R]."""
 
         def logits(start: int = 0, end: int | None = None) -> torch.Tensor:
             found = self._head.logits(hidden, self._rounded, start, end)

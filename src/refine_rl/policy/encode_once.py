@@ -13,7 +13,7 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.drawer import Drawer
 from refine_rl.policy.halves import Halves, Heard, for_rows
 from refine_rl.policy.lora import at_rest
-from refine_rl.policy.protocol import Begun, Network
+from refine_rl.policy.protocol import LEAVE, Begun, Network
 
 
 @dataclass(kw_only=True)
@@ -27,6 +27,9 @@ class _Part:
 
 class EncodeOnce:
     """An encoder-decoder's way to sample (`protocol.Way`)."""
+
+    ahead = 1
+    leave = LEAVE
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 ROWS = 1024  # tokens that are worked off at once
-TILE = {"cpu": 1024}  # of the vocabulary: a tile's passes should find it in the processor's cache
-WIDE = 8192  # where every product is a launch
+TILE = 1024  # of the vocabulary: a tile's passes should find it in the processor's cache
+WIDE = (2048, 32768)  # rows and tile where every product is a launch
 LEAST = -87.0
 """The exponent of a weight that no sum beside 1 feels. Below it a float32 exponential has no normal number
 to give, and on a processor takes up to 80 times as long to say so."""
@@ -43,8 +43,9 @@ class _TargetLogprobs(torch.autograd.Function):
         out = torch.empty(T, dtype=torch.float32, device=hidden_T.device)
         logsum = torch.empty_like(out)
         slopes = torch.empty_like(hidden_T) if wants_hidden else None
-        for start in range(0, T, ROWS):
-            rows = slice(start, start + ROWS)
+        step = _sizes(hidden_T)[0]
+        for start in range(0, T, step):
+            rows = slice(start, start + step)
             piece = _piece(hidden_T[rows], weight, bias, targets_T[rows], scale, cap, slope=wants_hidden)
             out[rows], logsum[rows] = piece[0], piece[1]
             if slopes is not None:
@@ -86,6 +87,11 @@ def target_logprobs(
     return found
 
 
+def _sizes(hidden: torch.Tensor) -> tuple[int, int]:
+    """Rows and tile."""
+    return (ROWS, TILE) if hidden.device.type == "cpu" else WIDE
+
+
 def _logits(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: float, cap: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -115,7 +121,7 @@ def _piece(
     chosen = torch.zeros(R, device=hidden.device)
     mean = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
     chosen_slope = torch.ones(R, device=hidden.device)
-    width = TILE.get(hidden.device.type, WIDE)
+    width = _sizes(hidden)[1]
     for start in range(0, weight.shape[0], width):
         w = weight[start : start + width].to(hidden.dtype)
         b = None if bias is None else bias[start : start + width].to(hidden.dtype)
@@ -153,13 +159,13 @@ def _head_gradient(
     """The gradient of a trained head: sum_t g_t (onehot(y_t) - p_t) h_t^T, tile by tile."""
     for_weight = torch.zeros_like(weight)
     for_bias = None if bias is None else torch.zeros_like(bias)
-    width = TILE.get(hidden.device.type, WIDE)
+    step, width = _sizes(hidden)
     for start in range(0, weight.shape[0], width):
         tile = slice(start, start + width)
         w = weight[tile].to(hidden.dtype)
         b = None if bias is None else bias[tile].to(hidden.dtype)
-        for first in range(0, hidden.shape[0], ROWS):
-            rows = slice(first, first + ROWS)
+        for first in range(0, hidden.shape[0], step):
+            rows = slice(first, first + step)
             logits, bent = _logits(hidden[rows], w, b, scale, cap)
             pull = (logits - logsum[rows, None]).clamp_(min=LEAST).exp_().neg_()
             here = (targets[rows] >= start) & (targets[rows] < start + w.shape[0])

@@ -23,9 +23,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from refine_rl.policy.attention import shared_attention
+from refine_rl.policy.causal import causal_attention
+from refine_rl.policy.side_by_side import Tables, side_by_side, tables_of
 
 NAME = "refine_packed"
 """Our attention function's name in transformers' registry."""
@@ -86,13 +87,21 @@ class Packed:
     """The layout of a packed row. `keep` gets each layer's keys and values, where somebody wants them."""
 
     blocks: tuple[Block, ...]
-    cache: dict[Any, torch.Tensor] = field(default_factory=dict)  # index tensors on the device
+    cache: dict[Any, Any] = field(default_factory=dict)  # index tensors on the device
     keep: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None  # layer, [K, N, D], [K, N, D]
 
     @property
     def tokens(self) -> int:
         """N: the tokens of the row."""
         return self.blocks[-1].end if self.blocks else 0
+
+    def tables(self, device: torch.device) -> Tables | None:
+        """For attention on all blocks at once (side_by_side.py), made once; None where it does not pay."""
+        if "tables" not in self.cache:
+            lengths, suffixes = [b.length for b in self.blocks], [b.suffixes for b in self.blocks]
+            self.cache["tables"] = tables_of(lengths, suffixes, device)
+        found: Tables | None = self.cache["tables"]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +173,8 @@ def _blocks(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scale: float, window: int
 ) -> torch.Tensor:
     """[H, N, D], [K, N, D], [K, N, D] -> [1, N, H, D]."""
+    if q.device.type != "cpu" and (tables := packed.tables(q.device)):
+        return side_by_side(q, k, v, tables, scale=scale, window=window).transpose(0, 1)[None]
     parts = []
     for block in packed.blocks:
         a, b, c = block.start, block.start + block.length, block.end
@@ -176,15 +187,7 @@ def _blocks(
 
 def _prompt(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
     """Causal attention of a prompt's tokens among themselves, [H, L, D]."""
-    mask = None
-    length = q.shape[1]
-    if 0 < window < length:
-        place = torch.arange(length, device=q.device)
-        apart = place[:, None] - place[None]
-        mask = (apart >= 0) & (apart < window)
-    return scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
-    )[0]
+    return causal_attention(q[None], k[None], v[None], scale=scale, window=window)[0]
 
 
 def _suffixes(

@@ -161,8 +161,16 @@ class Speaker(Protocol):
         """The adapter or the model, as its libraries load it."""
 
 
+LEAVE = 8
+"""Rows are moved together once one in so many has stopped: moving costs a copy of keys and values."""
+
+
 class Way(Protocol):
-    """A way to compute the next token of many rows."""
+    """A way to compute the next token of many rows: so many tokens are drawn `ahead` of looking at them, and
+    the rest moves together once one row in `leave` has stopped."""
+
+    ahead: int
+    leave: int
 
     def inside(self) -> AbstractContextManager[None]:
         """What the following are called in; left whenever a group is handed out."""

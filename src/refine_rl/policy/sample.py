@@ -26,9 +26,6 @@ from refine_rl.progress import Pause, never
 from refine_rl.randomness import uniforms
 from refine_rl.types import Segment, StopReason, Trajectory
 
-LEAVE = 8
-"""Rows are moved together once one in so many has stopped: moving costs a copy of keys and values."""
-
 
 def speak(
     network: Network,
@@ -141,14 +138,13 @@ def _batch(
     draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
     counts = [len(s.members) for s in stems]
     way = network.way([s.members[0] for s in stems], counts, sampling, draws, memory)
-    stop = torch.tensor(sorted(network.stop_ids), device=device)
     members = [b for stem in stems for b in stem.members]
 
     def keep(row: int, place: int, tokens: Sequence[int]) -> None:
         if memory is not None:
             memory.keep(members[row], tokens[:-1], lambda: way.kept(place))  # nobody has read the last
 
-    rows = _Rows(way, counts, sampling.max_tokens, stop, keep)
+    rows = _Rows(way, counts, sampling.max_tokens, network.stop_ids, device, keep)
     while not rows.over:
         for number in rows.until_one_ends(pause):
             yield stems[number], rows.written(number)
@@ -162,16 +158,18 @@ class _Rows:
         way: Way,
         counts: Sequence[int],
         room: int,
-        stop: torch.Tensor,
+        stop_ids: frozenset[int],
+        device: torch.device,
         keep: Callable[[int, int, Sequence[int]], None],
     ) -> None:
-        self._way, self._room, self._stop, self._keep = way, room, stop, keep
+        self._way, self._room, self._stop_ids, self._keep = way, room, stop_ids, keep
         self._stem_of = [number for number, count in enumerate(counts) for _ in range(count)]
         self._writing = list(counts)  # members of each stem that go on
         self._tokens: list[list[int]] = [[] for _ in self._stem_of]
         self._logprobs: list[list[float]] = [[] for _ in self._stem_of]
-        self._rows = torch.arange(len(self._stem_of), device=stop.device)  # those still in the batch
-        self._alive = torch.ones(len(self._stem_of), dtype=torch.bool, device=stop.device)
+        self._rows = list(range(len(self._stem_of)))  # those still in the batch
+        self._places = torch.arange(len(self._rows), device=device)  # the same, for the way
+        self._alive = [True] * len(self._rows)
         self._token: torch.Tensor | None = None
         self._t = 0
 
@@ -192,41 +190,52 @@ class _Rows:
             if self._token is None:
                 self._way.start()
             while True:
-                if self._token is not None:
-                    self._way.step(self._token)
-                pause()
-                token, logprob = self._way.draw(self._rows, self._t)
-                if ended := self._take(token, logprob):
+                drawn = []
+                for t in range(self._t, min(self._t + self._way.ahead, self._room)):
+                    if self._token is not None:
+                        self._way.step(self._token)
+                    pause()
+                    self._token, logprob = self._way.draw(self._places, t)
+                    drawn.append((self._token, logprob))
+                if ended := self._take(drawn):
                     return ended
 
-    def _take(self, token: torch.Tensor, logprob: torch.Tensor) -> list[int]:
-        rows, alive = self._rows, self._alive
-        for row, ok, i, x in zip(
-            rows.tolist(), alive.tolist(), token.tolist(), logprob.tolist(), strict=True
-        ):
-            if ok:
-                self._tokens[row].append(i)
-                self._logprobs[row].append(_exact(x))
-        self._t += 1
-        at_end = torch.isin(token, self._stop)
-        for place in (alive & at_end).nonzero().squeeze(1).tolist():  # a member that was cut never goes on
-            row = int(rows[place])
-            self._keep(row, place, self._tokens[row])
-        stopped = alive & (at_end | (self._t == self._room))
+    def _take(self, drawn: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[int]:
+        """Stems whose last member has stopped. What was drawn behind a stop is nobody's."""
+        tokens_n_R = torch.stack([token for token, _ in drawn]).tolist()
+        logprobs_n_R = torch.stack([logprob for _, logprob in drawn]).tolist()
         ended = []
-        for row in rows[stopped].tolist():
-            stem = self._stem_of[row]
-            self._writing[stem] -= 1
-            if self._writing[stem] == 0:
-                ended.append(stem)
-        self._alive = alive & ~stopped
-        left = int(self._alive.sum())
-        if left and len(rows) - left >= max(1, len(rows) // LEAVE):
-            stay = self._alive.nonzero().squeeze(1)
-            self._way.stay(stay)
-            self._rows, token, self._alive = rows[stay], token[stay], self._alive[stay]
-        self._token = token
+        for tokens, logprobs in zip(tokens_n_R, logprobs_n_R, strict=True):
+            self._t += 1
+            for place, (row, token, logprob) in enumerate(zip(self._rows, tokens, logprobs, strict=True)):
+                if not self._alive[place]:
+                    continue
+                self._tokens[row].append(token)
+                self._logprobs[row].append(_exact(logprob))
+                if token in self._stop_ids:  # a member that was cut never goes on
+                    self._keep(row, place, self._tokens[row])
+                if token in self._stop_ids or self._t == self._room:
+                    self._alive[place] = False
+                    stem = self._stem_of[row]
+                    self._writing[stem] -= 1
+                    if self._writing[stem] == 0:
+                        ended.append(stem)
+        self._move_together()
         return ended
+
+    def _move_together(self) -> None:
+        """Leaves the rows behind that have stopped, once they are many."""
+        left = sum(self._alive)
+        if not left or len(self._rows) - left < max(1, len(self._rows) // self._way.leave):
+            return
+        places = [place for place, alive in enumerate(self._alive) if alive]
+        stay = torch.tensor(places, device=self._places.device)
+        self._way.stay(stay)
+        self._rows = [self._rows[place] for place in places]
+        self._places = self._places[stay]
+        self._alive = [True] * left
+        if self._token is not None:
+            self._token = self._token[stay]
 
 
 def _exact(logprob: float) -> float:

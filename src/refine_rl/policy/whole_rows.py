@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
+from refine_rl.policy.causal import causal_attention
 from refine_rl.policy.prefix import PackedRow
 
 PADDING = 0.8
@@ -70,20 +70,7 @@ class Whole:
                 own = room.index_copy(1, self.cache[number], own)
             return own.reshape(len(x), rows, widest, x.shape[2]).transpose(0, 1)
 
-        mask = None
-        if 0 < window < widest:
-            place = torch.arange(widest, device=q.device)
-            apart = place[:, None] - place[None]
-            mask = (apart >= 0) & (apart < window)
-        out = scaled_dot_product_attention(
-            padded(q),
-            padded(k),
-            padded(v),
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scale,
-            enable_gqa=True,
-        )
+        out = causal_attention(padded(q), padded(k), padded(v), scale=scale, window=window)
         out = out.transpose(0, 1).reshape(len(q), rows * widest, out.shape[3])
         return out if even else out.index_select(1, self.cache[number])
 

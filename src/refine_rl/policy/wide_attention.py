@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-SCORES = 1 << 26
-"""Scores that stand in memory at once (256 MiB in float32); in the backward pass they are made again."""
+SCORES = 1 << 27
+"""Scores that stand in memory at once (512 MiB in float32); in the backward pass they are made again."""
 
 
 class _WideAttention(torch.autograd.Function):
@@ -27,11 +27,12 @@ class _WideAttention(torch.autograd.Function):
         prefix_v: torch.Tensor,
         scale: float,
         window: int,
+        lengths: torch.Tensor | None,
     ) -> torch.Tensor:
         L = prefix_k.shape[1]
         out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=v.dtype, device=q.device)
         with torch.autocast(q.device.type, enabled=False):
-            hidden = _hidden(q, L, window)
+            hidden = _hidden(q, L, window, lengths)
             for rows in _rows(q, L):
                 weights = _weights(q[:, rows], k[:, rows], prefix_k, hidden, scale)
                 value = weights[..., L:] @ v[:, rows]  # [K, g, R C, D]
@@ -39,7 +40,7 @@ class _WideAttention(torch.autograd.Function):
                     value += (weights[..., :L].flatten(1, 2) @ prefix_v).view_as(value)
                 out[:, rows] = value.view(out[:, rows].shape)
         ctx.save_for_backward(q, k, v, prefix_k, prefix_v)
-        ctx.scale, ctx.window = scale, window
+        ctx.scale, ctx.window, ctx.lengths = scale, window, lengths
         return out
 
     @staticmethod
@@ -53,7 +54,7 @@ class _WideAttention(torch.autograd.Function):
             torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (prefix_k, prefix_v)
         )
         with torch.autocast(q.device.type, enabled=False):
-            hidden = _hidden(q, L, ctx.window)
+            hidden = _hidden(q, L, ctx.window, ctx.lengths)
             for rows in _rows(q, L):
                 asked = q[:, rows].flatten(2, 3)  # [K, g, R C, D]
                 weights = _weights(q[:, rows], k[:, rows], prefix_k, hidden, ctx.scale)
@@ -73,7 +74,7 @@ class _WideAttention(torch.autograd.Function):
                     for_prefix_k += flat.transpose(1, 2) @ asked.flatten(1, 2)
                 for_k[:, rows] = slope[..., L:].transpose(2, 3) @ asked
                 for_q[:, rows] = moved.view(for_q[:, rows].shape)
-        return for_q, for_k, for_v, for_prefix_k.to(k.dtype), for_prefix_v.to(v.dtype), None, None
+        return for_q, for_k, for_v, for_prefix_k.to(k.dtype), for_prefix_v.to(v.dtype), None, None, None
 
 
 def wide_attention(
@@ -85,10 +86,12 @@ def wide_attention(
     *,
     scale: float,
     window: int = 0,
+    lengths: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As attention.shared_attention: q [K, G, R, C, D], k and v [K, G, C, D], the prefix [K, L, D]."""
+    """As attention.shared_attention: q [K, G, R, C, D], k and v [K, G, C, D], the prefix [K, L, D]. With
+    `lengths` [P] these are the heads of P prompts, one prompt after the other, filled up to L tokens."""
     found: torch.Tensor = _WideAttention.apply(  # type: ignore[no-untyped-call]
-        q, k, v, prefix_k, prefix_v, scale, window
+        q, k, v, prefix_k, prefix_v, scale, window, lengths
     )
     return found
 
@@ -100,15 +103,19 @@ def _rows(q: torch.Tensor, L: int) -> Iterator[slice]:
         yield slice(first, min(first + step, G))
 
 
-def _hidden(q: torch.Tensor, L: int, window: int) -> torch.Tensor:
-    """Which keys a token does not see, [R C, L + C]."""
+def _hidden(q: torch.Tensor, L: int, window: int, lengths: torch.Tensor | None) -> torch.Tensor:
+    """Which keys a token does not see, [P, R C, L + C]; P is 1 where that is the same for all."""
     R, C = q.shape[2:4]
-    here = L + torch.arange(C, device=q.device)[:, None]
-    there = torch.arange(L + C, device=q.device)[None]
-    hidden = there > here
+    length = (torch.full((1,), L, device=q.device) if lengths is None else lengths)[:, None, None]
+    here = torch.arange(C, device=q.device)[:, None]  # behind the prompt
+    own = torch.arange(C, device=q.device)[None]
+    before = torch.arange(L, device=q.device)
+    hidden_before, hidden_own = before >= length, own > here
     if window:
-        hidden |= here - there >= window
-    return hidden.repeat(R, 1)
+        hidden_before = hidden_before | (length + here - before >= window)
+        hidden_own = hidden_own | (here - own >= window)
+    P = len(length)
+    return torch.cat([hidden_before.expand(P, C, L), hidden_own.expand(P, C, C)], dim=2).repeat(1, R, 1)
 
 
 def _weights(
@@ -117,8 +124,9 @@ def _weights(
     """Attention weights [K, g, R C, L + C] of the rows' tokens."""
     asked = q.flatten(2, 3)
     L = prefix_k.shape[1]
-    scores = torch.empty(*asked.shape[:3], hidden.shape[1], dtype=q.dtype, device=q.device)
+    scores = torch.empty(*asked.shape[:3], hidden.shape[2], dtype=q.dtype, device=q.device)
     if L:
         scores[..., :L] = (asked.flatten(1, 2) @ prefix_k.transpose(1, 2)).view(*asked.shape[:3], L)
     scores[..., L:] = asked @ k.transpose(2, 3)
-    return torch.softmax(scores.mul_(scale).masked_fill_(hidden, float("-inf")), dim=-1)
+    scores.mul_(scale).view(len(hidden), -1, *hidden.shape[1:]).masked_fill_(hidden[:, None], float("-inf"))
+    return torch.softmax(scores, dim=-1)
