@@ -120,8 +120,8 @@ def test_resampled_groups(
 
     play_of = replaying.play_of
 
-    def listening(*given: Any) -> Any:
-        play = play_of(*given)
+    def listening(*given: Any, **more: Any) -> Any:
+        play = play_of(*given, **more)
 
         def rollouts(prompts: Sequence[Prompt], step: int) -> Any:
             together.append(len(prompts))
