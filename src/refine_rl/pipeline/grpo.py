@@ -38,7 +38,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
     work.cost()  # what is counted from here on belongs to the steps
     record = FolderRecord(work.folder, learner, settings, work.journal, start)
     learn = learn_of(settings, learner, distance_of(settings, work.policy, record.history), pause=work.pause)
-    play = play_of(settings, work.policy, pause=work.pause)
+    play = play_of(settings, work.policy, stage=work.stage, pause=work.pause)
 
     def rollouts(some: Sequence[Prompt], step: int) -> Iterator[Spoken]:
         with work.training_at(step):  # the groups go to be scored while others are sampled

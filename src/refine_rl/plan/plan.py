@@ -73,10 +73,11 @@ def make_plan(
     rates: Rates | None = None,
     lost: str = "",
     shown: Shown | None = None,
+    isolation: str = "",
 ) -> Plan:
     """The plan of a run with these settings on this machine, or on one with those `rates`. Raises UserError
     where such a run would be refused: too few prompts (`lost` says what became of others), no room for any
-    beside an answer, no answer that can be imitated among those `shown`."""
+    beside an answer, no answer that can be imitated among those `shown`. `isolation` is told as it is."""
     grpo, endpoints = settings.grpo, settings.endpoints
     if counts is not None:
         require_enough(
@@ -120,7 +121,12 @@ def make_plan(
         memory=_larger([stage.memory for stage in stages if stage.memory is not None]),
         disk=None if found.size is None else sum(stage.disk for stage in stages),
         over=tuple(over_budget(settings.budget, paid, seconds, endpoints)),
-        notes=(*found.notes, *_high_figures(lines, more=more, steps=grpo.steps), *told),
+        notes=(
+            *([isolation] if isolation else []),
+            *found.notes,
+            *_high_figures(lines, more=more, steps=grpo.steps),
+            *told,
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import Together
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
@@ -14,6 +15,7 @@ from refine_rl.prompts import load_prompts
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import CombinedReward, build_reward
+from refine_rl.rewards.build import isolation_of
 from refine_rl.rewards.judges.rubric import default_rubric, rubric_named
 from refine_rl.run.endpoints import check_models
 from refine_rl.settings import RewardSettings, Settings
@@ -29,13 +31,14 @@ class Survey:
     counts: Counts | None
     lost: str = ""  # what became of other rows of their source
     shown: Shown | None = None
+    isolation: str = ""  # what the model's programs are not kept from on this machine
 
 
 def survey(settings: Settings) -> Survey:
     """Reads prompts and answers, and puts the reward together, as a run would; a mistake is raised as it
     would be there. No call is made, and no key is needed. A task with [sft] and nothing that scores is one
     for `refine sft`."""
-    if settings.sft is not None and not _scored(settings.reward):
+    if settings.sft is not None and not (_scored(settings.reward) or settings.rollout.environment):
         return Survey(prompts=(), counts=None, shown=load_demonstrations(settings.sft, settings.folder))
     rubric, lost, nobody = default_rubric(), "", _Nobody(settings.endpoints)
     together = Together()
@@ -47,6 +50,8 @@ def survey(settings: Settings) -> Survey:
     shown: Shown | None = None
     with together:
         reward = build_reward(settings, (), nobody, rubric)
+    with together:
+        stage_of(settings.rollout, settings.folder)
     with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if not settings.writes_prompts:
@@ -60,16 +65,21 @@ def survey(settings: Settings) -> Survey:
     if reward is not None and prompts is not None:
         with together:
             reward.check_data(prompts)
+    isolation = ""
+    if reward is not None:
+        with together:
+            isolation = isolation_of(reward)
     together.tell()
     if prompts is None:
-        return Survey(prompts=(), counts=written_counts(settings.prompts, settings.writer), shown=shown)
+        counts = written_counts(settings.prompts, settings.writer)
+        return Survey(prompts=(), counts=counts, shown=shown, isolation=isolation)
     counts = count_prompts(prompts, settings.reward.quiz)
-    return Survey(prompts=prompts, counts=counts, lost=lost, shown=shown)
+    return Survey(prompts=prompts, counts=counts, lost=lost, shown=shown, isolation=isolation)
 
 
 def _scored(reward: RewardSettings) -> bool:
     """Whether anything says what is good."""
-    return bool(reward.judges or reward.rules or reward.functions or reward.quiz)
+    return bool(reward.judges or reward.rules or reward.functions or reward.quiz or reward.code)
 
 
 class _Nobody:

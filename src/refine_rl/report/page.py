@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from refine_rl.report import data, exchanges, measured, parts, rollouts
+from refine_rl.report import data, exchanges, measured, parts, rollouts, turns
 from refine_rl.report.asked import asked
 from refine_rl.report.fill import file_of, fill
 from refine_rl.report.headline import headline
@@ -52,6 +52,7 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         "variety": parts.variety(comparison) if comparison is not None else [],
         "openings": parts.openings(metrics),
         "metrics": measured.metrics(comparison) if comparison is not None else None,
+        "turns": turns.turns(run) if comparison is not None and settings.rollout.environment else None,
         "later": measured.later(run),
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),

@@ -154,6 +154,18 @@ _OF_A_STEP = (
     _Quantity(title="Importance weight before it is cut, largest", value=lambda m: m.get("importance_max")),
     _Quantity(title="Entropy, nats a token", value=lambda m: m["entropy"]),
     _Quantity(title="Completion length, tokens", value=lambda m: m["tokens_mean"]),
+    _Quantity(title="Turns of a trajectory, mean", value=lambda m: m.get("turns_mean")),
+    _Quantity(
+        title="Share of trajectories that a limit ended",
+        value=lambda m: m["ends"].get("limit", 0.0) if m.get("ends") else None,
+        unit=True,
+    ),
+    _Quantity(
+        title="Share of trajectories whose world failed",
+        value=lambda m: m["ends"].get("failed", 0.0) if m.get("ends") else None,
+        unit=True,
+        is_shown=lambda metrics: any((m.get("ends") or {}).get("failed") for m in metrics),
+    ),
     _Quantity(title="Share cut at the token limit", value=lambda m: m["clipped_share"], unit=True),
     _Quantity(
         title="Share of answers that no other prompt got",

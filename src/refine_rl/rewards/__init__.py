@@ -4,6 +4,7 @@
     base.py       what a reward and a scorer are; a reward out of a quick function
     combine.py    several components as one reward, with overlong.py's penalty
     rules/        ready rules by name
+    code/         a program run against assertions, in a process that is shut in
     functions/    the user's own functions: loaded, called in time, their answers checked
     judges/       LLMs that look at a group: a panel of them (panel.py), each as a ruler, each answer alone
                   (absolute.py) or two at a time (pairwise.py); what they go by, and what is held against them

@@ -9,10 +9,12 @@ from types import ModuleType
 from typing import Any
 
 from refine_rl.errors import SettingsError
+from refine_rl.foreign.load import nearest
 from refine_rl.rewards.base import Reward
+from refine_rl.rewards.code.reward import code_reward
 from refine_rl.rewards.combine import OVERLONG
 from refine_rl.rewards.functions.own import function_reward, load_function
-from refine_rl.rewards.rules.table import nearest, rule_reward
+from refine_rl.rewards.rules.table import rule_reward
 from refine_rl.settings import FunctionSettings, RewardSettings
 from refine_rl.types import RIGHT_STEPS
 
@@ -31,7 +33,8 @@ class Part:
 def rules_and_functions(
     settings: RewardSettings, folder: Path, functions: Sequence[Callable[..., Any]]
 ) -> list[Part]:
-    """The rules, the functions that the settings name in files of `folder`, and those given. Raises a
+    """The rules, the functions that the settings name in files of `folder`, what runs code, and the functions
+    given. Raises a
     SettingsError that names every entry which cannot be had."""
     parts: list[Part] = []
     problems: list[str] = []
@@ -56,6 +59,8 @@ def rules_and_functions(
         parts.append(Part(reward=made, weight=table.weight, named=table.name is not None))
     if problems:
         raise SettingsError("\n".join(problems))
+    if settings.code is not None:
+        parts.append(Part(reward=code_reward(settings.code), weight=settings.code.weight))
     return [*parts, *(Part(reward=function_reward(f, timeout=settings.timeout)) for f in functions)]
 
 

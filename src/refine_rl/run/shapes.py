@@ -91,6 +91,12 @@ def _metrics_flaw(record: Record) -> str | None:
     return _fields_flaw(record, kind)
 
 
+def _metrics_line(metrics: Metrics) -> Record:
+    """Without what only a world of several turns says, where there was none."""
+    line = dataclasses.asdict(metrics)
+    return {k: v for k, v in line.items() if k not in ("turns_mean", "ends") or line["ends"]}
+
+
 def _look_flaw(record: Record) -> str | None:
     """Of a look at the validation prompts, which has a reward, or at rows that have a loss."""
     if isinstance(record.get("loss"), float) or isinstance(record.get("reward"), dict):
@@ -159,7 +165,7 @@ PROMPTS = Shape(
 METRICS: Shape[Metrics] = Shape(
     keys={"step": int, "seconds": dict},
     flaws=lambda record: _metrics_flaw(record) or _numbers_flaw(record),
-    to_line=dataclasses.asdict,
+    to_line=_metrics_line,
     from_line=lambda record: _kind_of(record)(**record),
 )
 GROUPS = plain(

@@ -173,6 +173,25 @@ _EARLY_EXITS: tuple[Impossible[Whole], ...] = (
     ),
 )
 
+_ENVIRONMENTS: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.reward.world is not None and not it.rollout.environment,
+        why="`reward.world` counts the rewards of an environment",
+        way_out='name one in `rollout.environment = "FILE.py:NAME"`, or leave the table out',
+    ),
+    Impossible(
+        when=lambda it: it.rollout.several_turns and it.grpo.flat == "steps",
+        why='`grpo.flat = "steps"` grades the steps of a single answer, and `rollout.environment` and '
+        "`rollout.tools` have turns",
+        way_out="leave one of them out",
+    ),
+    Impossible(
+        when=lambda it: bool(it.rollout.environment) and bool(it.reward.sanity),
+        why="`reward.sanity` has single answers, and in `rollout.environment` rewards are for what happened",
+        way_out="leave the cases out",
+    ),
+)
+
 _LLMS: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.prompts.source == "writer" and not it.writer.model,
@@ -225,5 +244,5 @@ _SFT: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS + _SFT
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT
 """All of them, in the order in which they are told."""

@@ -1,0 +1,1 @@
+"""What runs in a worker's processes, in an interpreter without site packages: the standard library alone."""
