@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "both"], default="both")
     parser.add_argument("--adapter", choices=["lora", "none"], default="none")
     parser.add_argument("--sft", action="store_true", help="supervised fine-tuning, against SFTTrainer")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the adapter, with --sft")
     parser.add_argument("--rows", type=int, default=64, help="of a step of --sft")
     parser.add_argument("--shortest", type=int, default=20, help="row of --sft, in tokens")
     parser.add_argument("--longest", type=int, default=500, help="row of --sft, in tokens")

@@ -74,6 +74,7 @@ def compare(model: str, dtype: str, a: argparse.Namespace, run: Run) -> dict[str
             "model": model,
             "dtype": dtype,
             "adapter": a.adapter,
+            "dropout": a.dropout,
             "rows": str(rows),
             "a_step": a.rows,
             "warm_up": a.warm_up,
@@ -112,7 +113,8 @@ def compare(model: str, dtype: str, a: argparse.Namespace, run: Run) -> dict[str
             sides["refine"].append(refine())
     if failed := [r["failed"] for side in ("trl", "refine") for r in sides[side] if "failed" in r]:
         sys.exit(failed[0])
-    require_same(sides, dtype, adapter=a.adapter != "none")
+    if not a.dropout:  # what is dropped at the first step is each side's own
+        require_same(sides, dtype, adapter=a.adapter != "none")
     return sides
 
 
@@ -142,6 +144,7 @@ def refine_steps(
     model: str,
     dtype: str,
     adapter: str,
+    dropout: float,
     rows: str,
     a_step: int,
     warm_up: int,
@@ -168,6 +171,7 @@ def refine_steps(
         optimizer=adamw(policy),
         check=Check(speaker=policy),
         tokens=tokens_at_once or SFTSettings(data="file:-").tokens_per_micro_batch,
+        dropout=dropout,
         table="sft",
     )
     drawn = json.loads(Path(rows).read_text(encoding="utf-8"))
@@ -212,6 +216,7 @@ def trl_steps(
     model: str,
     dtype: str,
     adapter: str,
+    dropout: float,
     rows: str,
     a_step: int,
     warm_up: int,
@@ -271,7 +276,7 @@ def trl_steps(
         ),
         processing_class=transformers.AutoTokenizer.from_pretrained(model),
         callbacks=[clock],
-        peft_config=_lora() if adapter == "lora" else None,
+        peft_config=_lora(dropout) if adapter == "lora" else None,
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
@@ -325,11 +330,13 @@ def _clock(callback: Any) -> Any:
     return Clock()
 
 
-def _lora() -> Any:
+def _lora(dropout: float) -> Any:
     import peft
 
     # Re:Fine's defaults.
-    return peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return peft.LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 # -- the tables -----------------------------------------------------------------------------------------
@@ -341,7 +348,9 @@ def described(found: dict[str, dict[str, Any]], a: argparse.Namespace) -> str:
     trl, refine = some["trl"][0], some["refine"][0]
     lengths = row_lengths(a.rows * (a.warm_up + a.steps), a.shortest, a.longest, random.Random(0))
     totals = sorted(p + n for p, n in lengths)
-    trained = "LoRA" if a.adapter == "lora" else "all"
+    trained = "all" if a.adapter == "none" else "LoRA"
+    if a.dropout:
+        trained += f" with dropout {a.dropout:g}"
     return (
         f"{refine['parameters']:,} weights, {trained} trained; {a.rows} rows a step, {totals[0]} to "
         f"{totals[-1]} tokens (median {median(totals):.0f}, "

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ validate_every = 0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
     """`about` is the script's docstring; `steps` of training by default, `updates` of teaching with
-    `example`. `prompts` are lines of prompts.jsonl, `rewards` is rewards.py; `sets`, and each of `ways`
-    by its name, are texts for --set. `row` makes the cells of a finished run, under `heads` after way and
-    seed."""
+    `example`. `prompts` are lines of prompts.jsonl, `others` those of further files, `rewards` is
+    rewards.py; `sets`, and each of `ways` by its name, are texts for --set. `row` makes the cells of a
+    finished run, under `heads` after way and seed."""
 
     about: str
     steps: int
@@ -67,6 +67,7 @@ class Benchmark:
     sets: tuple[str, ...] = ()
     ways: Mapping[str, tuple[str, ...]]
     heads: tuple[str, ...]
+    others: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     row: Callable[[RunFolder], Sequence[str]]
 
 
@@ -110,8 +111,9 @@ def main(b: Benchmark) -> None:
 
 def _write_task(b: Benchmark, folder: Path, model: Path) -> Path:
     """A task folder for `refine train`."""
-    lines = [json.dumps(prompt) + "\n" for prompt in b.prompts]
-    (folder / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+    for file, prompts in {"prompts.jsonl": b.prompts, **b.others}.items():
+        lines = [json.dumps(prompt) + "\n" for prompt in prompts]
+        (folder / file).write_text("".join(lines), encoding="utf-8")
     (folder / "rewards.py").write_text(b.rewards, encoding="utf-8")
     text = TASK.format(model=json.dumps(str(model.resolve())), max_tokens=b.max_tokens)
     (folder / "task.toml").write_text(text, encoding="utf-8")

@@ -60,7 +60,7 @@ ASKED = (
 GRADED = "reward.steps={split = ' ', rules = [{rule = 'chars', max = 1}]}"
 
 
-DOTS = {"dots", "resample", "pool", "steps"}  # of this recipe; the others of the recipe style
+DOTS = {"dots", "resample", "pool", "curriculum", "steps"}  # of this recipe; the others of the recipe style
 RUNS: Mapping[str, tuple[str, ...]] = {  # settings over SMALL
     "style": (),
     "dots": ("grpo.warmup_steps=2",),
@@ -87,6 +87,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {  # settings over SMALL
     "ahead": (*RULES, *RARE, "rollout.ahead=1"),
     "resample": ("grpo.resample=4", "grpo.flat=drop", *RARE),
     "pool": ("prompts.pool=informative", "prompts.probe=2", "prompts.train=12", "grpo.steps=6"),
+    "curriculum": ("prompts.pool=curriculum", "prompts.train=12", "grpo.steps=6", "rollout.ahead=1", *RARE),
     "gdpo": (*RULES, "grpo.advantage=gdpo", "model.dropout=0.1", "grpo.loss=dr_grpo"),
     "steps": ("grpo.flat=steps", "grpo.solved=1.0", GRADED),
     "bfloat16": ("model.dtype=bfloat16", "grpo.steps=4"),
@@ -95,7 +96,8 @@ THREADS = {"updates": 2}  # and with it two lanes of micro-batches
 BROKEN: Mapping[str, tuple[str, signal.Signals]] = {  # the twin, and what stops it in its third step
     "style-int": ("style", signal.SIGINT), "style-kill": ("style", signal.SIGKILL),
     "ahead-int": ("ahead", signal.SIGINT), "ahead-kill": ("ahead", signal.SIGKILL),
-    "pool-int": ("pool", signal.SIGINT), "resample-kill": ("resample", signal.SIGKILL),
+    "pool-int": ("pool", signal.SIGINT), "curriculum-kill": ("curriculum", signal.SIGKILL),
+    "resample-kill": ("resample", signal.SIGKILL),
     "updates-int": ("updates", signal.SIGINT), "judged-kill": ("judged", signal.SIGKILL),
 }  # fmt: skip
 AGAIN: Mapping[str, tuple[str, ...]] = {  # of a finished run: the run, the command, its options

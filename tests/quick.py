@@ -30,7 +30,7 @@ SLOW_PLACES = {
     "tests/pipeline": "whole runs",
     "tests/policy": "models",
     "tests/report/test_report_*": "pages with their plots, a third of a second each",
-    "tests/rewards/functions/test_foreign.py": "waits until time limits have passed",
+    "tests/foreign/test_workers.py": "waits until time limits have passed",
     "tests/test_examples.py": "whole runs",
     "tests/test_notebook.py": "whole runs",
     "src/refine_rl/assets/make_tiny": "imports transformers' models",

@@ -24,11 +24,23 @@ class Parrot:
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         return tuple(len(m["content"]) for m in messages)
 
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """Each further message is its letters, with a 99 before and behind; what ends an answer is its own
+        token already."""
+        assert messages[-1]["role"] == "assistant"
+        return tuple(i for m in more for i in (99, *self.encode_words(m["content"]), 99))
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None: ...
+
     def encode_words(self, text: str) -> tuple[int, ...]:
         return tuple(ord(letter) - 97 for letter in text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(chr(97 + i) for i in token_ids)
+
+    def memory(self) -> None: ...
 
     def speak(
         self,
@@ -37,6 +49,7 @@ class Parrot:
         sampling: Sampling,
         purpose: Purpose,
         pause: Callable[[], None] = lambda: None,
+        memory: None = None,
     ) -> Iterator[Spoken]:
         self.asked.append(
             (purpose.name, sampling.max_tokens, [[b.member for b in group] for group in groups])
@@ -49,12 +62,11 @@ class Parrot:
     def _said(self, begun: Begun, sampling: Sampling, purpose: Purpose) -> Trajectory:
         tokens = tuple(self._says(begun, purpose))[: sampling.max_tokens]
         own = Segment(token_ids=tokens, trainable=True, logprobs=(-1.0,) * len(tokens))
-        words = [i for s in (*begun.segments[1:], own) for i in s.token_ids]
-        said: Any = {"role": "assistant", "content": self.decode(words)}
+        said: Any = {"role": "assistant", "content": self.decode([*begun.answered, *tokens])}
         return Trajectory(
             prompt_id=begun.prompt.id,
             member=begun.member,
-            messages=(*begun.prompt.messages, said),
+            messages=(*begun.asked, said),
             segments=(*begun.segments, own),
             stop_reason="length" if len(tokens) == sampling.max_tokens else "stop",
         )

@@ -236,5 +236,7 @@ def test_the_libraries_of_models_come_along_when_a_model_does() -> None:
     assert {key for key in early if not key.startswith("assets.")} <= {
         "recipes.codet5.model",
         "recipes.docstrings.model",
+        "recipes.guess.model",
         "recipes.programs.model",
+        "recipes.wordle.model",
     }

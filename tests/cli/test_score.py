@@ -378,7 +378,7 @@ def test_mistakes_are_named_before_any_call(refine: Refine, llm_server: StartSer
         "bad.jsonl:6: has `messages` that are not a list, or an empty one",
         "bad.jsonl:8: has a message that is not {\"role\", \"content\"}, both text: {'role': 'user'}",
         "bad.jsonl:9: has `completions` that are not a list, or an empty one",
-        "bad.jsonl:10: has a completion that is not text",
+        "bad.jsonl:10: has a completion that is neither text nor a list of messages",
         "bad.jsonl:11: has the id 'a', which line 1 has already",
         "bad.jsonl:12: has `completions` that are not a list, or an empty one",
         "... and 1 more",

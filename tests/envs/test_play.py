@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from make import prompts
-from refine_rl.envs.base import How, Members, Turn, World
+from refine_rl.envs.base import Coming, How, Members, Turn, World, at_once, ended
 from refine_rl.envs.build import world_of
 from refine_rl.envs.early_exit import EarlyExit
 from refine_rl.envs.play import play, sample
@@ -47,14 +47,18 @@ class Again(SingleTurn):
     def how(self, number: int) -> How:
         return replace(self.first, purpose=replace(self.first.purpose, name=f"turn {number}"))
 
-    def after(self, number: int, prompt: Prompt, group: Members) -> Turn | None:
+    def after(self, number: int, prompt: Prompt, turn: Turn, group: Members) -> Coming:
         if number == len(prompt.text):
-            return None
+            return ended(group)
         heard = Segment(token_ids=(number,), trainable=False)
         last = group[-1:]  # the others wait
-        return Turn(
-            begun=tuple(Begun(prompt=prompt, member=t.member, segments=(*t.segments, heard)) for t in last),
-            waiting=group[:-1],
+        return at_once(
+            Turn(
+                begun=tuple(
+                    Begun(prompt=prompt, member=t.member, segments=(*t.segments, heard)) for t in last
+                ),
+                waiting=group[:-1],
+            )
         )
 
 

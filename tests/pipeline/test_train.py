@@ -345,6 +345,9 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         {"model": {"dropout": 0.1, "gradient_checkpointing": True}},
         {"prompts": {"pool": "informative", "probe": 2, "train": 7}, "grpo": {"steps": 8}},
         {"prompts": {"pool": "informative", "train": 7}, "rollout": {"ahead": 1}, "grpo": {"steps": 8}},
+        {"prompts": {"pool": "curriculum", "probe": 2, "train": 7}, "grpo": {"steps": 8}},
+        {"prompts": {"pool": "curriculum", "train": 7}, "rollout": {"ahead": 1}, "grpo": {"steps": 8}},
+        {"prompts": {"pool": "curriculum", "train": 12}, "grpo": {"steps": 8, "resample": 2}},
     ],
     ids=[
         "full",
@@ -357,6 +360,9 @@ def test_a_reward_that_sometimes_fails_loses_members_not_rewards(
         "dropout-checkpointing",
         "pool",
         "pool-ahead",
+        "curriculum",
+        "curriculum-ahead",
+        "curriculum-resample",
     ],
 )
 def test_other_settings_run_and_resume_to_the_bit(
@@ -455,6 +461,45 @@ def test_the_pool_sets_prompts_without_spread_aside_and_says_why(
     assert at_start[min(flat)]["state"] == "aside"
     first = {g["prompt_id"] for g in folder.groups() if g["step"] == 1}
     assert len(first & informative) == min(3, len(informative - set(at_start)))
+
+
+def test_a_curriculum_finds_the_prompts_with_spread_and_says_what_it_wasted(
+    task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    def mostly_flat(prompt: str, completion: str) -> float:
+        return float(len(completion)) if "fish" in prompt or "river" in prompt else 0.0
+
+    class Listener(Quiet):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    settings = task(
+        prompts={"pool": "curriculum", "train": 12},
+        reward={"rules": []},
+        grpo={"steps": 12, "zero_variance_patience": 99},
+    )
+    folder, listener = RunFolder.create(tmp_path / "run", settings), Listener()
+    run(folder, functions=[mostly_flat], observer=listener)
+    steps, metrics = folder.pool(), folder.metrics()
+    assert [(line["step"], line["state"]) for line in steps] == [(n, "drawn") for n in range(1, 13)]
+    for line in steps:
+        groups = [g["prompt_id"] for g in folder.groups() if g["step"] == line["step"]]
+        assert list(line["promised"]) == groups
+        assert sum(line["pool"].values()) == 12
+    assert steps[0]["pool"] == {"new": 12}
+    assert set(steps[0]["promised"].values()) == {0.5}
+    train = {p.id: p.text for p in folder.prompts() if p.split == "train"}
+    spread = {name for name, text in train.items() if "fish" in text or "river" in text}
+    drawn = [name for line in steps[6:] for name in line["promised"]]
+    assert sum(name in spread for name in drawn) / len(drawn) > 1.3 * len(spread) / len(train)
+    flat, last = sum(m["groups_zero_variance"] for m in metrics), steps[-1]["pool"]
+    (told,) = [note for note in listener.notes if note.startswith("Curriculum: ")]
+    assert told.startswith(f"Curriculum: {flat} of 36 groups had no spread; of 12 training prompts ")
+    assert f"{last['promising']} are likely to give spread" in told
+    assert "Training prompts by what their next group promises" in folder.report.read_text()
 
 
 AHEAD: dict[str, dict[str, Any]] = {

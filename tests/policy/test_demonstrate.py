@@ -197,3 +197,17 @@ def test_rows_go_together_with_others_of_their_length() -> None:
     assert [part.lengths for part in row.packed.parts] == [(10, 9), (4,), (2,)]
     assert starts.tolist() == [19, 0, 10, 25, 23]
     assert row.ids[0, 19:23].tolist() == [1] * 4
+
+
+def test_a_given_answer_stands_there_and_is_no_target(tiny: Policy) -> None:
+    asked = chat("Hi there", "Hello!", "And bye?", "So long.", "Still there?", "Yes.")
+    every = tiny.demonstrate(asked, every=True)
+    some = tiny.demonstrate(asked, every=True, given={3})
+    assert [i for s in some for i in s.token_ids] == [i for s in every for i in s.token_ids]
+    assert [s.token_ids for s in some if s.target] == [every[1].token_ids, every[5].token_ids]
+    assert tiny.demonstrate(asked, every=False, given={5}) == (
+        Segment(token_ids=tiny.encode(asked[:3]), trainable=False),
+        every[3],
+    )
+    with pytest.raises(UserError, match="nothing to imitate"):
+        tiny.demonstrate(asked, every=True, given={1, 3, 5})

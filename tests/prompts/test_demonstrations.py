@@ -181,3 +181,31 @@ def test_the_sum_is_of_all_that_is_read(tmp_path: Path) -> None:
     one, same = read(tmp_path, PAIRS), read(tmp_path, PAIRS)
     other = read(tmp_path, [*PAIRS[:-1], {**PAIRS[-1], "answer": "No."}])
     assert one.sha256 == same.sha256 != other.sha256
+
+
+def test_an_answer_may_be_given_and_not_imitated(tmp_path: Path) -> None:
+    chat = [*CHAT, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "So."}]
+    marked = [chat[0], {**chat[1], "train": False}, chat[2], {**chat[3], "train": True}]
+    plain = read(tmp_path, [{"messages": chat}], validation=0)
+    shown = read(tmp_path, [{"messages": marked}], validation=0)
+    assert shown.rows[0].messages == plain.rows[0].messages
+    assert (plain.rows[0].given, shown.rows[0].given) == (frozenset(), {1})
+    assert shown.sha256 != plain.sha256
+    system = read(tmp_path, [{"messages": marked}], system="Be kind.", validation=0).rows[0]
+    assert (system.messages[2]["content"], system.given) == ("Ho", {2})
+
+    last = read(tmp_path, [{"messages": [*chat[:3], {**chat[3], "train": False}]}], validation=0).rows[0]
+    assert (last.answer, last.asked) == ("Ho", (CHAT[0],))
+
+
+def test_what_is_wrong_with_marks_of_training(tmp_path: Path) -> None:
+    asks, answers = CHAT
+    assert problem(tmp_path, {"messages": [asks, {**answers, "train": False}]}) == (
+        'has no answer to imitate: each has "train": false'
+    )
+    assert problem(tmp_path, {"messages": [{**asks, "train": False}, answers]}) == (
+        'has a message 1 with "train", and it is not the assistant\'s'
+    )
+    assert problem(tmp_path, {"messages": [asks, {**answers, "train": "no"}]}) == (
+        'has a message 2 whose "train" is neither true nor false'
+    )

@@ -228,3 +228,15 @@ def test_of_a_large_set_only_those_that_may_be_chosen_are_compared(
     monkeypatch.setattr("refine_rl.prompts.split.near_duplicates", counted)
     assert split_candidates(candidates, asked, near) == whole
     assert compared == [4 + 2 * (train + 32 + 5), *([400] if near == 0.1 else [])]
+
+
+def test_where_a_world_plays_the_data_are_the_question() -> None:
+    """All games may ask the same; the answer that they are about tells them apart."""
+    games = [candidate({"prompt": "play", "answer": str(n)}, f"f:{n}") for n in range(10)]
+    asked: dict[Split, int | None] = {"train": 6, "validation": 2, "held_out": 2}
+    chosen, dropped = split_candidates(games, asked, 1.0, with_data=True)
+    assert sizes(chosen) == (6, 2, 2)
+    assert dropped == []
+    twins = [candidate({"prompt": "play", "answer": "0", "split": s}, s) for s in ("train", "held_out")]
+    open_: dict[Split, int | None] = {"train": None, "validation": None, "held_out": None}
+    assert sizes(split_candidates(twins, open_, 1.0, with_data=True)[0]) == (0, 0, 1)

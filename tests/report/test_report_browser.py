@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from games import games_run
 from refine_rl.llm.client import Call
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
@@ -327,3 +328,32 @@ def test_everything_has_a_name_for_who_cannot_see_it(visit: Visit) -> None:
 def test_no_id_is_used_twice(visit: Visit) -> None:
     ids = visit.page.eval_on_selector_all("[id]", "elements => elements.map((e) => e.id)")
     assert len(ids) == len(set(ids))
+
+
+def test_a_game_is_shown_turn_by_turn(browser: Any, tmp_path: Path, hostile: tuple[str, ...]) -> None:
+    games = games_run(tmp_path / "games", hostile[0])
+    visit = Visit(browser, games.save_report(render(games)), viewport={"width": 390, "height": 844})
+    page = visit.page
+    first = page.locator("#members > li").first
+    assert first.locator(".said").all_inner_texts() == ["25", "33", "29"]
+    assert first.locator(".heard").all_inner_texts() == ["higher", "lower", "right"]
+    assert first.locator(".given").all_inner_texts() == ["0.00", "0.00", "+1.00"]
+    heads = page.locator("#members > li > .head").all_inner_texts()
+    assert "3 turns" in heads[0]
+    assert "2 turns, ended by a limit" in heads[2]
+    assert "1 turn, the world failed" in heads[3]
+    assert "step raised ValueError: no such number" in page.locator("#members > li").nth(3).inner_text()
+    page.click("#group-after")
+    long = page.locator("#members > li").first
+    assert long.locator("summary").inner_text() == "6 more turns"
+    assert long.locator(".exchange").count() == 12
+    assert long.locator(".tile").first.inner_text() == "C"
+    assert long.locator(".tile.green").first.evaluate("e => getComputedStyle(e).backgroundColor") == (
+        "rgb(47, 125, 71)"
+    )
+    assert page.locator("#members > li").nth(1).locator(".said").first.inner_text() == hostile[0]
+    assert page.locator("#examples .exchange .said").first.inner_text() == "CRANE 0"
+    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert visit.complaints == []
+    visit.context.close()

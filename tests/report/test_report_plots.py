@@ -119,6 +119,29 @@ def test_what_only_some_runs_have_is_drawn_where_they_have_it(run: RunFolder) ->
     assert not {"KL coefficient", "Share of tokens outside the clip range"} & plots(still, []).keys()
 
 
+def test_a_curriculum_shows_what_it_promised_and_where_it_left_the_pool(run: RunFolder) -> None:
+    titles = ["Share of groups with spread", "Training prompts by what their next group promises"]
+    metrics = [m | {"groups": 4, "groups_zero_variance": n} for n, m in enumerate(run.metrics()[:3])]
+    pool: list[dict[str, Any]] = [
+        {"step": 1, "state": "drawn", "promised": {"a": 0.5, "b": 0.5}, "pool": {"new": 9}},
+        {"step": 2, "state": "drawn", "promised": {"a": 0.9, "c": 0.5}, "pool": {"new": 7, "easy": 2}},
+        {"step": 3, "state": "drawn", "promised": {"d": 0.8}, "pool": {"promising": 1, "new": 5, "easy": 3}},
+    ]
+    drawn = {plot.title: plot for plot in training_plots(metrics, [], pool)}
+    shares, states = (drawn[title] for title in titles)
+    assert "Promised: 0.50 at step 1 to 0.80 at step 3, lowest 0.50, highest 0.80." in shares.alt
+    assert "Found: 1.00 at step 1 to 0.50 at step 3, lowest 0.50, highest 1.00." in shares.alt
+    assert [label for label, _ in shares.legend] == ["promised", "found"]
+    assert "likely to differ 0 to 1, never tried 9 to 5, too easy 0 to 3." in states.alt
+    for plot in (shares, states):
+        ElementTree.fromstring(plot.svg)
+    once = {plot.title for plot in training_plots(metrics[:1], [], pool[:1])}
+    assert once >= set(titles)
+    other = [{"step": 1, "prompt_id": "a", "state": "back"}]
+    assert not {plot.title for plot in training_plots(metrics, [], other)} & set(titles)
+    assert not {plot.title for plot in training_plots(metrics, [], [])} & set(titles)
+
+
 def test_a_single_step_is_a_whole_number(run: RunFolder) -> None:
     """matplotlib would put it on an axis from -0.05 to 0.05."""
     drawn = plots([], run.validation()[:1])["Reward"].svg

@@ -15,6 +15,7 @@ from refine_rl.settings import (
     ModelSettings,
     OverlongSettings,
     PromptSettings,
+    RolloutSettings,
     Settings,
     SFTSettings,
     StepSettings,
@@ -32,7 +33,12 @@ GRADED = {"steps": {"judges": ["a/b"]}}
 # A class of settings -> an example a rule, in the rules' order.
 EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ModelSettings: [{"bits": 8}],
-    PromptSettings: [{"probe": 1, "pool": "informative"}, {"probe": 2}],
+    PromptSettings: [
+        {"probe": 1, "pool": "informative"},
+        {"probe": 2},
+        {"parameters": {"a": 1}},
+        {"source": "reasoning-gym:gcd", "similarity": "meaning"},
+    ],
     OverlongSettings: [
         {"unit": "words"},
         {"kind": "linear", "buffer": 3},
@@ -46,6 +52,12 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {**PAIRS, "messages": "chat", "answer": "reply"},
         {**PAIRS, "validation": 0, "patience": 3},
     ],
+    RolloutSettings: [
+        {"turns": 3},
+        {"environment": "my_env.py:Guess", "trajectory_tokens": 9, "max_tokens": 10},
+        {"environment": "my_env.py:Guess", "tools": ["tools.py:add"]},
+        {"environment": "my_env.py:Guess", **EARLY},
+    ],
     Settings: [
         {"grpo": {"steps": 5, "warmup_steps": 6}},
         {"grpo": {"advantage": "gdpo"}, "reward": {"combine": "product"}},
@@ -54,6 +66,8 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"grpo": {"kl_in": "reward"}},
         {"grpo": {"loss": "sapo", "clip_high": 0.1}},
         {"grpo": {"importance_cap": 2.0}, "model": {"dropout": 0.1}},
+        {"prompts": {"pool": "curriculum"}, "reward": JUDGED},
+        {"prompts": {"pool": "curriculum"}, "grpo": {"flat": "sign", "solved": 1.0}},
         {"grpo": {"resample": 1}, "rollout": {"ahead": 1}},
         {"grpo": {"flat": "sign"}},
         {"grpo": {"solved": 1.0}},
@@ -69,6 +83,12 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"rollout": EARLY, "grpo": {"advantage": "gdpo"}},
         {"rollout": EARLY, "grpo": BY_STEPS, "reward": GRADED},
         {"rollout": EARLY, "prompts": {"pool": "informative", "probe": 2}},
+        {"reward": {"world": {"take": "best"}}},
+        {"rollout": {"environment": "my_env.py:Guess"}, "grpo": BY_STEPS, "reward": GRADED},
+        {
+            "rollout": {"environment": "my_env.py:Guess"},
+            "reward": {"sanity": [{"prompt": "a", "good": "b", "bad": "c"}]},
+        },
         {"prompts": {"source": "writer"}},
         {"reward": {**JUDGED, "rubric": "write"}},
         {"reward": {"rubric": "Be brief."}},

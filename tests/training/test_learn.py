@@ -324,6 +324,21 @@ def test_dropout_with_checkpointing_is_dropout_without(
     assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
 
 
+def test_dropout_in_two_lanes_is_dropout_in_one(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Micro-batches of the same rows drop the same, whoever works them: only sums are rounded otherwise."""
+    results = []
+    for lanes in (1, 2):
+        monkeypatch.setattr("refine_rl.training.local.lanes_of", lambda speaker, lanes=lanes: lanes)
+        policy = policy_of(make_model, dropout=0.3)
+        batch = rows_of(groups_of(policy))
+        s = settings(model={"dropout": 0.3}, tokens_per_micro_batch=30 * lanes)
+        results.append(updated(policy, batch, s))
+    for name, one in results[0].items():
+        torch.testing.assert_close(results[1][name], one, rtol=1e-4, atol=1e-6)
+
+
 def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
     before = weights(policy)

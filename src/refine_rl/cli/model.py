@@ -30,7 +30,7 @@ def chat(
 ) -> None:
     """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
     an empty line ends."""
-    from refine_rl.pipeline.chat import COLUMN, Chat
+    from refine_rl.pipeline.chat import COLUMN, Chat, stage_of_run
     from refine_rl.pipeline.model import longest_text
     from refine_rl.pipeline.weights import choose_weights, open_model
     from refine_rl.report.screen import print_error, results, say, talk
@@ -41,16 +41,28 @@ def chat(
     messages, console = talk(), results()
     messages.print(f"Loading {folder.settings().model.name} ...", markup=False)
     settings, policy = open_model(folder, weights)
+    stage = stage_of_run(settings)
     which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(folder.planned_steps())}"
     say(messages, f"{settings.model.name}, {which}: {settings.task.strip()}")
-    say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
+    if stage is None:
+        say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
+    else:
+        known = [p.id for p in folder.prompts() if p.split == "held_out"]
+        say(
+            messages,
+            f"Each message sets a world of {settings.rollout.environment} going, which you see played: a "
+            f"prompt's id ({', '.join(known[:3])} ... {known[-1]}) takes its data, any other text has none. "
+            "/help says what else there is; an empty line ends.",
+        )
     talked = Chat(
         policy=policy,
-        longest=longest_text(settings.rollout.max_tokens, policy, folder.prompts()) if policy.moving else 0,
+        longest=longest_text(settings.rollout, policy, folder.prompts()) if policy.moving else 0,
         system=settings.prompts.system if system is None else system,
         temperature=temperature,
         max_tokens=max_tokens or settings.rollout.max_tokens,
         base=base,
+        stage=stage,
+        prompts={p.id: p for p in folder.prompts()} if stage is not None else {},
     )
     _line_editing()
     while (text := _next_message()) and text != "/quit":

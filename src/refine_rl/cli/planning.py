@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from refine_rl.plan.machine import Size
     from refine_rl.plan.probe import Probed
     from refine_rl.report.columns import Columns
-    from refine_rl.settings import Settings
+    from refine_rl.settings import RolloutSettings, Settings
     from refine_rl.types import Prompt
 
 _ABOUT_CALLS = (
@@ -145,8 +145,16 @@ def _heads(settings: Settings, planned: Plan) -> Iterator[str]:
         yield (
             f"{c.train} training, {c.validation} validation, {c.held_out} held-out prompts of about "
             f"{c.tokens} tokens; {settings.grpo.steps} steps of {settings.grpo.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} answers of at most {settings.rollout.max_tokens} tokens"
+            f"{settings.rollout.group_size} {_answers(settings.rollout)}"
         )
+
+
+def _answers(rollout: RolloutSettings) -> str:
+    """What each member of a group is, and how long at most."""
+    if not rollout.environment:
+        return f"answers of at most {rollout.max_tokens} tokens"
+    turns = f"games of at most {rollout.turns} turns of {rollout.max_tokens} tokens"
+    return f"{turns} in {rollout.environment}, whose own words and time are not counted"
 
 
 def _calls(planned: Plan) -> Columns:

@@ -48,15 +48,19 @@ def one_task(command: str, task: Path | None, recipe: str | None) -> None:
 
 
 def demo(
-    run: Path | None = typer.Option(None, "--run", help="The run's folder; without it, a new runs/demo."),
+    recipe: str = typer.Argument(
+        "style", metavar="RECIPE", help="Of `refine recipes`: style, guess, wordle ..."
+    ),
+    run: Path | None = typer.Option(None, "--run", help="The run's folder; without it, a new one in runs/."),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Train the bundled model on the style task. Base against tuned, in two minutes, offline."""
+    """Train a ready task, offline. Base against tuned, in minutes: the bundled model on the style task, or a
+    recipe that brings its own model, such as guess or wordle."""
     from refine_rl.recipes import load_task
 
-    settings = load_task(None, recipe="style", overrides=overrides)
-    _start(run, "demo", settings, as_json)
+    settings = load_task(None, recipe=recipe, overrides=overrides)
+    _start(run, "demo" if recipe == "style" else f"demo-{recipe}", settings, as_json)
 
 
 def train(

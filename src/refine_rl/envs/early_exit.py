@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from refine_rl.envs.base import How, Members, Turn
+from refine_rl.envs.base import Coming, How, Members, Turn, at_once, ended
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.policy.protocol import Begun, Speaker, begun
 from refine_rl.randomness import generator
@@ -35,6 +35,10 @@ class EarlyExit:
     first: How
     exits: EarlyExitSettings
 
+    @property
+    def goes_on(self) -> bool:
+        return False  # a thought that is cut is another beginning
+
     def fits(self) -> None:
         """Raises UserError where no token of a thought has room."""
         self._room()
@@ -47,24 +51,26 @@ class EarlyExit:
             purpose=replace(self.first.purpose, name="early_exit"),
         )
 
-    def begin(self, prompt: Prompt) -> Turn:
-        return Turn(begun=begun(self.speaker.encode(prompt.messages), prompt, 1))
+    def begin(self, prompt: Prompt) -> Coming:
+        return at_once(Turn(begun=begun(self.speaker.encode(prompt.messages), prompt, 1)))
 
-    def after(self, number: int, prompt: Prompt, group: Members) -> Turn | None:
+    def after(self, number: int, prompt: Prompt, turn: Turn, group: Members) -> Coming:
         """The exits of a whole answer, in the order of their length; the whole answer stands last."""
         if number > 1:
-            return None
+            return ended(group)
         (answer,) = group
         last = min(thought_tokens(self.speaker, answer, self.exits.ends) - 1, self._room())
         key = self.first.purpose
         kept = cuts(last, self.members - 1, seed=key.seed, step=key.step, prompt_id=prompt.id)
         forced = Segment(token_ids=self.speaker.encode_words(self._forced), trainable=False)
-        return Turn(
-            begun=tuple(
-                Begun(prompt=prompt, member=m, segments=(*_cut(answer, n), forced))
-                for m, n in enumerate(kept)
-            ),
-            waiting=(replace(answer, member=len(kept)),),
+        return at_once(
+            Turn(
+                begun=tuple(
+                    Begun(prompt=prompt, member=m, segments=(*_cut(answer, n), forced))
+                    for m, n in enumerate(kept)
+                ),
+                waiting=(replace(answer, member=len(kept)),),
+            )
         )
 
     def between(self, number: int, groups: Sequence[Members]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from refine_rl.envs.base import How, Members, Turn, World
-from refine_rl.envs.single_turn import SingleTurn
+from refine_rl.envs.base import Coming, How, Members, Turn, World
+from refine_rl.envs.build import plain_world
+from refine_rl.envs.stage import Stage
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose, Speaker, Spoken
 from refine_rl.progress import Pause, never
@@ -15,31 +16,48 @@ from refine_rl.types import Prompt
 def play(world: World, prompts: Sequence[Prompt], pause: Pause = never) -> Iterator[Spoken]:
     """A group for each prompt, with the prompt's place, as soon as it is over.
 
-    All groups that go on do so together. `pause` is called between tokens; it may raise to leave early.
+    All groups that go on do so together; what the world still has to do for one goes on while others are
+    sampled. `pause` is called between tokens and while the world is waited for; it may raise to leave early.
     """
-    turns = dict(enumerate(map(world.begin, prompts)))
+    memory = world.speaker.memory() if world.goes_on else None
+    coming = {place: world.begin(prompt) for place, prompt in enumerate(prompts)}
+    turns: dict[int, Turn] = {}
+    spoken: dict[int, Members] = {}
     number = 0
-    while turns:
+    while True:
+        yield from _arrived(coming, turns, pause)
+        if not turns:
+            return
+        if spoken:
+            world.between(number, [spoken[place] for place in sorted(turns)])
         number += 1
-        how, places = world.how(number), sorted(turns)
-        spoken: dict[int, Members] = {}
-        follow: dict[int, Turn] = {}
+        how, places, now = world.how(number), sorted(turns), turns
+        spoken, turns = {}, {}
         for n, said in world.speaker.speak(
-            [turns[place].begun for place in places],
+            [now[place].begun for place in places],
             sampling=how.sampling,
             purpose=how.purpose,
             pause=pause,
+            memory=memory,
         ):
             place = places[n]
-            group = tuple(sorted((*said, *turns[place].waiting), key=lambda t: t.member))
-            following = world.after(number, prompts[place], group)
-            if following is None:
-                yield place, group
-            else:
-                spoken[place], follow[place] = group, following
-        if follow:
-            world.between(number, [spoken[place] for place in sorted(spoken)])
-        turns = follow
+            group = tuple(sorted((*said, *now[place].waiting), key=lambda t: t.member))
+            spoken[place] = group
+            coming[place] = world.after(number, prompts[place], now[place], group)
+            yield from _arrived(coming, turns)
+
+
+def _arrived(
+    coming: dict[int, Coming], turns: dict[int, Turn], pause: Pause | None = None
+) -> Iterator[Spoken]:
+    """Takes the turns that are here (with `pause`: all, which are waited for) out of `coming`: those that
+    follow are put into `turns`, groups that are over are given away."""
+    for place in [place for place, turn in coming.items() if pause is not None or turn.here]:
+        turn = coming.pop(place).wait(pause or never)
+        if turn.over:
+            yield place, turn.waiting
+        else:
+            turns[place] = turn
 
 
 def sample(
@@ -49,9 +67,11 @@ def sample(
     members: int,
     sampling: Sampling,
     purpose: Purpose,
+    stage: Stage | None = None,
     pause: Pause = never,
 ) -> list[Members]:
-    """`members` plain answers to each prompt, in the order of the prompts."""
-    world = SingleTurn(speaker=speaker, members=members, first=How(sampling=sampling, purpose=purpose))
+    """`members` plain answers to each prompt, in the order of the prompts; or trajectories in the
+    environments of a `stage`."""
+    world = plain_world(speaker, members, How(sampling=sampling, purpose=purpose), stage)
     groups = dict(play(world, prompts, pause))
     return [groups[place] for place in range(len(prompts))]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from refine_rl.envs.play import sample
+from refine_rl.envs.stage import Stage
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose, Speaker
 from refine_rl.progress import Pause, never
@@ -36,10 +37,11 @@ def answer(
     max_tokens: int,
     purpose: Purpose,
     greedy: bool = True,
+    stage: Stage | None = None,
     pause: Pause = never,
 ) -> list[Answers]:
     """For each prompt `samples` answers drawn at temperature 1 from the whole distribution, and the
-    greedy one.
+    greedy one; or trajectories in the environments of a `stage`.
 
     Base and tuned are asked with the same `purpose`, so both meet the same random draws; what remains
     between them is the difference of the policies.
@@ -47,7 +49,9 @@ def answer(
 
     def drawn(members: int, temperature: float) -> list[tuple[Trajectory, ...]]:
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        return sample(speaker, prompts, members=members, sampling=sampling, purpose=purpose, pause=pause)
+        return sample(
+            speaker, prompts, members=members, sampling=sampling, purpose=purpose, stage=stage, pause=pause
+        )
 
     sampled = drawn(samples, 1.0)
     best = drawn(1, 0.0) if greedy else sampled

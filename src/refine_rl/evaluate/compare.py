@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refine_rl.errors import UserError
 from refine_rl.evaluate.content import content
@@ -16,12 +16,14 @@ from refine_rl.types import (
     Comparison,
     Content,
     Contrast,
+    Dialogue,
     Example,
     Other,
     Outcome,
     Part,
     Prompt,
     Score,
+    Trajectory,
     Variety,
 )
 
@@ -260,8 +262,8 @@ def _variety(pairs: Sequence[Pair]) -> dict[str, Variety]:
     """Of the sampled answers and of the greedy ones: a policy's most likely words collapse first."""
     found: dict[str, Variety] = {}
     for side, outcomes in _sides(pairs).items():
-        found[side] = variety([(o.prompt.id, [t.completion for t, _ in o.sampled]) for o in outcomes])
-        found[f"{side}_greedy"] = variety([(o.prompt.id, [o.greedy[0].completion]) for o in outcomes])
+        found[side] = variety([(o.prompt.id, [t.said for t, _ in o.sampled]) for o in outcomes])
+        found[f"{side}_greedy"] = variety([(o.prompt.id, [o.greedy[0].said]) for o in outcomes])
     return found
 
 
@@ -292,12 +294,31 @@ def _mean(values: Sequence[float]) -> float:
 
 def _example(base: Outcome, tuned: Outcome, others: Mapping[str, Mapping[str, Outcome]]) -> Example:
     (base_answer, base_score), (tuned_answer, tuned_score) = base.greedy, tuned.greedy
+    beside = {name: found[base.prompt.id].greedy[0] for name, found in others.items()}
+    sides = {"base": base_answer, **beside, "tuned": tuned_answer}
     return Example(
-        prompt=base.prompt.text,
+        prompt=_asked(base_answer, base.prompt),
         base=base_answer.completion,
         tuned=tuned_answer.completion,
         base_reward=base_score.value,
         tuned_reward=tuned_score.value,
         facets=base.prompt.facets,
-        others={name: found[base.prompt.id].greedy[0].completion for name, found in others.items()},
+        others={name: answer.completion for name, answer in beside.items()},
+        dialogues={
+            side: dialogue
+            for side, answer in sides.items()
+            if (dialogue := dialogue_of(answer, base.prompt)) is not None
+        },
     )
+
+
+def _asked(answer: Trajectory, prompt: Prompt) -> str:
+    """The prompt as a person would be asked it; what a world says at the beginning ends it."""
+    return replace(prompt, messages=answer.messages[: len(prompt.messages)]).text
+
+
+def dialogue_of(answer: Trajectory, prompt: Prompt) -> Dialogue | None:
+    """What was said behind a prompt in a world of several turns; None where none was played."""
+    if answer.played is None:
+        return None
+    return Dialogue(messages=answer.messages[len(prompt.messages) :], played=answer.played)

@@ -34,8 +34,8 @@ def content(groups: Sequence[tuple[Prompt, Sequence[tuple[Trajectory, Score]]]])
     values = [value for _, value in scored]
     sizes = (
         [t.completion_tokens for t, _ in scored],
-        [len(t.completion) for t, _ in scored],
-        [len(t.completion.split()) for t, _ in scored],
+        [len(t.said) for t, _ in scored],
+        [len(t.said.split()) for t, _ in scored],
     )
     follow = [f for size in sizes if (f := follows(size, values)) is not None]
     return Content(
@@ -49,9 +49,7 @@ def kept_share(prompt: Prompt, answers: Iterable[tuple[Trajectory, object]]) -> 
     """The mean share of the prompt's different content words that its answers keep; None for a prompt without
     any. English stop words are left out, and the forms of a word are one."""
     wanted = frozenset(content_stems(prompt.text))
-    shares = [
-        len(wanted.intersection(content_stems(t.completion))) / len(wanted) for t, _ in answers if wanted
-    ]
+    shares = [len(wanted.intersection(content_stems(t.said))) / len(wanted) for t, _ in answers if wanted]
     return mean_of(shares) if shares else None
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from refine_rl.envs.play import sample
+from refine_rl.envs.stage import Stage, stage_of
 from refine_rl.errors import UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
-from refine_rl.types import Message, Prompt
+from refine_rl.settings import Settings
+from refine_rl.types import Message, Prompt, Trajectory
 
 HELP = """/help              these lines
 /base              the untrained model's answer as well, or no longer
@@ -23,9 +26,17 @@ Every message stands alone, as in training."""
 COLUMN = 19  # of HELP, in which it says what a command does
 
 
+def stage_of_run(settings: Settings) -> Stage | None:
+    """The environment in which a run's answers are given, where there is one. Raises SettingsError where it
+    is not there any more."""
+    return stage_of(settings.rollout, settings.folder)
+
+
 @dataclass(kw_only=True)
 class Chat:
-    """A talk with a policy: how it answers now. `longest`: tokens of the longest text in its training."""
+    """A talk with a policy: how it answers now. `longest`: tokens of the longest text in its training.
+    With a `stage` a message sets a world going, and the answer is all that happens in it: the id of one of
+    `prompts` takes that prompt with its data, any other text is a prompt without data."""
 
     policy: Policy
     longest: int
@@ -33,6 +44,8 @@ class Chat:
     temperature: float
     max_tokens: int
     base: bool
+    stage: Stage | None = None
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
     turn: int = 0
 
     def answers(self, text: str) -> list[tuple[str, str]]:
@@ -75,22 +88,39 @@ class Chat:
         messages: list[Message] = [{"role": "user", "content": text}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        prompt = Prompt(id="chat", split="held_out", messages=tuple(messages))
+        prompt = self.prompts.get(text) or Prompt(id="chat", split="held_out", messages=tuple(messages))
         length = len(policy.encode(prompt.messages))
         if length > policy.prompt_room(self.max_tokens):
             raise UserError(
                 f"This message takes {length} tokens and the answer up to {self.max_tokens}, but the model "
                 f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
             )
-        policy.hold_still(max(length + self.max_tokens, self.longest))
+        if self.stage is None:
+            policy.hold_still(max(length + self.max_tokens, self.longest))
+        else:
+            policy.hold_still(policy.context_length)
         groups = sample(
             policy,
             [prompt],
             members=1,
             sampling=Sampling(max_tokens=self.max_tokens, temperature=self.temperature),
             purpose=Purpose(seed=0, step=self.turn, name="chat"),
+            stage=self.stage,
         )
-        return groups[0][0].completion
+        answer = groups[0][0]
+        return answer.completion if self.stage is None else _happened(answer, len(prompt.messages))
+
+
+def _happened(t: Trajectory, asked: int) -> str:
+    """All that was said in a world, and how it ended. `asked` messages are the prompt's."""
+    if t.played is None:
+        raise ValueError("nothing was played")
+    names = {"assistant": "policy", "user": "world"}
+    first = t.messages[: asked or 1][-1]["content"]
+    lines = [first, *(f"  {names.get(m['role'], m['role'])}: {m['content']}" for m in t.messages[asked:])]
+    why = f": {t.played.why}" if t.played.why else ""
+    rewards = ", ".join(f"{r:g}" for r in t.played.rewards) or "none"
+    return "\n".join([*lines, f"  {t.played.end}{why}; rewards {rewards}"])
 
 
 def _number(name: str, text: str, least: float) -> float:

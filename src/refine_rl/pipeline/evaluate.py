@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.answer import Answers
 from refine_rl.evaluate.verdict import unexpected
@@ -28,7 +29,7 @@ from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect, spending
 from refine_rl.run.journal import Journal
-from refine_rl.settings import Settings
+from refine_rl.settings import RolloutSettings, Settings
 from refine_rl.settings.evaluate import metrics_flaw
 from refine_rl.settings.file import override
 from refine_rl.settings.toml_write import toml_value
@@ -74,22 +75,21 @@ def evaluate_again(
         folder.repair()
         weights = weights or choose_weights(folder)
         if weights.checkpoint is not None:
-            journal.observer.note(
-                f"tuned is the checkpoint after {weights.trained.text(folder.planned_steps())}"
-            )
+            trained = weights.trained.text(folder.planned_steps())
+            journal.observer.note(f"tuned is the checkpoint after {trained}")
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
         scorers = build_scorers(settings, functions, connections, shelf=folder.quiz)
-        if told := isolation_of(scorers.exam):
-            journal.observer.warning(told)
+        _warn_of_isolation(scorers, journal)
         prompts = _prompts(folder, settings, source, journal)
         scorers.validation.check_data(prompts)
         require_data(settings, prompts)
         _first_looks(folder, settings, scorers, connections, journal, pause, prompts)
         journal.stage(f"Loading {settings.model.name}")
+        stage = stage_of(settings.rollout, settings.folder)
         _, policy = open_model(folder, weights)
-        prompts = _readable(folder, settings.rollout.max_tokens, prompts, policy, journal)
+        prompts = _readable(folder, settings.rollout, prompts, policy, journal)
         with ScoringLoop(closing=connections.close) as scoring:
             work = Work(
                 folder=folder,
@@ -100,11 +100,18 @@ def evaluate_again(
                 cost=spending(settings, connections.ledger),
                 journal=journal,
                 pause=pause,
+                stage=stage,
                 evaluation=name,
             )
             sides, losses = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
             comparison = compared(work, sides, seed=seed, losses=losses)
         return comparison, _told(folder, name, comparison, journal)
+
+
+def _warn_of_isolation(scorers: Scorers, journal: Journal) -> None:
+    """Says what code that is run is not kept from."""
+    if told := isolation_of(scorers.exam):
+        journal.observer.warning(told)
 
 
 def _require_reward(folder: RunFolder, functions: Sequence[Callable[..., Any]]) -> None:
@@ -193,7 +200,7 @@ def _prompts(folder: RunFolder, settings: Settings, source: str | None, journal:
 
 
 def _readable(
-    folder: RunFolder, max_tokens: int, prompts: Sequence[Prompt], policy: Policy, journal: Journal
+    folder: RunFolder, rollout: RolloutSettings, prompts: Sequence[Prompt], policy: Policy, journal: Journal
 ) -> list[Prompt]:
     """Those that the model can read, for which its positions are held still; raises UserError where none is
     left."""
@@ -202,7 +209,7 @@ def _readable(
         journal.observer.note(line)
     if not read:
         raise UserError("No prompt is left that this model can read.")
-    hold_positions(max_tokens, policy, [*folder.prompts(), *read], journal.observer)
+    hold_positions(rollout, policy, [*folder.prompts(), *read], journal.observer)
     return list(read)
 
 

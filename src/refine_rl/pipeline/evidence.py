@@ -42,7 +42,7 @@ def untouched(work: Work, prompts: Sequence[Prompt]) -> Policy:
     """The model as it was before a run that begins with supervised fine-tuning, loaded beside the run's."""
     policy = run_policy(work.folder, keep_reference=False, untouched=True)
     every = [*work.folder.prompts(), *prompts]
-    hold_positions(work.settings.rollout.max_tokens, policy, every, Quiet())
+    hold_positions(work.settings.rollout, policy, every, Quiet())
     return policy
 
 

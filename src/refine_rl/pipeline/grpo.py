@@ -38,7 +38,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
     work.cost()  # what is counted from here on belongs to the steps
     record = FolderRecord(work.folder, learner, settings, work.journal, start)
     learn = learn_of(settings, learner, distance_of(settings, work.policy, record.history), pause=work.pause)
-    play = play_of(settings, work.policy, pause=work.pause)
+    play = play_of(settings, work.policy, stage=work.stage, pause=work.pause)
 
     def rollouts(some: Sequence[Prompt], step: int) -> Iterator[Spoken]:
         with work.training_at(step):  # the groups go to be scored while others are sampled
@@ -71,7 +71,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
     # What an earlier process spent on steps that came after its last checkpoint counts.
     lost = sum(m.seconds["total"] for m in record.history() if m.step > start.step)
     spent = start.seconds + lost - work.began
-    return train(
+    position = train(
         collect,
         learn,
         keep,
@@ -79,6 +79,28 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         clock=lambda: spent + time.perf_counter(),
         pause=work.pause,
     )
+    _tell_pool(work)
+    return position
+
+
+def _tell_pool(work: Work) -> None:
+    """What a curriculum wasted, and where it left the pool."""
+    drawn = [line for line in work.folder.pool() if line["state"] == "drawn"]
+    if not drawn:
+        return
+    metrics, pool = work.folder.metrics(), drawn[-1]["pool"]
+    groups = sum(m["groups"] for m in metrics)
+    flat = sum(m["groups_zero_variance"] - m.get("groups_by_steps", 0) for m in metrics)
+    states = {
+        "promising": "are likely to give spread",
+        "easy": "are too easy",
+        "hard": "too hard",
+        "alike": "gave answers of equal reward",
+        "new": "were never tried",
+    }
+    told = ", ".join(f"{pool[state]} {words}" for state, words in states.items() if pool.get(state))
+    wasted = f"{flat} of {groups} groups had no spread"
+    work.journal.observer.note(f"Curriculum: {wasted}; of {sum(pool.values())} training prompts {told}")
 
 
 def load_best(work: Work, position: Position) -> None:

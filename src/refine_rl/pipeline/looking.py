@@ -91,6 +91,7 @@ def probe(work: Work, prompts: Sequence[Prompt]) -> None:
         members=work.settings.prompts.probe,
         sampling=sampling_of(work.settings),
         purpose=work.purpose("probe"),
+        stage=work.stage,
         pause=work.pause,
     )
     answers = [Answers(prompt=p, sampled=g, greedy=g[0]) for p, g in zip(prompts, groups, strict=True)]

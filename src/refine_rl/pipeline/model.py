@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from refine_rl.envs.tools.tool import load_tools
 from refine_rl.errors import UserError
 from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.load import load_policy
@@ -12,6 +13,7 @@ from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.run import RunFolder
+from refine_rl.settings import RolloutSettings
 from refine_rl.types import Prompt
 
 _FINE_TUNED = "fine_tuned_weights"
@@ -44,6 +46,9 @@ def run_policy(
         keep_reference=keep_reference,
         moment=folder.config.created(),
     )
+    if settings.rollout.tools:
+        tools = load_tools(settings.rollout.tools, settings.folder)
+        policy.tell_tools(tuple(tool.schema for tool in tools.values()))
     if not known:  # now the files have come from the hub
         require_same_model(folder, record=record)
     return policy
@@ -85,13 +90,15 @@ def _require_fine_tuned(folder: RunFolder) -> None:
     require_same_model(folder.sft)
 
 
-def hold_positions(max_tokens: int, policy: Policy, prompts: Sequence[Prompt], observer: Observer) -> None:
+def hold_positions(
+    rollout: RolloutSettings, policy: Policy, prompts: Sequence[Prompt], observer: Observer
+) -> None:
     """Where the model's positions follow the longest text of a batch, they are held at what the longest of
-    these prompts needs with an answer of `max_tokens`; base and tuned, sampler and trainer compute alike."""
+    these prompts needs with an answer; base and tuned, sampler and trainer compute alike."""
     kinds = policy.moving
     if not kinds:
         return
-    longest = longest_text(max_tokens, policy, prompts)
+    longest = longest_text(rollout, policy, prompts)
     if policy.hold_still(longest):
         observer.note(
             f"the model's positions follow the length of a text ({kinds}): all texts of the run are computed "
@@ -99,6 +106,9 @@ def hold_positions(max_tokens: int, policy: Policy, prompts: Sequence[Prompt], o
         )
 
 
-def longest_text(max_tokens: int, policy: Policy, prompts: Sequence[Prompt]) -> int:
-    """Tokens of the longest of these prompts with an answer."""
-    return max((len(policy.encode(p.messages)) for p in prompts), default=0) + max_tokens
+def longest_text(rollout: RolloutSettings, policy: Policy, prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest of these prompts with an answer; in an environment, as many as the model reads,
+    as it says how long a trajectory becomes."""
+    if rollout.environment:
+        return policy.context_length
+    return max((len(policy.encode(p.messages)) for p in prompts), default=0) + rollout.max_tokens

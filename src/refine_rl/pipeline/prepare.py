@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from refine_rl.envs.stage import Stage, stage_of
 from refine_rl.errors import Together
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
@@ -21,6 +22,7 @@ from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Pause
+from refine_rl.prompts.curate import said
 from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards import check_sanity
 from refine_rl.rewards.build import Scorers, build_scorers, isolation_of, panels, quiz_of
@@ -44,6 +46,7 @@ class Prepared:
     connections: EndpointConnections
     scorers: Scorers
     policy: Policy
+    stage: Stage | None
     prompts: Mapping[Split, list[Prompt]]
 
 
@@ -58,7 +61,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     def scorers_of(settings: Settings) -> Scorers:
         return build_scorers(settings, functions, connections, shelf=folder.quiz)
 
-    scorers, read = _checked(folder, settings, connections, scorers_of, journal, pause)
+    scorers, read, stage = _checked(folder, settings, connections, scorers_of, journal, pause)
     costs = bool(settings.reward.judges) or settings.reward.quiz is not None
     looks = FirstLooks(
         folder=folder,
@@ -77,7 +80,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     given = settings.reward.rubric != _WRITTEN
     if costs and given:
         check_sanity(scorers.validation, settings.reward.sanity, closing=connections.close, pause=pause)
-    policy = _loaded(folder, settings, journal)
+    policy = _loaded(folder, settings, stage, journal)
     if not given:
         settings = _settle_rubric(folder, settings, connections, journal, pause)
         scorers = scorers_of(settings)
@@ -90,16 +93,25 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         looks.at_quiz(read.prompts)
     prompts = settle_prompts(folder, settings, policy, read, journal)
     every = [p for some in prompts.values() for p in some]
-    hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
+    hold_positions(settings.rollout, policy, every, journal.observer)
     settings = begin(folder, settings, policy, journal)
     journal.note("parameters", policy.share.text, once=True)
     if _untouched(folder, settings):
         del policy  # the fine-tuning has the memory to itself
-        begin_with_sft(folder, settings, journal, pause, (*prompts["validation"], *prompts["held_out"]))
-        policy = _loaded(folder, settings, journal)
-        hold_positions(settings.rollout.max_tokens, policy, every, journal.observer)
+        # Where a world plays, prompts of all splits may ask the same, and it gives nothing away.
+        trained = {said(prompt.messages) for prompt in prompts["train"]}
+        apart = (*prompts["validation"], *prompts["held_out"])
+        others = [p for p in apart if said(p.messages) not in trained]
+        begin_with_sft(folder, settings, journal, pause, others)
+        policy = _loaded(folder, settings, stage, journal)
+        hold_positions(settings.rollout, policy, every, journal.observer)
     return Prepared(
-        settings=settings, connections=connections, scorers=scorers, policy=policy, prompts=prompts
+        settings=settings,
+        connections=connections,
+        scorers=scorers,
+        policy=policy,
+        stage=stage,
+        prompts=prompts,
     )
 
 
@@ -110,13 +122,15 @@ def _checked(
     scorers_of: Callable[[Settings], Scorers],
     journal: Journal,
     pause: Pause,
-) -> tuple[Scorers, Read | None]:
-    """What costs nothing: the rewards, and the prompts unless a writer is still to write them. Mistakes are
-    told together."""
+) -> tuple[Scorers, Read | None, Stage | None]:
+    """What costs nothing: the rewards, the environment, and the prompts unless a writer is still to write
+    them. Mistakes are told together."""
     together = Together()
     read: Read | None = None
     with together:
         scorers = scorers_of(settings)
+    with together:
+        stage = stage_of(settings.rollout, settings.folder)
     with together:
         require_packages(settings)
     with together:
@@ -138,10 +152,10 @@ def _checked(
         if read is not None:
             check_prompts(settings, scorers.validation, read)
     together.tell()
-    return scorers, read
+    return scorers, read, stage
 
 
-def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
+def _loaded(folder: RunFolder, settings: Settings, stage: Stage | None, journal: Journal) -> Policy:
     """The untrained model, with a word about what is special with it."""
     journal.stage(f"Loading {settings.model.name}")
     model_source(settings.model.name, journal.observer.note)
@@ -155,7 +169,7 @@ def _loaded(folder: RunFolder, settings: Settings, journal: Journal) -> Policy:
     if policy.why_plain:
         why = f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly"
         journal.observer.note(why)
-    world_at(settings, policy, 1).fits()
+    world_at(settings, policy, 1, stage).fits()
     return policy
 
 

@@ -45,7 +45,11 @@ class FolderRecord:
             for a in chosen.aside
         ]
         back = [{"step": step, "prompt_id": name, "state": "back"} for name in chosen.back]
-        self._run.pool.append(*aside, *back)
+        drawn: list[dict[str, object]] = []
+        if (d := chosen.drawn) is not None:
+            promised = {name: round(p, 4) for name, p in d.promised.items()}
+            drawn = [{"step": step, "state": "drawn", "promised": promised, "pool": dict(d.pool)}]
+        self._run.pool.append(*drawn, *aside, *back)
 
     def groups(self, groups: Sequence[Group]) -> None:
         self._seen += map(Seen.of, groups)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
+from refine_rl.evaluate.compare import dialogue_of
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Quiet
+from refine_rl.report.dialogue import told
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.training.checkpoint import DamagedCheckpoint, Position
 from refine_rl.training.grpo.resample import waves
 from refine_rl.training.grpo.setup import distance_of, learn_of, learner_of, play_of, schedule_of
 from refine_rl.training.local import LocalLearner
-from refine_rl.types import Group, Trajectory
+from refine_rl.types import Group, Prompt, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,17 +51,18 @@ def replay(
     settings = folder.settings()
     recorded = folder.recorded_steps()
     _require_replayable(folder, recorded, step, prompt_id)
+    stage = stage_of(settings.rollout, settings.folder)
     observer.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
-    hold_positions(settings.rollout.max_tokens, policy, folder.prompts(), observer)
+    hold_positions(settings.rollout, policy, folder.prompts(), observer)
     _to_weights_of(step, folder, settings, policy, recorded, observer)
     observer.stage(f"Sampling step {step}")
-    play, again = play_of(settings, policy), []
+    play, again = play_of(settings, policy, stage=stage), []
     for wave in waves(recorded[step], settings.grpo.prompts_per_step):
         groups = dict(play([g.prompt for g in wave], step))
         again += [groups[place] for place in range(len(wave))]
     return [
-        _compare(new, old)
+        _compare(new, old, group.prompt)
         for group, trajectories in zip(recorded[step], again, strict=True)
         if prompt_id in (None, group.prompt.id)
         for new, old in zip(trajectories, group.trajectories, strict=True)
@@ -124,12 +128,18 @@ def _nearest(folder: RunFolder, learner: LocalLearner, weights: int, observer: O
     return Position()
 
 
-def _compare(new: Trajectory, old: Trajectory) -> Replayed:
+def _compare(new: Trajectory, old: Trajectory, prompt: Prompt) -> Replayed:
     return Replayed(
         prompt_id=new.prompt_id,
         member=new.member,
         same=[s.token_ids for s in new.segments] == [s.token_ids for s in old.segments],
         tokens=new.completion_tokens,
-        text=new.completion,
-        recorded_text=old.completion,
+        text=_text(new, prompt),
+        recorded_text=_text(old, prompt),
     )
+
+
+def _text(trajectory: Trajectory, prompt: Prompt) -> str:
+    """What was answered; in a world of several turns, all that was said behind the prompt."""
+    dialogue = dialogue_of(trajectory, prompt)
+    return trajectory.completion if dialogue is None else told(dialogue)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,16 @@ class Asked:
 
     id: str | int
     messages: tuple[Message, ...]
-    completions: tuple[str, ...]
+    completions: tuple[str | tuple[Message, ...], ...]
 
     def as_attempts(self) -> tuple[Prompt, list[Trajectory]]:
         """The group as rewards know it; nothing in it was tokenized."""
         prompt = Prompt(id=str(self.id), split="train", messages=self.messages)
-        return prompt, untokenized(prompt, self.completions)
+        alone = untokenized(prompt, [c if isinstance(c, str) else "" for c in self.completions])
+        return prompt, [
+            t if isinstance(c, str) else replace(t, messages=(*self.messages, *c))
+            for t, c in zip(alone, self.completions, strict=True)
+        ]
 
 
 def asked(row: object) -> Asked:
@@ -124,20 +128,27 @@ def asked(row: object) -> Asked:
     if isinstance(row["id"], bool) or not isinstance(row["id"], str | int):
         raise RowError("has an `id` that is neither text nor a whole number")
     messages = tuple(_message(message) for message in _list(row["messages"], "messages"))
-    completions = _list(row["completions"], "completions")
-    if not all(isinstance(text, str) for text in completions):
-        raise RowError("has a completion that is not text")
+    completions = tuple(map(_completion, _list(row["completions"], "completions")))
     try:
         json.dumps([row["id"], messages, completions], ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RowError("has half of a surrogate pair in it, which is no text") from None
-    return Asked(id=row["id"], messages=messages, completions=tuple(completions))
+    return Asked(id=row["id"], messages=messages, completions=completions)
 
 
 def _list(value: object, name: str) -> Sequence[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise RowError(f"has `{name}` that are not a list, or an empty one")
     return value
+
+
+def _completion(value: object) -> str | tuple[Message, ...]:
+    """An answer, or the turns of a trajectory that has several."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence) or not value:
+        raise RowError("has a completion that is neither text nor a list of messages")
+    return tuple(map(_message, value))
 
 
 def _message(value: object) -> Message:

@@ -59,6 +59,7 @@ def run(
                 cost=spending(settings, made.connections.ledger),
                 journal=journal,
                 pause=pause,
+                stage=made.stage,
                 began=began,
                 warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+from refine_rl.envs.stage import Stage
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answer
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, Speaker
@@ -38,6 +39,7 @@ class Work:
     cost: Callable[[], float | None]  # dollars since it was last asked
     journal: Journal
     pause: Pause
+    stage: Stage | None = None  # the environment, where answers have several turns
     began: float = 0.0  # time.perf_counter() when the process took up the run
     warned: set[str] = field(default_factory=set)  # names of warnings that were given before
     evaluation: str = ""  # the name of a later evaluation; "" in the run's own course
@@ -61,6 +63,7 @@ class Work:
             max_tokens=self.settings.rollout.max_tokens,
             purpose=purpose,
             greedy=greedy,
+            stage=self.stage,
             pause=self.pause,
         )
 

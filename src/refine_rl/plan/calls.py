@@ -270,7 +270,7 @@ def judges_of(settings: Settings, counts: Counts) -> Judges:
         task=len(settings.task),
         rubric=len(settings.reward.rubric),
         prompt=counts.tokens,
-        answer=_answer(settings.rollout.max_tokens),
+        answer=_answer(settings.rollout.most_tokens),
     )
 
 
@@ -356,7 +356,7 @@ def quiz_of(settings: Settings, counts: Counts) -> Quiz | None:
         reader=q.reader or next(iter(settings.reward.judges), writer),
         questions=q.questions,
         source=tokens(counts.source_chars),
-        answer=_answer(settings.rollout.max_tokens),
+        answer=_answer(settings.rollout.most_tokens),
     )
 
 

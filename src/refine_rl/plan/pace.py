@@ -39,7 +39,7 @@ FITTED = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Estimates, low and high. Low: completions of half of rollout.max_tokens; high: all reach it, and
+    """Estimates, low and high. Low: completions of half of what they may have; high: all reach it, and
     grpo.resample adds as many groups as it may."""
 
     step: tuple[float, float]  # seconds of sampling and training in a step
@@ -50,7 +50,8 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How long things take where answers have `share` of rollout.max_tokens."""
+    """How long things take where answers, all turns of an environment together, have `share` of the
+    tokens that they may have."""
 
     settings: Settings
     size: Size
@@ -65,7 +66,7 @@ class Pace:
 
     @property
     def answer(self) -> float:
-        return self.share * self.settings.rollout.max_tokens
+        return self.share * self.settings.rollout.most_tokens
 
     @property
     def launch(self) -> float:
@@ -87,7 +88,7 @@ class Pace:
         if not rows:
             return 0.0
         batches = -(-rows // MAX_ROWS)
-        passes = batches * (1 + self.settings.rollout.max_tokens * (1 + self.share) / 2)
+        passes = batches * (1 + self.settings.rollout.most_tokens * (1 + self.share) / 2)
         head = self.size.vocabulary * self.size.hidden
         prefill = prompts * self.prompt * 2 * self.size.linear / self.rates.train
         decode = rows * self.answer * 2 * (self.size.linear + head) / self.rates.decode

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from refine_rl.envs.play import sample
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import MachineError, UserError
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
@@ -64,6 +65,7 @@ def probe(
         observer.note("The rubric is still to be written: the judges go by the default one here.")
     asks = bool(settings.reward.judges) or settings.reward.quiz is not None
     reward = build_reward(settings, connections=connections)
+    stage = stage_of(settings.rollout, settings.folder)
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed)
     r = settings.rollout
@@ -74,7 +76,8 @@ def probe(
     train = [p for p in read if len(policy.encode(p.messages)) <= limit]
     if not train:
         raise UserError(f"No training prompt has at most {limit} tokens, so none can be tried.")
-    policy.hold_still(max(len(policy.encode(p.messages)) for p in train) + r.max_tokens)
+    longest = max(len(policy.encode(p.messages)) for p in train) + r.max_tokens
+    policy.hold_still(policy.context_length if r.environment else longest)
     order = generator(settings.grpo.seed, "plan").permutation(len(train))
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
@@ -85,6 +88,7 @@ def probe(
         members=r.group_size,
         sampling=Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k),
         purpose=Purpose(seed=settings.grpo.seed, step=0, name="plan"),
+        stage=stage,
         pause=pause,
     )
     seconds = time.perf_counter() - began

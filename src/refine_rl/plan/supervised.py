@@ -176,7 +176,11 @@ def _guessed(sft: SFTSettings, rows: Sequence[Demonstration]) -> Counted:
     """From their characters."""
     found: dict[str, list[tuple[int, int]]] = {"train": [], "validation": []}
     for row in rows:
-        answers = [m["content"] for m in row.messages if m["role"] == "assistant"]
+        answers = [
+            m["content"]
+            for n, m in enumerate(row.messages)
+            if m["role"] == "assistant" and n not in row.given
+        ]
         said = tokens(sum(map(len, answers if sft.train_on == "all" else answers[-1:])))
         length = min(sft.max_tokens, tokens(sum(len(m["content"]) for m in row.messages)))
         found[row.split].append((length, min(said, length)))

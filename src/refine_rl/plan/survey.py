@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from refine_rl.envs.stage import stage_of
 from refine_rl.errors import Together
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
@@ -37,7 +38,7 @@ def survey(settings: Settings) -> Survey:
     """Reads prompts and answers, and puts the reward together, as a run would; a mistake is raised as it
     would be there. No call is made, and no key is needed. A task with [sft] and nothing that scores is one
     for `refine sft`."""
-    if settings.sft is not None and not _scored(settings.reward):
+    if settings.sft is not None and not (_scored(settings.reward) or settings.rollout.environment):
         return Survey(prompts=(), counts=None, shown=load_demonstrations(settings.sft, settings.folder))
     rubric, lost, nobody = default_rubric(), "", _Nobody(settings.endpoints)
     together = Together()
@@ -49,6 +50,8 @@ def survey(settings: Settings) -> Survey:
     shown: Shown | None = None
     with together:
         reward = build_reward(settings, (), nobody, rubric)
+    with together:
+        stage_of(settings.rollout, settings.folder)
     with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if not settings.writes_prompts:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from refine_rl.errors import UserError
+from refine_rl.policy.dropout import own_dropout
 from refine_rl.policy.fetch import fetch, is_encoder_decoder, refusal, require_whole
 from refine_rl.policy.lora import make_lean
 from refine_rl.policy.merging import merge
@@ -68,6 +69,7 @@ def fresh_adapter(model: Any, settings: ModelSettings, seed: int) -> Any:
                 f"model.targets = {settings.targets!r} cannot have an adapter: "
                 f"{str(error).splitlines()[0]} This model's linear layers are {', '.join(linear)}."
             ) from error
+    own_dropout(adapted)
     make_lean(adapted)
     return adapted
 
@@ -84,6 +86,7 @@ def saved_adapter(model: Any, settings: ModelSettings, folder: Path, start: Star
     else:
         adapted = fresh_adapter(model, settings, seed=0)
         _put_in(adapted, _own_part(_matrices(str(folder)), start), str(folder))
+    own_dropout(adapted)
     make_lean(adapted)
     return adapted
 

@@ -18,17 +18,18 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.drawer import Drawer
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.lora import at_rest
+from refine_rl.policy.memory import KeysAndValues, Memory
 from refine_rl.policy.prefix import pack
 from refine_rl.policy.protocol import DecoderNetwork
-
-KeysAndValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
-"""Layer -> keys and values."""
 
 
 class Decoding:
     """The keys and values of R rows that are being sampled, `counts[p]` members of prompt p.
 
     `attend` is called by the attention function for each layer; `advance` after each token.
+
+    `behind[r]` tokens of row r stand behind its prompt already (decode_more.py fills them in): they end in
+    the same column for all rows, the `start`-th, and the columns before a shorter row's first are empty.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Decoding:
         counts: Sequence[int],
         prefill: KeysAndValues,
         room: int,
+        behind: Sequence[int] = (),
     ) -> None:
         self.lengths = [len(p) for p in prompt_ids]
         R = sum(counts)
@@ -50,14 +52,21 @@ class Decoding:
             layer: (self._padded(k).transpose(2, 3).contiguous(), self._padded(v))
             for layer, (k, v) in prefill.items()
         }
-        self._room = room
-        self._own = {
+        self.behind = torch.tensor(list(behind) or [0] * R, device=device)  # [R]
+        self.start = max(behind, default=0)
+        self._uneven = min(behind, default=0) < self.start
+        room += self.start
+        self.own = {
             layer: (
                 torch.empty(R, K, room, D, dtype=k.dtype, device=device),
                 torch.empty(R, K, room, D, dtype=v.dtype, device=device),
             )
             for layer, (k, v) in prefill.items()
         }
+        if self._uneven:  # a weight of 0 times whatever stands in memory may be no number
+            for k, v in self.own.values():
+                k[:, :, : self.start] = 0
+                v[:, :, : self.start] = 0
         prompts = [p for p, count in enumerate(counts) for _ in range(count)]
         self.prompt_of = torch.tensor(prompts, device=device)  # [R]
         self.length_of = torch.tensor(self.lengths, device=device)  # [P]
@@ -100,19 +109,31 @@ class Decoding:
 
     def stay(self, rows: torch.Tensor) -> None:
         """Only these rows (indices, ascending) go on."""
-        for layer, (k, v) in self._own.items():
+        for layer, (k, v) in self.own.items():
             fresh = []
             for x in (k, v):
                 new = torch.empty(len(rows), *x.shape[1:], dtype=x.dtype, device=x.device)
-                new[:, :, : self.t] = x[rows, :, : self.t]
+                new[:, :, : self.end] = x[rows, :, : self.end]
                 fresh.append(new)
-            self._own[layer] = (fresh[0], fresh[1])
-        self.prompt_of = self.prompt_of[rows]
+            self.own[layer] = (fresh[0], fresh[1])
+        self.prompt_of, self.behind = self.prompt_of[rows], self.behind[rows]
         self._regroup()
 
     def positions(self) -> torch.Tensor:
         """Of the next token of each row, [1, R]."""
-        return (self.length_of[self.prompt_of] + self.t)[None]
+        return (self.length_of[self.prompt_of] + self.behind + self.t)[None]
+
+    @property
+    def end(self) -> int:
+        """The column of each row's next token."""
+        return self.start + self.t
+
+    def kept(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A row's own keys and values, of all layers, [layers, K, n, D] each."""
+        first = self.start - int(self.behind[row])
+        k = torch.stack([k[row, :, first : self.end] for k, _ in self.own.values()])
+        v = torch.stack([v[row, :, first : self.end] for _, v in self.own.values()])
+        return k, v
 
     def attend(
         self,
@@ -127,30 +148,51 @@ class Decoding:
 
         Rows stand by prompt, [P' K, M rep, ...], where they look at it, so that it is read once.
         """
-        own_k, own_v = self._own[layer]
-        own_k[:, :, self.t] = key[0].transpose(0, 1)
-        own_v[:, :, self.t] = value[0].transpose(0, 1)
-        own_k, own_v = own_k[:, :, : self.t + 1], own_v[:, :, : self.t + 1]
+        own_k, own_v = self.own[layer]
+        own_k[:, :, self.end] = key[0].transpose(0, 1)
+        own_v[:, :, self.end] = value[0].transpose(0, 1)
+        (_, H, R, D), K = query.shape, key.shape[1]
+        hidden = None
+        if self._uneven:
+            place = torch.arange(self.end + 1, device=query.device)[None]
+            hidden = (place < self.start - self.behind[:, None])[:, None]  # [R, 1, start + t + 1]
+        q = query[0].transpose(0, 1).reshape(R, K, H // K, 1, D)
+        return self.look(layer, q, self.end + 1, hidden, scale, window).reshape(1, R, H, D)
+
+    def look(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        columns: int,
+        hidden: torch.Tensor | None,
+        scale: float,
+        window: int,
+    ) -> torch.Tensor:
+        """What m tokens of each row see of its prompt and of the first `columns` of its own, the last token
+        the last of them, but for those that are `hidden`, [R, m, columns]: [R, K, rep, m, D] -> the same."""
+        R, K, rep, m, D = query.shape
+        own_k, own_v = (x[:, :, :columns] for x in self.own[layer])
         prefix_k, prefix_v = self._now[layer]
-        H, R, D = query.shape[1:]
-        (wide, _, L), K = prefix_k.shape, key.shape[1]
-        P, rep = wide // K, H // K
+        wide, _, L = prefix_k.shape
+        P = wide // K
         early = scale_queries(query.dtype, scale)
-        q = (query[0] * scale if early else query[0]).transpose(0, 1).reshape(R, K, rep, D)
+        q = (query * scale if early else query).flatten(2, 3)  # [R, K, rep m, D]
         before = torch.bmm(self._by_prompt(q), prefix_k)
         if self._outside is not None:
             before.view(P, -1, L).masked_fill_(self._outside[:, None], float("-inf"))
-        own = q @ own_k.transpose(2, 3)  # [R, K, rep, t + 1]
-        scores = torch.cat([before, self._by_prompt(own)], dim=-1)  # [P' K, M rep, L + t + 1]
+        own = q @ own_k.transpose(2, 3)  # [R, K, rep m, columns]
+        if hidden is not None:
+            own.view(R, K, rep, m, columns).masked_fill_(hidden[:, None, None], float("-inf"))
+        scores = torch.cat([before, self._by_prompt(own)], dim=-1)  # [P' K, M rep m, L + columns]
         if not early:
             scores = scores.float().mul_(scale)
         if window:
-            far = self._far(L, window)[self._table][:, None, :, None]
-            scores.view(P, K, self._most, rep, -1).masked_fill_(far, float("-inf"))
-        weights = scores.softmax(-1).to(value.dtype)
+            far = self._far(L, columns, m, window)[self._table][:, None, :, None]
+            scores.view(P, K, self._most, rep, m, -1).masked_fill_(far, float("-inf"))
+        weights = scores.softmax(-1).to(own_v.dtype)
         inner = torch.bmm(weights[..., :L], prefix_v)
         out = self._by_row(inner, K) + self._by_row(weights[..., L:], K) @ own_v
-        return out.reshape(1, R, H, D)
+        return out.reshape(R, K, rep, m, D)
 
     def _by_prompt(self, x: torch.Tensor) -> torch.Tensor:
         """[R, K, rep, n] -> [P' K, M rep, n]; places without a row hold another row's."""
@@ -164,12 +206,13 @@ class Decoding:
         grouped = x.reshape(-1, K, self._most, wide // self._most, n).transpose(1, 2)
         return grouped.flatten(0, 1) if self._full else grouped[self._real]
 
-    def _far(self, L: int, window: int) -> torch.Tensor:
-        """What lies outside of each row's window, [R, L + t + 1]."""
-        here = self.positions()[0][:, None]  # [R, 1]
-        before = torch.arange(L, device=here.device)[None].expand(len(here), L)
-        own = self.length_of[self.prompt_of][:, None] + torch.arange(self.t + 1, device=here.device)[None]
-        return here - torch.cat([before, own], dim=1) >= window
+    def _far(self, L: int, columns: int, m: int, window: int) -> torch.Tensor:
+        """What lies outside of the window of the last m of each row's tokens, [R, m, L + columns]."""
+        device = self.behind.device
+        first = self.length_of[self.prompt_of] + self.behind - self.start  # the position of column 0, [R]
+        own = first[:, None] + torch.arange(columns, device=device)[None]
+        before = torch.arange(L, device=device)[None].expand(len(own), L)
+        return own[:, columns - m :, None] - torch.cat([before, own], dim=1)[:, None] >= window
 
 
 class SharedPrompts:
@@ -183,10 +226,11 @@ class SharedPrompts:
         counts: Sequence[int],
         sampling: Sampling,
         draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> None:
         self._network, self._fast = network, fast
         self._prompt_ids, self._counts = prompt_ids, counts
-        self._sampling = sampling
+        self._sampling, self._memory = sampling, memory
         self._rest = at_rest(network.model)
         self._draw = Drawer(fast, network.compute_dtype, sampling, draws_R_T)
 
@@ -196,14 +240,30 @@ class SharedPrompts:
             yield
 
     def start(self) -> None:
-        device = self._network.device
-        row = pack(self._prompt_ids, [[] for _ in self._prompt_ids])
-        prefill: KeysAndValues = {}
-        layout = replace(row.packed, keep=lambda layer, k, v: prefill.update({layer: (k, v)}))
-        hidden = self._fast.hidden(row.ids.to(device), row.positions.to(device), layout)
-        last = torch.tensor([b.end - 1 for b in row.packed.blocks], device=device)
+        hidden, prefill = self._prefill(self._prompt_ids)
+        last = torch.tensor([len(p) for p in self._prompt_ids], device=hidden.device).cumsum(0) - 1
         self._hidden = hidden[last]
         self._state = Decoding(self._prompt_ids, self._counts, prefill, self._sampling.max_tokens)
+
+    def _prefill(self, prompt_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, KeysAndValues]:
+        """Last hidden states, [N, hidden], and keys and values, [K, N, D], of prompts one after the other; a
+        memory keeps them."""
+        device = self._network.device
+        row = pack(prompt_ids, [[] for _ in prompt_ids])
+        found: KeysAndValues = {}
+        layout = replace(row.packed, keep=lambda layer, k, v: found.update({layer: (k, v)}))
+        hidden = self._fast.hidden(row.ids.to(device), row.positions.to(device), layout)
+        if self._memory is not None:
+            for ids, block in zip(prompt_ids, row.packed.blocks, strict=True):
+                part = slice(block.start, block.end)
+                self._memory.keep_prompt(
+                    tuple(ids), {n: (k[:, part], v[:, part]) for n, (k, v) in found.items()}
+                )
+        return hidden, found
+
+    def kept(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A row's keys and values behind its prompt, of all layers, [layers, K, n, D] each."""
+        return self._state.kept(place)
 
     def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A token and its log-prob for each row; the first time one hidden state stands for all members."""

@@ -47,6 +47,9 @@ class WholeRows:
         self._cache.batch_select_indices(rows)
         self._mask, self._position = self._mask[rows], self._position[rows]
 
+    def kept(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError("this way has no memory")
+
     def step(self, token: torch.Tensor) -> None:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(token), 1)], dim=1)
         self._position = self._position + 1

@@ -8,7 +8,7 @@ token stays text (control.py), in answers as in prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from refine_rl.errors import UserError
@@ -25,14 +25,16 @@ def demonstrate(
     whole: Render,
     *,
     every: bool,
+    given: Collection[int] = (),
 ) -> tuple[Segment, ...]:
-    """The chat up to its last answer, with `every` answer, or the last one, as a target. `render` writes a
-    conversation ready for an answer, `whole` as it stands.
+    """The chat up to its last answer, with `every` answer, or the last one, as a target; those at the places
+    `given` are none, and no last one. `render` writes a conversation ready for an answer, `whole` as it
+    stands.
 
     Raises UserError where the template writes an earlier turn otherwise than it writes the newest, so that
     what is trained on would not be what is sampled behind.
     """
-    answers = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n]
+    answers = answers_in(messages, given)
     if not answers:
         raise UserError("A chat without an answer of the assistant to something shows nothing to imitate.")
     stops = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(stop_ids)]
@@ -59,6 +61,12 @@ def demonstrate(
         segments.append(Segment(token_ids=tuple(ids), trainable=True, target=True))
         done = begun + answer
     return tuple(segments)
+
+
+def answers_in(messages: Sequence[Message], given: Collection[int] = ()) -> list[int]:
+    """The places of the answers that are to be imitated: those of the assistant to something, but for
+    `given`."""
+    return [n for n, m in enumerate(messages) if m["role"] == "assistant" and n and n not in given]
 
 
 def _answer(written: str, stops: Sequence[str], mark: str) -> tuple[str, bool]:

@@ -86,6 +86,9 @@ class EncodeOnce:
                 parts.append(_Part(rows=now, heard=for_rows(part.heard, kept)))
         self._parts = parts
 
+    def kept(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError("this way has no memory")
+
     def step(self, token: torch.Tensor) -> None:
         hidden = self._hidden.new_empty(len(token), self._hidden.shape[-1])
         for part in self._parts:

@@ -7,7 +7,7 @@ tokens with which the decoder begins are implicit (halves.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,13 +16,16 @@ import torch
 
 from refine_rl.errors import UserError
 from refine_rl.policy.control import encode_chat
+from refine_rl.policy.demonstrate import answers_in
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.encode_once import EncodeOnce
 from refine_rl.policy.halves import Halves, halves_of
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Way
 from refine_rl.policy.teacher_forcing import teacher_forced
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.policy.tools import Schemas
 from refine_rl.types import Message, Segment
 
 
@@ -68,15 +71,35 @@ class EncoderDecoder(Policy):
             raise UserError(f"A prompt is empty for {self.source}: its encoder has nothing to read.")
         return ids
 
-    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """Always raises UserError: the encoder reads the prompt once, and the decoder writes one answer."""
+        raise UserError(
+            f"{self.source} is an encoder-decoder: its encoder reads a prompt once, and what comes behind "
+            "its answer has no place there. A world of several turns wants a decoder-only model (model.name)."
+        )
+
+    def tell_tools(self, tools: Schemas) -> None:
+        """Always raises UserError: there is no second turn in which a result could be read."""
+        self.next_turn([], [])
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Always raises UserError, as `next_turn` does."""
+        self.next_turn(messages, [], as_sampled=as_sampled)
+
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
         """A chat that ends in an answer to imitate: what `encode` gives as its prompt, and the answer as the
         model would sample it: with the token that begins a text, for the families that write one, and with
         the one that ends an answer.
 
         The turns before the answer are the prompt, earlier answers included. Raises UserError where there is
-        none, and for `every` answer of several: each would need a prompt, and so a row, of its own.
+        none, and for `every` answer of several: each would need a prompt, and so a row, of its own. Answers
+        at the places `given` are not imitated.
         """
-        answers = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n]
+        answers = answers_in(messages, given)
         if not answers:
             raise UserError(
                 "A chat without an answer of the assistant to something shows nothing to imitate."
@@ -117,7 +140,12 @@ class EncoderDecoder(Policy):
         return self.context_length + 1 - len(self.halves.start) if prompt <= self.context_length else 0
 
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> Way:
         """See encode_once.py."""
         return EncodeOnce(self, self.halves, begun, counts, sampling, draws_R_T)

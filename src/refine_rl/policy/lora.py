@@ -118,7 +118,7 @@ def _lean(layer: Any) -> Callable[..., torch.Tensor]:
             return linear(x, layer.whole, base.bias)
         a, b = layer.rounded or _rounded(layer, x.dtype)
         out = base(x) if quantised else linear(x, base.weight, base.bias)
-        inner = linear(dropout(x) if dropout.training else x, a)
+        inner = linear(dropout(x), a)
         return torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), b.t()).view(out.shape)
 
     return forward

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from refine_rl.policy.control import NO_CONTROL
-from refine_rl.policy.decode import Decoding, KeysAndValues
+from refine_rl.policy.decode import Decoding
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fast import gather
 from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.lora import at_rest
+from refine_rl.policy.memory import KeysAndValues
 from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.prefix import pack
 

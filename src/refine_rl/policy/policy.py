@@ -8,7 +8,8 @@ import copy
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,9 @@ from torch import nn
 from refine_rl.policy.adapter import Start, save_adapter
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
+from refine_rl.policy.dropout import Dropping, dropping
 from refine_rl.policy.files import as_other_files
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.merging import merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
 from refine_rl.policy.quantised import share_of
@@ -28,6 +31,7 @@ from refine_rl.policy.rope import hold_still, moving_kinds
 from refine_rl.policy.sample import speak
 from refine_rl.policy.share import Share
 from refine_rl.policy.tokens import TokenBatch
+from refine_rl.policy.tools import Schemas
 from refine_rl.progress import Pause, never
 from refine_rl.types import Message, Segment
 
@@ -73,7 +77,12 @@ class Policy(ABC):
 
     @abstractmethod
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None = None,
     ) -> Way:
         """How the next tokens are computed of rows that begin as `begun` says, `counts[n]` rows each."""
 
@@ -97,8 +106,26 @@ class Policy(ABC):
         return tuple(encode_words(self.tokenizer, self.control, text))
 
     @abstractmethod
-    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
-        """A chat whose answers (`every` one, or the last) are to be imitated: given and target segments."""
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """The token ids behind the sampled answer with which `messages` end, through the messages `more`,
+        until the policy is to speak again."""
+
+    @abstractmethod
+    def tell_tools(self, tools: Schemas) -> None:
+        """Every conversation from now on tells the model of these tools. Raises UserError where it cannot."""
+
+    @abstractmethod
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Raises UserError where there can be no second turn behind answers to these messages."""
+
+    @abstractmethod
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
+        """A chat whose answers (`every` one, or the last; those at the places `given` are none) are to be
+        imitated: given and target segments."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens. Special tokens are left out but for those that are content: the tags of
@@ -137,6 +164,10 @@ class Policy(ABC):
             hold_still(self.frozen, longest)
         return hold_still(self.model, longest)
 
+    def memory(self) -> Memory | None:
+        """What keeps keys and values between the turns of one play; None: this model keeps none."""
+        return None
+
     def speak(
         self,
         groups: Sequence[Sequence[Begun]],
@@ -144,9 +175,10 @@ class Policy(ABC):
         sampling: Sampling,
         purpose: Purpose,
         pause: Pause = never,
+        memory: Memory | None = None,
     ) -> Iterator[Spoken]:
         """Each member of the groups with one more turn (sample.py)."""
-        return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause)
+        return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause, memory=memory)
 
     @property
     def tolerance(self) -> float:
@@ -219,24 +251,9 @@ class Policy(ABC):
             with torch.autocast(self.device.type, dtype=self.compute_dtype):
                 yield
 
-    @contextlib.contextmanager
-    def dropout(self, rate: float, seed: int) -> Iterator[None]:
-        """LoRA dropout on, with its own randomness; everything else stays as in sampling."""
-        if rate == 0:
-            yield
-            return
-        layers = [
-            m for n, m in self.model.named_modules() if isinstance(m, nn.Dropout) and "lora_dropout" in n
-        ]
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            try:
-                for layer in layers:
-                    layer.train()
-                yield
-            finally:
-                for layer in layers:
-                    layer.eval()
+    def dropout(self, rate: float, seed: int) -> AbstractContextManager[None]:
+        """LoRA dropout on, in this thread, with its own randomness; everything else stays as in sampling."""
+        return dropping(Dropping(rate=rate, seed=seed) if rate > 0 else None)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Policy]:

@@ -7,7 +7,7 @@ models of this room are `Policy`, decoder-only ones and encoder-decoders; a serv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause
 from refine_rl.types import Message, Prompt, Segment, Trajectory
@@ -33,11 +34,26 @@ class Purpose:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
-    """What stands already of member `member` of its prompt's group; the first segment is the prompt."""
+    """What stands already of member `member` of its prompt's group; the first segment is the prompt.
+
+    `messages` is the conversation before a turn of several: then what is sampled is an answer of its own.
+    Without it, all that stands behind the prompt is the beginning of the prompt's answer.
+    """
 
     prompt: Prompt
     member: int
     segments: tuple[Segment, ...]
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """What the answer answers."""
+        return self.messages or self.prompt.messages
+
+    @property
+    def answered(self) -> tuple[int, ...]:
+        """The tokens of the answer that stand already."""
+        return () if self.messages else tuple(i for s in self.segments[1:] for i in s.token_ids)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -80,10 +96,25 @@ class Speaker(Protocol):
     def encode_words(self, text: str) -> tuple[int, ...]:
         """The token ids of a text that is put into an answer."""
 
-    def demonstrate(self, messages: Sequence[Message], *, every: bool) -> tuple[Segment, ...]:
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        """The token ids that the template writes behind a sampled answer that ended with its stop token
+        (`messages` end with that answer), through the messages `more`, until the policy is to speak again.
+        Raises UserError where the template writes earlier turns anew, unless they are to stay
+        `as_sampled`; and where the model knows no second turn."""
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        """Raises UserError where `next_turn` would for answers to these messages, among them such as think,
+        each followed by a message of `role`."""
+
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
         """A chat whose answers are to be imitated, as segments: what is given (the first is the prompt as
         `encode` gives it), and as targets every answer of the assistant, or the last one, each with the token
-        that ends it. Raises UserError where the model's form of a chat does not allow that."""
+        that ends it; answers at the places `given` are none. Raises UserError where the model's form of a
+        chat does not allow that."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of sampled tokens."""
@@ -91,11 +122,24 @@ class Speaker(Protocol):
     def answer_room(self, prompt: int) -> int:
         """The most tokens of an answer to a prompt of `prompt` tokens; 0 or less: there is no room."""
 
+    def memory(self) -> Memory | None:
+        """What keeps keys and values between the turns of one play; None: this model keeps none."""
+
     def speak(
-        self, groups: Sequence[Sequence[Begun]], *, sampling: Sampling, purpose: Purpose, pause: Pause
+        self,
+        groups: Sequence[Sequence[Begun]],
+        *,
+        sampling: Sampling,
+        purpose: Purpose,
+        pause: Pause,
+        memory: Memory | None = None,
     ) -> Iterator[Spoken]:
         """Continues each member by one turn of at most `sampling.max_tokens` tokens; a group comes out as
-        soon as its last member has ended. `pause` is called between tokens, and may raise to leave early."""
+        soon as its last member has ended. `pause` is called between tokens, and may raise to leave early.
+
+        With the play's `memory` only what is new goes through the model; then each turn names all members
+        that go on, and one that was cut does not. Without it, or where it has forgotten, all is computed
+        anew."""
 
     def logprobs(self, batch: TokenBatch, *, temperature: float) -> torch.Tensor:
         """log pi(token | all before it), [B, T] float32 with gradient, 0 where not trainable."""
@@ -127,6 +171,8 @@ class Way(Protocol):
     def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]: ...
     def stay(self, rows: torch.Tensor) -> None: ...
     def step(self, token: torch.Tensor) -> None: ...
+    def kept(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A row's keys and values behind its prompt, of all layers; only where there is a memory."""
 
 
 class Network(Protocol):
@@ -142,7 +188,12 @@ class Network(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str: ...
     def precision(self) -> AbstractContextManager[None]: ...
     def way(
-        self, begun: Sequence[Begun], counts: Sequence[int], sampling: Sampling, draws_R_T: torch.Tensor
+        self,
+        begun: Sequence[Begun],
+        counts: Sequence[int],
+        sampling: Sampling,
+        draws_R_T: torch.Tensor,
+        memory: Memory | None,
     ) -> Way: ...
 
 

@@ -5,8 +5,7 @@ layer is computed again, it would use the attention of that moment, not the one 
 (prefix.py sets its own for the time of a call). So the layers' forward is wrapped here.
 
 The backward pass comes when LoRA's dropout is off again (policy.dropout ends with the forward pass). A layer
-is computed again with the dropout that it had, and torch gives it back the generator's state of that moment:
-the same elements are dropped.
+is computed again with the dropout that it had, which follows from its key: the same elements are dropped.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from refine_rl.policy.dropout import Dropping, dropping, now
 from refine_rl.policy.prefix import NAME, attention_configs, packed_mode
 
 
@@ -39,26 +39,20 @@ def _forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
         return forward(layer, *args, **kwargs)
     configs = attention_configs(layer)
     packed = any(config._attn_implementation_internal == NAME for config in configs)
-    dropping = [m for m in layer.modules() if isinstance(m, nn.Dropout) and m.training]
+    dropped = now()
     return checkpoint(
         forward,
         layer,
         *args,
         use_reentrant=False,
-        context_fn=lambda: (contextlib.nullcontext(), _as_it_was(configs if packed else [], dropping)),
+        preserve_rng_state=False,  # nothing in a layer draws from it
+        context_fn=lambda: (contextlib.nullcontext(), _as_it_was(configs if packed else [], dropped)),
         **kwargs,
     )
 
 
 @contextlib.contextmanager
-def _as_it_was(packed: Sequence[Any], dropping: Sequence[nn.Module]) -> Iterator[None]:
-    """Packed attention where these configs had it, and these layers in train mode."""
-    on_now = [m.training for m in dropping]
-    with packed_mode(packed):
-        try:
-            for module in dropping:
-                module.train()
-            yield
-        finally:
-            for module, on in zip(dropping, on_now, strict=True):
-                module.train(on)
+def _as_it_was(packed: Sequence[Any], dropped: Dropping | None) -> Iterator[None]:
+    """Packed attention where these configs had it, and the dropout of the forward pass."""
+    with packed_mode(packed), dropping(dropped):
+        yield

@@ -10,7 +10,7 @@ the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -20,6 +20,7 @@ import torch
 
 from refine_rl.errors import GuardStop
 from refine_rl.policy.draw import Sampling
+from refine_rl.policy.memory import Memory
 from refine_rl.policy.protocol import Begun, Network, Purpose, Spoken, Way
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import uniforms
@@ -36,20 +37,25 @@ def speak(
     sampling: Sampling,
     purpose: Purpose,
     pause: Pause = never,
+    memory: Memory | None = None,
 ) -> Iterator[Spoken]:
     """Each member with one more turn: its segments, and at most `sampling.max_tokens` sampled tokens. A group
     comes out, with its place, as soon as its last member has ended, while others are still being sampled.
 
     `pause` is called between tokens; it may raise to leave early. Log-probs are natural logarithms at
-    `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p.
+    `sampling.temperature` (at 1 where that is 0) over the whole vocabulary, before top-k and top-p. A
+    `memory` has the keys and values of earlier turns of the same play, and gets those of this one.
     """
+    if memory is not None:
+        going_on = [b for group in groups for b in group]
+        memory.begin(network.model, going_on, sampling.max_cached // 2)
     ended: list[list[Trajectory]] = [[] for _ in groups]
     for place, group in enumerate(groups):
         if not group:
             yield place, ()
-    for stems in _batches(_stems(groups), sampling):
-        for stem, written in _batch(network, stems, sampling, purpose, pause):
-            opening = network.opening(stem.members[0].prompt.messages)
+    for stems in _batches(_stems(groups, memory), sampling, memory):
+        for stem, written in _batch(network, stems, sampling, purpose, pause, memory):
+            opening = network.opening(stem.members[0].asked)
             for member, (tokens, logprobs) in zip(stem.members, written, strict=True):
                 ended[stem.place].append(_trajectory(network, member, opening, tokens, logprobs))
             if len(ended[stem.place]) == len(groups[stem.place]):
@@ -68,25 +74,44 @@ class _Stem:
     def token_ids(self) -> tuple[int, ...]:
         return self.members[0].token_ids
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether anything stands behind the prompt."""
+        return len(self.members[0].segments) > 1
 
-def _stems(groups: Sequence[Sequence[Begun]]) -> list[_Stem]:
-    return [
+
+def _stems(groups: Sequence[Sequence[Begun]], memory: Memory | None) -> list[_Stem]:
+    """With a memory, those of whom only the prompt stands come first; all others are stems of their own."""
+    stems = [
         _Stem(place=place, members=tuple(some))
         for place, group in enumerate(groups)
         for _, some in groupby(group, key=lambda b: b.token_ids)
     ]
+    if memory is None:
+        return stems
+    going_on = [s for s in stems if s.goes_on]
+    return [s for s in stems if not s.goes_on] + [
+        _Stem(place=s.place, members=(member,)) for s in going_on for member in s.members
+    ]
 
 
-def _batches(stems: Sequence[_Stem], sampling: Sampling) -> Iterator[list[_Stem]]:
-    """As many stems as may be sampled at once, at least one."""
+def _batches(stems: Sequence[_Stem], sampling: Sampling, memory: Memory | None) -> Iterator[list[_Stem]]:
+    """As many stems as may be sampled at once, beside what is kept in memory, at least one."""
     longest = max((len(s.token_ids) for s in stems), default=0)
-    most = min(sampling.max_rows, sampling.max_cached // (longest + sampling.max_tokens))
+
+    def most() -> int:
+        room = sampling.max_cached - (memory.tokens if memory else 0)
+        return min(sampling.max_rows, room // (longest + sampling.max_tokens))
+
     batch: list[_Stem] = []
+    rows, most_now = 0, most()
     for stem in stems:
-        if batch and sum(len(s.members) for s in batch) + len(stem.members) > most:
+        other = memory is not None and bool(batch) and stem.goes_on != batch[0].goes_on
+        if batch and (other or rows + len(stem.members) > most_now):
             yield batch
-            batch = []
+            batch, rows, most_now = [], 0, most()
         batch.append(stem)
+        rows += len(stem.members)
     if batch:
         yield batch
 
@@ -101,6 +126,7 @@ def _batch(
     sampling: Sampling,
     purpose: Purpose,
     pause: Pause,
+    memory: Memory | None,
 ) -> Iterator[tuple[_Stem, Written]]:
     """Stems, with what their members have written, as they end."""
     key = {"seed": purpose.seed, "step": purpose.step, "purpose": purpose.name}
@@ -114,9 +140,15 @@ def _batch(
     device = network.device
     draws = torch.from_numpy(draws_R_T).to(device, torch.float64 if device.type != "mps" else torch.float32)
     counts = [len(s.members) for s in stems]
-    way = network.way([s.members[0] for s in stems], counts, sampling, draws)
+    way = network.way([s.members[0] for s in stems], counts, sampling, draws, memory)
     stop = torch.tensor(sorted(network.stop_ids), device=device)
-    rows = _Rows(way, counts, sampling.max_tokens, stop)
+    members = [b for stem in stems for b in stem.members]
+
+    def keep(row: int, place: int, tokens: Sequence[int]) -> None:
+        if memory is not None:
+            memory.keep(members[row], tokens[:-1], lambda: way.kept(place))  # nobody has read the last
+
+    rows = _Rows(way, counts, sampling.max_tokens, stop, keep)
     while not rows.over:
         for number in rows.until_one_ends(pause):
             yield stems[number], rows.written(number)
@@ -125,8 +157,15 @@ def _batch(
 class _Rows:
     """The rows of a batch while they are written: which of them go on, and what they have said."""
 
-    def __init__(self, way: Way, counts: Sequence[int], room: int, stop: torch.Tensor) -> None:
-        self._way, self._room, self._stop = way, room, stop
+    def __init__(
+        self,
+        way: Way,
+        counts: Sequence[int],
+        room: int,
+        stop: torch.Tensor,
+        keep: Callable[[int, int, Sequence[int]], None],
+    ) -> None:
+        self._way, self._room, self._stop, self._keep = way, room, stop, keep
         self._stem_of = [number for number, count in enumerate(counts) for _ in range(count)]
         self._writing = list(counts)  # members of each stem that go on
         self._tokens: list[list[int]] = [[] for _ in self._stem_of]
@@ -169,7 +208,11 @@ class _Rows:
                 self._tokens[row].append(i)
                 self._logprobs[row].append(_exact(x))
         self._t += 1
-        stopped = alive & (torch.isin(token, self._stop) | (self._t == self._room))
+        at_end = torch.isin(token, self._stop)
+        for place in (alive & at_end).nonzero().squeeze(1).tolist():  # a member that was cut never goes on
+            row = int(rows[place])
+            self._keep(row, place, self._tokens[row])
+        stopped = alive & (at_end | (self._t == self._room))
         ended = []
         for row in rows[stopped].tolist():
             stem = self._stem_of[row]
@@ -205,12 +248,13 @@ def _trajectory(
     # The stop token is sampled and trained like any other, but it is no part of the text, whether or
     # not the tokenizer calls it special.
     words = tokens[:-1] if stop_reason == "stop" else tokens
-    before = [i for s in member.segments[1:] for i in s.token_ids]
-    said = opening + network.decode(before + words)  # a thought that the template has opened is part of it
+    said = opening + network.decode(
+        [*member.answered, *words]
+    )  # a thought that the template has opened is part of it
     return Trajectory(
         prompt_id=member.prompt.id,
         member=member.member,
-        messages=(*member.prompt.messages, {"role": "assistant", "content": said}),
+        messages=(*member.asked, {"role": "assistant", "content": said}),
         segments=(
             *member.segments,
             Segment(token_ids=tuple(tokens), trainable=True, logprobs=tuple(logprobs)),

@@ -23,17 +23,28 @@ PLAIN_TEMPLATE = (
 
 
 def render(
-    tokenizer: Any, messages: Sequence[Message], *, moment: datetime, source: str, answer: bool = True
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    moment: datetime,
+    source: str,
+    answer: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """The conversation as the template writes it, ready for an answer or not. A template that asks what day
-    it is gets `moment`. Raises UserError where the template refuses the conversation."""
+    """The conversation as the template writes it, ready for an answer or not; `tools` are what it describes.
+    A template that asks what day it is gets `moment`. Raises UserError where the template refuses the
+    conversation."""
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, Mapping):
         template = template.get("default")
-    clock = {"chat_template": stopped(template, moment)} if template and "strftime_now" in template else {}
+    further: dict[str, Any] = {}
+    if template and "strftime_now" in template:
+        further["chat_template"] = stopped(template, moment)
+    if tools:
+        further["tools"] = [dict(schema) for schema in tools]
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=answer, **clock
+            list(messages), tokenize=False, add_generation_prompt=answer, **further
         )
     except Exception as error:  # templates raise whatever their author chose
         roles = ", ".join(m["role"] for m in messages)

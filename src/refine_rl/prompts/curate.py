@@ -150,18 +150,21 @@ def drop_seen(
     seen: Sequence[Prompt],
     threshold: float,
     similarity: Literal["words", "meaning"] = "words",
+    *,
+    with_data: bool = False,
 ) -> list[Candidate]:
-    """Keep the candidates that neither equal nor (below a threshold of 1) resemble a prompt of `seen`."""
+    """Keep the candidates that neither equal nor (below a threshold of 1) resemble a prompt of `seen`.
+    `with_data`: prompts with other data are not equal."""
     before = [conversation(prompt.messages) for prompt in seen]
     texts = [conversation(candidate.messages) for candidate in candidates]
     near = near_duplicates([*texts, *before], threshold, similarity)
     for index in range(len(texts), len(texts) + len(before)):
         near.add(index)
-    exact = set(before)
+    exact = {(text, _data(p) if with_data else "") for text, p in zip(before, seen, strict=True)}
     return [
         candidate
         for index, (candidate, text) in enumerate(zip(candidates, texts, strict=True))
-        if text not in exact and near.find(index) is None
+        if (text, _data(candidate) if with_data else "") not in exact and near.find(index) is None
     ]
 
 
@@ -170,6 +173,14 @@ def said(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     return tuple((message["role"], normalised(message["content"])) for message in messages)
 
 
+def asked(candidate: Candidate, *, with_data: bool) -> tuple[Any, ...]:
+    """What a candidate asks: what the policy reads, and its data where these make another question of it."""
+    return (*said(candidate.messages), _data(candidate) if with_data else "")
+
+
 def _key(candidate: Candidate) -> tuple[Any, ...]:
-    data = json.dumps(candidate.data, sort_keys=True) if candidate.data else ""
-    return (*said(candidate.messages), data)
+    return asked(candidate, with_data=True)
+
+
+def _data(of: Candidate | Prompt) -> str:
+    return json.dumps(of.data, sort_keys=True) if of.data else ""

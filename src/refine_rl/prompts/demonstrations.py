@@ -46,15 +46,17 @@ class Names:
                 return _no_column(wanted, names, f"sft.{key}")
         return ""
 
-    def chat(self, row: object, system: str) -> tuple[Message, ...]:
-        """The chat of a row, a system message before it where it has none. Raises RowError."""
+    def chat(self, row: object, system: str) -> tuple[tuple[Message, ...], frozenset[int]]:
+        """The chat of a row, a system message before it where it has none; and the places of answers that are
+        not to be imitated. Raises RowError."""
         if not isinstance(row, Mapping):
             raise RowError('is not an object: write {"prompt": "...", "answer": "..."}')
         if wrong := self.wrong(list(row)):
             raise RowError(wrong)
         own = self.messages or ("messages" if not self.prompt and not self.answer else "")
+        given: frozenset[int] = frozenset()
         if own and row.get(own) is not None:
-            messages = _chat(row[own], own)
+            messages, given = _chat(row[own], own)
         else:
             messages = (
                 *_asked(row[self.prompt or "prompt"], self.prompt or "prompt"),
@@ -64,9 +66,11 @@ class Names:
             raise RowError("has no answer of the assistant")
         if any(m["role"] == "system" for m in messages[1:]):
             raise RowError("has a system message that is not the first message")
+        if not any(n and m["role"] == "assistant" and n not in given for n, m in enumerate(messages)):
+            raise RowError('has no answer to imitate: each has "train": false')
         if system and messages[0]["role"] != "system":
-            return (Message(role="system", content=system), *messages)
-        return messages
+            return (Message(role="system", content=system), *messages), frozenset(n + 1 for n in given)
+        return messages, given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,12 +121,14 @@ def read_demonstrations(
         try:
             if isinstance(row, RowError):
                 raise row
-            chat = names.chat(row, system)
-            shown = Demonstration(name=f"{read.origin}:{name}", messages=chat, split=_split(row))
+            chat, given = names.chat(row, system)
+            own = f"{read.origin}:{name}"
+            shown = Demonstration(name=own, messages=chat, split=_split(row), given=given)
         except RowError as error:
             broken.append((name, str(error)))
         else:
-            digest.update(f"{shown.split} {shown.messages}\n".encode(errors="surrogatepass"))
+            places = f" {sorted(given)}" if given else ""
+            digest.update(f"{shown.split} {shown.messages}{places}\n".encode(errors="surrogatepass"))
             found.append(shown)
     if broken:
         raise UserError(told(read.name, broken, all_alike=not found))
@@ -204,10 +210,22 @@ def _split(row: object) -> Split:
     return "held_out" if own == "test" else next((split for split in SPLITS if split == own), "train")
 
 
-def _chat(messages: object, column: str) -> tuple[Message, ...]:
+def _chat(messages: object, column: str) -> tuple[tuple[Message, ...], frozenset[int]]:
+    """A whole chat, and the places of its answers with "train": false."""
     if not isinstance(messages, list) or not messages:
         raise RowError(f"has a `{column}` that is not a list of {{role, content}}")
-    return checked_messages(messages)
+    given, plain = set(), []
+    for place, message in enumerate(messages):
+        if isinstance(message, Mapping) and "train" in message:
+            if message.get("role") != "assistant":
+                raise RowError(f'has a message {place + 1} with "train", and it is not the assistant\'s')
+            if not isinstance(message["train"], bool):
+                raise RowError(f'has a message {place + 1} whose "train" is neither true nor false')
+            if not message["train"]:
+                given.add(place)
+            message = {name: value for name, value in message.items() if name != "train"}
+        plain.append(message)
+    return checked_messages(plain), frozenset(given)
 
 
 def _asked(prompt: object, column: str) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from refine_rl.errors import UserError
-from refine_rl.rewards.functions.world import foreign_import
+from refine_rl.foreign.process import foreign_import
 
 _FAILURES = (Exception, SystemExit, KeyboardInterrupt)  # a person's Ctrl-C is neither: see cli/interrupt.py
 

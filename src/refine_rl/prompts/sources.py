@@ -25,10 +25,12 @@ from refine_rl.prompts.curate import (
 )
 from refine_rl.prompts.files import read_prompts
 from refine_rl.prompts.generate import generate_prompts
+from refine_rl.prompts.puzzles import puzzles
 from refine_rl.prompts.split import by_hash, split_candidates
 from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.examples import require_own_prompts
-from refine_rl.settings import PromptSettings, Settings
+from refine_rl.rewards.reasoning_gym import ASKS_FOR_TAGS
+from refine_rl.settings import GYM, PromptSettings, Settings
 from refine_rl.settings.file import load_settings
 from refine_rl.types import WRITER, Message, Prompt, Split
 
@@ -79,7 +81,10 @@ def load_prompts(
             raise UserError("the prompts of a writer need `connections` to its endpoint")
         source = _write(settings, connections, note, pause)
     else:
-        source = _read(settings.prompts, settings.folder, settings.grpo.seed, SPLITS)
+        own = settings.prompts
+        if settings.asks_for_tags and not own.system:
+            own = own.model_copy(update={"system": ASKS_FOR_TAGS})
+        source = _read(own, settings.folder, settings.grpo.seed, SPLITS, note, pause)
         if source.name.startswith("file:") and not source.generated:
             texts = {c.origin.rpartition(":")[2]: c.messages[-1]["content"] for c in source.candidates}
             path = settings.folder / source.name.removeprefix("file:")
@@ -87,9 +92,12 @@ def load_prompts(
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
     own = source.settings
-    chosen, others = split_candidates(ordered, source.asked, own.near_duplicate, own.similarity)
+    world = bool(settings.rollout.environment)
+    chosen, others = split_candidates(
+        ordered, source.asked, own.near_duplicate, own.similarity, with_data=world
+    )
     prompts = _prompts(chosen, own.system)
-    report = _report(source, [*source.dropped, *duplicates, *others], prompts)
+    report = _report(source, [*source.dropped, *duplicates, *others], prompts, world=world)
     _refuse_too_few(report, source, settings.folder)
     return prompts, report
 
@@ -108,10 +116,18 @@ def load_all_prompts(
             'more.jsonl`, then evaluate on "file:more.jsonl"'
         )
     own = settings.prompts.model_copy(update={"source": source})
+    if source.startswith(GYM) and settings.asks_for_tags and not own.system:
+        own = own.model_copy(update={"system": ASKS_FOR_TAGS})
     found = _read(own, settings.folder, settings.grpo.seed, ("held_out",))
     candidates, _ = drop_duplicates(found.candidates)
     seen = [prompt for prompt in apart_from if prompt.split != "held_out"]
-    kept = drop_seen(candidates, seen, found.settings.near_duplicate, found.settings.similarity)
+    kept = drop_seen(
+        candidates,
+        seen,
+        found.settings.near_duplicate,
+        found.settings.similarity,
+        with_data=bool(settings.rollout.environment),
+    )
     if not kept:
         raise UserError(f"{source}: all {len(candidates)} prompts are too close to the run's own")
     chosen: dict[Split, list[Candidate]] = {"train": [], "validation": [], "held_out": kept}
@@ -160,14 +176,24 @@ def numbers_asked_for(settings: PromptSettings, default: Mapping[Split, int]) ->
     return {split: default[split] if count is None else count for split, count in given.items()}
 
 
-def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Split]) -> _Source:
+def _read(
+    settings: PromptSettings,
+    folder: Path,
+    seed: int,
+    splits: Sequence[Split],
+    note: Callable[[str], None] = lambda text: None,
+    pause: Pause = never,
+) -> _Source:
     kind, _, name = settings.source.partition(":")
+    if kind == "reasoning-gym" and name:
+        return _read_puzzles(settings, name, seed, splits, note, pause)
     if kind == "recipe" and name:
         return _read_recipe(settings, name, seed, splits)
     if kind not in ("file", "hub") or not name:
         what = f"not {settings.source!r}" if settings.source else "and it is not set"
         raise SettingsError(
-            f'`prompts.source` must be "file:PATH", "hub:OWNER/NAME", "recipe:NAME" or "writer", {what}; '
+            f'`prompts.source` must be "file:PATH", "hub:OWNER/NAME", "recipe:NAME", '
+            f'"reasoning-gym:NAME" or "writer", {what}; '
             'for example source = "file:prompts.jsonl", or a `model = "ENDPOINT/MODEL"` in [writer] that '
             "writes them"
         )
@@ -187,6 +213,29 @@ def _read(settings: PromptSettings, folder: Path, seed: int, splits: Sequence[Sp
         asked=asked,
         settings=settings,
         generated=generated,
+        name=settings.source,
+        read=len(candidates),
+    )
+
+
+def _read_puzzles(
+    settings: PromptSettings,
+    name: str,
+    seed: int,
+    splits: Sequence[Split],
+    note: Callable[[str], None],
+    pause: Pause,
+) -> _Source:
+    """A dataset of reasoning-gym. Its questions differ in a few signs by nature, so that only what asks the
+    same is dropped."""
+    asked = numbers_asked_for(settings, _GENERATED)
+    counts = {split: asked[split] for split in splits}
+    candidates = puzzles(name, settings.parameters, counts, seed=seed, note=note, pause=pause)
+    return _Source(
+        candidates=candidates,
+        asked=asked,
+        settings=settings.model_copy(update={"near_duplicate": 1.0}),
+        generated=True,
         name=settings.source,
         read=len(candidates),
     )
@@ -235,10 +284,13 @@ def _with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, .
     return (Message(role="system", content=system), *messages)
 
 
-def _report(source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt]) -> CurationReport:
+def _report(
+    source: _Source, dropped: Sequence[Dropped], prompts: Sequence[Prompt], *, world: bool
+) -> CurationReport:
     splits = Counter(prompt.split for prompt in prompts)
     remarks = list(source.remarks)
-    if alike := len(prompts) - len({said(prompt.messages) for prompt in prompts}):
+    alike = len(prompts) - len({said(prompt.messages) for prompt in prompts})
+    if alike and not world:
         one = alike == 1
         remarks.append(
             f"{alike} of these ask{'s' if one else ''} what another one asks, with other data: kept, in the "

@@ -11,7 +11,8 @@ from hashlib import blake2b
 from typing import Literal
 
 from refine_rl.prompts.candidates import SPLITS, Candidate
-from refine_rl.prompts.curate import Dropped, conversation, dropped_for, excerpt, normalised, said
+from refine_rl.prompts.curate import Dropped, conversation, dropped_for, excerpt, normalised
+from refine_rl.prompts.curate import asked as asked_by
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.types import Split
 
@@ -29,19 +30,22 @@ def split_candidates(
     asked: Mapping[Split, int | None],
     near_duplicate: float,
     similarity: Literal["words", "meaning"] = "words",
+    *,
+    with_data: bool = False,
 ) -> tuple[dict[Split, list[Candidate]], list[Dropped]]:
     """Share candidates out, each split in the order in which they are given.
 
     A candidate with a split goes there or nowhere; the others fill up what is asked for. None asks for
     the candidates that say so themselves; where there are none, for 20 % of the others, at least 1 and
     at most 100 (held_out), 10 % of them up to 32 (validation), all that are left (train). What asks the same
-    stands in one split, also where `near_duplicate` is 1.
+    stands in one split, also where `near_duplicate` is 1; `with_data`: other data are another question, as
+    where a world plays what the data say.
     """
     limits = _limits(candidates, asked, sum(c.split is None for c in candidates))
     first, rest = _likely(candidates, limits)
-    chosen, dropped = _split(first, limits, near_duplicate, similarity)
+    chosen, dropped = _split(first, limits, near_duplicate, similarity, with_data)
     if rest and any(len(chosen[split]) < (limits[split] or 0) for split in SPLITS):
-        return _split(candidates, limits, near_duplicate, similarity)
+        return _split(candidates, limits, near_duplicate, similarity, with_data)
     return chosen, [*dropped, *map(_surplus, rest)]
 
 
@@ -63,6 +67,7 @@ def _split(
     limits: Mapping[Split, int | None],
     near_duplicate: float,
     similarity: Literal["words", "meaning"],
+    with_data: bool,
 ) -> tuple[dict[Split, list[Candidate]], list[Dropped]]:
     near = near_duplicates([conversation(c.messages) for c in candidates], near_duplicate, similarity)
     same: dict[object, int] = {}  # what is asked in the splits that are chosen already -> who asks it
@@ -76,7 +81,7 @@ def _split(
             limit = limits[split]
             if limit is not None and len(chosen[split]) >= limit:
                 break
-            twin = same.get(said(candidates[index].messages))
+            twin = same.get(asked_by(candidates[index], with_data=with_data))
             clash = near.find(index) if twin is None else None
             if twin is not None:
                 why = f"asks the same as {candidates[twin].origin} in {split_of[twin]}"
@@ -92,7 +97,7 @@ def _split(
         free = [index for index in free if index not in split_of]
         for index in chosen[split]:
             near.add(index)
-            same.setdefault(said(candidates[index].messages), index)
+            same.setdefault(asked_by(candidates[index], with_data=with_data), index)
     dropped += [_surplus(c) for index, c in enumerate(candidates) if index not in split_of]
     return {split: [candidates[i] for i in sorted(chosen[split])] for split in SPLITS}, dropped
 

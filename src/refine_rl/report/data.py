@@ -15,7 +15,7 @@ from refine_rl.report.coverage import Coverage, by_split, cover
 from refine_rl.report.standing import Json, standing
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
-from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Estimate, Example, Prompt
+from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Dialogue, Estimate, Example, Message, Prompt
 
 GLUE = "\N{NO-BREAK SPACE}"
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -175,9 +175,15 @@ def examples(comparison: Comparison) -> list[Example]:
             base=cut(e.base, LONGEST_TEXT),
             tuned=cut(e.tuned, LONGEST_TEXT),
             others={name: cut(text, LONGEST_TEXT) for name, text in e.others.items()},
+            dialogues={side: _cut_dialogue(d) for side, d in e.dialogues.items()},
         )
         for e in comparison.examples
     ]
+
+
+def _cut_dialogue(dialogue: Dialogue) -> Dialogue:
+    messages = (Message(role=m["role"], content=cut(m["content"], LONGEST_TEXT)) for m in dialogue.messages)
+    return replace(dialogue, messages=tuple(messages))
 
 
 def plain(text: str) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from refine_rl.report import data
 from refine_rl.report.asked import money
+from refine_rl.report.dialogue import laid_out, pieces
 
 
 def fill(template: str, page: Mapping[str, Any]) -> str:
@@ -24,6 +25,8 @@ def fill(template: str, page: Mapping[str, Any]) -> str:
         "duration": data.duration,
         "money": lambda bill: money(bill.dollars, bill.unknown),
         "cut": lambda text: data.cut(text, data.LONGEST_TEXT),
+        "laid_out": laid_out,
+        "pieces": pieces,
         "raw_json": Markup,
         "breakable": lambda name: Markup("_<wbr>").join(name.split("_")),  # a name, where it may be broken
     }

@@ -63,6 +63,64 @@ overflowing(document);
     return (value < 0 ? "−" : sign && value > 0 ? "+" : "") + text;
   }
 
+  // Tiles as report/dialogue.py says: a character before a tile stands on a square of its colour.
+  const tiles = { "🟩": "green", "🟨": "yellow", "⬛": "black", "⬜": "white", "🟥": "red", "🟦": "blue" };
+  const tile = new RegExp(`([^\\s${Object.keys(tiles).join("")}])?([${Object.keys(tiles).join("")}])\uFE0F?`, "gu");
+
+  function text(className, content) {
+    const made = element("div", className);
+    let end = 0;
+    for (const found of content.matchAll(tile)) {
+      made.append(content.slice(end, found.index));
+      const square = element("span", "tile " + tiles[found[2]], found[1] || "\u2007");
+      square.title = tiles[found[2]];
+      made.append(square);
+      end = found.index + found[0].length;
+    }
+    made.append(content.slice(end));
+    return made;
+  }
+
+  function exchange(e, number_) {
+    const row = element("li", "exchange");
+    row.append(element("span", "turn-number", String(number_)));
+    row.append(text("said text", e.said === "" ? "(nothing)" : e.said), text("heard text", e.heard.join("\n")));
+    const given = element("span", "given " + (e.reward > 0 ? "up" : e.reward < 0 ? "down" : ""));
+    given.textContent = e.reward === undefined ? "–" : number(e.reward, true);
+    given.title = e.reward === undefined ? "not seen by the world" : "reward of this turn";
+    row.append(given);
+    return row;
+  }
+
+  function game(messages, world) {
+    const found = [];
+    for (const message of messages) {
+      if (message.role === "assistant" || !found.length) found.push({ said: message.content, heard: [] });
+      else found[found.length - 1].heard.push(message.content);
+    }
+    found.forEach((e, n) => { e.reward = world.rewards[n]; });
+    const long = found.some((e) => [e.said, ...e.heard].some((t) => t.length > 60 || t.includes("\n")));
+    const list = (some, first) => {
+      const made = element("ol", "game" + (long ? " long" : ""));
+      made.append(...some.map((e, n) => exchange(e, first + n)));
+      return made;
+    };
+    const made = element("div", "dialogue");
+    if (found.length < 9) made.append(list(found, 1));
+    else {
+      const more = element("details");
+      more.append(element("summary", "", found.length - 6 + " more turns"), list(found.slice(3, -3), 4));
+      made.append(list(found.slice(0, 3), 1), more, list(found.slice(-3), found.length - 2));
+    }
+    return made;
+  }
+
+  function ended(messages, world) {
+    const count = messages.filter((m) => m.role === "assistant").length;
+    const said = count + (count === 1 ? " turn" : " turns");
+    return element("span", world.end === "failed" ? "down" : "", { done: said, limit: said + ", ended by a limit", failed: said + ", the world failed" }[world.end]);
+  }
+
   function turns(messages, single) {
     return messages.map((message) => {
       const turn = element("div", "turn");
@@ -80,8 +138,12 @@ overflowing(document);
     head.append(element("span", way, "advantage " + number(m.advantage, true)));
     if (m.status !== "scored") head.append(element("span", "down", m.status));
     head.append(element("span", "", m.tokens + (m.tokens === 1 ? " token" : " tokens")));
-    if (m.stop_reason === "length") head.append(element("span", "down", "cut at the limit"));
-    card.append(head, ...turns(m.messages, m.messages.length === 1));
+    if (m.stop_reason === "length" && !m.world) head.append(element("span", "down", "cut at the limit"));
+    if (m.world) {
+      head.append(ended(m.messages, m.world));
+      card.append(head, game(m.messages, m.world));
+      if (m.world.why && !m.explanation.includes(m.world.why)) card.append(element("p", "why", m.world.why));
+    } else card.append(head, ...turns(m.messages, m.messages.length === 1));
     const names = Object.keys(m.breakdown);
     if (names.length) {
       const parts = element("div", "parts");

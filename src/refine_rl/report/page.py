@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from refine_rl.report import data, exchanges, measured, parts, rollouts
+from refine_rl.report import data, exchanges, measured, parts, rollouts, turns
 from refine_rl.report.asked import asked
 from refine_rl.report.fill import file_of, fill
 from refine_rl.report.headline import headline
@@ -52,12 +52,15 @@ def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: in
         "variety": parts.variety(comparison) if comparison is not None else [],
         "openings": parts.openings(metrics),
         "metrics": measured.metrics(comparison) if comparison is not None else None,
+        "turns": turns.turns(run) if comparison is not None and settings.rollout.environment else None,
         "later": measured.later(run),
         "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
         "asked": asked(run, events),
         "exchanges": exchanges.collect(run, exchange_bytes),
-        "plots": [(plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, best=best)],
+        "plots": [
+            (plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, run.pool(), best=best)
+        ],
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,
         "times": data.time_table(metrics, run.times()),

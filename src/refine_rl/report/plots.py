@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,13 +60,18 @@ class Plot:
 
 
 def training_plots(
-    metrics: Sequence[Json], validation: Sequence[Json], *, best: int | None = None
+    metrics: Sequence[Json],
+    validation: Sequence[Json],
+    pool: Sequence[Json] = (),
+    *,
+    best: int | None = None,
 ) -> list[Plot]:
     """Every plot of the training section; a quantity without any value has none.
 
-    `metrics` are lines of metrics.jsonl, `validation` of validation.jsonl; `best` is the step of
-    the chosen checkpoint, marked where validation is drawn.
+    `metrics` are lines of metrics.jsonl, `validation` of validation.jsonl, `pool` of pool.jsonl; `best` is
+    the step of the chosen checkpoint, marked where validation is drawn.
     """
+    drawn_from = [line for line in pool if line["state"] == "drawn"]
     band = [_line_of(validation, lambda v, end=end: v["reward"]["ci95"][end]) for end in (0, 1)]  # type: ignore[misc]
     trained = _line_of(metrics, lambda m: m["reward_mean"])
     success = _line_of(validation, lambda v: v["success"])
@@ -80,6 +85,8 @@ def training_plots(
             for q in _OF_A_STEP
             if q.is_shown(metrics)
         ),
+        _promised(drawn_from, metrics),
+        _pool(drawn_from),
         _times(metrics),
     ]
     return [plot for plot in drawn if plot is not None]
@@ -147,6 +154,18 @@ _OF_A_STEP = (
     _Quantity(title="Importance weight before it is cut, largest", value=lambda m: m.get("importance_max")),
     _Quantity(title="Entropy, nats a token", value=lambda m: m["entropy"]),
     _Quantity(title="Completion length, tokens", value=lambda m: m["tokens_mean"]),
+    _Quantity(title="Turns of a trajectory, mean", value=lambda m: m.get("turns_mean")),
+    _Quantity(
+        title="Share of trajectories that a limit ended",
+        value=lambda m: m["ends"].get("limit", 0.0) if m.get("ends") else None,
+        unit=True,
+    ),
+    _Quantity(
+        title="Share of trajectories whose world failed",
+        value=lambda m: m["ends"].get("failed", 0.0) if m.get("ends") else None,
+        unit=True,
+        is_shown=lambda metrics: any((m.get("ends") or {}).get("failed") for m in metrics),
+    ),
     _Quantity(title="Share cut at the token limit", value=lambda m: m["clipped_share"], unit=True),
     _Quantity(
         title="Share of answers that no other prompt got",
@@ -227,6 +246,19 @@ def _times(metrics: Sequence[Json]) -> Plot | None:
     known = [sum(parts) for parts in zip(*stack.values(), strict=True)]
     totals = [m["seconds"].get("total", 0.0) for m in metrics]
     stack["other"] = [max(0.0, total - k) for total, k in zip(totals, known, strict=True)]
+    title = "Seconds a step"
+    labels = {"sample": "sampling", "score": "scoring", "update": "training", "other": "other"}
+    means = ", ".join(f"{labels[n]} {number(sum(ys) / len(ys))}" for n, ys in stack.items())
+    return Plot(
+        title=title,
+        svg=_draw(title, _stacked(steps, stack)),
+        alt=f"Where the time of a step went, stacked; mean seconds: {means}.",
+        legend=tuple((labels[name], name) for name in stack),
+    )
+
+
+def _stacked(steps: Sequence[float], stack: Mapping[str, Sequence[float]]) -> Callable[[Any], None]:
+    """Areas on top of each other, each by the name of its colour."""
     colours = [_COLOURS[name] for name in stack]
 
     def draw(axes: Any) -> None:
@@ -240,14 +272,61 @@ def _times(metrics: Sequence[Json]) -> Plot | None:
         axes.stackplot(thinned[0][0], [ys for _, ys in thinned], colors=colours, lw=0, alpha=0.85)
         axes.set_ylim(bottom=0)
 
-    title = "Seconds a step"
-    labels = {"sample": "sampling", "score": "scoring", "update": "training", "other": "other"}
-    means = ", ".join(f"{labels[n]} {number(sum(ys) / len(ys))}" for n, ys in stack.items())
+    return draw
+
+
+_STATES = {  # of a training prompt in a curriculum: its colour, what it is called
+    "promising": ("update", "likely to differ"),
+    "new": ("other", "never tried"),
+    "easy": ("sample", "too easy"),
+    "hard": ("score", "too hard"),
+    "alike": ("validation", "all alike"),
+}
+
+
+def _pool(pool: Sequence[Json]) -> Plot | None:
+    """How many training prompts a curriculum held for what, stacked."""
+    states = [state for state in _STATES if any(state in line["pool"] for line in pool)]
+    if not states:
+        return None
+    stack = {_STATES[s][0]: [float(line["pool"].get(s, 0)) for line in pool] for s in states}
+    title = "Training prompts by what their next group promises"
+    ends = ", ".join(
+        f"{_STATES[s][1]} {pool[0]['pool'].get(s, 0)} to {pool[-1]['pool'].get(s, 0)}" for s in states
+    )
+    return Plot(
+        title=title,
+        svg=_draw(title, _stacked([float(line["step"]) for line in pool], stack)),
+        alt=f"{title}, stacked; from the first step to the last: {ends}.",
+        legend=tuple((_STATES[s][1], _STATES[s][0]) for s in states),
+    )
+
+
+def _promised(pool: Sequence[Json], metrics: Sequence[Json]) -> Plot | None:
+    """The share of groups with spread that a curriculum expected in each step, and the share that came."""
+    said = [(line["step"], _mean(list(line["promised"].values()))) for line in pool]
+    came = [(m["step"], 1 - m["groups_zero_variance"] / m["groups"]) for m in metrics if m["groups"]]
+    if not said or not came:
+        return None
+    lines = {
+        name: ([float(s) for s, _ in points], [v for _, v in points])
+        for name, points in (("other", said), ("train", came))
+    }
+
+    def draw(axes: Any) -> None:
+        for name, line in lines.items():
+            steps, values = thin(*line)
+            _line(axes, steps, moving_mean(values, len(values) // 12), name, width=1.7)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_yticks([0, 0.5, 1])
+
+    title, labels = "Share of groups with spread", {"other": "promised", "train": "found"}
     return Plot(
         title=title,
         svg=_draw(title, draw),
-        alt=f"Where the time of a step went, stacked; mean seconds: {means}.",
-        legend=tuple((labels[name], name) for name in stack),
+        alt=f"{title} against the step. "
+        + " ".join(f"{labels[name].capitalize()}: {_summary(*line)}." for name, line in lines.items()),
+        legend=tuple((labels[name], name) for name in lines),
     )
 
 

@@ -99,6 +99,7 @@ def _slim(group: Json) -> dict[str, Any]:
                 "tokens": len(t["tokens"]),
                 **{key: t[key] for key in ("stop_reason", "reward", "status", "breakdown", "advantage")},
                 "explanation": plain(cut(t["explanation"], LONGEST_TEXT)),
+                **({"world": _world(t["world"])} if t.get("world") else {}),
             }
             for t in trajectories
         ],
@@ -111,6 +112,14 @@ def _shared(conversations: Sequence[Sequence[Json]]) -> int:
     return next(
         (i for i in range(most) if any(c[i] != conversations[0][i] for c in conversations)), max(most, 0)
     )
+
+
+def _world(played: Json) -> dict[str, Any]:
+    return {
+        "rewards": played["rewards"],
+        "end": played["end"],
+        "why": plain(cut(played["why"], LONGEST_TEXT)),
+    }
 
 
 def _message(message: Json) -> dict[str, str]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.columns import Columns
+from refine_rl.report.dialogue import tinted, told
 from refine_rl.report.measured import print_metrics
 from refine_rl.report.wrapping import wrap
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Metrics, Part, SFTMetrics, decimals
@@ -211,10 +212,12 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
     for example in comparison.examples[:EXAMPLES]:
         console.print()
         answers = {"base": example.base, **example.others, "tuned": example.tuned}
+        answers |= {side: told(dialogue) for side, dialogue in example.dialogues.items()}
         for side, text in {"prompt": example.prompt, **answers}.items():
             line = f"{side:<6}  {shown(_one_line(text))}"
             line = wrap(line, console.width, under=8) if console.is_terminal else line
-            console.print(f"{line[:8]}[dim]{escape(line[8:])}[/]")
+            answer = tinted(line[8:], "dim") if console.is_terminal else Text(line[8:])
+            console.print(Text(line[:8]) + answer)
 
 
 def _compared_on(c: Comparison, what: str) -> str:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from refine_rl.errors import GuardStop, MachineError, UserError
+from refine_rl.foreign.failures import FAILURES, describe_failure
 from refine_rl.rewards.text.patterns import TooSlow
 from refine_rl.types import LOGGED, Prompt, Score, Trajectory
 
-FAILURES = (Exception, SystemExit, KeyboardInterrupt)
-"""What foreign code may raise and we turn into a missing score. A SystemExit or KeyboardInterrupt
-that is raised inside a task would otherwise end the whole event loop."""
-
-_HERE = Path(__file__).parent
 _LONG = 0.1  # seconds of a rule
-_CALLER = _HERE / "functions" / "seats.py"
-_FIRST_FRAMES, _LAST_FRAMES = 2, 4
 
 
 class Reward(Protocol):
@@ -138,7 +130,7 @@ class CompletionReward:
         scores = []
         for trajectory in trajectories:
             began = time.monotonic()
-            scores.append(self._score(prompt, trajectory.completion))
+            scores.append(self._score(prompt, trajectory.said))
             if time.monotonic() - began > _LONG:
                 await asyncio.sleep(0)  # the loop can be told to stop
         return scores
@@ -168,38 +160,12 @@ class GroupReward:
         self.check(prompt)
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        texts = [trajectory.completion for trajectory in trajectories]
+        texts = [trajectory.said for trajectory in trajectories]
         scores = await scored(asyncio.to_thread(self.score, prompt, texts), len(texts))
         return [
             replace(s, breakdown={f"{LOGGED}{self.name}/{key}": value for key, value in s.breakdown.items()})
             for s in scores
         ]
-
-
-def describe_failure(error: BaseException) -> str:
-    """The exception, and what `foreign_frames` leaves of its traceback."""
-    what = "".join(traceback.format_exception_only(error)).strip()
-    return f"{what}\n{foreign_frames(traceback.extract_tb(error.__traceback__))}".rstrip()
-
-
-def foreign_frames(frames: Iterable[traceback.FrameSummary]) -> str:
-    """The user's frames of a stack as lines: the outermost two and the last four. Left out is what stands
-    before the first of them: threads, this package, the import machinery."""
-    given = list(frames)
-    called = max((i for i, frame in enumerate(given) if Path(frame.filename) == _CALLER), default=0)
-    theirs = (i for i, frame in enumerate(given) if i >= called and not _is_ours(frame.filename))
-    given = given[next(theirs, 0) :]
-    while len(given) > 1 and _is_ours(given[-1].filename):  # where we refused what it did
-        del given[-1]
-    lines = traceback.format_list(given)
-    if len(lines) > _FIRST_FRAMES + _LAST_FRAMES:
-        left_out = len(lines) - _FIRST_FRAMES - _LAST_FRAMES
-        lines = [*lines[:_FIRST_FRAMES], f"  ... {left_out} frames ...\n", *lines[-_LAST_FRAMES:]]
-    return "".join(lines).rstrip()
-
-
-def _is_ours(filename: str) -> bool:
-    return Path(filename).is_relative_to(_HERE) or filename.startswith("<frozen importlib")
 
 
 Check = Callable[[Prompt, str], tuple[float, str]]

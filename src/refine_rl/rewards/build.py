@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from refine_rl.errors import SettingsError
+from refine_rl.foreign.load import nearest
 from refine_rl.llm.client import Connections
 from refine_rl.rewards.base import Reward, Scorer
 from refine_rl.rewards.code.reward import CodeReward
@@ -21,9 +22,10 @@ from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.rubric import rubric_named
 from refine_rl.rewards.overlong import Overlong
 from refine_rl.rewards.parts import Part, rules_and_functions, unique_names, weights_of
-from refine_rl.rewards.rules.table import nearest
+from refine_rl.rewards.reasoning_gym import reasoning_gym_reward, require_reasoning_gym
 from refine_rl.rewards.steps.steps import Checked, Graded, step_checks
 from refine_rl.rewards.text.patterns import pattern
+from refine_rl.rewards.world import WorldReward
 from refine_rl.settings import Settings
 from refine_rl.types import RIGHT_STEPS
 
@@ -110,7 +112,10 @@ def build_reward(
     Raises SettingsError for everything that cannot be scored so, before a model is loaded.
     """
     reward = settings.reward
-    plain = rules_and_functions(reward, settings.folder, functions)
+    plain = [*rules_and_functions(reward, settings.folder, functions), *_reasoning_gym(settings)]
+    if settings.rollout.environment:
+        weight = 1.0 if reward.world is None else reward.world.weight
+        plain = [Part(reward=WorldReward.of(reward.world), weight=weight, named=True), *plain]
     parts = [*plain, *_asking_parts(settings, connections, rubric, shelf)]
     if not parts:
         alone = (
@@ -130,9 +135,18 @@ def build_reward(
         threshold=reward.success,
         thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success),
         gate=_gate(settings, names[: len(plain)]),
-        overlong=Overlong(reward.overlong, settings.rollout.max_tokens) if reward.overlong else None,
+        overlong=Overlong(reward.overlong, settings.rollout.most_tokens) if reward.overlong else None,
         grader=build_grader(settings, connections),
     )
+
+
+def _reasoning_gym(settings: Settings) -> list[Part]:
+    table = settings.reasoning_gym
+    if table is None:
+        return []
+    require_reasoning_gym()
+    reward = reasoning_gym_reward(table.answer, settings.reward.timeout)
+    return [Part(reward=reward, weight=table.weight)]
 
 
 def _asking_parts(

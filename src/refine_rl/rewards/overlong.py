@@ -38,7 +38,7 @@ class Overlong:
         free = self._limit - (self._buffer if self._kind == "dapo" else 0)
         if self._unit == "tokens" and free >= max_tokens:
             raise SettingsError(
-                f"reward.overlong never acts: it starts above {free} tokens, and rollout.max_tokens is "
+                f"reward.overlong never acts: it starts above {free} tokens, and an answer has at most "
                 f"{max_tokens}; give a smaller `limit`"
             )
 
@@ -52,5 +52,5 @@ class Overlong:
     def _length(self, trajectory: Trajectory) -> int:
         if self._unit == "tokens":
             return trajectory.completion_tokens
-        text = trajectory.completion
+        text = trajectory.said
         return len(split_words(text)) if self._unit == "words" else len(text)

@@ -9,11 +9,12 @@ from types import ModuleType
 from typing import Any
 
 from refine_rl.errors import SettingsError
+from refine_rl.foreign.load import nearest
 from refine_rl.rewards.base import Reward
 from refine_rl.rewards.code.reward import code_reward
 from refine_rl.rewards.combine import OVERLONG
 from refine_rl.rewards.functions.own import function_reward, load_function
-from refine_rl.rewards.rules.table import nearest, rule_reward
+from refine_rl.rewards.rules.table import rule_reward
 from refine_rl.settings import FunctionSettings, RewardSettings
 from refine_rl.types import RIGHT_STEPS
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
+from refine_rl.foreign.workers import WORKERS, Workers
 from refine_rl.progress import Pause, never, wait
 from refine_rl.rewards.base import Reward, Scorer
-from refine_rl.rewards.functions.foreign import WORKERS, Workers
 from refine_rl.types import Prompt, Score, Trajectory
 
 T = TypeVar("T")
@@ -23,8 +23,8 @@ class ScoringLoop:
     """Scores groups in the background, by any rewards; a context manager.
 
     Async rewards of all groups that were started overlap. Sync functions share one worker thread, so no two
-    of them ever run at the same time (foreign.py). The caller may itself stand in an event loop (a notebook).
-    Each group's scores are its own: the order of completion changes nothing. Leaving the block
+    of them ever run at the same time (foreign/workers.py). The caller may itself stand in an event loop (a
+    notebook). Each group's scores are its own: the order of completion changes nothing. Leaving the block
     cancels what was not finished, and awaits `closing` in the loop (connections that were opened there);
     after an error it does not wait for a sync function that still runs.
 

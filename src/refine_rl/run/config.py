@@ -123,7 +123,11 @@ class Config:
 
 def versions_now(settings: Settings) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *(["bitsandbytes"] if settings.model.quantised else [])):
+    others = [
+        *(["bitsandbytes"] if settings.model.quantised else []),
+        *(["reasoning-gym"] if settings.reasoning_gym is not None else []),
+    ]
+    for package in (*_PACKAGES, *others):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
@@ -142,10 +146,14 @@ def where_from(settings: Settings, python_rewards: Sequence[str], kind: str) -> 
 
 
 def reward_files(settings: Settings) -> dict[str, str]:
-    """SHA-256 of each file that a reward function of the settings, or the rubric, comes from."""
+    """SHA-256 of each file that a reward function of the settings, the environment, or the rubric comes
+    from."""
     specs = [f if isinstance(f, str) else f.function for f in settings.reward.functions]
     if settings.reward.steps is not None:
         specs.append(settings.reward.steps.function)
+    if settings.rollout.environment:
+        specs.append(settings.rollout.environment)
+    specs += settings.rollout.tools
     files = {spec.rpartition(":")[0] for spec in specs}
     if settings.reward.rubric.startswith("file:"):
         files.add(settings.reward.rubric.removeprefix("file:"))

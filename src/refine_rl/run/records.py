@@ -15,6 +15,7 @@ from refine_rl.types import (
     Comparison,
     Content,
     Contrast,
+    Dialogue,
     Estimate,
     Example,
     Group,
@@ -22,6 +23,7 @@ from refine_rl.types import (
     Other,
     Outcome,
     Part,
+    Played,
     Prompt,
     Score,
     Segment,
@@ -44,7 +46,16 @@ def trajectory_record(t: Trajectory, score: Score) -> dict[str, Any]:
         "breakdown": dict(score.breakdown),
         "explanation": score.explanation,
         "agreement": score.agreement,
+        **({} if t.played is None else {"world": _world_record(t.played)}),
     }
+
+
+def _world_record(played: Played) -> dict[str, Any]:
+    return {"rewards": list(played.rewards), "end": played.end, "why": played.why}
+
+
+def _played_from(record: Mapping[str, Any]) -> Played:
+    return Played(rewards=tuple(record["rewards"]), end=record["end"], why=record["why"])
 
 
 def trajectory_from(
@@ -62,6 +73,7 @@ def trajectory_from(
         messages=tuple(record["messages"]),
         segments=tuple(segments),
         stop_reason=record["stop_reason"],
+        played=_played_from(record["world"]) if "world" in record else None,
     )
     score = Score(
         value=record["reward"],
@@ -158,6 +170,14 @@ def _metric(record: Mapping[str, Any]) -> Metric:
     return Metric(**{**record, **read, "others": _besides(record["others"])})
 
 
+def _example(record: Mapping[str, Any]) -> Example:
+    dialogues = {
+        side: Dialogue(messages=tuple(d["messages"]), played=_played_from(d["played"]))
+        for side, d in record.get("dialogues", {}).items()
+    }
+    return Example(**{**record, "dialogues": dialogues})
+
+
 def comparison_text(comparison: Comparison) -> str:
     return json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -166,7 +186,7 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
     """A comparison as `comparison_text` wrote it; fields that an older version did not write are empty."""
     estimates = {side: None if record[side] is None else _estimate(record[side]) for side in _SIDES}
     read: dict[str, Any] = {
-        "examples": tuple(Example(**e) for e in record["examples"]),
+        "examples": tuple(_example(e) for e in record["examples"]),
         "details": _contrasts(record["details"]),
         "facets": {
             facet: {value: _part(part) for value, part in values.items()}

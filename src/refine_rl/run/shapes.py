@@ -38,6 +38,8 @@ class Shape(Generic[R]):
         '`step` is "3"'
         >>> POOL.flaw({"step": 3, "state": "aside"})
         '`prompt_id` is missing'
+        >>> POOL.flaw({"step": 3, "state": "drawn", "promised": {"p0": "much"}, "pool": {"new": 4}})
+        '`promised` is {"p0": "much"}'
         """
         if not isinstance(record, dict):
             return "it is no JSON object"
@@ -89,6 +91,12 @@ def _metrics_flaw(record: Record) -> str | None:
     return _fields_flaw(record, kind)
 
 
+def _metrics_line(metrics: Metrics) -> Record:
+    """Without what only a world of several turns says, where there was none."""
+    line = dataclasses.asdict(metrics)
+    return {k: v for k, v in line.items() if k not in ("turns_mean", "ends") or line["ends"]}
+
+
 def _look_flaw(record: Record) -> str | None:
     """Of a look at the validation prompts, which has a reward, or at rows that have a loss."""
     if isinstance(record.get("loss"), float) or isinstance(record.get("reward"), dict):
@@ -128,6 +136,17 @@ def _tokens_flaw(attempt: Mapping[str, Any]) -> str | None:
     return None if whole else "the tokens, log-probs and spans of an answer do not fit together"
 
 
+def _pool_flaw(record: Record) -> str | None:
+    """Of a prompt that was set aside or came back, or of what a curriculum drew."""
+    drawn = record["state"] == "drawn"
+    for key, kind in {"promised": dict, "pool": dict}.items() if drawn else [("prompt_id", str)]:
+        if key not in record:
+            return f"`{key}` is missing"
+        if not isinstance(record[key], kind):
+            return f"`{key}` is {_short(record[key])}"
+    return _numbers_flaw({key: record[key] for key in ("promised", "pool")}) if drawn else None
+
+
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
@@ -146,7 +165,7 @@ PROMPTS = Shape(
 METRICS: Shape[Metrics] = Shape(
     keys={"step": int, "seconds": dict},
     flaws=lambda record: _metrics_flaw(record) or _numbers_flaw(record),
-    to_line=dataclasses.asdict,
+    to_line=_metrics_line,
     from_line=lambda record: _kind_of(record)(**record),
 )
 GROUPS = plain(
@@ -157,7 +176,7 @@ OUTCOMES = plain({"prompt_id": str, "prompt_tokens": list, "sampled": list, "gre
 LOSSES = plain({"prompt_id": str, "loss": (int, float, type(None)), "tokens": int})
 VALIDATION = plain({"step": int}, _look_flaw)
 EXAMPLES = plain({"name": str, "prompt": list, "answer": str, "before": str})
-POOL = plain({"step": int, "prompt_id": str, "state": str})
+POOL = plain({"step": int, "state": str}, _pool_flaw)
 EVENTS = plain({"time": str, "kind": str, "name": str, "text": str})
 TIMES = plain({"stage": str, "seconds": (int, float)})
 CALLS = Shape(

@@ -10,16 +10,18 @@ from refine_rl.settings.evaluate import EvaluateSettings
 from refine_rl.settings.grpo import GRPOSettings
 from refine_rl.settings.judge import JudgeSettings
 from refine_rl.settings.model import ModelSettings
-from refine_rl.settings.prompts import PromptSettings
+from refine_rl.settings.prompts import GYM, PromptSettings
 from refine_rl.settings.reward import (
     CodeSettings,
     FunctionSettings,
     OverlongSettings,
     QuizSettings,
+    ReasoningGymSettings,
     RewardSettings,
     RuleSettings,
     SanityCase,
     StepSettings,
+    WorldSettings,
 )
 from refine_rl.settings.rollout import EarlyExitSettings, RolloutSettings
 from refine_rl.settings.sft import SFTSettings
@@ -27,6 +29,7 @@ from refine_rl.settings.whole import Settings
 from refine_rl.settings.writer import WriterSettings
 
 __all__ = [
+    "GYM",
     "BudgetSettings",
     "CodeSettings",
     "EarlyExitSettings",
@@ -40,6 +43,7 @@ __all__ = [
     "PriceSettings",
     "PromptSettings",
     "QuizSettings",
+    "ReasoningGymSettings",
     "RewardSettings",
     "RolloutSettings",
     "RuleSettings",
@@ -47,5 +51,6 @@ __all__ = [
     "SanityCase",
     "Settings",
     "StepSettings",
+    "WorldSettings",
     "WriterSettings",
 ]

@@ -75,6 +75,18 @@ _UPDATES: tuple[Impossible[Whole], ...] = (
         way_out="set `model.dropout = 0`",
     ),
     Impossible(
+        when=lambda it: it.prompts.pool == "curriculum" and _judges_compare(it) and not it.judge.gate,
+        why='`prompts.pool = "curriculum"` draws prompts whose groups differ, and judges that compare tell '
+        "the answers of every group apart",
+        way_out='use `prompts.pool = "all"`, `judge.kind = "absolute"`, or a `judge.gate`',
+    ),
+    Impossible(
+        when=lambda it: it.grpo.flat == "sign" and it.prompts.pool == "curriculum",
+        why='`grpo.flat = "sign"` trains on groups without spread, and `prompts.pool = "curriculum"` avoids '
+        "them",
+        way_out='use `prompts.pool = "all"`, or another `grpo.flat`',
+    ),
+    Impossible(
         when=lambda it: it.grpo.resample > 0 and it.rollout.ahead == 1,
         why="`grpo.resample` waits for the rewards of a step",
         way_out="use `rollout.ahead = 0`",
@@ -161,6 +173,25 @@ _EARLY_EXITS: tuple[Impossible[Whole], ...] = (
     ),
 )
 
+_ENVIRONMENTS: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.reward.world is not None and not it.rollout.environment,
+        why="`reward.world` counts the rewards of an environment",
+        way_out='name one in `rollout.environment = "FILE.py:NAME"`, or leave the table out',
+    ),
+    Impossible(
+        when=lambda it: it.rollout.several_turns and it.grpo.flat == "steps",
+        why='`grpo.flat = "steps"` grades the steps of a single answer, and `rollout.environment` and '
+        "`rollout.tools` have turns",
+        way_out="leave one of them out",
+    ),
+    Impossible(
+        when=lambda it: bool(it.rollout.environment) and bool(it.reward.sanity),
+        why="`reward.sanity` has single answers, and in `rollout.environment` rewards are for what happened",
+        way_out="leave the cases out",
+    ),
+)
+
 _LLMS: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.prompts.source == "writer" and not it.writer.model,
@@ -213,5 +244,5 @@ _SFT: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _LLMS + _SFT
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT
 """All of them, in the order in which they are told."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from refine_rl.settings.base import Impossible, Positive, Section
 
+GYM = "reasoning-gym:"
+"""How a source that is a dataset of reasoning-gym begins."""
+_USUAL = (0.85, "words")  # how near-duplicates are found unless the settings say otherwise
 _TAKEN_BY_PROMPTS = ("prompt", "messages", "completion", "id", "split", "facets", "data")
 
 
@@ -16,9 +19,12 @@ class PromptSettings(Section):
 
     source: str = ""
     """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME", "file:PATH" (.jsonl, .json,
-    .csv, .txt, .parquet, or a .py file with a function `prompts(split, count, seed)`) or
-    "hub:OWNER/NAME:CONFIG@SPLIT" (a data set; CONFIG and SPLIT may be left out); "[:1000]" behind a file or
-    a data set takes its first rows. Without it, the writer where there is one."""
+    .csv, .txt, .parquet, or a .py file with a function `prompts(split, count, seed)`),
+    "hub:OWNER/NAME:CONFIG@SPLIT" (a data set; CONFIG and SPLIT may be left out) or "reasoning-gym:NAME" (a
+    dataset of that package, which scores the answers too); "[:1000]" behind a file or a data set of the hub
+    takes its first rows. Without it, the writer where there is one."""
+    parameters: dict[str, Any] = {}
+    """Of a reasoning-gym dataset, as it names them: {min_terms = 2, max_terms = 3}."""
     column: str = ""
     """The column of a file that holds the prompt (a text, or a list of chat messages) where it is called
     neither `prompt` nor `messages`: column = "text"."""
@@ -38,20 +44,23 @@ class PromptSettings(Section):
     system: str = ""
     """System message put before every prompt that has none; without it, a writer writes one (see
     writer.system)."""
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.85
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = _USUAL[0]
     """Prompts of different splits (a writer's: any two) whose similarity reaches this are not both kept; 1
-    turns it off."""
+    turns it off. A reasoning-gym dataset's questions differ in a few signs by nature: of these only what asks
+    the same is dropped."""
     similarity: Literal["words", "meaning"] = "words"
     """What near-duplicates are measured by: "words" (Jaccard similarity of word trigrams) or "meaning" (as
     well the cosine of a small sentence encoder; needs the extra refine-rl[encoder])."""
     max_tokens: Positive = 2048
     """Longer prompts are set aside, with a word."""
-    pool: Literal["all", "informative"] = "all"
-    """"all": every pass takes every training prompt once. "informative": prompts whose group had no spread
-    rest for some steps, longer each time, and then get another chance."""
+    pool: Literal["all", "curriculum", "informative"] = "all"
+    """"all": every pass takes every training prompt once. "curriculum": each step draws those whose groups
+    will likely have spread, by what earlier groups of theirs and of prompts with the same facets showed; this
+    is forgotten as the policy moves on. "informative": every pass takes every training prompt, but those
+    whose group had no spread rest for some steps, longer each time. See docs/prompts.md."""
     probe: Annotated[int, Field(ge=0)] = 0
-    """With pool = "informative": answers that the untrained model gives to every training prompt before the
-    first step; prompts without spread begin by resting. 0: no probe."""
+    """With pool = "curriculum" or "informative": answers that the untrained model gives to every training
+    prompt before the first step, so that what it always or never solves is known. 0: no probe."""
 
     @field_validator("facets")
     @classmethod
@@ -75,7 +84,17 @@ class PromptSettings(Section):
             why="`probe` needs at least 2 answers: one answer has no spread",
         ),
         Impossible(
-            when=lambda it: it.probe > 0 and it.pool != "informative",
-            why='`probe` goes with `pool = "informative"`',
+            when=lambda it: it.probe > 0 and it.pool == "all",
+            why='`probe` goes with `pool = "curriculum"` or `"informative"`',
+        ),
+        Impossible(
+            when=lambda it: bool(it.parameters) and not it.source.startswith(GYM),
+            why='`parameters` are those of a `source = "reasoning-gym:NAME"`',
+        ),
+        Impossible(
+            when=lambda it: it.source.startswith(GYM) and (it.near_duplicate, it.similarity) != _USUAL,
+            why="`near_duplicate` and `similarity` say nothing of questions that differ in a few signs by "
+            "nature, as those of reasoning-gym do",
+            way_out="leave them out",
         ),
     )

@@ -61,7 +61,7 @@ class OverlongSettings(Section):
     """"dapo": 0 up to limit - buffer, then falling to -1 at limit (arXiv 2503.14476, eq. 13);
     "linear": 0 up to limit, then max((limit - n) / limit, -10)."""
     limit: Positive | None = None
-    """In `unit`s; without it, rollout.max_tokens."""
+    """In `unit`s; without it, rollout.max_tokens; with an environment, as many as all turns may have."""
     buffer: Positive | None = None
     """Only "dapo"; without it, a fifth of the limit."""
     unit: Literal["tokens", "words", "chars"] = "tokens"
@@ -102,6 +102,18 @@ class QuizSettings(Section):
     max_copied: Share = 0.3
     """A completion whose share of word 5-grams that stand in the source is larger loses the rest:
     copying the source answers every question."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+
+
+class ReasoningGymSettings(Section):
+    """What a reasoning-gym dataset's own scorer says of an answer, from 0 to 1. With such a source of prompts
+    the component `reasoning_gym` is there without this table; with it, also for a file of prompts that came
+    from one."""
+
+    answer: Literal["tags", "whole"] = "tags"
+    """"tags": the answer is what stands between the last <answer> and </answer>, and without prompts.system a
+    system message asks for them. "whole": the whole completion."""
     weight: float = 1.0
     """Weight of the component in the combination."""
 
@@ -175,6 +187,18 @@ class StepSettings(Section):
         return bool(self.rules) or bool(self.function)
 
 
+class WorldSettings(Section):
+    """[reward.world]: what the rewards of rollout.environment, one a turn, come to. The component is called
+    `world`; it is there with every environment, also without this table."""
+
+    take: Literal["sum", "best", "last"] = "sum"
+    """"sum": all turns' together; "best": the highest; "last": the last turn's."""
+    discount: Share = 1.0
+    """The reward of turn k counts discount ** (k - 1) times: below 1, what is won earlier counts more."""
+    weight: float = 1.0
+    """Weight of the component in the combination."""
+
+
 class RewardSettings(Section):
     """[reward]: what is wanted, as judges, rules, functions and code that is run."""
 
@@ -186,6 +210,10 @@ class RewardSettings(Section):
     weighted criteria from the task). Without it, the task and a general rubric."""
     quiz: QuizSettings | None = None
     """A quiz; none without this table."""
+    reasoning_gym: ReasoningGymSettings | None = None
+    """How answers to a reasoning-gym dataset are scored."""
+    world: WorldSettings | None = None
+    """How the rewards of rollout.environment count; without this table, their sum."""
     code: CodeSettings | None = None
     """Code that is run against tests (component `code`); none without this table."""
     steps: StepSettings | None = None

@@ -37,6 +37,13 @@ class EarlyExitSettings(Section):
     )
 
 
+def _of_environments(it: RolloutSettings) -> bool:
+    """Whether a setting is there that only an environment reads."""
+    usual = RolloutSettings.model_fields
+    own = ("turns", "trajectory_tokens", "turn_timeout", "history")
+    return any(getattr(it, name) != usual[name].default for name in own)
+
+
 class RolloutSettings(Section):
     """[rollout]: how the policy answers."""
 
@@ -49,21 +56,77 @@ class RolloutSettings(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     """Only this many of the likeliest tokens are sampled; 0: all."""
     max_tokens: Positive = 256
-    """A completion is cut here, with stop reason "length"."""
+    """A completion is cut here, with stop reason "length"; with an environment or tools, each turn of it."""
+    environment: str = ""
+    """A world in which the policy takes several turns: "my_env.py:Guess", a class of the task's own with
+    `start` and `step` (or Gymnasium's `reset` and `step`). Without it, a completion is one answer."""
+    tools: list[str] = []
+    """Functions that the policy may call: ["tools.py:search", "tools.py:add"], with type hints and a
+    docstring. What they return comes back as a message, until a reply calls none. `turns`,
+    `trajectory_tokens` and `turn_timeout` are theirs too."""
+    turns: Positive = 8
+    """With an environment or tools: the policy speaks at most so many times."""
+    trajectory_tokens: Annotated[int, Field(ge=0)] = 0
+    """With an environment or tools: tokens of a whole trajectory behind its prompt, theirs included. A turn
+    that might go beyond is not begun. 0: only what the model reads is a limit."""
+    turn_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that one call of the environment, or all tools of a reply, may take. What takes longer is
+    stopped, and the trajectory's score is missing."""
     ahead: Literal["auto", 0, 1] = "auto"
     """1: the next step's answers are sampled while this step's are being judged, so with weights one update
     older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 where an LLM
     is asked for scores, without grpo.resample, else 0."""
+    history: Literal["refuse", "as_sampled"] = "refuse"
+    """Of trajectories of several turns, where the model's template writes an earlier turn anew once the
+    conversation goes on (it drops thoughts, for one). "as_sampled": every turn stays in front of the model as
+    it was sampled. "refuse": such a template is refused."""
     early_exit: EarlyExitSettings | None = None
     """Thoughts are cut and answered early, so that short ones win; not without this table."""
+
+    impossible: ClassVar[tuple[Impossible[RolloutSettings], ...]] = (
+        Impossible(
+            when=lambda it: not it.several_turns and _of_environments(it),
+            why="takes `turns`, `trajectory_tokens`, `turn_timeout` and `history` with an `environment` or "
+            "`tools` only",
+        ),
+        Impossible(
+            when=lambda it: it.several_turns and 0 < it.trajectory_tokens < it.max_tokens,
+            why="has `trajectory_tokens` that leave no room for a turn of `max_tokens`",
+        ),
+        Impossible(
+            when=lambda it: bool(it.environment and it.tools),
+            why="has an `environment` and `tools`, and plays one of them",
+            way_out="leave one out; an environment may call functions itself",
+        ),
+        Impossible(
+            when=lambda it: it.several_turns and it.early_exit is not None,
+            why="has an `environment` or `tools`, and `early_exit` cuts the thought of a single answer",
+            way_out="leave one of them out",
+        ),
+    )
+
+    @property
+    def several_turns(self) -> bool:
+        """Whether the policy takes turns with somebody: an environment, or tools."""
+        return bool(self.environment or self.tools)
 
     @property
     def limits(self) -> dict[str, int]:
         """The settings that cut a completion, with their tokens."""
         own = {"rollout.max_tokens": self.max_tokens}
+        if self.trajectory_tokens:
+            own["rollout.trajectory_tokens"] = self.trajectory_tokens
         if self.early_exit is not None:  # what comes after a cut thought has a limit of its own
             own["rollout.early_exit.answer_tokens"] = self.early_exit.answer_tokens
         return own
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that the policy may say in a trajectory."""
+        if not self.several_turns:
+            return self.max_tokens
+        every = self.turns * self.max_tokens
+        return min(every, self.trajectory_tokens) if self.trajectory_tokens else every
 
     @property
     def decays(self) -> bool:

@@ -15,8 +15,8 @@ from refine_rl.settings.grpo import GRPOSettings
 from refine_rl.settings.impossible import IMPOSSIBLE
 from refine_rl.settings.judge import JudgeSettings
 from refine_rl.settings.model import ModelSettings
-from refine_rl.settings.prompts import PromptSettings
-from refine_rl.settings.reward import RewardSettings
+from refine_rl.settings.prompts import GYM, PromptSettings
+from refine_rl.settings.reward import ReasoningGymSettings, RewardSettings
 from refine_rl.settings.rollout import RolloutSettings
 from refine_rl.settings.sft import SFTSettings
 from refine_rl.settings.writer import WriterSettings
@@ -74,6 +74,18 @@ class Settings(Section):
     def writes_prompts(self) -> bool:
         """Whether the writer makes the prompts."""
         return self.prompts.source == "writer" or (not self.prompts.source and bool(self.writer.model))
+
+    @property
+    def reasoning_gym(self) -> ReasoningGymSettings | None:
+        """How reasoning-gym scores, where it does: it need not be named where the prompts are its own."""
+        if self.reward.reasoning_gym is None and self.prompts.source.startswith(GYM):
+            return ReasoningGymSettings()
+        return self.reward.reasoning_gym
+
+    @property
+    def asks_for_tags(self) -> bool:
+        """Whether prompts of reasoning-gym ask for an answer in tags."""
+        return self.reasoning_gym is not None and self.reasoning_gym.answer == "tags"
 
     @property
     def ahead(self) -> bool:

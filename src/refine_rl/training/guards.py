@@ -140,6 +140,11 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             "More than half of the completions are cut at rollout.max_tokens; raise it, or reward "
             "shorter answers."
         )
+    if all(m.ends and m.ends["done"] == 0.0 for m in last):
+        found["no_end"] = (
+            "For some steps no trajectory was ended by its world: all ran out of turns or tokens, and what "
+            "the world pays at its end was never paid. Raise rollout.turns, or make the world easier to end."
+        )
     if fmean(_without_signal(m) / m.groups for m in last) > 0.75:
         found["little_signal"] = (
             "In more than three of four groups all rewards are equal, so most of the work compares "

@@ -64,8 +64,7 @@ class LocalLearner:
         if seen is None and sampled and not compared:
             # The training pass cannot give the comparison: there is none, or dropout disturbs it.
             seen = self.check.compare(sampled, step)
-        # Dropout has one stream of randomness.
-        lanes = 1 if self.dropout > 0 else lanes_of(self.speaker)
+        lanes = lanes_of(self.speaker)
         # The lanes' micro-batches are in memory at once.
         packed = self.speaker.shares_prompts
         chunks = list(micro_batches([r.trajectory for r in worked], self.tokens // lanes, packed=packed))

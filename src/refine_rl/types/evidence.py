@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from refine_rl.types.records import Prompt, Score, Trajectory
+from refine_rl.types.records import Message, Played, Prompt, Score, Trajectory
 from refine_rl.types.values import count_of, decimals
 
 Verdict = Literal["better", "not better", "worse", "too few to tell", "no signal", "not possible"]
@@ -107,8 +107,18 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Dialogue:
+    """What was said behind a prompt in a world of several turns, by the policy and by the world, and what the
+    world made of it."""
+
+    messages: tuple[Message, ...]
+    played: Played
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One held-out prompt side by side."""
+    """One held-out prompt side by side. Where a world of several turns was played, an answer is the policy's
+    last, and `dialogues` has all turns: those of "base", of "tuned", and of further models by name."""
 
     prompt: str
     base: str
@@ -117,6 +127,7 @@ class Example:
     tuned_reward: float | None
     facets: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)  # what further models answered, by name
+    dialogues: Mapping[str, Dialogue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,6 +42,8 @@ class StepMetrics:
     openings: Mapping[str, float] = field(default_factory=dict)  # met under several prompts; share of all
     kept_share: float | None = None  # of the prompts' content words that completions keep
     by_length: float | None = None  # how far rewards follow from lengths alone (Content)
+    turns_mean: float | None = None  # of trajectories in an environment; None without one
+    ends: Mapping[str, float] = field(default_factory=dict)  # shares of these: "done", "limit", "failed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypedDict
 Split = Literal["train", "validation", "held_out"]
 Status = Literal["scored", "invalid", "missing"]
 StopReason = Literal["stop", "length"]
+End = Literal["done", "limit", "failed"]
+"""How a trajectory of several turns ended: the world said so; turns or tokens ran out; the world failed."""
 
 RIGHT_STEPS = "right_steps"
 """In the breakdown of a wrong answer whose steps were graded: the share before its first wrong one."""
@@ -60,7 +62,8 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demonstration:
-    """A chat whose answers are to be imitated; `name` says where it stands in its source.
+    """A chat whose answers are to be imitated; `name` says where it stands in its source. `given` are the
+    places of answers that stand there, and are not imitated.
 
     >>> shown = Demonstration(name="file:pairs.jsonl:1", messages=(
     ...     {"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi!"}))
@@ -71,20 +74,21 @@ class Demonstration:
     name: str
     messages: tuple[Message, ...]
     split: Split = "train"
+    given: frozenset[int] = frozenset()
 
     @property
     def asked(self) -> tuple[Message, ...]:
-        """What stands before the last answer."""
+        """What stands before the last answer that is imitated."""
         return self.messages[: self._last]
 
     @property
     def answer(self) -> str:
-        """The last answer."""
+        """The last answer that is imitated."""
         return self.messages[self._last]["content"]
 
     @property
     def _last(self) -> int:
-        return max(n for n, m in enumerate(self.messages) if m["role"] == "assistant")
+        return max(n for n, m in enumerate(self.messages) if m["role"] == "assistant" and n not in self.given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,11 +124,28 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """What a world of several turns made of a trajectory: a reward for each turn that it saw, how it ended,
+    and why where it was not the world that ended it.
+
+    >>> Played(rewards=(0.0, 1.0), end="done").why
+    ''
+    """
+
+    rewards: tuple[float, ...]
+    end: End
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectory:
     """The full record of one attempt: member `member` of its prompt's group.
 
     The concatenated segments are exactly the tokens that the model saw and wrote; text is decoded
-    from them and never encoded again. The first segment is the prompt.
+    from them and never encoded again. The first segment is the prompt. `played` is there where a world of
+    several turns was played: then the messages behind the prompt's are the policy's and the world's in turn,
+    and what the world said at the very end is a message without tokens, as nobody read it. What it said at
+    the very beginning ends the prompt's last message.
 
     >>> t = Trajectory(
     ...     prompt_id="p0001", member=0, stop_reason="stop",
@@ -140,12 +161,29 @@ class Trajectory:
     messages: tuple[Message, ...]
     segments: tuple[Segment, ...]
     stop_reason: StopReason
+    played: Played | None = None
 
     @property
     def completion(self) -> str:
         """What the policy answered last ("" where it has not answered)."""
+        if self.played is not None:
+            return next(reversed(self.answers), "")
         last = self.messages[-1] if self.messages else None
         return last["content"] if last is not None and last["role"] == "assistant" else ""
+
+    @property
+    def said(self) -> str:
+        """All that the policy said: its answers, a blank line between them."""
+        return "\n\n".join(self.answers)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What the policy said, a text a turn: as many of the assistant's last messages as were sampled."""
+        if self.played is None:
+            return (self.completion,)
+        said = [m["content"] for m in self.messages if m["role"] == "assistant"]
+        turns = sum(s.sampled for s in self.segments)
+        return tuple(said[len(said) - turns :])
 
     @property
     def completion_tokens(self) -> int:

@@ -99,7 +99,7 @@ def test_an_adaptive_kl_with_importance_weights(
     assert in_force == {4: metrics[3]["kl_coefficient"]}  # trained again, from the checkpoint of step 3
 
 
-@pytest.mark.parametrize("pool", ["all", "informative"])
+@pytest.mark.parametrize("pool", ["all", "informative", "curriculum"])
 def test_resampled_groups(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
 ) -> None:

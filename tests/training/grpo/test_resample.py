@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +29,11 @@ class World:
 
     def fill(self, first: Sequence[Prompt], resample: int, seed: int = 0) -> list[Scored]:
         start = [(p, attempts(p, 1, 1), self.scores(p)) for p in first]
-        return filled_up(start, PROMPTS, 7, self.more, budget=resample, seed=seed, resting=self.resting)
+
+        def others(count: int, wave: int, used: Collection[str]) -> list[Prompt]:
+            return draw(PROMPTS, count, seed=seed, step=7, wave=wave, used={*used, *self.resting})
+
+        return filled_up(start, others, self.more, budget=resample)
 
 
 def test_a_draw_depends_on_its_key_alone_and_never_repeats_a_prompt() -> None:

@@ -7,21 +7,15 @@ that the function does not apply to that completion. Anything else is a missing 
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping, MappingView, Set
 from itertools import islice
 from typing import Any, get_args
 
-from refine_rl.types import LARGEST, Score, Status, count_of, one_line
+from refine_rl.foreign.values import number, show
+from refine_rl.types import LARGEST, Score, Status, count_of
 
 NOT_APPLICABLE = Score.missing("does not apply (returned None)")
 """Says that a component is to be left out of its member, where others are there (`left_out`)."""
-
-_LONGEST = 80
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _LONGEST
-_short.maxlong = 40
 
 
 def read_one(answer: Any) -> Score:
@@ -62,28 +56,6 @@ def read_list(answer: Any, count: int) -> list[Score]:
 def left_out(score: Score) -> bool:
     """Whether the score says that its component does not apply."""
     return score.value is None and score.explanation == NOT_APPLICABLE.explanation
-
-
-def number(answer: Any) -> float | None:
-    """A finite float, or None where `answer` is no number, too large a one, or an array of several."""
-    if isinstance(answer, str | bytes | bytearray) or getattr(answer, "ndim", 0) != 0:
-        return None
-    if hasattr(answer, "detach"):  # a tensor that has a gradient warns when it is read
-        answer = answer.detach()
-    try:
-        value = float(answer)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return None
-    return value if abs(value) <= LARGEST else None  # not for NaN either
-
-
-def show(answer: Any) -> str:
-    """`repr`, short, of anything."""
-    try:
-        text = _short.repr(answer)
-    except Exception as error:
-        return f"a {type(answer).__name__} (its repr raises {type(error).__name__})"
-    return one_line(text, _LONGEST)
 
 
 def _what_is_wrong(answer: Any) -> str:

@@ -6,41 +6,38 @@ Two forms, told apart by the names of the parameters:
     def brevity(prompts, completions, source, **kwargs): ... lists, as in TRL -> list of float or None
 
 Other parameters are filled by name from the prompt's data (in the list form: one list entry a completion);
-`**kwargs` gets all of it. What else the list form gets says trl.py, what either may return answers.py. Either
-form may be async. With `messages = true`, prompt and completion are lists of chat messages.
+`**kwargs` gets all of it. `messages` is the whole conversation, `trajectory` its record
+(types.Trajectory), unless the data has such a name itself; `completion` is all that the policy said, over all
+turns. What else the list form gets says trl.py, what either may return answers.py. Either form may be async.
+With `messages = true`, prompt and completion are lists of chat messages.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
 import inspect
-import sys
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, Literal
 
 from refine_rl.errors import SettingsError
-from refine_rl.rewards.base import describe_failure
+from refine_rl.foreign.load import load_named
+from refine_rl.foreign.seats import Failure, Limit
+from refine_rl.foreign.workers import WORKERS, Workers
 from refine_rl.rewards.functions.answers import read_list, read_one
-from refine_rl.rewards.functions.foreign import WORKERS, Workers
-from refine_rl.rewards.functions.seats import Failure
 from refine_rl.rewards.functions.trl import GIVEN, Notes, state_now
-from refine_rl.rewards.functions.world import foreign_import
 from refine_rl.rewards.rules.content import data_value
-from refine_rl.rewards.rules.table import nearest
 from refine_rl.settings import RewardSettings
 from refine_rl.types import Prompt, Score, Trajectory
 
 _ONE = frozenset({"prompt", "completion"})
 _LIST = frozenset({"prompts", "completions", "completion_ids"})
+_WHOLE = frozenset({"messages", "trajectory"})
+"""What a function may ask for beside the prompt's data: the whole conversation, and its record."""
 _ANSWERS = frozenset({"completion", "completions", "completion_ids"})
 _FORMS = "`def f(prompt, completion)` or `def f(prompts, completions, **kwargs)`"
 
@@ -51,8 +48,8 @@ class FunctionReward:
 
     `accepts` are the names of its parameters, `needs` those of them that the prompt's data must give, `open`
     says that it takes `**kwargs`. It gets copies of everything: what it changes is its own. Where it runs,
-    and what becomes of a call that takes more than `timeout` seconds, says foreign.py. Whatever goes wrong
-    makes the score missing, with the traceback in the explanation.
+    and what becomes of a call that takes more than `timeout` seconds, says foreign/workers.py. Whatever goes
+    wrong makes the score missing, with the traceback in the explanation.
     """
 
     name: str
@@ -84,16 +81,17 @@ class FunctionReward:
             return await self._answers(workers, calls)
 
     async def _answers(self, workers: Workers, calls: Sequence[Callable[[], _Called]]) -> list[Any]:
+        limit = Limit(seconds=self.timeout, setting="reward.timeout")
         if _is_async(self.function):
-            return await workers.settle([partial(_awaited, call) for call in calls], seconds=self.timeout)
+            return await workers.settle([partial(_awaited, call) for call in calls], limit=limit)
         reading = [partial(_read, call) for call in calls]
-        answers = await workers.run(reading, name=self.name, seconds=self.timeout)
+        answers = await workers.run(reading, name=self.name, limit=limit)
         late = [place for place, answer in enumerate(answers) if isinstance(answer, _Called)]
         if not late:
             return answers
         try:  # a plain function may give back a coroutine
             waiting = [partial(_awaited, partial(_itself, answers[place])) for place in late]
-            settled = await workers.settle(waiting, seconds=self.timeout)
+            settled = await workers.settle(waiting, limit=limit)
         finally:
             for place in late:
                 _forget(answers[place].answer)
@@ -103,6 +101,7 @@ class FunctionReward:
 
     def _one(self, prompt: Prompt, trajectory: Trajectory) -> _Called:
         arguments = {
+            **self._whole(trajectory),
             **self._data(prompt),
             "prompt": self._prompt(prompt),
             "completion": self._completion(prompt, trajectory),
@@ -111,7 +110,7 @@ class FunctionReward:
 
     def _list(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> _Called:
         count = len(trajectories)
-        rows = [self._data(prompt) for _ in trajectories]
+        rows = [{**self._whole(t), **self._data(prompt)} for t in trajectories]
         notes = Notes(count)
         arguments = {
             **{key: [row[key] for row in rows] for key in (rows[0] if rows else ())},
@@ -132,6 +131,13 @@ class FunctionReward:
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in arguments.items() if self.open or name in self.accepts}
 
+    def _whole(self, trajectory: Trajectory) -> dict[str, Any]:
+        """The conversation and its record, as far as the function names them."""
+        whole: dict[str, Any] = {"trajectory": trajectory}
+        if "messages" in self.accepts:
+            whole["messages"] = [copy.deepcopy(m) for m in trajectory.messages]
+        return {name: value for name, value in whole.items() if name in self.accepts}
+
     def _data(self, prompt: Prompt) -> dict[str, Any]:
         """A copy of the data that the function takes."""
         return copy.deepcopy(self._accepted(dict(prompt.data)))
@@ -142,7 +148,7 @@ class FunctionReward:
     def _completion(self, prompt: Prompt, trajectory: Trajectory) -> Any:
         if self.messages:
             return [copy.deepcopy(m) for m in trajectory.messages[len(prompt.messages) :]]
-        return trajectory.completion
+        return trajectory.said
 
 
 def function_reward(
@@ -176,7 +182,7 @@ def function_reward(
         needs=tuple(
             p.name
             for p in parameters
-            if p.name in accepts - (_ONE if one else _LIST | GIVEN) and p.default is p.empty
+            if p.name in accepts - _WHOLE - (_ONE if one else _LIST | GIVEN) and p.default is p.empty
         ),
         open=any(p.kind is p.VAR_KEYWORD for p in parameters),
         messages=messages,
@@ -225,58 +231,6 @@ def _forget(answer: Any) -> None:
         answer.close()
 
 
-class _FreshLoader(SourceFileLoader):
-    """Reads the source each time: a cached file of the same second and size would be stale."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
-
-
 def load_function(spec: str, folder: Path, files: dict[Path, ModuleType]) -> Callable[..., Any]:
-    """The function that "FILE.py:NAME" (relative to `folder`) or "module:NAME" names.
-
-    `files` holds the files that were loaded for this reward, so that functions of one file share
-    it. A file may import its neighbours at its top. Raises SettingsError naming what was not found.
-    """
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name:
-        raise SettingsError(f'`{spec}` names no function: write "FILE.py:NAME" or "module:NAME"')
-    if place.endswith(".py") or "/" in place:
-        path = (folder / place).resolve()
-        if path not in files:
-            files[path] = _load_file(path)
-        module = files[path]
-    else:
-        try:
-            with foreign_import():
-                module = importlib.import_module(place)
-        except (Exception, SystemExit, GeneratorExit) as error:
-            raise SettingsError(f"`{place}` cannot be imported: {describe_failure(error)}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [
-            n for n, v in vars(module).items() if inspect.isroutine(v) and v.__module__ == module.__name__
-        ]
-        raise SettingsError(f"{place} has no function `{name}`{nearest(name, known)}")
-    return function  # type: ignore[no-any-return]
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise SettingsError(f"there is no file {path}{nearest(path.name, beside)}")
-    name = f"refine_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    loader = _FreshLoader(name, str(path))
-    module_spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    assert module_spec is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        with foreign_import():
-            loader.exec_module(module)
-    except (Exception, SystemExit, GeneratorExit) as error:
-        raise SettingsError(f"{path} cannot be loaded: {describe_failure(error)}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
+    """The function that "FILE.py:NAME" or "module:NAME" names (foreign/load.py)."""
+    return load_named(spec, folder, files)  # type: ignore[no-any-return]

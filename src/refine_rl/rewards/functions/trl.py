@@ -20,7 +20,8 @@ from itertools import islice
 from statistics import fmean
 from typing import Any
 
-from refine_rl.rewards.functions.answers import left_out, number, show
+from refine_rl.foreign.values import number, show
+from refine_rl.rewards.functions.answers import left_out
 from refine_rl.types import LOGGED, Score
 
 GIVEN = frozenset({"trainer_state", "log_metric", "log_extra"})

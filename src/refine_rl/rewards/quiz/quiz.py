@@ -106,9 +106,9 @@ class Quiz:
         GuardStop) is let through."""
         self.check_prompt(prompt)
         source: str = prompt.data[self.source]
-        texts = list(dict.fromkeys(t.completion for t in trajectories))
+        texts = list(dict.fromkeys(t.said for t in trajectories))
         scores = dict(zip(texts, await all_of(self._score(prompt, source, t) for t in texts), strict=True))
-        return [scores[t.completion] for t in trajectories]
+        return [scores[t.said] for t in trajectories]
 
     async def _score(self, prompt: Prompt, source: str, completion: str) -> Score:
         if not completion.strip():

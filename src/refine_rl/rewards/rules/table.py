@@ -5,9 +5,8 @@ The rules themselves stand in form.py, content.py, semantic.py and docstrings.py
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from refine_rl.errors import SettingsError, UserError
+from refine_rl.foreign.load import nearest
 from refine_rl.rewards.base import Check, CompletionReward, GroupCheck, GroupReward, RuleFactory
 from refine_rl.rewards.rules.content import CONTENT_RULES
 from refine_rl.rewards.rules.docstrings import DOCSTRING_RULES
@@ -103,15 +103,6 @@ def _of_groups(name: str, check: GroupCheck, where: str) -> GroupReward:
             raise UserError(f"{where}: {error}") from None
 
     return GroupReward(name=name, score=score, check=check_prompt)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of an error sentence: the nearest of `names`, or all of them where none is near."""
-    known = list(names)
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean `{close[0]}`?"
-    return "; there are " + ", ".join(f"`{n}`" for n in known) if known else ""
 
 
 def rules_table_markdown() -> str:

@@ -3,11 +3,13 @@ record, never of how fast anything is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from refine_rl.randomness import generator
+from refine_rl.training.grpo.curriculum import Curriculum
 from refine_rl.training.grpo.pool import Chosen, Seen, choose, resting
+from refine_rl.training.grpo.resample import draw
 from refine_rl.types import Prompt
 
 
@@ -51,7 +53,7 @@ class Schedule:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
     """Of `per_step` prompts. `informative`: prompts whose groups showed no spread rest (pool.py); `top` is
-    the highest reward there is, for the reasons that are put on record."""
+    the highest reward there is, for the reasons that are put on record. Or a `curriculum` draws them."""
 
     prompts: Sequence[Prompt]
     per_step: int
@@ -59,10 +61,14 @@ class Choice:
     schedule: Schedule
     informative: bool = False
     top: float | None = None
+    curriculum: Curriculum | None = None
 
     def of_step(self, step: int, seen: Sequence[Seen], under_way: Sequence[Prompt] = ()) -> Chosen:
         """The prompts of `step`, and who rests. `seen` are the groups so far; `under_way` the prompts of the
         step before, where it is not scored yet: these count as a turn and no more."""
+        known = self.schedule.sampled_after(step)
+        if self.curriculum is not None:
+            return self.curriculum.of_step(step, seen, known, {p.id for p in under_way})
         if not self.informative:
             chosen = choose_prompts(self.prompts, step, self.per_step, self.seed)
             return Chosen(prompts=tuple(chosen), aside=(), back=())
@@ -73,11 +79,17 @@ class Choice:
             self.per_step,
             self.seed,
             [*seen, *turns],
-            known=self.schedule.sampled_after(step),
+            known=known,
             told=self.schedule.sampled_after(step - 1) if step > 1 else -1,
             top=self.top,
         )
 
-    def resting(self, step: int, seen: Sequence[Seen]) -> set[str]:
-        """The ids of prompts that do not take the place of others in this step."""
-        return resting(self.prompts, step, self.per_step, seen) if self.informative else set()
+    def others(
+        self, step: int, seen: Sequence[Seen], count: int, wave: int, used: Collection[str]
+    ) -> list[Prompt]:
+        """Up to `count` prompts for a step's further `wave`, none of those whose ids are `used`; prompts that
+        rest do not take the place of others."""
+        if self.curriculum is not None:
+            return self.curriculum.others(step, seen, count, wave, used)
+        rest = resting(self.prompts, step, self.per_step, seen) if self.informative else set()
+        return draw(self.prompts, count, seed=self.seed, step=step, wave=wave, used={*used, *rest})

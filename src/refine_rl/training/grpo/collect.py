@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -148,16 +149,8 @@ class Collector:
             seconds += time.perf_counter() - began
             return under_way.scored(self.pause)
 
-        whole = filled_up(
-            scored,
-            self.choice.prompts,
-            step,
-            sampled,
-            budget=self.resample,
-            seed=self.choice.seed,
-            resting=self.choice.resting(step, self.record.seen()),
-        )
-        return whole, seconds
+        others = partial(self.choice.others, step, self.record.seen())
+        return filled_up(scored, others, sampled, budget=self.resample), seconds
 
     def _groups(self, scored: Sequence[Scored], step: int) -> list[Group]:
         penalties = self.penalties([members for _, members, _ in scored], step)

@@ -73,13 +73,23 @@ class Aside:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """What a curriculum draws from (curriculum.py): the probability with which the group of each prompt that
+    it drew will have spread, by id, and how many training prompts are in which state."""
+
+    promised: Mapping[str, float]
+    pool: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
     """A step's prompts; the prompts that were newly set aside since the step before, and the ids of those
-    that came back."""
+    that came back; of a curriculum, what it drew from instead."""
 
     prompts: tuple[Prompt, ...]
     aside: tuple[Aside, ...]
     back: tuple[str, ...]
+    drawn: Drawn | None = None
 
 
 def choose(

@@ -3,8 +3,8 @@
 A step's groups come in waves: first the prompts chosen for it, then as many others as groups were without
 spread, and so on until each is replaced, or `grpo.resample` groups were added, or no prompt is left. Every
 group stays on record; with `grpo.flat = "drop"`, as DAPO has it, those without spread do not count in the
-loss. Prompts that rest (pool.py) are not taken. Which prompts a wave takes is a function of the seed, the
-step, the wave, what rests and what the step held before: a step that is made again is the same.
+loss. Which prompts a wave takes is a function of the seed, the step, the wave, what is on record of steps
+before (choice.py) and what the step held before: a step that is made again is the same.
 """
 
 from __future__ import annotations
@@ -40,22 +40,19 @@ def without_spread(scores: Sequence[Score]) -> bool:
 
 def filled_up(
     scored: Sequence[Scored],
-    prompts: Sequence[Prompt],
-    step: int,
+    others: Callable[[int, int, Collection[str]], Sequence[Prompt]],
     sampled: Callable[[Sequence[Prompt]], Sequence[Scored]],
     *,
     budget: int,
-    seed: int,
-    resting: Collection[str] = (),
 ) -> list[Scored]:
     """The step's groups, and behind them those of the further waves, at most `budget` groups, which `sampled`
-    makes of the prompts of a wave. `resting` are ids of prompts that no wave takes."""
+    makes of the prompts of a wave. `others(count, wave, used)` gives these prompts: up to so many, none of
+    those whose ids are used."""
     found, wave = list(scored), 0
     lacking = sum(without_spread(s) for _, _, s in scored)
     while count := min(lacking, budget):
         wave += 1
-        used = {*resting, *(p.id for p, _, _ in found)}
-        fresh = draw(prompts, count, seed=seed, step=step, wave=wave, used=used)
+        fresh = others(count, wave, {p.id for p, _, _ in found})
         if not fresh:
             break
         more = sampled(fresh)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from refine_rl.envs.base import How, World
 from refine_rl.envs.build import world_of
 from refine_rl.envs.play import play
+from refine_rl.envs.stage import Stage
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, Speaker, Spoken
@@ -16,6 +17,7 @@ from refine_rl.training.check import Check
 from refine_rl.training.grpo.advantages import Advantages
 from refine_rl.training.grpo.choice import Choice, Schedule
 from refine_rl.training.grpo.collect import Collector, Play, Start
+from refine_rl.training.grpo.curriculum import Curriculum
 from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.learn import Learn, Loss
 from refine_rl.training.grpo.record import Record
@@ -40,19 +42,21 @@ def sampling_of(settings: Settings) -> Sampling:
     return Sampling(max_tokens=r.max_tokens, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k)
 
 
-def play_of(settings: Settings, speaker: Speaker, *, pause: Pause = never) -> Play:
-    """Makes the groups of a training step."""
+def play_of(
+    settings: Settings, speaker: Speaker, *, stage: Stage | None = None, pause: Pause = never
+) -> Play:
+    """Makes the groups of a training step. `stage` is the environment that the settings name."""
 
     def rollouts(prompts: Sequence[Prompt], step: int) -> Iterator[Spoken]:
-        return play(world_at(settings, speaker, step), prompts, pause)
+        return play(world_at(settings, speaker, step, stage), prompts, pause)
 
     return rollouts
 
 
-def world_at(settings: Settings, speaker: Speaker, step: int) -> World:
+def world_at(settings: Settings, speaker: Speaker, step: int, stage: Stage | None = None) -> World:
     """Where the trajectories of a training step take place."""
     purpose = Purpose(seed=settings.grpo.seed, step=step, name="rollout")
-    return world_of(settings.rollout, speaker, How(sampling=sampling_of(settings), purpose=purpose))
+    return world_of(settings.rollout, speaker, How(sampling=sampling_of(settings), purpose=purpose), stage)
 
 
 def schedule_of(settings: Settings) -> Schedule:
@@ -81,7 +85,7 @@ def loss_of(settings: Settings) -> Loss:
         name=g.loss,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
-        max_tokens=settings.rollout.max_tokens,
+        max_tokens=settings.rollout.most_tokens,
         kl_estimator=g.kl_estimator,
         importance_cap=g.importance_cap,
     )
@@ -137,6 +141,28 @@ def advantages_of(settings: Settings, weights: Mapping[str, float]) -> Advantage
     )
 
 
+def choice_of(settings: Settings, prompts: Sequence[Prompt], top: float | None) -> Choice:
+    """`top` is the highest reward there is; None where none means "solved"."""
+    g, pool, curriculum = settings.grpo, settings.prompts.pool, None
+    if pool == "curriculum":
+        curriculum = Curriculum(
+            prompts=prompts,
+            per_step=g.prompts_per_step,
+            size=settings.rollout.group_size,
+            seed=g.seed,
+            top=top,
+        )
+    return Choice(
+        prompts=prompts,
+        per_step=g.prompts_per_step,
+        seed=g.seed,
+        schedule=schedule_of(settings),
+        informative=pool == "informative",
+        top=top,
+        curriculum=curriculum,
+    )
+
+
 def collector_of(
     settings: Settings,
     prompts: Sequence[Prompt],
@@ -152,17 +178,9 @@ def collector_of(
 ) -> Collector:
     """`top` is the highest reward there is; None where none means "solved"."""
     g = settings.grpo
-    choice = Choice(
-        prompts=prompts,
-        per_step=g.prompts_per_step,
-        seed=g.seed,
-        schedule=schedule_of(settings),
-        informative=settings.prompts.pool == "informative",
-        top=top,
-    )
     return Collector(
         steps=g.steps,
-        choice=choice,
+        choice=choice_of(settings, prompts, top),
         record=record,
         play=play,
         score=score,

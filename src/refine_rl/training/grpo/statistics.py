@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 from refine_rl.evaluate.content import content
 from refine_rl.evaluate.variety import variety
 from refine_rl.training.grpo.advantages import root_mean_square
 from refine_rl.training.rows import sampled_logprobs
-from refine_rl.types import RIGHT_STEPS, Group, mean_of, same_value
+from refine_rl.types import RIGHT_STEPS, End, Group, Trajectory, mean_of, same_value
 
 
 def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
@@ -21,7 +22,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
     logprobs = [x for g in groups for t in g.trajectories for x in sampled_logprobs(t)]
     shares = [{s.breakdown[RIGHT_STEPS] for s in g.scores if RIGHT_STEPS in s.breakdown} for g in groups]
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
-    answers = variety([(g.prompt.id, [t.completion for t in g.trajectories]) for g in groups])
+    answers = variety([(g.prompt.id, [t.said for t in g.trajectories]) for g in groups])
     said = content([(g.prompt, [*zip(g.trajectories, g.scores, strict=True)]) for g in groups])
     components = {
         name: _mean([s.breakdown[name] for s in scores if s.value is not None and name in s.breakdown])
@@ -42,7 +43,20 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
         "openings": answers.openings,
         "kept_share": said.kept,
         "by_length": said.by_length,
+        **ends_of([t for g in groups for t in g.trajectories]),
         "entropy": None if not logprobs else -math.fsum(logprobs) / len(logprobs),
+    }
+
+
+def ends_of(trajectories: Sequence[Trajectory]) -> dict[str, object]:
+    """How the trajectories that an environment played ended; nothing where there is none."""
+    played = [(t.played, sum(s.sampled for s in t.segments)) for t in trajectories if t.played is not None]
+    if not played:
+        return {}
+    ends = [p.end for p, _ in played]
+    return {
+        "turns_mean": math.fsum(turns for _, turns in played) / len(played),
+        "ends": {end: ends.count(end) / len(ends) for end in get_args(End)},
     }
 
 

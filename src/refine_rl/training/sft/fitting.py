@@ -37,7 +37,7 @@ def fit(
     unreadable: list[str] = []
     for row in rows:
         try:
-            segments = speaker.demonstrate(row.messages, every=sft.train_on == "all")
+            segments = speaker.demonstrate(row.messages, every=sft.train_on == "all", given=row.given)
         except ControlTextError:
             unreadable.append(row.name)
             continue

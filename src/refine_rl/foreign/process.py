@@ -186,7 +186,7 @@ def foreign_import() -> Iterator[None]:
 
 
 _ENDS = "would end the whole run"
-_ALARM = "acts on the whole process; the time of a call is `timeout` in [reward]"
+_ALARM = "acts on the whole process; a call has a limit of its own"
 _SAMPLES = "changes what the model computes meanwhile; give `dtype=` to the tensors that need it"
 
 

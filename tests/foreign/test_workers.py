@@ -24,7 +24,7 @@ import pytest
 
 from make import attempts, prompt
 from refine_rl.errors import SettingsError
-from refine_rl.rewards.functions import seats, world
+from refine_rl.foreign import process, seats
 from refine_rl.rewards.functions.own import function_reward, load_function
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.types import Score
@@ -160,10 +160,10 @@ def test_a_loop_that_swallows_everything_is_left_behind() -> None:
     here = Path(__file__).parent
     code = (
         "import sys, threading\n"
-        "from refine_rl.rewards.functions import seats\n"
+        "from refine_rl.foreign import seats\n"
         "seats.TRIES = 2\n"
-        f"sys.path[:0] = {[str(here), str(here.parents[1])]!r}\n"
-        "import test_foreign as t\n"
+        f"sys.path[:0] = {[str(here), str(here.parent)]!r}\n"
+        "import test_workers as t\n"
         "print(t.values(t.stubborn, 'bad', 'good', timeout=1.0))\n"
     )
     # In a process of its own: the loop goes on until that ends, which it must not hold up.
@@ -291,7 +291,7 @@ def test_what_is_no_exception_is_a_missing_score(error: BaseException) -> None:
         (lambda: os.kill(0, signal.SIGTERM), "would end the whole run"),
         (lambda: os.execv(sys.executable, ["python", "-c", ""]), "would end the whole run"),
         (lambda: signal.raise_signal(signal.SIGINT), "would end the whole run"),
-        (lambda: signal.alarm(1), "signal.alarm acts on the whole process; the time of a call is `timeout`"),
+        (lambda: signal.alarm(1), "signal.alarm acts on the whole process; a call has a limit of its own"),
         (lambda: signal.setitimer(signal.ITIMER_REAL, 1.0), "acts on the whole process"),
         (lambda: signal.signal(signal.SIGALRM, signal.SIG_IGN), "acts on the whole process"),
     ],
@@ -465,7 +465,7 @@ def test_a_file_that_leaves_while_it_is_loaded_is_refused(tmp_path: Path, line: 
 
 def test_a_torch_that_comes_with_a_function_is_as_it_comes() -> None:
     code = (
-        "from refine_rl.rewards.functions.world import foreign_import\n"
+        "from refine_rl.foreign.process import foreign_import\n"
         "with foreign_import():\n"
         "    import torch; torch.set_grad_enabled(False); torch.set_default_dtype(torch.float64)\n"
         "print(torch.is_grad_enabled(), torch.get_default_dtype())\n"
@@ -535,7 +535,7 @@ def test_worlds_are_noted_whatever_became_of_the_folder(
     gone.mkdir()
     os.chdir(gone)
     gone.rmdir()
-    before = world.World()
+    before = process.World()
     os.chdir("/")
     before.put_back()
     assert before.folder is None

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from refine_rl.rewards.base import describe_failure, foreign_frames
-from refine_rl.rewards.functions.world import World, foreign
+from refine_rl.foreign.failures import describe_failure, foreign_frames
+from refine_rl.foreign.process import World, foreign
 
 TRIES = 20  # times that OutOfTime is raised in a call before its thread is left behind
 _BETWEEN = 0.1  # seconds between two of them
@@ -21,6 +21,22 @@ _BETWEEN = 0.1  # seconds between two of them
 
 class OutOfTime(BaseException):
     """Raised inside of foreign code whose time is over. No Exception, so that it is not caught by mistake."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """The time of a call, and the setting that says so.
+
+    >>> Limit(seconds=0.5, setting="reward.timeout").late
+    'did not come back within 0.5 s (reward.timeout)'
+    """
+
+    seconds: float
+    setting: str
+
+    @property
+    def late(self) -> str:
+        return f"did not come back within {self.seconds:g} s ({self.setting})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +57,14 @@ def failure_of(error: BaseException) -> Failure:
 class _Turn:
     """A call of foreign code under way."""
 
-    seconds: float
+    limit: Limit
     deadline: float  # time.monotonic(), of the next OutOfTime
     world: World
     fired: int = 0
 
     def late(self, frames: Iterable[traceback.FrameSummary], how: str = "") -> str:
         """That its time is over, and where it stood."""
-        what = f"did not come back within {self.seconds:g} s (reward.timeout){how}"
-        return f"{what}\n{foreign_frames(frames)}".rstrip()
+        return f"{self.limit.late}{how}\n{foreign_frames(frames)}".rstrip()
 
 
 class Seat:
@@ -61,10 +76,10 @@ class Seat:
         self.lost = False  # left behind: it must touch nothing any more
         self.lock = threading.Lock()
 
-    def call(self, work: Callable[[], Any], seconds: float, failed: Callable[[BaseException], Any]) -> Any:
+    def call(self, work: Callable[[], Any], limit: Limit, failed: Callable[[BaseException], Any]) -> Any:
         """What `work` gives, or what `failed` makes of what it raises, OutOfTime included. The state of the
         process is as before when this returns."""
-        turn = _Turn(seconds=seconds, deadline=time.monotonic() + seconds, world=World())
+        turn = _Turn(limit=limit, deadline=time.monotonic() + limit.seconds, world=World())
         try:
             try:
                 with foreign():

@@ -24,8 +24,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from refine_rl.rewards.functions.seats import Failure, Seat, failure_of
-from refine_rl.rewards.functions.world import barred
+from refine_rl.foreign.process import barred
+from refine_rl.foreign.seats import Failure, Limit, Seat, failure_of
 
 POLL = 0.05  # seconds between two looks of the watch, while something runs
 GIVE_UP = 3  # first calls of a function of which none came back, after which it is not called again
@@ -70,18 +70,28 @@ class Workers:
         self._watch.join()
         self._bars.close()
 
-    async def run(self, calls: Sequence[Callable[[], Any]], *, name: str, seconds: float) -> list[Any]:
-        """The answers of a plain function called `name`, one call after the other, each within `seconds`; a
-        Failure in the place of whatever one raises."""
-        future = self._plain.submit(calls, name, seconds)
+    def begin(self, calls: Sequence[Callable[[], Any]], *, name: str, limit: Limit) -> Future[list[Any]]:
+        """The answers to come of a plain function called `name`, one call after the other, each within
+        `limit`; a Failure in the place of whatever one raises."""
+        future = self._plain.submit(calls, name, limit)
         self._wake.set()
-        return await asyncio.wrap_future(future)
+        return future
 
-    async def settle(self, calls: Sequence[Callable[[], Awaitable[Any]]], *, seconds: float) -> list[Any]:
+    def begin_async(
+        self, calls: Sequence[Callable[[], Awaitable[Any]]], *, limit: Limit
+    ) -> list[Future[Any]]:
         """The same for async functions, which go on at the same time."""
-        futures = [self._async.submit(call, seconds) for call in calls]
+        futures = [self._async.submit(call, limit) for call in calls]
         self._wake.set()
-        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+        return futures
+
+    async def run(self, calls: Sequence[Callable[[], Any]], *, name: str, limit: Limit) -> list[Any]:
+        """What comes of `begin`."""
+        return await asyncio.wrap_future(self.begin(calls, name=name, limit=limit))
+
+    async def settle(self, calls: Sequence[Callable[[], Awaitable[Any]]], *, limit: Limit) -> list[Any]:
+        """What comes of `begin_async`."""
+        return await asyncio.gather(*map(asyncio.wrap_future, self.begin_async(calls, limit=limit)))
 
     def _look(self) -> None:
         while not self._closed:
@@ -99,7 +109,7 @@ class _Job:
 
     calls: Sequence[Callable[[], Any]]
     name: str
-    seconds: float
+    limit: Limit
     done: Future[list[Any]] = field(default_factory=Future)
     answers: list[Any] = field(default_factory=list)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
@@ -124,8 +134,8 @@ class _Plain:
         self._late: dict[str, int] = {}  # calls that were late, of functions that never came back
         self._came_back: set[str] = set()
 
-    def submit(self, calls: Sequence[Callable[[], Any]], name: str, seconds: float) -> Future[list[Any]]:
-        job = _Job(calls=calls, name=name, seconds=seconds)
+    def submit(self, calls: Sequence[Callable[[], Any]], name: str, limit: Limit) -> Future[list[Any]]:
+        job = _Job(calls=calls, name=name, limit=limit)
         self._open.add(job.done)
         job.done.add_done_callback(self._open.discard)
         if self.seat.thread is None:
@@ -154,12 +164,14 @@ class _Plain:
             self._job = job
             while job.left:
                 if self._late.get(job.name, 0) >= GIVE_UP:
-                    why = f"not called again: of its first {GIVE_UP} calls none came back (reward.timeout)"
+                    why = (
+                        f"not called again: of its first {GIVE_UP} calls none came back ({job.limit.setting})"
+                    )
                     job.answers.append(Failure(why=why))
                     continue
                 work = job.calls[len(job.answers)]
                 # A context of its own: numpy's and decimal's ways of rounding and failing stand in there.
-                answer = job.context.copy().run(seat.call, work, job.seconds, failure_of)
+                answer = job.context.copy().run(seat.call, work, job.limit, failure_of)
                 with seat.lock:
                     if seat.lost:
                         return
@@ -186,7 +198,7 @@ class _Async:
         self._open: set[Future[Any]] = set()
         self._lock = threading.Lock()
 
-    def submit(self, call: Callable[[], Awaitable[Any]], seconds: float) -> Future[Any]:
+    def submit(self, call: Callable[[], Awaitable[Any]], limit: Limit) -> Future[Any]:
         with self._lock:
             if self._loop is None:
                 self.seat, self._loop = Seat(), asyncio.new_event_loop()
@@ -197,7 +209,7 @@ class _Async:
             done: Future[Any] = Future()
             self._open.add(done)
             done.add_done_callback(self._open.discard)
-            self._loop.call_soon_threadsafe(_begin, self._loop, done, _settled(self.seat, call, seconds))
+            self._loop.call_soon_threadsafe(_begin, self._loop, done, _settled(self.seat, call, limit))
         return done
 
     def close(self) -> None:
@@ -258,11 +270,11 @@ def _cancel_left(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
-async def _settled(seat: Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
-    """What the call's awaitable gives within `seconds`, or a Failure."""
-    task = asyncio.ensure_future(_quietly(seat, call, seconds))
+async def _settled(seat: Seat, call: Callable[[], Awaitable[Any]], limit: Limit) -> Any:
+    """What the call's awaitable gives within `limit`, or a Failure."""
+    task = asyncio.ensure_future(_quietly(seat, call, limit))
     try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
+        done, _ = await asyncio.wait({task}, timeout=limit.seconds)
     except asyncio.CancelledError:
         task.cancel()
         raise
@@ -271,13 +283,13 @@ async def _settled(seat: Seat, call: Callable[[], Awaitable[Any]], seconds: floa
     task.cancel()
     done, _ = await asyncio.wait({task}, timeout=1.0)
     task._log_destroy_pending = False  # type: ignore[attr-defined]
-    return Failure(late=True, why=f"did not come back within {seconds:g} s (reward.timeout)")
+    return Failure(late=True, why=limit.late)
 
 
-async def _quietly(seat: Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+async def _quietly(seat: Seat, call: Callable[[], Awaitable[Any]], limit: Limit) -> Any:
     """As `call`; what it raises becomes a Failure, for in a task of its own some of it would end the loop."""
     try:
-        return await _Watched(seat, call, seconds)
+        return await _Watched(seat, call, limit)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -290,8 +302,8 @@ async def _quietly(seat: Seat, call: Callable[[], Awaitable[Any]], seconds: floa
 class _Watched:
     """An awaitable whose every step runs in a turn of `seat`."""
 
-    def __init__(self, seat: Seat, call: Callable[[], Awaitable[Any]], seconds: float) -> None:
-        self._seat, self._call, self._seconds = seat, call, seconds
+    def __init__(self, seat: Seat, call: Callable[[], Awaitable[Any]], limit: Limit) -> None:
+        self._seat, self._call, self._limit = seat, call, limit
 
     def __await__(self) -> Generator[Any, Any, Any]:
         inner = self._step(lambda: self._call().__await__())
@@ -310,7 +322,7 @@ class _Watched:
 
     def _step(self, work: Callable[[], Any]) -> Any:
         caught: list[BaseException] = []
-        answer = self._seat.call(work, self._seconds, caught.append)
+        answer = self._seat.call(work, self._limit, caught.append)
         if caught:
             raise caught[0]
         return answer

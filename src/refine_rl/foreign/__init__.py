@@ -1,0 +1,2 @@
+"""The code of the user, and how it runs here: loaded from a file, called in its time, in a process that is
+put back as it was."""

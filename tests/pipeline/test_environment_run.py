@@ -1,0 +1,272 @@
+"""Whole runs in an environment of several turns: the record, resuming, replaying, evaluating, the trainer's
+own look at the tokens of all turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from make import Pause
+from refine_rl.errors import GuardStop, Interrupted, SettingsError
+from refine_rl.pipeline.evaluate import evaluate_again
+from refine_rl.pipeline.replay import replay
+from refine_rl.pipeline.train import run
+from refine_rl.policy.load import load_policy
+from refine_rl.policy.logprobs import logprobs, plain_logprobs
+from refine_rl.policy.tokens import token_batch
+from refine_rl.run import RunFolder
+from refine_rl.settings import ModelSettings, Settings
+from refine_rl.settings.file import settings_from_dict
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+Task = Callable[..., Settings]
+WORDS = ["cat", "dog", "tree", "house", "river"]
+WORLD = '''
+import random
+from pathlib import Path
+
+LOG = Path(__file__).parent / "steps.log"
+
+class Shorter:
+    """Each reply has to have fewer letters than the one before."""
+
+    def start(self, data, seed):
+        self.limit = 30 + random.Random(seed).randint(0, 5)
+        return f"at most {self.limit}"
+
+    def step(self, reply):
+        with LOG.open("a") as log:
+            log.write("step\\n")
+        if len(reply) > self.limit:
+            return "too long", -0.5, True
+        self.limit = len(reply) - 1
+        return f"now at most {self.limit}", 0.25, self.limit < 4
+
+class Broken(Shorter):
+    def step(self, reply):
+        if len(reply) % 3 == 0:
+            raise RuntimeError("now and then")
+        return super().step(reply)
+
+class Shut(Shorter):
+    def step(self, reply):
+        raise RuntimeError("never")
+'''
+
+
+@pytest.fixture(scope="module")
+def model(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that ends its answers: every fifth token is one that stops."""
+    folder = tmp_path_factory.mktemp("model") / "stops"
+    shutil.copytree(make_model("llama"), folder)
+    file = folder / "generation_config.json"
+    config = json.loads(file.read_text())
+    ends = config["eos_token_id"]
+    ends = ends if isinstance(ends, list) else [ends]
+    file.write_text(json.dumps({**config, "eos_token_id": sorted({*ends, *range(100, 280, 5)})}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+    folder = tmp_path_factory.mktemp("task")
+    (folder / "world.py").write_text(WORLD)
+    lines = [{"prompt": f"the {a} and a {b}"} for a in WORDS for b in WORDS if a != b]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def make(**sections: dict[str, Any]) -> Settings:
+        usual: dict[str, dict[str, Any]] = {
+            "model": {"name": str(model), "device": "cpu", "dtype": "float32", "rank": 4},
+            "prompts": {"source": "file:prompts.jsonl", "validation": 3, "held_out": 4},
+            "rollout": {
+                "environment": "world.py:Shorter",
+                "turns": 3,
+                "max_tokens": 10,
+                "trajectory_tokens": 60,
+                "group_size": 4,
+            },
+            "grpo": {
+                "steps": 4,
+                "prompts_per_step": 3,
+                "learning_rate": 0.02,
+                "checkpoint_every": 2,
+                "validate_every": 2,
+                "all_cut_patience": 99,
+            },
+            "evaluate": {"samples": 2, "bootstrap": 200},
+        }
+        for name, values in sections.items():
+            usual[name] = {**usual.get(name, {}), **values}
+        return settings_from_dict({"task": "Be short.", **usual}, folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(task: Task, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole", task())
+    run(folder)
+    return folder
+
+
+def same(a: RunFolder, b: RunFolder) -> None:
+    for file in ("weights.safetensors", "optimizer.safetensors"):
+        assert (a.checkpoint(4) / file).read_bytes() == (b.checkpoint(4) / file).read_bytes()
+    for file in ("groups.jsonl", "validation.jsonl", "comparison.json"):
+        assert (a.path / file).read_text() == (b.path / file).read_text(), file
+
+
+def test_everything_is_on_record(whole: RunFolder) -> None:
+    members = [t for g in whole.groups() for t in g["trajectories"]]
+    assert len(members) == 48
+    assert {t["world"]["end"] for t in members} >= {"done", "limit"}
+    assert max(len(t["spans"]) for t in members) == 5
+    for t in members:
+        assert t["breakdown"]["world"] == pytest.approx(sum(t["world"]["rewards"])) == t["reward"]
+        assert [trained for _, trained in t["spans"]] == [n % 2 == 0 for n in range(len(t["spans"]))]
+        assert sum(length for length, _ in t["spans"]) <= 60
+        assert t["messages"][0]["content"].rpartition("\n\n")[2].startswith("at most 3")
+    for m in whole.metrics():
+        assert m["mismatch_mean"] < 1e-5  # the tokens of all turns
+        assert sum(m["ends"].values()) == pytest.approx(1.0)
+        assert 1.0 <= m["turns_mean"] <= 3.0
+    assert whole.comparison() is not None
+
+
+def test_groups_come_back_from_the_record(whole: RunFolder) -> None:
+    groups = [g for some in whole.recorded_steps().values() for g in some]
+    assert all(t.played is not None for g in groups for t in g.trajectories)
+    first = groups[0].trajectories[0]
+    record = next(iter(whole.groups()))["trajectories"][0]
+    assert first.played is not None
+    assert list(first.played.rewards) == record["world"]["rewards"]
+    assert first.answers[-1] == first.completion
+
+
+def test_log_probs_of_all_turns_are_those_of_a_plain_forward(whole: RunFolder, model: Path) -> None:
+    """Those of step 1 were sampled by the untrained model."""
+    policy = load_policy(ModelSettings(name=str(model), dtype="float32", device="cpu"))
+    rows = [t for g in whole.recorded_steps()[1] for t in g.trajectories]
+    batch = token_batch(rows)
+    with torch.no_grad():
+        fast, plain = logprobs(policy, batch), plain_logprobs(policy, batch)
+    for row, t in enumerate(rows):
+        said = [x for s in t.segments for x in s.logprobs]
+        mask = batch.trainable[row]
+        torch.testing.assert_close(plain[row][mask], torch.tensor(said), atol=2e-5, rtol=0)
+        torch.testing.assert_close(fast[row][mask], plain[row][mask], atol=2e-5, rtol=0)
+
+
+def test_a_step_is_made_again_to_the_token(whole: RunFolder) -> None:
+    again = replay(whole, step=3)
+    assert len(again) == 12
+    assert all(member.same for member in again)
+
+
+def test_another_evaluation_plays_the_same_world(whole: RunFolder) -> None:
+    comparison, _ = evaluate_again(whole, name="again", seed=7)
+    assert "component:world" in comparison.details
+
+
+def test_stopped_and_resumed_to_the_bit(task: Task, tmp_path: Path) -> None:
+    """With the next step's games under way while this one's are scored."""
+    unbroken, folder = (RunFolder.create(tmp_path / name, task(rollout={"ahead": 1})) for name in "ab")
+    run(unbroken)
+    stops = 0
+    while folder.comparison() is None:
+        try:
+            run(folder, pause=Pause(110))
+        except Interrupted:
+            stops += 1
+    assert stops >= 2
+    same(unbroken, folder)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from refine_rl.pipeline.train import run
+from refine_rl.run import RunFolder
+folder, log = RunFolder.open(Path(sys.argv[1])), Path(sys.argv[2])
+begun = []
+class Tells:
+    def __call__(self):
+        if len(list(folder.metrics())) == 2:
+            begun.append(log.read_text())
+            if begun[-1] != begun[0]:
+                print("in the middle", flush=True)
+                sys.stdin.read()
+run(folder, pause=Tells())
+"""
+
+
+def test_killed_in_the_middle_of_a_step_and_resumed_to_the_bit(
+    whole: RunFolder, task: Task, tmp_path: Path
+) -> None:
+    """When the world of step 3 has answered for the first time, and waits for the second turn."""
+    settings = task()
+    folder = RunFolder.create(tmp_path / "run", settings)
+    command = [sys.executable, "-c", CHILD, str(folder.path), str(settings.folder / "steps.log")]
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout.readline() == b"in the middle\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    child.stdin.close()
+    assert [m["step"] for m in folder.metrics()] == [1, 2]
+    run(folder)
+    same(whole, folder)
+
+
+def test_a_world_that_sometimes_fails_loses_members_not_rewards(task: Task, tmp_path: Path) -> None:
+    settings = task(
+        rollout={"environment": "world.py:Broken"}, reward={"max_missing": 1.0}, grpo={"steps": 2}
+    )
+    folder = RunFolder.create(tmp_path / "run", settings)
+    run(folder)
+    members = [t for g in folder.groups() for t in g["trajectories"]]
+    failed = [t for t in members if t["world"]["end"] == "failed"]
+    assert failed
+    assert len(failed) < len(members)
+    assert all(t["status"] == "missing" and t["advantage"] is None for t in failed)
+    assert all("now and then" in t["world"]["why"] and "world.py" in t["world"]["why"] for t in failed)
+
+
+def test_too_many_failures_stop_the_run(task: Task, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", task(rollout={"environment": "world.py:Shut"}))
+    with pytest.raises(GuardStop, match="scores are missing") as stopped:
+        run(folder)
+    assert "the world failed: turn 1: RuntimeError: never" in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "what"),
+    [
+        ("word.py:Shorter", "there is no file .*word.py; did you mean `world.py`"),
+        ("world.py:Shorty", "has no class `Shorty`; did you mean `Shorter`"),
+        ("world.py", "names no class"),
+    ],
+)
+def test_an_environment_that_is_not_there(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str, what: str
+) -> None:
+    """It is said before a model is loaded."""
+    monkeypatch.setattr("refine_rl.pipeline.prepare.run_policy", None)
+    folder = RunFolder.create(tmp_path / "run", task(rollout={"environment": environment}))
+    with pytest.raises(SettingsError, match=rf"rollout.environment: .*{what}"):
+        run(folder)

@@ -1,0 +1,201 @@
+"""The recipe `wordle`: marks and rewards worked out by hand, splits that are apart, games to imitate,
+and a model for which a guess is one token."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from refine_rl.policy.load import load_policy
+from refine_rl.prompts.demonstrations import Names, read_demonstrations
+from refine_rl.prompts.sources import load_prompts
+from refine_rl.recipes import recipe_folder
+from refine_rl.recipes.wordle import games, rules, world
+from refine_rl.recipes.wordle.prompts import ASK
+from refine_rl.settings import ModelSettings
+from refine_rl.settings.file import load_settings
+
+FOLDER = Path(rules.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("answer", "guess", "marks"),
+    [
+        ("spree", "spare", "++-?+"),  # the r is elsewhere, the e at the end is in its place
+        ("spree", "eerie", "?-+-+"),  # two e of three are found: one in its place, the first elsewhere
+        ("spree", "geese", "-?-?+"),
+        ("spree", "speed", "++?+-"),  # the first e is elsewhere (place 5), the second in its place
+        ("spree", "spree", "+++++"),
+        ("speed", "eerie", "??---"),  # two e of three, from left to right
+        ("alley", "level", "?--+?"),  # the right place takes the only e; both l are elsewhere
+        ("level", "alley", "-??+-"),
+        ("apple", "allow", "+?---"),  # one l in the answer: the second l gets nothing
+        ("array", "radar", "??-+?"),
+        ("crane", "eerie", "--?-+"),  # the right place takes the only e
+    ],
+)
+def test_marks_of_repeated_letters(answer: str, guess: str, marks: str) -> None:
+    assert rules.feedback(guess, answer) == marks
+
+
+def test_every_mark_accounts_for_one_letter() -> None:
+    """However a pair of words looks: no letter is found more often than the answer has it, and none that has
+    room is missed."""
+    for answer in rules.words()[::7]:
+        for guess in rules.words()[::5]:
+            marks = rules.feedback(guess, answer)
+            found = Counter(g for g, m in zip(guess, marks, strict=True) if m != "-")
+            assert found == Counter(guess) & Counter(answer)
+            assert [m == "+" for m in marks] == [g == a for g, a in zip(guess, answer, strict=True)]
+
+
+def test_words_and_their_splits() -> None:
+    words = rules.words()
+    assert len(words) >= 400
+    assert len(set(words)) == len(words)
+    assert all(len(w) == 5 and w.isascii() and w.isalpha() and w.islower() for w in words)
+    splits = [set(rules.answers(split)) for split in ("train", "validation", "held_out")]
+    assert [len(s) for s in splits] == [len(words) - 104, 24, 80]
+    assert set().union(*splits) == set(words)
+    assert rules.answers("held_out") == rules.answers("held_out", 0) != rules.answers("held_out", 1)
+
+
+# A game for the answer "spree": spare ++-?+, then spree.
+SPARE = [("spare", "++-?+")]
+
+
+def test_solved_partial_credit_and_form() -> None:
+    assert rules.solved([*SPARE, ("spree", "+++++")]) == 1
+    assert rules.solved(SPARE) == rules.solved([]) == 0
+    assert rules.partial("++-?+") == pytest.approx(3 * 0.2 + 0.1)
+    assert rules.partial("+++++") == 1
+    assert [rules.form(g) for g in ("", "spr", "zzzzz", "spree")] == [0, 0.1, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("guess", "seen", "reward"),
+    [
+        ("spree", [], 0),
+        ("spree", SPARE, 3 * 0.2 + 0.1 + 0.1),  # s, p, e kept; r and e in places not tried
+        ("spare", SPARE, 0.2 + 0.2 - 0.5 - 0.2 + 0.2),  # a is absent, r is not in place 4
+        ("chalk", SPARE, 0.05 + 0.05 - 0.5 + 0.05 + 0.05),  # only the a was tried, and is absent
+        ("erase", SPARE, -0.2 - 0.2 - 0.5 + 0.1 + 0.2),  # s and p stand where e and r are put; s is known
+        (
+            "geese",
+            [("eerie", "?-+-+")],
+            0.05 - 0.2 - 0.2 + 0.05 + 0.2,
+        ),  # no e in place 2, and an r in place 3
+    ],
+)
+def test_use_of_feedback(guess: str, seen: list[tuple[str, str]], reward: float) -> None:
+    assert rules.use(guess, seen) == pytest.approx(reward)
+
+
+def test_information_is_the_entropy_of_the_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = ("spare", "spree", "score", "store")
+    monkeypatch.setattr(rules, "words", lambda: four)
+    # spare tells spree (++-?+) from score and store (both +--++), and itself from all.
+    entropy = -(0.25 * math.log(0.25) * 2 + 0.5 * math.log(0.5))
+    assert rules.information("spare", []) == pytest.approx(entropy / math.log(4))
+    # store tells score (+-+++), spare (+--++) and spree (+--?+) apart.
+    assert rules.information("store", []) == pytest.approx(1)
+    assert rules.information("chalk", [("spare", "+--++")]) == pytest.approx(1)  # c: score, not store
+    assert rules.information("spree", SPARE) == 0  # it is spree, no other word is left
+
+
+# -- the world --------------------------------------------------------------------------------
+
+
+def played(kind: type[world.Wordle], answer: str, *replies: str) -> tuple[list[str], list[float], bool]:
+    one = kind()
+    assert one.start({"answer": answer}, 0) == ""
+    steps = [one.step(reply) for reply in replies]
+    assert not any(done for *_, done in steps[:-1])
+    return [said for said, *_ in steps], [round(reward, 6) for _, reward, _ in steps], steps[-1][2]
+
+
+def test_a_game_in_the_world() -> None:
+    said, rewards, done = played(world.Wordle, "spree", "spare", "chalk", " <guess>Spree</guess>")
+    assert said[0] == "1s+ 2p+ 3a- 4r? 5e+"
+    assert rewards == [0, -0.1, 1.1 - 0.3 + 0.2]
+    assert done
+    said, rewards, done = played(world.Wordle, "spree", *["spare"] * 5, "qqqqq")
+    assert (said[-1], rewards, done) == ("unknown", [0] + [-0.1] * 5, True)
+
+
+def test_other_payments() -> None:
+    guesses = ("spare", "chalk", "spree")
+    marks = [rules.feedback(g, "spree") for g in guesses]
+    assert played(world.Solved, "spree", *guesses)[1] == [0, 0, 1]
+    assert played(world.Partial, "spree", *guesses)[1] == [rules.partial(m) for m in marks]
+    assert played(world.Form, "spree", "spare", "no", "")[1] == [round(f / 6, 6) for f in (1, 0.1, 0)]
+    assert played(world.Use, "spree", "spare", "qqqqq", "spree")[1] == [0, -1, 1.8]
+    first = rules.information("spare", [])
+    assert played(world.Information, "spree", "spare", "spree")[1] == [round(first / 6, 6), 1]
+
+
+def test_partial_credit_summed_pays_for_not_finishing() -> None:
+    """The hack: whoever knows the answer earns more by circling round it."""
+    at_once = played(world.Partial, "spree", "spree")[1]
+    circling = played(world.Partial, "spree", *["spare"] * 5, "spree")[1]
+    assert sum(circling) > 4 * sum(at_once)
+    assert max(circling) == max(at_once)
+
+
+# -- games and prompts ------------------------------------------------------------------------
+
+
+def test_games_end_with_a_players_guess_and_look_for_words_of_training_alone() -> None:
+    wandered = looked_for = 0
+    for row in games.pairs(300, 3):
+        chat = row["messages"]
+        assert chat[0] == {"role": "user", "content": ASK}
+        assert chat[-1]["role"] == "assistant"
+        assert chat[-1].get("train", True)
+        assert len(chat) <= 12
+        wandered += sum(m.get("train") is False for m in chat)
+        looked_for += sum(m["role"] == "assistant" for m in chat)
+        told = [(c[1], c[2]) for m in chat[2::2] for c in m["content"].split()]
+        marks = ["".join(mark for _, mark in told[n : n + 5]) for n in range(0, len(told), 5)]
+        seen = [(m["content"], k) for m, k in zip(chat[1:-1:2], marks, strict=True)]
+        assert any(rules.consistent(answer, seen) for answer in rules.answers("train"))
+    assert 0.3 < wandered / looked_for < 0.5
+    assert games.pairs(5, 3) == games.pairs(5, 3) != games.pairs(5, 4)
+
+
+def test_what_players_overlook() -> None:
+    seen = ("spare", "++-?+")
+    fitting = {player: games.FITS[player](*seen) for player in games.PLAYERS}
+    assert fitting["careful"] == {w for w in rules.words() if rules.consistent(w, [seen])}
+    assert fitting["careful"] <= fitting["forgets absent letters"] <= fitting["sees right places alone"]
+    assert "spree" in fitting["careful"]
+
+
+def test_all_games_ask_the_same_and_the_splits_are_still_apart() -> None:
+    found, report = load_prompts(load_settings(recipe_folder("wordle")))
+    answers = {
+        s: {p.data["answer"] for p in found if p.split == s} for s in ("train", "validation", "held_out")
+    }
+    assert answers == {split: set(rules.answers(split)) for split in answers}
+    assert {p.messages[0]["content"] for p in found} == {ASK}
+    assert not report.dropped
+    assert not report.remarks
+
+
+def test_a_guess_is_one_token_and_so_is_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFINE_CACHE", str(tmp_path))
+    model = ModelSettings(name="recipe:wordle", adapter="none", dtype="float32", device="cpu")
+    policy = load_policy(model)
+    shown = read_demonstrations("file:games.py[:40]", FOLDER, Names(), validation=0)
+    for row in shown.rows:
+        segments = policy.demonstrate(row.messages, every=True, given=row.given)
+        targets = [s.token_ids for s in segments if s.target]
+        wanted = [m["content"] for n, m in enumerate(row.messages) if n % 2 and n not in row.given]
+        assert [policy.decode(ids) for ids in targets] == wanted
+        assert {len(ids) for ids in targets} == {2}  # the word, and the end
+        every = [i for s in segments for i in s.token_ids]
+        assert policy.tokenizer.unk_token_id not in every
+        assert len(every) == 4 * len(row.messages) - 4  # play, \n; word, end, 5 marks, \n; ...; word, end
