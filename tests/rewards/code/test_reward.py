@@ -334,7 +334,8 @@ class Known(Sandbox):
         (Isolation(root=True, calls=True), ""),
         (
             Isolation(root=False, calls=True, why="unshare: Operation not permitted"),
-            "(the kernel refuses: unshare: Operation not permitted): they could find out which files",
+            "NOT isolated (the kernel refuses: unshare: Operation not permitted): "
+            "they could find out which files",
         ),
         (Isolation(root=True, calls=False), "NOT isolated: they could make processes"),
         (
