@@ -53,8 +53,8 @@ def demo(
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Train a small model on a recipe: the bundled one on the style task, or one of the recipe's own. Base
-    against tuned, in minutes, offline."""
+    """Train a small model on a ready task, in minutes, offline. Base against tuned: the bundled model on the
+    style task, or what the named recipe brings along."""
     from refine_rl.recipes import load_task
 
     settings = load_task(None, recipe=recipe, overrides=overrides)
