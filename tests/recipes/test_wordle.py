@@ -3,21 +3,18 @@ imitated, and a model for which a guess is one token."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from refine_rl.pipeline.train import run
 from refine_rl.policy.load import load_policy
 from refine_rl.prompts.demonstrations import Names, read_demonstrations
 from refine_rl.prompts.sources import load_prompts
-from refine_rl.recipes import load_task, recipe_folder
+from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.wordle import games, rules, scores, world
 from refine_rl.recipes.wordle.prompts import ASK
-from refine_rl.run import new_run
 from refine_rl.settings import ModelSettings
 from refine_rl.settings.file import load_settings
 from refine_rl.types import Message
@@ -210,29 +207,3 @@ def test_a_guess_is_one_token_and_so_is_a_mark(tmp_path: Path, monkeypatch: pyte
         every = [i for s in segments for i in s.token_ids]
         assert policy.tokenizer.unk_token_id not in every
         assert len(every) == 4 * len(row.messages) - 4  # play, \n; word, end, 5 marks, \n; ...; word, end
-
-
-def test_the_recipe_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few steps of both trainings; every game is on record with its turns."""
-    monkeypatch.setenv("REFINE_CACHE", str(tmp_path / "cache"))
-    small = [
-        'sft.data="file:games.py[:120]"',
-        "prompts.train=8",
-        "prompts.validation=0",
-        "prompts.held_out=4",
-        "grpo.steps=1",
-        "grpo.prompts_per_step=4",
-        "grpo.validate_every=0",
-        "evaluate.samples=1",
-    ]
-    with new_run(tmp_path / "run", "wordle") as folder:
-        folder.begin(load_task(None, recipe="wordle", overrides=small))
-        compared = run(folder)
-    assert compared.prompts == 4
-    assert {"component:solved", "component:guesses", "component:world"} <= set(compared.details)
-    groups = [json.loads(line) for line in (tmp_path / "run" / "groups.jsonl").read_text().splitlines()]
-    assert len(groups) == 4
-    lines = [line for group in groups for line in group["trajectories"]]
-    for line in lines:
-        assert line["world"]["end"] in ("done", "limit")
-        assert len(line["world"]["rewards"]) <= 6

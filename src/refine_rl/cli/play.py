@@ -19,7 +19,7 @@ def play(
     prompt: str | None = typer.Option(None, "--prompt", help="The id of a held-out prompt."),
     game: int = typer.Option(0, "--game", min=0, help="The number of the first game."),
 ) -> None:
-    """Play in the world of a run or recipe, turn by turn; where there is a tuned model it plays the same game
+    """Play in the world of a run or recipe, turn by turn. Where there is a tuned model it plays the same game
     after you. An empty line gives up."""
     from refine_rl.pipeline.game import Game, lay_table
     from refine_rl.report.screen import results, say, talk
