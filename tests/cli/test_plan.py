@@ -58,6 +58,17 @@ def test_rules_cost_time_alone(refine: Refine, task: Path, tmp_path: Path) -> No
     assert not (tmp_path / "runs").exists()
 
 
+def test_games_are_told_apart_from_answers(refine: Refine, task: Path) -> None:
+    (task.parent / "my_world.py").write_text(
+        "class Yes:\n"
+        "    def start(self, data, seed):\n        return 'Go.'\n"
+        "    def step(self, reply):\n        return 'yes', 1.0, True\n"
+    )
+    world = ("--set", "rollout.environment=my_world.py:Yes", "--set", "rollout.turns=5")
+    head = refine("plan", task, *world).out.splitlines()[0]
+    assert "6 steps of 3 prompts x 4 games of at most 5 turns of 10 tokens in my_world.py:Yes" in head
+
+
 def test_a_plan_needs_no_key(refine: Refine, judged: Path) -> None:
     done = refine("plan", judged)
     assert done.code == 0

@@ -99,6 +99,43 @@ def test_a_file_is_scored_in_its_order(
     assert "Be long." in server.requests[0]["messages"][0]["content"]
 
 
+def test_completions_of_several_turns_are_shown_turn_by_turn(
+    refine: Refine, llm_server: StartServer, tmp_path: Path
+) -> None:
+    """The judge counts the policy's words over all turns."""
+
+    def by_turns(body: Mapping[str, Any]) -> str:
+        shown = {i: json.loads(t) for i, t in SHOWN.findall(body["messages"][1]["content"])}
+        return json.dumps(
+            {
+                "scores": [
+                    {
+                        "trajectory_id": i,
+                        "explanation": " ".join(m["role"] for m in turns),
+                        "score": sum(len(m["content"]) for m in turns if m["role"] == "assistant") / 10,
+                    }
+                    for i, turns in shown.items()
+                ]
+            }
+        )
+
+    game = [
+        {"role": role, "content": text} for role, text in zip(("assistant", "user") * 2, "abcd", strict=True)
+    ]
+    one = {**group("a", "xxx"), "completions": [game, "xxx"]}
+    broken = {**group("b", "x"), "completions": [[{"role": "assistant"}]]}
+    server = llm_server(brain=by_turns)
+    asks = ("--out", "out.jsonl", "--task", "Play.", "--judge", "local/m", "--base-url", server.base_url)
+    done = refine("score", write(tmp_path / "games.jsonl", one), *asks)
+    assert done.code == 0, done.err
+    (line,) = lines(tmp_path / "out.jsonl")
+    assert [s["value"] for s in line["scores"]] == [0.2, 0.3]
+    assert line["scores"][0]["explanation"] == "assistant user assistant user"
+    refused = refine("score", write(tmp_path / "broken.jsonl", broken), *asks)
+    assert refused.code == 2
+    assert "broken.jsonl:1: has a message that is not" in refused.err
+
+
 def test_panel_repeats_rubric_and_json(refine: Refine, llm_server: StartServer, tmp_path: Path) -> None:
     server = llm_server(brain=by_length)
     write(tmp_path / "in.jsonl", group("a", "x", "xxx"))

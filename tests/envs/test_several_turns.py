@@ -238,6 +238,7 @@ def test_nonsense_fails_and_the_score_is_missing(answer: Any, why: str) -> None:
     assert t.played is not None
     assert t.played.end == "failed"
     assert why in t.played.why
+    assert "seats.py" not in t.played.why  # no line of ours
     assert t.messages[-1] == {"role": "assistant", "content": "b"}
     (score,) = asyncio.run(WorldReward().score_group(PROMPT, [t]))
     assert (score.status, score.value) == ("missing", None)
@@ -262,7 +263,7 @@ def test_a_world_that_cannot_be_begun(method: str) -> None:
     for each in (t, other):
         assert each.played is not None
         assert (each.played.end, each.played.rewards) == ("failed", ())
-        assert each.played.why.startswith("ValueError: not today")
+        assert each.played.why.startswith("start: ValueError: not today")
         assert (each.completion, each.answers, len(each.segments)) == ("", (), 1)
     assert speaker.asked == []
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,12 @@ class Broken(Shorter):
         if len(reply) % 3 == 0:
             raise RuntimeError("now and then")
         return super().step(reply)
+
+class Noted(Shorter):
+    def start(self, data, seed):
+        with Path(__file__).with_name("seeds.log").open("a") as log:
+            log.write(f"{seed}\\n")
+        return super().start(data, seed)
 
 class Shut(Shorter):
     def step(self, reply):
@@ -249,6 +257,34 @@ def test_a_world_that_sometimes_fails_loses_members_not_rewards(task: Task, tmp_
     assert len(failed) < len(members)
     assert all(t["status"] == "missing" and t["advantage"] is None for t in failed)
     assert all("now and then" in t["world"]["why"] and "world.py" in t["world"]["why"] for t in failed)
+
+
+def test_looks_meet_the_same_worlds_and_steps_others(task: Task, tmp_path: Path) -> None:
+    """Three looks of 3 validation prompts x 2; base and tuned on 4 held-out prompts, 2 and the greedy one."""
+    settings = task(
+        rollout={"environment": "world.py:Noted"},
+        grpo={"steps": 2, "validate_every": 1, "prompts_per_step": 5},
+    )
+    run(RunFolder.create(tmp_path / "run", settings))
+    times = Counter((settings.folder / "seeds.log").read_text().split())
+    assert Counter(times.values()) == {6: 3 + 4, 4: 2 * 5}
+
+
+Refine = Callable[..., Any]
+
+
+def test_chat_shows_the_world_played(whole: RunFolder, refine: Refine) -> None:
+    """A prompt's id takes the prompt; both models meet the same world; other words are a prompt too."""
+    first = next(p for p in whole.prompts() if p.split == "held_out")
+    done = refine("chat", whole.path, "--base", stdin=f"{first.id}\nso long\n\n")
+    assert done.code == 0, done.err
+    assert "world.py:Shorter" in done.err
+    base, tuned, other, _ = [t for t in re.split(r"^(?:base|tuned): +", done.out, flags=re.M) if t]
+    for told in (base, tuned):
+        assert told.startswith(f"{first.messages[-1]['content']}\n\nat most 3")
+        assert re.search(r"^ *1  .*\[(\+0.25|-0.5).*\]$|ended by a limit", told, re.M), told
+    assert base.splitlines()[2] == tuned.splitlines()[2]
+    assert other.startswith("so long\n\nat most 3")
 
 
 def test_too_many_failures_stop_the_run(task: Task, tmp_path: Path) -> None:

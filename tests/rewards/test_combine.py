@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.overlong import dapo_penalty, linear_penalty
 from refine_rl.rewards.sanity import check_sanity
 from refine_rl.settings import Settings
-from refine_rl.types import Prompt, Score
+from refine_rl.types import Played, Prompt, Score
 
 PROMPT = prompt(answer="hi")
 
@@ -94,6 +95,26 @@ def test_a_missing_component_makes_the_whole_missing() -> None:
     assert result.explanation.startswith("broken: missing: ValueError: oh\n")
     assert 'raise ValueError("oh")' in result.explanation
     assert result.explanation.endswith("\nhalf: 0.5\nquarter: 0.25")
+
+
+def test_a_trajectory_whose_world_failed_is_missing_whatever_scores_it() -> None:
+    """Tools pay nothing themselves, so no component of theirs would say it. No other is asked about it."""
+    seen = []
+
+    def look(completion: str) -> float:
+        seen.append(completion)
+        return 1.0
+
+    failed = Played(rewards=(0.0,), end="failed", why="turn 2: late")
+    group = [trajectory(PROMPT, text, tokens=1, member=m) for m, text in enumerate("abc")]
+    group[1] = replace(group[1], played=failed)
+    scores = asyncio.run(build(look).score_group(PROMPT, group))
+    assert seen == ["a", "c"]
+    assert [s.value for s in scores] == [1.0, None, 1.0]
+    assert scores[1].explanation == "the world failed: turn 2: late"
+    alone = asyncio.run(build(look).score_group(PROMPT, [group[1]]))
+    assert [s.status for s in alone] == ["missing"]
+    assert seen == ["a", "c"]
 
 
 def test_an_invalid_component_enters_with_its_floor() -> None:

@@ -86,7 +86,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"reward": {"world": {"take": "best"}}},
         {"rollout": {"environment": "my_env.py:Guess"}, "grpo": BY_STEPS, "reward": GRADED},
         {
-            "rollout": {"environment": "my_env.py:Guess"},
+            "rollout": {"tools": ["tools.py:add"]},
             "reward": {"sanity": [{"prompt": "a", "good": "b", "bad": "c"}]},
         },
         {"prompts": {"source": "writer"}},

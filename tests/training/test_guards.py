@@ -120,6 +120,8 @@ SHORT = {"tokens_mean": 8.0, "kept_share": 0.05, "by_length": None, "reward_mean
         ({}, {"clipped_share": 0.6}, {"many_cut"}),
         ({}, {"groups_zero_variance": 4}, {"little_signal"}),
         ({}, {"groups_zero_variance": 3}, set()),
+        ({}, {"ends": {"done": 0.0, "limit": 0.9, "failed": 0.1}}, {"no_end"}),
+        ({}, {"ends": {"done": 0.1, "limit": 0.9, "failed": 0.0}}, set()),
     ],
 )
 def test_collapses_are_named(first: dict[str, Any], last: dict[str, Any], names: set[str]) -> None:

@@ -90,7 +90,7 @@ class SeveralTurns:
         games: _Games = {}
         prompted = Segment(token_ids=ids, trainable=False)
         for member, one in enumerate(found):
-            reason = one.why if isinstance(one, Failure) else why
+            reason = f"start: {one.why}" if isinstance(one, Failure) else why
             if isinstance(one, Started) and one.said != said:
                 reason = "start did not say the same to all members of a group: it must follow from its seed"
             if reason or not isinstance(one, Started):

@@ -30,6 +30,8 @@ def foreign_frames(frames: Iterable[traceback.FrameSummary]) -> str:
     given = given[next(theirs, 0) :]
     while len(given) > 1 and _is_ours(given[-1].filename):  # where we refused what it did
         del given[-1]
+    if len(given) == 1 and Path(given[0].filename) == _CALLER:  # we refused what it gave back
+        return ""
     lines = traceback.format_list(given)
     if len(lines) > _FIRST_FRAMES + _LAST_FRAMES:
         left_out = len(lines) - _FIRST_FRAMES - _LAST_FRAMES

@@ -12,8 +12,9 @@ from refine_rl.errors import UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
+from refine_rl.report.dialogue import lines
 from refine_rl.settings import Settings
-from refine_rl.types import Message, Prompt, Trajectory
+from refine_rl.types import Dialogue, Message, Prompt, Trajectory
 
 HELP = """/help              these lines
 /base              the untrained model's answer as well, or no longer
@@ -115,12 +116,11 @@ def _happened(t: Trajectory, asked: int) -> str:
     """All that was said in a world, and how it ended. `asked` messages are the prompt's."""
     if t.played is None:
         raise ValueError("nothing was played")
-    names = {"assistant": "policy", "user": "world", "tool": "tools"}
-    first = t.messages[: asked or 1][-1]["content"]
-    lines = [first, *(f"  {names.get(m['role'], m['role'])}: {m['content']}" for m in t.messages[asked:])]
-    why = f": {t.played.why}" if t.played.why else ""
-    rewards = ", ".join(f"{r:g}" for r in t.played.rewards) or "none"
-    return "\n".join([*lines, f"  {t.played.end}{why}; rewards {rewards}"])
+    # What the world says at the beginning ends the prompt's last message, or stands behind it.
+    first = next((n for n, m in enumerate(t.messages) if m["role"] == "assistant" and n >= asked), None)
+    told = t.messages[:first][-1]["content"]
+    game = Dialogue(messages=t.messages[first:] if first is not None else (), played=t.played)
+    return "\n".join([told, *lines(game)])
 
 
 def _number(name: str, text: str, least: float) -> float:

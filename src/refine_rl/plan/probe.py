@@ -77,7 +77,7 @@ def probe(
     if not train:
         raise UserError(f"No training prompt has at most {limit} tokens, so none can be tried.")
     longest = max(len(policy.encode(p.messages)) for p in train) + r.max_tokens
-    policy.hold_still(policy.context_length if r.environment else longest)
+    policy.hold_still(policy.context_length if r.several_turns else longest)
     order = generator(settings.grpo.seed, "plan").permutation(len(train))
     chosen = [train[i] for i in order[:PROMPTS]]
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")

@@ -14,6 +14,7 @@ from refine_rl.rewards.functions.answers import left_out
 from refine_rl.rewards.judges.gate import gated
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.overlong import Overlong
+from refine_rl.rewards.world import of_failed
 from refine_rl.types import LARGEST, LOGGED, Prompt, Score, Trajectory
 
 OVERLONG = "overlong"
@@ -122,8 +123,15 @@ class CombinedReward:
         )
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        """One score a trajectory, in the same order; components that wait do so at the same time. What
-        stops a whole run (MachineError, GuardStop) is let through."""
+        """One score a trajectory, in the same order; components that wait do so at the same time. Those whose
+        world failed are missing, and no component sees them. What stops a whole run (MachineError,
+        GuardStop) is let through."""
+        failed = {n: score for n, t in enumerate(trajectories) if (score := of_failed(t))}
+        whole = [t for n, t in enumerate(trajectories) if n not in failed]
+        found = iter(await self._score_whole(prompt, whole) if whole else ())
+        return [failed[n] if n in failed else next(found) for n in range(len(trajectories))]
+
+    async def _score_whole(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
         columns: dict[str, list[Score]] = {}
         gate = [c for c in self.components if c.name in self.gate]
         others = [c for c in self.components if c.name not in self.gate]

@@ -17,7 +17,7 @@ WORLD = "world"
 class WorldReward:
     """r_1, r_2 ... are the rewards of a trajectory's turns, each counted discount ** (k - 1) times; taken is
     their sum, the highest ("best") or the last. A trajectory of which the world saw no turn has 0. Where the
-    world failed, the score is missing."""
+    world failed, the score is missing (`of_failed`)."""
 
     take: str = "sum"
     discount: float = 1.0
@@ -31,13 +31,11 @@ class WorldReward:
     def check_prompt(self, prompt: Prompt) -> None: ...
 
     async def score_group(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Score]:
-        return [self._score(t.played) for t in trajectories]
+        return [of_failed(t) or self._score(t.played) for t in trajectories]
 
     def _score(self, played: Played | None) -> Score:
         if played is None:
             return Score.missing("no world was played: this answer was not made in the environment")
-        if played.end == "failed":
-            return Score.missing(f"the world failed: {played.why}")
         value = self.value(played.rewards)
         if not abs(value) <= LARGEST:
             return Score.missing("the rewards of the world are too large to be summed")
@@ -56,3 +54,11 @@ class WorldReward:
         if self.take == "sum":
             return math.fsum(counted)
         return max(counted) if self.take == "best" else counted[-1]
+
+
+def of_failed(trajectory: Trajectory) -> Score | None:
+    """The missing score of a trajectory whose world failed, whatever it is scored by; None for others."""
+    played = trajectory.played
+    if played is None or played.end != "failed":
+        return None
+    return Score.missing(f"the world failed: {played.why}")

@@ -186,8 +186,9 @@ _ENVIRONMENTS: tuple[Impossible[Whole], ...] = (
         way_out="leave one of them out",
     ),
     Impossible(
-        when=lambda it: bool(it.rollout.environment) and bool(it.reward.sanity),
-        why="`reward.sanity` has single answers, and in `rollout.environment` rewards are for what happened",
+        when=lambda it: it.rollout.several_turns and bool(it.reward.sanity),
+        why="`reward.sanity` has single answers, and with `rollout.environment` or `rollout.tools` "
+        "rewards are for what happened",
         way_out="leave the cases out",
     ),
 )

@@ -6,6 +6,7 @@ import asyncio
 import math
 import sys
 import textwrap
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from make import prompt, trajectory
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.rewards.functions.answers import NOT_APPLICABLE
 from refine_rl.rewards.functions.own import FunctionReward, function_reward, load_function
-from refine_rl.types import Score, Trajectory
+from refine_rl.types import Played, Score, Segment, Trajectory
 
 PROMPT = prompt(system="Be kind.", answer="hi", points=2)
 
@@ -110,6 +111,30 @@ def test_messages_are_the_conversational_form() -> None:
 
     values(function_reward(look, messages=True), "hi")
     assert seen == [([list(PROMPT.messages)], [[{"role": "assistant", "content": "hi"}]])]
+
+
+def test_a_game_is_seen_whole_by_who_asks_for_it() -> None:
+    played = Played(rewards=(0.0, 1.0), end="done")
+    segments = [
+        Segment(token_ids=(1, 2), trainable=False),
+        Segment(token_ids=(3,), trainable=True, logprobs=(-1.0,)),
+        Segment(token_ids=(4, 5), trainable=False),
+        Segment(token_ids=(6,), trainable=True, logprobs=(-1.0,)),
+    ]
+    game = replace(trajectory(PROMPT, "25", "higher", "31", "right", segments=segments), played=played)
+
+    def one_of(completion: str, messages: Any, trajectory: Any) -> float:
+        assert (completion, len(messages)) == ("25\n\n31", len(PROMPT.messages) + 4)
+        assert messages[-1] == {"role": "user", "content": "right"}
+        return len(messages) + 10 * sum(trajectory.played.rewards)
+
+    def all_of(completions: Any, messages: Any, trajectory: Any, completion_ids: Any) -> list[float]:
+        assert (completions, completion_ids) == (["25\n\n31"], [[3, 6]])
+        return [len(m) + 10 * sum(t.played.rewards) for m, t in zip(messages, trajectory, strict=True)]
+
+    for function in (one_of, all_of):
+        (score,) = asyncio.run(function_reward(function).score_group(PROMPT, [game]))
+        assert score.value == len(PROMPT.messages) + 4 + 10, score.explanation
 
 
 def test_a_function_sees_what_trl_gives_it() -> None:
