@@ -63,9 +63,10 @@ class LoraDropout(nn.Module):
             return x
         # Made anew for each pass: the layer that is computed again drops the same.
         generator = torch.Generator(x.device).manual_seed(torch_seed(what.seed, "layer", self.number))
-        stays = 1 - what.rate
-        kept = torch.empty_like(x, requires_grad=False).bernoulli_(stays, generator=generator)
-        return x * kept.div_(stays)
+        dropped = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+        dropped.bernoulli_(what.rate, generator=generator)
+        # The backward pass keeps nothing but a byte an element.
+        return x.masked_fill(dropped, 0.0) * (1 / (1 - what.rate))
 
 
 def own_dropout(model: nn.Module) -> None:
