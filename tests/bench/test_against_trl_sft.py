@@ -35,6 +35,7 @@ def arguments(**changes: Any) -> argparse.Namespace:
         "shortest": 20,
         "longest": 500,
         "adapter": "none",
+        "dropout": 0.0,
         "device": "cpu",
         "micro_batches": "2,3,4,8",
         "padding_free": True,

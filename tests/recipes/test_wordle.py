@@ -4,6 +4,7 @@ imitated, and a model for which a guess is one token."""
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -156,30 +157,71 @@ def test_what_is_reported_of_a_game() -> None:
 # -- games and prompts ------------------------------------------------------------------------
 
 
-def test_games_end_with_a_players_guess_and_look_for_words_of_training_alone() -> None:
-    wandered = looked_for = 0
-    for row in games.pairs(300, 3):
+def test_games_end_with_a_players_guess_and_never_look_for_held_out_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_for: list[str] = []
+    marks = rules.feedback
+    monkeypatch.setitem(
+        games._rules, "feedback", lambda guess, answer: looked_for.append(answer) or marks(guess, answer)
+    )
+    games._marks.cache_clear()
+    for guess in rules.words():
+        games._marks(guess)  # of all pairs: not a game's
+    looked_for.clear()
+    rows = games.pairs(300, 3)
+    wandered = 0
+    for row in rows:
         chat = row["messages"]
         assert chat[0] == {"role": "user", "content": ASK}
         assert chat[-1]["role"] == "assistant"
         assert chat[-1].get("train", True)
         assert len(chat) <= 12
         wandered += sum(m.get("train") is False for m in chat)
-        looked_for += sum(m["role"] == "assistant" for m in chat)
-        told = [(c[1], c[2]) for m in chat[2::2] for c in m["content"].split()]
-        marks = ["".join(mark for _, mark in told[n : n + 5]) for n in range(0, len(told), 5)]
-        seen = [(m["content"], k) for m, k in zip(chat[1:-1:2], marks, strict=True)]
-        assert any(rules.consistent(answer, seen) for answer in rules.answers("train"))
-    assert 0.3 < wandered / looked_for < 0.5
+    assert 0.3 < wandered / len(looked_for) < 0.5
+    secrets = set(looked_for)
+    assert not secrets & {*rules.answers("held_out"), *rules.answers("validation")}
+    assert {w in rules.words() for w in secrets} == {True, False}
+    guessed = {m["content"] for row in rows for m in row["messages"] if m["role"] == "assistant"}
+    assert guessed & set(rules.answers("held_out"))
+    assert guessed <= set(rules.words())
     assert games.pairs(5, 3) == games.pairs(5, 3) != games.pairs(5, 4)
 
 
+def test_a_made_up_word_is_a_head_and_a_tail() -> None:
+    rng = random.Random(0)
+    for word in (games.made_up(rng) for _ in range(100)):
+        assert word not in rules.words()
+        assert any(
+            any(w.startswith(word[:cut]) for w in rules.words())
+            and any(w.endswith(word[cut:]) for w in rules.words())
+            for cut in (2, 3)
+        )
+
+
 def test_what_players_overlook() -> None:
-    seen = ("spare", "++-?+")
-    fitting = {player: games.FITS[player](*seen) for player in games.PLAYERS}
-    assert fitting["careful"] == {w for w in rules.words() if rules.consistent(w, [seen])}
+    seen = [("spare", "++-?+")]
+    fitting = {player: set(games.fitting(seen, player)) for player in games.PLAYERS}
+    assert fitting["careful"] == {w for w in rules.words() if rules.consistent(w, seen)}
+    assert "spree" in fitting["careful"] == fitting["looks at the last guess"]
     assert fitting["careful"] <= fitting["forgets absent letters"] <= fitting["sees right places alone"]
-    assert "spree" in fitting["careful"]
+    assert fitting["sees right places alone"] == {
+        w for w in rules.words() if w[:2] == "sp" and w[4] == "e" and w != "spare"
+    }
+    more = [*seen, ("level", "-----")]
+    assert games.fitting(more, "looks at the last guess") == [
+        w for w in rules.words() if rules.consistent(w, more[1:]) and w != "spare"
+    ]
+
+
+def test_where_no_word_fits_a_player_contradicts_as_few_marks_as_can_be() -> None:
+    seen = [("spare", "+++++"), ("spree", "++--+")]  # the first is no answer: another game's words
+    wrong = {
+        w: sum(m != k for guess, marks in seen for m, k in zip(rules.feedback(guess, w), marks, strict=True))
+        for w in rules.words()
+        if w not in ("spare", "spree")
+    }
+    assert games.fitting(seen, "careful") == [w for w in wrong if wrong[w] == min(wrong.values())]
 
 
 def test_all_games_ask_the_same_and_the_splits_are_still_apart() -> None:

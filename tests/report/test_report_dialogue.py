@@ -14,10 +14,11 @@ from games import LOST, SOLVED, game, games_run
 from refine_rl.evaluate.compare import dialogue_of
 from refine_rl.report import screen
 from refine_rl.report.data import examples
-from refine_rl.report.dialogue import ending, exchanges, laid_out, lines, pieces, tinted, told
+from refine_rl.report.dialogue import ending, exchanges, laid_out, lines, told
 from refine_rl.report.page import render
 from refine_rl.report.plots import training_plots
 from refine_rl.report.rollouts import collect
+from refine_rl.report.tiles import pieces, tinted
 from refine_rl.report.turns import said_in, turns
 from refine_rl.run import RunFolder
 from refine_rl.run.records import comparison_from, comparison_text
@@ -97,6 +98,19 @@ def test_tiles() -> None:
     ]
     assert pieces("no tile") == pieces("no tile")[:1]
     assert tinted("S🟩ok").plain == " S ok"
+
+
+def test_tiles_of_marked_signs() -> None:
+    told = "spree → 1s+ 2p? 3a- · c++ s+ p? no"
+    assert [(p.text, p.colour) for p in pieces(told)] == [
+        ("spree → ", ""),
+        ("S", "green"),
+        ("P", "yellow"),
+        ("A", "black"),
+        (" · c++ s+ p? no", ""),
+    ]
+    assert tinted("s+ p? a-\n   r- e+").plain == " S  P  A \n    R  E "
+    assert [p.text for p in pieces("s+ p? a-x")] == ["s+ p? a-x"]
 
 
 def terminal(games: RunFolder, monkeypatch: pytest.MonkeyPatch, **how: object) -> str:

@@ -62,14 +62,13 @@ def _summary(rewards: list[float] | tuple[float, ...]) -> str:
 
 
 def _show(said: str) -> None:
-    from refine_rl.report.screen import results, say
-    from refine_rl.report.tiles import tiled
+    from refine_rl.report.screen import coloured, results, say, shown
+    from refine_rl.report.tiles import tinted
 
     if not said:
         return
-    tiles = tiled(said)
-    if tiles is None:
-        say(results(), said)
+    if coloured(results()):
+        results().print(tinted(shown(said)))
     else:
-        results().print(tiles)
+        say(results(), said)
     sys.stdout.flush()

@@ -1,19 +1,11 @@
 """A trajectory of several turns as a dialogue, on the page and in the terminal: who said what, the reward of
 each turn, and how it ended. It is the same for every world.
-
-Coloured tiles. A world that wants them writes 🟩 🟨 ⬛ ⬜ 🟥 🟦 into what it says. A tile behind a letter,
-a digit or a sign ("S🟩P🟩A🟨R🟨E⬛") is shown as that character on a square of its colour; a tile behind
-another tile, a blank or nothing ("🟩🟩🟨🟨⬛") is a square by itself. The text stays what it is everywhere
-else: in files, and for the policy.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from rich.text import Text
 
 from refine_rl.report.data import number
 from refine_rl.types import Dialogue
@@ -21,16 +13,6 @@ from refine_rl.types import Dialogue
 FOLDED_FROM = 9  # turns: longer dialogues show the first and the last ones
 SHOWN_BEFORE, SHOWN_BEHIND = 3, 3
 LONG = 60  # characters of a text that has no room beside another
-TILES = {"🟩": "green", "🟨": "yellow", "⬛": "black", "⬜": "white", "🟥": "red", "🟦": "blue"}
-_TILE = re.compile(f"([^\\s{''.join(TILES)}])?([{''.join(TILES)}])\ufe0f?")
-_INK = {  # in the terminal: letters on a square
-    "green": "bold white on rgb(47,125,71)",
-    "yellow": "bold black on rgb(222,178,59)",
-    "black": "bold white on rgb(82,88,94)",
-    "white": "bold black on rgb(222,224,226)",
-    "red": "bold white on rgb(178,52,60)",
-    "blue": "bold white on rgb(43,98,168)",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,14 +24,6 @@ class Exchange:
     said: str
     heard: str
     reward: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """A part of a text: plain where `colour` is "", else what stands on one tile."""
-
-    text: str
-    colour: str = ""
 
 
 def exchanges(dialogue: Dialogue) -> list[Exchange]:
@@ -119,33 +93,6 @@ def ending(dialogue: Dialogue) -> str:
     turns = sum(m["role"] == "assistant" for m in dialogue.messages) or len(played.rewards)
     how = {"done": "done", "limit": "ended by a limit", "failed": "the world failed"}[played.end]
     return f"{how} after {turns} turn{'' if turns == 1 else 's'}" + (f": {played.why}" if played.why else "")
-
-
-def pieces(text: str) -> list[Piece]:
-    """A text in its order, tiles apart.
-
-    >>> [(p.text, p.colour) for p in pieces("S🟩p⬛ no 🟨🟨")]
-    [('S', 'green'), ('p', 'black'), (' no ', ''), ('', 'yellow'), ('', 'yellow')]
-    """
-    found: list[Piece] = []
-    end = 0
-    for tile in _TILE.finditer(text):
-        if tile.start() > end:
-            found.append(Piece(text=text[end : tile.start()]))
-        found.append(Piece(text=tile[1] or "", colour=TILES[tile[2]]))
-        end = tile.end()
-    return [*found, Piece(text=text[end:])] if end < len(text) else found
-
-
-def tinted(text: str, style: str = "") -> Text:
-    """A text for the terminal in a `style`, its tiles in colour; `text` is safe to print."""
-    found = Text()
-    for piece in pieces(text):
-        if piece.colour:
-            found.append(f" {piece.text or ' '} ", _INK[piece.colour])
-        else:
-            found.append(piece.text, style)
-    return found
 
 
 def told(dialogue: Dialogue) -> str:

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from refine_rl.report import data
 from refine_rl.report.asked import money
-from refine_rl.report.dialogue import laid_out, pieces
+from refine_rl.report.dialogue import laid_out
+from refine_rl.report.tiles import pieces
 
 
 def fill(template: str, page: Mapping[str, Any]) -> str:

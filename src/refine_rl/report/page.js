@@ -63,21 +63,40 @@ overflowing(document);
     return (value < 0 ? "−" : sign && value > 0 ? "+" : "") + text;
   }
 
-  // Tiles as report/dialogue.py says: a character before a tile stands on a square of its colour.
+  // Tiles as report/tiles.py says: a sign with its mark in a row of them, or a character before a tile, stands on
+  // a square of its colour.
   const tiles = { "🟩": "green", "🟨": "yellow", "⬛": "black", "⬜": "white", "🟥": "red", "🟦": "blue" };
+  const marks = { "+": "green", "?": "yellow", "-": "black" };
   const tile = new RegExp(`([^\\s${Object.keys(tiles).join("")}])?([${Object.keys(tiles).join("")}])\uFE0F?`, "gu");
+  const row = /(?<!\S)\d?[\p{L}\p{N}_][+?-](?:\s+\d?[\p{L}\p{N}_][+?-]){2,}(?!\S)/gu;
+
+  function square(sign, colour) {
+    const made = element("span", "tile " + colour, sign || "\u2007");
+    made.title = colour;
+    return made;
+  }
+
+  function squares(made, content) {
+    let end = 0;
+    for (const found of content.matchAll(tile)) {
+      made.append(content.slice(end, found.index), square(found[1], tiles[found[2]]));
+      end = found.index + found[0].length;
+    }
+    made.append(content.slice(end));
+  }
 
   function text(className, content) {
     const made = element("div", className);
     let end = 0;
-    for (const found of content.matchAll(tile)) {
-      made.append(content.slice(end, found.index));
-      const square = element("span", "tile " + tiles[found[2]], found[1] || "\u2007");
-      square.title = tiles[found[2]];
-      made.append(square);
+    for (const found of content.matchAll(row)) {
+      squares(made, content.slice(end, found.index));
+      for (const sign of found[0].matchAll(/(\s*)\d?([\p{L}\p{N}_])([+?-])/gu)) {
+        if (sign[1].includes("\n")) made.append(sign[1]);
+        made.append(square(sign[2].toUpperCase(), marks[sign[3]]));
+      }
       end = found.index + found[0].length;
     }
-    made.append(content.slice(end));
+    squares(made, content.slice(end));
     return made;
   }
 

@@ -13,8 +13,9 @@ from rich.text import Text
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.columns import Columns
-from refine_rl.report.dialogue import tinted, told
+from refine_rl.report.dialogue import told
 from refine_rl.report.measured import print_metrics
+from refine_rl.report.tiles import tinted
 from refine_rl.report.wrapping import wrap
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Metrics, Part, SFTMetrics, decimals
 
@@ -60,6 +61,11 @@ def say(console: Console, text: str, style: str = "", *, under: int | None = Non
     `under`, or below their beginning."""
     text = shown(text)
     console.print(Text(wrap(text, console.width, under=under) if console.is_terminal else text, style=style))
+
+
+def coloured(console: Console) -> bool:
+    """Whether it is a terminal that shows colours (without NO_COLOR): else tiles stay as they are written."""
+    return console.is_terminal and not console.no_color and console.color_system is not None
 
 
 class Screen:
@@ -216,7 +222,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
         for side, text in {"prompt": example.prompt, **answers}.items():
             line = f"{side:<6}  {shown(_one_line(text))}"
             line = wrap(line, console.width, under=8) if console.is_terminal else line
-            answer = tinted(line[8:], "dim") if console.is_terminal else Text(line[8:])
+            answer = tinted(line[8:], "dim") if coloured(console) else Text(line[8:])
             console.print(Text(line[:8]) + answer)
 
 

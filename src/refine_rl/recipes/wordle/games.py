@@ -1,5 +1,8 @@
-"""Games of flawed players, for supervised fine-tuning. Their answers are words of training alone; they guess
-any word of the list.
+"""Games of flawed players, for supervised fine-tuning.
+
+No game looks for a word that is held out. Most look for a made-up word, which nobody may guess: so the model
+learns which words agree with the marks, rather than which words are looked for in training. Players guess any
+word of the list.
 
 Some guesses are drawn at random: they stand in the game, so that the model sees what follows from any guess,
 and are not imitated ("train": false).
@@ -9,27 +12,32 @@ from __future__ import annotations
 
 import random
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _rules = runpy.run_path(str(Path(__file__).with_name("rules.py")))
 _ask = runpy.run_path(str(Path(__file__).with_name("prompts.py")))["ASK"]
 _show = runpy.run_path(str(Path(__file__).with_name("world.py")))["show"]
 
+MADE_UP = 0.9
+"""Share of the games that look for a made-up word."""
 WANDERS = 0.5
 """Share of the guesses before the sixth that are drawn at random."""
-DOUBTS = 0.25
-"""Share of a player's guesses that pass the answer over while another word fits. Else the model learns which
-words are looked for in training, rather than which words fit."""
 PLAYERS = {
-    "careful": 0.4,
-    "forgets absent letters": 0.3,
-    "looks at the last guess": 0.2,
-    "sees right places alone": 0.1,
+    "careful": 0.7,
+    "forgets absent letters": 0.15,
+    "looks at the last guess": 0.1,
+    "sees right places alone": 0.05,
 }
 """How games are played, with their shares."""
+_READS = {
+    "forgets absent letters": _rules["RIGHT"] + _rules["ELSEWHERE"],
+    "sees right places alone": _rules["RIGHT"],
+}
 
 
 def pairs(count: int, seed: int) -> list[dict[str, Any]]:
@@ -37,7 +45,18 @@ def pairs(count: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(f"wordle/games/{seed}")
     secrets = _rules["answers"]("train")
     players = rng.choices(list(PLAYERS), list(PLAYERS.values()), k=count)
-    return [{"messages": game(rng, rng.choice(secrets), player)} for player in players]
+    answers = [made_up(rng) if rng.random() < MADE_UP else rng.choice(secrets) for _ in players]
+    return [{"messages": game(rng, answer, player)} for answer, player in zip(answers, players, strict=True)]
+
+
+def made_up(rng: random.Random) -> str:
+    """The head of a word of the list with the tail of another, which together are no word of it: "spaud"."""
+    words = _rules["words"]()
+    while True:
+        cut = rng.choice((2, 3))
+        word = str(rng.choice(words)[:cut] + rng.choice(words)[cut:])
+        if word not in _places():
+            return word
 
 
 def game(rng: random.Random, answer: str, player: str) -> list[dict[str, Any]]:
@@ -47,8 +66,7 @@ def game(rng: random.Random, answer: str, player: str) -> list[dict[str, Any]]:
     others = [word for word in _rules["words"]() if word != answer]
     for left in reversed(range(_rules["GUESSES"])):
         wanders = left > 0 and rng.random() < WANDERS
-        doubts = not wanders and rng.random() < DOUBTS
-        guess = rng.choice(others) if wanders else choose(rng, seen, player, answer if doubts else "")
+        guess = rng.choice(others if wanders else fitting(seen, player))
         chat.append({"role": "assistant", "content": guess} | ({"train": False} if wanders else {}))
         seen.append((guess, _rules["feedback"](guess, answer)))
         if guess == answer or not left:
@@ -57,43 +75,34 @@ def game(rng: random.Random, answer: str, player: str) -> list[dict[str, Any]]:
     return chat
 
 
-def choose(rng: random.Random, seen: Sequence[tuple[str, str]], player: str, other_than: str = "") -> str:
-    """A guess of a player: any word that could be the answer for all that this player remembers, another one
-    than `other_than` where there is one."""
-    left = set(_rules["words"]()).difference(guess for guess, _ in seen)
+def fitting(seen: Sequence[tuple[str, str]], player: str) -> list[str]:
+    """The words that a player may guess: of those not guessed, the ones that contradict the fewest of the
+    marks that this player remembers; none of them where a word of the list is looked for."""
+    words = _rules["words"]()
+    wrong = np.zeros(len(words), dtype=np.int64)
     for guess, marks in seen[-1:] if player == "looks at the last guess" else seen:
-        left &= FITS[player](guess, marks)
-    return str(rng.choice(sorted(left - {other_than} or left)))
+        wrong += contradictions(guess, marks, _READS.get(player, marks))
+    for guess, _ in seen:
+        wrong[_places()[guess]] = len(marks) * len(seen) + 1
+    return [words[n] for n in np.flatnonzero(wrong == wrong.min())]
+
+
+def contradictions(guess: str, marks: str, read: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each word of the list, how many marks of a guess, of the kinds in `read`, would be others if the
+    word was looked for. [words]"""
+    places = [place for place, mark in enumerate(marks) if mark in read]
+    would, are = _marks(guess)[:, places], np.frombuffer(marks.encode(), dtype=np.uint8)[places]
+    return np.asarray((would != are).sum(1), dtype=np.int64)
 
 
 @cache
-def _exactly(guess: str, marks: str) -> frozenset[str]:
-    """The words for which a guess gets these marks."""
-    feedback = _rules["feedback"]
-    return frozenset(word for word in _rules["words"]() if feedback(guess, word) == marks)
-
-
-def _found(guess: str, marks: str) -> frozenset[str]:
-    """The words with the letters that were found, in their places or elsewhere."""
-    elsewhere = [_with(g) - _with(g, p) for p, g in enumerate(guess) if marks[p] == _rules["ELSEWHERE"]]
-    return _right_places(guess, marks).intersection(*elsewhere)
-
-
-def _right_places(guess: str, marks: str) -> frozenset[str]:
-    """The words with the letters that are in their places."""
-    right = [_with(g, p) for p, g in enumerate(guess) if marks[p] == _rules["RIGHT"]]
-    return frozenset(_rules["words"]()).intersection(*right)
+def _marks(guess: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The marks of a guess for each word that might be looked for. [words, 5]"""
+    marks = "".join(_rules["feedback"](guess, word) for word in _rules["words"]())
+    return np.frombuffer(marks.encode(), dtype=np.uint8).reshape(-1, _rules["LENGTH"])
 
 
 @cache
-def _with(letter: str, place: int | None = None) -> frozenset[str]:
-    """The words with a letter, anywhere or in a place."""
-    return frozenset(w for w in _rules["words"]() if letter in (w if place is None else w[place]))
-
-
-FITS: dict[str, Callable[[str, str], frozenset[str]]] = {
-    "careful": _exactly,
-    "looks at the last guess": _exactly,
-    "forgets absent letters": _found,
-    "sees right places alone": _right_places,
-}
+def _places() -> dict[str, int]:
+    """Where each word stands in the list."""
+    return {word: place for place, word in enumerate(_rules["words"]())}
