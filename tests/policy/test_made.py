@@ -212,3 +212,36 @@ def test_a_run_from_begin_to_export(refine: Refine, task: Path) -> None:
     done = refine("eval", "run")
     assert done.code == 2
     assert "is another one than when the run began" in " ".join(done.err.split())
+
+
+WORD_LEVEL = """
+    words = {w: n for n, w in enumerate(["<end>", "<pad>", "<no>", "stone", "river", "cloud"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<no>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = {"eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<no>"}
+"""
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2"])
+def test_a_tokenizer_that_is_read_as_another_one_is_refused(task: Path, kind: str) -> None:
+    """A Qwen2 model's is made anew from the vocabulary, and knows no word of it."""
+    begin, end = MODEL.index("    tokenizer = Tok"), MODEL.index("    fast =")
+    text = MODEL[:begin] + WORD_LEVEL.lstrip("\n") + MODEL[end:]
+    (task / "model.py").write_text(
+        text.replace("LlamaConfig", f"{kind}Config").replace("LlamaFor", f"{kind}For")
+    )
+    maker = maker_of(f"file:{task / 'model.py'}")
+    assert maker is not None
+    if kind == "Llama":
+        assert made_folder(maker).is_dir()
+        return
+    with pytest.raises(UserError, match=r"is read as another one, a Qwen2Tokenizer.*LlamaConfig"):
+        made_folder(maker)
+
+
+def test_a_file_that_ends_the_process_is_told(task: Path) -> None:
+    (task / "model.py").write_text("import sys\nsys.exit(4)\n")
+    maker = maker_of(f"file:{task / 'model.py'}")
+    assert maker is not None
+    with pytest.raises(UserError, match=r"model.py:2 makes no model: SystemExit: 4"):
+        made_folder(maker)

@@ -37,6 +37,7 @@ MODEL_FILE = "model.py"
 """The file of a recipe that makes its model."""
 _NAME = re.compile(r"(recipe|file):(.+?)(?:#(\d+))?")
 _NOT_READ = re.compile(r"task.*\.toml|.*\.md|\..*")  # of the files beside it: no model depends on them
+_WORDS = 512  # so many tokens of a tokenizer are tried, spread over all
 _PACKAGES = ("refine-rl", "torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -150,7 +151,7 @@ def _make(maker: Maker, folder: Path) -> None:
             make(folder, maker.seed)
     except (UserError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == maker.file]
         line = f":{frames[-1].lineno}" if frames else ""
         raise UserError(f"{maker.file}{line} makes no model: {type(error).__name__}: {error}") from error
@@ -162,6 +163,33 @@ def _make(maker: Maker, folder: Path) -> None:
             f"{maker.file}: make(folder, seed) wrote no {', no '.join(missing)}: call "
             "save_pretrained(folder) of the model and of its tokenizer"
         )
+    _require_words(maker, folder)
+
+
+def _require_words(maker: Maker, folder: Path) -> None:
+    """Raises UserError where the tokenizer that transformers reads in the folder is not the one that was
+    written there: for some kinds of models it makes another of the same vocabulary."""
+    import tokenizers
+    import transformers
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return
+    written: Any = tokenizers.Tokenizer.from_file(str(file))
+    read: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = range(written.get_vocab_size())
+    for token in ids[:: -(-len(ids) // _WORDS) or 1]:
+        text = written.decode([token], skip_special_tokens=False)
+        made = written.encode(text, add_special_tokens=False).ids
+        found = read.encode(text, add_special_tokens=False)
+        back = read.decode(made, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if found != made or back != written.decode(made, skip_special_tokens=False):
+            raise UserError(
+                f"{maker.file}: the tokenizer that make(folder, seed) wrote is read as another one, a "
+                f"{type(read).__name__}: {text!r} becomes the tokens {found}, and was {made}. For this kind "
+                "of model, transformers builds a tokenizer of its own from the vocabulary; take another one "
+                "(LlamaConfig reads what was saved), or a tokenizer as this kind has it."
+            )
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from refine_rl.llm.client import EndpointDown
 from refine_rl.llm.scripted import Scripted
 from refine_rl.rewards.judges.looks import Case, Verdict
 from refine_rl.rewards.judges.panel import Panel, agreement, make_case
-from refine_rl.types import Score, Trajectory
+from refine_rl.types import Played, Score, Trajectory
 
 PROMPT = prompt()
 
@@ -88,9 +88,20 @@ def test_the_case_of_one_distinct_answer_keeps_it_out_of_the_context() -> None:
 
 def test_an_attempt_that_goes_on_where_another_ends() -> None:
     case, places = make_case(PROMPT, [attempt("a"), attempt("a", "b")])
-    assert [m["content"] for m in case.context] == ["Say hi.", "a"]
-    assert [len(answer) for answer in case.answers] == [0, 1]
+    assert [m["content"] for m in case.context] == ["Say hi."]
+    assert [len(answer) for answer in case.answers] == [1, 2]  # a judge reads something of each
     assert places == [0, 1]
+
+
+def test_the_case_of_one_game_begins_with_its_first_answer() -> None:
+    """What its world says at the beginning stands in the prompt's last message, which is another then."""
+    told = prompt("p1", "Say hi.\n\nTo a cat.")
+    played = Played(rewards=(0.0, 1.0), end="done")
+    game = replace(trajectory(told, "hi", "louder", "HI", "purr"), played=played)
+    case, places = make_case(PROMPT, [game, game])
+    assert [m["content"] for m in case.context] == ["Say hi.\n\nTo a cat."]
+    assert [[m["content"] for m in answer] for answer in case.answers] == [["hi", "louder", "HI", "purr"]]
+    assert places == [0, 0]
 
 
 def test_identical_completions_share_a_score() -> None:

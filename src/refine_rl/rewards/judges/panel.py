@@ -123,15 +123,17 @@ class _Look:
 def make_case(prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Case, list[int]]:
     """The group as judges see it, and for each trajectory the place of its answer in the case.
 
-    The context is the longest run of messages that all attempts share; the prompt's own messages where
-    there is but one distinct attempt.
+    The context is the longest run of messages that all attempts share and go on behind; what stands before
+    the first answer where there is but one distinct attempt.
     """
     attempts = {key_of(t.messages): t.messages for t in trajectories}
-    shared = (
-        _shared(list(attempts.values()))
-        if len(attempts) > 1
-        else _shared([prompt.messages, *attempts.values()])
-    )
+    if len(attempts) > 1:
+        shortest = min(map(len, attempts.values()))  # a game may end where another one goes on
+        shared = min(_shared(list(attempts.values())), max(0, shortest - 1))
+    elif trajectories[0].played is None:
+        shared = _shared([prompt.messages, *attempts.values()])
+    else:  # what its world said at the beginning stands in the prompt's last message, or behind it
+        shared = len(trajectories[0].messages) - len(_behind(prompt, trajectories[0]))
     order = {key: place for place, key in enumerate(attempts)}
     case = Case(
         about=prompt.id,
@@ -139,6 +141,14 @@ def make_case(prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[Case,
         answers=tuple(messages[shared:] for messages in attempts.values()),
     )
     return case, [order[key_of(t.messages)] for t in trajectories]
+
+
+def _behind(prompt: Prompt, played: Trajectory) -> Sequence[Message]:
+    """What was said from the first answer on."""
+    messages = played.messages
+    places = range(len(prompt.messages), len(messages))
+    first = next((n for n in places if messages[n]["role"] == "assistant"), len(messages))
+    return messages[first:]
 
 
 def key_of(messages: Sequence[Message]) -> str:
