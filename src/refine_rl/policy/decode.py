@@ -24,7 +24,35 @@ from refine_rl.policy.prefix import pack
 from refine_rl.policy.protocol import LEAVE, DecoderNetwork
 
 
-class Decoding:
+class ByPrompt:
+    """R rows that stand by prompt where they look at it, so that a prompt is read once for all of them:
+    [P' K, M rep, n], P' the prompts that have rows, M the most rows of one."""
+
+    def _group(self, prompt_of: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Learns whose row each is, [R] ascending; the prompts that have rows, and how many, [P'] each."""
+        prompts, counts = torch.unique_consecutive(prompt_of, return_counts=True)
+        self._most = int(counts.max())
+        self._full = bool((counts == self._most).all())
+        start = counts.cumsum(0) - counts
+        place = torch.arange(self._most, device=counts.device)[None]
+        self._table = (start[:, None] + place).clamp(max=len(prompt_of) - 1)  # [P', M]
+        self._back = (place < counts[:, None]).flatten().nonzero()[:, 0]  # [R]: a row's place in the table
+        return prompts, counts
+
+    def _by_prompt(self, x: torch.Tensor) -> torch.Tensor:
+        """[R, K, rep, n] -> [P' K, M rep, n]; places without a row hold another row's."""
+        _, K, rep, n = x.shape
+        grouped = x.view(-1, self._most, K, rep, n) if self._full else x[self._table]
+        return grouped.transpose(1, 2).reshape(-1, self._most * rep, n)
+
+    def _by_row(self, x: torch.Tensor, K: int) -> torch.Tensor:
+        """The way back, [P' K, M rep, n] -> [R, K, rep, n]."""
+        _, wide, n = x.shape
+        grouped = x.reshape(-1, K, self._most, wide // self._most, n).transpose(1, 2).flatten(0, 1)
+        return grouped if self._full else grouped[self._back]
+
+
+class Decoding(ByPrompt):
     """The keys and values of R rows that are being sampled, `counts[p]` members of prompt p.
 
     `attend` is called by the attention function for each layer; `advance` after each token.
@@ -88,15 +116,8 @@ class Decoding:
         return out
 
     def _regroup(self) -> None:
-        """Which rows belong to which prompt, as a padded table [P', M]."""
-        prompts, counts = torch.unique_consecutive(self.prompt_of, return_counts=True)
-        self._alive = prompts
-        self._most = int(counts.max())
-        self._full = bool((counts == self._most).all())
-        start = counts.cumsum(0) - counts
-        place = torch.arange(self._most, device=counts.device)[None]
-        self._table = (start[:, None] + place).clamp(max=len(self.prompt_of) - 1)  # [P', M]
-        self._real = place < counts[:, None]
+        """Which rows belong to which prompt, and what they look at there."""
+        prompts, _ = self._group(self.prompt_of)
         every = len(prompts) == len(self.lengths)
         self._now = {
             layer: (k, v) if every else (k[prompts], v[prompts]) for layer, (k, v) in self._prefix.items()
@@ -194,18 +215,6 @@ class Decoding:
         inner = torch.bmm(weights[..., :L], prefix_v)
         out = self._by_row(inner, K) + self._by_row(weights[..., L:], K) @ own_v
         return out.reshape(R, K, rep, m, D)
-
-    def _by_prompt(self, x: torch.Tensor) -> torch.Tensor:
-        """[R, K, rep, n] -> [P' K, M rep, n]; places without a row hold another row's."""
-        _, K, rep, n = x.shape
-        grouped = x.view(-1, self._most, K, rep, n) if self._full else x[self._table]
-        return grouped.transpose(1, 2).reshape(-1, self._most * rep, n)
-
-    def _by_row(self, x: torch.Tensor, K: int) -> torch.Tensor:
-        """The way back, [P' K, M rep, n] -> [R, K, rep, n]."""
-        _, wide, n = x.shape
-        grouped = x.reshape(-1, K, self._most, wide // self._most, n).transpose(1, 2)
-        return grouped.flatten(0, 1) if self._full else grouped[self._real]
 
     def _far(self, L: int, columns: int, m: int, window: int) -> torch.Tensor:
         """What lies outside of the window of the last m of each row's tokens, [R, m, L + columns]."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from refine_rl.policy.attention import scale_queries
 from refine_rl.policy.captured import Captured
-from refine_rl.policy.decode import SharedPrompts
+from refine_rl.policy.decode import ByPrompt, SharedPrompts
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.memory import KeysAndValues
@@ -34,7 +34,7 @@ why_uncaptured: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Models whose step could not be recorded, and why; they sample by decode.py."""
 
 
-class StaticDecoding:
+class StaticDecoding(ByPrompt):
     """Keys and values of R rows that are being sampled, `counts[p]` members of prompt p (see Decoding)."""
 
     def __init__(
@@ -74,14 +74,8 @@ class StaticDecoding:
         self._regroup()
 
     def _regroup(self) -> None:
-        """Which rows belong to which prompt, as a padded table [P', M]; and everything of a fixed place."""
-        prompts, counts = torch.unique_consecutive(self.prompt_of, return_counts=True)
-        self._most = int(counts.max())
-        self._full = bool((counts == self._most).all())
-        start = counts.cumsum(0) - counts
-        place = torch.arange(self._most, device=counts.device)[None]
-        self._table = (start[:, None] + place).clamp(max=len(self.prompt_of) - 1)
-        self._back = (place < counts[:, None]).flatten().nonzero()[:, 0]  # [R]: a row's place in the table
+        """Which rows belong to which prompt, and everything of a fixed place."""
+        prompts, counts = self._group(self.prompt_of)
         if len(prompts) < len(self._length_of):
             self._prefix = {layer: (k[prompts], v[prompts]) for layer, (k, v) in self._prefix.items()}
             self._length_of = self._length_of[prompts]
@@ -171,18 +165,6 @@ class StaticDecoding:
                 empty = empty | (self._written - own >= window)
             self._masks[window] = torch.cat([outside, torch.zeros_like(empty[:, :1]), empty], dim=1)
         return self._masks[window]
-
-    def _by_prompt(self, x: torch.Tensor) -> torch.Tensor:
-        """[R, K, rep, n] -> [P' K, M rep, n]; places without a row hold another row's."""
-        _, K, rep, n = x.shape
-        grouped = x.view(-1, self._most, K, rep, n) if self._full else x[self._table]
-        return grouped.transpose(1, 2).reshape(-1, self._most * rep, n)
-
-    def _by_row(self, x: torch.Tensor, K: int) -> torch.Tensor:
-        """The way back, [P' K, M rep, n] -> [R, K, rep, n]."""
-        _, wide, n = x.shape
-        grouped = x.reshape(-1, K, self._most, wide // self._most, n).transpose(1, 2).flatten(0, 1)
-        return grouped if self._full else grouped[self._back]
 
 
 class StaticPrompts(SharedPrompts):
