@@ -34,8 +34,7 @@ def rules_and_functions(
     settings: RewardSettings, folder: Path, functions: Sequence[Callable[..., Any]]
 ) -> list[Part]:
     """The rules, the functions that the settings name in files of `folder`, what runs code, and the functions
-    given. Raises a
-    SettingsError that names every entry which cannot be had."""
+    given. Raises a SettingsError that names every entry which cannot be had."""
     parts: list[Part] = []
     problems: list[str] = []
     for number, rule in enumerate(settings.rules, start=1):

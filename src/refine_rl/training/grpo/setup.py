@@ -114,14 +114,12 @@ def distance_of(
 
 
 def learn_of(settings: Settings, learner: LocalLearner, distance: Distance, *, pause: Pause = never) -> Learn:
-    g = settings.grpo
-    rate = Rate(peak=settings.learning_rate, steps=g.steps, schedule=g.schedule, warmup_steps=g.warmup_steps)
     return Learn(
         learner=learner,
         loss=loss_of(settings),
         distance=distance,
-        rate=rate,
-        updates=g.updates_per_step,
+        rate=rate_of(settings),
+        updates=settings.grpo.updates_per_step,
         pause=pause,
     )
 
