@@ -31,6 +31,7 @@ from refine_rl.rewards.build import build_panel
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
 from refine_rl.types import Prompt
+from sizes import RATES, SIZE
 
 MakeModel = Callable[..., Path]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -550,20 +551,6 @@ def test_endpoints_work_side_by_side() -> None:
     assert how_long(two, calls(two, counts), None).judges == (20 * 3.0 + 6.0,) * 2
 
 
-SIZE = Size(
-    parameters=1_000_000,
-    linear=800_000,
-    adapted=10_000,
-    layers=4,
-    hidden=100,
-    intermediate=400,
-    kv=50,
-    vocabulary=2000,
-    context=8192,
-)
-
-
-RATES = Rates(device="cpu", dtype="float32", train=1e9, decode=5e8, bytes=1e9)
 ROUND = Fitted(launch=1e-3, slowdown=3.0, traffic=10)
 
 

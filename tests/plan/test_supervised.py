@@ -16,27 +16,15 @@ from refine_rl.errors import UserError
 from refine_rl.pipeline.sft import run
 from refine_rl.plan import Counts, Plan, calls, make_plan, survey
 from refine_rl.plan import supervised as planned
-from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.memory import held, memory, sampling_bytes, training_bytes
 from refine_rl.plan.pace import Fitted, Pace
 from refine_rl.plan.supervised import Rows, earliest, supervised
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
+from sizes import RATES, SIZE
 
 MakeModel = Callable[..., Path]
-RATES = Rates(device="cpu", dtype="float32", train=1e9, decode=5e8, bytes=1e9)
-SIZE = Size(
-    parameters=1_000_000,
-    linear=800_000,
-    adapted=10_000,
-    layers=4,
-    hidden=100,
-    intermediate=400,
-    kv=50,
-    vocabulary=2000,
-    context=8192,
-)
 ROWS = Rows(
     train=90,
     validation=10,
