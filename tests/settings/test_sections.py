@@ -124,3 +124,20 @@ def test_all_impossible_combinations_are_told_at_once() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         ModelSettings().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"reward": {"rules": [{"rule": "words", "max": 3}]}},
+        {"reward": {"functions": ["rewards.py:short"]}},
+        {"reward": {"judges": ["e/m"]}},
+        {"reward": {"code": {}}},
+        {"prompts": {"source": "reasoning-gym:chain_sum"}},
+        {"rollout": {"environment": "world.py:Guess"}},
+    ],
+)
+def test_what_says_what_is_good(says: dict[str, Any]) -> None:
+    shown = {"data": "file:pairs.jsonl"}
+    assert settings(sft=shown, **says).scored
+    assert not settings(sft=shown).scored

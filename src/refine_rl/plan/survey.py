@@ -18,7 +18,7 @@ from refine_rl.rewards import CombinedReward, build_reward
 from refine_rl.rewards.build import isolation_of
 from refine_rl.rewards.judges.rubric import default_rubric, rubric_named
 from refine_rl.run.endpoints import check_models
-from refine_rl.settings import RewardSettings, Settings
+from refine_rl.settings import Settings
 from refine_rl.types import Prompt
 
 
@@ -38,7 +38,7 @@ def survey(settings: Settings) -> Survey:
     """Reads prompts and answers, and puts the reward together, as a run would; a mistake is raised as it
     would be there. No call is made, and no key is needed. A task with [sft] and nothing that scores is one
     for `refine sft`."""
-    if settings.sft is not None and not (_scored(settings.reward) or settings.rollout.environment):
+    if settings.sft is not None and not settings.scored:
         return Survey(prompts=(), counts=None, shown=load_demonstrations(settings.sft, settings.folder))
     rubric, lost, nobody = default_rubric(), "", _Nobody(settings.endpoints)
     together = Together()
@@ -75,11 +75,6 @@ def survey(settings: Settings) -> Survey:
         return Survey(prompts=(), counts=counts, shown=shown, isolation=isolation)
     counts = count_prompts(prompts, settings.reward.quiz)
     return Survey(prompts=prompts, counts=counts, lost=lost, shown=shown, isolation=isolation)
-
-
-def _scored(reward: RewardSettings) -> bool:
-    """Whether anything says what is good."""
-    return bool(reward.judges or reward.rules or reward.functions or reward.quiz or reward.code)
 
 
 class _Nobody:

@@ -83,6 +83,13 @@ class Settings(Section):
         return self.reward.reasoning_gym
 
     @property
+    def scored(self) -> bool:
+        """Whether anything says what is good; without it, there are answers to imitate at most."""
+        r = self.reward
+        own = r.judges or r.rules or r.functions or r.quiz or r.code
+        return bool(own or self.reasoning_gym or self.rollout.environment)
+
+    @property
     def asks_for_tags(self) -> bool:
         """Whether prompts of reasoning-gym ask for an answer in tags."""
         return self.reasoning_gym is not None and self.reasoning_gym.answer == "tags"
