@@ -65,7 +65,7 @@ def evaluate(
     weights = choose_weights(folder, checkpoint)
     if name is None:
         name = "eval" if checkpoint is None else f"eval-step-{weights.trained.step}"
-    with interruptible() as pause, _advice_for_an_evaluation(folder, overrides):
+    with interruptible() as pause, _advice_for_an_evaluation(folder, overrides), Screen() as screen:
         comparison, written = evaluate_again(
             folder,
             source=prompts,
@@ -77,7 +77,7 @@ def evaluate(
             weights=weights,
             overrides=overrides,
             name=name,
-            observer=Screen(),
+            observer=screen,
             pause=pause,
         )
     if as_json:
@@ -127,7 +127,8 @@ def replay(
     from refine_rl.report.screen import Screen, results, say
     from refine_rl.run import RunFolder
 
-    found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())
+    with Screen() as screen:
+        found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=screen)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(r) for r in found]))
     else:

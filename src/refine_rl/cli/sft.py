@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from refine_rl.cli.training import JSON, going_on, one_beginning, one_task, print_places
+from refine_rl.cli.training import JSON, going_on, one_beginning, one_task, print_places, program
 
 if TYPE_CHECKING:
     from refine_rl.run import RunFolder
@@ -54,10 +54,10 @@ def sft(
 
 def _work(folder: RunFolder, as_json: bool) -> None:
     from refine_rl.report.screen import Screen, results, say, talk
+    from refine_rl.report.showing import places
 
-    say(talk(), f"Run: {folder.path}")
-    with going_on(folder) as pause:
-        screen = Screen()
+    say(talk(), places(folder, program()))
+    with going_on(folder) as pause, Screen(folder) as screen:
         from refine_rl.pipeline.sft import run
 
         losses = run(folder, observer=screen, pause=pause)

@@ -141,10 +141,10 @@ def going_on(folder: RunFolder) -> Iterator[Pause]:
 
 def _work(folder: RunFolder, as_json: bool) -> None:
     from refine_rl.report.screen import Screen, print_comparison, results, say, talk
+    from refine_rl.report.showing import places
 
-    say(talk(), f"Run: {folder.path}")
-    with going_on(folder) as pause:
-        screen = Screen()
+    say(talk(), places(folder, program()))
+    with going_on(folder) as pause, Screen(folder) as screen:
         from refine_rl.pipeline.train import run
 
         comparison = run(folder, observer=screen, pause=pause)
