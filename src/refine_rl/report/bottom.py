@@ -56,7 +56,8 @@ class Bottom:
             written = to.write(text)
             to.flush()
             self._foreign = not text.endswith("\n")
-            self._draw()
+            with contextlib.suppress(Exception):  # not the writer's
+                self._draw()
         return written
 
     def show(self, text: Text) -> None:

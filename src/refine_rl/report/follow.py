@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,9 @@ class Follower:
         self._run, self._clock, self._began = run, clock, clock()
         self._lines, self._lock = StepLines(), threading.RLock()
         self._read, self._cost = float("-inf"), 0.0  # when the record was read, and what that took
+        with contextlib.suppress(Exception):  # a record that cannot be read is told by whoever needs it
+            for step in () if run is None else run.metrics.read():
+                self._lines.remember(step)
 
     @property
     def seconds(self) -> float:
@@ -112,7 +116,7 @@ class Follower:
             tuning = fine_tuning(self._run)
             parts = parts_of(self._run if tuning is None else tuning)
             self.now = replace(now, parts=parts, known=self.seconds, whole=tuning is None)
-        except Exception:  # a record that cannot be read is told by whoever needs it
+        except Exception:  # told by whoever needs it
             self.now = replace(now, parts=())
         self._read = self._clock()
         self._cost = self._read - began

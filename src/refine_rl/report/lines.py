@@ -41,14 +41,20 @@ class StepLines:
         self._rewards: list[float] = []
         self._losses: list[float] = []
 
+    def remember(self, m: Metrics) -> None:
+        """A step of an earlier process belongs to the curve."""
+        if isinstance(m, SFTMetrics):
+            self._losses.append(m.loss)
+        elif m.reward_mean is not None:
+            self._rewards.append(m.reward_mean)
+
     def __call__(self, m: Metrics, steps: int, clock: str, width: int, *, narrow: bool) -> Text:
+        self.remember(m)
         if isinstance(m, SFTMetrics):
             return self._sft(m, steps, clock, width, narrow=narrow)
         return self._grpo(m, steps, clock, width, narrow=narrow)
 
     def _grpo(self, m: StepMetrics, steps: int, clock: str, width: int, *, narrow: bool) -> Text:
-        if m.reward_mean is not None:
-            self._rewards.append(m.reward_mean)
         reward = "   -  " if m.reward_mean is None else f"{decimals(m.reward_mean):>6}"
         number = f"{m.step:>{len(str(steps))}}/{steps}"
         tokens = f"tokens {m.tokens_mean:3.0f}, "
@@ -70,7 +76,6 @@ class StepLines:
         return Text.assemble(f"{clock}  {head}", (curve, "cyan"), tail, (end, "yellow"))
 
     def _sft(self, m: SFTMetrics, steps: int, clock: str, width: int, *, narrow: bool) -> Text:
-        self._losses.append(m.loss)
         head = f"{clock}  {m.step:>{len(str(steps))}}/{steps}  loss {m.loss:.4f} "
         speed = f", {m.tokens / m.seconds['train']:>7,.0f} tokens/s"
         looked = "" if m.validation_loss is None else f", validation {m.validation_loss:.4f}"

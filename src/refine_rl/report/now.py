@@ -11,7 +11,7 @@ from rich.text import Text
 from refine_rl.report.lines import clock_of
 from refine_rl.report.time_left import Part, about, time_left
 
-_LEAST_BAR, _WIDEST_BAR = 8, 40
+_LEAST_BAR, _WIDEST_BAR, _PULSE = 8, 40, 16
 _SLOW = 3.0  # seconds of a part behind which its pace is known
 
 
@@ -87,15 +87,20 @@ def line_of(now: Now, seconds: float, width: int, *, plain: bool = False) -> Tex
     '  75.5 s  step 12/48  ━━━━──────────────'
     >>> line_of(now, 75.5, 60).plain
     '  75.5 s  step 12/48  ━━━━━━────────────────────  groups 3/8'
+    >>> line_of(Now(stage="Loading a model"), 3.0, 60, plain=True).plain
+    '   3.0 s  Loading a model  ------------####'
     >>> line_of(Now(stage="Loading a model with a long name"), 3.0, 40, plain=True).plain
-    '   3.0 s  Loading a model with a long na'
+    '   3.0 s  Loading a mode  --------####--'
     """
     clock, left = clock_of(seconds), now.left(seconds)
     head, inner = _words(now)
     share = now.share
+    full, open_ = ("#", "-") if plain else ("━", "─")
     if share is None:
-        text = Text(set_cell_size(head, max(0, width - len(clock) - 2)).rstrip())
-        return Text.assemble((f"{clock}  ", "dim"), text)
+        bar = min(_PULSE, max(0, (width - len(clock) - 4) // 2))
+        room = max(0, width - len(clock) - 4 - bar - (len(left) + 2 if left else 0))
+        said = set_cell_size(head, room).rstrip() if cell_len(head) > room else head
+        return _cut(width, clock, said, _pulse(seconds, bar, full, open_), [left])
     forms = ([inner, left], [left], [inner], []) if left else ([inner], [])
     for tail in forms:
         end = "".join(f"  {word}" for word in tail if word)
@@ -103,17 +108,28 @@ def line_of(now: Now, seconds: float, width: int, *, plain: bool = False) -> Tex
         if room >= _LEAST_BAR:
             break
     bar = max(0, min(_WIDEST_BAR, room))
-    full = int(share * bar)
-    done, open_ = ("#", "-") if plain else ("━", "─")
-    line = Text.assemble(
-        (f"{clock}  ", "dim"),
-        f"{head}  ",
-        (done * full, "cyan"),
-        (open_ * (bar - full), "dim"),
-        *[part for word in tail if word for part in ("  ", word)],
-    )
+    done = int(share * bar)
+    drawn = Text.assemble((full * done, "cyan"), (open_ * (bar - done), "dim"))
+    return _cut(width, clock, head, drawn, tail)
+
+
+def _cut(width: int, clock: str, head: str, bar: Text, tail: Sequence[str]) -> Text:
+    """The line's parts together, no wider than the screen."""
+    words = [part for word in tail if word for part in ("  ", word)]
+    line = Text.assemble((f"{clock}  ", "dim"), f"{head}  ", bar, *words)
     line.truncate(width)
     return line
+
+
+def _pulse(seconds: float, bar: int, full: str, open_: str) -> Text:
+    """A bar of which nobody knows how far it is; what moves in it says that the process is alive."""
+    moving = min(4, bar)
+    way = max(1, bar - moving)
+    place = int(seconds * 4) % (2 * way)
+    before = min(place, 2 * way - place) if bar > moving else 0
+    return Text.assemble(
+        (open_ * before, "dim"), (full * moving, "cyan"), (open_ * (bar - moving - before), "dim")
+    )
 
 
 def _words(now: Now) -> tuple[str, str]:

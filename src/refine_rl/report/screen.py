@@ -110,8 +110,17 @@ class Screen(Follower):
                 self._bottom.show(text)
             else:
                 self._console.print(text)
-        except Exception:  # nobody sees it any more, and the run is worth more
-            self._mute = True
+        except Exception:  # the run is worth more than what is said of it
+            if self._bottom is None:
+                self._mute = True  # nobody sees it any more
+                return
+            self.__exit__()
+            self._say(text)
+
+    def draw(self) -> None:
+        """Draws the line at the bottom as it is now, where there is one."""
+        if self._bottom is not None:
+            self._bottom.draw()
 
     def _changed(self) -> None:
         """Where nothing moves, a long part speaks up now and then."""

@@ -28,6 +28,6 @@ def places(run: RunFolder, program: str = "refine") -> str:
     """Where a run that begins or goes on can be looked at, in lines."""
     return (
         f"Run: {run.path}\n"
-        f"Report: {run.report} (from the first validation on)\n"
+        f"Report: {run.report} (renewed while it runs)\n"
         f"Live: {program} watch {quoted(run.path)}"
     )
