@@ -31,6 +31,7 @@ class RenewedReport:
     def warning(self, text: str) -> None: ...
 
     def step(self, metrics: Metrics, steps: int) -> None:
+        self._newest = min(self._newest, metrics.step)  # behind a fine-tuning steps begin anew
         self._due = self._due or metrics.step - self._newest >= EVERY
         self._make(metrics.step)
 
