@@ -40,6 +40,23 @@ class Lock:
         os.close(self._descriptor)
 
 
+def held(folder: Path) -> bool | None:
+    """Whether a process of this machine holds the folder's lock, found without ever taking it: a run that is
+    about to begin must not be refused because somebody looks. None where the system does not tell (only
+    Linux does)."""
+    try:
+        locked = (folder / LOCK).stat()
+    except OSError:
+        return False
+    try:
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 4711 08:01:1234567 0 EOF
+    rows = [line.split() for line in locks.splitlines() if " FLOCK " in line]
+    return any(int(row[-3].rpartition(":")[2]) == locked.st_ino for row in rows if "->" not in row)
+
+
 def _lock(descriptor: int) -> bool | None:
     """Whether it was taken; None where there are no locks."""
     try:
