@@ -34,7 +34,7 @@ class Screen:
     def feed(self, text: str) -> None:
         for numbers, letter, end, words in (piece.groups() for piece in _PIECE.finditer(text)):
             if letter == "K" and numbers == "2":
-                self.drawn.append(self.rows[-1])
+                self.drawn += filter(None, [self.rows[-1]])
                 self.rows[-1] = ""
             elif letter and letter != "m":
                 self.unknown.append(f"{numbers}{letter}")
@@ -81,7 +81,7 @@ def terminal() -> Iterator[tuple[TextIO, list[str]]]:
 
 def until(there: Callable[[], bool]) -> None:
     """Waits for what another thread does."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while not there():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -39,10 +39,13 @@ def sft(
 
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
-        from refine_rl.pipeline.resume import reopen_sft
         from refine_rl.report.screen import Screen
 
-        _work(reopen_sft(resume, overrides, from_step, steps=steps, observer=Screen()), as_json)
+        with Screen() as screen:
+            from refine_rl.pipeline.resume import reopen_sft  # late: torch, seconds of a machine at work
+
+            folder = reopen_sft(resume, overrides, from_step, steps=steps, observer=screen)
+        _work(folder, as_json)
         return
     one_task("sft", task, recipe)
     settings = load_task(task, recipe=recipe, overrides=overrides).with_sft_steps(steps)

@@ -38,6 +38,8 @@ class Bottom:
             self._redirected.enter_context(contextlib.redirect_stderr(self._through(sys.stderr)))
         if sys.stdout.isatty():
             self._redirected.enter_context(contextlib.redirect_stdout(self._through(sys.stdout)))
+        with contextlib.suppress(Exception):
+            self.draw()  # at once: what comes next may take the interpreter for a while
         self._thread.start()
         return self
 
