@@ -12,7 +12,6 @@ import make
 import terminal
 from refine_rl.report.bottom import Bottom
 from refine_rl.report.screen import Screen
-from refine_rl.report.showing import showing
 
 Told = Callable[[str], None]  # waits until the line has this in it
 Shown = Callable[[Callable[[Screen, Told], object]], terminal.Screen]
@@ -182,10 +181,3 @@ def test_an_error_inside_goes_on_and_leaves_no_half_line(shown: Shown) -> None:
 
     with pytest.raises(KeyError, match="of the run"):
         shown(tell)
-
-
-def test_an_observer_of_ones_own_is_asked_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    own = Screen()
-    with showing(None, own) as heard:
-        assert heard is own
-    assert capsys.readouterr().err == ""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import make
+from refine_rl.report.moment import Counted, Now, line_of
 from refine_rl.report.notebook import LINES, Block
-from refine_rl.report.now import Counted, Now, line_of
 from refine_rl.report.screen import Screen
 from refine_rl.report.showing import places
 from refine_rl.report.time_left import Part

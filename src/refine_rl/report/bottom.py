@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +15,13 @@ from rich.text import Text
 REFRESH = 0.25
 """Seconds between two drawings."""
 _CLEAR = "\r\x1b[2K"  # to the line's beginning, and all of it gone
+
+
+def say_at_once(text: str) -> None:
+    """Writes a line to standard error from wherever the program stands, as a signal's handler must: past all
+    buffers. On a terminal it takes the place of its last line, which is drawn again below."""
+    moves = os.isatty(2) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    os.write(2, f"{_CLEAR if moves else chr(10)}{text}".encode())
 
 
 class Bottom:
@@ -109,13 +117,13 @@ class Bottom:
 
 
 class _Through:
-    """A stream whose text goes above a line; all else is the stream's."""
+    """A stream whose text goes `above` a line; all else is the stream's."""
 
     def __init__(self, stream: TextIO, bottom: Bottom) -> None:
-        self._stream, self._bottom = stream, bottom
+        self._stream, self.above = stream, bottom
 
     def write(self, text: str) -> int:
-        return self._bottom.write(text, self._stream) if text else 0
+        return self.above.write(text, self._stream) if text else 0
 
     def writelines(self, lines: list[str]) -> None:
         self.write("".join(lines))

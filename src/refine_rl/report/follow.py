@@ -11,7 +11,7 @@ from dataclasses import replace
 from rich.text import Text
 
 from refine_rl.report.lines import INDENT, StepLines, clock_of
-from refine_rl.report.now import Now
+from refine_rl.report.moment import Now
 from refine_rl.report.safe import shown
 from refine_rl.report.time_left import fine_tuning, parts_of
 from refine_rl.report.wrapping import wrap

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from refine_rl.report.follow import Follower
 from refine_rl.report.lines import clock_of
-from refine_rl.report.now import line_of
+from refine_rl.report.moment import line_of
 from refine_rl.run import RunFolder
 
 LINES = 12
@@ -72,6 +72,8 @@ class Block(Follower):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if not self._newest and not self._warnings:
+            return  # nothing was told
         how = "done" if kind is None else f"stopped: {kind.__name__}"
         self._ended = f"{clock_of(self.seconds)}  {how}"
         self._draw()

@@ -19,7 +19,7 @@ from refine_rl.report.columns import Columns
 from refine_rl.report.dialogue import told
 from refine_rl.report.follow import Follower
 from refine_rl.report.measured import print_metrics
-from refine_rl.report.now import line_of
+from refine_rl.report.moment import line_of
 from refine_rl.report.safe import shown as shown
 from refine_rl.report.tiles import tinted
 from refine_rl.report.wrapping import wrap

@@ -13,11 +13,8 @@ from refine_rl.run import RunFolder
 
 
 @contextlib.contextmanager
-def showing(run: RunFolder | None = None, observer: Observer | None = None) -> Iterator[Observer]:
-    """The `observer` where there is one; else what shows the run where this process is."""
-    if observer is not None:
-        yield observer
-        return
+def showing(run: RunFolder | None = None) -> Iterator[Observer]:
+    """What shows a run, or other long work, where this process is."""
     with Block(run) if in_notebook() else Screen(run) as shown:
         if run is not None:
             shown.note(places(run))
