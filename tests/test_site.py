@@ -103,6 +103,16 @@ def test_links_to_the_outside_are_secure(pages: dict[Path, Page]) -> None:
     ] == []
 
 
+def test_no_markdown_is_left_in_the_text(built: Path) -> None:
+    """A table or a list that follows a line of text without a gap is none, and stands there with its marks."""
+    marks = re.compile(r"(?m)^(?:- |\d+\. |\||#+ |!!! |\?\?\? )|```|\*\*|\]\(|\$\$")
+    for path in built.rglob("*.html"):
+        article = path.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+        for paragraph in re.findall(r"(?s)<p>(.*?)</p>", article):
+            text = re.sub(r"(?s)<code.*?</code>", "", paragraph)
+            assert not marks.search(text), (path.name, text)
+
+
 def test_every_page_of_the_documentation_is_in_the_site(built: Path) -> None:
     sources = [p.stem for p in (ROOT / "docs").glob("*.md")]
     recipes = [p.parent.name for p in ROOT.glob("src/refine_rl/recipes/*/README.md")]
@@ -160,6 +170,14 @@ def test_a_notebook_is_shown_with_its_outputs(tools: ModuleType, built: Path) ->
     assert "400 prompts to train on, 64 held out" in text
     assert text.count("tiny_grpo-") >= 8
     assert (built / "notebooks" / "tiny_grpo-1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_formulas_are_drawn_and_code_is_not(tools: ModuleType) -> None:
+    drawn = sys.modules["cells"].with_formulas("`$HOME` costs $x_1$.\n```\n$y$\n```\n$$\\frac{a}{b}$$")
+    assert drawn.startswith("`$HOME` costs <span><math")
+    assert "```\n$y$\n```" in drawn
+    assert "<msub><mi>x</mi><mn>1</mn></msub>" in drawn
+    assert "<mfrac>" in drawn.partition('<div class="formula">')[2]
 
 
 # -- in a browser -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from notebook import notebook_markdown
+from cells import notebook_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from latex2mathml.converter import convert
+
+# Code is left alone; then $$formula$$ and $formula$.
+FORMULA = re.compile(r"(?s)(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|\$([^$\n]+)\$")
 
 
 def notebook_markdown(notebook: Path, page: Path) -> str:
@@ -19,7 +25,7 @@ def _parts(cells: list[dict[str, Any]], page: Path) -> Iterator[str]:
     pictures = 0
     for cell in cells:
         source = "".join(cell["source"])
-        yield source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+        yield with_formulas(source) if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
@@ -29,6 +35,20 @@ def _parts(cells: list[dict[str, Any]], page: Path) -> Iterator[str]:
                 picture.write_bytes(base64.b64decode("".join(data["image/png"])))
                 yield f"![Plot {pictures} of the notebook]({picture.name})"
             elif "text/markdown" in data:
-                yield "".join(data["text/markdown"])
+                yield with_formulas("".join(data["text/markdown"]))
             elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
                 yield f"```text\n{text}\n```"
+
+
+def with_formulas(text: str) -> str:
+    """Its formulas as MathML, which a browser draws by itself."""
+
+    def drawn(found: re.Match[str]) -> str:
+        code, block, inline = found.groups()
+        if code:
+            return code
+        if block:
+            return f'<div class="formula">{convert(" ".join(block.split()), display="block")}</div>'
+        return f"<span>{convert(inline)}</span>"
+
+    return FORMULA.sub(drawn, text)
