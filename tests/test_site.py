@@ -104,7 +104,7 @@ def test_links_to_the_outside_are_secure(pages: dict[Path, Page]) -> None:
 
 
 def test_no_markdown_is_left_in_the_text(built: Path) -> None:
-    """A table or a list that follows a line of text without a gap is none, and stands there with its marks."""
+    """A table or list behind a line of text without a gap is none, and stands there with its marks."""
     marks = re.compile(r"(?m)^(?:- |\d+\. |\||#+ |!!! |\?\?\? )|```|\*\*|\]\(|\$\$")
     for path in built.rglob("*.html"):
         article = path.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
