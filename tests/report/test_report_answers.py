@@ -22,7 +22,9 @@ PROMPTS = [
 
 def outcome(prompt: Prompt, greedy: Score | float, *sampled: Score | float, text: str = "said") -> Outcome:
     scores = [make.score(s) if isinstance(s, float) else s for s in (*sampled, greedy)]
-    pairs = [(make.trajectory(prompt, f"{text} {n}", member=n, tokens=(5, 6)), s) for n, s in enumerate(scores)]
+    pairs = [
+        (make.trajectory(prompt, f"{text} {n}", member=n, tokens=(5, 6)), s) for n, s in enumerate(scores)
+    ]
     return Outcome(prompt=prompt, sampled=tuple(pairs[:-1]), greedy=pairs[-1])
 
 

@@ -13,6 +13,8 @@
     const found = new Map();
     const top = root.querySelector("body > header.top");
     if (top) found.set("top", top);
+    const sections = root.querySelector("body > nav.sections");
+    if (sections) found.set("sections", sections);
     for (const section of root.querySelectorAll("main > section[id]")) found.set(section.id, section);
     const foot = root.querySelector("body > footer");
     if (foot) found.set("footer", foot);
