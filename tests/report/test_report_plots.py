@@ -65,7 +65,9 @@ def test_the_reward_stands_alone_with_where_it_began(run: RunFolder) -> None:
     assert [form for _, _, form in chart.legend] == ["line", "dots"]
     start = validation[0]["reward"]["mean"]
     # The axis is 0 to 1.
-    assert chart.levels == ((pytest.approx(100 * start, abs=0.01), f"before training {start:.2f}", "base"),)
+    assert chart.levels == (
+        (pytest.approx(100 * start, abs=0.01), f"before the first step {start:.2f}", "base"),
+    )
     assert chart.marks == ((100.0, "kept: step 60"),)
     assert chart.svg.count('class="band"') == chart.svg.count('class="level"') == 1
 
@@ -264,7 +266,7 @@ def test_the_charts_of_supervised_fine_tuning() -> None:
     chart = sft_loss_chart(metrics, looks, best=2)
     assert chart is not None
     assert "Validation: 2.50 at step 0 to 1.50 at step 2" in chart.alt
-    assert [label for _, label, _ in chart.levels] == ["before training 2.50"]
+    assert [label for _, label, _ in chart.levels] == ["before the first step 2.50"]
     found = {c.title: c.data["series"][0]["values"] for f in sft_plots(metrics) for c in f.charts}
     assert found["Tokens a second"] == [32, 32]
     assert sft_loss_chart([], []) is None
@@ -277,6 +279,8 @@ def test_thinning_and_smoothing_are_means_that_keep_gaps() -> None:
     assert values == pytest.approx([1.5, math.nan, 9.0], nan_ok=True)
     smooth = moving_mean([0.0, 3.0, math.nan, 6.0, 0.0], 1)
     assert smooth == pytest.approx([1.5, 1.5, math.nan, 3.0, 3.0], nan_ok=True)
+    fall = moving_mean([8.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0], 4)
+    assert fall == pytest.approx([5.0, 4.25, 3.6, 20 / 7, 21 / 9, 9 / 7, 0.8, 0.75, 2 / 3])
 
 
 def test_a_long_run_stays_small(run: RunFolder) -> None:

@@ -97,9 +97,13 @@ def prompts(
 
             counted = partial(count, shown, "prompts written")
             gathered = gather_prompts(settings, shown.note, pause, counted=counted)
+            source = settings.prompts.source
+            summary = (
+                line.replace(source, "a list") if asked.listed else line for line in gathered.report.summary()
+            )
         return PromptList(
             prompts=gathered.prompts,
-            summary=tuple(gathered.report.summary()),
+            summary=tuple(summary),
             calls=gathered.calls,
             cost_usd=gathered.cost_usd,
         )

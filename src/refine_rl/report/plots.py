@@ -57,7 +57,7 @@ def _levels(validation: Sequence[Json], comparison: Comparison | None) -> list[L
     """What the untrained model has: on the validation prompts, else on the held-out ones; and the model after
     supervised fine-tuning, where nobody looked at validation prompts before the first step."""
     if validation and validation[0]["step"] == 0:
-        return [Level(label="before training", value=validation[0]["reward"]["mean"])]
+        return [Level(label="before the first step", value=validation[0]["reward"]["mean"])]
     if comparison is None or comparison.base is None:
         return []
     found = [Level(label="base on held-out prompts", value=comparison.base.mean)]
@@ -114,7 +114,7 @@ def sft_loss_chart(
             _train(_of(metrics, lambda m: m["loss"]), "training, each step"),
             _held(_of(validation, lambda v: v["loss"])),
         ],
-        levels=[Level(label="before training", value=validation[0]["loss"])]
+        levels=[Level(label="before the first step", value=validation[0]["loss"])]
         if validation and validation[0]["step"] == 0
         else [],
         best=best,
@@ -128,7 +128,13 @@ def sft_plots(metrics: Sequence[Json]) -> list[Family]:
             Quantity(
                 name="grad-norm", title="Gradient norm before clipping", good=GRADIENT, value=key("grad_norm")
             ),
-            Quantity(name="learning-rate", title="Learning rate", good=RATE, value=key("learning_rate")),
+            Quantity(
+                name="learning-rate",
+                smooth=False,
+                title="Learning rate",
+                good=RATE,
+                value=key("learning_rate"),
+            ),
         ),
         "cost": (
             Quantity(
@@ -198,7 +204,13 @@ def _quantities(family: str, metrics: Sequence[Json]) -> list[Chart | None]:
 
 
 def _one(q: Quantity, metrics: Sequence[Json]) -> Chart | None:
-    return lines(q.name, q.title, q.good, [_train(_of(metrics, q.value))], unit=q.unit)
+    return lines(
+        q.name,
+        q.title,
+        q.good,
+        [Curve(label="training", colour="train", line=_of(metrics, q.value), smooth=q.smooth)],
+        unit=q.unit,
+    )
 
 
 def _times(metrics: Sequence[Json]) -> Chart | None:

@@ -31,11 +31,17 @@ def thin(
 
 
 def moving_mean(values: Sequence[float], width: int) -> list[float]:
-    """The mean of the finite values from `width` before to `width` after; NaN stays NaN."""
-    return [
-        mean(values[max(0, i - width) : i + width + 1]) if math.isfinite(value) else math.nan
-        for i, value in enumerate(values)
-    ]
+    """The mean of the finite values from `width` before to `width` after; NaN stays NaN.
+
+    Towards the ends it is over as many before as after, but two at least: else a line that falls steeply at
+    first would begin too low.
+    """
+    found = []
+    for i, value in enumerate(values):
+        reach = min(width, max(2, min(i, len(values) - 1 - i)))
+        around = values[max(0, i - reach) : i + reach + 1]
+        found.append(mean(around) if math.isfinite(value) else math.nan)
+    return found
 
 
 def mean(values: Sequence[float]) -> float:

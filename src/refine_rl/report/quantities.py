@@ -30,6 +30,7 @@ class Quantity:
     good: str
     value: Callable[[Json], float | None]
     unit: bool = False
+    smooth: bool = True
     is_shown: Callable[[Sequence[Json]], bool] = lambda metrics: True
 
 
@@ -110,6 +111,7 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
         ),
         Quantity(
             name="kl-coefficient",
+            smooth=False,
             title="KL coefficient",
             good="Good: settles. It rises while the KL is above its aim.",
             value=key("kl_coefficient"),

@@ -25,6 +25,7 @@ LONGEST_TEXT = 8000  # characters of one message
 _REWARDS = 0.25  # of the room, at most, for the rewards of groups whose texts are left out
 _MARKUP = re.compile(r"[<>&\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _GENEROUS = 1.6  # times the room, for a first choice
+_NOTHING = 1e-9  # a smaller number is what rounding leaves
 _FOLLOWED = 0.25  # of the room, for one prompt through all steps
 
 
@@ -172,7 +173,7 @@ def _short(value: float | None) -> float | int | None:
     """A number with four digits."""
     if value is None or not math.isfinite(value):
         return None
-    rounded = float(f"{value:.4g}")
+    rounded = float(f"{value:.4g}") if abs(value) >= _NOTHING else 0.0
     return int(rounded) if rounded == int(rounded) else rounded
 
 
