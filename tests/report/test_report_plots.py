@@ -257,7 +257,9 @@ def test_a_curriculum_shows_what_it_promised_and_where_it_left_the_pool(run: Run
     shares, states = (drawn[title] for title in titles)
     assert "Promised: 0.50 at step 1 to 0.80 at step 3, lowest 0.50, highest 0.80." in shares.alt
     assert "Found: 1.00 at step 1 to 0.50 at step 3, lowest 0.50, highest 1.00." in shares.alt
-    assert [label for label, _, _ in shares.legend] == ["promised", "found"]
+    # Told apart without colours.
+    assert [(label, form) for label, _, form in shares.legend] == [("promised", "level"), ("found", "line")]
+    assert shares.svg.count('class="line dashed"') == 1
     assert "likely to differ 0 to 1, never tried 9 to 5, too easy 0 to 3." in states.alt
     assert charts(metrics[:1], [], pool=pool[:1]).keys() >= set(titles)
     other = [{"step": 1, "prompt_id": "a", "state": "back"}]
