@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from refine_rl.api import checks
 from refine_rl.api.arguments import Function, Row, rows_of, source_of
 from refine_rl.api.before import listed
-from refine_rl.api.observing import observer_of
+from refine_rl.api.observing import showing
 from refine_rl.api.records import Evaluation, Run, SFTRun
 from refine_rl.api.runs import folder_of, opened_run
 from refine_rl.api.stops import in_own_words, once
@@ -70,6 +70,7 @@ def evaluate(
         lambda: checks.code(code),
         lambda: checks.observer(observer),
         lambda: checks.checkpoint(checkpoint),
+        lambda: checks.other_prompts(prompts),
         lambda: checks.evaluation(samples, seed, judge, metrics, reference, name),
     )
     how = {
@@ -81,9 +82,13 @@ def evaluate(
         "overrides": checks.overrides(set),
     }
     folder = opened_run(path)
-    require_given(folder, code)
-    shown = observer_of(observer)
-    return once(lambda pause: _evaluated(folder, code, prompts, checkpoint, name, shown, pause, how))
+    require_given(folder, code, verb="evaluate")
+
+    def work(pause: Pause) -> Evaluation:
+        with showing(None, observer) as shown:
+            return _evaluated(folder, code, prompts, checkpoint, name, shown, pause, how)
+
+    return once(work)
 
 
 def _evaluated(
@@ -121,9 +126,6 @@ def _source(prompts: str | Path | Iterable[Row] | None) -> Iterator[str | None]:
     if prompts is None:
         yield None
         return
-    checks.prompts(prompts)
-    if isinstance(prompts, dict):
-        raise checks.refuse("prompts", prompts, "give a file, a source or a list of prompts")
     if isinstance(prompts, str | Path):
         source = source_of(str(prompts))
         file = Path(source.removeprefix("file:"))
@@ -209,7 +211,7 @@ def chat(
     folder = opened_run(path)
     # No reward is needed to answer: whatever functions there were, they are not asked for.
     code = Given(environment=environment, tools=tools)
-    require_given(folder, code, scores=False)
+    require_given(folder, code, scores=False, verb="generate")
     from refine_rl.pipeline.chat import open_chat  # late: torch
     from refine_rl.pipeline.weights import choose_weights
 
@@ -321,7 +323,8 @@ def export(
         weights = choose_weights(folder, None if checkpoint is None else str(checkpoint))
         lost = export_model(folder, target, merged=merged, dtype=dtype, weights=weights)
         if told := told_of(lost):
-            observer_of(None).warning(told)
+            with showing(None, None) as shown:
+                shown.warning(told)
         return target
 
     return once(work)
