@@ -101,8 +101,7 @@ def _signature(name: str, function: Any) -> str:
             default = parameter.default
             shown = json.dumps(default) if isinstance(default, str) else repr(default)
             lines.append(f"    {parameter.name}={shown},")
-    head = "await " if inspect.iscoroutinefunction(function) else ""
-    return "\n".join([f"{head}refine.{name}(", *lines, ")"])
+    return "\n".join([f"refine.{name}(", *lines, ")"])
 
 
 def _text(thing: Any) -> str:
