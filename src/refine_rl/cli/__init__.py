@@ -17,6 +17,7 @@ import typer
 from refine_rl.cli import (
     bench,
     check,
+    compare,
     data,
     evidence,
     model,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "check": check.check,
     "score": scoring.score,
     "eval": evidence.evaluate,
+    "compare": compare.compare,
     "report": evidence.report,
     "replay": evidence.replay,
     "runs": runs.runs,
