@@ -28,6 +28,7 @@ from refine_rl.cli import (
     sft,
     tasks,
     training,
+    watch,
 )
 from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.cli.streams import close_output, prepare_streams, require_text
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "eval": evidence.evaluate,
     "compare": compare.compare,
     "report": evidence.report,
+    "watch": watch.watch,
     "replay": evidence.replay,
     "runs": runs.runs,
     "chat": model.chat,

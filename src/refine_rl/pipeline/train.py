@@ -72,7 +72,7 @@ def run(
                 sides = of_tuned(work, held_out, untuned)
             comparison = compared(work, sides)
         folder.save_comparison(comparison)
-        for name, text in {**unexpected(comparison), **audit(comparison)}.items():
+        for name, text in {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}.items():
             journal.warning(name, text, position.step)
         write_model(work, comparison, position)
         folder.end(str(comparison), position.step)
