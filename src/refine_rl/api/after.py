@@ -70,6 +70,7 @@ def evaluate(
         lambda: checks.code(code),
         lambda: checks.observer(observer),
         lambda: checks.checkpoint(checkpoint),
+        lambda: checks.other_prompts(prompts),
         lambda: checks.evaluation(samples, seed, judge, metrics, reference, name),
     )
     how = {
@@ -81,7 +82,7 @@ def evaluate(
         "overrides": checks.overrides(set),
     }
     folder = opened_run(path)
-    require_given(folder, code)
+    require_given(folder, code, verb="evaluate")
     shown = observer_of(observer)
     return once(lambda pause: _evaluated(folder, code, prompts, checkpoint, name, shown, pause, how))
 
@@ -121,9 +122,6 @@ def _source(prompts: str | Path | Iterable[Row] | None) -> Iterator[str | None]:
     if prompts is None:
         yield None
         return
-    checks.prompts(prompts)
-    if isinstance(prompts, dict):
-        raise checks.refuse("prompts", prompts, "give a file, a source or a list of prompts")
     if isinstance(prompts, str | Path):
         source = source_of(str(prompts))
         file = Path(source.removeprefix("file:"))
@@ -209,7 +207,7 @@ def chat(
     folder = opened_run(path)
     # No reward is needed to answer: whatever functions there were, they are not asked for.
     code = Given(environment=environment, tools=tools)
-    require_given(folder, code, scores=False)
+    require_given(folder, code, scores=False, verb="generate")
     from refine_rl.pipeline.chat import open_chat  # late: torch
     from refine_rl.pipeline.weights import choose_weights
 

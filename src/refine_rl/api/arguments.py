@@ -56,12 +56,17 @@ class Task:
             lambda: checks.code(self.given),
         )
 
+    @property
+    def listed(self) -> bool:
+        """Whether the prompts are a list."""
+        return not (self.prompts is None or isinstance(self.prompts, str | Path | Mapping))
+
     def prompt_lines(self) -> str | None:
         """The prompts as the text of a JSONL file, where they are a list."""
         if self.prompts is None or isinstance(self.prompts, str | Path | Mapping):
             return None
-        listed = [{"prompt": row} if isinstance(row, str) else row for row in self.prompts]
-        lines = rows_of(listed, "prompts")
+        rows = [{"prompt": row} if isinstance(row, str) else row for row in self.prompts]
+        lines = rows_of(rows, "prompts")
         if not lines:
             checks.prompts([])  # an iterator that had none
         return lines

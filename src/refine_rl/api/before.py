@@ -95,9 +95,13 @@ def prompts(
     def work(pause: Pause) -> PromptList:
         with settings_with_list(asked) as settings:
             gathered = gather_prompts(settings, shown.note, pause)
+        source = settings.prompts.source
+        summary = (
+            line.replace(source, "a list") if asked.listed else line for line in gathered.report.summary()
+        )
         return PromptList(
             prompts=gathered.prompts,
-            summary=tuple(gathered.report.summary()),
+            summary=tuple(summary),
             calls=gathered.calls,
             cost_usd=gathered.cost_usd,
         )

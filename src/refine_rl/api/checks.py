@@ -109,6 +109,13 @@ def prompts(value: object) -> None:
         raise refuse("prompts", value, f"there is no prompt in it; give {ways}")
 
 
+def other_prompts(value: object) -> None:
+    """To compare on."""
+    prompts(value)
+    if isinstance(value, Mapping):
+        raise refuse("prompts", value, "give a file, a source or a list of prompts")
+
+
 def data(value: object) -> None:
     """Answers to imitate."""
     ways = "a file of rows, or a list of rows (dicts with `prompt` and `answer`, or with `messages`)"

@@ -267,6 +267,8 @@ def _go(folder: RunFolder, observer: Observer | None, code: Given) -> Run:
     shown = observer_of(observer)
     from refine_rl.pipeline.train import run as run_pipeline  # late: torch
 
+    shown.note(f"run: {folder.path}")
+
     def work(pause: Pause) -> Run:
         with given_code(code.named):
             comparison = run_pipeline(folder, observer=shown, pause=pause, functions=code.rewards)
@@ -278,6 +280,8 @@ def _go(folder: RunFolder, observer: Observer | None, code: Given) -> Run:
 def _go_sft(folder: RunFolder, observer: Observer | None) -> SFTRun:
     shown = observer_of(observer)
     from refine_rl.pipeline.sft import run as run_pipeline  # late: torch
+
+    shown.note(f"run: {folder.path}")
 
     def work(pause: Pause) -> SFTRun:
         losses = run_pipeline(folder, observer=shown, pause=pause)

@@ -44,9 +44,14 @@ def watch(
             if not webbrowser.open(address) and open_browser:
                 say(talk(), f"No browser could be opened: open {address} yourself.")
         try:
-            threading.Event().wait()
+            _until_stopped()
         except StopNow:
             say(talk(), f"\n{run} is no longer watched.")
+
+
+def _until_stopped() -> None:
+    """Raises StopNow at Ctrl-C."""
+    threading.Event().wait()
 
 
 def _near(run: Path) -> str:

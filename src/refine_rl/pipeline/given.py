@@ -91,9 +91,9 @@ def resume_call(folder: RunFolder, *more: str) -> str:
     return f"refine_rl.resume{'_sft' if sft else ''}({arguments})"
 
 
-def require_given(folder: RunFolder, given: Given, *, scores: bool = True) -> None:
+def require_given(folder: RunFolder, given: Given, *, scores: bool = True, verb: str = "") -> None:
     """Raises UserError unless what is given has the names of what the run was started with; its reward
-    functions apart where nothing `scores`."""
+    functions apart where nothing `scores`. `verb` is what is done with it, where that is not to go on."""
     asked, named = wanted(folder), given.names
     if not scores:
         asked = replace(asked, rewards=())
@@ -104,9 +104,10 @@ def require_given(folder: RunFolder, given: Given, *, scores: bool = True) -> No
             f"{folder.path} was started without any code from Python (Python reward functions, a class, "
             f"tools): leave {named.arguments} out."
         )
+    call = f"refine_rl.{verb}({str(folder.path)!r}, ..., {asked.arguments})" if verb else resume_call(folder)
     raise UserError(
         f"{folder.path} was started with code from Python, {asked.arguments}, not with "
-        f"{named.arguments or 'none'}; go on from Python, with the same: {resume_call(folder)}"
+        f"{named.arguments or 'none'}; {'do it' if verb else 'go on'} from Python, with the same: {call}"
     )
 
 

@@ -11,11 +11,11 @@
 
   function parts(root) {
     const found = new Map();
-    const top = root.querySelector("body > header.top");
-    if (top) found.set("top", top);
+    for (const [name, selector] of [["top", "body > header.top"], ["nav", "body > nav"]]) {
+      const part = root.querySelector(selector);
+      if (part) found.set(name, part);
+    }
     for (const section of root.querySelectorAll("main > section[id]")) found.set(section.id, section);
-    const foot = root.querySelector("body > footer");
-    if (foot) found.set("footer", foot);
     return found;
   }
 
@@ -76,6 +76,15 @@
     };
   }
 
+  // Before the page's script has set the part up: what it reads then.
+  function fillIn(part, before) {
+    for (const [where, value] of before.fields) {
+      const field = follow(where, part);
+      if (field && field.type !== "range") field[typed(field)] = value;
+    }
+  }
+
+  // After it has: what it has built itself.
   function restore(part, before) {
     for (const [where, open] of before.open) {
       const details = follow(where, part);
@@ -83,9 +92,9 @@
     }
     for (const [where, value] of before.fields) {
       const field = follow(where, part);
-      if (!field || field[typed(field)] === value) continue;
-      if (field.tagName === "SELECT" && ![...field.options].some((o) => o.value === value)) continue;
-      field[typed(field)] = value;
+      if (field?.tagName !== "SELECT" || field.value === value || field.value !== "") continue;
+      if (![...field.options].some((option) => option.value === value)) continue;
+      field.value = value;
       for (const type of ["input", "change"]) field.dispatchEvent(new Event(type, { bubbles: true }));
     }
     for (const [where, pressed] of before.pressed) {
@@ -128,18 +137,22 @@
     const fresh = document.importNode(from, true);
     const before = remember(old);
     old.replaceWith(fresh);
+    fillIn(fresh, before);
     fresh.dispatchEvent(new CustomEvent("refine:exchanged", { bubbles: true }));
     restore(fresh, before);
   }
 
   // What the person looks at stays where it is on the screen, whatever comes or goes above it.
   function holdingStill(change) {
-    const bar = document.getElementById("live-bar");
-    const line = bar ? bar.getBoundingClientRect().bottom : 0;
+    let line = 0; // below what sticks to the top
+    for (const sticking of document.querySelectorAll("#live-bar, body > nav")) {
+      const box = sticking.getBoundingClientRect();
+      if (getComputedStyle(sticking).position === "sticky" && box.top <= line + 1) line = Math.max(line, box.bottom);
+    }
     let part = null, steps = null, top = 0, id = "";
     if (window.scrollY > 0) {
       for (const [name, candidate] of [["live", document.getElementById("live-more")], ...parts(document)]) {
-        if (!candidate || candidate.getBoundingClientRect().bottom <= line) continue;
+        if (name === "nav" || candidate.getBoundingClientRect().bottom <= line) continue;
         let at = document.elementFromPoint(document.documentElement.clientWidth / 2, line + 8);
         if (!at || !candidate.contains(at)) at = candidate;
         [part, id, steps, top] = [candidate, name, path(at, candidate), at.getBoundingClientRect().top];
@@ -206,12 +219,12 @@
 
   function tell(fresh) {
     const here = strip(), old = pieces(here);
-    for (const name of ["class", "data-report", "data-page", "data-title"]) {
+    for (const name of ["class", "data-report", "data-title"]) {
       here.setAttribute(name, fresh.getAttribute(name));
     }
     const coming = pieces(fresh);
     for (const [id, piece] of old) if (!coming.has(id)) piece.remove();
-    let before = null;
+    let before = null, whole = true;
     for (const [id, piece] of coming) {
       const now = old.get(id), text = piece.outerHTML;
       if (!now) {
@@ -222,13 +235,22 @@
         told.set(id, text);
       } else if (id === "live-state") {
         if (now.textContent !== piece.textContent) now.textContent = piece.textContent;
-      } else if (told.get(id) !== text && !inUse(now) && !held(now)) {
-        exchange(now, piece);
-        told.set(id, text);
+      } else if (told.get(id) !== text) {
+        if (inUse(now) || held(now)) whole = false;
+        else {
+          exchange(now, piece);
+          told.set(id, text);
+        }
       }
       before = document.getElementById(id);
     }
+    return whole;
   }
+
+  // What else sticks to the top stands below the bar, however high that is.
+  new ResizeObserver(([bar]) => {
+    document.documentElement.style.setProperty("--live-height", `${bar.borderBoxSize[0].blockSize}px`);
+  }).observe(document.getElementById("live-bar"));
 
   // ---- asking
 
@@ -264,16 +286,16 @@
     if (reply.status !== 304) {
       const fresh = parser.parseFromString(await reply.text(), "text/html").getElementById("live");
       if (!fresh) throw new Lost("no strip");
-      if (fresh.dataset.page !== strip().dataset.page) {
+      if (fresh.dataset.report && !have) { // until now there was none to exchange anything in
         location.reload();
         return;
       }
-      tag = reply.headers.get("ETag") || "";
       lostAt = null;
-      holdingStill(() => tell(fresh));
+      holdingStill(() => { tag = tell(fresh) ? reply.headers.get("ETag") || "" : ""; });
       document.title = fresh.dataset.title;
     }
-    if (strip().dataset.report === have) return;
+    // A watcher that has just begun has no report yet.
+    if (!strip().dataset.report || strip().dataset.report === have) return;
     if (kept?.getElementById("live").dataset.report !== strip().dataset.report) {
       kept = parser.parseFromString(await (await get("./", {})).text(), "text/html");
     }

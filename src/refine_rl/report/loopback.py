@@ -7,8 +7,11 @@ What a path is answered with is looked up in a table; no part of it reaches the 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,7 +66,6 @@ def called_by_own_name(host: str | None) -> bool:
 class _Handler(BaseHTTPRequestHandler):
     routes: ClassVar[Routes] = {}
     protocol_version = "HTTP/1.1"
-    server_version, sys_version = "refine", ""
     timeout = 60  # seconds until a connection that asks for nothing is closed
 
     def do_GET(self) -> None:
@@ -127,6 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def version_string(self) -> str:
+        return "refine"
+
     def log_message(self, *arguments: Any) -> None:
         """Silent: the terminal is the person's."""
 
@@ -136,10 +141,26 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
+    def __init__(self, *arguments: Any) -> None:
+        self._open: set[Any] = set()  # connections; a browser keeps some of them for its next request
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for request in list(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away in the middle of an answer is no error."""
-        import sys
-
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 

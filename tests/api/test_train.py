@@ -20,7 +20,6 @@ from refine_rl.api.arguments import Task
 from refine_rl.errors import GuardStop, SettingsError, UserError
 from refine_rl.progress import Quiet
 
-MakeModel = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("no_plots")
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud"]
 PROMPTS = [f"say something about the {a} and a {b}" for a in WORDS for b in WORDS if a < b]
@@ -28,26 +27,6 @@ PROMPTS = [f"say something about the {a} and a {b}" for a in WORDS for b in WORD
 
 def brevity(prompt: str, completion: str) -> float:
     return 1.0 if len(completion) <= 8 else 0.0
-
-
-@pytest.fixture
-def small(
-    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
-    """small(...) -> arguments of a training of a second, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def arguments(**changes: Any) -> dict[str, Any]:
-        usual: dict[str, Any] = {
-            "model": {"name": str(make_model("llama")), "device": "cpu", "dtype": "float32", "rank": 2},
-            "rollout": {"group_size": 3, "max_tokens": 8},
-            "grpo": {"steps": 2, "prompts_per_step": 2, "all_cut_patience": 99, "validate_every": 0},
-            "evaluate": {"samples": 1, "bootstrap": 100},
-            "observer": Quiet(),
-        }
-        return {**usual, **changes}
-
-    return arguments
 
 
 def breakdowns(run: refine.Run) -> set[str]:
