@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refine_rl.api import checks
 from refine_rl.api.arguments import Function, Judge, Model, Prompts, Section, Task
-from refine_rl.api.observing import observer_of
+from refine_rl.api.observing import showing
 from refine_rl.api.records import PromptList
 from refine_rl.api.stops import once
 from refine_rl.foreign.given import given as given_code
 from refine_rl.pipeline.given import Given
-from refine_rl.progress import Observer, Pause
+from refine_rl.progress import Observer, Pause, count
 from refine_rl.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,16 +90,17 @@ def prompts(
     asked = Task(task=task, prompts=prompts, writer=writer, sections=sections)
     asked.check()
     checks.observer(observer)
-    shown = observer_of(observer)
-    from refine_rl.pipeline.prompts import gather_prompts  # late: torch
 
     def work(pause: Pause) -> PromptList:
-        with settings_with_list(asked) as settings:
-            gathered = gather_prompts(settings, shown.note, pause)
-        source = settings.prompts.source
-        summary = (
-            line.replace(source, "a list") if asked.listed else line for line in gathered.report.summary()
-        )
+        with showing(None, observer) as shown, settings_with_list(asked) as settings:
+            from refine_rl.pipeline.prompts import gather_prompts  # late: torch
+
+            counted = partial(count, shown, "prompts written")
+            gathered = gather_prompts(settings, shown.note, pause, counted=counted)
+            source = settings.prompts.source
+            summary = (
+                line.replace(source, "a list") if asked.listed else line for line in gathered.report.summary()
+            )
         return PromptList(
             prompts=gathered.prompts,
             summary=tuple(summary),
