@@ -16,7 +16,7 @@ from refine_rl.evaluate.versus import Model, Versus
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
 from refine_rl.pipeline.first_looks import FirstLooks
-from refine_rl.pipeline.functions import require_functions
+from refine_rl.pipeline.given import Given, require_given
 from refine_rl.pipeline.model import hold_positions
 from refine_rl.pipeline.players import Player, player_of, reward_differs
 from refine_rl.pipeline.work import training_at
@@ -283,7 +283,7 @@ def lay_out(
             f"{a} has no reward to compare by: name a run of `refine train` first, whose reward and held-out "
             "prompts are taken."
         )
-    require_functions(home, functions)
+    require_given(home, Given(rewards=functions), verb="compare")
     settings = _settings(home.settings(), overrides, samples, judge)
     other.require(settings)
     own_seed = settings.grpo.seed
