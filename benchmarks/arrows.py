@@ -44,7 +44,7 @@ max_tokens = {max_tokens}
 [grpo]
 prompts_per_step = 8
 advantage = "mean"
-learning_rate = 5e-5
+learning_rate = {rate}
 loss = "dapo"
 validate_every = 0
 """
@@ -53,9 +53,9 @@ validate_every = 0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
     """`about` is the script's docstring; `steps` of training by default, `updates` of teaching with
-    `example`. `prompts` are lines of prompts.jsonl, `others` those of further files, `rewards` is
-    rewards.py; `sets`, and each of `ways` by its name, are texts for --set. `row` makes the cells of a
-    finished run, under `heads` after way and seed."""
+    `example`; `rate` is that of GRPO. `prompts` are lines of prompts.jsonl, `others` those of further files,
+    `rewards` is rewards.py; `sets`, and each of `ways` by its name, are texts for --set. `row` makes the
+    cells of a finished run, under `heads` after way and seed."""
 
     about: str
     steps: int
@@ -64,6 +64,7 @@ class Benchmark:
     prompts: Sequence[Mapping[str, Any]]
     rewards: str
     max_tokens: int
+    rate: str = "5e-5"
     sets: tuple[str, ...] = ()
     ways: Mapping[str, tuple[str, ...]]
     heads: tuple[str, ...]
@@ -90,6 +91,8 @@ def main(b: Benchmark) -> None:
     parser = argparse.ArgumentParser(description=b.about.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=b.steps)
+    parser.add_argument("--rate", default=b.rate, help="grpo.learning_rate")
+    parser.add_argument("--ways", nargs="*", choices=b.ways, default=list(b.ways), metavar="WAY")
     parser.add_argument("--model", type=Path, help="a model that was taught before")
     parser.add_argument("--keep", type=Path, help="where the taught model is kept")
     a = parser.parse_args()
@@ -100,21 +103,22 @@ def main(b: Benchmark) -> None:
             began = time.perf_counter()
             teach(model, b.example, updates=b.updates)
             print(f"taught in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        task = _write_task(b, folder, model)
+        task = _write_task(b, folder, model, a.rate)
         print("| " + " | ".join(b.heads) + " |\n|" + "---|" * len(b.heads), flush=True)
-        for name, way in b.ways.items():
+        for name in a.ways:
+            way = b.ways[name]
             for seed in range(a.seeds):
                 sets = (f"grpo.seed={seed}", f"grpo.steps={a.steps}", *b.sets, *way)
                 with whole_run(str(task), sets=sets) as run:
                     print("| " + " | ".join([name, str(seed), *b.row(run)]) + " |", flush=True)
 
 
-def _write_task(b: Benchmark, folder: Path, model: Path) -> Path:
+def _write_task(b: Benchmark, folder: Path, model: Path, rate: str) -> Path:
     """A task folder for `refine train`."""
     for file, prompts in {"prompts.jsonl": b.prompts, **b.others}.items():
         lines = [json.dumps(prompt) + "\n" for prompt in prompts]
         (folder / file).write_text("".join(lines), encoding="utf-8")
     (folder / "rewards.py").write_text(b.rewards, encoding="utf-8")
-    text = TASK.format(model=json.dumps(str(model.resolve())), max_tokens=b.max_tokens)
+    text = TASK.format(model=json.dumps(str(model.resolve())), max_tokens=b.max_tokens, rate=rate)
     (folder / "task.toml").write_text(text, encoding="utf-8")
     return folder / "task.toml"

@@ -1,19 +1,19 @@
 """Prompts of all difficulties: each in its turn, with rests, or drawn by what they promise.
 
-    python benchmarks/curriculum.py [--seeds 3] [--steps 40] [--model FOLDER] [--keep FOLDER]
+    python benchmarks/curriculum.py [--seeds 3] [--steps 40] [--rate 2e-4] [--ways WAY ...] [--model FOLDER]
+                                    [--keep FOLDER]
 
 The task is that of graded_steps.py: follow arrows, a line for each, and say where the way ends. The bundled
 model is taught on ways of which every further arrow is rarer (next-token loss; `--model` takes one that was
 taught before, `--keep` keeps it) and asked for ways of 1 to 16 arrows, as many prompts of each: the short
 ones it gets right always, the long ones never. An answer is right where every line is; the reward is 1 or
 0. Then `refine train` goes on from it, each run in a process of its own, with each value of `prompts.pool`,
-and as a curriculum once more without the facet that says how long a way is.
+as a curriculum once more with 24 steps only, and once more without the facet that says how long a way is.
 
-All sample as much. Of each run: the share of groups whose rewards were all equal (of the whole run, and of
-its second half); the share of right answers to 96 validation prompts at the start, halfway and at the end,
-and the first validation at which it was what `all` had in its last one, with the same seed; the same share
-on the 128 held-out prompts, base and tuned (the checkpoint that validation chose); and how many training
-prompts were used.
+Of each run: the share of groups whose rewards were all equal (of the whole run, and of its second half); the
+share of right answers to 96 validation prompts at the start, halfway and at the end; the same share on the
+128 held-out prompts, base and tuned (the checkpoint that validation chose), with the interval of their
+difference; and how many training prompts were used.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ RARER = 0.4  # than a way of one arrow less, in teaching
 WAYS: dict[str, tuple[str, ...]] = {
     "`all`": (),
     "`curriculum`": ("prompts.pool=curriculum",),
+    "`curriculum`, 24 steps": ("prompts.pool=curriculum", "grpo.steps=24"),
     "`curriculum`, no facets": ("prompts.pool=curriculum", "prompts.source=file:plain.jsonl"),
     "`informative`": ("prompts.pool=informative",),
 }
@@ -67,25 +68,19 @@ def prompts() -> list[dict[str, Any]]:
     return found
 
 
-_validated: dict[int, float] = {}  # what `all` came to, by seed
-
-
 def row(run: RunFolder) -> list[str]:
     metrics, looks = run.metrics(), [(v["step"], v["reward"]["mean"]) for v in run.validation.lines()]
-    seed, last = run.settings().grpo.seed, looks[-1][1]
-    if run.settings().prompts.pool == "all":
-        _validated[seed] = last
-    reached = next((step for step, reward in looks if reward >= _validated[seed]), None)
     half = [reward for step, reward in looks if step <= metrics[-1]["step"] / 2][-1]
     comparison = run.comparison()
     assert comparison is not None
-    assert comparison.tuned is not None
+    assert comparison.reward is not None
+    base, tuned, (low, high) = comparison.base, comparison.tuned, comparison.reward.difference.ci95
+    assert tuned is not None
     return [
         f"{_wasted(metrics):.0%}",
         f"{_wasted(metrics[len(metrics) // 2 :]):.0%}",
-        f"{looks[0][1]:.2f} -> {half:.2f} -> {last:.2f}",
-        "-" if reached is None else str(reached),
-        f"{comparison.base.mean:.2f} -> {comparison.tuned.mean:.2f}",
+        f"{looks[0][1]:.2f} -> {half:.2f} -> {looks[-1][1]:.2f}",
+        f"{base.mean:.2f} -> {tuned.mean:.2f} [{low:+.2f}, {high:+.2f}]",
         str(len({g["prompt_id"] for g in run.groups.lines()})),
     ]
 
@@ -100,6 +95,7 @@ if __name__ == "__main__":
         Benchmark(
             about=__doc__,
             steps=40,
+            rate="2e-4",
             updates=UPDATES,
             example=example,
             prompts=prompts(),
@@ -120,7 +116,6 @@ if __name__ == "__main__":
                 "wasted",
                 "second half",
                 "validation",
-                "reached at",
                 "held out",
                 "prompts seen",
             ),

@@ -1,11 +1,15 @@
 """The curriculum: each step's prompts are drawn by what they promise (promise.py).
 
-Prompts are drawn without replacement with probabilities in proportion to (p / (1 - p)) ** SHARPNESS, p the
-promise (by Gumbel's trick). Those that are as good as sure to differ come by far the most often, the unknown
-as often as prompts like them turn out to be worth it, and those that were always or never solved hardly,
-until what was seen of them is forgotten. A prompt that came lately comes less: each of its turns costs TIRES
-in log odds, halved every FRESH_AGAIN steps, so that a few prompts are not learnt by heart; and none comes in
-two steps running where there are others.
+Prompts are drawn without replacement with probabilities in proportion to p ** SHARPNESS, p the promise (by
+Gumbel's trick). Those that are as good as sure to differ come the most often, the unknown as often as prompts
+like them turn out to be worth it, and those that were always or never solved hardly, until what was seen of
+them is forgotten. A prompt that came lately comes less: each of its turns costs TIRES in the logarithm of
+that, halved every FRESH_AGAIN steps, so that a few prompts are not learnt by heart; and none comes in two
+steps running where there are others.
+
+One prompt in PLAIN is drawn in turn from passes over the whole pool, whatever it promises. Training on some
+kinds of prompts can spoil what the policy knew of others; without these it would be noticed only when what
+was seen of those others is forgotten, which is too late to mend it.
 
 Choosing by a posterior of each prompt's success rate that forgets is the idea of MoPPS (arXiv 2507.04632).
 Left out here: its target for the rate, and the limit to rewards of 0 and 1. Added: what prompts that were
@@ -27,7 +31,8 @@ from refine_rl.training.grpo.pool import Chosen, Drawn, Seen
 from refine_rl.training.grpo.promise import Memories
 from refine_rl.types import Prompt
 
-SHARPNESS = 3
+SHARPNESS = 4
+PLAIN = 8
 PROMISING = 0.5  # what promises as much is called so
 SUREST = 0.9  # beyond it, and below 1 - SUREST, all are alike to the draw
 TIRES = 1.0
@@ -62,7 +67,10 @@ class Curriculum:
         still being scored."""
         promises = self._promises(step, seen, known)
         turns, just = self._recent(step, seen, under_way), {*under_way, *self._of(step - 1, seen)}
-        drawn = self._drawn(promises, turns, self.per_step, step=step, wave=0, last=just)
+        plain = [p for p in self._plain(step) if p.id not in just]
+        left = {name: p for name, p in promises.items() if name not in {p.id for p in plain}}
+        count = self.per_step - len(plain)
+        drawn = [*plain, *self._drawn(left, turns, count, step=step, wave=0, last=just)]
         return Chosen(
             prompts=tuple(drawn),
             aside=(),
@@ -122,9 +130,21 @@ class Curriculum:
         able = []
         for place, (prompt, luck) in enumerate(zip(self.prompts, chance, strict=True)):
             if prompt.id in promises:
-                worth = SHARPNESS * _log_odds(promises[prompt.id]) - TIRES * turns.get(prompt.id, 0.0)
+                p = min(SUREST, max(1 - SUREST, promises[prompt.id]))
+                worth = SHARPNESS * math.log(p) - TIRES * turns.get(prompt.id, 0.0)
                 able.append((prompt.id in last, -(worth + luck), place))
         return [self.prompts[place] for _, _, place in sorted(able)[:count]]
+
+    def _plain(self, step: int) -> list[Prompt]:
+        """Those that `step` takes in turn: each pass over the pool has an order of its own."""
+        first, behind = (done * self.per_step // PLAIN for done in (step - 1, step))
+        found = {}  # once, where one pass ends with it and the next begins with it
+        for place in range(first, behind):
+            which_pass, at = divmod(place, len(self.prompts))
+            order = generator(self.seed, "curriculum", "pass", which_pass).permutation(len(self.prompts))
+            prompt = self.prompts[order[at]]
+            found[prompt.id] = prompt
+        return [*found.values()]
 
     def _of(self, step: int, seen: Sequence[Seen]) -> set[str]:
         """The ids of the prompts of `step` on record."""
@@ -151,8 +171,3 @@ class Curriculum:
 def _fresh(steps: int) -> float:
     """What a turn still counts after so many steps."""
     return float(0.5 ** (steps / FRESH_AGAIN))
-
-
-def _log_odds(promised: float) -> float:
-    p = min(SUREST, max(1 - SUREST, promised))
-    return math.log(p / (1 - p))

@@ -32,6 +32,7 @@ HALF_LIFE = 8  # steps
 KEPT = 0.5  # of the weight of a prompt's older groups, at each new one
 LEAST = 0.02  # no prompt promises less by its facets alone, nor more than 1 - LEAST
 FORGOTTEN = 0.01  # a reward that weighs less is dropped
+START = 0.25  # from which the counts of a facet's value start: after two groups they speak for themselves
 
 
 def promise(weights: Iterable[float], unseen: float, size: int) -> float:
@@ -153,10 +154,11 @@ class _LikeThem:
         )
 
     def promise(self, prompt: Prompt) -> float:
-        """Of one without evidence of its own. Each count starts from 1."""
+        """Of one without evidence of its own. The counts of all start from 1, those of a value from START."""
         differ, same = self.in_all
         odds = (differ + 1) / (same + 1)
         for facet, value in prompt.facets.items():
             here, number = self.by_value[facet, value], self.values[facet]
-            odds *= (here[0] + 1) / (differ + number) * (same + number) / (here[1] + 1)
+            odds *= (here[0] + START) / (differ + START * number)
+            odds *= (same + START * number) / (here[1] + START)
         return min(1 - LEAST, max(LEAST, odds / (1 + odds)))
