@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from browsing import Visit, browser, needs_browser
 from refine_rl.run import RunFolder
 
+__all__ = ["browser"]
 Refine = Callable[..., Any]
 STEPS = 16
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -138,7 +140,7 @@ def stage(patient: Path, tmp_path: Path, start: Callable[..., Child]) -> Iterato
     calls.unlink(missing_ok=True)
 
 
-def test_neither_notices_that_the_other_is_killed(
+def test_a_training_does_not_notice_who_watches_it_nor_that_they_are_killed(
     stage: SimpleNamespace, patient: Path, whole: Path, start: Callable[..., Child]
 ) -> None:
     first = start("watch", stage.run, "--port", "0", "--no-open")
@@ -156,14 +158,8 @@ def test_neither_notices_that_the_other_is_killed(
     second = start("watch", stage.run, "--port", "0", "--no-open")
     address = second.address()
     assert state(address) == "Running"
-    until(lambda: 'id="evidence"' not in get(address) and "Re:Fine report" in get(address), second)
-    training.process.kill()
-    until(lambda: state(address) == "Ended without a word", second)
-    assert f"go on with: refine train --resume {stage.run}" in get(address + "strip")
     stage.on()
-    again = start("train", "--resume", stage.run)
-    until(lambda: state(address) == "Running" or again.process.poll() == 0, second)
-    assert again.process.wait(100) == 0
+    assert training.process.wait(100) == 0
     until(lambda: state(address) == "Finished" and 'id="evidence"' in get(address), second)
     second.process.send_signal(signal.SIGINT)
     assert second.process.wait(60) == 0
@@ -200,6 +196,40 @@ def test_watching_writes_nothing_and_takes_no_lock(
     after = snapshot(run)
     after[".lock"] = before[".lock"]  # was held in between by this test
     assert after == before
+
+
+@needs_browser
+def test_a_training_in_a_real_browser(
+    browser: Any, stage: SimpleNamespace, patient: Path, whole: Path, start: Callable[..., Child]
+) -> None:
+    stage.to(2)
+    training = start("train", patient, "--run", stage.run)
+    until(lambda: stage.steps() >= 1, training)
+    watching = start("watch", stage.run, "--port", "0", "--no-open")
+    visit = Visit(browser, watching.address(), viewport={"width": 1280, "height": 900})
+    says = "text => document.getElementById('live-state').textContent === text"
+    steps = "n => Number(/step (\\d+)/.exec(document.getElementById('live-steps').innerText)[1]) > n"
+    drawn = "n => Number(/(\\d+) of/.exec(document.querySelector('h1')?.innerText || '')?.[1]) > n"
+    visit.wait(says, "Running")
+    visit.wait(drawn, 0)
+    now = stage.steps()
+    stage.to(5)
+    visit.wait(steps, now)
+    visit.wait(drawn, now)
+    training.process.kill()
+    visit.wait(says, "Ended without a word")
+    assert f"go on with: refine train --resume {stage.run}" in visit.page.inner_text("#live-why")
+    stage.on()
+    again = start("train", "--resume", stage.run)
+    visit.wait(says, "Finished")
+    assert again.process.wait(100) == 0
+    visit.wait("() => document.querySelector('h1').innerText.startsWith('The tuned model')")
+    watching.kill()
+    visit.wait("() => document.getElementById('live-state').textContent.startsWith('Connection lost')")
+    assert all(url.startswith("http://127.0.0.1:") for url in visit.requests)
+    assert all("ERR_" in text for text in visit.complaints), visit.complaints  # but that nobody answers now
+    visit.context.close()
+    same(whole, stage.run)
 
 
 def test_what_is_no_run_is_refused(refine: Refine, tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ __all__ = ["browser"]
 pytestmark = needs_browser
 SAYS = "text => document.getElementById('live-state').textContent.startsWith(text)"
 STEP = "text => document.getElementById('live-steps')?.innerText === text"
+HAS_ROLLOUTS = """step => {
+    const source = document.getElementById("rollout-data");
+    return source && JSON.parse(source.textContent).steps.some((s) => s.step === step);
+}"""
 REPORT_OF = "text => document.querySelector('h1')?.innerText.includes(text)"
 
 
@@ -141,17 +145,72 @@ def test_the_rollouts_stay_at_their_group(watched: Watched) -> None:
     page.select_option("#group", "2")
     at = page.inner_text("#where")
     assert at.startswith("Step 5, ")
-    page.evaluate("document.querySelector('#group').focus()")
+    page.focus("#step")
     watched.run.to(10)
-    visit.wait("() => document.querySelector('#rollout-data').textContent.includes('\"step\":10')")
+    visit.wait(HAS_ROLLOUTS, 10)
     assert page.inner_text("#where") == at
-    assert page.evaluate("document.activeElement.id") == "group"
+    assert page.evaluate("document.activeElement.id") == "step"
     page.click("#step-after")
     assert page.inner_text("#where").startswith("Step 6, ")
     page.focus("#step")
     page.keyboard.press("End")
     assert page.inner_text("#where").startswith("Step 10, ")
     assert visit.complaints == []
+
+
+def test_what_was_typed_and_filtered_survives(watched: Watched) -> None:
+    watched.run.begin()
+    watched.run.to(4)
+    watched.serve()
+    visit = watched.visit()
+    page = visit.page
+    visit.wait(REPORT_OF, "4 of 120 steps")
+    page.evaluate("document.querySelectorAll('#rollouts details').forEach((d) => { d.open = true; })")
+    found = "document.getElementById('find-said').innerText"
+    every = page.evaluate(found)
+    page.select_option("#find-stop", "stop")
+    page.fill("#find-reward-from", "0.1")
+    page.click("#find-text")
+    page.keyboard.type("the coffee", delay=5)
+    page.keyboard.press("ArrowLeft")
+    few = page.evaluate(found)
+    assert 0 < int(few.split()[0]) < int(every.split()[0])
+    assert page.locator("#find-list mark").count() > 0
+    watched.run.to(8)
+    visit.wait(HAS_ROLLOUTS, 8)
+    assert page.input_value("#find-text") == "the coffee"
+    assert page.input_value("#find-stop") == "stop"
+    assert page.input_value("#find-reward-from") == "0.1"
+    assert page.evaluate("[document.activeElement.id, document.activeElement.selectionStart]") == [
+        "find-text",
+        9,
+    ]
+    more = page.evaluate(found)
+    assert int(few.split()[0]) < int(more.split()[0])  # of the new steps too, by the same filters
+    page.keyboard.type("!")
+    assert page.input_value("#find-text") == "the coffe!e"
+    assert page.evaluate(found) == "0 completions found on this page."
+    assert visit.complaints == []
+
+
+def test_a_part_in_use_waits(watched: Watched) -> None:
+    watched.run.begin()
+    watched.run.to(2)
+    watched.serve()
+    visit = watched.visit()
+    page = visit.page
+    visit.wait(REPORT_OF, "2 of 120 steps")
+    page.evaluate("""() => {
+        const text = document.querySelector("h1");
+        document.getSelection().selectAllChildren(text);
+        window.selected = text;
+    }""")
+    watched.run.to(4)
+    visit.wait(HAS_ROLLOUTS, 4)  # what is not in use does not wait
+    assert page.evaluate("document.querySelector('h1') === window.selected")
+    assert "2 of 120 steps" in page.evaluate("document.getSelection().toString()")
+    page.evaluate("document.getSelection().removeAllRanges()")
+    visit.wait(REPORT_OF, "4 of 120 steps")
 
 
 def test_an_open_group_stays_until_it_is_closed(watched: Watched) -> None:
@@ -183,7 +242,7 @@ def test_a_lost_connection_is_said_and_comes_back(watched: Watched) -> None:
     watched.serving.close()
     visit.wait(SAYS, "Connection lost at ")
     assert "The run does not depend on it" in page.inner_text("#live-lost")
-    assert "lost" in (page.get_attribute("#live", "class") or "").split()
+    assert "unreached" in (page.get_attribute("#live", "class") or "").split()
     watched.run.to(3)
     watched.serving = ExitStack()
     watched.serve(port)
@@ -191,7 +250,7 @@ def test_a_lost_connection_is_said_and_comes_back(watched: Watched) -> None:
     visit.wait(SAYS, "Running")
     visit.wait(REPORT_OF, "3 of 120 steps")
     assert page.locator("#live-lost").count() == 0
-    assert "lost" not in (page.get_attribute("#live", "class") or "").split()
+    assert "unreached" not in (page.get_attribute("#live", "class") or "").split()
     assert page.evaluate("window.still") == "here"  # it was not loaded anew
     watched.serving.close()
 
@@ -222,7 +281,7 @@ def test_stopped_by_a_guard(watched: Watched) -> None:
     visit.wait(SAYS, "Stopped by the guard “budget”")
     visit.wait(REPORT_OF, "Stopped by the guard “budget”")
     assert visit.page.inner_text("#live-why") == "The budget of $1 is used up."
-    assert visit.page.locator("#live-warnings .guard").count() == 1
+    assert visit.page.locator("#live-warnings .guard").count() == 0  # it is said once
 
 
 def test_what_models_wrote_stays_text(watched: Watched, hostile: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from refine_rl.api import checks
 from refine_rl.api.arguments import Function, Row, rows_of, source_of
 from refine_rl.api.before import listed
-from refine_rl.api.observing import observer_of
+from refine_rl.api.observing import showing
 from refine_rl.api.records import Evaluation, Run, SFTRun
 from refine_rl.api.runs import folder_of, opened_run
 from refine_rl.api.stops import in_own_words, once
@@ -83,8 +83,12 @@ def evaluate(
     }
     folder = opened_run(path)
     require_given(folder, code, verb="evaluate")
-    shown = observer_of(observer)
-    return once(lambda pause: _evaluated(folder, code, prompts, checkpoint, name, shown, pause, how))
+
+    def work(pause: Pause) -> Evaluation:
+        with showing(None, observer) as shown:
+            return _evaluated(folder, code, prompts, checkpoint, name, shown, pause, how)
+
+    return once(work)
 
 
 def _evaluated(
@@ -183,7 +187,8 @@ def chat(
     environment: type[Any] | None = None,
     tools: Sequence[Function] = (),
 ) -> Talk:
-    """Loads the tuned model of a run, to talk to it: `talk = chat("runs/a")`, then `talk("Hello.")`.
+    """Loads the tuned model of a run, to talk to it: of what comes back, `talk`, the answer to a
+    message is `talk("Hello.")`.
 
     Args:
         run: a run with a tuned model; one without with `checkpoint`.
@@ -319,7 +324,8 @@ def export(
         weights = choose_weights(folder, None if checkpoint is None else str(checkpoint))
         lost = export_model(folder, target, merged=merged, dtype=dtype, weights=weights)
         if told := told_of(lost):
-            observer_of(None).warning(told)
+            with showing(None, None) as shown:
+                shown.warning(told)
         return target
 
     return once(work)

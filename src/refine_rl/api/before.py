@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refine_rl.api import checks
 from refine_rl.api.arguments import Function, Judge, Model, Prompts, Section, Task
-from refine_rl.api.observing import observer_of
-from refine_rl.api.records import PromptList
+from refine_rl.api.observing import showing
+from refine_rl.api.records import PromptList, RewardCheck
 from refine_rl.api.stops import once
 from refine_rl.foreign.given import given as given_code
 from refine_rl.pipeline.given import Given
-from refine_rl.progress import Observer, Pause
+from refine_rl.progress import Observer, Pause, count
 from refine_rl.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,6 +66,58 @@ def plan(
     return once(work)
 
 
+def check(
+    task: str | Path,
+    *,
+    answers: str | Path | Sequence[Section] | None = None,
+    count: int = 3,
+    prompts: Prompts = None,
+    rewards: Sequence[Function] = (),
+    rules: Sequence[Section] = (),
+    judge: Judge = None,
+    environment: type[Any] | None = None,
+    tools: Sequence[Function] = (),
+    observer: Observer | None = None,
+    **sections: Any,
+) -> RewardCheck:
+    """Tries the whole reward on example answers: judges, rules, functions and all; no training, no model. It
+    says where something bad scores well, and what tells nothing apart. Judges are asked, which costs.
+
+    Args:
+        task: what is wanted, in plain words; or the path of a task.toml, or of a folder that has one.
+        answers: a JSONL file, or rows: `{"prompt": "...", "answers": ["...", "..."]}`, or "good" and "bad" in
+            the place of "answers". Without it, answers are made up for a few training prompts.
+        count: training prompts to make up answers for.
+        prompts, rewards, rules, judge, environment, tools, sections: as in `train`.
+        observer: hears the progress; without it, it is shown.
+
+    Raises UserError for what cannot be scored so, MachineError where a judge's endpoint is down, GuardStop at
+    the end of the budget, Interrupted after Ctrl-C. A reward that is found to be bad is no error: look at
+    what comes back.
+    """
+    code = Given(rewards=rewards, environment=environment, tools=tools)
+    asked = Task(task=task, prompts=prompts, rules=rules, judge=judge, given=code, sections=sections)
+    checks.every(
+        asked.check,
+        lambda: checks.observer(observer),
+        lambda: checks.number("count", count, least=1),
+        lambda: checks.answers(answers),
+    )
+    given = Path(answers) if isinstance(answers, str) else answers
+    from refine_rl.pipeline.check import lay_out  # late: torch
+
+    def work(pause: Pause) -> RewardCheck:
+        with showing(None, observer) as shown, settings_with_list(asked) as settings, given_code(code.named):
+            trial = lay_out(
+                settings, answers=given, count=count, functions=code.rewards, observer=shown, pause=pause
+            )
+            for note in trial.notes:
+                shown.note(note)
+            return RewardCheck(result=trial.scored(pause))
+
+    return once(work)
+
+
 def prompts(
     task: str | Path,
     *,
@@ -89,16 +142,17 @@ def prompts(
     asked = Task(task=task, prompts=prompts, writer=writer, sections=sections)
     asked.check()
     checks.observer(observer)
-    shown = observer_of(observer)
-    from refine_rl.pipeline.prompts import gather_prompts  # late: torch
 
     def work(pause: Pause) -> PromptList:
-        with settings_with_list(asked) as settings:
-            gathered = gather_prompts(settings, shown.note, pause)
-        source = settings.prompts.source
-        summary = (
-            line.replace(source, "a list") if asked.listed else line for line in gathered.report.summary()
-        )
+        with showing(None, observer) as shown, settings_with_list(asked) as settings:
+            from refine_rl.pipeline.prompts import gather_prompts  # late: torch
+
+            counted = partial(count, shown, "prompts written")
+            gathered = gather_prompts(settings, shown.note, pause, counted=counted)
+            source = settings.prompts.source
+            summary = (
+                line.replace(source, "a list") if asked.listed else line for line in gathered.report.summary()
+            )
         return PromptList(
             prompts=gathered.prompts,
             summary=tuple(summary),

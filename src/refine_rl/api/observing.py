@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from refine_rl.progress import Observer
+from refine_rl.run import RunFolder
 
 
-def observer_of(observer: Observer | None) -> Observer:
-    """The observer that was given, or the screen."""
+@contextlib.contextmanager
+def showing(folder: RunFolder | None, observer: Observer | None) -> Iterator[Observer]:
+    """The observer that was given, or what shows the work on a run, or on something else, where this process
+    is: a terminal's last line, lines of a file, a block in a notebook."""
     if observer is not None:
-        return observer
-    from refine_rl.report.screen import Screen
+        yield observer
+        return
+    from refine_rl.report.showing import showing as here
 
-    return Screen()
+    with here(folder) as shown:
+        yield shown

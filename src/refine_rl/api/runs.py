@@ -8,7 +8,7 @@ from typing import Any
 
 from refine_rl.api import checks
 from refine_rl.api.arguments import Function, Judge, Model, Prompts, Section, Task, rows_of, source_of
-from refine_rl.api.observing import observer_of
+from refine_rl.api.observing import showing
 from refine_rl.api.records import Run, SFTRun
 from refine_rl.api.stops import in_own_words, training
 from refine_rl.errors import UserError
@@ -123,7 +123,8 @@ def resume(
     from refine_rl.pipeline.resume import reopen  # late: torch
 
     try:
-        folder = reopen(path, changes, step, given=code, observer=observer_of(observer))
+        with showing(None, observer) as shown:
+            folder = reopen(path, changes, step, given=code, observer=shown)
     except UserError as mistake:
         raise in_own_words(mistake) from None
     return _go(folder, observer, code)
@@ -206,7 +207,8 @@ def resume_sft(
     from refine_rl.pipeline.resume import reopen_sft  # late: torch
 
     try:
-        folder = reopen_sft(path, changes, step, steps=steps, observer=observer_of(observer))
+        with showing(None, observer) as shown:
+            folder = reopen_sft(path, changes, step, steps=steps, observer=shown)
     except UserError as mistake:
         raise in_own_words(mistake) from None
     return _go_sft(folder, observer)
@@ -264,13 +266,10 @@ def _with_data(settings: Settings, file: Path) -> Settings:
 
 
 def _go(folder: RunFolder, observer: Observer | None, code: Given) -> Run:
-    shown = observer_of(observer)
-    from refine_rl.pipeline.train import run as run_pipeline  # late: torch
-
-    shown.note(f"run: {folder.path}")
-
     def work(pause: Pause) -> Run:
-        with given_code(code.named):
+        with showing(folder, observer) as shown, given_code(code.named):
+            from refine_rl.pipeline.train import run as run_pipeline  # late: torch
+
             comparison = run_pipeline(folder, observer=shown, pause=pause, functions=code.rewards)
         return Run(folder=folder.path, comparison=comparison)
 
@@ -278,13 +277,11 @@ def _go(folder: RunFolder, observer: Observer | None, code: Given) -> Run:
 
 
 def _go_sft(folder: RunFolder, observer: Observer | None) -> SFTRun:
-    shown = observer_of(observer)
-    from refine_rl.pipeline.sft import run as run_pipeline  # late: torch
-
-    shown.note(f"run: {folder.path}")
-
     def work(pause: Pause) -> SFTRun:
-        losses = run_pipeline(folder, observer=shown, pause=pause)
+        with showing(folder, observer) as shown:
+            from refine_rl.pipeline.sft import run as run_pipeline  # late: torch
+
+            losses = run_pipeline(folder, observer=shown, pause=pause)
         return SFTRun(folder=folder.path, before=losses.before, after=losses.after, training=losses.training)
 
     return training(folder, work)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import signal
 import sys
@@ -26,7 +25,7 @@ from refine_rl.progress import Pause, never
 from refine_rl.run import RunFolder
 
 T = TypeVar("T")
-_STOPPING = "\nStopping at the next safe place (interrupt again: at once) ...\n"
+_STOPPING = "Stopping at the next safe place (interrupt again: at once) ...\n"
 
 
 def training(folder: RunFolder, work: Callable[[Pause], T]) -> T:
@@ -93,6 +92,8 @@ def interruptible() -> Iterator[Pause]:
     if threading.current_thread() is not threading.main_thread() or not _is_usual():
         yield never
         return
+    from refine_rl.report.bottom import say_at_once  # late: rich
+
     asked = False
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -100,10 +101,10 @@ def interruptible() -> Iterator[Pause]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        if isinstance(sys.stderr, io.TextIOWrapper):
-            os.write(2, _STOPPING.encode())  # write() may be what was interrupted, and is not entered twice
+        if isinstance(sys.stderr, io.TextIOWrapper) or hasattr(sys.stderr, "above"):
+            say_at_once(_STOPPING)  # write() may be what was interrupted, and is not entered twice
         else:
-            sys.stderr.write(_STOPPING)  # a notebook's
+            sys.stderr.write(f"\n{_STOPPING}")  # a notebook's
 
     def pause() -> None:
         if asked:

@@ -98,8 +98,8 @@ def _probe(settings: Settings, prompts: Sequence[Prompt], planned: Plan, yes: bo
         raise UserError(f"{what} There is no terminal to ask you on: say --yes.")
     if not yes and not typer.confirm(f"{what} Go on?", err=True):
         return None
-    with interruptible() as pause:
-        return probe(settings, prompts, Screen(), pause=pause)
+    with interruptible() as pause, Screen() as screen:
+        return probe(settings, prompts, screen, pause=pause)
 
 
 def _on_a_terminal() -> bool:

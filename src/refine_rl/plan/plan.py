@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import indent
 
 from refine_rl.llm.prices import price_advice
 from refine_rl.plan import machine, pace
@@ -73,7 +74,7 @@ class Plan:
         if self.memory is not None and self.disk is not None:
             lines |= {"memory": amount(*self.memory, BYTES), "disk": amount(self.disk, self.disk, BYTES)}
         found = [f"  {name + ':':<9}{text}" for name, text in lines.items() if text]
-        return "\n".join(["Plan", *found, *(f"  {text}" for text in (*self.over, *self.notes))])
+        return "\n".join(["Plan", *found, *(indent(text, "  ") for text in (*self.over, *self.notes))])
 
     def _prompts(self) -> str:
         c = self.counts
@@ -86,10 +87,10 @@ class Plan:
             return "none to LLMs"
         found = [line.calls for line in self.lines]
         total = amount(sum(k.low for k in found), sum(k.high for k in found), COUNT)
-        unknown = f", and unknown for {', '.join(self.cost.unknown)}" if self.cost.unknown else ""
+        unknown = [f"the price of {', '.join(self.cost.unknown)} is unknown"] if self.cost.unknown else []
         known = any(line.dollars is not None for line in self.lines)
-        spent = spans.dollars(self.cost.low, self.cost.high) if known else "dollars"
-        return f"{total} to LLMs: {spent}{unknown}"
+        spent = [spans.dollars(self.cost.low, self.cost.high)] if known else []
+        return f"{total} to LLMs: {', and '.join([*spent, *unknown])}"
 
     def _time(self) -> str:
         if self.seconds.total is not None:

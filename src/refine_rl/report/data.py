@@ -42,6 +42,7 @@ _STAGES = {
     "base": "The base model’s held-out answers",
     "validation": "Validation",
     "checkpoint": "Checkpoints",
+    "report": "This report, made on the way",
     "tuned": "The tuned model’s held-out answers",
 }
 

@@ -268,7 +268,7 @@
   function lost() {
     lostAt ??= new Date();
     const since = lostAt.toLocaleTimeString([], { hour12: false });
-    strip().classList.add("lost");
+    strip().classList.add("unreached");
     const state = document.getElementById("live-state");
     const said = `Connection lost at ${since}`;
     if (state.textContent !== said) state.textContent = said;

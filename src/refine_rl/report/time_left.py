@@ -98,6 +98,14 @@ def _sft_parts(run: RunFolder) -> list[Part]:
     ]
 
 
+def fine_tuning(run: RunFolder) -> RunFolder | None:
+    """The supervised fine-tuning with which a run begins, while that is under way."""
+    if run.config.kind() == "sft" or run.settings().sft is None or not run.sft.begun:
+        return None
+    ended = any(event["kind"] == "finished" for event in run.sft.events())
+    return None if ended else run.sft
+
+
 def left_of(run: RunFolder, since: float = 0.0) -> float | None:
     """Seconds until the run is over, as `time_left` has them."""
     return time_left(parts_of(run), since)
