@@ -12,7 +12,7 @@ from typing import Any
 Refine = Callable[..., Any]  # its results have .code, .out and .err
 
 
-def test_as_a_process(task: Path, tmp_path: Path) -> None:
+def test_as_a_process(refine: Refine, task: Path, tmp_path: Path) -> None:
     answers = tmp_path / "a.jsonl"
     row = {"prompt": "say something about the cat and a dog", "good": ["meow"], "bad": ["far too many words"]}
     answers.write_text(json.dumps(row) + "\n")
@@ -24,9 +24,7 @@ def test_as_a_process(task: Path, tmp_path: Path) -> None:
     assert lines[1].split() == ["answer", "reward", "chars", "words", "advantage"]
     assert lines[2].split() == ["good", "1", "2.000", "1.000", "1.000", "+0.707"]
     assert lines[-1] == "No bad answer scores well, and every component tells answers apart."
-    made = json.loads(
-        subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True).stdout
-    )
+    made = json.loads(refine(*command[1:], "--json").out)
     good, bad = made["prompts"][0]["answers"]
     assert (good["reward"], good["worth"], good["status"], good["breakdown"]) == (
         2.0,

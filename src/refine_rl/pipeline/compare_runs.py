@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from refine_rl.evaluate.versus import Model, Versus
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
 from refine_rl.pipeline.first_looks import FirstLooks
-from refine_rl.pipeline.given import Given, require_given
+from refine_rl.pipeline.given import NOTHING, Given, require_given
 from refine_rl.pipeline.model import hold_positions
 from refine_rl.pipeline.players import Player, player_of, reward_differs
 from refine_rl.pipeline.work import training_at
@@ -62,7 +62,7 @@ class Match:
     recorded: Mapping[str, Sequence[Outcome]]
     scored: frozenset[str]
     relative: bool
-    functions: Sequence[Callable[..., Any]]
+    given: Given
 
     @property
     def players(self) -> dict[str, Player]:
@@ -137,7 +137,7 @@ class Match:
         settings, home = self.settings, self.home
         connections = connect(settings, home, journal.observer.warning)
         check_models(settings, connections)
-        exam = build_scorers(settings, self.functions, connections, shelf=home.quiz).exam
+        exam = build_scorers(settings, self.given.rewards, connections, shelf=home.quiz).exam
         if told := isolation_of(exam):
             journal.observer.warning(told)
         exam.check_data(self.prompts)
@@ -225,7 +225,7 @@ class Match:
         return score
 
     def _set_beside(self, outcomes: Mapping[str, Sequence[Outcome]], cost: float | None) -> Versus:
-        success = build_scorers(self.settings, self.functions, _Nobody()).exam.success
+        success = build_scorers(self.settings, self.given.rewards, _Nobody()).exam.success
         return Versus(
             a=self._model("a"),
             b=self._model("b"),
@@ -267,12 +267,14 @@ def lay_out(
     seed: int | None = None,
     again: bool = False,
     overrides: Sequence[str] = (),
-    functions: Sequence[Callable[..., Any]] = (),
+    given: Given = NOTHING,
 ) -> Match:
     """The tuned model of run A beside that of run B (or beside any model, by its folder or its name on the
     hub), by the reward of A: on A's held-out prompts, or on those of another `source`, without what one of
     the two was trained on. The draws are those of A's own comparison (or of `seed`), so that answers that
     stand on record serve; `again` takes none from there, and the draws of the next seed.
+
+    `given` is the code from Python that A's run was started with.
 
     Raises UserError where they cannot be compared so, before anything is loaded or asked.
     """
@@ -283,12 +285,12 @@ def lay_out(
             f"{a} has no reward to compare by: name a run of `refine train` first, whose reward and held-out "
             "prompts are taken."
         )
-    require_given(home, Given(rewards=functions), verb="compare")
+    require_given(home, given, verb="compare")
     settings = _settings(home.settings(), overrides, samples, judge)
     other.require(settings)
     own_seed = settings.grpo.seed
     seed = (own_seed + 1 if again else own_seed) if seed is None else seed
-    scorers = build_scorers(settings, functions, _Nobody())
+    scorers = build_scorers(settings, given.rewards, _Nobody())
     prompts, left_out, notes = _prompts(settings, source, home, (one, other))
     differs = reward_differs(home, other.folder) if other.folder is not None else []
     players = dict(zip(_SIDES, (one, other), strict=True))
@@ -318,7 +320,7 @@ def lay_out(
         recorded=recorded,
         scored=frozenset(side for side in recorded if held[side]),
         relative=scorers.exam.relative,
-        functions=functions,
+        given=given,
     )
 
 
