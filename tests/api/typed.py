@@ -66,7 +66,7 @@ refine.train("t", rules={"rule": "words"})  # wrong: arg-type
 refine.train("t", environment=Guess())  # wrong: arg-type
 refine.train("t", observer=object())  # wrong: arg-type
 refine.train("t", prompts=5)  # wrong: arg-type
-refine.train("t", "tiny")  # wrong: misc
+refine.train("t", "tiny")  # wrong: call-arg
 refine.train()  # wrong: call-arg
 
 reveal_type(refine.resume("runs/a", step=3, set={"grpo.steps": 5}, rewards=[brevity]))  # is: Run
