@@ -51,7 +51,7 @@ def test_the_callers_file_uses_the_whole_surface() -> None:
         "chat",
         "check",
     }
-    verbs |= {"generate", "export", "score_group"}
+    verbs |= {"compare_runs", "generate", "export", "score_group"}
     from refine_rl import api
 
     assert {name for name in api.__all__ if name.islower()} == verbs

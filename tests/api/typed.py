@@ -110,6 +110,11 @@ refine.evaluate(run, checkpoint="first")  # wrong: arg-type
 refine.evaluate(run, samples=0.5)  # wrong: arg-type
 refine.evaluate(tuned)  # wrong: arg-type
 
+beside = refine.compare_runs(run, "runs/b", seed=3)
+reveal_type(beside)  # is: SideBySide
+reveal_type(beside.versus.comparison)  # is: Comparison
+refine.compare_runs(run)  # wrong: call-arg
+
 talk = refine.chat(run, checkpoint=4, temperature=0.7, max_tokens=20, system="Be kind.")
 reveal_type(talk)  # is: Talk
 reveal_type(talk("Hello."))  # is: str

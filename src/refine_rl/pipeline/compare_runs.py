@@ -268,11 +268,13 @@ def lay_out(
     again: bool = False,
     overrides: Sequence[str] = (),
     functions: Sequence[Callable[..., Any]] = (),
+    given: Given | None = None,
 ) -> Match:
     """The tuned model of run A beside that of run B (or beside any model, by its folder or its name on the
     hub), by the reward of A: on A's held-out prompts, or on those of another `source`, without what one of
     the two was trained on. The draws are those of A's own comparison (or of `seed`), so that answers that
-    stand on record serve; `again` takes none from there, and the draws of the next seed.
+    stand on record serve; `again` takes none from there, and the draws of the next seed. `functions` are
+    reward functions from Python, `given` is all code from there, where there is more.
 
     Raises UserError where they cannot be compared so, before anything is loaded or asked.
     """
@@ -283,7 +285,7 @@ def lay_out(
             f"{a} has no reward to compare by: name a run of `refine train` first, whose reward and held-out "
             "prompts are taken."
         )
-    require_given(home, Given(rewards=functions), verb="compare")
+    require_given(home, given or Given(rewards=functions), verb="compare_runs")
     settings = _settings(home.settings(), overrides, samples, judge)
     other.require(settings)
     own_seed = settings.grpo.seed
