@@ -304,7 +304,7 @@ WRONG: dict[str, dict[str, Wrong]] = {
         "a": [
             (5, "a=5: give the path of a run's folder"),
             (None, "a=None"),
-            ("nowhere", "nowhere is not a run"),
+            ("nowhere", "nowhere: there is no run"),
         ],
         "b": [(5, "b=5: give the path of another run, or the name of a model"), ("", "b=''")],
         "prompts": [*PROMPTS[:3], *PROMPTS[4:6]],
