@@ -113,3 +113,21 @@ def test_the_world_is_played_right() -> None:
         ("Lower.", 0.0, False),
         ("Right.", 1.0, True),
     ]
+
+
+def test_python_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = EXAMPLES / "python_world.py"
+    train: Callable[..., Any] = refine_rl.train
+    few = {"grpo": FEW, "evaluate": {"samples": 1}}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(refine_rl, "train", lambda task, **given: train(task, **{**given, **few}))
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(script.read_text(), str(script), "exec"), names)  # noqa: S102  the example is ours
+    assert "on 10 held-out prompts" in capsys.readouterr().out
+    guest = names["ShyGuest"]()
+    assert guest.start({"name": "Anna"}, 0) == ""
+    assert guest.step("Hi Anna!") == ("(nods)", 0.0, False)
+    assert guest.step("How are you, Ben?") == ("(nods)", 0.0, False)
+    assert guest.step("How are you, Anna?") == ("Very well, thank you!", 1.0, True)

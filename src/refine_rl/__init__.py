@@ -1,10 +1,10 @@
 """Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it.
 
 The verbs do what the command line does: `train`, `resume`, `sft`, `resume_sft`, `plan`, `prompts`, `check`,
-`evaluate`, `chat`, `generate`, `export`, `score_group`, `open_run`. What they raise on purpose is a
-`RefineError`. The other names are the pieces that they are made of, for one's own loops and for the notebook.
-Each is loaded when it is first asked for: most bring torch along, and the command line's help should not
-wait for any.
+`evaluate`, `compare_runs`, `chat`, `generate`, `export`, `score_group`, `open_run`. What they raise on
+purpose is a `RefineError`. The other names are the pieces that they are made of, for one's own loops and for
+the notebook. Each is loaded when it is first asked for: most bring torch along, and the command line's help
+should not wait for any.
 """
 
 import importlib
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         RewardCheck,
         Run,
         SFTRun,
+        SideBySide,
         Talk,
         chat,
         check,
+        compare_runs,
         evaluate,
         export,
         generate,
@@ -85,6 +87,7 @@ __all__ = [
     "SanityCase",
     "Score",
     "SettingsError",
+    "SideBySide",
     "Talk",
     "Trajectory",
     "UserError",
@@ -95,6 +98,7 @@ __all__ = [
     "check_sanity",
     "choose_prompts",
     "compare",
+    "compare_runs",
     "evaluate",
     "export",
     "function_reward",
@@ -122,7 +126,19 @@ __all__ = [
 
 _PIECES = {
     "api": (
-        *("Evaluation", "PromptList", "RewardCheck", "Run", "SFTRun", "Talk", "chat", "check", "evaluate"),
+        *(
+            "Evaluation",
+            "PromptList",
+            "RewardCheck",
+            "Run",
+            "SFTRun",
+            "SideBySide",
+            "Talk",
+            "chat",
+            "check",
+            "compare_runs",
+            "evaluate",
+        ),
         *(
             "export",
             "generate",
@@ -196,11 +212,13 @@ class _Door(ModuleType):
 sys.modules[__name__].__class__ = _Door
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    return found
+if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -184,7 +184,7 @@ def test_every_flag_of_our_advice_becomes_an_argument() -> None:
         for flag in re.findall(r"[\"'(` ](--[a-z][a-z-]+)", path.read_text(encoding="utf-8"))
     }
     cli_only = {"--out", "--probe", "--yes", "--replies", "--recipe", "--task", "--writer", "--model"}
-    cli_only |= {"--answer", "--dropped", "--force", "--prompt"}  # of `refine data` and of `refine replay`
+    cli_only |= {"--answer", "--dropped", "--force", "--prompt", "--sort"}  # of data, replay, runs
     left = {flag for flag in flags - cli_only if "--" in in_python(f"Say {flag} X.")}
     assert left <= {"--dollars", "--price", "--key-env"}, left
 

@@ -282,3 +282,18 @@ def test_the_pieces_have_public_names_and_come_late() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'zscores'"):
         refine.zscores  # noqa: B018
+
+
+def test_two_runs_beside_one_another(small: Callable[..., dict[str, Any]]) -> None:
+    given = {"prompts": PROMPTS, "rewards": [brevity]}
+    a = refine.train("Be brief.", run="a", **given, **small())
+    b = refine.train("Be brief.", run="b", **given, **small())
+    with pytest.raises(UserError, match=r"refine_rl.compare_runs\('a', ..., rewards=\[brevity\]\)"):
+        refine.compare_runs(a, b)
+    beside = refine.compare_runs(a, "b", rewards=[brevity], observer=Quiet())
+    assert beside.versus.comparison.prompts == 4
+    assert beside.versus.comparison.difference is not None
+    assert beside.versus.comparison.difference.mean == 0.0  # the same model twice
+    assert beside.file.is_file()
+    assert beside.page.is_file()
+    assert repr(beside).startswith("A a, B b: ")

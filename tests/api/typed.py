@@ -66,7 +66,7 @@ refine.train("t", rules={"rule": "words"})  # wrong: arg-type
 refine.train("t", environment=Guess())  # wrong: arg-type
 refine.train("t", observer=object())  # wrong: arg-type
 refine.train("t", prompts=5)  # wrong: arg-type
-refine.train("t", "tiny")  # wrong: misc
+refine.train("t", "tiny")  # wrong: call-arg
 refine.train()  # wrong: call-arg
 
 reveal_type(refine.resume("runs/a", step=3, set={"grpo.steps": 5}, rewards=[brevity]))  # is: Run
@@ -109,6 +109,11 @@ reveal_type(again.file)  # is: Path
 refine.evaluate(run, checkpoint="first")  # wrong: arg-type
 refine.evaluate(run, samples=0.5)  # wrong: arg-type
 refine.evaluate(tuned)  # wrong: arg-type
+
+beside = refine.compare_runs(run, "runs/b", seed=3)
+reveal_type(beside)  # is: SideBySide
+reveal_type(beside.versus.comparison)  # is: Comparison
+refine.compare_runs(run)  # wrong: call-arg
 
 talk = refine.chat(run, checkpoint=4, temperature=0.7, max_tokens=20, system="Be kind.")
 reveal_type(talk)  # is: Talk

@@ -15,7 +15,8 @@ import warnings
 
 from refine_rl.api.after import Talk, chat, evaluate, export, generate
 from refine_rl.api.before import check, plan, prompts
-from refine_rl.api.records import Evaluation, PromptList, RewardCheck, Run, SFTRun
+from refine_rl.api.beside import compare_runs
+from refine_rl.api.records import Evaluation, PromptList, RewardCheck, Run, SFTRun, SideBySide
 from refine_rl.api.runs import open_run, resume, resume_sft, sft, train
 from refine_rl.api.score import score_group
 
@@ -25,9 +26,11 @@ __all__ = [
     "RewardCheck",
     "Run",
     "SFTRun",
+    "SideBySide",
     "Talk",
     "chat",
     "check",
+    "compare_runs",
     "evaluate",
     "export",
     "generate",

@@ -106,7 +106,7 @@ def _evaluated(
 
     weights = choose_weights(folder, None if checkpoint is None else str(checkpoint))
     usual = "eval" if checkpoint is None else f"eval-step-{weights.trained.step}"
-    with _source(prompts) as source, given_code(code.named):
+    with prompts_from(prompts) as source, given_code(code.named):
         comparison, file = evaluate_again(
             folder,
             source=source,
@@ -121,7 +121,7 @@ def _evaluated(
 
 
 @contextlib.contextmanager
-def _source(prompts: str | Path | Iterable[Row] | None) -> Iterator[str | None]:
+def prompts_from(prompts: str | Path | Iterable[Row] | None) -> Iterator[str | None]:
     """Where the prompts are to be read from; None: the run's held-out ones."""
     if prompts is None:
         yield None

@@ -16,7 +16,7 @@ from refine_rl import api, errors
 _VERBS = {
     "Training": ("train", "resume", "sft", "resume_sft", "open_run"),
     "Before it": ("plan", "prompts", "check"),
-    "After it": ("evaluate", "chat", "generate", "export"),
+    "After it": ("evaluate", "compare_runs", "chat", "generate", "export"),
     "Judges alone": ("score_group",),
 }
 _ERRORS = (

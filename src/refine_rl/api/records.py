@@ -16,6 +16,7 @@ from refine_rl.run.files import write_whole
 from refine_rl.types import Comparison, Prompt, decimals, one_line
 
 if TYPE_CHECKING:
+    from refine_rl.evaluate.versus import Versus
     from refine_rl.pipeline.check import Checked
 
 
@@ -92,6 +93,21 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         return html.evaluation(RunFolder(self.folder), self.comparison, self.file)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class SideBySide:
+    """Two tuned models beside one another: in `versus.comparison` A stands where base does, and B where tuned
+    does. `file` is the record in A's folder, `page` the page beside it."""
+
+    versus: Versus
+    file: Path
+    page: Path
+
+    def __repr__(self) -> str:
+        v = self.versus
+        text = str(v.comparison).partition(": ")[2].replace("base ", "A ", 1).replace("tuned ", "B ", 1)
+        return f"A {v.a.name}, B {v.b.name}: {v.standing}\n  {text}\n  file: {self.file}\n  page: {self.page}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)

@@ -225,10 +225,10 @@ def open_run(run: str | Path) -> Run:
     return Run(folder=folder.path, comparison=comparison)
 
 
-def folder_of(run: object) -> Path:
+def folder_of(run: object, name: str = "run") -> Path:
     """The folder of a run, or of what `train` gave back."""
     found = run.folder if isinstance(run, Run | SFTRun) else run
-    checks.path("run", found, "a run's folder")
+    checks.path(name, found, "a run's folder")
     return Path(str(found))
 
 

@@ -28,7 +28,7 @@ async def score_group(
     connections: Connections | None = None,
 ) -> list[Score]:
     """An LLM's scores of several completions of one chat, in their order, each from 0 to 1. It is a
-    coroutine: `scores = await refine_rl.score_group(...)`.
+    coroutine: `await refine_rl.score_group(...)`.
 
     Args:
         messages: what was asked, each {"role", "content"}.

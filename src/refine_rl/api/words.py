@@ -17,8 +17,8 @@ _RESUME = re.compile(rf"`?refine (train|sft) --resume ({_WORD})((?: --from-step 
 _VERB = re.compile(rf"`?refine (eval|chat|export|plan|prompts|check) ({_WORD})`?")
 _SET = re.compile(rf"--set ({_WORD})")
 _FLAG = re.compile(
-    r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|"
-    rf"base-url|merged|dtype)\b(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
+    r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|answers|"
+    rf"base-url|dtype)\b(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
 )
 _VERBS = {"eval": "evaluate"}
 _ARGUMENTS = {"from-step": "step", "base-url": "base_url", "resume": "run"}
@@ -36,6 +36,8 @@ def in_python(text: str) -> str:
     "r is not finished. Go on with it: refine_rl.resume('r', step=4, set={'grpo.kl': 0.1})"
     >>> in_python("--set grpo.seed: this cannot change.")
     'set: grpo.seed: this cannot change.'
+    >>> in_python("Export with --merged --dtype float32.")
+    "Export with merged=True dtype='float32'."
     >>> in_python("to take one: --checkpoint last or --checkpoint 4.")
     "to take one: checkpoint='last' or checkpoint=4."
     >>> in_python("Compare with `refine eval 'my runs/a'`, or choose another folder with --run.")
@@ -47,6 +49,7 @@ def in_python(text: str) -> str:
     text = _RESUME.sub(_resume, text)
     text = _VERB.sub(lambda m: f"refine_rl.{_VERBS.get(m[1], m[1])}({_unquoted(m[2])!r})", text)
     text = _SET.sub(_set, text)
+    text = re.sub(r"--(merged|again)\b", r"\1=True", text)
     return _FLAG.sub(_argument, text)
 
 

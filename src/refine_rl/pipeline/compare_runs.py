@@ -285,7 +285,7 @@ def lay_out(
             f"{a} has no reward to compare by: name a run of `refine train` first, whose reward and held-out "
             "prompts are taken."
         )
-    require_given(home, given, verb="compare")
+    require_given(home, given, verb="compare_runs")
     settings = _settings(home.settings(), overrides, samples, judge)
     other.require(settings)
     own_seed = settings.grpo.seed
