@@ -1,6 +1,6 @@
 # make demo   a fresh machine: environment, installation, the demo (offline once installed)
 # make test   a fresh machine: environment, installation, every test
-.PHONY: help demo test quick slow check bench docs notebook clean browser
+.PHONY: help demo test quick slow check bench docs site notebook clean browser
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -17,6 +17,7 @@ help:
 	@echo "make slow   the tests that take minutes        make check  format, lint, types"
 	@echo "make bench  the figures of the documentation   make docs   generated pages      make clean"
 	@echo "make notebook   runs the notebook anew and stores its tables and plots"
+	@echo "make site   the documentation as a site, in build/site; nothing is fetched"
 
 demo: $(VENV)/.installed
 	$(BIN)/refine demo
@@ -43,6 +44,10 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m refine_rl.cli.docs > docs/cli.md
 	$(BIN)/python -m refine_rl.settings.docs > docs/settings.md
 	$(BIN)/python -c "from refine_rl.rewards.rules.table import rules_table_markdown as t; print(t(), end='')" > docs/rules.md
+	$(BIN)/python benchmarks/memory_table.py docs/memory.md
+
+site: $(VENV)/.installed-dev
+	$(BIN)/python docs/site/build.py
 
 notebook: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/run.py notebooks/tiny_grpo.ipynb
@@ -61,7 +66,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[dev,oracle]'
+	$(BIN)/pip install --quiet --editable '.[dev,oracle,site]'
 	@touch $@
 
 # The report's test wants a browser; where it cannot be installed, that test says so and is skipped.

@@ -176,8 +176,8 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have their text and numbers, but none of the plots, which take a third of a small run."""
-    monkeypatch.setattr("refine_rl.report.plots._draw", lambda *arguments, **options: "")
+    """Reports have their text and numbers, but no drawings."""
+    monkeypatch.setattr("refine_rl.report.chart.drawing", lambda paths: "")
 
 
 MakeModel = Callable[..., Path]

@@ -4,8 +4,10 @@ pages and in our own messages is parsed."""
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -131,10 +133,50 @@ def test_commands_of_the_pages_are_understood(page: Path) -> None:
             parsed(command)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_of_the_pages_is_python(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(textwrap.dedent(block), str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_json_of_the_pages_is_json(page: Path) -> None:
+    """One value, or one a line."""
+    for block in blocks(page, "json"):
+        try:
+            json.loads(block)
+        except ValueError:
+            for line in block.splitlines():
+                json.loads(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_other_commands_of_the_pages_name_what_is_there(page: Path) -> None:
+    """Targets of make, our scripts with their flags, and extras of the package."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line.strip() for block in blocks(page, "", "sh", "bash") for line in block.splitlines()]
+    commands = [*lines, *spans(page)]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in commands:
+        words = command.partition("#")[0].split()
+        if words[:1] == ["make"]:
+            targets = [word for word in words[1:] if "=" not in word]
+            assert all(re.search(rf"(?m)^{target}:", makefile) for target in targets), command
+        if words[:1] == ["python"] and len(words) > 1 and words[1].endswith(".py"):
+            assert (script := ROOT / words[1]).is_file(), command
+            flags = [word.partition("=")[0] for word in words[2:] if word.startswith("--")]
+            assert all(flag in script.read_text(encoding="utf-8") for flag in flags), command
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra in re.findall(r"refine-rl\[([\w-]+)\]", text):
+        assert extra in extras["optional-dependencies"], extra
+
+
 def test_there_is_something_to_read() -> None:
     """The patterns above find what they are for."""
     assert sum(len(blocks(page, "toml")) for page in PAGES) > 15
     assert sum("refine " in span for page in PAGES for span in spans(page)) > 30
+    assert sum(len(blocks(page, "python")) for page in PAGES) > 6
+    assert sum(len(blocks(page, "json")) for page in PAGES) > 3
 
 
 def test_toml_in_what_settings_mean_is_read() -> None:

@@ -179,7 +179,7 @@ def test_a_world_is_known_by_its_own_files_alone() -> None:
         for key, path in EVERY.items()
         if re.search(r"early.exit", path.read_text(encoding="utf-8"), re.IGNORECASE)
     }
-    own = {"envs.early_exit", "envs.build", "rewards.decayed", "cli.going_on"}
+    own = {"envs.early_exit", "envs.build", "rewards.decayed", "pipeline.ways_on"}
     assert {key for key in users if key.partition(".")[0] != "settings"} == own
 
 

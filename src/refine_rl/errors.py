@@ -10,9 +10,12 @@ import errno
 import os
 import re
 import shlex
+import traceback
 from pathlib import Path
 from typing import ClassVar
 
+_INNER = re.compile(r"[/\\](?:refine_rl|site-packages|asyncio)[/\\]")
+"""Files that are not the caller's."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK = {*_FULL, errno.EROFS, errno.EIO, errno.ESTALE}
 
@@ -21,6 +24,14 @@ class RefineError(Exception):
     """The base of every error that Re:Fine raises on purpose."""
 
     exit_code: ClassVar[int] = 2
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows below a cell: the lines of the caller's own code, and the message. Ours are
+        none of a reader's business."""
+        frames = traceback.extract_tb(self.__traceback__)
+        own = [f for f in frames if not _INNER.search(f.filename)]
+        places = [f"{f.line or f.name}" for f in own if f.line]
+        return [f"{type(self).__name__}: {self}", *(f"    at: {place}" for place in places[-3:])]
 
 
 class UserError(RefineError):

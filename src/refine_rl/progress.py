@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from refine_rl.types import Metrics
 
@@ -25,6 +25,29 @@ class Observer(Protocol):
 
     def step(self, metrics: Metrics, steps: int) -> None:
         """A training step has ended."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """What an Observer may have beside: it hears how far a part is, many times a second and from any
+    thread."""
+
+    def count(self, what: str, done: int, of: int) -> None:
+        """So many of so many are done; `what` says of what, as in "answers". "steps" are the training's."""
+
+
+def count(observer: object, what: str, done: int, of: int) -> None:
+    """Tells an observer how far a part is, where it hears that."""
+    if isinstance(observer, Counting):
+        observer.count(what, done, of)
+
+
+Counted = Callable[[int, int], None]
+"""Called with how much of a part is done, and how much there is."""
+
+
+def uncounted(done: int, of: int) -> None:
+    """A Counted that nobody hears."""
 
 
 class Quiet:

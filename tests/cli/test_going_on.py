@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from refine_rl.cli.going_on import ways
+from refine_rl.cli.going_on import flags
 from refine_rl.errors import GuardStop
 from refine_rl.llm.client import EndpointDown
+from refine_rl.pipeline.ways_on import ways
 from refine_rl.run import RunFolder
 
 Refine = Callable[..., Any]
@@ -97,7 +98,7 @@ def test_a_reward_that_is_always_the_same_is_ended(refine: Refine, task: Path, t
 
 
 @pytest.mark.parametrize(
-    ("stop", "flags"),
+    ("stop", "expected"),
     [
         (GuardStop("exploding_gradient", "", ""), ["--from-step 4 --set grpo.learning_rate=0.01"]),
         (GuardStop("not_finite", "", ""), ["--from-step 4 --set grpo.learning_rate=0.01"]),
@@ -112,7 +113,7 @@ def test_a_reward_that_is_always_the_same_is_ended(refine: Refine, task: Path, t
         ),
     ],
 )
-def test_the_flags_of_other_guards(trained: tuple[Path, Any], stop: GuardStop, flags: list[str]) -> None:
+def test_the_flags_of_other_guards(trained: tuple[Path, Any], stop: GuardStop, expected: list[str]) -> None:
     folder = RunFolder.open(trained[0])
     assert folder.checkpoints()[-2:] == [4, 6]
-    assert [way for _, way in ways(stop, folder)] == flags
+    assert [flags(way) for way in ways(stop, folder)] == expected

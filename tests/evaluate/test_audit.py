@@ -9,10 +9,14 @@ import pytest
 
 import make
 from make import contrast
-from refine_rl.evaluate.audit import audit
+from refine_rl.evaluate import audit as auditing
 from refine_rl.recipes import recipe_folder
 from refine_rl.settings.file import load_settings
 from refine_rl.types import Comparison, Contrast, Variety
+
+
+def audit(comparison: Comparison, **weights: float) -> dict[str, str]:
+    return auditing.audit(comparison, weights)
 
 
 def comparison(reward: Contrast, **details: Contrast) -> Comparison:
@@ -31,6 +35,23 @@ def test_a_component_that_falls_while_the_reward_rises_is_named() -> None:
     )
     assert set(found) == {"component:keeps"}
     assert "'keeps' fell from 0.900 to 0.400" in found["component:keeps"]
+
+
+def test_a_count_that_falls_is_no_loss_as_long_as_nobody_said_that_more_is_better() -> None:
+    """Guesses that a game took: 7 is never, 3 is good."""
+    found = comparison(contrast(0.2, 0.9), component__guesses=contrast(7.0, 4.9))
+    assert audit(found) == {}
+    assert set(audit(found, guesses=0.5)) == {"component:guesses"}
+    assert audit(found, guesses=-0.5) == {}
+    below = comparison(contrast(0.2, 0.9), component__overlong=contrast(-0.2, -0.6))
+    assert audit(below) == {}
+    assert set(audit(below, overlong=1.0)) == {"component:overlong"}
+
+
+def test_what_costs_and_rises_is_named() -> None:
+    found = audit(comparison(contrast(0.2, 0.9), component__typos=contrast(0.1, 0.6)), typos=-1.0)
+    assert "'typos' rose, of which less is better, from 0.100 to 0.600" in found["component:typos"]
+    assert audit(comparison(contrast(0.2, 0.9), component__typos=contrast(0.6, 0.1)), typos=-1.0) == {}
 
 
 def test_success_that_falls_is_named() -> None:

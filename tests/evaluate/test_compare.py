@@ -156,7 +156,7 @@ def test_a_measure_that_few_prompts_have_is_no_evidence_beside_a_reward_that_has
         compared = run(base, tuned)
         assert compared.verdict == "better"
         assert ("greedy" in compared.details) == ("success_greedy" in compared.details) == (greedy == 5)
-        assert ("greedy" in audit(compared)) == (greedy == 5)
+        assert ("greedy" in audit(compared, {})) == (greedy == 5)
     assert "greedy" in run(base[:1], tuned[:1]).details  # here nothing has an interval
 
 

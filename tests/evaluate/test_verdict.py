@@ -8,7 +8,7 @@ import pytest
 
 import make
 from make import contrast
-from refine_rl.evaluate.verdict import cautions, mostly_cut, said_with, updated, verdict
+from refine_rl.evaluate.verdict import cautions, mostly_cut, said_with, unexpected, updated, verdict
 from refine_rl.types import Comparison, StepMetrics
 
 
@@ -62,14 +62,18 @@ def test_missing_scores_are_counted_on_each_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "mostly"), [(0.5, 0.5, False), (0.6, 0.0, True), (0.0, 0.51, True)]
+    ("base", "tuned", "said"),
+    [(0.5, 0.5, None), (0.6, 0.0, "base_cut"), (0.0, 0.51, "mostly_cut"), (0.9, 0.9, "mostly_cut")],
 )
 def test_the_share_of_cut_answers_is_said_and_a_large_one_qualifies(
-    base: float, tuned: float, mostly: bool
+    base: float, tuned: float, said: str | None
 ) -> None:
+    """An answer of the tuned model that was cut was not seen to its end; a base model that never ends says
+    nothing against the tuned one."""
     c = comparison(details={"cut": contrast(base, tuned)})
-    assert mostly_cut(c) is mostly
-    assert ("mostly_cut" in cautions(c)) is mostly
+    assert mostly_cut(c) is (said == "mostly_cut")
+    assert {"mostly_cut", "base_cut"} & cautions(c).keys() == ({said} if said else set())
+    assert ("mostly_cut" in unexpected(c)) is (said == "mostly_cut")
     line = f"Answers cut at the token limit: base {100 * base:.0f} %, tuned {100 * tuned:.0f} %."
     assert said_with(c)[0] == line
 

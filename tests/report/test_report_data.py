@@ -123,7 +123,7 @@ def test_what_was_asked_is_worked_out_from_the_ledger(
     make_run: Callable[..., RunFolder], tmp_path: Any
 ) -> None:
     run = make_run(tmp_path / "run")
-    assert asked(run, run.events()) is None
+    assert asked(run, run.events(), []) is None
     calls = [call(0.25), call(None), call(0.0, outcome="cached"), call(0.1, purpose="writer")]
     for one in calls:
         run.calls.append(one)
@@ -133,7 +133,7 @@ def test_what_was_asked_is_worked_out_from_the_ledger(
         dataclasses.replace(call(0.1, purpose="writer"), outcome="unusable", extra={"error": "x"})
     )
     run.calls.append(dataclasses.replace(call(0.1, purpose="writer"), outcome="cut", extra={"error": "x"}))
-    found = asked(run, run.events())
+    found = asked(run, run.events(), [])
     assert found is not None
     judge, writer = found.bills
     assert (judge.calls, judge.cached, judge.tokens_in, judge.tokens_out) == (2, 1, 100, 20)
@@ -165,7 +165,7 @@ def test_after_a_step_back_only_what_stands_is_said(
         run.event("best", "validation", text, step)
 
     def said() -> list[str]:
-        found = asked(run, run.events())
+        found = asked(run, run.events(), [])
         assert found is not None
         return [f"{when.split(' (')[0]}: {text}" for when, text in found.anchors]
 

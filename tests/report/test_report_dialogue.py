@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 import make
 from games import LOST, SOLVED, game, games_run
+from packed import carried
 from refine_rl.evaluate.compare import dialogue_of
 from refine_rl.report import screen
 from refine_rl.report.data import examples
 from refine_rl.report.dialogue import ending, exchanges, laid_out, lines, told
 from refine_rl.report.page import render
 from refine_rl.report.plots import training_plots
-from refine_rl.report.rollouts import collect
 from refine_rl.report.tiles import pieces, tinted
 from refine_rl.report.turns import said_in, turns
 from refine_rl.run import RunFolder
@@ -154,7 +155,7 @@ def test_overlong_turns_are_cut_on_the_page(games: RunFolder) -> None:
 
 
 def test_the_page_carries_the_worlds_record(games: RunFolder) -> None:
-    groups = json.loads(collect(games, 10_000_000).json)[0]["groups"]
+    groups = carried(games)[1]["steps"][0]["groups"]
     assert [m["world"]["end"] for m in groups[0]["members"]] == ["done", "done", "limit", "failed"]
     assert groups[0]["members"][3]["world"]["why"] == "step raised ValueError: no such number"
     assert groups[1]["members"][0]["world"]["rewards"] == [0.1] * 11 + [-0.2]
@@ -196,9 +197,12 @@ def test_the_most_frequent_answers_of_a_turn() -> None:
 
 
 def test_the_turns_over_the_steps(games: RunFolder) -> None:
-    drawn = {plot.title: plot.alt for plot in training_plots(games.metrics(), [])}
-    assert "3.50 at step 1 to 2.50 at step 2" in drawn["Turns of a trajectory, mean"]
-    assert "0.25 at step 1" in drawn["Share of trajectories that a limit ended"]
-    assert "Share of trajectories whose world failed" not in drawn
+    def drawn(metrics: list[dict[str, Any]]) -> dict[str, str]:
+        return {chart.title: chart.alt for family in training_plots(metrics, []) for chart in family.charts}
+
+    charts = drawn(games.metrics())
+    assert "3.50 at step 1 to 2.50 at step 2" in charts["Turns of a trajectory, mean"]
+    assert "0.25 at step 1" in charts["Share of trajectories that a limit ended"]
+    assert "Share of trajectories whose world failed" not in charts
     failed = [{**games.metrics()[0], "ends": {"done": 0.5, "failed": 0.5}}]
-    assert "Share of trajectories whose world failed" in {p.title for p in training_plots(failed, [])}
+    assert "Share of trajectories whose world failed" in drawn(failed)

@@ -46,7 +46,7 @@ def add(run: RunFolder, number: int, *, reply: str | None = "fine", **changes: A
     run.calls.append(call)
 
 
-def test_calls_stand_on_the_page_escaped_and_the_instructions_once(run: RunFolder, no_plots: None) -> None:
+def test_calls_stand_on_the_page_escaped_and_the_instructions_once(run: RunFolder) -> None:
     add(run, 1, about="p0001", reply='{"score": "<script>alert(1)</script>"}')
     add(run, 2, reply="no idea", error="There is no JSON in the reply.")
     add(run, 3, reply=None, outcome="timeout", error="no answer within 9 s")
@@ -64,7 +64,7 @@ def test_calls_stand_on_the_page_escaped_and_the_instructions_once(run: RunFolde
     assert [call.first for call in collect(run, 10**6).shown] == [True, True, False, True]
 
 
-def test_a_page_that_would_grow_too_large_has_fewer_and_says_so(run: RunFolder, no_plots: None) -> None:
+def test_a_page_that_would_grow_too_large_has_fewer_and_says_so(run: RunFolder) -> None:
     for number in range(1, 201):
         add(run, number, reply="x" * 700, error="bad" if number in (50, 51, 52) else "")
     found = collect(run, 20_000)
@@ -74,7 +74,7 @@ def test_a_page_that_would_grow_too_large_has_fewer_and_says_so(run: RunFolder, 
     assert ids == sorted(ids)
     assert {1, 50, 51, 52} <= set(ids)  # the first, and all that could not be used
     assert max(b - a for a, b in zip([0, *ids], [*ids, 200], strict=True)) <= 20  # spread over the run
-    small = render(run, exchange_bytes=20_000)
+    small = render(run, page_bytes=200_000)
     assert f"To keep the page small it has {len(ids)} of 200 calls" in small
     assert len(render(run)) - len(small) > 100_000
 
@@ -87,7 +87,7 @@ def test_a_long_text_is_cut_with_a_word(run: RunFolder) -> None:
     assert "more characters in the run" in call.reply
 
 
-def test_a_run_that_keeps_nothing_says_so(run: RunFolder, no_plots: None) -> None:
+def test_a_run_that_keeps_nothing_says_so(run: RunFolder) -> None:
     run.calls.append(
         Call(
             purpose="judge", endpoint="e", model="m", tokens_in=1, tokens_out=1, cost_usd=0.1, seconds=0.1,

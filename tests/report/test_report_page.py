@@ -16,12 +16,9 @@ def test_the_page_is_the_same_for_the_same_files(run: RunFolder) -> None:
     assert render(run) == render(RunFolder.open(run.path))
 
 
-def test_the_page_names_nothing_outside_but_namespaces(run: RunFolder) -> None:
+def test_the_page_names_nothing_outside(run: RunFolder) -> None:
     html = render(run)
-    assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {
-        "http://www.w3.org/1999/xlink",
-        "http://www.w3.org/2000/svg",
-    }
+    assert not re.findall(r"https?://[^\s\"'<]+", html)
     assert not re.search(r"<(link|img|iframe|object|embed|base)\b|@import|url\((?!#)", html)
 
 
@@ -42,7 +39,8 @@ def test_texts_of_models_are_escaped(run: RunFolder, hostile: tuple[str, ...]) -
     for text in hostile:
         assert text not in html
     assert "&lt;script&gt;window.hacked=1&lt;/script&gt;" in html  # in the side-by-side table
-    assert html.count("<script") == html.count("</script>") == 2
+    # Ours, the rollouts, and the numbers of the charts: one more for each family of them, and for the reward.
+    assert html.count("<script") == html.count("</script>") == 2 + 3 + 1
 
 
 def test_the_page_says_where_the_time_went(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
@@ -67,11 +65,11 @@ def test_half_a_surrogate_pair_does_not_stop_the_page(
     tmp_path: Path, make_run: Callable[..., RunFolder]
 ) -> None:
     run = make_run(tmp_path / "run", steps=2, held_out=4)
-    path = run.path / "comparison.json"
-    text = path.read_text(encoding="utf-8").replace("Rewrite as", "\\ud800 Rewrite as")
+    path = run.path / "evaluations" / "tuned.jsonl"
+    text = path.read_text(encoding="utf-8").replace("Friday", "\\ud800 Friday")
     path.write_text(text, encoding="utf-8")
     run.save_report(render(run))
-    assert "? Rewrite as" in (run.path / "report.html").read_text(encoding="utf-8")
+    assert "? Friday" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_that_has_only_its_settings_makes_a_page(
@@ -106,8 +104,8 @@ def test_left_out_rollouts_and_events_are_said(tmp_path: Path, make_run: Callabl
     run = make_run(tmp_path / "run", steps=6, prompts_per_step=2, compared=False)
     for i in range(250):
         run.event("curation", "duplicate", f"number {i} left out")
-    html = render(run, rollout_bytes=15_000)
-    said = re.search(r"it has (\d+) of 12 groups, from (\d+) of 6 steps; groups.jsonl", html)
+    html = render(run, page_bytes=15_000)
+    said = re.search(r"it has the texts of (\d+) of 12 groups, from (\d+) of 6 steps: .*; groups.jsonl", html)
     assert said is not None
     assert 0 < int(said[1]) < 12
     assert "(200, the last of 251; events.jsonl has all)" in html

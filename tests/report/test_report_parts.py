@@ -65,14 +65,14 @@ def test_the_page_without_anything_to_compare(tmp_path: Path, make_run: Callable
     assert "Trained, but a comparison was not possible:" in html
     assert "They are compared on 0 of them" in html
     assert "whisker" not in html[html.index("<body>") :]
-    assert 'id="examples"' in html  # the answers can be read all the same
+    assert 'id="answers"' in html  # the answers can be read all the same
 
 
 def test_the_page_has_no_interval_over_too_few_prompts(
     tmp_path: Path, make_run: Callable[..., RunFolder]
 ) -> None:
     html = render(make_run(tmp_path / "run", steps=1, held_out=3))
-    evidence = html[html.index('id="evidence"') : html.index('id="examples"')]
+    evidence = html[html.index('id="evidence"') : html.index('id="answers"')]
     assert 'class="mean"' in evidence
     assert 'class="ci"' not in evidence
     assert 'class="whisker"' not in evidence

@@ -68,7 +68,7 @@ def test_what_the_page_knows_of_the_prompts(tmp_path: Path, make_run: MakeRun) -
 
 def test_the_section_shows_it_escaped(tmp_path: Path, make_run: MakeRun) -> None:
     html = render(with_prompts(tmp_path, make_run))
-    section = html[html.index('<section id="prompts"') : html.index('<section id="training"')]
+    section = html[html.index('<section id="prompts"') : html.index('<section id="times"')]
     assert '<a href="#prompts">' in html
     assert "2 of 3 held-out prompts have a combination of facets that no other prompt has" in section
     assert "<li>system message: You &lt;b&gt;answer&lt;/b&gt;.</li>" in section

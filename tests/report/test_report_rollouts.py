@@ -5,55 +5,96 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packed import carried
 from refine_rl.report.data import plain
-from refine_rl.report.rollouts import choose, collect, for_script
+from refine_rl.report.rollouts import choose, for_script
+from refine_rl.report.survey import Seen, survey
 from refine_rl.run import RunFolder
 
 
 def test_everything_is_there_where_it_fits(run: RunFolder) -> None:
-    rollouts = collect(run, 10_000_000)
-    data = json.loads(rollouts.json)
-    assert (rollouts.groups, rollouts.groups_all) == (180, 180)
-    assert [s["step"] for s in data] == list(range(1, 61))
-    line = next(run.groups.lines())
-    shown = data[0]["groups"][0]
-    assert shown["prompt"] == line["prompt_id"]
-    assert shown["context"] == line["trajectories"][0]["messages"][:1]
-    assert set(shown["facets"]) == {"style", "topic"}
-    for member, trajectory in zip(shown["members"], line["trajectories"], strict=True):
-        assert member["messages"] == [
-            {**message, "content": plain(message["content"])} for message in trajectory["messages"][1:]
-        ]
-        assert member["tokens"] == len(trajectory["tokens"])
-        for key in ("reward", "status", "breakdown", "explanation", "advantage", "stop_reason", "member"):
-            assert member[key] == trajectory[key]
+    found, data = carried(run)
+    assert (found.groups, found.groups_all, found.steps, found.steps_all) == (180, 180, 60, 60)
+    assert found.followed == ""
+    assert data["others"] == []
+    assert [s["step"] for s in data["steps"]] == list(range(1, 61))
+    groups = [group for step in data["steps"] for group in step["groups"]]
+    for group, line in zip(groups, run.groups.lines(), strict=True):
+        assert group["prompt"] == line["prompt_id"]
+        assert group["context"] == line["trajectories"][0]["messages"][:1]
+        assert set(data["facets"][group["prompt"]]) == {"style", "topic"}
+        for member, t in zip(group["members"], line["trajectories"], strict=True):
+            assert member["messages"] == [
+                {**message, "content": plain(message["content"])} for message in t["messages"][1:]
+            ]
+            assert member["tokens"] == len(t["tokens"])
+            assert (member["status"], member["stop"]) == (t["status"], t["stop_reason"])
+            assert member["why"] == t["explanation"]
+            for key in ("reward", "advantage"):
+                about = None if t[key] is None else pytest.approx(t[key], rel=1e-3)
+                assert member[key] == about
+            assert member["parts"] == pytest.approx(t["breakdown"], rel=1e-3)
 
 
-def test_a_large_run_is_thinned_evenly_and_within_the_limit(run: RunFolder) -> None:
-    whole = len(collect(run, 10_000_000).json)
-    fewer = collect(run, whole // 2)
-    data = json.loads(fewer.json)
-    assert fewer.steps == 60
-    assert {len(s["groups"]) for s in data} == {1}
-    assert len(fewer.json) < whole // 2 * 1.1  # facets and step numbers come on top
-    few = collect(run, whole // 20)
-    steps = [s["step"] for s in json.loads(few.json)]
-    assert 4 <= few.steps == few.groups == len(steps) < 10
-    assert len({b - a for a, b in itertools.pairwise(steps)}) == 1
-    assert (few.groups_all, few.steps_all) == (180, 60)
+@pytest.mark.parametrize("part", [2, 5])
+def test_a_large_run_is_thinned_within_the_limit(run: RunFolder, part: int) -> None:
+    whole = len(carried(run)[0].json.encode())
+    limit = whole // part
+    found, data = carried(run, limit)
+    assert len(found.json.encode()) <= limit
+    assert len(found.json.encode()) > 0.5 * limit
+    assert found.groups == sum(len(s["groups"]) for s in data["steps"]) < 180
+    assert (found.groups_all, found.steps_all) == (180, 60)
+    # Rewards of all groups: with their texts, or as numbers alone.
+    rewards = {(step, prompt): given for step, prompt, given in data["others"]} | {
+        (s["step"], g["prompt"]): [m["reward"] for m in g["members"]]
+        for s in data["steps"]
+        for g in s["groups"]
+    }
+    assert rewards == {
+        (seen.step, seen.prompt): [None if r is None else pytest.approx(r, rel=1e-3) for r in seen.rewards]
+        for seen in survey(run)
+    }
+
+
+def test_what_is_left_keeps_the_ends_one_prompt_and_some_of_every_step(run: RunFolder) -> None:
+    whole = len(carried(run)[0].json.encode())
+    found, data = carried(run, whole // 2)
+    by_step = {s["step"]: [g["prompt"] for g in s["groups"]] for s in data["steps"]}
+    assert by_step.keys() == set(range(1, 61))
+    assert len(by_step[1]) == len(by_step[60]) == 3
+    came = {(g.step, g.prompt) for g in survey(run) if g.prompt == found.followed}
+    assert len(came) > 3
+    assert {(step, found.followed) for step, prompts in by_step.items() if found.followed in prompts} == came
+    few = carried(run, whole // 15)[1]["steps"]
+    gaps = [b["step"] - a["step"] for a, b in itertools.pairwise(few)]
+    assert max(gaps) <= 30  # spread over the run
+
+
+def test_rewards_of_too_many_groups_are_left_out(run: RunFolder) -> None:
+    found, data = carried(run, 8_000)
+    assert not found.rewards
+    assert data["others"] == []
+    assert len(data["steps"]) > 3
+
+
+def seen(step: int, prompt: str, size: int = 100) -> Seen:
+    return Seen(step=step, prompt=prompt, rewards=(1.0,), agreement=None, size=size)
 
 
 def test_at_least_one_group_is_kept() -> None:
-    assert choose({4: [100], 9: [100]}, 5) == (1, [4])
-    assert choose({}, 5) == (1, [])
+    assert choose([seen(4, "a"), seen(9, "b")], 5) == [0]
+    assert choose([], 5) == []
 
 
-def test_groups_of_unequal_number_are_counted_as_they_are() -> None:
-    assert choose({1: [5, 5, 5], 2: [5]}, 15) == (2, [1, 2])
-    assert choose({1: [5], 2: [5], 3: [5], 4: [5]}, 10) == (1, [1, 3])
+def test_a_run_without_rollouts_carries_none(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
+    found, data = carried(make_run(tmp_path / "run", steps=0, compared=False))
+    assert (found.groups, found.groups_all) == (0, 0)
+    assert data["steps"] == []
 
 
 def test_turns_after_the_shared_ones_stay_with_their_member(
@@ -68,20 +109,20 @@ def test_turns_after_the_shared_ones_stay_with_their_member(
     second["messages"] = [question, same, {"role": "user", "content": "warm"}, same]
     second["messages"][-1] = {"role": "assistant", "content": "x" * 9000}
     (tmp_path / "run" / "groups.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    (group,) = json.loads(collect(run, 10_000_000).json)[0]["groups"]
+    (group,) = carried(run)[1]["steps"][0]["groups"]
     assert group["context"] == [question, same]
-    assert [m["content"] for m in group["members"][0]["messages"]] == ["no", "slate"]
+    assert group["members"][0]["messages"] == [{"role": "user", "content": "no"}, other]
     long = group["members"][1]["messages"][1]["content"]
     assert long == "x" * 8000 + " […] (1000 more characters in the run’s files)"
 
 
 @given(st.dictionaries(st.text(), st.text() | st.floats() | st.none(), max_size=4))
-def test_embedded_json_says_the_same_and_has_nothing_that_html_reads(
+def test_embedded_json_says_the_same_and_has_nothing_that_html_reads_or_that_turns_text(
     data: dict[str, str | float | None],
 ) -> None:
     text = for_script(data)
-    assert text.isascii()
-    assert not set("<>&") & set(text)
+    assert not set("<>&\x7f\x85\u2028\u202e\u2066\ud800") & set(text)
+    assert plain(text) == text
     back = json.loads(text)
     for key, value in data.items():
         finite = not isinstance(value, float) or abs(value) < float("inf")

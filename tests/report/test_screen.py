@@ -11,7 +11,8 @@ import pytest
 import make
 from make import estimate, part
 from refine_rl.errors import GuardStop, UserError
-from refine_rl.report.screen import Screen, print_comparison, print_error, shown, spark
+from refine_rl.report.lines import spark
+from refine_rl.report.screen import Screen, print_comparison, print_error, shown
 from refine_rl.types import Comparison, Contrast, Other, SFTMetrics, StepMetrics
 
 

@@ -14,7 +14,21 @@ from typing import Any, NoReturn
 
 import typer
 
-from refine_rl.cli import bench, data, evidence, model, planning, play, scoring, sft, tasks, training
+from refine_rl.cli import (
+    bench,
+    check,
+    data,
+    evidence,
+    model,
+    planning,
+    play,
+    runs,
+    scoring,
+    sft,
+    tasks,
+    training,
+    watch,
+)
 from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.cli.streams import close_output, prepare_streams, require_text
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError, disk_error
@@ -35,10 +49,13 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "init": tasks.init,
     "prompts": tasks.prompts,
     "plan": planning.plan,
+    "check": check.check,
     "score": scoring.score,
     "eval": evidence.evaluate,
     "report": evidence.report,
+    "watch": watch.watch,
     "replay": evidence.replay,
+    "runs": runs.runs,
     "chat": model.chat,
     "play": play.play,
     "export": model.export,

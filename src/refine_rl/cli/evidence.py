@@ -51,8 +51,6 @@ def evaluate(
 ) -> None:
     """Compare base and tuned again. With fresh draws, on other prompts, by another judge or other metrics."""
     from refine_rl.cli.interrupt import interruptible
-    from refine_rl.pipeline.evaluate import evaluate_again
-    from refine_rl.pipeline.weights import choose_weights
     from refine_rl.report.screen import Screen, print_comparison, results, say
     from refine_rl.run import RunFolder
 
@@ -62,10 +60,13 @@ def evaluate(
         if not file.is_file():
             raise UserError(f"--prompts {prompts}: there is no file {file}.")
         prompts = f"file:{file}"
-    weights = choose_weights(folder, checkpoint)
-    if name is None:
-        name = "eval" if checkpoint is None else f"eval-step-{weights.trained.step}"
-    with interruptible() as pause, _advice_for_an_evaluation(folder, overrides):
+    with interruptible() as pause, _advice_for_an_evaluation(folder, overrides), Screen() as screen:
+        from refine_rl.pipeline.evaluate import evaluate_again  # late: torch, seconds of a machine at work
+        from refine_rl.pipeline.weights import choose_weights
+
+        weights = choose_weights(folder, checkpoint)
+        if name is None:
+            name = "eval" if checkpoint is None else f"eval-step-{weights.trained.step}"
         comparison, written = evaluate_again(
             folder,
             source=prompts,
@@ -77,7 +78,7 @@ def evaluate(
             weights=weights,
             overrides=overrides,
             name=name,
-            observer=Screen(),
+            observer=screen,
             pause=pause,
         )
     if as_json:
@@ -123,11 +124,13 @@ def replay(
     as_json: bool = JSON,
 ) -> None:
     """Make a recorded group again. With the weights of that step; then hold it against the record."""
-    from refine_rl.pipeline.replay import replay as make_again
     from refine_rl.report.screen import Screen, results, say
     from refine_rl.run import RunFolder
 
-    found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=Screen())
+    with Screen() as screen:
+        from refine_rl.pipeline.replay import replay as make_again  # late: torch
+
+        found = make_again(RunFolder.open(run), step=step, prompt_id=prompt, observer=screen)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(r) for r in found]))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -12,7 +11,7 @@ from refine_rl.cli.streams import results_apart
 from refine_rl.errors import Interrupted
 from refine_rl.progress import Pause
 
-_STOPPING = b"\nStopping at the next safe place (Ctrl-C again: at once) ...\n"
+_STOPPING = "Stopping at the next safe place (Ctrl-C again: at once) ...\n"
 
 
 class StopNow(BaseException):
@@ -32,6 +31,8 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 def interruptible() -> Iterator[Pause]:
     """Long work: gives the Pause that raises Interrupted after the first Ctrl-C; the second raises StopNow.
     What foreign code prints meanwhile does not land among the results."""
+    from refine_rl.report.bottom import say_at_once  # late: rich
+
     asked = False
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -39,7 +40,7 @@ def interruptible() -> Iterator[Pause]:
         if asked:
             raise StopNow("Stopped at once.")
         asked = True
-        os.write(2, _STOPPING)  # print() may be what was interrupted, and cannot be entered twice
+        say_at_once(_STOPPING)  # print() may be what was interrupted, and cannot be entered twice
 
     def pause() -> None:
         if asked:

@@ -30,21 +30,22 @@ def chat(
 ) -> None:
     """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
     an empty line ends."""
-    from refine_rl.pipeline.chat import COLUMN, Chat, stage_of_run
-    from refine_rl.pipeline.model import longest_text
-    from refine_rl.pipeline.weights import choose_weights, open_model
+    from refine_rl.pipeline.chat import COLUMN, open_chat
+    from refine_rl.pipeline.weights import choose_weights
     from refine_rl.report.screen import print_error, results, say, talk
     from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
     weights = choose_weights(folder, checkpoint)
     messages, console = talk(), results()
-    messages.print(f"Loading {folder.settings().model.name} ...", markup=False)
-    settings, policy = open_model(folder, weights)
-    stage = stage_of_run(settings)
+    settings = folder.settings()
+    messages.print(f"Loading {settings.model.name} ...", markup=False)
+    talked = open_chat(
+        folder, weights, temperature=temperature, max_tokens=max_tokens, system=system, base=base
+    )
     which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(folder.planned_steps())}"
     say(messages, f"{settings.model.name}, {which}: {settings.task.strip()}")
-    if stage is None:
+    if talked.stage is None:
         say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
     else:
         known = [p.id for p in folder.prompts() if p.split == "held_out"]
@@ -54,16 +55,6 @@ def chat(
             f"prompt's id ({', '.join(known[:3])} ... {known[-1]}) takes its data, any other text has none. "
             "/help says what else there is; an empty line ends.",
         )
-    talked = Chat(
-        policy=policy,
-        longest=longest_text(settings.rollout, policy, folder.prompts()) if policy.moving else 0,
-        system=settings.prompts.system if system is None else system,
-        temperature=temperature,
-        max_tokens=max_tokens or settings.rollout.max_tokens,
-        base=base,
-        stage=stage,
-        prompts={p.id: p for p in folder.prompts()} if stage is not None else {},
-    )
     line_editing()
     while (text := next_message()) and text != "/quit":
         try:
@@ -105,7 +96,7 @@ def export(
     checkpoint: str | None = CHECKPOINT,
 ) -> None:
     """Write the tuned model to a new folder. transformers loads it, and so does all that reads its form."""
-    from refine_rl.pipeline.export import export_model
+    from refine_rl.pipeline.export import export_model, told_of
     from refine_rl.pipeline.weights import choose_weights
     from refine_rl.run import RunFolder
 
@@ -121,18 +112,8 @@ def export(
             from refine_rl.report.screen import Screen
 
             Screen().note(f"the base was trained on in {bits} bits: these are its weights unpacked")
-        _tell_loss(lost)
+        if told := told_of(lost):
+            from refine_rl.report.screen import Screen
+
+            Screen().warning(told)
     typer.echo(out)
-
-
-def _tell_loss(lost: float) -> None:
-    """Says so where rounding took a good part of what training changed."""
-    from refine_rl.policy.merging import LOSS_WORTH_A_WORD
-    from refine_rl.report.screen import Screen
-
-    if lost >= LOSS_WORTH_A_WORD:
-        Screen().warning(
-            f"Rounding the merged weights to bfloat16 loses {lost:.0%} of what training changed: this is not "
-            "quite the tuned model. Export with --merged --dtype float32, which keeps all of it; or without "
-            "--merged."
-        )

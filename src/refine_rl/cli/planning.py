@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from refine_rl.cli.streams import results_apart
 from refine_rl.cli.training import JSON, SET, one_task, program
 from refine_rl.errors import UserError, quoted
 from refine_rl.types import count_of
+from refine_rl.types.amounts import BYTES, COUNT, SECONDS, amount, dollars
 
 if TYPE_CHECKING:
     from refine_rl.plan import Plan
@@ -36,7 +36,6 @@ _NO_SIGNAL = (
     "GRPO learns from differences within a group alone: make the reward finer (partial credit), the prompts "
     "easier or harder, or start from a model that sometimes succeeds."
 )
-Units = tuple[tuple[float, float, str, str], ...]
 _NAME = 9  # columns of the names before the sums
 LITTLE_SIGNAL = 0.75  # share of groups without spread from which advice is given
 
@@ -99,8 +98,8 @@ def _probe(settings: Settings, prompts: Sequence[Prompt], planned: Plan, yes: bo
         raise UserError(f"{what} There is no terminal to ask you on: say --yes.")
     if not yes and not typer.confirm(f"{what} Go on?", err=True):
         return None
-    with interruptible() as pause:
-        return probe(settings, prompts, Screen(), pause=pause)
+    with interruptible() as pause, Screen() as screen:
+        return probe(settings, prompts, screen, pause=pause)
 
 
 def _on_a_terminal() -> bool:
@@ -169,10 +168,10 @@ def _calls(planned: Plan) -> Columns:
             k = line.calls
             if k.model == model:
                 cells = (
-                    _amount(k.low, k.high, _COUNT),
-                    _amount(k.low * k.tokens_in[0], k.high * k.tokens_in[1], _COUNT),
-                    _amount(k.low * k.tokens_out[0], k.high * k.tokens_out[1], _COUNT),
-                    "unknown" if line.dollars is None else _dollars(*line.dollars),
+                    amount(k.low, k.high, COUNT),
+                    amount(k.low * k.tokens_in[0], k.high * k.tokens_in[1], COUNT),
+                    amount(k.low * k.tokens_out[0], k.high * k.tokens_out[1], COUNT),
+                    "unknown" if line.dollars is None else dollars(*line.dollars),
                 )
                 table.add(f"  {k.stage}", cells)
     return table
@@ -182,19 +181,19 @@ def _totals(settings: Settings, planned: Plan) -> list[tuple[str, str]]:
     cost, s, found = planned.cost, planned.seconds, []
     if planned.lines:
         calls = [line.calls for line in planned.lines]
-        found.append(("calls", _amount(sum(k.low for k in calls), sum(k.high for k in calls), _COUNT)))
+        found.append(("calls", amount(sum(k.low for k in calls), sum(k.high for k in calls), COUNT)))
         known = any(line.dollars is not None for line in planned.lines)
-        parts = [_dollars(cost.low, cost.high)] if known else []
+        parts = [dollars(cost.low, cost.high)] if known else []
         parts += [f"unknown for {', '.join(cost.unknown)}"] if cost.unknown else []
         found.append(("dollars", ", and ".join(parts)))
-    waiting = _amount(*s.judges, _SECONDS)
+    waiting = amount(*s.judges, SECONDS)
     if s.total is not None and s.machine is not None:
-        found.append(("time", _amount(*s.total, _SECONDS) + _parts(planned, waiting)))
+        found.append(("time", amount(*s.total, SECONDS) + _parts(planned, waiting)))
     elif planned.lines:
         found.append(("time", f"{waiting} of waiting for LLMs; the machine's is unknown"))
     if planned.memory is not None and planned.disk is not None:
-        found.append(("memory", _amount(*planned.memory, _BYTES)))
-        found.append(("disk", _amount(planned.disk, planned.disk, _BYTES)))
+        found.append(("memory", amount(*planned.memory, BYTES)))
+        found.append(("disk", amount(planned.disk, planned.disk, BYTES)))
     if planned.size is not None and planned.rates is not None:
         size, rates = planned.size, planned.rates
         found.append(("training", _trained(settings, planned, size)))
@@ -212,10 +211,10 @@ def _parts(planned: Plan, waiting: str) -> str:
     """What the time is made of, where it is more than one thing."""
     s, parts = planned.seconds, []
     if planned.sft is not None and planned.sft.seconds is not None and planned.counts is not None:
-        parts.append(f"supervised fine-tuning {_amount(*planned.sft.seconds, _SECONDS)}")
+        parts.append(f"supervised fine-tuning {amount(*planned.sft.seconds, SECONDS)}")
     if planned.lines and s.machine is not None:
         whose = "this machine in all" if parts else "this machine"
-        parts += [f"{whose} {_amount(*s.machine, _SECONDS)}", f"waiting for LLMs {waiting}"]
+        parts += [f"{whose} {amount(*s.machine, SECONDS)}", f"waiting for LLMs {waiting}"]
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -246,37 +245,3 @@ def _show_probe(probed: Probed) -> None:
     say(console, f"{'probe':<{_NAME}}" + f"\n{inner}".join(lines), under=_NAME)
     if probed.no_signal > LITTLE_SIGNAL:
         say(console, f"{inner}{_NO_SIGNAL}", "yellow")
-
-
-def _span(low: float, high: float, form: str) -> str:
-    """Both numbers, or one where they look the same."""
-    one, other = format(low, form), format(high, form)
-    return one if one == other else f"{one}–{other}"
-
-
-# How a number is shown: up to where, divided by what, in which form, with which unit.
-_COUNT = ((1e4, 1, ",.0f", ""), (1e6, 1e3, ".0f", " k"), (math.inf, 1e6, ".2f", " M"))
-_SECONDS = ((120, 1, ".0f", " s"), (7200, 60, ".0f", " min"), (math.inf, 3600, ".1f", " h"))
-_BYTES = ((1e9, 1e6, ".0f", " MB"), (math.inf, 1e9, ".1f", " GB"))
-
-
-def _amount(low: float, high: float, units: Units) -> str:
-    """Both numbers in the unit that the larger one wants.
-
-    >>> _amount(3, 3, _COUNT), _amount(0, 12345, _COUNT), _amount(151_000, 2_330_000, _COUNT)
-    ('3', '0–12 k', '0.15–2.33 M')
-    >>> _amount(80, 100, _SECONDS), _amount(60, 600, _SECONDS), _amount(3600, 20_000, _SECONDS)
-    ('80–100 s', '1–10 min', '1.0–5.6 h')
-    >>> _amount(2.3e7, 2.3e7, _BYTES), _amount(8.5e8, 1.2e9, _BYTES)
-    ('23 MB', '0.8–1.2 GB')
-    """
-    _, by, form, unit = next((u for u in units if high < u[0]), units[-1])
-    return f"{_span(low / by, high / by, form)}{unit}"
-
-
-def _dollars(low: float, high: float) -> str:
-    """
-    >>> _dollars(0.0, 0.0), _dollars(0.00123, 0.012), _dollars(1.5, 12.345)
-    ('$0.00', '$0.0012–0.0120', '$1.50–12.35')
-    """
-    return f"${_span(low, high, '.2f' if high >= 0.1 or not high else '.4f')}"

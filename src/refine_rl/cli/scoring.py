@@ -79,12 +79,12 @@ def score(
 
 
 def _scored(groups: Path, out: Path, judges: Judges, replies: Path | None) -> Tally:
-    """Scores the file, and says how far it is; where standard error is no terminal, rich shows no status."""
+    """Scores the file, and says how far it is."""
     from refine_rl.pipeline.score_file import score_file
-    from refine_rl.report.screen import say, talk
+    from refine_rl.report.screen import Screen, say, talk
 
     console = talk()
-    with console.status("") as status, interruptible() as pause:
+    with interruptible() as pause, Screen() as screen:
         tally = score_file(
             groups,
             out,
@@ -92,12 +92,15 @@ def _scored(groups: Path, out: Path, judges: Judges, replies: Path | None) -> Ta
             replies=replies,
             pause=pause,
             note=lambda text: say(console, text),
-            progress=lambda done, number: status.update(
-                f"{done.groups}/{number} groups, {done.missing} missing"
-            ),
+            progress=lambda done, number: screen.count(_scored_so_far(done), done.groups, number),
         )
     say(console, _summary(tally))
     return tally
+
+
+def _scored_so_far(tally: Tally) -> str:
+    """What the groups are that are counted."""
+    return f"{tally.missing} scores missing, groups" if tally.missing else "groups"
 
 
 def _price(text: str) -> tuple[float, float]:

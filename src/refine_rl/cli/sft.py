@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from refine_rl.cli.training import JSON, going_on, one_beginning, one_task, print_places
+from refine_rl.cli.training import JSON, going_on, one_beginning, one_task, print_places, program
 
 if TYPE_CHECKING:
     from refine_rl.run import RunFolder
@@ -39,10 +39,13 @@ def sft(
 
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
-        from refine_rl.pipeline.resume import reopen_sft
         from refine_rl.report.screen import Screen
 
-        _work(reopen_sft(resume, overrides, from_step, steps=steps, observer=Screen()), as_json)
+        with Screen() as screen:
+            from refine_rl.pipeline.resume import reopen_sft  # late: torch, seconds of a machine at work
+
+            folder = reopen_sft(resume, overrides, from_step, steps=steps, observer=screen)
+        _work(folder, as_json)
         return
     one_task("sft", task, recipe)
     settings = load_task(task, recipe=recipe, overrides=overrides).with_sft_steps(steps)
@@ -54,10 +57,10 @@ def sft(
 
 def _work(folder: RunFolder, as_json: bool) -> None:
     from refine_rl.report.screen import Screen, results, say, talk
+    from refine_rl.report.showing import places
 
-    say(talk(), f"Run: {folder.path}")
-    with going_on(folder) as pause:
-        screen = Screen()
+    say(talk(), places(folder, program()))
+    with going_on(folder) as pause, Screen(folder) as screen:
         from refine_rl.pipeline.sft import run
 
         losses = run(folder, observer=screen, pause=pause)

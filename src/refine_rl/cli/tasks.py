@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,7 @@ def prompts(
     from refine_rl.prompts.curate import excerpt
     from refine_rl.prompts.sources import TooFewError
     from refine_rl.recipes import load_task
-    from refine_rl.report.screen import results, say, talk
+    from refine_rl.report.screen import Screen, results, say, talk
     from refine_rl.run.files import write_whole
 
     if out is not None and out.exists():
@@ -136,8 +137,14 @@ def prompts(
     settings = load_task(task, recipe=recipe, overrides=overrides)
     console = talk()
     try:
-        with interruptible() as pause:
-            gathered = gather_prompts(settings, lambda line: say(console, line), pause, replies=replies)
+        with interruptible() as pause, Screen() as shown:
+            gathered = gather_prompts(
+                settings,
+                lambda line: say(console, line),
+                pause,
+                replies=replies,
+                counted=partial(shown.count, "prompts written"),
+            )
     except TooFewError as error:
         if dropped:  # just then it is wanted
             _list_dropped(error.report.dropped, as_json)

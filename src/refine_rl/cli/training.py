@@ -75,13 +75,16 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
-    from refine_rl.pipeline.resume import reopen
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import Screen
 
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
-        _work(reopen(resume, overrides, from_step, observer=Screen()), as_json)
+        with Screen() as screen:
+            from refine_rl.pipeline.resume import reopen  # late: torch, seconds of a machine at work
+
+            folder = reopen(resume, overrides, from_step, observer=screen)
+        _work(folder, as_json)
         return
     one_task("train", task, recipe)
     settings = load_task(task, recipe=recipe, overrides=overrides)
@@ -141,10 +144,10 @@ def going_on(folder: RunFolder) -> Iterator[Pause]:
 
 def _work(folder: RunFolder, as_json: bool) -> None:
     from refine_rl.report.screen import Screen, print_comparison, results, say, talk
+    from refine_rl.report.showing import places
 
-    say(talk(), f"Run: {folder.path}")
-    with going_on(folder) as pause:
-        screen = Screen()
+    say(talk(), places(folder, program()))
+    with going_on(folder) as pause, Screen(folder) as screen:
         from refine_rl.pipeline.train import run
 
         comparison = run(folder, observer=screen, pause=pause)

@@ -9,7 +9,7 @@ from refine_rl.envs.build import plain_world
 from refine_rl.envs.stage import Stage
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose, Speaker, Spoken
-from refine_rl.progress import Pause, never
+from refine_rl.progress import Counted, Pause, never, uncounted
 from refine_rl.types import Prompt
 
 
@@ -69,9 +69,13 @@ def sample(
     purpose: Purpose,
     stage: Stage | None = None,
     pause: Pause = never,
+    counted: Counted = uncounted,
 ) -> list[Members]:
     """`members` plain answers to each prompt, in the order of the prompts; or trajectories in the
-    environments of a `stage`."""
+    environments of a `stage`. `counted` hears of the prompts that are done."""
     world = plain_world(speaker, members, How(sampling=sampling, purpose=purpose), stage)
-    groups = dict(play(world, prompts, pause))
+    groups: dict[int, Members] = {}
+    for place, group in play(world, prompts, pause):
+        groups[place] = group
+        counted(len(groups), len(prompts))
     return [groups[place] for place in range(len(prompts))]

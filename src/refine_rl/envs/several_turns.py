@@ -76,7 +76,7 @@ class SeveralTurns:
         """The group's first turn. Members that could not be started, or were told something else than the
         others, have failed."""
         said = next((one.said for one in found if isinstance(one, Started)), "")
-        messages = _told(prompt.messages, said)
+        messages = as_told(prompt.messages, said)
         ids: tuple[int, ...] = ()
         why = ""
         try:
@@ -190,11 +190,11 @@ class SeveralTurns:
         return self.first.sampling.max_tokens
 
 
-def _told(messages: Sequence[Message], said: str) -> tuple[Message, ...]:
+def as_told(messages: Sequence[Message], said: str) -> tuple[Message, ...]:
     """The prompt with what the environment says at the beginning: at the end of the user's last words, as
     many templates know no two messages of the same role in a row.
 
-    >>> _told([{"role": "user", "content": "Guess."}], "From 1 to 9.")
+    >>> as_told([{"role": "user", "content": "Guess."}], "From 1 to 9.")
     ({'role': 'user', 'content': 'Guess.\\n\\nFrom 1 to 9.'},)
     """
     if not said:

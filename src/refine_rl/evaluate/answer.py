@@ -9,7 +9,7 @@ from refine_rl.envs.play import sample
 from refine_rl.envs.stage import Stage
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose, Speaker
-from refine_rl.progress import Pause, never
+from refine_rl.progress import Counted, Pause, never, uncounted
 from refine_rl.types import Outcome, Prompt, Score, Trajectory
 
 ScoreGroups = Callable[[Sequence[Prompt], Sequence[Sequence[Trajectory]]], list[list[Score]]]
@@ -39,22 +39,30 @@ def answer(
     greedy: bool = True,
     stage: Stage | None = None,
     pause: Pause = never,
+    counted: Counted = uncounted,
 ) -> list[Answers]:
     """For each prompt `samples` answers drawn at temperature 1 from the whole distribution, and the
-    greedy one; or trajectories in the environments of a `stage`.
+    greedy one; or trajectories in the environments of a `stage`. `counted` hears of the answers that are
+    there.
 
     Base and tuned are asked with the same `purpose`, so both meet the same random draws; what remains
     between them is the difference of the policies.
     """
 
-    def drawn(members: int, temperature: float) -> list[tuple[Trajectory, ...]]:
-        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+    def drawn(members: int, temperature: float, before: int = 0) -> list[tuple[Trajectory, ...]]:
         return sample(
-            speaker, prompts, members=members, sampling=sampling, purpose=purpose, stage=stage, pause=pause
+            speaker,
+            prompts,
+            members=members,
+            sampling=Sampling(max_tokens=max_tokens, temperature=temperature),
+            purpose=purpose,
+            stage=stage,
+            pause=pause,
+            counted=lambda done, of: counted(before + members * done, of * (samples + greedy)),
         )
 
     sampled = drawn(samples, 1.0)
-    best = drawn(1, 0.0) if greedy else sampled
+    best = drawn(1, 0.0, samples * len(prompts)) if greedy else sampled
     return [
         Answers(prompt=prompt, sampled=group, greedy=one[0])
         for prompt, group, one in zip(prompts, sampled, best, strict=True)

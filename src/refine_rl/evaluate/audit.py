@@ -8,21 +8,24 @@ longer depend on the prompt.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from refine_rl.evaluate.variety import collapse
 from refine_rl.types import LOGGED, MIN_PROMPTS, Comparison, Contrast, decimals
 
 
-def audit(comparison: Comparison) -> dict[str, str]:
+def audit(comparison: Comparison, weights: Mapping[str, float]) -> dict[str, str]:
     """Name -> text for every component that got surely worse while the reward got surely better, for full
-    successes and greedy answers that did, and for answers that came to be the same for different prompts."""
+    successes and greedy answers that did, and for answers that came to be the same for different prompts.
+    `weights` are the components' by name; one that is not among them is only watched."""
     reward = comparison.reward
     rose = reward is not None and reward.difference.ci95[0] > 0 and comparison.prompts >= MIN_PROMPTS
-    lost = _lost(reward, comparison) if reward is not None and rose else {}
+    lost = _lost(reward, comparison, weights) if reward is not None and rose else {}
     return {**lost, **_same_answers(comparison)}
 
 
-def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
-    """What fell while the reward rose."""
+def _lost(reward: Contrast, comparison: Comparison, weights: Mapping[str, float]) -> dict[str, str]:
+    """What got worse while the reward rose."""
     found: dict[str, str] = {}
     rose = _from_to(reward)
     greedy = comparison.details.get("greedy")
@@ -34,14 +37,28 @@ def _lost(reward: Contrast, comparison: Comparison) -> dict[str, str]:
         )
     for name, measure in comparison.details.items():
         component = name.removeprefix("component:")
-        watched = name == "success" or (component != name and not component.startswith(LOGGED))
-        if watched and measure.difference.ci95[1] < 0:
-            what = f"the component {component!r}" if name != "success" else "full success"
+        if name == "success":
+            good, what = 1.0, "full success"
+        elif component != name and not component.startswith(LOGGED):
+            good, what = _good(measure, weights.get(component, 0.0)), f"the component {component!r}"
+        else:
+            continue
+        low, high = measure.difference.ci95
+        if (good > 0 and high < 0) or (good < 0 and low > 0):
+            way = "fell" if good > 0 else "rose, of which less is better,"
             found[name] = (
-                f"The reward rose {rose} while {what} fell {_from_to(measure)}: the reward is won without "
+                f"The reward rose {rose} while {what} {way} {_from_to(measure)}: the reward is won without "
                 "the task. Read the examples; give that component weight, or combine by product."
             )
     return found
+
+
+def _good(measure: Contrast, weight: float) -> float:
+    """Above 0 where more of a component is good, below 0 where less is, 0 where that is not known."""
+    if weight:
+        return weight
+    ends = [x for side in (measure.base, measure.tuned) for x in (side.mean, *side.ci95)]
+    return 1.0 if min(ends) >= 0 and max(ends) <= 1 else 0.0
 
 
 def _same_answers(comparison: Comparison) -> dict[str, str]:

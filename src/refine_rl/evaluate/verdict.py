@@ -41,9 +41,15 @@ def updated(history: Sequence[StepMetrics]) -> bool:
 
 
 def mostly_cut(comparison: Comparison) -> bool:
-    """Whether most answers of a side were cut at the token limit, so that their ends were never scored."""
+    """Whether most answers of the tuned model were cut at the token limit, so that their ends were never
+    scored. Where only the base model's were, the tuned one has learnt to come to an end."""
     cut = comparison.details.get("cut")
-    return cut is not None and max(cut.base.mean, cut.tuned.mean) > MOSTLY
+    return cut is not None and cut.tuned.mean > MOSTLY
+
+
+def _base_mostly_cut(comparison: Comparison) -> bool:
+    cut = comparison.details.get("cut")
+    return cut is not None and cut.base.mean > MOSTLY >= cut.tuned.mean
 
 
 def lost_content(comparison: Comparison) -> str:
@@ -99,8 +105,13 @@ def cautions(comparison: Comparison) -> dict[str, str]:
     found |= _beside_others(c)
     if mostly_cut(c):
         found["mostly_cut"] = (
-            "Most answers were cut at rollout.max_tokens before their end: what is compared are beginnings. "
-            "Raise it, or reward shorter answers."
+            "Most answers of the tuned model were cut at rollout.max_tokens before their end: what is "
+            "compared are beginnings. Raise it, or reward shorter answers."
+        )
+    if _base_mostly_cut(c):
+        found["base_cut"] = (
+            "Most answers of the base model were cut at rollout.max_tokens before their end, the tuned "
+            "model’s were not: part of the difference is that it learnt to come to an end."
         )
     found |= {f"control_{name}": text for name, text in not_beaten(c).items()}
     return found

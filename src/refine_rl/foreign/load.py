@@ -15,6 +15,7 @@ from typing import Any
 
 from refine_rl.errors import SettingsError
 from refine_rl.foreign.failures import describe_failure
+from refine_rl.foreign.given import PYTHON, from_python
 from refine_rl.foreign.process import foreign_import
 
 _RAISED = (Exception, SystemExit, GeneratorExit)
@@ -42,7 +43,7 @@ def load_named(
     fits: Callable[[Any], bool] = callable,
 ) -> Any:
     """What "FILE.py:NAME" (relative to `folder`) or "module:NAME" names: something of that `kind`, as `fits`
-    tells.
+    tells; "python:NAME" is what was given from Python.
 
     `files` holds the files that were loaded before, so that what stands in one file shares it. A file may
     import its neighbours at its top. Raises SettingsError naming what was not found, or what it raised.
@@ -50,6 +51,8 @@ def load_named(
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
         raise SettingsError(f'`{spec}` names no {kind}: write "FILE.py:NAME" or "module:NAME"')
+    if place == PYTHON:
+        return from_python(name, kind)
     if place.endswith(".py") or "/" in place:
         path = (folder / place).resolve()
         if path not in files:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from refine_rl.progress import Pause, never, wait
+from refine_rl.progress import Counted, Pause, never, uncounted, wait
 
 T = TypeVar("T")
 
@@ -54,10 +54,13 @@ def run_blocking(make: Callable[[], Coroutine[Any, Any, T]], pause: Pause = neve
         thread.join()
 
 
-async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all works, which go on at the same time, in their order. When one raises, the others
-    are cancelled and waited for: nothing goes on behind the back of an error."""
+async def all_of(works: Iterable[Coroutine[Any, Any, T]], counted: Counted = uncounted) -> list[T]:
+    """The results of all works, which go on at the same time, in their order; `counted` hears of those that
+    are done. When one raises, the others are cancelled and waited for: nothing goes on behind the back of an
+    error."""
     tasks = [asyncio.ensure_future(work) for work in works]
+    for task in tasks:
+        task.add_done_callback(lambda _: counted(sum(t.done() for t in tasks), len(tasks)))
     try:
         return await asyncio.gather(*tasks)
     except BaseException:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from refine_rl.envs.play import sample
 from refine_rl.envs.stage import Stage, stage_of
 from refine_rl.errors import UserError
+from refine_rl.pipeline.model import longest_text
+from refine_rl.pipeline.weights import Weights, open_model
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
 from refine_rl.report.dialogue import lines
+from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.types import Dialogue, Message, Prompt, Trajectory
 
@@ -58,9 +61,14 @@ class Chat:
         self.turn += 1
         said = []
         if self.base:
-            with self.policy.reference() as untrained:
-                said.append(("base", self._reply(untrained, text)))
-        return [*said, ("tuned", self._reply(self.policy, text))]
+            said += [("base", answer) for answer in self._replies([text], base=True)]
+        return [*said, *(("tuned", answer) for answer in self._replies([text], base=False))]
+
+    def replies(self, texts: Sequence[str], *, base: bool = False) -> list[str]:
+        """The answers to several messages, of the tuned model or of the one before training. Raises what
+        `answers` raises."""
+        self.turn += 1
+        return self._replies(texts, base=base)
 
     def command(self, line: str) -> str:
         """Does what a line that begins with / asks for; what to tell the person. Raises UserError for what
@@ -85,31 +93,72 @@ class Chat:
             f"{name} is no command. /help lists them; a message that begins with / gets another: //"
         )
 
-    def _reply(self, policy: Policy, text: str) -> str:
-        messages: list[Message] = [{"role": "user", "content": text}]
-        if self.system:
-            messages.insert(0, {"role": "system", "content": self.system})
-        prompt = self.prompts.get(text) or Prompt(id="chat", split="held_out", messages=tuple(messages))
-        length = len(policy.encode(prompt.messages))
-        if length > policy.prompt_room(self.max_tokens):
-            raise UserError(
-                f"This message takes {length} tokens and the answer up to {self.max_tokens}, but the model "
-                f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
-            )
+    def _replies(self, texts: Sequence[str], *, base: bool) -> list[str]:
+        if base:
+            with self.policy.reference() as untrained:
+                return self._answered(untrained, texts)
+        return self._answered(self.policy, texts)
+
+    def _answered(self, policy: Policy, texts: Sequence[str]) -> list[str]:
+        prompts = [self._prompt(text, f"chat {n}" if n else "chat") for n, text in enumerate(texts)]
+        length = max(self._length(policy, prompt) for prompt in prompts)
         if self.stage is None:
             policy.hold_still(max(length + self.max_tokens, self.longest))
         else:
             policy.hold_still(policy.context_length)
         groups = sample(
             policy,
-            [prompt],
+            prompts,
             members=1,
             sampling=Sampling(max_tokens=self.max_tokens, temperature=self.temperature),
             purpose=Purpose(seed=0, step=self.turn, name="chat"),
             stage=self.stage,
         )
-        answer = groups[0][0]
-        return answer.completion if self.stage is None else _happened(answer, len(prompt.messages))
+        return [
+            group[0].completion if self.stage is None else _happened(group[0], len(prompt.messages))
+            for prompt, group in zip(prompts, groups, strict=True)
+        ]
+
+    def _prompt(self, text: str, name: str) -> Prompt:
+        messages: list[Message] = [{"role": "user", "content": text}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        return self.prompts.get(text) or Prompt(id=name, split="held_out", messages=tuple(messages))
+
+    def _length(self, policy: Policy, prompt: Prompt) -> int:
+        """Tokens of a prompt; raises UserError where an answer has no room behind them."""
+        length = len(policy.encode(prompt.messages))
+        if length > policy.prompt_room(self.max_tokens):
+            raise UserError(
+                f"This message takes {length} tokens and the answer up to {self.max_tokens}, but the model "
+                f"reads {policy.context_length} in all: shorten it, or lower the answer's limit: /tokens N"
+            )
+        return length
+
+
+def open_chat(
+    folder: RunFolder,
+    weights: Weights,
+    *,
+    temperature: float = 0.0,
+    max_tokens: int | None = None,
+    system: str | None = None,
+    base: bool = False,
+) -> Chat:
+    """A talk with weights of a run, which are loaded; an answer's limit and the system message are the run's
+    where none is named."""
+    settings, policy = open_model(folder, weights)
+    stage = stage_of_run(settings)
+    return Chat(
+        policy=policy,
+        longest=longest_text(settings.rollout, policy, folder.prompts()) if policy.moving else 0,
+        system=settings.prompts.system if system is None else system,
+        temperature=temperature,
+        max_tokens=max_tokens or settings.rollout.max_tokens,
+        base=base,
+        stage=stage,
+        prompts={p.id: p for p in folder.prompts()} if stage is not None else {},
+    )
 
 
 def _happened(t: Trajectory, asked: int) -> str:

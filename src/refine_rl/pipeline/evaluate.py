@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
@@ -13,7 +12,7 @@ from refine_rl.evaluate.verdict import unexpected
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.pipeline.evidence import Sides, compared, examined, untouched
 from refine_rl.pipeline.first_looks import FirstLooks
-from refine_rl.pipeline.functions import require_functions
+from refine_rl.pipeline.given import NOTHING, Given, require_given
 from refine_rl.pipeline.metrics import Losses, losses_of, require_data, require_packages
 from refine_rl.pipeline.model import hold_positions
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
@@ -48,7 +47,7 @@ def evaluate_again(
     reference: str | None = None,
     weights: Weights | None = None,
     overrides: Sequence[str] = (),
-    functions: Sequence[Callable[..., Any]] = (),
+    given: Given = NOTHING,
     observer: Observer | None = None,
     pause: Pause = never,
 ) -> tuple[Comparison, Path]:
@@ -61,12 +60,12 @@ def evaluate_again(
     the run's ledger, under its cap; `overrides` may raise that, and say where LLMs answer, for this
     evaluation.
 
-    `functions` are the reward functions that the run was given from Python. Raises UserError where they
-    are others, or where the run or the prompts do not allow an evaluation.
+    `given` is the code from Python that the run was started with. Raises UserError where it is other code,
+    or where the run or the prompts do not allow an evaluation.
     """
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
-    _require_reward(folder, functions)
+    _require_reward(folder, given)
     now, seed = _asked(folder.settings(), overrides, source, seed)
     settings = _settings(folder.settings(), now, samples, judge, metrics, reference)
     require_packages(settings)
@@ -80,7 +79,7 @@ def evaluate_again(
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
-        scorers = build_scorers(settings, functions, connections, shelf=folder.quiz)
+        scorers = build_scorers(settings, given.rewards, connections, shelf=folder.quiz)
         _warn_of_isolation(scorers, journal)
         prompts = _prompts(folder, settings, source, journal)
         scorers.validation.check_data(prompts)
@@ -114,9 +113,9 @@ def _warn_of_isolation(scorers: Scorers, journal: Journal) -> None:
         journal.observer.warning(told)
 
 
-def _require_reward(folder: RunFolder, functions: Sequence[Callable[..., Any]]) -> None:
-    """Raises UserError where the run has none, or where its functions are others."""
-    require_functions(folder, functions)
+def _require_reward(folder: RunFolder, given: Given) -> None:
+    """Raises UserError where the run has none, or where other code was given."""
+    require_given(folder, given)
     if folder.config.kind() == "sft":
         raise UserError(
             f"{folder.path} is a run of supervised fine-tuning: it has a loss, and no reward by which its "

@@ -14,6 +14,7 @@ from refine_rl.pipeline.weights import Weights, open_model
 from refine_rl.policy.card import base_of, model_card
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.load import DTYPES
+from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.share import Share
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
@@ -55,6 +56,17 @@ def export_model(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return lost
+
+
+def told_of(lost: float) -> str:
+    """What to say where rounding took a good part of what training changed; "" where it did not."""
+    if lost < LOSS_WORTH_A_WORD:
+        return ""
+    return (
+        f"Rounding the merged weights to bfloat16 loses {lost:.0%} of what training changed: this is not "
+        "quite the tuned model. Export with --merged --dtype float32, which keeps all of it; or without "
+        "--merged."
+    )
 
 
 def _card(folder: RunFolder, settings: Settings, weights: Weights, merged: bool, share: Share) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
+from refine_rl.pipeline.counting import Promised, sampled
 from refine_rl.pipeline.looking import look_before, probe, validate
 from refine_rl.pipeline.record import FolderRecord
 from refine_rl.pipeline.resume import newest_whole
@@ -29,12 +31,14 @@ from refine_rl.types import Prompt
 def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Position:
     """Trains to the last step, from the newest checkpoint on (from the start where there is none)."""
     settings, scorer, g = work.settings, work.scorers.training, work.settings.grpo
+    tell = work.journal.observer.count
     _look_first(work, prompts, validation)
     learner, start = learner_of(settings, work.policy), Position()
     if step := newest_whole(work.folder, work.journal):
         start = learner.load(work.folder.checkpoint(step))
     if start.step < g.steps:
         work.journal.stage(f"Training, steps {start.step + 1} to {g.steps}")
+        tell("steps", start.step, g.steps)
     work.cost()  # what is counted from here on belongs to the steps
     record = FolderRecord(work.folder, learner, settings, work.journal, start)
     learn = learn_of(settings, learner, distance_of(settings, work.policy, record.history), pause=work.pause)
@@ -42,7 +46,9 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
 
     def rollouts(some: Sequence[Prompt], step: int) -> Iterator[Spoken]:
         with work.training_at(step):  # the groups go to be scored while others are sampled
-            yield from play(some, step)
+            yield from sampled(play(some, step), len(some), partial(tell, "groups sampled"))
+
+    promised = Promised(Promising(scorer, work.scoring).start, partial(tell, "groups scored"), work.pause)
 
     collect = collector_of(
         settings,
@@ -50,11 +56,11 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         record,
         learn,
         play=rollouts,
-        score=Promising(scorer, work.scoring).start,
+        score=promised.start,
         check=learner.check,
         weights=scorer.weights,
         top=scorer.top,
-        pause=work.pause,
+        pause=promised.pause,
     )
     keep = Keeper(
         record=record,
@@ -117,8 +123,12 @@ def _look_first(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prom
             probe(work, prompts)
         if validation:
             look_before(work, validation)
+    if validation:
+        work.journal.kept(0)
 
 
 def _timed(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
     with work.folder.timed("validation", step):
-        return validate(work, prompts, training, step)
+        reward = validate(work, prompts, training, step)
+    work.journal.kept(step)
+    return reward

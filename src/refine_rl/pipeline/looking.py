@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 
 from refine_rl.envs.play import sample
@@ -26,7 +27,7 @@ def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], 
     if step:
         check_judges(work, training, step)
     scorer = work.scorers.validation
-    answers = work.answers(prompts, work.purpose("validation"), greedy=False)
+    answers = work.answers(prompts, work.purpose("validation"), greedy=False, called="validation answers")
     first = work.folder.outcomes("validation") if scorer.relative and step else None
     where = f"Validation at step {step}"
     score = work.scorer(scorer, where, "missing_in_validation", step)
@@ -93,6 +94,7 @@ def probe(work: Work, prompts: Sequence[Prompt]) -> None:
         purpose=work.purpose("probe"),
         stage=work.stage,
         pause=work.pause,
+        counted=partial(work.journal.observer.count, "prompts probed"),
     )
     answers = [Answers(prompt=p, sampled=g, greedy=g[0]) for p, g in zip(prompts, groups, strict=True)]
     score = work.scorer(work.scorers.validation, "The pool's probe", "missing_in_probe", 0)
@@ -123,7 +125,9 @@ def check_judges(work: Work, prompts: Sequence[Prompt], step: int) -> None:
     work.journal.stage("The judges are shown bad answers on purpose")
     order = generator(work.settings.grpo.seed, "anchors", step).permutation(len(prompts))
     chosen = [prompts[i] for i in order[: judge.anchor_prompts]]
-    answers = work.answers(chosen, work.purpose("anchors", step), greedy=False)
+    answers = work.answers(
+        chosen, work.purpose("anchors", step), greedy=False, called="answers to be spoiled"
+    )
     cases = [(a.prompt, a.sampled) for a in answers]
     report = work.waited_for(check_anchors(panel.asking_for("anchor"), cases))
     judges = ", ".join(dict.fromkeys(client.model for client in panel.judges))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from refine_rl.errors import SettingsError
 from refine_rl.evaluate.metrics.likelihood import reference_losses
@@ -232,7 +233,8 @@ def _duels(
 ) -> list[Duel]:
     """All at the same time, as many as the endpoint takes. One that cannot be had is told, no more."""
     pairs = zip(prompts, ours, theirs, strict=True)
-    duels = work.waited_for(all_of([referee.duel(p, one, other) for p, one, other in pairs]))
+    counted = partial(work.journal.observer.count, "verdicts")
+    duels = work.waited_for(all_of([referee.duel(p, one, other) for p, one, other in pairs], counted))
     lost = [duel for duel in duels if duel.points is None]
     if lost:
         which = f"_of_{work.evaluation}" if work.evaluation else ""

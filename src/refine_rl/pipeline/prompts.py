@@ -9,7 +9,7 @@ from pathlib import Path
 from refine_rl.errors import RefineError, UserError
 from refine_rl.llm.kept import keep_in
 from refine_rl.llm.meter import meter
-from refine_rl.progress import Pause, never
+from refine_rl.progress import Counted, Pause, never, uncounted
 from refine_rl.prompts import CurationReport, load_prompts
 from refine_rl.run.endpoints import connect
 from refine_rl.settings import Settings
@@ -49,9 +49,10 @@ def gather_prompts(
     pause: Pause = never,
     *,
     replies: Path | None = None,
+    counted: Counted = uncounted,
 ) -> Gathered:
     """The prompts that `settings` describe: read, or written by their writer. What it was asked and replied
-    goes into the new file `replies`, where one is named.
+    goes into the new file `replies`, where one is named; `counted` hears of the prompts that are written.
 
     Raises what `load_prompts` raises, and SettingsError or UserError where the writer cannot be asked.
     """
@@ -65,7 +66,7 @@ def gather_prompts(
             raise type(error)(f"writer.model: {error}") from None
         connections = connect(settings, None, note, keep_in(replies))
     with meter() as spent:
-        prompts, report = load_prompts(settings, connections, note, pause)
+        prompts, report = load_prompts(settings, connections, note, pause, counted)
     return Gathered(
         prompts=tuple(prompts),
         report=report,

@@ -76,6 +76,7 @@ class FolderRecord:
             text = f"validation reward {position.best_reward:.5g}"
             self._journal.event("best", "validation", text, step)
         self._run.prune_checkpoints(keep_newest=self._newest_kept, keep={position.best_step})
+        self._journal.kept(step)
 
 
 def _seen(run: RunFolder) -> list[Seen]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import dialogue_of
+from refine_rl.pipeline.counting import sampled
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.policy.policy import Policy
-from refine_rl.progress import Observer, Quiet
+from refine_rl.progress import Observer, Quiet, count
 from refine_rl.report.dialogue import told
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
@@ -59,7 +61,8 @@ def replay(
     observer.stage(f"Sampling step {step}")
     play, again = play_of(settings, policy, stage=stage), []
     for wave in waves(recorded[step], settings.grpo.prompts_per_step):
-        groups = dict(play([g.prompt for g in wave], step))
+        played = play([g.prompt for g in wave], step)
+        groups = dict(sampled(played, len(wave), partial(count, observer, "groups sampled")))
         again += [groups[place] for place in range(len(wave))]
     return [
         _compare(new, old, group.prompt)
@@ -115,6 +118,7 @@ def _to_weights_of(
             following = [t for g in recorded[earlier + 1] for t in g.trajectories]
             ahead = learner.check.compare(following, earlier + 1)
         learn(recorded[earlier], earlier, seen=seen)
+        count(observer, "steps made again", earlier - start.step, weights - start.step)
         seen = ahead
 
 

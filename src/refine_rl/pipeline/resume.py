@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from refine_rl.errors import UserError
-from refine_rl.pipeline.functions import require_functions
+from refine_rl.pipeline.given import NOTHING, Given, require_given
 from refine_rl.progress import Observer, Quiet
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
@@ -17,19 +17,25 @@ from refine_rl.types import count_of
 
 
 def reopen(
-    path: Path, overrides: list[str], from_step: int | None = None, *, observer: Observer | None = None
+    path: Path,
+    overrides: list[str],
+    from_step: int | None = None,
+    *,
+    given: Given = NOTHING,
+    observer: Observer | None = None,
 ) -> RunFolder:
     """The run to go on with: gone back to the checkpoint of `from_step` where one is named, and with
-    `overrides` put into its settings where they leave base and tuned comparable.
+    `overrides` put into its settings where they leave base and tuned comparable. `given` is the code from
+    Python that it was started with.
 
     New settings count from the newest checkpoint on: steps recorded after it were made under the old
     ones, and are made anew, unless only `budget` and `endpoints` are other ones: no result depends on
-    these. Raises UserError where that cannot be, or where the run's reward cannot be found from its files.
+    these. Raises UserError where that cannot be, or where other code was given.
     """
     folder = RunFolder.open(path)
     if folder.config.kind() == "sft":
         raise UserError(f"{path} is a run of supervised fine-tuning. Go on with it: {folder.resume}")
-    require_functions(folder, [])
+    require_given(folder, given)
     if not overrides and from_step is None:
         return folder
     if folder.outcomes("tuned") is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from refine_rl.errors import UserError
 from refine_rl.llm.connections import EndpointConnections
@@ -12,7 +13,7 @@ from refine_rl.pipeline.metrics import require_data
 from refine_rl.policy.control import readable
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.round_trip import lost_text
-from refine_rl.progress import Observer, Pause
+from refine_rl.progress import Observer, Pause, count
 from refine_rl.prompts.fitting import require_enough, require_room
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.report.coverage import cover
@@ -46,7 +47,8 @@ def read_prompts(
     prompts = folder.prompts()
     if prompts:
         return Read(prompts=prompts, settled=True)
-    prompts, report = load_prompts(settings, connections, note=observer.note, pause=pause)
+    counted = partial(count, observer, "prompts written")
+    prompts, report = load_prompts(settings, connections, note=observer.note, pause=pause, counted=counted)
     return Read(prompts=prompts, lines=tuple(report.summary()), lost=report.lost())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from refine_rl.errors import quoted
 from refine_rl.pipeline.model import require_same_model
 from refine_rl.pipeline.on_record import on_record
+from refine_rl.pipeline.renewal import RenewedReport
 from refine_rl.pipeline.resume import newest_whole
 from refine_rl.pipeline.sft_examples import answer_after, answer_before
 from refine_rl.pipeline.sft_outcome import Losses, losses_of, sft_card
@@ -50,7 +51,7 @@ def run(
     was. Whatever ends it early, the folder can be resumed, and after a guard the report is there.
     """
     began = time.perf_counter()
-    journal = Journal(folder, observer or Quiet())
+    journal = Journal(folder, observer or Quiet(), RenewedReport(folder))
     with folder.writing(), on_record(folder, journal):
         folder.repair()
         if folder.finished():
@@ -115,6 +116,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
     steps, looks = ready.steps, bool(ready.validation)
     if start.step < steps:
         journal.stage(f"Training, steps {start.step + 1} to {steps}")
+        journal.observer.count("steps", start.step, steps)
     tenth = math.ceil(steps / 10)
     learn = Learn(
         learner=learner,
@@ -130,7 +132,9 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
     )
     record = SFTRecord(folder, learner, journal, steps=steps, keep_newest=sft.keep_checkpoints)
     if looks and 0 not in record.looks():
-        record.look(0, _validation_loss(ready))
+        with folder.timed("validation", 0):
+            loss = _validation_loss(ready)
+        record.look(0, loss)
     keep = Keeper(
         record=record,
         start=start,

@@ -48,9 +48,11 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
             'data = "file:pairs.jsonl".'
         )
     require_model(settings.model)
+    journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)
     journal.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=False, record=True)
+    journal.stage(f"{count_of(len(shown.rows), 'row')} become tokens")
     fitted = fit(shown.rows, policy, sft, shown.lines)
     rows, validation = fitted.train, fitted.validation
     lines = [*shown.lines, *fitted.lines]

@@ -35,6 +35,7 @@ class SFTRecord:
         self._run.validation.append({"step": step, "loss": loss, "perplexity": math.exp(min(loss, 700.0))})
         if step == 0:
             self._journal.observer.note(f"before training: validation loss {loss:.4f}")
+            self._journal.kept(step)
 
     def step(self, metrics: SFTMetrics) -> None:
         self._steps = metrics.step
@@ -51,3 +52,4 @@ class SFTRecord:
         if best:
             self._journal.event("best", "validation", f"validation loss {self._looks[step]:.5g}", step)
         self._run.prune_checkpoints(keep_newest=self._keep_newest, keep={position.best_step})
+        self._journal.kept(step)

@@ -15,6 +15,7 @@ from refine_rl.pipeline.looking import look_at_judges
 from refine_rl.pipeline.model import require_same_model
 from refine_rl.pipeline.on_record import on_record
 from refine_rl.pipeline.prepare import prepare
+from refine_rl.pipeline.renewal import RenewedReport
 from refine_rl.pipeline.work import Work
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -40,7 +41,7 @@ def run(
     if folder.config.kind() == "sft":
         raise UserError(f"{folder.path} is a run of supervised fine-tuning. Go on with it: {folder.resume}")
     began = time.perf_counter()
-    journal = Journal(folder, observer or Quiet())
+    journal = Journal(folder, observer or Quiet(), RenewedReport(folder))
     with folder.writing(), on_record(folder, journal):
         folder.repair()
         folder.config.require_same_reward(folder.scored)
@@ -72,7 +73,7 @@ def run(
                 sides = of_tuned(work, held_out, untuned)
             comparison = compared(work, sides)
         folder.save_comparison(comparison)
-        for name, text in {**unexpected(comparison), **audit(comparison)}.items():
+        for name, text in {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}.items():
             journal.warning(name, text, position.step)
         write_model(work, comparison, position)
         folder.end(str(comparison), position.step)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from refine_rl.envs.stage import Stage
@@ -54,8 +54,9 @@ class Work:
         *,
         greedy: bool = True,
         speaker: Speaker | None = None,
+        called: str = "answers",
     ) -> list[Answers]:
-        """Answers of the policy as it is now, or of another speaker."""
+        """Answers of the policy as it is now, or of another speaker; `called` so where they are counted."""
         return answer(
             speaker or self.policy,
             prompts,
@@ -65,6 +66,7 @@ class Work:
             greedy=greedy,
             stage=self.stage,
             pause=self.pause,
+            counted=partial(self.journal.observer.count, called),
         )
 
     def waited_for(self, work: Coroutine[Any, Any, T]) -> T:
@@ -84,8 +86,14 @@ class Work:
                     for p, g in zip(prompts, groups, strict=True)
                 ]
             new, scores = name not in self.warned, []
+
+            def look() -> None:
+                self.pause()
+                done = sum(future.done() for future in futures)
+                self.journal.observer.count("prompts scored", done, len(futures))
+
             for prompt, future in zip(prompts, futures, strict=True):
-                scores.append(wait(future, self.pause))
+                scores.append(wait(future, look))
                 self._warn_of_missing(scores[-1], f"{where}, prompt {prompt.id}", name)
             every = [s for group in scores for s in group]
             if text := missing_text(every):

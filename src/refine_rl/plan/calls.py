@@ -89,13 +89,16 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
     return [c for c in found if c.high]
 
 
-def calls_for_groups(settings: Settings, counts: Counts, *, groups: int) -> list[Calls]:
-    """The calls that score so many groups of rollouts, their sources' questions included."""
-    group = Judged(stage="probe", groups=groups, answers=settings.rollout.group_size)
+def calls_for_groups(
+    settings: Settings, counts: Counts, *, groups: int, answers: int | None = None
+) -> list[Calls]:
+    """The calls that score so many groups of rollouts (of `answers`, where they are not as large as in
+    training), their sources' questions included."""
+    group = Judged(stage="probe", groups=groups, answers=answers or settings.rollout.group_size)
     found = [*judges_of(settings, counts).calls(group)] if settings.reward.judges else []
     if (quiz := quiz_of(settings, counts)) is not None:
-        answers = groups * group.answers
-        found += quiz.calls({"probe": (answers, answers)}, (groups, groups))
+        answered = groups * group.answers
+        found += quiz.calls({"probe": (answered, answered)}, (groups, groups))
     return found
 
 

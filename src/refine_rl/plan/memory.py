@@ -2,6 +2,10 @@
 
 Peak memory: weights + adapter with gradient and optimizer + the larger of sampling (keys and values of all
 rows; one row of logits each) and training (activations and logits of grpo.tokens_per_micro_batch).
+
+On an accelerator attention leaves no scores behind, an adapter's inputs no copy, and the head works in tiles
+whatever the vocabulary: 374 million weights in bfloat16 with LoRA took 9.1 GB with 8,192 tokens at once and
+13.6 GB with 12,288 on an H200 (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -13,15 +17,17 @@ from refine_rl.settings import GRPOSettings, ModelSettings, RolloutSettings, Set
 
 PROGRAM = {"cpu": 0.5e9, "cuda": 0.7e9}  # bytes: Python and libraries; the device's context
 OPTIMIZER = 16  # bytes a trained weight: itself, its gradient, two moments of AdamW, all float32
+TILES = 3 * 4 * 2048 * 32768  # bytes of the head's tiles on an accelerator, with what is made of them
 SLACK = 2.0  # activations and buffers in the high figure: what an allocator does not give back
 
 
 def activation(model: ModelSettings, size: Size, rates: Rates) -> float:
-    """Bytes that one token leaves behind in one layer for the way back: 34 numbers of the hidden width and 4
-    of the inner one in the compute format; an adapter keeps its inputs in float32 beside them."""
-    form = 2 if rates.dtype == "bfloat16" else 4
-    kept = form * (34 * size.hidden + 4 * size.intermediate)
-    return kept + (4.0 * (6 * size.hidden + size.intermediate) if model.adapted else 0.0)
+    """Bytes that one token leaves behind in one layer for the way back: 34 numbers of the hidden width (on an
+    accelerator 10) and 4 of the inner one in the compute format; on a processor an adapter keeps its inputs
+    in float32 beside them."""
+    form, processor = form_of(rates), rates.device == "cpu"
+    kept = form * ((34 if processor else 10) * size.hidden + 4.0 * size.intermediate)
+    return kept + (4.0 * (6 * size.hidden + size.intermediate) if model.adapted and processor else 0.0)
 
 
 def weights(model: ModelSettings, size: Size, form: int) -> float:
@@ -67,7 +73,9 @@ def sampling_bytes(size: Size, rates: Rates, *, asked: int, length: int) -> floa
 def training_bytes(model: ModelSettings, size: Size, rates: Rates, batch: int) -> float:
     """Of a micro-batch of so many tokens: activations and logits."""
     form = form_of(rates)
-    logits = batch * size.vocabulary * 2 * form + min(batch * size.vocabulary, 1 << 25) * 12
+    logits = float(TILES)
+    if rates.device == "cpu":
+        logits = batch * size.vocabulary * 2 * form + min(batch * size.vocabulary, 1 << 25) * 12
     layers = 1 if model.gradient_checkpointing else size.layers
     training = batch * layers * activation(model, size, rates) + logits
     if model.gradient_checkpointing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import indent
 
 from refine_rl.llm.prices import price_advice
 from refine_rl.plan import machine, pace
@@ -17,6 +18,8 @@ from refine_rl.plan.supervised import Rows, Supervised, count_rows, earliest, su
 from refine_rl.prompts.demonstrations import Shown
 from refine_rl.prompts.fitting import require_enough, require_room
 from refine_rl.settings import BudgetSettings, EndpointSettings, Settings, SFTSettings
+from refine_rl.types import amounts as spans
+from refine_rl.types.amounts import BYTES, COUNT, SECONDS, amount
 
 CALL_SECONDS = 3.0  # of a judge's or reader's call
 WRITING_SECONDS = 15.0  # of a call that writes prompts, a rubric or questions
@@ -46,7 +49,7 @@ class Seconds:
     total: Span | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Plan:
     """What a run will take. Spans are (low, high). `counts` are those of the prompts, None for supervised
     fine-tuning alone; `sft` is that stage, None for a task without it; `memory` (the larger stage's) and
@@ -64,6 +67,35 @@ class Plan:
     disk: float | None
     over: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """The sums, a line each; what exceeds the budget, and what else is to be known."""
+        lines = {"prompts": self._prompts(), "calls": self._calls(), "time": self._time()}
+        if self.memory is not None and self.disk is not None:
+            lines |= {"memory": amount(*self.memory, BYTES), "disk": amount(self.disk, self.disk, BYTES)}
+        found = [f"  {name + ':':<9}{text}" for name, text in lines.items() if text]
+        return "\n".join(["Plan", *found, *(indent(text, "  ") for text in (*self.over, *self.notes))])
+
+    def _prompts(self) -> str:
+        c = self.counts
+        if c is None:
+            return ""
+        return f"{c.train} to train on, {c.validation} to validate, {c.held_out} held out"
+
+    def _calls(self) -> str:
+        if not self.lines:
+            return "none to LLMs"
+        found = [line.calls for line in self.lines]
+        total = amount(sum(k.low for k in found), sum(k.high for k in found), COUNT)
+        unknown = [f"the price of {', '.join(self.cost.unknown)} is unknown"] if self.cost.unknown else []
+        known = any(line.dollars is not None for line in self.lines)
+        spent = [spans.dollars(self.cost.low, self.cost.high)] if known else []
+        return f"{total} to LLMs: {', and '.join([*spent, *unknown])}"
+
+    def _time(self) -> str:
+        if self.seconds.total is not None:
+            return amount(*self.seconds.total, SECONDS)
+        return f"{amount(*self.seconds.judges, SECONDS)} of waiting for LLMs; the machine's is unknown"
 
 
 def make_plan(

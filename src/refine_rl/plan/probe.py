@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 from refine_rl.envs.play import sample
@@ -17,7 +18,7 @@ from refine_rl.policy.control import readable
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.protocol import Purpose
-from refine_rl.progress import Observer, Pause, never
+from refine_rl.progress import Observer, Pause, count, never
 from refine_rl.randomness import generator
 from refine_rl.rewards import build_reward
 from refine_rl.rewards.scoring import ScoringLoop
@@ -90,6 +91,7 @@ def probe(
         purpose=Purpose(seed=settings.grpo.seed, step=0, name="plan"),
         stage=stage,
         pause=pause,
+        counted=partial(count, observer, "prompts answered"),
     )
     seconds = time.perf_counter() - began
     observer.stage("The answers are scored")

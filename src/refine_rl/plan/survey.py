@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import Together
@@ -34,11 +35,11 @@ class Survey:
     isolation: str = ""  # what the model's programs are not kept from on this machine
 
 
-def survey(settings: Settings) -> Survey:
+def survey(settings: Settings, functions: Sequence[Callable[..., Any]] = ()) -> Survey:
     """Reads prompts and answers, and puts the reward together, as a run would; a mistake is raised as it
-    would be there. No call is made, and no key is needed. A task with [sft] and nothing that scores is one
-    for `refine sft`."""
-    if settings.sft is not None and not settings.scored:
+    would be there. `functions` are reward functions that were given from Python. No call is made, and no key
+    is needed. A task with [sft] and nothing that scores is one for `refine sft`."""
+    if settings.sft is not None and not (settings.scored or functions):
         return Survey(prompts=(), counts=None, shown=load_demonstrations(settings.sft, settings.folder))
     rubric, lost, nobody = default_rubric(), "", _Nobody(settings.endpoints)
     together = Together()
@@ -49,7 +50,7 @@ def survey(settings: Settings) -> Survey:
     prompts: list[Prompt] | None = None
     shown: Shown | None = None
     with together:
-        reward = build_reward(settings, (), nobody, rubric)
+        reward = build_reward(settings, functions, nobody, rubric)
     with together:
         stage_of(settings.rollout, settings.folder)
     with together:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.client import Connections
-from refine_rl.progress import Pause, never
+from refine_rl.progress import Counted, Pause, never, uncounted
 from refine_rl.prompts.candidates import SPLITS, Candidate
 from refine_rl.prompts.columns import Columns
 from refine_rl.prompts.curate import (
@@ -63,14 +63,15 @@ def load_prompts(
     connections: Connections | None = None,
     note: Callable[[str], None] = lambda text: None,
     pause: Pause = never,
+    counted: Counted = uncounted,
 ) -> tuple[list[Prompt], CurationReport]:
     """The prompts of a task: read or written, curated and split.
 
     Train comes first, then validation, then held_out. From a file the order within a split, the ids and
     the split itself depend on the texts alone, not on the file's order and not on the seed. A writer needs
-    `connections`; `note` hears how far it is, and `pause` may stop it. Raises UserError (SettingsError for
-    the source's name) where there is nothing, something broken, or too little for the numbers that the
-    settings ask for; what `write_prompts` raises goes through.
+    `connections`; `note` and `counted` hear how far it is, and `pause` may stop it. Raises UserError
+    (SettingsError for the source's name) where there is nothing, something broken, or too little for the
+    numbers that the settings ask for; what `write_prompts` raises goes through.
     """
     if settings.prompts.similarity == "meaning":
         from refine_rl.prompts.meaning import require_encoder  # late: numpy
@@ -79,7 +80,7 @@ def load_prompts(
     if settings.writes_prompts:
         if connections is None:
             raise UserError("the prompts of a writer need `connections` to its endpoint")
-        source = _write(settings, connections, note, pause)
+        source = _write(settings, connections, note, pause, counted)
     else:
         own = settings.prompts
         if settings.asks_for_tags and not own.system:
@@ -135,7 +136,11 @@ def load_all_prompts(
 
 
 def _write(
-    settings: Settings, connections: Connections, note: Callable[[str], None], pause: Pause
+    settings: Settings,
+    connections: Connections,
+    note: Callable[[str], None],
+    pause: Pause,
+    counted: Counted,
 ) -> _Source:
     client = connections.client(settings.writer.model)
     asked = numbers_asked_for(settings.prompts, WRITTEN)
@@ -152,6 +157,7 @@ def _write(
                 writer=settings.writer,
                 seed=settings.grpo.seed,
                 note=note,
+                counted=counted,
             )
         finally:
             await connections.close()

@@ -16,6 +16,7 @@ from itertools import count
 from refine_rl.errors import MachineError
 from refine_rl.llm.background import all_of
 from refine_rl.llm.client import Client
+from refine_rl.progress import Counted, uncounted
 from refine_rl.prompts.board import Batch, Board
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.curate import Dropped
@@ -62,11 +63,13 @@ async def write_prompts(
     writer: WriterSettings,
     seed: int,
     note: Callable[[str], None] = lambda text: None,
+    counted: Counted = uncounted,
 ) -> Written:
     """Prompts for every split, as many as are asked for or as the writer has in it.
 
-    `note` hears of the progress. Raises MachineError where the writer gives no facets, no prompt or no system
-    message, EndpointRefused and EndpointDown where it cannot be reached, GuardStop where the budget is spent.
+    `note` hears of the progress, `counted` of the prompts that are there. Raises MachineError where the
+    writer gives no facets, no prompt or no system message, EndpointRefused and EndpointDown where it cannot
+    be reached, GuardStop where the budget is spent.
     """
     author = Writer(client, task=task, prompts=prompts, writer=writer, seed=seed)
     facets = await author.facets()
@@ -81,6 +84,7 @@ async def write_prompts(
         slots = sum(map(len, batches))
         new = board.merge(results)
         note(f"{len(board.filled)} of {sum(asked.values())} prompts written")
+        counted(len(board.filled), sum(asked.values()))
         poor = poor + 1 if new < POOR * slots else 0
         if poor == POOR_ROUNDS:
             stopped = _why(results, new, slots)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from refine_rl.report.standing import Json, standing
+from refine_rl.report.survey import Seen
 from refine_rl.run import RunFolder
 from refine_rl.types import count_of
 
@@ -118,13 +119,13 @@ class Asked:
     rubric: str
 
 
-def asked(run: RunFolder, events: Sequence[Json]) -> Asked | None:
-    """What the page shows of the LLMs of a run; None where none was asked."""
+def asked(run: RunFolder, events: Sequence[Json], groups: Sequence[Seen]) -> Asked | None:
+    """What the page shows of the LLMs of a run, whose groups are these; None where none was asked."""
     rows = bills(run.calls())
     if not rows:
         return None
     looks = standing(events, "anchors")
-    agreed = [a for g in run.groups.lines() if (a := _agreement(g)) is not None]
+    agreed = [g.agreement for g in groups if g.agreement is not None]
     return Asked(
         bills=tuple(rows),
         total=total(rows),
@@ -138,7 +139,3 @@ def _when(look: Json) -> str:
     """When a look was taken: the step, and the time on the clock of the run."""
     step = "Before training" if look["step"] == 0 else f"At step {look['step']}"
     return f"{step} ({str(look['time']).replace('T', ' ')[:16]} UTC)"
-
-
-def _agreement(group: Json) -> float | None:
-    return next((t["agreement"] for t in group["trajectories"] if t.get("agreement") is not None), None)

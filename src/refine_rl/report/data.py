@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from refine_rl.report.asked import bills
 from refine_rl.report.asked import total as bill_of
@@ -41,6 +42,7 @@ _STAGES = {
     "base": "The base model’s held-out answers",
     "validation": "Validation",
     "checkpoint": "Checkpoints",
+    "report": "This report, made on the way",
     "tuned": "The tuned model’s held-out answers",
 }
 
@@ -267,6 +269,7 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
     prompts = run.prompts()
     splits = Counter(p.split for p in prompts)
     lines = {
+        **when_and_where(run),
         "Model": f"{m.name} ({adapter})",
         "Prompts": f"{splits['train']} train, {splits['validation']} validation, "
         f"{splits['held_out']} held-out{_written_by(prompts)}",
@@ -294,6 +297,29 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
     if calls := run.calls():
         lines["LLM calls"] = bill_of(bills(calls))
     return lines
+
+
+def when_and_where(run: RunFolder) -> dict[str, str]:
+    """When a run began and ended, on what kind of machine, and with which versions."""
+    began, events = run.config.created(), run.events()
+    lines = {"Date": f"{began:%Y-%m-%d %H:%M} UTC"}
+    if ended := next((e for e in reversed(events) if e["kind"] == "finished"), None):
+        lines["Date"] = (
+            f"{began:%Y-%m-%d %H:%M} to {_since(began, datetime.fromisoformat(ended['time']))} UTC"
+        )
+    begun = [e["text"] for e in events if e["kind"] in ("started", "resumed")]
+    if on := next((text for text in reversed(begun) if text.startswith("on ")), ""):
+        lines["Machine"] = on.removeprefix("on ")
+    versions = run.config.versions()
+    named = {"refine-rl": "Re:Fine", "torch": "torch", "transformers": "transformers", "python": "Python"}
+    if made := [f"{name} {versions[key]}" for key, name in named.items() if key in versions]:
+        lines["Made with"] = ", ".join(made)
+    return lines
+
+
+def _since(began: datetime, ended: datetime) -> str:
+    """When something ended, without a date that is clear already."""
+    return f"{ended:%H:%M}" if ended.date() == began.date() else f"{ended:%Y-%m-%d %H:%M}"
 
 
 def _written_by(prompts: Sequence[Prompt]) -> str:

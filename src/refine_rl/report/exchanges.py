@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from refine_rl.report.data import cut
+from refine_rl.report.evenly import evenly
 from refine_rl.report.standing import Json
 from refine_rl.run import RunFolder
 
@@ -31,10 +32,11 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exchanges:
-    """`shown` are some of `total` calls on record, all of them where they fit."""
+    """`shown` are some of `total` calls on record, all of them where they fit; `size`: about their bytes."""
 
     shown: tuple[Shown, ...]
     total: int
+    size: int
 
     @property
     def thinned(self) -> bool:
@@ -66,7 +68,7 @@ def collect(run: RunFolder, limit: int) -> Exchanges:
         for place, record in enumerate(run.exchanges.lines())
         if place in chosen
     )
-    return Exchanges(shown=shown, total=len(sizes))
+    return Exchanges(shown=shown, total=len(sizes), size=sum(sizes[place] for place in chosen))
 
 
 def choose(sizes: Sequence[int], *, firsts: Iterable[int], failed: Sequence[int], limit: int) -> set[int]:
@@ -82,22 +84,14 @@ def choose(sizes: Sequence[int], *, firsts: Iterable[int], failed: Sequence[int]
     used = 0
     for wanted, room in (
         (firsts, limit),
-        (_spread(failed), limit // 2),
-        (_spread(range(len(sizes))), limit),
+        (evenly(failed), limit // 2),
+        (evenly(range(len(sizes))), limit),
     ):
         for place in wanted:
             if place not in kept and used + sizes[place] <= room:
                 kept.add(place)
                 used += sizes[place]
     return kept
-
-
-def _spread(places: Sequence[int]) -> list[int]:
-    """The places in an order of which every beginning is spread over all of them: by their numbers' bits
-    from the last to the first."""
-    bits = max(1, (len(places) - 1).bit_length())
-    turned = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1 << bits))
-    return [places[number] for number in turned if number < len(places)]
 
 
 def _size(record: Json) -> int:

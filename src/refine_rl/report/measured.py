@@ -9,10 +9,12 @@ from rich.console import Console
 
 from refine_rl.evaluate.metrics.names import CONTROLS, label
 from refine_rl.report.columns import Columns
-from refine_rl.report.data import Measure, measure, others, share
+from refine_rl.report.data import Measure, examples, measure, measures, others, share
 from refine_rl.report.headline import claim, told
 from refine_rl.run import RunFolder
-from refine_rl.types import MIN_PROMPTS, Beside, Comparison, Contrast, Estimate, Metric, decimals
+from refine_rl.types import MIN_PROMPTS, Beside, Comparison, Contrast, Estimate, Example, Metric, decimals
+
+LATER_EXAMPLES = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,19 +83,34 @@ def _how(metric: Metric) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Later:
-    """A later evaluation of the run."""
+    """A later evaluation of the run; `measures` as those of its own comparison, beside `others`, and some
+    `examples`."""
 
     name: str
     claim: str
     numbers: str
     notes: tuple[str, ...]
     metrics: Metrics | None
+    measures: tuple[Measure, ...]
+    others: tuple[tuple[str, str], ...]
+    intervals: bool
+    examples: tuple[Example, ...]
 
 
 def later(run: RunFolder) -> list[Later]:
     """The evaluations that were made after the run's own comparison."""
     return [
-        Later(name=name, claim=claim(found), numbers=told(found), notes=_notes(found), metrics=metrics(found))
+        Later(
+            name=name,
+            claim=claim(found),
+            numbers=told(found),
+            notes=_notes(found),
+            metrics=metrics(found),
+            measures=tuple(measures(found)),
+            others=tuple(others(found.others)),
+            intervals=found.prompts >= MIN_PROMPTS,
+            examples=tuple(examples(found)[:LATER_EXAMPLES]),
+        )
         for name, found in run.evaluations().items()
     ]
 

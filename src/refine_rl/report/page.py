@@ -2,76 +2,120 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from refine_rl.report import data, exchanges, measured, parts, rollouts, turns
+from refine_rl.report import answers, data, exchanges, measured, parts, rollouts, turns
 from refine_rl.report.asked import asked
-from refine_rl.report.fill import file_of, fill
+from refine_rl.report.fill import fill_page
 from refine_rl.report.headline import headline
+from refine_rl.report.next_steps import next_steps
+from refine_rl.report.plots import reward_chart, training_plots
+from refine_rl.report.points import SMOOTH_FROM
 from refine_rl.report.sft import render_sft
+from refine_rl.report.standing import Json
+from refine_rl.report.survey import Seen, survey
 from refine_rl.run import RunFolder
-from refine_rl.types import MIN_PROMPTS
+from refine_rl.settings import Settings
+from refine_rl.types import MIN_PROMPTS, Comparison
 
 MOST_EVENTS = 200
+REST = 450_000  # bytes of a page beside answers, exchanges and rollouts: charts, tables, events
 
 
-def render(run: RunFolder, *, rollout_bytes: int = 4_000_000, exchange_bytes: int = 600_000) -> str:
+def render(run: RunFolder, *, page_bytes: int = 2_900_000) -> str:
     """The report of a run as HTML, also of one that is unfinished or was stopped.
 
-    About `rollout_bytes` of rollouts, and `exchange_bytes` of what LLMs were asked and replied, are put into
-    the page; what is left out is said on it. Every
-    text that a person or a model wrote is escaped; the only script that the page's own policy lets
-    run is ours, known by its hash.
+    It has about `page_bytes` at most: of that, a quarter for answers to the held-out prompts and a tenth for
+    what LLMs were asked and replied, where there is so much; rollouts have the rest. What is left out is said
+    on it. Every text that a person or a model wrote is escaped; the only script that the page's own policy
+    lets run is ours, known by its hash.
     """
     if run.config.kind() == "sft":
         return render_sft(run)
-    from refine_rl.report.plots import SMOOTH_FROM, training_plots  # imports matplotlib
-
-    settings, metrics, validation = run.settings(), run.metrics(), run.validation()
-    events, comparison = run.events(), run.comparison()
-    best = data.best_step(events)
-    script = file_of("page.js")
+    settings, events, comparison = run.settings(), run.events(), run.comparison()
+    groups = survey(run)
+    answered = answers.collect(run, comparison, page_bytes // 4)
+    exchanged = exchanges.collect(run, page_bytes // 10)
+    left = page_bytes - answered.size if answered is not None else page_bytes
     page: dict[str, Any] = {
         "name": run.name,
         "task": settings.task.strip(),
-        "headline": headline(
-            comparison, events, validation, steps_done=len(metrics), steps=settings.grpo.steps
-        ),
-        "facts": data.facts(run, settings, metrics, best),
-        "comparison": comparison,
-        "others": data.others(comparison.others) if comparison is not None else [],
-        "start": Path(settings.model.start).name,
-        "measures": data.measures(comparison) if comparison is not None else [],
-        "intervals": comparison is not None and comparison.prompts >= MIN_PROMPTS,
-        "parts": parts.by_facet(comparison) if comparison is not None else [],
-        "variety": parts.variety(comparison) if comparison is not None else [],
-        "openings": parts.openings(metrics),
-        "metrics": measured.metrics(comparison) if comparison is not None else None,
-        "turns": turns.turns(run) if comparison is not None and settings.rollout.environment else None,
+        "commands": next_steps(run, settings),
+        **_evidence(run, settings, comparison),
+        **_training(run, settings, events, comparison, groups),
+        "judged": bool(settings.reward.judges),
+        "answers": answered,
         "later": measured.later(run),
-        "examples": data.examples(comparison) if comparison is not None else [],
         "prompts": data.prompts(run, events),
-        "asked": asked(run, events),
-        "exchanges": exchanges.collect(run, exchange_bytes),
-        "plots": [
-            (plot, Markup(plot.svg)) for plot in training_plots(metrics, validation, run.pool(), best=best)
-        ],
-        "smoothed": len(metrics) >= SMOOTH_FROM,
-        "best": best,
-        "times": data.time_table(metrics, run.times()),
-        "rollouts": rollouts.collect(run, rollout_bytes),
+        "asked": asked(run, events, groups),
+        "exchanges": exchanged,
+        "rollouts": rollouts.collect(run, groups, max(page_bytes // 3, left - exchanged.size - REST)),
         "warnings": [e for e in events if e["kind"] in ("warning", "guard")],
         "events": events[-MOST_EVENTS:],
         "events_left_out": max(0, len(events) - MOST_EVENTS),
         "settings": data.settings_table(settings),
         "versions": run.config.versions(),
-        "style": Markup(file_of("page.css")),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    return fill("page.html.j2", page)
+    return fill_page("page.html.j2", page | {"nav": _sections(page)})
+
+
+def _evidence(run: RunFolder, settings: Settings, comparison: Comparison | None) -> dict[str, Any]:
+    """What the page says of the comparison."""
+    c = comparison
+    return {
+        "comparison": c,
+        "start": Path(settings.model.start).name,
+        "others": [] if c is None else data.others(c.others),
+        "measures": [] if c is None else data.measures(c),
+        "intervals": c is not None and c.prompts >= MIN_PROMPTS,
+        "parts": [] if c is None else parts.by_facet(c),
+        "variety": [] if c is None else parts.variety(c),
+        "metrics": None if c is None else measured.metrics(c),
+        "turns": turns.turns(run) if c is not None and settings.rollout.several_turns else None,
+    }
+
+
+def _training(
+    run: RunFolder,
+    settings: Settings,
+    events: Sequence[Json],
+    comparison: Comparison | None,
+    groups: Sequence[Seen],
+) -> dict[str, Any]:
+    """What the page says of the steps."""
+    metrics, validation = run.metrics(), run.validation()
+    best = data.best_step(events)
+    return {
+        "headline": headline(
+            comparison, events, validation, steps_done=len(metrics), steps=settings.grpo.steps
+        ),
+        "facts": data.facts(run, settings, metrics, best),
+        "best": best,
+        "curve": reward_chart(metrics, validation, comparison, best=best),
+        "families": training_plots(metrics, validation, run.pool(), groups, best=best),
+        "smoothed": len(metrics) >= SMOOTH_FROM,
+        "openings": parts.openings(metrics),
+        "times": data.time_table(metrics, run.times()),
+    }
+
+
+def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The anchor and the name of each section that is there."""
+    names = {
+        "curve": ("Reward", page["curve"]),
+        "about": ("The run", True),
+        "evidence": ("Evidence", page["comparison"]),
+        "answers": ("Answers", page["answers"]),
+        "turns": ("Turn by turn", page["turns"]),
+        "later": ("Later evaluations", page["later"]),
+        "training": ("Training", page["families"]),
+        "rollouts": ("Rollouts", page["rollouts"].groups),
+        "prompts": ("Prompts", page["prompts"]),
+        "times": ("Times", page["times"]),
+        "asked": ("Judges and costs", page["asked"]),
+        "events": ("Events", True),
+        "settings": ("Settings", True),
+    }
+    return [(anchor, label) for anchor, (label, there) in names.items() if there]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
+import sys
 import time
+from collections.abc import Callable
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,12 +14,17 @@ from rich.text import Text
 
 from refine_rl.errors import RefineError
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
+from refine_rl.report.bottom import Bottom
 from refine_rl.report.columns import Columns
 from refine_rl.report.dialogue import told
+from refine_rl.report.follow import Follower
 from refine_rl.report.measured import print_metrics
+from refine_rl.report.moment import line_of
+from refine_rl.report.safe import shown as shown
 from refine_rl.report.tiles import tinted
 from refine_rl.report.wrapping import wrap
-from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Metrics, Part, SFTMetrics, decimals
+from refine_rl.run import RunFolder
+from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Part, decimals
 
 EXAMPLES = 3
 _VALUES = 8  # of each facet that are shown
@@ -26,21 +33,8 @@ _FILE = 120  # columns of a table in a file, or in the input of another program
 _COLUMNS = ("base", "tuned", "difference", "95 % interval")
 _SUCCESS = ("success", "success_greedy")
 _MEASURES = {"success_greedy": "success, greedy"}
-_INDENT = 10  # columns of the clock
-_FEW_BARS = 8  # of a curve; with fewer, numbers beside it give way
-_BARS = "▁▂▃▄▅▆▇█"
-# What could move the cursor, recolour the screen or reverse the text: control characters but line end and
-# tab, marks of writing direction, and halves of surrogate pairs.
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def shown(text: str) -> str:
-    """Text of a model, a file or a judge, safe to print on a terminal.
-
-    >>> print(shown("red: \\x1b[31m"))
-    red: \\x1b[31m
-    """
-    return _UNSAFE.sub(lambda unsafe: repr(unsafe[0])[1:-1], text)
+SILENCE = 30.0
+"""Seconds after which somebody who reads a file of lines wants to hear how far it is."""
 
 
 def results() -> Console:
@@ -68,92 +62,87 @@ def coloured(console: Console) -> bool:
     return console.is_terminal and not console.no_color and console.color_system is not None
 
 
-class Screen:
-    """An Observer for people: stages with their clock, one line a step, warnings in yellow."""
+class Screen(Follower):
+    """An Observer for people at a terminal, or of a file: stages with their clock, one line a step, warnings
+    in yellow. In a `with` block a terminal has a line at its bottom that says how far everything is;
+    elsewhere some lines say how long it will still take."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, run: RunFolder | None = None, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        super().__init__(run, clock=clock)
         self._console = talk()
-        self._began = time.perf_counter()
-        self._rewards: list[float] = []
-        self._losses: list[float] = []
+        self._bottom: Bottom | None = None
+        self._mute = False
+        self._spoke, self._told_left = self.seconds, float("-inf")
 
     @property
-    def _narrow(self) -> bool:
+    def width(self) -> int:  # type: ignore[override]
+        return self._console.width
+
+    @property
+    def narrow(self) -> bool:  # type: ignore[override]
         """Whether there is a screen, whose width counts; a file takes lines of any length."""
         return self._console.is_terminal or "COLUMNS" in os.environ
 
-    def stage(self, text: str) -> None:
-        clock, said = self._clock(), self._under(text).lstrip()
-        self._console.print(f"[dim]{clock}[/]  [bold]{escape(said)}[/]")
+    def __enter__(self) -> Self:
+        if moves(self._console):
+            self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+            plain = not self._console.encoding.startswith("utf")
+            self._bottom = Bottom(
+                sys.stderr, self._console, lambda width: line_of(self.now, self.seconds, width, plain=plain)
+            )
+            self._bottom.__enter__()
+        return self
 
-    def note(self, text: str) -> None:
-        self._console.print(self._under(text), markup=False)
+    def __exit__(self, *error: object) -> None:
+        bottom, self._bottom = self._bottom, None
+        if bottom is not None:
+            bottom.__exit__()
+            self._console = talk()
 
-    def warning(self, text: str) -> None:
-        self._console.print(f"[yellow]warning[/]   {escape(self._under(text).lstrip())}")
-
-    def _under(self, text: str) -> str:
-        """The text in the column under a stage's words; on a terminal broken between words."""
-        indented = "\n".join(" " * _INDENT + line for line in shown(text).splitlines() or [""])
-        return wrap(indented, self._console.width - 1) if self._console.is_terminal else indented
-
-    def step(self, metrics: Metrics, steps: int) -> None:
-        if isinstance(metrics, SFTMetrics):
-            self._sft_step(metrics, steps)
+    def _say(self, text: Text) -> None:
+        self._spoke = self.seconds
+        if self._mute:
             return
-        m = metrics
-        if m.reward_mean is not None:
-            self._rewards.append(m.reward_mean)
-        reward = "   -  " if m.reward_mean is None else f"{decimals(m.reward_mean):>6}"
-        number = f"{m.step:>{len(str(steps))}}/{steps}"
-        tokens = f"tokens {m.tokens_mean:3.0f}, "
-        rest = f"cut {m.clipped_share:4.0%}, no spread {m.groups_zero_variance}/{m.groups}"
-        missing = f", missing {m.members_missing}" if m.members_missing else ""
-        below = f",\n{' ' * _INDENT}{missing[2:]}" if missing else ""
-        forms = (  # from a wide screen to a narrow one
-            (f"step {number}  reward {reward} ", f" {tokens}{rest}", missing),
-            (f"{number}  reward {reward} ", f" {tokens}{rest}", missing),
-            (f"{number}  reward {reward} ", f" {rest}", missing),
-            (f"{number}  reward {reward} ", f" {rest}", below),
-        )
-        clock = self._clock()
-        for head, tail, end in forms if self._narrow else forms[:1]:
-            bars = self._console.width - len(f"{clock}  {head}{tail}{end.partition(chr(10))[0]}")
-            if bars >= 0:
-                break
-        bars = max(0, min(16, bars))
-        curve = spark(self._rewards, bars)
-        self._console.print(f"{clock}  {head}[cyan]{curve:<{bars}}[/]{tail}[yellow]{end}[/]")
+        try:
+            if self._bottom is not None:
+                self._bottom.show(text)
+            else:
+                self._console.print(text)
+        except Exception:  # the run is worth more than what is said of it
+            if self._bottom is None:
+                self._mute = True  # nobody sees it any more
+                return
+            self.__exit__()
+            self._say(text)
 
-    def _sft_step(self, m: SFTMetrics, steps: int) -> None:
-        self._losses.append(m.loss)
-        head = f"{self._clock()}  {m.step:>{len(str(steps))}}/{steps}  loss {m.loss:.4f} "
-        speed = f", {m.tokens / m.seconds['train']:>7,.0f} tokens/s"
-        looked = "" if m.validation_loss is None else f", validation {m.validation_loss:.4f}"
-        room = len(", validation 10.0000")  # kept on each line, so that columns stand under each other
-        tails = (f" epoch {m.epoch:5.2f}{speed}", f" epoch {m.epoch:5.2f}")  # a wide screen, a narrow one
-        for tail in tails if self._narrow else tails[:1]:
-            bars = self._console.width - len(head) - len(tail) - room
-            if bars >= _FEW_BARS:
-                break
-        bars = max(0, min(16, bars))
-        self._console.print(f"{head}[cyan]{spark(self._losses, bars):<{bars}}[/]{tail}{looked}")
+    def draw(self) -> None:
+        """Draws the line at the bottom as it is now, where there is one."""
+        if self._bottom is not None:
+            self._bottom.draw()
 
-    def _clock(self) -> str:
-        return f"{time.perf_counter() - self._began:6.1f} s"
+    def _changed(self) -> None:
+        """Where nothing moves, a long part speaks up now and then."""
+        if self._bottom is None and self.now.count is not None and self.seconds - self._spoke >= SILENCE:
+            c, left = self.now.count, self.now.left(self.seconds)
+            self.note(f"{c.what} {c.done}/{c.of}{left and ', '}{left}")
+
+    def _with_left(self, line: Text) -> Text:
+        left = self.now.left(self.seconds)
+        if self._bottom is not None or not left or self.seconds - self._told_left < SILENCE:
+            return line
+        told = line + Text(f", {left}")
+        if self.narrow and told.cell_len > self.width:
+            return line
+        self._told_left = self.seconds
+        return told
 
 
-def spark(values: list[float], bars: int = 16) -> str:
-    """A small bar for each of the last `bars` values, between the smallest and the largest of all.
-
-    >>> spark([0.0, 0.5, 1.0]), spark([0.0, 1.0, 0.9, 1.0], bars=2), spark([1.0, 1.0])
-    ('▁▅█', '██', '▅▅')
-    """
-    if not values or not bars:
-        return ""
-    low, high = min(values), max(values)
-    shares = [(v - low) / (high - low) if high > low else 0.5 for v in values[-bars:]]
-    return "".join(_BARS[min(7, int(share * 8))] for share in shares)
+def moves(console: Console) -> bool:
+    """Whether lines can be drawn again: a real terminal (what pretends to be one, as many a log does with
+    FORCE_COLOR, is none) that knows how to go back."""
+    return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
 
 
 def _one_line(text: str) -> str:

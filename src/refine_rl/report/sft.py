@@ -4,15 +4,16 @@ and after."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from refine_rl.report import data
-from refine_rl.report.fill import file_of, fill
+from refine_rl.report.fill import fill_page
 from refine_rl.report.headline import Headline
+from refine_rl.report.next_steps import next_steps
+from refine_rl.report.plots import sft_loss_chart, sft_plots
+from refine_rl.report.points import SMOOTH_FROM
 from refine_rl.report.standing import Json
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
@@ -35,8 +36,6 @@ class Look:
 
 def render_sft(run: RunFolder) -> str:
     """The page as HTML, also of a run that is unfinished or was stopped."""
-    from refine_rl.report.plots import SMOOTH_FROM, sft_plots  # imports matplotlib
-
     settings, metrics, events = run.settings(), run.metrics(), run.events()
     validation = run.validation()
     best = data.best_step(events)
@@ -49,7 +48,9 @@ def render_sft(run: RunFolder) -> str:
         "facts": _facts(run, settings, metrics, best),
         "notes": next((e["text"] for e in events if e["name"] == "rows"), "").splitlines(),
         "looks": _looks(metrics, validation, best),
-        "plots": [(plot, Markup(plot.svg)) for plot in sft_plots(metrics, validation, best=best)],
+        "curve": sft_loss_chart(metrics, validation, best=best),
+        "families": sft_plots(metrics),
+        "commands": next_steps(run, settings),
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,
         "examples": run.examples(),
@@ -59,9 +60,23 @@ def render_sft(run: RunFolder) -> str:
         "events_left_out": max(0, len(events) - MOST_EVENTS),
         "settings": data.settings_table(settings),
         "versions": run.config.versions(),
-        "style": Markup(file_of("page.css")),
     }
-    return fill("sft.html.j2", page)
+    return fill_page("sft.html.j2", page | {"nav": _sections(page)})
+
+
+def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The anchor and the name of each section that is there."""
+    names = {
+        "curve": ("Loss", page["curve"]),
+        "about": ("The run", True),
+        "training": ("Training", page["looks"] or page["families"]),
+        "examples": ("Examples", page["examples"]),
+        "rows": ("Rows", page["notes"]),
+        "times": ("Times", page["times"]),
+        "events": ("Events", True),
+        "settings": ("Settings", True),
+    }
+    return [(anchor, label) for anchor, (label, there) in names.items() if there]
 
 
 def _headline(
@@ -116,6 +131,7 @@ def _facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: in
         "all weights" if whole else f"{m.adapter}, rank {m.rank}, alpha {m.alpha:g}, dropout {m.dropout:g}"
     )
     lines = {
+        **data.when_and_where(run),
         "Model": f"{m.name} ({adapter})",
         "Data": sft.data,
         "Update": f"up to {sft.batch_tokens:,} tokens a step, learning rate {settings.sft_learning_rate:g}, "

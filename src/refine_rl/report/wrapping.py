@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from rich.cells import cell_len
 
 _VERBS = (
-    "demo|train|recipes|init|prompts|plan|score|eval|report|replay|chat|export|bench"  # as cli/__init__.py
+    "demo|train|sft|recipes|init|prompts|plan|check|score|eval|compare|report|replay|runs|chat|play|export|"
+    "bench"  # as cli/__init__.py
 )
 # A command: in backticks up to their end; else, at a line's beginning or behind a colon, up to the end of
 # the line or of the sentence.

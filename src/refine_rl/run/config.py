@@ -154,7 +154,7 @@ def reward_files(settings: Settings) -> dict[str, str]:
     if settings.rollout.environment:
         specs.append(settings.rollout.environment)
     specs += settings.rollout.tools
-    files = {spec.rpartition(":")[0] for spec in specs}
+    files = {spec.rpartition(":")[0] for spec in specs} - {"python"}  # what was given from Python has none
     if settings.reward.rubric.startswith("file:"):
         files.add(settings.reward.rubric.removeprefix("file:"))
     return {

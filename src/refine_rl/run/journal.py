@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
-from refine_rl.progress import Observer
+from refine_rl.progress import Observer, count
 from refine_rl.run.folder import RunFolder
 from refine_rl.types import Metrics
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """What a further listener may have beside what an Observer has."""
+
+    def kept(self, step: int) -> None:
+        """A validation or a checkpoint of `step` is on record."""
 
 
 class Listeners:
@@ -30,8 +39,16 @@ class Listeners:
     def step(self, metrics: Metrics, steps: int) -> None:
         self._each(lambda observer: observer.step(metrics, steps))
 
-    def _each(self, tell: Callable[[Observer], None]) -> None:
-        tell(self._first)
+    def count(self, what: str, done: int, of: int) -> None:
+        self._each(lambda observer: count(observer, what, done, of))
+
+    def kept(self, step: int) -> None:
+        """To the others alone: a run within a run has listeners of its own."""
+        self._each(lambda o: o.kept(step) if isinstance(o, Keeping) else None, first=False)
+
+    def _each(self, tell: Callable[[Observer], None], *, first: bool = True) -> None:
+        if first:
+            tell(self._first)
         for place, observer in enumerate(self._others):
             try:
                 tell(observer)
@@ -82,6 +99,10 @@ class Journal:
         """A training step of `steps` has ended."""
         self._folder.metrics.append(metrics)
         self.observer.step(metrics, steps)
+
+    def kept(self, step: int) -> None:
+        """A validation or a checkpoint of `step` is on record."""
+        self.observer.kept(step)
 
     def told(self, name: str) -> bool:
         """Whether a warning or note of this name is on record."""

@@ -93,13 +93,16 @@ class Table(Generic[R]):
                     if not self._grows:
                         yield number, None, "the file ends in the middle of it"
                     return
-                try:
-                    record = json.loads(line.decode("utf-8"))  # from bytes it would guess UTF-16
-                except (ValueError, RecursionError) as error:
-                    yield number, None, _why_no_json(error)
-                    continue
-                wrong = self._shape.flaw(record)
-                yield number, record if wrong is None else None, wrong or ""
+                yield self._parsed(number, line)
+
+    def _parsed(self, number: int, line: bytes) -> tuple[int, Record | None, str]:
+        """As in `_scan`."""
+        try:
+            record = json.loads(line.decode("utf-8"))  # from bytes it would guess UTF-16
+        except (ValueError, RecursionError) as error:
+            return number, None, _why_no_json(error)
+        wrong = self._shape.flaw(record)
+        return number, record if wrong is None else None, wrong or ""
 
     # -- writing ------------------------------------------------------------------------------
 

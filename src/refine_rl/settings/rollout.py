@@ -59,7 +59,8 @@ class RolloutSettings(Section):
     """A completion is cut here, with stop reason "length"; with an environment or tools, each turn of it."""
     environment: str = ""
     """A world in which the policy takes several turns: "my_env.py:Guess", a class of the task's own with
-    `start` and `step` (or Gymnasium's `reset` and `step`). Without it, a completion is one answer."""
+    `start` and `step` (or Gymnasium's `reset` and `step`). Without it, a completion is one answer.
+    "python:Guess" stands in a run to which the class was given from Python."""
     tools: list[str] = []
     """Functions that the policy may call: ["tools.py:search", "tools.py:add"], with type hints and a
     docstring. What they return comes back as a message, until a reply calls none. `turns`,

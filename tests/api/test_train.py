@@ -16,10 +16,10 @@ import pytest
 
 import refine_rl as refine
 from refine_rl import api
+from refine_rl.api.arguments import Task
 from refine_rl.errors import GuardStop, SettingsError, UserError
 from refine_rl.progress import Quiet
 
-MakeModel = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("no_plots")
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud"]
 PROMPTS = [f"say something about the {a} and a {b}" for a in WORDS for b in WORDS if a < b]
@@ -27,26 +27,6 @@ PROMPTS = [f"say something about the {a} and a {b}" for a in WORDS for b in WORD
 
 def brevity(prompt: str, completion: str) -> float:
     return 1.0 if len(completion) <= 8 else 0.0
-
-
-@pytest.fixture
-def small(
-    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
-    """small(...) -> arguments of a training of a second, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def arguments(**changes: Any) -> dict[str, Any]:
-        usual: dict[str, Any] = {
-            "model": {"name": str(make_model("llama")), "device": "cpu", "dtype": "float32", "rank": 2},
-            "rollout": {"group_size": 3, "max_tokens": 8},
-            "grpo": {"steps": 2, "prompts_per_step": 2, "all_cut_patience": 99, "validate_every": 0},
-            "evaluate": {"samples": 1, "bootstrap": 100},
-            "observer": Quiet(),
-        }
-        return {**usual, **changes}
-
-    return arguments
 
 
 def breakdowns(run: refine.Run) -> set[str]:
@@ -171,8 +151,9 @@ def test_what_writer_and_judge_stand_for(tmp_path: Path) -> None:
     def settings(**given: Any) -> Any:
         writer, judge = given.pop("writer", None), given.pop("judge", None)
         task = given.pop("task", "Be brief.")
-        sections = {**given, **api._models(writer, judge, given)}
-        return api._settings(task, None, None, (), sections)
+        asked = Task(task=task, writer=writer, judge=judge, sections=given)
+        asked.check()
+        return asked.settings()
 
     both = settings(writer="a/w", judge="b/j", reward={"rubric": "Kind."})
     assert (both.writer.model, both.reward.judges, both.reward.rubric) == ("a/w", ["b/j"], "Kind.")
@@ -187,7 +168,7 @@ def test_what_writer_and_judge_stand_for(tmp_path: Path) -> None:
     over = settings(task=tmp_path / "task.toml", writer="a/w", judge="b/j")
     assert (over.writer.model, over.writer.batch) == ("a/w", 3)
     assert (over.reward.judges, over.reward.rubric) == (["b/j"], "Kind.")
-    with pytest.raises(SettingsError, match=r"reward\.judges"):
+    with pytest.raises(UserError, match=r'judge=3: "ENDPOINT/MODEL", a list of these'):
         settings(judge=3)
     with pytest.raises(SettingsError, match="`reward` must be a table"):
         settings(judge="b/j", reward=3)
@@ -206,11 +187,13 @@ def test_resuming(small: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     grpo = {"steps": 8, "prompts_per_step": 2, "all_cut_patience": 99, "validate_every": 0}
     with pytest.raises(GuardStop, match="away"):
         refine.train("Be brief.", prompts=PROMPTS, rewards=[patchy], run="mine", **small(grpo=grpo))
-    with pytest.raises(UserError, match="is not finished: refine train --resume mine"):
+    with pytest.raises(
+        UserError, match=r"is not finished. Go on with it: refine_rl.resume\('mine', rewards=\[patchy\]\)"
+    ):
         refine.open_run("mine")
-    with pytest.raises(UserError, match=r"\[patchy\], not with \[\].*resume\('mine', rewards=\[patchy\]\)"):
+    with pytest.raises(UserError, match=r"\[patchy\], not with none.*resume\('mine', rewards=\[patchy\]\)"):
         refine.resume("mine")
-    with pytest.raises(UserError, match=r"not with \[brevity\]"):
+    with pytest.raises(UserError, match=r"not with rewards=\[brevity\]"):
         refine.resume("mine", rewards=[brevity])
     assert Path("mine/config.toml").is_file()  # a refused resume takes nothing away
     back = True
@@ -224,23 +207,24 @@ def test_resuming(small: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
 def test_no_functions_where_there_were_none(small: Callable[..., dict[str, Any]]) -> None:
     rules = [{"rule": "words", "max": 2}]
     run = refine.train("Be brief.", prompts=PROMPTS, rules=rules, **small())
-    with pytest.raises(UserError, match="without Python reward functions"):
+    with pytest.raises(UserError, match=r"without any code from Python.*leave rewards=\[brevity\] out"):
         refine.resume(run.folder, rewards=[brevity])
 
 
 def test_an_evaluation_wants_the_functions_too(small: Callable[..., dict[str, Any]]) -> None:
     from refine_rl.pipeline.evaluate import evaluate_again
+    from refine_rl.pipeline.given import Given
     from refine_rl.run import RunFolder
 
     run = refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], **small())
-    folder = RunFolder.open(run.folder)
+    folder, given = RunFolder.open(run.folder), Given(rewards=[brevity])
     with pytest.raises(UserError, match="brevity"):
         evaluate_again(folder)
     with folder.writing(), pytest.raises(UserError, match="another process"):
-        evaluate_again(folder, functions=[brevity])
+        evaluate_again(folder, given=given)
     with (folder.path / "events.jsonl").open("ab") as file:
         file.write(b'{"time')
-    comparison, _ = evaluate_again(folder, functions=[brevity])
+    comparison, _ = evaluate_again(folder, given=given)
     assert "component:brevity" in comparison.details
     assert (folder.path / "events.jsonl").read_bytes().endswith(b"}\n")  # repaired
 
@@ -249,7 +233,7 @@ def test_an_evaluation_wants_the_functions_too(small: Callable[..., dict[str, An
     ("changes", "message"),
     [
         ({"rewards": [lambda text: 1.0]}, "is no reward function"),
-        ({"rewards": brevity}, r"rewards is a list of functions: rewards=\[...\]"),
+        ({"rewards": brevity}, r"rewards is a list of functions: rewards=\[brevity\]"),
         ({"rewards": []}, "reward"),
         ({"prompts": []}, "no prompts|prompt"),
         ({"prompts": ["one", 2]}, r"prompts\[1\] is 2"),
@@ -277,7 +261,7 @@ def test_a_used_folder_is_refused_before_anything_is_written(
 ) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match="is there already and is no run"):
         refine.train("Be brief.", prompts=PROMPTS, rewards=[brevity], run="notes", **small())
     assert [p.name for p in (tmp_path / "notes").iterdir()] == ["mine.txt"]
 

@@ -1,0 +1,38 @@
+"""The Python front door: what the command line does, as functions.
+
+import refine_rl as refine
+
+def brevity(prompt, completion):
+    return 1.0 if len(completion.split()) <= 20 else 0.0
+
+run = refine.train(task="Answer in one short sentence.", prompts="tickets.jsonl", rewards=[brevity])
+print(run.comparison)
+
+# without any data: refine.train(task="...", writer="ENDPOINT/MODEL", judge="ENDPOINT/MODEL")
+"""
+
+from refine_rl.api.after import Talk, chat, evaluate, export, generate
+from refine_rl.api.before import plan, prompts
+from refine_rl.api.records import Evaluation, PromptList, Run, SFTRun
+from refine_rl.api.runs import open_run, resume, resume_sft, sft, train
+from refine_rl.api.score import score_group
+
+__all__ = [
+    "Evaluation",
+    "PromptList",
+    "Run",
+    "SFTRun",
+    "Talk",
+    "chat",
+    "evaluate",
+    "export",
+    "generate",
+    "open_run",
+    "plan",
+    "prompts",
+    "resume",
+    "resume_sft",
+    "score_group",
+    "sft",
+    "train",
+]

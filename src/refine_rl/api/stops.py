@@ -1,0 +1,123 @@
+"""What ends a call early: Ctrl-C or a kernel's interrupt, a guard, a machine that fails, a mistake; each with
+the call that goes on.
+
+What is raised here is new and comes from nothing: the error that it stands for holds on to everything that
+was at work (in a notebook, as long as it is the last one), the model on its device among it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+from refine_rl.api.words import in_python, ways_on
+from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, RefineError, UserError
+from refine_rl.llm.client import EndpointDown
+from refine_rl.pipeline.given import resume_call
+from refine_rl.progress import Pause, never
+from refine_rl.run import RunFolder
+
+T = TypeVar("T")
+_STOPPING = "Stopping at the next safe place (interrupt again: at once) ...\n"
+
+
+def training(folder: RunFolder, work: Callable[[Pause], T]) -> T:
+    """Does a training's work in its folder. What is raised says how to go on: Interrupted, GuardStop,
+    MachineError (DiskError); and UserError, where nothing was done."""
+    told: RefineError
+    try:
+        with interruptible() as pause:
+            return work(pause)
+    except Interrupted:
+        told = Interrupted(f"Interrupted. The state was saved. Go on with: {resume_call(folder)}")
+    except KeyboardInterrupt:
+        told = Interrupted(f"Stopped at once. Go on from what was saved: {resume_call(folder)}")
+    except GuardStop as stop:
+        rest = f"The state was saved. Report: {folder.report}\n{ways_on(stop, folder)}"
+        told = GuardStop(stop.guard, stop.what, f"{in_python(stop.advice)}\n{rest}", limit=stop.limit)
+    except DiskError as error:
+        told = DiskError(f"{in_python(str(error))}\nWhat was saved stands. Go on: {resume_call(folder)}")
+    except MachineError as error:
+        lines = [in_python(str(error)), f"The state was saved. Go on with: {resume_call(folder)}"]
+        told = type(error)("\n".join([*lines, *_elsewhere(error, folder)]))
+    except UserError as mistake:
+        raise in_own_words(mistake) from None
+    raise told
+
+
+def once(work: Callable[[Pause], T]) -> T:
+    """Does work that is not gone on with: it is asked for again. What is raised says so."""
+    told: RefineError
+    try:
+        with interruptible() as pause:
+            return work(pause)
+    except (Interrupted, KeyboardInterrupt):
+        told = Interrupted("Interrupted. Call it again: what LLMs were paid for is in the cache.")
+    except GuardStop as stop:
+        more = ', with more: set={"budget.dollars": ...}' if stop.guard == "budget" else ""
+        advice = f"Call it again{more}; what LLMs were paid for is in the cache."
+        told = GuardStop(stop.guard, stop.what, advice, limit=stop.limit)
+    except UserError as mistake:
+        raise in_own_words(mistake) from None
+    raise told
+
+
+def in_own_words(mistake: UserError) -> UserError:
+    """The same error, which speaks of arguments in the place of flags."""
+    mistake.args = (in_python(str(mistake)), *mistake.args[1:])
+    return mistake
+
+
+def _elsewhere(error: MachineError, folder: RunFolder) -> list[str]:
+    """How to go on with an endpoint at another address."""
+    name = error.unreached if isinstance(error, EndpointDown) else ""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        return []
+    moved = f"set={{'endpoints.{name}.base_url': 'ADDRESS'}}"
+    return [f"Where it is at another address: {resume_call(folder, moved)}"]
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Pause]:
+    """Long work: gives the Pause that raises Interrupted after the first SIGINT; the second is an ordinary
+    KeyboardInterrupt. Where this is not the main thread, or the program has an answer of its own to the
+    signal, that is left as it is."""
+    if threading.current_thread() is not threading.main_thread() or not _is_usual():
+        yield never
+        return
+    from refine_rl.report.bottom import say_at_once  # late: rich
+
+    asked = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        if isinstance(sys.stderr, io.TextIOWrapper) or hasattr(sys.stderr, "above"):
+            say_at_once(_STOPPING)  # write() may be what was interrupted, and is not entered twice
+        else:
+            sys.stderr.write(f"\n{_STOPPING}")  # a notebook's
+
+    def pause() -> None:
+        if asked:
+            raise Interrupted("Interrupted.")
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield pause
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_usual() -> bool:
+    """Whether an interrupt is Python's own affair, or a kernel's (whose cells that await have another)."""
+    now: Any = signal.getsignal(signal.SIGINT)
+    return now is signal.default_int_handler or str(getattr(now, "__module__", "")).startswith("ipykernel")

@@ -1,0 +1,224 @@
+"""How a run stands at this moment, for one who watches it: from its files alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from refine_rl.errors import quoted
+from refine_rl.report.asked import bills, total
+from refine_rl.report.data import number
+from refine_rl.report.standing import Json
+from refine_rl.report.time_left import about, left_of
+from refine_rl.run.follow import Watched
+from refine_rl.run.lock import Hold
+from refine_rl.types import count_of
+
+State = Literal["waiting", "running", "finished", "stopped", "interrupted", "failed", "ended", "silent"]
+_BEGINS = ("started", "resumed")
+_ENDS = ("guard", "interrupted", "failure", "finished")
+_PATIENCE = 120.0  # seconds without a line, at least, until a run that cannot be seen counts as silent
+_WARNINGS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """The state, in the words that head the page, and what is to be said with it."""
+
+    state: State
+    said: str
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number with its name; `loud`: one that a person should look at."""
+
+    name: str
+    text: str
+    loud: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Now:
+    """All of it. `doing` ("" while it trains) and `left` are of a run that goes on; `done` of `steps` steps
+    are trained; `warnings` are the newest of `warnings_all` warnings and guards, the newest first."""
+
+    name: str
+    standing: Standing
+    doing: str = ""
+    left: str = ""
+    done: int = 0
+    steps: int = 0
+    facts: tuple[Fact, ...] = ()
+    warnings: tuple[Json, ...] = ()
+    warnings_all: int = 0
+
+
+def now_of(run: Watched, at: float | None = None) -> Now:
+    """How the run stands, `at` a time (seconds since 1970; without one, now). Raises UserError where one of
+    its files is damaged."""
+    at = time.time() if at is None else at
+    if not run.begun:
+        waiting = Standing(state="waiting", said="Waiting for the run to begin")
+        return Now(name=run.name, standing=waiting)
+    events, metrics = run.events(), run.metrics()
+    took = [m["seconds"]["total"] for m in metrics[-10:]]
+    standing = standing_of(
+        events,
+        run.hold(),
+        heard=run.heard() or at,
+        at=at,
+        patience=max(_PATIENCE, 5 * max(took, default=0.0)),
+        resume=f"refine {run.config.verb()} --resume {quoted(run.path)}",
+    )
+    going = standing.state == "running"
+    if standing.state == "finished":  # the report has the rest
+        return Now(name=run.name, standing=standing, done=len(metrics), steps=run.planned_steps())
+    told = [e for e in events if e["kind"] in ("warning", "guard")]
+    return Now(
+        name=run.name,
+        standing=standing,
+        left=_left(run, at) if going else "",
+        doing=_doing(run, metrics, events) if going else "",
+        done=len(metrics),
+        steps=run.planned_steps(),
+        facts=(*_facts(run, metrics), *_money(run)),
+        warnings=tuple(told[: -_WARNINGS - 1 : -1]),
+        warnings_all=len(told),
+    )
+
+
+def standing_of(
+    events: Sequence[Json], hold: Hold | None, *, heard: float, at: float, patience: float, resume: str
+) -> Standing:
+    """What the events on record, who holds the lock, and when something was `heard` of it say together.
+
+    An event that ends a run stands until a process has taken the run up again. One whose process is gone
+    without such an event has ended without a word. Where the process cannot be seen (on another machine, in
+    another container), only the silence can be told, once it lasts for longer than `patience` seconds.
+    """
+    last = next((e for e in reversed(events) if e["kind"] in (*_BEGINS, *_ENDS)), None)
+    alive = hold.alive if hold is not None else None
+    if last is not None and last["kind"] in _ENDS:
+        ended = _ended(last, resume)
+        # An event's time is cut to whole seconds.
+        if alive and hold is not None and hold.since > datetime.fromisoformat(last["time"]).timestamp() + 1:
+            if ended.state == "finished":
+                more = "A process is at work in its folder again: an evaluation, for one."
+                return Standing(state="finished", said=ended.said, more=more)
+            return Standing(state="running", said="Running", more="A process has taken it up again.")
+        return ended
+    silence = f"Nothing was written for {_minutes(at - heard)}"
+    if alive:
+        more = f"{silence}; its process is there." if at - heard > patience else ""
+        return Standing(state="running", said="Running", more=more)
+    if alive is False:
+        more = f"Its process is gone: killed, or its machine went down. {silence}. What is on record is "
+        return Standing(state="ended", said="Ended without a word", more=f"{more}kept; go on with: {resume}")
+    if at - heard <= patience:
+        return Standing(state="running", said="Running")
+    more = f"{silence}, and its process cannot be seen from here. If it is gone, go on with: {resume}"
+    return Standing(state="silent", said="Not heard of", more=more)
+
+
+def _minutes(seconds: float) -> str:
+    """
+    >>> _minutes(20), _minutes(61), _minutes(4000), _minutes(300_000)
+    ('less than a minute', '1 minute', '1 h 6 min', '3 days 11 h')
+    """
+    minutes = max(0, int(seconds)) // 60
+    if minutes < 60:
+        return count_of(minutes, "minute") if minutes else "less than a minute"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{count_of(hours // 24, 'day')} {hours % 24} h"
+
+
+def _ended(last: Json, resume: str) -> Standing:
+    if last["kind"] == "finished":
+        return Standing(state="finished", said="Finished")
+    if last["kind"] == "guard":
+        said = f"Stopped by the guard “{last['name']}”"
+        return Standing(state="stopped", said=said, more=last["text"])
+    if last["kind"] == "failure":
+        more = f"{last['text']} Go on with: {resume}"
+        return Standing(state="failed", said="Stopped: an endpoint or the machine failed", more=more)
+    return Standing(state="interrupted", said="Interrupted and saved", more=f"Go on with: {resume}")
+
+
+def _left(run: Watched, at: float) -> str:
+    """How long it will still take, in words; "" where that is not known yet."""
+    files = run.state_of_files()
+    last = max(
+        (files[name][2] for name in (run.metrics.path.name, run.times.path.name) if name in files),
+        default=None,
+    )
+    seconds = left_of(run, since=0.0 if last is None else max(0.0, at - last / 1e9))
+    return "" if seconds is None else f"{about(seconds)} left"
+
+
+def _doing(run: Watched, metrics: Sequence[Json], events: Sequence[Json]) -> str:
+    """What a run that goes on is at, by what is there and what is not; "" while it trains."""
+    done, steps = len(metrics), run.planned_steps()
+    if run.config.kind() == "sft":
+        if done < steps:
+            return ""
+        return "ending: the model and its answers" if steps else "preparing: the rows, the model"
+    if "prompts_sha256" not in run.config.source():
+        return "preparing: the prompts, the judges, the model"
+    if run.settings().sft is not None and not any(e["name"] == "sft" for e in events):
+        tuned = run.sft
+        fine_tuning = tuned.begun and tuned.planned_steps()
+        at = f": step {len(tuned.metrics())} of {fine_tuning}" if fine_tuning else ""
+        return f"supervised fine-tuning first{at}"
+    if not metrics and not run.answers("base").exists():
+        return "the untrained model answers the held-out prompts"
+    if done < steps and not any(e["name"] == "done_early" and e["step"] == done for e in events):
+        return ""
+    if not run.answers("tuned").exists():
+        return "the tuned model answers the held-out prompts"
+    return "ending: the comparison, the model, the report"
+
+
+def _facts(run: Watched, metrics: Sequence[Json]) -> list[Fact]:
+    """The newest reward, or loss, what validation said last, and how many scores are missing."""
+    looks, found = run.validation(), []
+    if run.config.kind() == "sft":
+        if metrics:
+            found.append(Fact("Loss", f"{metrics[-1]['loss']:.4f}"))
+        if looks:
+            found.append(Fact("Validation loss", _looked(looks, [f"{look['loss']:.4f}" for look in looks])))
+        return found
+    rewards = [(m["step"], m["reward_mean"]) for m in metrics if m["reward_mean"] is not None]
+    if rewards:
+        before = f" (step {rewards[0][0]}: {number(rewards[0][1])})" if len(rewards) > 1 else ""
+        found.append(Fact("Reward", f"{number(rewards[-1][1])}{before}"))
+    if looks:
+        found.append(Fact("Validation", _looked(looks, [number(v["reward"]["mean"]) for v in looks])))
+    missing = sum(m.get("members_missing", 0) for m in metrics)
+    missing += sum(v.get("scores_missing", 0) for v in looks)
+    if missing:
+        found.append(Fact("Missing scores", str(missing), loud=True))
+    return found
+
+
+def _looked(looks: Sequence[Json], said: Sequence[str]) -> str:
+    """The newest look beside the first."""
+    newest = f"{said[-1]} at step {looks[-1]['step']}"
+    if len(looks) == 1:
+        return newest
+    before = "untrained" if looks[0]["step"] == 0 else f"step {looks[0]['step']}"
+    return f"{newest} ({before}: {said[0]})"
+
+
+def _money(run: Watched) -> list[Fact]:
+    """What was spent, beside the cap where there is one."""
+    calls, budget = run.calls(), run.settings().budget
+    if not calls:
+        return []
+    spent = total(bills(calls))
+    cap = f" of ${budget.dollars:g}" if budget.dollars else ""
+    return [Fact("Spent on LLMs", f"{spent}{cap}")]

@@ -1,0 +1,63 @@
+"""What can be read off a run's groups in one pass: numbers alone, so that memory holds none of the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refine_rl.report.standing import Json
+from refine_rl.run import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A group: `rewards` of its members (None where a score is missing), the judges' `agreement` (None where
+    nobody looked twice), and about how many bytes it is on the page."""
+
+    step: int
+    prompt: str
+    rewards: tuple[float | None, ...]
+    agreement: float | None
+    size: int
+
+
+def survey(run: RunFolder) -> list[Seen]:
+    """The groups of a run in their order."""
+    found = []
+    for group in run.groups.lines():
+        members = group["trajectories"]
+        found.append(
+            Seen(
+                step=group["step"],
+                prompt=group["prompt_id"],
+                rewards=tuple(t["reward"] for t in members),
+                agreement=next((t["agreement"] for t in members if t.get("agreement") is not None), None),
+                size=sum(
+                    len(t["explanation"]) + sum(len(m["content"]) for m in t["messages"]) for t in members
+                ),
+            )
+        )
+    return found
+
+
+def _size(members: Sequence[Json]) -> int:
+    """About the bytes on the page; what all members share counts once."""
+    shared = shared_messages([t["messages"] for t in members])
+    own = [m for t in members for m in t["messages"][shared:]]
+    said = [m["content"] for m in own] + [t["explanation"] for t in members]
+    said += [m["content"] for m in members[0]["messages"][:shared]] if members else []
+    ours = 70 + 75 * len(members) + 3 * len(own) + 5 * sum(len(t["breakdown"]) for t in members)
+    return ours + sum(map(_bytes, said))
+
+
+def _bytes(text: str) -> int:
+    """Of a text in JSON."""
+    return (len(text) if text.isascii() else len(text.encode("utf-8", "replace"))) + text.count("\n")
+
+
+def shared_messages(conversations: Sequence[Sequence[Json]]) -> int:
+    """How many first messages all members share; each keeps its last one for itself."""
+    most = min((len(c) - 1 for c in conversations), default=0)
+    return next(
+        (i for i in range(most) if any(c[i] != conversations[0][i] for c in conversations)), max(most, 0)
+    )

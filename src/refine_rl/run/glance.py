@@ -1,0 +1,263 @@
+"""A run at a glance, from its files alone: what `refine runs` says of it.
+
+Its files may be damaged, half written, or those of another version: so they are read leniently here, as bare
+TOML and JSON, and what cannot be read is a word in the result and never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from refine_rl.errors import UserError
+from refine_rl.run.config import CONFIG
+from refine_rl.run.files import Record, read_text
+from refine_rl.run.life import taken_by
+from refine_rl.run.lock import held
+from refine_rl.run.tables import Tables
+
+State = Literal[
+    "running",
+    "finished",
+    "stopped",
+    "interrupted",
+    "failed",
+    "broken off",
+    "unfinished",
+    "not begun",
+    "damaged",
+]
+_STATES: Mapping[str, State] = {  # by the kind of the last event of these
+    "started": "broken off",
+    "resumed": "broken off",
+    "rewound": "broken off",
+    "interrupted": "interrupted",
+    "guard": "stopped",
+    "failure": "failed",
+    "finished": "finished",
+}
+_OUR_OWN = {"checkpoints", "model", "evaluations", "comparisons"}  # of a run's folders: no runs are in these
+_DEEPEST = 4  # folders below the one that is listed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """What the tuned model has more than base on the held-out prompts, with its 95 % interval."""
+
+    mean: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Glance:
+    """A run's folder. `name` is its path below the folder that was listed; `within` the name of the run that
+    it is a part of (supervised fine-tuning with which one begins), "" for others.
+
+    `state` "stopped" is by a guard, "failed" by an endpoint or machine, "broken off" without a word (killed);
+    "unfinished" is either that or running, where the system does not tell which. `why` says which guard it
+    was, or what is damaged. `verdict` and `difference` are of the run's own comparison, None without
+    one. `dollars` are of the calls whose price is known (None: no call was made), `unpriced` counts the
+    others. `seconds` is all time that is on record, `created` when the run began (UTC, None where that cannot
+    be read).
+    """
+
+    name: str
+    path: Path
+    within: str = ""
+    kind: str = "grpo"
+    task: str = ""
+    model: str = ""
+    state: State
+    why: str = ""
+    steps: int = 0
+    planned: int = 0
+    verdict: str | None = None
+    difference: Difference | None = None
+    prompts: int | None = None
+    dollars: float | None = None
+    unpriced: int = 0
+    seconds: float = 0.0
+    created: datetime | None = None
+    version: str = ""
+
+
+def find_runs(folder: Path) -> list[Glance]:
+    """All runs in a folder (or the folder's own, where it is one), in folders of runs, and within runs, in
+    the order of their paths. A folder in which no run has begun yet, or whose config is lost, is one of
+    them."""
+    return list(_below(folder, folder, "", 0))
+
+
+def _below(folder: Path, top: Path, within: str, depth: int) -> Iterator[Glance]:
+    found = None
+    if (folder / CONFIG).is_file():
+        found = _run(folder, _name(folder, top), within)
+    elif depth and (why := _remains(folder)) is not None:
+        found = Glance(name=_name(folder, top), path=folder, state="damaged" if why else "not begun", why=why)
+    if found is not None:
+        yield found
+    if depth == _DEEPEST:
+        return
+    try:
+        inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
+    except OSError:
+        return
+    for path in inner:
+        if path.name.startswith(".") or (found is not None and path.name in _OUR_OWN):
+            continue
+        if found is None or (path / CONFIG).is_file():
+            yield from _below(path, top, found.name if found else "", depth + 1)
+
+
+def _name(folder: Path, top: Path) -> str:
+    below = folder.relative_to(top).as_posix()
+    return folder.resolve().name if below == "." else below
+
+
+def _remains(folder: Path) -> str | None:
+    """Of a folder without a config: "" where a run is about to begin there or never did, what is wrong where
+    one has been there; None for a folder that has nothing to do with runs."""
+    tables = Tables(folder)
+    if any(table.exists() for table in (tables.metrics, tables.groups, tables.events)):
+        return f"its {CONFIG} is gone"
+    try:
+        empty = not taken_by(folder)
+    except OSError:
+        return None
+    return "" if empty and any(folder.iterdir()) else None
+
+
+def _run(folder: Path, name: str, within: str) -> Glance:
+    """The run whose config is there."""
+    problems: list[str] = []
+    tables = Tables(folder)
+    config = _config(tables, problems)
+    source, settings = _table(config, "source"), config
+    kind = str(source.get("kind", "grpo"))
+    metrics = list(_lines(tables.metrics.path, problems))
+    state, why = _state(folder, list(_lines(tables.events.path, problems)), within)
+    compared = _json(folder / "comparison.json", problems)
+    calls = [c for c in _lines(tables.calls.path, problems) if c.get("outcome") != "cached"]
+    prices = [c.get("cost_usd") for c in calls]
+    known = [p for p in prices if isinstance(p, int | float)]
+    planned = source.get("sft_steps", 0) if kind == "sft" else _table(settings, "grpo").get("steps", 0)
+    verdict = compared.get("verdict")
+    prompts = compared.get("prompts")
+    return Glance(
+        name=name,
+        path=folder,
+        within=within,
+        kind=kind,
+        task=str(settings.get("task", "")),
+        model=str(_table(settings, "model").get("name", "")),
+        state="damaged" if problems else state,
+        why=problems[0] if problems else why,
+        steps=int(max((_number(m.get("step")) for m in metrics), default=0)),
+        planned=int(_number(planned)),
+        verdict=verdict if isinstance(verdict, str) else None,
+        difference=_difference(compared.get("difference")),
+        prompts=prompts if isinstance(prompts, int) else None,
+        dollars=float(sum(known)) if calls and known else None,
+        unpriced=len(calls) - len(known),
+        seconds=sum(_number(_table(m, "seconds").get("total")) for m in metrics)
+        + sum(_number(t.get("seconds")) for t in _lines(tables.times.path, problems)),
+        created=_moment(source.get("created")),
+        version=str(_table(config, "versions").get("refine-rl", "")),
+    )
+
+
+def _state(folder: Path, events: list[Record], within: str) -> tuple[State, str]:
+    """How far a run is, and which guard or end it was."""
+    last = next((e for e in reversed(events) if e.get("kind") in _STATES), None)
+    if last is not None and last["kind"] == "finished":
+        return "finished", ""
+    holds = [held(folder), *([held(folder.parent)] if within else [])]
+    if any(holds):
+        return "running", ""
+    if last is None:
+        return "not begun", ""
+    state = _STATES[last["kind"]]
+    if state == "broken off" and None in holds:
+        return "unfinished", ""
+    return state, str(last.get("name", "")) if state == "stopped" else ""
+
+
+def _config(tables: Tables, problems: list[str]) -> dict[str, Any]:
+    file = tables.path / CONFIG
+    try:
+        found = tomllib.loads(read_text(file))
+    except (UserError, OSError, ValueError, RecursionError) as error:
+        problems.append(f"{CONFIG}: {_short(error)}")
+        return {}
+    if not _table(found, "source") or not _table(found, "versions"):
+        problems.append(f"{CONFIG}: its end is missing")
+    return found
+
+
+def _lines(file: Path, problems: list[str]) -> Iterator[Record]:
+    """The whole lines of a file that are JSON objects; a file that is not there has none, and the first line
+    that is damaged is told."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        problems.append(f"{file.name}: {error.strerror}")
+        return
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            yield record
+        elif not any(p.startswith(file.name) for p in problems):
+            problems.append(f"{file.name}:{number} is damaged")
+
+
+def _json(file: Path, problems: list[str]) -> Record:
+    try:
+        found = json.loads(file.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        problems.append(f"{file.name} is damaged")
+        return {}
+    return found
+
+
+def _difference(value: object) -> Difference | None:
+    try:
+        low, high = value["ci95"]  # type: ignore[index]
+        return Difference(mean=float(value["mean"]), ci95=(float(low), float(high)))  # type: ignore[index]
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def _table(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = record.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _short(error: Exception) -> str:
+    text = str(getattr(error, "strerror", None) or error)
+    return text.partition("\n")[0]
