@@ -35,7 +35,9 @@ SLOW_PLACES = {
     "tests/report/test_report_*": "pages of whole runs, a tenth of a second each",
     "tests/foreign/test_workers.py": "waits until time limits have passed",
     "tests/test_examples.py": "whole runs",
+    "tests/api/test_docs.py": "whole runs",
     "tests/test_notebook.py": "whole runs",
+    "tests/test_own_notebooks.py": "whole runs",
     "src/refine_rl/assets/make_tiny": "imports transformers' models",
 }
 SLOW_FIXTURES = {
