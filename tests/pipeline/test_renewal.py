@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import make
+from refine_rl.errors import GuardStop, Interrupted, MachineError
+from refine_rl.pipeline.on_record import on_record
 from refine_rl.pipeline.renewal import RenewedReport
 from refine_rl.progress import Quiet
 from refine_rl.run import RunFolder
@@ -114,3 +116,42 @@ def test_where_it_fails_that_is_said_once_and_the_old_one_stays(
         "RenewedReport could not show what the run tells: ZeroDivisionError: of the page"
     ]
     assert run.report.read_text() == "report 1"
+
+
+@pytest.mark.parametrize(
+    "stop", [GuardStop("nan", "No number.", "Less."), Interrupted(), MachineError("Down.")]
+)
+def test_what_stops_a_run_leaves_the_report_of_that_moment(
+    run: RunFolder, stop: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refine_rl.pipeline.on_record.render", lambda run: f"{len(run.metrics())} steps")
+    run.metrics.append(make.metrics(1))
+
+    def stopped() -> None:
+        with on_record(run, Journal(run, Quiet())):
+            raise stop
+
+    with pytest.raises(type(stop)) as raised:
+        stopped()
+    assert raised.value is stop
+    assert run.report.read_text() == "1 steps"
+
+    def broken(run: RunFolder) -> str:
+        raise ZeroDivisionError("of the page")
+
+    monkeypatch.setattr("refine_rl.pipeline.on_record.render", broken)
+    with pytest.raises(type(stop)) as raised:
+        stopped()
+    assert raised.value is stop  # what stopped it is the news
+    assert run.report.read_text() == "1 steps"
+    assert run.events()[-1]["text"] == "The report could not be made: ZeroDivisionError: of the page"
+
+
+def test_who_interrupts_before_the_first_step_does_not_wait_for_a_report(run: RunFolder) -> None:
+    def stopped() -> None:
+        with on_record(run, Journal(run, Quiet())):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        stopped()
+    assert not run.report.exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -10,7 +12,7 @@ from huggingface_hub import constants
 from refine_rl.errors import MachineError
 from refine_rl.policy import hub
 from refine_rl.policy.card import base_of
-from refine_rl.policy.hub import hub_answers
+from refine_rl.policy.hub import downloading, hub_answers
 from refine_rl.policy.load import load_policy
 from refine_rl.settings import ModelSettings
 
@@ -58,3 +60,46 @@ def test_who_was_told_to_stay_offline_asks_nobody(asked: list[str], monkeypatch:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub_answers()
     assert asked == []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of a model's files that are still to come, of a hub that answers: 10 MB of weights."""
+    monkeypatch.setattr(hub, "_ask", lambda address: None)
+    monkeypatch.setattr(hub, "_weights", lambda name: 10_000_000)
+    monkeypatch.setattr(hub, "BETWEEN", 0.01)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    blobs = tmp_path / "models--somebody--a-model" / "blobs"
+    blobs.mkdir(parents=True)
+    return blobs
+
+
+def test_what_comes_is_counted(cache: Path) -> None:
+    told = {(done, 10): threading.Event() for done in range(10)}
+    with downloading("somebody/a-model", lambda done, of: told[done, of].set()):
+        assert told[0, 10].wait(60)
+        (cache / "a.incomplete").write_bytes(b"0" * 7_000_000)
+        assert told[7, 10].wait(60)
+
+
+def test_what_is_here_is_not_counted(cache: Path) -> None:
+    (cache / "a").write_bytes(b"0" * 10_000_000)
+    told: list[int] = []
+    for source in ("somebody/a-model", str(cache)):
+        before = set(threading.enumerate())
+        with downloading(source, lambda done, of: told.append(done)):
+            for thread in set(threading.enumerate()) - before:
+                thread.join(60)
+    assert told == []
+
+
+def test_a_hub_that_does_not_say_it_ends_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+
+    def silent(name: str) -> int:
+        asked.set()
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub, "_weights", silent)
+    with downloading("somebody/a-model", lambda done, of: None):
+        assert asked.wait(60)

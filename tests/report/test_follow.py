@@ -195,13 +195,15 @@ def shown() -> list[dict[str, str]]:
 
 def test_a_notebook_has_one_block(run: RunFolder, clock: Clock, shown: list[dict[str, str]]) -> None:
     with Block(run, show=shown.append, clock=clock) as block:
+        block.head("Run: runs/mine")
         block.stage("Training, steps 1 to 20")
         block.warning("Step 1: <b>odd</b>")
         for _ in range(15):
             step(run, block, clock, 12.0)
         newest = shown[-1]
     plain = newest["text/plain"].splitlines()
-    assert len(plain) == LINES + 2
+    assert len(plain) == 1 + LINES + 2
+    assert plain[0] == "Run: runs/mine"  # it stays, as warnings do
     assert plain[-2].startswith(" 180.0 s  step 15/20  ━")
     assert plain[-2].endswith("  about 2 min left")  # 5 steps of 12 seconds and 40
     assert plain[-1] == "warning   Step 1: <b>odd</b>"  # it stays, however many lines come

@@ -136,3 +136,32 @@ def test_a_further_listener_that_is_stopped_by_hand_stops(run: RunFolder) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         Journal(run, Heard(), Stopped()).stage("Training")
+
+
+class Following(Heard):
+    """An observer that hears how far parts are, and what is on record."""
+
+    def count(self, what: str, done: int, of: int) -> None:
+        self.told.append(("count", what, done, of))
+
+    def kept(self, step: int) -> None:
+        self.told.append(("kept", step))
+
+
+def test_counts_are_heard_by_those_who_hear_them(run: RunFolder) -> None:
+    plain, following = Heard(), Following()
+    journal = Journal(run, plain, following)
+    journal.observer.count("answers", 3, 8)
+    assert plain.told == []
+    assert following.told == [("count", "answers", 3, 8)]
+    within = Following()
+    Journal(run, journal.observer, within).observer.count("steps", 1, 2)  # a run within a run
+    assert following.told[1:] == within.told == [("count", "steps", 1, 2)]
+
+
+def test_what_is_kept_is_heard_by_a_runs_own_listeners(run: RunFolder) -> None:
+    first, further, within = Following(), Following(), Following()
+    journal = Journal(run, first, Heard(), further)
+    journal.kept(7)
+    Journal(run, journal.observer, within).kept(8)
+    assert (first.told, further.told, within.told) == ([], [("kept", 7)], [("kept", 8)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from refine_rl.envs.stage import Stage, stage_of
@@ -17,6 +18,7 @@ from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.pipeline.sft import begin_with_sft
+from refine_rl.policy.hub import downloading
 from refine_rl.policy.load import require_extra, require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import model_source
@@ -158,9 +160,10 @@ def _checked(
 def _loaded(folder: RunFolder, settings: Settings, stage: Stage | None, journal: Journal) -> Policy:
     """The untrained model, with a word about what is special with it."""
     journal.stage(f"Loading {settings.model.name}")
-    model_source(settings.model.name, journal.observer.note)
+    source = model_source(settings.model.name, journal.observer.note)
     untouched = _untouched(folder, settings)
-    policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True, untouched=untouched)
+    with downloading(source, partial(journal.observer.count, "MB downloaded")):
+        policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True, untouched=untouched)
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.model import run_policy
+from refine_rl.policy.hub import downloading
 from refine_rl.policy.load import require_model
+from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.round_trip import lost_text
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
@@ -51,7 +54,9 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)
     journal.stage(f"Loading {settings.model.name}")
-    policy = run_policy(folder, keep_reference=False, record=True)
+    source = model_source(settings.sft_model.name, journal.observer.note)
+    with downloading(source, partial(journal.observer.count, "MB downloaded")):
+        policy = run_policy(folder, keep_reference=False, record=True)
     journal.stage(f"{count_of(len(shown.rows), 'row')} become tokens")
     fitted = fit(shown.rows, policy, sft, shown.lines)
     rows, validation = fitted.train, fitted.validation

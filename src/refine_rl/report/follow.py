@@ -76,6 +76,10 @@ class Follower:
             self.now = self.now.counted(what, done, of, self.seconds)
             self._changed()
 
+    def head(self, text: str) -> None:
+        """What a person wants to find again, such as where the run is; said first."""
+        self.note(text)
+
     # -- where it is shown --------------------------------------------------------------------
 
     def _say(self, text: Text) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 from refine_rl.report.follow import Follower
 from refine_rl.report.lines import clock_of
 from refine_rl.report.moment import line_of
+from refine_rl.report.safe import shown
 from refine_rl.run import RunFolder
 
 LINES = 12
@@ -23,6 +24,7 @@ _STYLE = (
     "font-family: var(--jp-code-font-family, ui-monospace, monospace); font-size: 13px; line-height: 1.45; "
     "white-space: pre-wrap"
 )
+_LOUD = "border-left: 4px solid #d97706; padding-left: 8px"  # on light pages and dark ones
 
 Show = Callable[[dict[str, str]], None]
 """Shows a block by its forms (MIME types): the first time below the cell, from then on in its place."""
@@ -64,6 +66,7 @@ class Block(Follower):
     ) -> None:
         super().__init__(run, clock=clock)
         self._show = show or below_the_cell()
+        self._head = ""
         self._newest: deque[str] = deque(maxlen=LINES)
         self._warnings: list[str] = []
         self._shown, self._ended = float("-inf"), ""
@@ -77,6 +80,9 @@ class Block(Follower):
         how = "done" if kind is None else f"stopped: {kind.__name__}"
         self._ended = f"{clock_of(self.seconds)}  {how}"
         self._draw()
+
+    def head(self, text: str) -> None:
+        self._head = shown(text)
 
     def _say(self, text: Text) -> None:
         self._newest.append(text.plain)
@@ -99,12 +105,12 @@ class Block(Follower):
 
     def _forms(self) -> dict[str, str]:
         """The block as HTML, and as text for what shows none."""
-        lines = "\n".join(self._newest)
+        lines = "\n".join([*filter(None, [self._head]), *self._newest])
         bar = self._ended or line_of(self.now, self.seconds, self.width).plain
         warnings = "\n".join(self._warnings)
         drawn = f'<div style="{_STYLE}">{escape(lines)}</div>{self._bar()}'
         if warnings:
-            drawn += f'<div style="{_STYLE}; color: #b45309">{escape(warnings)}</div>'
+            drawn += f'<div style="{_STYLE}; {_LOUD}">{escape(warnings)}</div>'
         return {"text/html": drawn, "text/plain": "\n".join(filter(None, (lines, bar, warnings)))}
 
     def _bar(self) -> str:
@@ -116,7 +122,8 @@ class Block(Follower):
         said = ", ".join(filter(None, (*(words or [now.stage]), now.left(self.seconds))))
         value = "" if share is None else f' value="{share:.4f}"'
         return (
-            f'<div style="{_STYLE}; font-weight: 600"><progress{value} aria-label="{escape(said)}" '
-            f'style="width: 16em; vertical-align: middle"></progress>  '
+            f'<div style="{_STYLE}; font-weight: 600; margin: 4px 0">'
+            f'<progress{value} aria-label="{escape(said)}" style="width: 16em; vertical-align: middle">'
+            "</progress>  "
             f"{escape(clock_of(self.seconds).strip())}  {escape(said)}</div>"
         )

@@ -17,7 +17,7 @@ def showing(run: RunFolder | None = None) -> Iterator[Observer]:
     """What shows a run, or other long work, where this process is."""
     with Block(run) if in_notebook() else Screen(run) as shown:
         if run is not None:
-            shown.note(places(run))
+            shown.head(places(run))
         yield shown
 
 
