@@ -37,6 +37,7 @@ RUN_FILES = {
     "comparison.json",
     "report.html",
     "evaluations/",
+    "comparisons/",
     "checkpoints/",
 }
 
