@@ -119,9 +119,14 @@ class Renders:
     """In place of `render`: counts, and does as it is told."""
 
     def __init__(self) -> None:
-        self.made, self.fails = 0, list[Exception]()
+        self.made, self.tried = 0, 0
+        self.fails: list[Exception] = []
+        self.always: Exception | None = None
 
     def __call__(self, run: RunFolder) -> str:
+        self.tried += 1
+        if self.always is not None:
+            raise self.always
         if self.fails:
             raise self.fails.pop(0)
         self.made += 1
@@ -201,15 +206,17 @@ def test_what_is_replaced_while_it_is_read_is_read_again(growing: Growing, rende
     with watch.at(0) as address:
         until(lambda: "report 1" in get(address))
         assert TROUBLE not in get(address)
-        renders.fails = [FileNotFoundError("pruned"), FileNotFoundError("it stays away")]
+        renders.always = FileNotFoundError("it stays away")
         growing.to(3)
         until(lambda: "FileNotFoundError: it stays away" in get(address))
         assert "report 1" in get(address)
-        renders.fails = [ValueError("a defect <b>")]
+        renders.always = ValueError("a defect <b>")
         growing.to(4)
         until(lambda: "The report cannot be made anew: ValueError: a defect &lt;b&gt;" in get(address))
+        tried = renders.tried
         looks(watch)
-        assert renders.fails == []  # it was tried once
+        assert renders.tried == tried  # the files are as they were
+        renders.always = None
         growing.to(5)
         until(lambda: "report 2" in get(address))
         assert TROUBLE not in get(address)

@@ -305,7 +305,7 @@ def test_the_page_may_ask_nobody_else(watched: Watched, source: RunFolder) -> No
     watched.run.begin()
     watched.serve()
     visit = watched.visit()
-    visit.wait(SAYS, "Running")
+    visit.wait(REPORT_OF, "0 of 120 steps")
     assert visit.page.evaluate("fetch('strip').then((reply) => reply.status)") == 200
     for url in ("http://127.0.0.1:9/", "https://example.com/"):
         refused = visit.page.evaluate("url => fetch(url).then(() => 'came', () => 'refused')", url)
