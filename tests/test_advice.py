@@ -117,6 +117,8 @@ def test_toml_of_the_pages_is_read(page: Path) -> None:
         for number, rule in enumerate(settings.reward.rules):
             rule_reward(rule, where=f"{page}, rule {number}")
     for span in spans(page):
+        if re.match(r"\w+ = await ", span):  # Python
+            continue
         if re.match(r"[\w.]+ = \S(?!$)", span):  # one letter alone stands for a number, as in formulas
             assert tomllib.loads(span), span
         elif re.match(r"\[\w+\] \w+ = ", span):

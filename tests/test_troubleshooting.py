@@ -21,6 +21,7 @@ FILLED = {
     "control_": [f"control_{name}" for name in CONTROLS],
     "beside_": ["beside_sft"],
     "first look ": ["first look MODEL"],
+    "missing_beside_": ["missing_beside_NAME"],
     "missing_in_win_rate": ["missing_in_win_rate"],
 }
 """Names that are put together: the beginning, and what the page is to have."""

@@ -96,6 +96,7 @@ def numbers(text: str) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_both_trainings_end_as_the_page_says(refine: Refine, begun: Path) -> None:
     """Within what another machine's number format changes."""
     assert refine("train", "greet").code == 0

@@ -35,7 +35,7 @@ class Evidence(Tables):
 
     @property
     def report(self) -> Path:
-        """The page (it is there once training has ended or a guard has stopped it)."""
+        """The page (it is there from the first validation or checkpoint on)."""
         return self.path / "report.html"
 
     def write_model(self, write: Callable[[Path], None]) -> None:
