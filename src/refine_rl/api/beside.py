@@ -78,7 +78,6 @@ def compare_runs(
                 seed=seed,
                 again=again,
                 overrides=changes,
-                functions=code.rewards,
                 given=code,
             )
             shown.note(match.told())
