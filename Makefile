@@ -43,6 +43,7 @@ bench: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/python -m refine_rl.cli.docs > docs/cli.md
 	$(BIN)/python -m refine_rl.settings.docs > docs/settings.md
+	$(BIN)/python -m refine_rl.api.docs > docs/python.md
 	$(BIN)/python -c "from refine_rl.rewards.rules.table import rules_table_markdown as t; print(t(), end='')" > docs/rules.md
 	$(BIN)/python benchmarks/memory_table.py docs/memory.md
 
@@ -50,7 +51,7 @@ site: $(VENV)/.installed-dev
 	$(BIN)/python docs/site/build.py
 
 notebook: $(VENV)/.installed-dev
-	$(BIN)/python notebooks/run.py notebooks/tiny_grpo.ipynb
+	for book in notebooks/*.ipynb; do $(BIN)/python notebooks/run.py $$book || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,10 +32,12 @@ SLOW_PLACES = {
     "tests/policy": "models",
     "tests/prompts/test_puzzles.py": "reasoning-gym's datasets",
     "tests/rewards/test_reasoning_gym.py": "reasoning-gym's datasets",
-    "tests/report/test_report_*": "pages with their plots, a third of a second each",
+    "tests/report/test_report_*": "pages of whole runs, a tenth of a second each",
     "tests/foreign/test_workers.py": "waits until time limits have passed",
     "tests/test_examples.py": "whole runs",
+    "tests/api/test_docs.py": "whole runs",
     "tests/test_notebook.py": "whole runs",
+    "tests/test_own_notebooks.py": "whole runs",
     "src/refine_rl/assets/make_tiny": "imports transformers' models",
 }
 SLOW_FIXTURES = {

@@ -1,6 +1,6 @@
 """Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it.
 
-The verbs do what the command line does: `train`, `resume`, `sft`, `resume_sft`, `plan`, `prompts`,
+The verbs do what the command line does: `train`, `resume`, `sft`, `resume_sft`, `plan`, `prompts`, `check`,
 `evaluate`, `chat`, `generate`, `export`, `score_group`, `open_run`. What they raise on purpose is a
 `RefineError`. The other names are the pieces that they are made of, for one's own loops and for the notebook.
 Each is loaded when it is first asked for: most bring torch along, and the command line's help should not
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from refine_rl.api import (
         Evaluation,
         PromptList,
+        RewardCheck,
         Run,
         SFTRun,
         Talk,
         chat,
+        check,
         evaluate,
         export,
         generate,
@@ -76,6 +78,7 @@ __all__ = [
     "Purpose",
     "Quiet",
     "RefineError",
+    "RewardCheck",
     "Run",
     "SFTRun",
     "Sampling",
@@ -88,6 +91,7 @@ __all__ = [
     "answer",
     "audit",
     "chat",
+    "check",
     "check_sanity",
     "choose_prompts",
     "compare",
@@ -118,8 +122,19 @@ __all__ = [
 
 _PIECES = {
     "api": (
-        *("Evaluation", "PromptList", "Run", "SFTRun", "Talk", "chat", "evaluate", "export", "generate"),
-        *("open_run", "plan", "prompts", "resume", "resume_sft", "score_group", "sft", "train"),
+        *("Evaluation", "PromptList", "RewardCheck", "Run", "SFTRun", "Talk", "chat", "check", "evaluate"),
+        *(
+            "export",
+            "generate",
+            "open_run",
+            "plan",
+            "prompts",
+            "resume",
+            "resume_sft",
+            "score_group",
+            "sft",
+            "train",
+        ),
     ),
     "settings": ("ModelSettings", "SanityCase"),
     "errors": (

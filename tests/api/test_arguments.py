@@ -47,6 +47,11 @@ VERBS: dict[str, dict[str, Any]] = {
     "train": {"task": "Be brief.", "prompts": ["one"], "rewards": [brevity]},
     "plan": {"task": "Be brief.", "prompts": ["one"], "rewards": [brevity]},
     "prompts": {"task": "Be brief.", "prompts": ["one"]},
+    "check": {
+        "task": "Be brief.",
+        "prompts": ["Greet the cat.", "Name a river in the north.", "How tall is a house?"],
+        "rewards": [brevity],
+    },
     "sft": {"data": [{"prompt": "one", "answer": "two"}], "model": "tiny"},
     "resume": {"run": "nowhere"},
     "resume_sft": {"run": "nowhere"},
@@ -233,6 +238,17 @@ WRONG: dict[str, dict[str, Wrong]] = {
         "writer": WRITER,
         "observer": OBSERVER,
         "sections": [(s, m) for s, m in SECTIONS if "observers" not in s],
+    },
+    "check": {
+        **{name: wrong for name, wrong in NEW.items() if name not in ("model", "writer")},
+        "answers": [
+            ([], r"answers=\[\]: give a JSONL file, or rows"),
+            (5, "answers=5: give a JSONL file"),
+            (["one"], r"answers=\['one'\]: give a JSONL file, or rows"),
+            ("nowhere.jsonl", "nowhere.jsonl: no such file"),
+        ],
+        "count": whole("count", 1),
+        "observer": OBSERVER,
     },
     "sft": {
         "data": [

@@ -28,7 +28,18 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 def test_the_callers_file_uses_the_whole_surface() -> None:
     text = FILE.read_text()
-    verbs = {"train", "resume", "sft", "resume_sft", "open_run", "plan", "prompts", "evaluate", "chat"}
+    verbs = {
+        "train",
+        "resume",
+        "sft",
+        "resume_sft",
+        "open_run",
+        "plan",
+        "prompts",
+        "evaluate",
+        "chat",
+        "check",
+    }
     verbs |= {"generate", "export", "score_group"}
     from refine_rl import api
 

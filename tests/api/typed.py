@@ -1,6 +1,7 @@
 """What a caller's file looks like to a type checker; read by test_types.py, never run. `# is:` says what
 `reveal_type` must show, `# wrong:` which call must be refused, by the code of the error."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def look_up(word: str) -> int:
 
 
 class Guess:
-    def start(self, data: dict[str, Any], seed: int) -> str:
+    def start(self, data: Mapping[str, Any], seed: int) -> str:
         return ""
 
     def step(self, reply: str) -> tuple[str, float, bool]:
@@ -94,6 +95,12 @@ reveal_type(found[:2])  # is: tuple[Prompt, ...]
 reveal_type([prompt.id for prompt in found])  # is: list[str]
 reveal_type(found.save("x.jsonl"))  # is: Path
 refine.prompts("Be brief.", writer=5)  # wrong: arg-type
+
+tried = refine.check("Be brief.", answers=[{"prompt": "a", "answers": ["b"]}], rewards=[brevity])
+reveal_type(tried)  # is: RewardCheck
+reveal_type(tried.findings)  # is: list[str]
+reveal_type(tried.result.groups[0].answers[0].score.value)  # is: float | None
+refine.check("Be brief.", count="3")  # wrong: arg-type
 
 again = refine.evaluate(run, prompts=["one"], samples=3, metrics=["rouge"], checkpoint="best", seed=4)
 reveal_type(again)  # is: Evaluation

@@ -27,7 +27,7 @@ def test_a_person_plays_a_recipe_alone() -> None:
     lines = played.stdout.splitlines()
     assert lines[0] == "play"
     assert lines[1] == world.show(wrong, rules.feedback(wrong, answer))
-    assert lines[-1] == "you:   2 turns, rewards +0.00 +1.10"
+    assert lines[-1] == "you:   2 turns, rewards +0.00 +0.90"
 
 
 def test_whoever_gives_up_is_told_so_and_another_prompt_can_be_named() -> None:

@@ -15,7 +15,7 @@ from refine_rl.prompts.demonstrations import Names, read_demonstrations
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes import recipe_folder
 from refine_rl.recipes.wordle import games, rules, scores, world
-from refine_rl.recipes.wordle.prompts import ASK
+from refine_rl.recipes.wordle.prompts import ASK, prompts
 from refine_rl.settings import ModelSettings
 from refine_rl.settings.file import load_settings
 from refine_rl.types import Message
@@ -59,10 +59,12 @@ def test_words_and_their_splits() -> None:
     assert len(words) >= 400
     assert len(set(words)) == len(words)
     assert all(len(w) == 5 and w.isascii() and w.isalpha() and w.islower() for w in words)
-    splits = [set(rules.answers(split)) for split in ("train", "validation", "held_out")]
-    assert [len(s) for s in splits] == [len(words) - 104, 24, 80]
-    assert set().union(*splits) == set(words)
-    assert rules.answers("held_out") == rules.answers("held_out", 0) != rules.answers("held_out", 1)
+    for fold in range(5):
+        splits = [set(rules.answers(split, fold)) for split in ("train", "validation", "held_out")]
+        assert [len(s) for s in splits] == [len(words) - 104, 24, 80]
+        assert set().union(*splits) == set(words)
+    assert rules.answers("held_out") == rules.answers("held_out", 0)
+    assert len({word for fold in range(5) for word in rules.answers("held_out", fold)}) == 400
 
 
 # A game for the answer "spree": spare ++-?+, then spree.
@@ -122,10 +124,32 @@ def played(kind: type[world.Wordle], answer: str, *replies: str) -> tuple[list[s
 def test_a_game_in_the_world() -> None:
     said, rewards, done = played(world.Wordle, "spree", "spare", "chalk", " <guess>Spree</guess>")
     assert said[0] == "1s+ 2p+ 3a- 4r? 5e+"
-    assert rewards == [0, -0.1, 1.1 - 0.3 + 0.2]
+    assert rewards == [0, -0.3, 1.1 - 0.3]
     assert done
     said, rewards, done = played(world.Wordle, "spree", *["spare"] * 5, "qqqqq")
-    assert (said[-1], rewards, done) == ("unknown", [0] + [-0.1] * 5, True)
+    assert (said[-1], rewards, done) == ("unknown", [0] + [-0.3] * 5, True)
+    assert played(world.Wordle, "spree", "qqqqq")[1] == [-0.3]
+
+
+def test_the_answer_pays_more_the_sooner_it_is_found() -> None:
+    """Also after guesses that could all have been the answer: none of them pays."""
+    fitting = ("blank", "mimic", "throw", "ferry", "surge", "spree")
+    for n, guess in enumerate(fitting):
+        assert rules.consistent(guess, [(g, rules.feedback(g, "spree")) for g in fitting[:n]])
+    totals = [sum(played(world.Wordle, "spree", *fitting[n:])[1]) for n in range(6)]
+    assert totals == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+
+
+def test_a_game_is_over_where_no_word_fits_any_more() -> None:
+    """Which comes about only where the answer is no word of the list."""
+    game = world.Wordle()
+    game.start({"answer": "spaud"}, 0)
+    assert game.step("clash")[1:] == (0.0, False)
+    assert game.step("level")[1:] == (-0.3, False)  # the l of clash is known to be absent
+    assert game.step("stair")[1:] == (0.0, False)
+    assert game.left == ["swamp"]
+    assert game.step("swamp")[1:] == (0.0, True)
+    assert [w for w in rules.words() if rules.consistent(w, game.seen)] == []
 
 
 def test_other_payments() -> None:
@@ -190,7 +214,7 @@ def test_games_end_with_a_players_guess_and_never_look_for_held_out_words(
 
 def test_a_made_up_word_is_a_head_and_a_tail() -> None:
     rng = random.Random(0)
-    for word in (games.made_up(rng) for _ in range(100)):
+    for word in (rules.made_up(rng) for _ in range(100)):
         assert word not in rules.words()
         assert any(
             any(w.startswith(word[:cut]) for w in rules.words())
@@ -224,12 +248,24 @@ def test_where_no_word_fits_a_player_contradicts_as_few_marks_as_can_be() -> Non
     assert games.fitting(seen, "careful") == [w for w in wrong if wrong[w] == min(wrong.values())]
 
 
+def test_more_games_of_training_than_answers_look_for_made_up_words() -> None:
+    found = [row["data"]["answer"] for row in prompts("train", 500, 1)]
+    assert len(set(found)) == 500
+    assert set(found[:326]) == set(rules.answers("train"))
+    assert not set(found[326:]) & set(rules.words())
+    assert found[:400] == [row["data"]["answer"] for row in prompts("train", 400, 1)]
+    assert len(prompts("held_out", 500, 1)) == 80
+
+
 def test_all_games_ask_the_same_and_the_splits_are_still_apart() -> None:
     found, report = load_prompts(load_settings(recipe_folder("wordle")))
     answers = {
         s: {p.data["answer"] for p in found if p.split == s} for s in ("train", "validation", "held_out")
     }
-    assert answers == {split: set(rules.answers(split)) for split in answers}
+    assert {s: answers[s] & set(rules.words()) for s in answers} == {
+        s: set(rules.answers(s)) for s in answers
+    }
+    assert [len(answers[s] - set(rules.words())) for s in ("train", "validation", "held_out")] == [978, 0, 0]
     assert {p.messages[0]["content"] for p in found} == {ASK}
     assert not report.dropped
     assert not report.remarks

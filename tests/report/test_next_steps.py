@@ -54,6 +54,6 @@ def test_a_world_can_be_played_in(tmp_path: Path, make_run: MakeRun) -> None:
     settings = run.settings()
     rollout = settings.rollout.model_copy(update={"environment": "world.py:World"})
     found = next_steps(run, settings.model_copy(update={"rollout": rollout}))
-    assert [c.text.split()[1] for c in found] == ["train", "chat", "play", "eval", "export"]
+    assert [c.text.split()[1] for c in found] == ["chat", "play", "eval", "export"]
     for command in found:
         parsed(command.text)

@@ -185,9 +185,11 @@ def test_the_newest_warnings_come_first_and_the_rest_are_counted(fresh: RunFolde
     fresh.event("note", "n", "no warning")
     fresh.event("guard", "budget", "The budget is used up.")
     now = watched(fresh.path)
-    assert [e["name"] for e in now.warnings] == ["budget", "w6", "w5", "w4", "w3"]
-    assert now.warnings_all == 8
+    assert [e["name"] for e in now.warnings] == ["w6", "w5", "w4", "w3", "w2"]
+    assert now.warnings_all == 7
     assert now.standing.said == "Stopped by the guard “budget”"
+    fresh.event("resumed", "resumed", "Goes on.")
+    assert [e["name"] for e in watched(fresh.path).warnings][:2] == ["budget", "w6"]
 
 
 def test_patience_is_longer_where_steps_are(fresh: RunFolder) -> None:

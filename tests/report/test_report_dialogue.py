@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,6 +184,15 @@ def test_what_was_said_turn_by_turn(games: RunFolder) -> None:
     assert found.rows[2][1][1].reward == 1.0
     assert [s.label for s in found.rows[3][1]] == ["base"]  # the tuned one had won
     assert [line.partition(" turns")[0] for line in found.ends] == ["base: 5.0", "tuned: 3.0"]
+
+
+def test_tools_have_their_turns_on_the_page_too(tmp_path: Path) -> None:
+    run = games_run(tmp_path / "run", HOSTILE)
+    assert 'id="turns"' in render(run)
+    settings = run.settings()
+    changed = settings.rollout.model_copy(update={"environment": "", "tools": ["tools.py:add"]})
+    run.config.save(settings.model_copy(update={"rollout": changed}))
+    assert 'id="turns"' in render(run)
 
 
 def test_the_most_frequent_answers_of_a_turn() -> None:

@@ -85,6 +85,16 @@ def test_a_run_that_has_only_its_settings_makes_a_page(
         assert f'href="#{section}"' not in html
 
 
+def test_a_run_that_goes_on_says_what_is_still_to_do(
+    tmp_path: Path, make_run: Callable[..., RunFolder]
+) -> None:
+    run = make_run(tmp_path / "run", steps=6, compared=False)
+    for stage in ("base", "validation", "validation"):
+        run.times.append({"stage": stage, "step": 0, "seconds": 3.0})
+    assert re.search(r"<dt>Still to do</dt><dd>about \d+ \w+, going by what it took so far</dd>", render(run))
+    assert "Still to do" not in render(make_run(tmp_path / "over", steps=6))
+
+
 def test_a_stopped_run_shows_what_it_has_and_the_advice(
     tmp_path: Path, make_run: Callable[..., RunFolder]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from make import comparison, estimate
 from refine_rl.report.chart import Chart, Curve, Level, lines
 from refine_rl.report.plots import reward_chart, sft_loss_chart, sft_plots, training_plots
 from refine_rl.report.points import moving_mean, thin
+from refine_rl.report.quantities import QUANTITIES
 from refine_rl.report.survey import Seen, survey
 from refine_rl.run import RunFolder
 
@@ -53,6 +55,19 @@ def test_every_quantity_has_its_chart_in_its_family(run: RunFolder) -> None:
     for family in families:
         for chart in family.charts:
             assert chart.good.startswith(("Good: ", "Neither good nor bad: ")), chart.title
+
+
+def test_the_guide_says_of_every_chart_what_to_do(run: RunFolder) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    pool = {"step": 1, "state": "drawn", "promised": {"a": 0.5}, "pool": {"new": 9}}
+    more = {"cost_usd": 1.0, "groups": 4, "groups_missing": 0}
+    seen = [Seen(step=1, prompt="p", rewards=(1.0,), agreement=0.5, size=1)]
+    drawn = charts([m | more for m in run.metrics()[:2]], run.validation(), pool=[pool], groups=seen)
+    titles = {*drawn, *(q.title for some in QUANTITIES.values() for q in some)}
+    assert len(titles) > 30
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in guide.splitlines() if line.startswith("| ")}
+    for title in titles - {"Component: length", "Component: keeps", "Component: style"}:
+        assert any(row.partition(" (")[0] == title.partition(",")[0] for row in rows), title
 
 
 def test_the_reward_stands_alone_with_where_it_began(run: RunFolder) -> None:
@@ -242,7 +257,9 @@ def test_a_curriculum_shows_what_it_promised_and_where_it_left_the_pool(run: Run
     shares, states = (drawn[title] for title in titles)
     assert "Promised: 0.50 at step 1 to 0.80 at step 3, lowest 0.50, highest 0.80." in shares.alt
     assert "Found: 1.00 at step 1 to 0.50 at step 3, lowest 0.50, highest 1.00." in shares.alt
-    assert [label for label, _, _ in shares.legend] == ["promised", "found"]
+    # Told apart without colours.
+    assert [(label, form) for label, _, form in shares.legend] == [("promised", "level"), ("found", "line")]
+    assert shares.svg.count('class="line dashed"') == 1
     assert "likely to differ 0 to 1, never tried 9 to 5, too easy 0 to 3." in states.alt
     assert charts(metrics[:1], [], pool=pool[:1]).keys() >= set(titles)
     other = [{"step": 1, "prompt_id": "a", "state": "back"}]

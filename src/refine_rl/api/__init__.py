@@ -11,19 +11,23 @@ print(run.comparison)
 # without any data: refine.train(task="...", writer="ENDPOINT/MODEL", judge="ENDPOINT/MODEL")
 """
 
+import warnings
+
 from refine_rl.api.after import Talk, chat, evaluate, export, generate
-from refine_rl.api.before import plan, prompts
-from refine_rl.api.records import Evaluation, PromptList, Run, SFTRun
+from refine_rl.api.before import check, plan, prompts
+from refine_rl.api.records import Evaluation, PromptList, RewardCheck, Run, SFTRun
 from refine_rl.api.runs import open_run, resume, resume_sft, sft, train
 from refine_rl.api.score import score_group
 
 __all__ = [
     "Evaluation",
     "PromptList",
+    "RewardCheck",
     "Run",
     "SFTRun",
     "Talk",
     "chat",
+    "check",
     "evaluate",
     "export",
     "generate",
@@ -36,3 +40,6 @@ __all__ = [
     "sft",
     "train",
 ]
+
+# A kernel without widgets hears of it when a library's progress bars are imported; none is ever shown.
+warnings.filterwarnings("ignore", message="IProgress not found")

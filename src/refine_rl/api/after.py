@@ -187,7 +187,8 @@ def chat(
     environment: type[Any] | None = None,
     tools: Sequence[Function] = (),
 ) -> Talk:
-    """Loads the tuned model of a run, to talk to it: `talk = chat("runs/a")`, then `talk("Hello.")`.
+    """Loads the tuned model of a run, to talk to it: of what comes back, `talk`, the answer to a
+    message is `talk("Hello.")`.
 
     Args:
         run: a run with a tuned model; one without with `checkpoint`.

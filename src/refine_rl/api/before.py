@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from refine_rl.api import checks
 from refine_rl.api.arguments import Function, Judge, Model, Prompts, Section, Task
 from refine_rl.api.observing import showing
-from refine_rl.api.records import PromptList
+from refine_rl.api.records import PromptList, RewardCheck
 from refine_rl.api.stops import once
 from refine_rl.foreign.given import given as given_code
 from refine_rl.pipeline.given import Given
@@ -62,6 +62,58 @@ def plan(
             return make_plan(
                 settings, found.counts, lost=found.lost, shown=found.shown, isolation=found.isolation
             )
+
+    return once(work)
+
+
+def check(
+    task: str | Path,
+    *,
+    answers: str | Path | Sequence[Section] | None = None,
+    count: int = 3,
+    prompts: Prompts = None,
+    rewards: Sequence[Function] = (),
+    rules: Sequence[Section] = (),
+    judge: Judge = None,
+    environment: type[Any] | None = None,
+    tools: Sequence[Function] = (),
+    observer: Observer | None = None,
+    **sections: Any,
+) -> RewardCheck:
+    """Tries the whole reward on example answers: judges, rules, functions and all; no training, no model. It
+    says where something bad scores well, and what tells nothing apart. Judges are asked, which costs.
+
+    Args:
+        task: what is wanted, in plain words; or the path of a task.toml, or of a folder that has one.
+        answers: a JSONL file, or rows: `{"prompt": "...", "answers": ["...", "..."]}`, or "good" and "bad" in
+            the place of "answers". Without it, answers are made up for a few training prompts.
+        count: training prompts to make up answers for.
+        prompts, rewards, rules, judge, environment, tools, sections: as in `train`.
+        observer: hears the progress; without it, it is shown.
+
+    Raises UserError for what cannot be scored so, MachineError where a judge's endpoint is down, GuardStop at
+    the end of the budget, Interrupted after Ctrl-C. A reward that is found to be bad is no error: look at
+    what comes back.
+    """
+    code = Given(rewards=rewards, environment=environment, tools=tools)
+    asked = Task(task=task, prompts=prompts, rules=rules, judge=judge, given=code, sections=sections)
+    checks.every(
+        asked.check,
+        lambda: checks.observer(observer),
+        lambda: checks.number("count", count, least=1),
+        lambda: checks.answers(answers),
+    )
+    given = Path(answers) if isinstance(answers, str) else answers
+    from refine_rl.pipeline.check import lay_out  # late: torch
+
+    def work(pause: Pause) -> RewardCheck:
+        with showing(None, observer) as shown, settings_with_list(asked) as settings, given_code(code.named):
+            trial = lay_out(
+                settings, answers=given, count=count, functions=code.rewards, observer=shown, pause=pause
+            )
+            for note in trial.notes:
+                shown.note(note)
+            return RewardCheck(result=trial.scored(pause))
 
     return once(work)
 

@@ -116,6 +116,15 @@ def other_prompts(value: object) -> None:
         raise refuse("prompts", value, "give a file, a source or a list of prompts")
 
 
+def answers(value: object) -> None:
+    """To try a reward on."""
+    if isinstance(value, str | Path) and str(value).strip():
+        return
+    rows = _listed(value) and len(value) > 0 and all(isinstance(row, Mapping) for row in value)
+    if value is not None and not rows:
+        raise refuse("answers", value, 'give a JSONL file, or rows: [{"prompt": "...", "answers": ["..."]}]')
+
+
 def data(value: object) -> None:
     """Answers to imitate."""
     ways = "a file of rows, or a list of rows (dicts with `prompt` and `answer`, or with `messages`)"

@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from refine_rl.api import checks, html
 from refine_rl.errors import UserError
 from refine_rl.run import RunFolder
 from refine_rl.run.files import write_whole
-from refine_rl.types import Comparison, Prompt
+from refine_rl.types import Comparison, Prompt, decimals, one_line
+
+if TYPE_CHECKING:
+    from refine_rl.pipeline.check import Checked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -89,6 +92,35 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         return html.evaluation(RunFolder(self.folder), self.comparison, self.file)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class RewardCheck:
+    """What a reward made of example answers. `result` has every group with its answers and their scores
+    (`result.groups[0].answers[0].score.value`)."""
+
+    result: Checked
+
+    @property
+    def findings(self) -> list[str]:
+        """What a person should look at, a sentence each; none where nothing looks wrong."""
+        return [finding.text for finding in self.result.findings]
+
+    @property
+    def problem(self) -> str:
+        """Why training could not begin so; "" where it could."""
+        found = self.result.problem()
+        return "" if found is None else str(found)
+
+    def __repr__(self) -> str:
+        lines = []
+        for group in self.result.groups:
+            lines.append(one_line(group.prompt.text, 100))
+            for a in group.answers:
+                value = "missing" if a.score.value is None else decimals(a.score.value)
+                lines.append(f"  {value:>8}  {one_line(a.answer.text, 90)}  ({a.answer.kind})")
+        told = [f"! {text}" for text in ([self.problem] if self.problem else self.findings)]
+        return "\n".join([*lines, *told])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)

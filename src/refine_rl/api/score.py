@@ -27,7 +27,8 @@ async def score_group(
     kind: Literal["ruler", "absolute", "pairwise"] = "ruler",
     connections: Connections | None = None,
 ) -> list[Score]:
-    """An LLM's scores of several completions of one chat, in their order, each from 0 to 1.
+    """An LLM's scores of several completions of one chat, in their order, each from 0 to 1. It is a
+    coroutine: `scores = await refine_rl.score_group(...)`.
 
     Args:
         messages: what was asked, each {"role", "content"}.

@@ -17,6 +17,7 @@ import typer
 from refine_rl.cli import (
     bench,
     check,
+    compare,
     data,
     evidence,
     model,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "check": check.check,
     "score": scoring.score,
     "eval": evidence.evaluate,
+    "compare": compare.compare,
     "report": evidence.report,
     "watch": watch.watch,
     "replay": evidence.replay,

@@ -55,12 +55,8 @@ def evaluate(
     from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
-    if prompts is not None and not prompts.startswith("recipe:"):
-        file = Path(prompts.removeprefix("file:")).resolve()
-        if not file.is_file():
-            raise UserError(f"--prompts {prompts}: there is no file {file}.")
-        prompts = f"file:{file}"
-    with interruptible() as pause, _advice_for_an_evaluation(folder, overrides), Screen() as screen:
+    prompts = prompts_named(prompts)
+    with interruptible() as pause, advice_for_an_evaluation(folder, overrides), Screen() as screen:
         from refine_rl.pipeline.evaluate import evaluate_again  # late: torch, seconds of a machine at work
         from refine_rl.pipeline.weights import choose_weights
 
@@ -89,8 +85,18 @@ def evaluate(
     say(results(), f"\n{judged}written to {written}")
 
 
+def prompts_named(prompts: str | None) -> str | None:
+    """The source that --prompts names: a file by its whole path. Raises UserError where there is none."""
+    if prompts is None or prompts.startswith("recipe:"):
+        return prompts
+    file = Path(prompts.removeprefix("file:")).resolve()
+    if not file.is_file():
+        raise UserError(f"--prompts {prompts}: there is no file {file}.")
+    return f"file:{file}"
+
+
 @contextlib.contextmanager
-def _advice_for_an_evaluation(folder: RunFolder, overrides: list[str]) -> Iterator[None]:
+def advice_for_an_evaluation(folder: RunFolder, overrides: list[str]) -> Iterator[None]:
     """What to do where it was stopped: the pipeline's advice is for a training."""
     from refine_rl.settings.file import override
 

@@ -173,11 +173,11 @@ class Watch:
         return self.run.state_of_files() != (self._refused or (self._made and self._made.files))
 
     def _ended(self) -> bool:
-        """Whether the report at hand is of a run that went on, which has come to an end since."""
+        """Whether the run has come to an end since the report at hand was made."""
         now, made = self._now, self._made
         if now is None or made is None:
             return False
-        return made.state == "running" and now.standing.state != "running"
+        return now.standing.state not in ("running", made.state)
 
     def _make(self) -> None:
         now, files, at = self._now, self.run.state_of_files(), datetime.now().astimezone()

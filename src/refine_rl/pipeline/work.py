@@ -20,7 +20,7 @@ from refine_rl.rewards.functions.trl import TrainerState, trainer_state
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
-from refine_rl.settings import Settings
+from refine_rl.settings import GRPOSettings, Settings
 from refine_rl.training.missing import missing_text, require_scores
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -116,17 +116,22 @@ class Work:
 
     def training_at(self, step: int) -> AbstractContextManager[None]:
         """A block in which functions that ask are told that training is at the beginning of `step`."""
-        g, prompts = self.settings.grpo, sum(p.split == "train" for p in self._prompts)
-        passes = g.prompts_per_step / max(1, prompts)
-        return trainer_state(
-            TrainerState(
-                global_step=(step - 1) * g.updates_per_step,
-                max_steps=g.steps * g.updates_per_step,
-                epoch=(step - 1) * passes,
-                num_train_epochs=math.ceil(g.steps * passes),
-            )
-        )
+        return training_at(step, self.settings.grpo, self._prompts)
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
         return self.folder.prompts()
+
+
+def training_at(step: int, grpo: GRPOSettings, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
+    """A block in which reward functions that ask are told that the training on these prompts is at the
+    beginning of `step`."""
+    passes = grpo.prompts_per_step / max(1, sum(p.split == "train" for p in prompts))
+    return trainer_state(
+        TrainerState(
+            global_step=(step - 1) * grpo.updates_per_step,
+            max_steps=grpo.steps * grpo.updates_per_step,
+            epoch=(step - 1) * passes,
+            num_train_epochs=math.ceil(grpo.steps * passes),
+        )
+    )

@@ -90,15 +90,20 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
 
 
 def calls_for_groups(
-    settings: Settings, counts: Counts, *, groups: int, answers: int | None = None
+    settings: Settings,
+    counts: Counts,
+    *,
+    groups: int,
+    answers: int | None = None,
+    stage: str = "probe",
 ) -> list[Calls]:
     """The calls that score so many groups of rollouts (of `answers`, where they are not as large as in
-    training), their sources' questions included."""
-    group = Judged(stage="probe", groups=groups, answers=answers or settings.rollout.group_size)
+    training), their sources' questions included. Those of the `stage` COMPARISON are judged as there."""
+    group = Judged(stage=stage, groups=groups, answers=answers or settings.rollout.group_size)
     found = [*judges_of(settings, counts).calls(group)] if settings.reward.judges else []
     if (quiz := quiz_of(settings, counts)) is not None:
         answered = groups * group.answers
-        found += quiz.calls({"probe": (answered, answered)}, (groups, groups))
+        found += quiz.calls({stage: (answered, answered)}, (groups, groups))
     return found
 
 

@@ -7,12 +7,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from refine_rl.prompts.candidates import Candidate
 from refine_rl.prompts.near_duplicates import near_duplicates
 from refine_rl.types import WRITER, Message, Prompt, Split
 
+Asking = TypeVar("Asking", bound=Candidate | Prompt)
 Kind = Literal["duplicate", "near-duplicate", "rejected", "surplus"]
 _EXCERPT = 60  # characters of a text in a report
 
@@ -146,13 +147,13 @@ def drop_duplicates(candidates: Sequence[Candidate]) -> tuple[list[Candidate], l
 
 
 def drop_seen(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Asking],
     seen: Sequence[Prompt],
     threshold: float,
     similarity: Literal["words", "meaning"] = "words",
     *,
     with_data: bool = False,
-) -> list[Candidate]:
+) -> list[Asking]:
     """Keep the candidates that neither equal nor (below a threshold of 1) resemble a prompt of `seen`.
     `with_data`: prompts with other data are not equal."""
     before = [conversation(prompt.messages) for prompt in seen]

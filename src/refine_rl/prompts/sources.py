@@ -135,6 +135,16 @@ def load_all_prompts(
     return _prompts(chosen, found.settings.system), len(candidates) - len(kept)
 
 
+def unseen(settings: Settings, prompts: Sequence[Prompt], seen: Sequence[Prompt]) -> list[Prompt]:
+    """Those of a task's prompts that neither equal nor resemble one of `seen`, as its own curation tells."""
+    own = settings.prompts
+    if own.source.startswith("recipe:"):
+        own = _of_recipe(own, load_settings(recipe_folder(own.source.removeprefix("recipe:"))).prompts)
+    threshold = 1.0 if own.source.startswith(GYM) else own.near_duplicate
+    world = bool(settings.rollout.environment)
+    return drop_seen(prompts, seen, threshold, own.similarity, with_data=world)
+
+
 def _write(
     settings: Settings,
     connections: Connections,
@@ -251,14 +261,19 @@ def _read_recipe(settings: PromptSettings, name: str, seed: int, splits: Sequenc
     """The recipe's own source; what the task sets in [prompts] goes before the recipe's settings."""
     folder = recipe_folder(name)
     recipe = load_settings(folder).prompts
+    source = _read(_of_recipe(settings, recipe), folder, seed, splits)
+    own = [replace(c, origin=f"recipe:{name}") for c in source.candidates]
+    return replace(source, candidates=own, name=settings.source)
+
+
+def _of_recipe(settings: PromptSettings, recipe: PromptSettings) -> PromptSettings:
+    """A recipe's settings, with what the task sets over them."""
     changed = {
         key: getattr(settings, key)
         for key, field in PromptSettings.model_fields.items()
         if key != "source" and getattr(settings, key) != field.default
     }
-    source = _read(recipe.model_copy(update=changed), folder, seed, splits)
-    own = [replace(c, origin=f"recipe:{name}") for c in source.candidates]
-    return replace(source, candidates=own, name=settings.source)
+    return recipe.model_copy(update=changed)
 
 
 def _prompts(chosen: Mapping[Split, Sequence[Candidate]], system: str) -> list[Prompt]:

@@ -32,7 +32,8 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """A line of a chart. `dotted` ones have a dot at each value, and a `band` of lower and upper ends."""
+    """A line of a chart, which its form tells from others too: `dotted` ones have a dot at each value, and
+    may have a `band` of lower and upper ends; others may be `dashed`."""
 
     label: str
     colour: str
@@ -40,14 +41,16 @@ class Curve:
     dotted: bool = False
     band: tuple[Line, Line] | None = None
     smooth: bool = False
+    dashed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
     """A figure of the page. `name` is unique on it and stays the same. `good` says in a line what good looks
-    like; `alt` says what is drawn. `legend` has (label, colour, form): the form of a line is "line" or
-    "dots", that of an area "area". `table` has the heading of each column, and rows; `left_out` is how many
-    rows are not in it. `levels` are (place from the bottom in percent, label, colour)."""
+    like; `alt` says what is drawn. `legend` has (label, colour, form): the form of a line is "line", "dots"
+    or "level" (a broken one), that of an area "area". `table` has the heading of each column, and rows;
+    `left_out` is how many rows are not in it. `levels` are (place from the bottom in percent, label,
+    colour)."""
 
     name: str
     title: str
@@ -108,7 +111,7 @@ def lines(
         data=_line_data(points, across, up),
         x_ticks=across.ticks(5, whole=True),
         y_ticks=up.ticks(4),
-        legend=tuple((c.label, c.colour, "dots" if c.dotted else "line") for c in drawn),
+        legend=tuple((c.label, c.colour, _form(c)) for c in drawn),
         marks=marks,
         levels=tuple(
             (round(100 * up.at(v.value), 2), f"{v.label} {number(v.value)}", v.colour) for v in levels
@@ -167,6 +170,10 @@ def areas(
     )
 
 
+def _form(curve: Curve) -> str:
+    return "dots" if curve.dotted else "level" if curve.dashed else "line"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Points:
     """A curve as it is drawn: a point stands for as many steps as neighbour it."""
@@ -179,6 +186,7 @@ class _Points:
     low: list[float]
     high: list[float]
     dotted: bool
+    dashed: bool
 
 
 def _thinned(curve: Curve) -> _Points:
@@ -194,6 +202,7 @@ def _thinned(curve: Curve) -> _Points:
         low=list(low),
         high=list(high),
         dotted=curve.dotted,
+        dashed=curve.dashed,
     )
 
 
@@ -233,11 +242,11 @@ def _curve(c: _Points, place: Place) -> list[str]:
             found.append(f'<path d="M{outline}Z" class="band" style="fill:var(--{c.colour})"/>')
         else:
             found += [f'<path d="M{x} {y}V{y2}" class="thin" {stroke}/>' for (x, y), (_, y2) in [corners]]
-    found.append(
-        f'<path d="{path(c.steps, c.values, place)}" class="{"thin" if c.smooth else "line"}" {stroke}/>'
-    )
+    thick = "line dashed" if c.dashed else "line"
+    single = path(c.steps, c.values, place)
+    found.append(f'<path d="{single}" class="{"thin" if c.smooth else thick}" {stroke}/>')
     if c.smooth:
-        found.append(f'<path d="{path(c.steps, c.smooth, place)}" class="line" {stroke}/>')
+        found.append(f'<path d="{path(c.steps, c.smooth, place)}" class="{thick}" {stroke}/>')
     alone = c.values if c.dotted else _alone(c.values)
     at = [place(s, v) for s, v in zip(c.steps, alone, strict=True) if math.isfinite(v)]
     if at:

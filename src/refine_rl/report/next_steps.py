@@ -17,13 +17,22 @@ class Command:
     what: str
 
 
+_STATES = ("started", "resumed", "interrupted", "guard", "finished")
+
+
+def over(run: RunFolder) -> bool:
+    """Whether a run is at its end, as its newest event says; the weights are not looked at, which may be
+    large."""
+    return next((e["kind"] for e in reversed(run.events()) if e["kind"] in _STATES), "") == "finished"
+
+
 def next_steps(run: RunFolder, settings: Settings) -> list[Command]:
     """What to do next with a run, the nearest thing first."""
     path = quoted(run.path)
     sft = run.config.kind() == "sft"
     found: list[Command] = []
     model = run.model.is_dir()
-    if not run.ended:
+    if not over(run):
         found.append(Command(text=run.resume, what="Go on exactly where it stopped."))
     if not model and not run.checkpoints():
         return found

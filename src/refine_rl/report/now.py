@@ -79,6 +79,8 @@ def now_of(run: Watched, at: float | None = None) -> Now:
     if standing.state == "finished":  # the report has the rest
         return Now(name=run.name, standing=standing, done=len(metrics), steps=run.planned_steps())
     told = [e for e in events if e["kind"] in ("warning", "guard")]
+    if standing.state == "stopped" and told[-1]["text"] == standing.more:
+        del told[-1]  # it heads the page
     return Now(
         name=run.name,
         standing=standing,

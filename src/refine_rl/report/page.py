@@ -10,12 +10,13 @@ from refine_rl.report import answers, data, exchanges, measured, parts, rollouts
 from refine_rl.report.asked import asked
 from refine_rl.report.fill import fill_page
 from refine_rl.report.headline import headline
-from refine_rl.report.next_steps import next_steps
+from refine_rl.report.next_steps import next_steps, over
 from refine_rl.report.plots import reward_chart, training_plots
 from refine_rl.report.points import SMOOTH_FROM
 from refine_rl.report.sft import render_sft
 from refine_rl.report.standing import Json
 from refine_rl.report.survey import Seen, survey
+from refine_rl.report.time_left import about, left_of
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison
@@ -87,11 +88,14 @@ def _training(
     """What the page says of the steps."""
     metrics, validation = run.metrics(), run.validation()
     best = data.best_step(events)
+    facts = data.facts(run, settings, metrics, best)
+    if metrics and not over(run) and (left := left_of(run)) is not None:
+        facts["Still to do"] = f"{about(left)}, going by what it took so far"
     return {
         "headline": headline(
             comparison, events, validation, steps_done=len(metrics), steps=settings.grpo.steps
         ),
-        "facts": data.facts(run, settings, metrics, best),
+        "facts": facts,
         "best": best,
         "curve": reward_chart(metrics, validation, comparison, best=best),
         "families": training_plots(metrics, validation, run.pool(), groups, best=best),

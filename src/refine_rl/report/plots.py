@@ -306,7 +306,11 @@ def _promised(pool: Sequence[Json], metrics: Sequence[Json]) -> Chart | None:
         "Good: what was found goes with what was promised, and both stay high.",
         [
             Curve(
-                label=label, colour=colour, line=([s for s, _ in points], [v for _, v in points]), smooth=True
+                label=label,
+                colour=colour,
+                line=([s for s, _ in points], [v for _, v in points]),
+                smooth=True,
+                dashed=label == "promised",
             )
             for label, colour, points in (("promised", "other", said), ("found", "train", came))
         ],

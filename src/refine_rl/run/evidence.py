@@ -97,6 +97,18 @@ class Evidence(Tables):
         """`name`, or `name-2` ... where there is an evaluation of that name."""
         return free(name, lambda free: (self._root / f"evaluations/{free}.json").exists())
 
+    def free_versus(self, name: str) -> str:
+        """`name`, or `name-2` ... where there is a comparison with another run of that name."""
+        return free(name, lambda free: (self._root / f"comparisons/{free}.json").exists())
+
+    def save_versus(self, name: str, record: Record, page: str) -> tuple[Path, Path]:
+        """A comparison of this run's model with another one, as a record and as a page."""
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return (
+            self._replace(f"comparisons/{name}.json", text),
+            self._replace(f"comparisons/{name}.html", page),
+        )
+
     def comparison(self) -> Comparison | None:
         again = f"`{self.resume}` makes it again from the answers on record."
         return self._comparison("comparison.json", again)

@@ -135,6 +135,7 @@ class RunFolder(Life, Evidence):
         remove(self._root / self.model.name)
         if step == 0:
             shutil.rmtree(self._root / "evaluations", ignore_errors=True)
+            shutil.rmtree(self._root / "comparisons", ignore_errors=True)
             self.validation.remove()
         for later in self.checkpoints():
             if later > step:

@@ -45,18 +45,8 @@ def pairs(count: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(f"wordle/games/{seed}")
     secrets = _rules["answers"]("train")
     players = rng.choices(list(PLAYERS), list(PLAYERS.values()), k=count)
-    answers = [made_up(rng) if rng.random() < MADE_UP else rng.choice(secrets) for _ in players]
+    answers = [_rules["made_up"](rng) if rng.random() < MADE_UP else rng.choice(secrets) for _ in players]
     return [{"messages": game(rng, answer, player)} for answer, player in zip(answers, players, strict=True)]
-
-
-def made_up(rng: random.Random) -> str:
-    """The head of a word of the list with the tail of another, which together are no word of it: "spaud"."""
-    words = _rules["words"]()
-    while True:
-        cut = rng.choice((2, 3))
-        word = str(rng.choice(words)[:cut] + rng.choice(words)[cut:])
-        if word not in _places():
-            return word
 
 
 def game(rng: random.Random, answer: str, player: str) -> list[dict[str, Any]]:

@@ -13,7 +13,12 @@ ASK = "play"
 
 
 def prompts(split: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """Up to `count` games of a split, each with another answer; the same ones for the same seed."""
+    """Up to `count` games of a split, each with another answer; the same ones for the same seed. Where more
+    games of training are wanted than there are answers, the others look for made-up words."""
+    rng = random.Random(f"wordle/prompts/{split}/{seed}")
     found = list(_rules["answers"](split))
-    random.Random(f"wordle/prompts/{split}/{seed}").shuffle(found)
+    rng.shuffle(found)
+    while split == "train" and len(found) < count:
+        if (word := _rules["made_up"](rng)) not in found:
+            found.append(word)
     return [{"prompt": ASK, "data": {"answer": word}} for word in found[:count]]

@@ -17,7 +17,8 @@ LENGTH = 5
 GUESSES = 6
 RIGHT, ELSEWHERE, ABSENT = "+", "?", "-"
 SOLVED = RIGHT * LENGTH
-SPLIT_SEED = 0
+FOLD = 0
+"""Which answers are held out: no word is held out in two of the folds 0 to 4."""
 VALIDATION, HELD_OUT = 24, 80
 """Answers that choose the checkpoint, and answers of the comparison alone."""
 
@@ -31,14 +32,25 @@ def words() -> tuple[str, ...]:
 
 
 @cache
-def answers(split: str, seed: int = SPLIT_SEED) -> tuple[str, ...]:
+def answers(split: str, fold: int = FOLD) -> tuple[str, ...]:
     """The words that are looked for in games of a split: "train", "validation" or "held_out". No word is in
     two of them."""
     mixed = list(words())
-    random.Random(f"wordle/answers/{seed}").shuffle(mixed)
+    random.Random("wordle/answers/0").shuffle(mixed)
+    first = fold * HELD_OUT
+    mixed = mixed[first:] + mixed[:first]
     ends = {"held_out": (0, HELD_OUT), "validation": (HELD_OUT, HELD_OUT + VALIDATION)}
-    first, last = ends.get(split, (HELD_OUT + VALIDATION, len(mixed)))
-    return tuple(sorted(mixed[first:last]))
+    begin, end = ends.get(split, (HELD_OUT + VALIDATION, len(mixed)))
+    return tuple(sorted(mixed[begin:end]))
+
+
+def made_up(rng: random.Random) -> str:
+    """The head of a word of the list with the tail of another, which together are no word of it: "spaud"."""
+    while True:
+        cut = rng.choice((2, 3))
+        word = rng.choice(words())[:cut] + rng.choice(words())[cut:]
+        if word not in words():
+            return word
 
 
 @cache

@@ -38,13 +38,16 @@ def guess_of(reply: str) -> str:
 
 
 class Wordle:
-    """What the recipe trains on: the sooner solved, the more; a guess after the first earns 0.2 where it
-    could be the answer after all that was seen, and costs 0.1 where it could not."""
+    """What the recipe trains on: the sooner solved, the more; a guess costs 0.3 where it is no word, or could
+    not be the answer after all that was seen. The answer alone earns anything: were other guesses paid for,
+    it would pay to find it late. A game is also over where no word fits any more, as it comes about where a
+    made-up word is looked for."""
 
     def start(self, data: dict[str, Any], seed: int) -> str:
         self.answer = str(data["answer"])
         self.seen: list[tuple[str, str]] = []
         self.turn = 0
+        self.left: list[str] = list(_rules["words"]())
         return ""
 
     def step(self, reply: str) -> tuple[str, float, bool]:
@@ -56,14 +59,15 @@ class Wordle:
         marks = _rules["feedback"](guess, self.answer)
         reward = self.reward(guess, marks)
         self.seen.append((guess, marks))
-        return show(guess, marks), reward, over or marks == _rules["SOLVED"]
+        self.left = [word for word in self.left if _rules["consistent"](word, self.seen[-1:])]
+        return show(guess, marks), reward, over or marks == _rules["SOLVED"] or not self.left
 
     def reward(self, guess: str, marks: str) -> float:
-        """Of a guess and its marks, "" for what is no word; `self.seen` are the guesses before it."""
-        earned = 1.1 - 0.1 * self.turn if marks == _rules["SOLVED"] else 0.0
-        if self.turn == 1:
-            return earned
-        return earned + (0.2 if marks and _rules["consistent"](guess, self.seen) else -0.1)
+        """Of a guess and its marks, "" for what is no word; `self.seen` are the guesses before it, and
+        `self.left` the words that could be the answer after them."""
+        if marks == _rules["SOLVED"]:
+            return 1.1 - 0.1 * self.turn
+        return 0.0 if guess in self.left else -0.3
 
 
 class Solved(Wordle):
