@@ -540,14 +540,14 @@ def test_python_mistakes_and_refusals(llm_server: StartServer) -> None:
     here = ScriptedConnections({"s/j": lambda request: by_length({"messages": request.messages})})
     assert [s.value for s in score(connections=here)] == [0.1, 0.1]
     for changes, words in (
-        ({"completions": "x"}, "the group has `completions` that are not a list"),
-        ({"messages": ["Say hi."]}, "the group has a message that is not"),
+        ({"completions": "x"}, "completions='x': give a list of texts, one an answer"),
+        ({"messages": ["Say hi."]}, "messages=['Say hi.']: give a list, as in"),
         ({"kind": "rule"}, "kind: Input should be"),
-        ({"repeats": 0}, "repeats: Input should be"),
+        ({"repeats": 0}, "repeats=0: give a whole number from 1 on"),
         ({"rubric": " "}, "the rubric is empty"),
         ({"rubric": "rubric.md"}, "'rubric.md' is a file's name: give a pathlib.Path"),
         ({"rubric": "- a (weight 0): x"}, "line 1: the weight of `a`"),
-        ({"judge": []}, "a panel needs a judge"),
+        ({"judge": []}, "judge=[]: "),
         ({"judge": "s/other"}, "no scripted model `s/other`"),
     ):
         with pytest.raises(UserError) as caught:

@@ -9,12 +9,15 @@ longer depend on the prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from refine_rl.evaluate.variety import collapse
 from refine_rl.types import LOGGED, MIN_PROMPTS, Comparison, Contrast, decimals
 
+NONE: Mapping[str, float] = MappingProxyType({})
 
-def audit(comparison: Comparison, weights: Mapping[str, float]) -> dict[str, str]:
+
+def audit(comparison: Comparison, weights: Mapping[str, float] = NONE) -> dict[str, str]:
     """Name -> text for every component that got surely worse while the reward got surely better, for full
     successes and greedy answers that did, and for answers that came to be the same for different prompts.
     `weights` are the components' by name; one that is not among them is only watched."""
