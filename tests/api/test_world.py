@@ -112,3 +112,15 @@ def test_tools_from_python_are_told_to_the_model(small: Small, model: dict[str, 
     with pytest.raises(UserError, match=r"tools=\[look_up\]"):
         refine.generate(run, "Hello.")
     assert "Hello." in refine.generate(run, "Hello.", tools=[look_up])
+
+
+def test_two_models_beside_one_another_in_a_world_from_python(world: dict[str, Any]) -> None:
+    a, b = (refine.train(**world, run=name) for name in ("a", "b"))
+    with pytest.raises(UserError, match="environment"):
+        refine.compare_runs(a, b)
+    for more in ({}, {"again": True}):
+        beside = refine.compare_runs(a, b, environment=Longer, observer=Quiet(), **more)
+        difference = beside.versus.comparison.difference
+        assert difference is not None
+        assert difference.mean == 0.0  # the same model twice
+        assert beside.versus.a.answers == ("anew" if more else "on record")

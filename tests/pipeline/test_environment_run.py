@@ -20,6 +20,7 @@ import torch
 
 from make import Pause
 from refine_rl.errors import GuardStop, Interrupted, SettingsError
+from refine_rl.pipeline.compare_runs import lay_out
 from refine_rl.pipeline.evaluate import evaluate_again
 from refine_rl.pipeline.replay import replay
 from refine_rl.pipeline.train import run
@@ -310,3 +311,33 @@ def test_an_environment_that_is_not_there(
     folder = RunFolder.create(tmp_path / "run", task(rollout={"environment": environment}))
     with pytest.raises(SettingsError, match=rf"rollout.environment: .*{what}"):
         run(folder)
+
+
+def test_two_models_in_one_world(whole: RunFolder, task: Task, tmp_path: Path) -> None:
+    """From the record, and played anew: the same prompts, the same draws on both sides."""
+    a = RunFolder.open(Path(shutil.copytree(whole.path, tmp_path / "a")))
+    b = RunFolder.create(tmp_path / "b", task(grpo={"learning_rate": 0.001}))
+    run(b)
+    log = task().folder / "steps.log"
+    played = log.stat().st_size
+    match = lay_out(a.path, b.path)
+    assert (match.to_answer, match.to_score) == ([], [])
+    versus, _, _ = match.play()
+    assert log.stat().st_size == played  # nobody played
+    base, tuned = versus.comparison.base, versus.comparison.tuned
+    assert base is not None
+    assert tuned is not None
+    own = [folder.comparison() for folder in (a, b)]
+    assert [c.tuned for c in own if c] == [base, tuned]
+
+    match = lay_out(a.path, b.path, again=True)
+    assert (match.to_answer, match.seed) == (["a", "b"], 1)
+    versus, _, page = match.play(name="again")
+    assert log.stat().st_size > played
+    assert versus.comparison.prompts == 4
+    assert "at most 3" in page.read_text()  # what the world said stands on the page
+
+    twin = Path(shutil.copytree(a.path, tmp_path / "twin"))
+    difference = lay_out(a.path, twin, again=True).play()[0].comparison.difference
+    assert difference is not None
+    assert (difference.mean, difference.ci95) == (0.0, (0.0, 0.0))  # one model, the same draws

@@ -10,6 +10,7 @@ import pytest
 
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.prompts import load_all_prompts, load_prompts
+from refine_rl.prompts.sources import unseen
 from refine_rl.report.coverage import cover
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
@@ -219,3 +220,21 @@ def test_sources_that_are_not_there(tmp_path: Path, source: str, error: type[Exc
     with pytest.raises(error) as caught:
         load_prompts(settings(tmp_path, source))
     assert words in str(caught.value)
+
+
+def test_with_tools_the_data_are_part_of_the_question(tmp_path: Path) -> None:
+    """What the tools know of a prompt tells two of the same text apart, as a world's data do."""
+    (tmp_path / "tools.py").write_text("def look_up(word: str) -> str:\n    return word\n")
+    rows = [{"prompt": "Who is it?", "name": f"n{n}"} for n in range(10)]
+    plain = settings(tmp_path, write(tmp_path, *rows), near_duplicate=1.0)
+    with_tools = plain.model_copy(
+        update={"rollout": plain.rollout.model_copy(update={"tools": ["tools.py:look_up"]})}
+    )
+    prompts, report = load_prompts(with_tools)
+    assert (len(prompts), report.dropped) == (10, ())
+    assert {split: sum(p.split == split for p in prompts) for split in ("train", "held_out")} == {
+        "train": 7,
+        "held_out": 2,
+    }
+    assert unseen(with_tools, prompts[7:], prompts[:7]) == prompts[7:]
+    assert unseen(plain, prompts[7:], prompts[:7]) == []

@@ -54,6 +54,18 @@ def test_the_example_trains_as_it_is(refine: Refine) -> None:
     assert len(RunFolder.open(Path("runs/mine")).metrics()) == 2
 
 
+def test_the_reward_of_the_example_is_sound(refine: Refine) -> None:
+    """No bad answer comes near the top: a refusal is no politeness, and neither is the prompt again."""
+    assert refine("init", "mine").code == 0
+    done = refine("check", "mine", "--count", "15", "--json")
+    assert done.code == 0, done.err
+    made = json.loads(done.out)
+    assert (made["findings"], made["top"]) == ([], 2.5)
+    bad = [a for p in made["prompts"] for a in p["answers"] if a["kind"] in ("refusal", "copied prompt")]
+    assert len(bad) == 30
+    assert max(a["reward"] for a in bad) <= 1.5
+
+
 def test_another_task_says_what_to_replace_and_is_refused_until_then(refine: Refine) -> None:
     done = refine("init", "mine", "--task", TASK)
     assert done.code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import make
 from refine_rl.errors import UserError
+from refine_rl.evaluate.versus import Model, Versus
 from refine_rl.report.measured import metrics, print_metrics
 from refine_rl.report.page import render
 from refine_rl.report.screen import print_comparison, results
@@ -109,6 +111,28 @@ def test_later_evaluations_stand_on_the_page(folder: RunFolder) -> None:
     assert "BLEU, 0 to 100 12.50 18.00 20.25 +7.75 +2.25" in shown
     assert "not shown to beat" not in shown.partition("plain")[0]
     assert "The tuned model is not shown to be better: reward 0.25 → 0.26" in shown
+
+
+def test_comparisons_with_other_models_are_linked_beside_the_report(folder: RunFolder) -> None:
+    assert "Later evaluations" not in text_of(render(folder))
+    for name, rival in (("b", "<b>bold</b>"), ("b 2", "plain")):
+        versus = Versus(
+            a=Model(name="a"),
+            b=Model(name=rival),
+            comparison=make.comparison("better", make.contrast(0.25, 0.5)),
+            seed=0,
+        )
+        record = {"verdict": versus.standing, **dataclasses.asdict(versus)}
+        _, page = folder.save_versus(name, record, "<p>page</p>")
+    html = render(folder)
+    assert page.relative_to(folder.path).as_posix() == "comparisons/b 2.html"
+    assert '<li><a href="comparisons/b%202.html">plain</a>: B is better: reward of' in html
+    assert '<a href="comparisons/b.html">&lt;b&gt;bold&lt;/b&gt;</a>' in html
+    assert "difference B less A +0.250 [+0.200, +0.300] on 64 prompts" in text_of(html)
+    assert '<a href="#later">' in html
+    (folder.path / "comparisons" / "b.json").write_text('{"verdict": 3}')
+    with pytest.raises(UserError, match=r"comparisons/b.json is damaged"):
+        folder.versus()
 
 
 def test_the_terminal_shows_them_beside_the_reward(

@@ -107,17 +107,21 @@ def _liked(scored: Scored, top: float | None) -> Iterator[Finding]:
 
 
 def _constant(name: str, every: Sequence[tuple[Try, Score]], weight: float) -> Iterator[Finding]:
-    """A component that gives all answers the same. (Nothing for bad answers alone is as it should be.)"""
+    """A component that gives all answers the same. (Nothing for bad answers alone may be as it should be, but
+    then nobody has seen it give anything.)"""
     had = [(answer, score.breakdown[name]) for answer, score in every if name in score.breakdown]
     if len({answer.text for answer, _ in had}) < _FEW or not same_value(value for _, value in had):
         return
-    if had[0][1] <= 0 and all(answer.worth == "bad" for answer, _ in had):
-        return
+    value = decimals(had[0][1])
     watched = " (weight 0: it is only watched)" if not weight else ""
+    why = "here it tells none apart."
+    if had[0][1] <= 0 and all(answer.worth == "bad" for answer, _ in had):
+        why = (
+            "all of them are bad, so whether it likes a good one is not shown. Give one with --answers FILE."
+        )
     yield Finding(
         name="constant",
-        text=f"`{name}` gives {decimals(had[0][1])} to each of these {len(had)} answers{watched}: here it "
-        "tells none apart.",
+        text=f"`{name}` gives {value} to each of these {len(had)} answers{watched}: {why}",
     )
 
 

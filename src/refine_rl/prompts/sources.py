@@ -93,7 +93,7 @@ def load_prompts(
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
     own = source.settings
-    world = bool(settings.rollout.environment)
+    world = settings.rollout.several_turns
     chosen, others = split_candidates(
         ordered, source.asked, own.near_duplicate, own.similarity, with_data=world
     )
@@ -127,7 +127,7 @@ def load_all_prompts(
         seen,
         found.settings.near_duplicate,
         found.settings.similarity,
-        with_data=bool(settings.rollout.environment),
+        with_data=settings.rollout.several_turns,
     )
     if not kept:
         raise UserError(f"{source}: all {len(candidates)} prompts are too close to the run's own")
@@ -141,7 +141,7 @@ def unseen(settings: Settings, prompts: Sequence[Prompt], seen: Sequence[Prompt]
     if own.source.startswith("recipe:"):
         own = _of_recipe(own, load_settings(recipe_folder(own.source.removeprefix("recipe:"))).prompts)
     threshold = 1.0 if own.source.startswith(GYM) else own.near_duplicate
-    world = bool(settings.rollout.environment)
+    world = settings.rollout.several_turns
     return drop_seen(prompts, seen, threshold, own.similarity, with_data=world)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from rich.console import Console
 
@@ -12,7 +13,18 @@ from refine_rl.report.columns import Columns
 from refine_rl.report.data import Measure, examples, measure, measures, others, share
 from refine_rl.report.headline import claim, told
 from refine_rl.run import RunFolder
-from refine_rl.types import MIN_PROMPTS, Beside, Comparison, Contrast, Estimate, Example, Metric, decimals
+from refine_rl.run.records import comparison_from
+from refine_rl.types import (
+    MIN_PROMPTS,
+    Beside,
+    Comparison,
+    Contrast,
+    Estimate,
+    Example,
+    Metric,
+    count_of,
+    decimals,
+)
 
 LATER_EXAMPLES = 6
 
@@ -113,6 +125,42 @@ def later(run: RunFolder) -> list[Later]:
         )
         for name, found in run.evaluations().items()
     ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rival:
+    """A comparison of the run's model with another one: where its page lies, beside the report, and what came
+    of it."""
+
+    name: str
+    page: str
+    result: str
+
+
+def rivals(run: RunFolder) -> list[Rival]:
+    """The comparisons with other models that were made with `refine compare`, this run as A."""
+    return [
+        Rival(
+            name=record["b"]["name"],
+            page=quote(run.versus_page(name)),
+            result=_result(record["verdict"], comparison_from(record["comparison"])),
+        )
+        for name, record in run.versus().items()
+    ]
+
+
+def _result(standing: str, comparison: Comparison) -> str:
+    reward = comparison.reward
+    if reward is None:
+        return standing
+    low, high = reward.difference.ci95
+    interval = f" [{decimals(low, '+')}, {decimals(high, '+')}]" if comparison.prompts >= MIN_PROMPTS else ""
+    more = f"{decimals(reward.difference.mean, '+')}{interval}"
+    return (
+        f"{standing}: reward of this run’s model (A) {decimals(reward.base.mean)}, of the other (B) "
+        f"{decimals(reward.tuned.mean)}, difference B less A {more} "
+        f"on {count_of(comparison.prompts, 'prompt')}"
+    )
 
 
 def _notes(comparison: Comparison) -> tuple[str, ...]:

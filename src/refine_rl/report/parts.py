@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from refine_rl.report.data import GLUE, VALUES_SHOWN, share
 from refine_rl.report.standing import Json
 from refine_rl.types import MIN_PROMPTS, Comparison, Part
 
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _COMBINATIONS = {
     "seen": "combinations that training had",
     "unseen": "combinations held out whole",
@@ -36,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """A facet with its values, the most frequent first, and how many values are not shown."""
+    """A facet with its most frequent values in their order, and how many values are not shown."""
 
     title: str
     rows: tuple[Row, ...]
@@ -48,7 +50,7 @@ def by_facet(comparison: Comparison) -> list[Block]:
     blocks = [
         Block(
             title=facet,
-            rows=tuple(Row(label=value, part=part) for value, part in list(values.items())[:VALUES_SHOWN]),
+            rows=tuple(Row(label=v, part=part) for v, part in in_order(values, VALUES_SHOWN)),
             left_out=max(0, len(values) - VALUES_SHOWN),
         )
         for facet, values in comparison.facets.items()
@@ -56,6 +58,23 @@ def by_facet(comparison: Comparison) -> list[Block]:
     together = comparison.combinations
     rows = tuple(Row(label=text, part=together[n]) for n, text in _COMBINATIONS.items() if n in together)
     return [*([Block(title="all facets together", rows=rows)] if rows else []), *blocks]
+
+
+def in_order(values: Mapping[str, Part], most: int) -> list[tuple[str, Part]]:
+    """The `most` first of a facet's values (on record the most frequent come first); as numbers go where all
+    of them are numbers.
+
+    >>> from refine_rl.types import Estimate
+    >>> part = Part(prompts=1, base=(e := Estimate(mean=0, ci95=(0, 0))), tuned=e, difference=e)
+    >>> [value for value, _ in in_order({"10": part, "9": part, "-1.5": part}, 2)]
+    ['9', '10']
+    >>> [value for value, _ in in_order({"10": part, "9": part, "few": part}, 2)]
+    ['10', '9']
+    """
+    shown = list(values.items())[:most]
+    if not all(_NUMBER.fullmatch(value) for value in values):
+        return shown
+    return sorted(shown, key=lambda item: float(item[0]))
 
 
 def variety(comparison: Comparison) -> list[str]:

@@ -20,6 +20,7 @@ from refine_rl.report.dialogue import told
 from refine_rl.report.follow import Follower
 from refine_rl.report.measured import print_metrics
 from refine_rl.report.moment import line_of
+from refine_rl.report.parts import in_order
 from refine_rl.report.safe import shown as shown
 from refine_rl.report.tiles import tinted
 from refine_rl.report.wrapping import wrap
@@ -289,7 +290,7 @@ def _fill(table: Columns, c: Comparison, start: int) -> None:
         if not enough:
             continue
         table.add(shown(_one_line(facet)))
-        for value, part in list(enough.items())[:_VALUES]:
+        for value, part in in_order(enough, _VALUES):
             row(value, part)
         if left_out := len(values) - min(len(enough), _VALUES):
             table.add(f"  + {left_out} in the report", style="dim")

@@ -123,6 +123,28 @@ class Evidence(Tables):
         }
         return {name: comparison for name, comparison in found.items() if comparison is not None}
 
+    def versus_page(self, name: str) -> str:
+        """The page of a comparison with another model, as a path within the run's folder."""
+        return f"comparisons/{name}.html"
+
+    def versus(self) -> dict[str, Record]:
+        """The comparisons with other models, as `save_versus` wrote them, by name, the oldest first."""
+        files = sorted(
+            (self._root / "comparisons").glob("*.json"), key=lambda f: (f.stat().st_mtime_ns, f.name)
+        )
+        found: dict[str, Record] = {}
+        for file in files:
+            try:
+                record = json.loads(read_text(file))
+                comparison_from(record["comparison"])
+                if not all(isinstance(t, str) for t in (record["b"]["name"], record["verdict"])):
+                    raise TypeError("no text")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                where = self.path / "comparisons" / file.name
+                raise UserError(f"{where} is damaged. Remove it: refine compare makes another.") from error
+            found[file.stem] = record
+        return found
+
     def _comparison(self, file: str, way_out: str) -> Comparison | None:
         if not (self._root / file).is_file():
             return None
