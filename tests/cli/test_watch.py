@@ -217,7 +217,7 @@ def test_a_training_in_a_real_browser(
     visit.wait(steps, now)
     visit.wait(drawn, now)
     training.process.kill()
-    visit.wait(says, "Ended without a word")
+    visit.wait(says, "Broken off")
     assert f"go on with: refine train --resume {stage.run}" in visit.page.inner_text("#live-why")
     stage.on()
     again = start("train", "--resume", stage.run)
