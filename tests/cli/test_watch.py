@@ -218,7 +218,7 @@ def test_a_training_in_a_real_browser(
     visit.wait(drawn, now)
     training.process.kill()
     visit.wait(says, "Broken off")
-    assert f"go on with: refine train --resume {stage.run}" in visit.page.inner_text("#live-why")
+    assert f"Go on with: refine train --resume {stage.run}" in visit.page.inner_text("#live-why")
     stage.on()
     again = start("train", "--resume", stage.run)
     visit.wait(says, "Finished")
