@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ def mine(tmp_path: Path) -> Hold:
 
 def told(*kinds: str, hold: Hold | None = None, silent: float = 10.0) -> tuple[str, str, str]:
     events = [make.event(kind, "budget" if kind == "guard" else kind, f"what {kind} says") for kind in kinds]
-    at = AT + 100.0
-    found = standing_of(events, hold, heard=at - silent, at=at, patience=120.0, resume=RESUME)
+    found = standing_of(events, hold, silent=silent, patience=120.0, resume=RESUME)
     return found.state, found.said, found.more
 
 
@@ -73,18 +73,20 @@ def test_taken_up_again_it_goes_on_before_it_says_so(mine: Hold) -> None:
 def test_a_process_that_is_gone_without_a_word(mine: Hold) -> None:
     gone = replace(mine, began="1")
     state, said, more = told("started", hold=gone, silent=65)
-    assert (state, said) == ("ended", "Ended without a word")
-    assert "killed, or its machine went down. Nothing was written for 1 minute." in more
+    assert (state, said) == ("broken off", "Broken off")
+    assert "killed, ended by an error, or its machine went down. Nothing was written for 1 minute." in more
     assert more.endswith(RESUME)
-    assert told("started", "interrupted", "resumed", hold=gone)[0] == "ended"
+    assert told("started", "interrupted", "resumed", hold=gone)[0] == "broken off"
+    assert told("started")[:2] == ("broken off", "Broken off")  # let go of, without a word
+    assert told("finished", "rewound")[0] == "broken off"
+    assert told()[0] == "not begun"
 
 
 def test_where_the_process_cannot_be_seen_silence_alone_is_told() -> None:
-    for held in (None, LOST):
-        assert told("started", hold=held, silent=119)[0] == "running"
-        state, said, more = told("started", hold=held, silent=7300)
-        assert (state, said) == ("silent", "Not heard of")
-        assert more.startswith("Nothing was written for 2 h 1 min, and its process cannot be seen from here.")
+    assert told("started", hold=LOST, silent=119)[0] == "running"
+    state, said, more = told("started", hold=LOST, silent=7300)
+    assert (state, said) == ("not heard of", "Not heard of")
+    assert more.startswith("Nothing was written for 2 h 1 min, and its process cannot be seen from here.")
 
 
 def watched(path: Path) -> Now:
@@ -93,7 +95,7 @@ def watched(path: Path) -> Now:
 
 def test_nothing_has_begun(tmp_path: Path) -> None:
     now = watched(tmp_path / "later")
-    assert (now.name, now.standing.state, now.steps) == ("later", "waiting", 0)
+    assert (now.name, now.standing.state, now.steps) == ("later", "not begun", 0)
 
 
 def facts(now: Now) -> dict[str, str]:
@@ -196,10 +198,11 @@ def test_patience_is_longer_where_steps_are(fresh: RunFolder) -> None:
     fresh.event("started", "started", "A new run.")
     fresh.metrics.append(make.metrics(1, seconds={"total": 600.0}))
     run = Watched(fresh.path)
+    (run.path / ".lock").write_text(json.dumps(asdict(LOST)))
     heard = run.heard()
     assert heard is not None
     assert now_of(run, at=heard + 2999).standing.state == "running"
-    assert now_of(run, at=heard + 3001).standing.state == "silent"
+    assert now_of(run, at=heard + 3001).standing.state == "not heard of"
 
 
 def sft_settings() -> Settings:
@@ -252,4 +255,4 @@ def test_a_finished_run_and_one_of_which_nobody_knows(
     old = AT
     for file in going.path.iterdir():
         os.utime(file, (old, old))
-    assert watched(going.path).standing.said == "Not heard of"
+    assert watched(going.path).standing.said == "Broken off"

@@ -125,3 +125,11 @@ def test_without_a_comparison_validation_is_a_lead() -> None:
     assert "0.20 at step 0 → 0.55 at step 20" in words(None, [], validation)
     assert "no proof" in words(None, [], validation)
     assert "validation" not in words(None, [], validation[:1])
+
+
+def test_a_failure_is_said_and_a_run_that_went_back_is_not_finished() -> None:
+    failed = headline(None, [event("failure", "endpoint", "No answer.")], [], steps_done=7, steps=120)
+    assert (failed.tone, failed.claim) == ("open", "Stopped, an endpoint or the machine failed:")
+    assert failed.notes[0].endswith(": No answer.")
+    back = [event("finished", "finished", ""), event("rewound", "rewound", "Back to step 2.")]
+    assert headline(None, back, [], steps_done=2, steps=120).claim == "Not finished:"

@@ -262,7 +262,7 @@ def test_a_process_that_is_gone_and_one_that_takes_the_run_up(watched: Watched) 
     visit = watched.visit()
     visit.wait(SAYS, "Running")
     watched.run.die()
-    visit.wait(SAYS, "Ended without a word")
+    visit.wait(SAYS, "Broken off")
     assert "refine train --resume " in visit.page.inner_text("#live-why")
     with RunFolder(watched.run.folder).writing():
         visit.wait(SAYS, "Running")

@@ -136,7 +136,7 @@ class Watch:
         try:
             if made is not None and not self.run.begun:
                 more = "What stands below was made before."
-                gone = Standing(state="ended", said="The run’s folder is gone", more=more)
+                gone = Standing(state="broken off", said="The run’s folder is gone", more=more)
                 self._now = Now(name=self.run.name, standing=gone)
             else:
                 self._now = now_of(self.run)
@@ -145,7 +145,7 @@ class Watch:
             pass
         except Exception as error:  # a damaged file, or a defect of ours, does not end the watching
             trouble = _words(error)
-        unknown = Standing(state="silent", said="Not known yet")
+        unknown = Standing(state="not begun", said="Not known yet")
         return self._now or Now(name=self.run.name, standing=unknown), self._groups[1], trouble
 
     def _newest_groups(self) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from refine_rl.evaluate.verdict import called, lost_content, mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
 from refine_rl.report.standing import Json
+from refine_rl.run.state import State, end_of, turn_of
 from refine_rl.types import MIN_PROMPTS, Comparison, Other, Verdict, count_of
 
 Tone = Literal["better", "not better", "worse", "stopped", "open"]
-
-_STATES = ("started", "resumed", "interrupted", "guard", "finished")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,21 +34,25 @@ def headline(
     steps: int,
 ) -> Headline:
     """The verdict on a compared run; on any other run, how far it came and what to do next."""
-    state = next((e for e in reversed(events) if e["kind"] in _STATES), None)
-    stop = _stop_note(state)
+    turn, end = turn_of(events), end_of(events)
+    stop = _stop_note(turn)
     if comparison is not None:
         return _compared(comparison, stop)
     notes = [*stop, *_validation_note(validation)]
     numbers = f"{steps_done} of {steps} steps trained; base and tuned were not compared on held-out prompts."
-    if state is not None and state["kind"] == "guard":
-        stopped = f"Stopped by the guard “{state['name']}”:"
+    if end == "stopped" and turn is not None:
+        stopped = f"Stopped by the guard “{turn['name']}”:"
         return Headline(tone="stopped", claim=stopped, numbers=numbers, notes=tuple(notes))
-    said, way_out = _UNFINISHED.get(state["kind"] if state is not None else "", _GOING)
+    said, way_out = _GOING if end is None else _UNFINISHED[end]
     return Headline(tone="open", claim=said, numbers=numbers, notes=(*notes, way_out))
 
 
-_UNFINISHED = {  # by state: the claim, and what to do next
+_UNFINISHED: Mapping[State, tuple[str, str]] = {  # the claim, and what to do next
     "interrupted": ("Interrupted and saved:", "Go on with refine train --resume and this run’s folder."),
+    "failed": (
+        "Stopped, an endpoint or the machine failed:",
+        "Once it is mended, go on with refine train --resume and this run’s folder.",
+    ),
     "finished": ("Trained, not compared:", "Compare with refine eval and this run’s folder."),
 }
 _GOING = (
@@ -120,12 +123,13 @@ def told(c: Comparison) -> str:
     )
 
 
-def _stop_note(state: Json | None) -> list[str]:
-    if state is None or state["kind"] not in ("guard", "interrupted"):
+def _stop_note(turn: Json | None) -> list[str]:
+    if turn is None or turn["kind"] not in ("guard", "interrupted", "failure"):
         return []
-    step = "" if state["step"] is None else f" at step {state['step']}"
-    what = f"The guard “{state['name']}” stopped training" if state["kind"] == "guard" else "Interrupted"
-    text = f": {state['text']}" if state["text"] else "."
+    step = "" if turn["step"] is None else f" at step {turn['step']}"
+    said = {"guard": f"The guard “{turn['name']}” stopped training", "failure": "Stopped"}
+    what = said.get(turn["kind"], "Interrupted")
+    text = f": {turn['text']}" if turn["text"] else "."
     return [f"{what}{step}{text}"]
 
 

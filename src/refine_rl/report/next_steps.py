@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from refine_rl.errors import quoted
 from refine_rl.run import RunFolder
+from refine_rl.run.state import end_of
 from refine_rl.settings import Settings
 
 
@@ -17,13 +18,10 @@ class Command:
     what: str
 
 
-_STATES = ("started", "resumed", "interrupted", "guard", "finished")
-
-
 def over(run: RunFolder) -> bool:
     """Whether a run is at its end, as its newest event says; the weights are not looked at, which may be
     large."""
-    return next((e["kind"] for e in reversed(run.events()) if e["kind"] in _STATES), "") == "finished"
+    return end_of(run.events()) == "finished"
 
 
 def next_steps(run: RunFolder, settings: Settings) -> list[Command]:

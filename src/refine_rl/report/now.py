@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
 
-from refine_rl.errors import quoted
 from refine_rl.report.asked import bills, total
 from refine_rl.report.data import number
 from refine_rl.report.standing import Json
 from refine_rl.report.time_left import about, left_of
 from refine_rl.run.follow import Watched
 from refine_rl.run.lock import Hold
+from refine_rl.run.state import State, end_of, held_again, patience, state_of, turn_of
 from refine_rl.types import count_of
 
-State = Literal["waiting", "running", "finished", "stopped", "interrupted", "failed", "ended", "silent"]
-_BEGINS = ("started", "resumed")
-_ENDS = ("guard", "interrupted", "failure", "finished")
-_PATIENCE = 120.0  # seconds without a line, at least, until a run that cannot be seen counts as silent
+_SAID: Mapping[State, str] = {
+    "not begun": "Not begun",
+    "running": "Running",
+    "finished": "Finished",
+    "interrupted": "Interrupted and saved",
+    "failed": "Stopped: an endpoint or the machine failed",
+    "broken off": "Broken off",
+    "not heard of": "Not heard of",
+}
 _WARNINGS = 5
 
 
@@ -63,17 +66,16 @@ def now_of(run: Watched, at: float | None = None) -> Now:
     its files is damaged."""
     at = time.time() if at is None else at
     if not run.begun:
-        waiting = Standing(state="waiting", said="Waiting for the run to begin")
+        waiting = Standing(state="not begun", said="Waiting for the run to begin")
         return Now(name=run.name, standing=waiting)
     events, metrics = run.events(), run.metrics()
     took = [m["seconds"]["total"] for m in metrics[-10:]]
     standing = standing_of(
         events,
         run.hold(),
-        heard=run.heard() or at,
-        at=at,
-        patience=max(_PATIENCE, 5 * max(took, default=0.0)),
-        resume=f"refine {run.config.verb()} --resume {quoted(run.path)}",
+        silent=at - (run.heard() or at),
+        patience=patience(took),
+        resume=run.resume,
     )
     going = standing.state == "running"
     if standing.state == "finished":  # the report has the rest
@@ -95,36 +97,36 @@ def now_of(run: Watched, at: float | None = None) -> Now:
 
 
 def standing_of(
-    events: Sequence[Json], hold: Hold | None, *, heard: float, at: float, patience: float, resume: str
+    events: Sequence[Json], hold: Hold | None, *, silent: float, patience: float, resume: str
 ) -> Standing:
-    """What the events on record, who holds the lock, and when something was `heard` of it say together.
-
-    An event that ends a run stands until a process has taken the run up again. One whose process is gone
-    without such an event has ended without a word. Where the process cannot be seen (on another machine, in
-    another container), only the silence can be told, once it lasts for longer than `patience` seconds.
-    """
-    last = next((e for e in reversed(events) if e["kind"] in (*_BEGINS, *_ENDS)), None)
-    alive = hold.alive if hold is not None else None
-    if last is not None and last["kind"] in _ENDS:
-        ended = _ended(last, resume)
-        # An event's time is cut to whole seconds.
-        if alive and hold is not None and hold.since > datetime.fromisoformat(last["time"]).timestamp() + 1:
-            if ended.state == "finished":
-                more = "A process is at work in its folder again: an evaluation, for one."
-                return Standing(state="finished", said=ended.said, more=more)
-            return Standing(state="running", said="Running", more="A process has taken it up again.")
-        return ended
-    silence = f"Nothing was written for {_minutes(at - heard)}"
-    if alive:
-        more = f"{silence}; its process is there." if at - heard > patience else ""
-        return Standing(state="running", said="Running", more=more)
-    if alive is False:
-        more = f"Its process is gone: killed, or its machine went down. {silence}. What is on record is "
-        return Standing(state="ended", said="Ended without a word", more=f"{more}kept; go on with: {resume}")
-    if at - heard <= patience:
-        return Standing(state="running", said="Running")
-    more = f"{silence}, and its process cannot be seen from here. If it is gone, go on with: {resume}"
-    return Standing(state="silent", said="Not heard of", more=more)
+    """The state (run/state.py) in words; `resume` is the command that goes on, `silent` the seconds for which
+    nothing was written."""
+    state = state_of(events, hold, silent=silent, patience=patience)
+    turn, again = turn_of(events), held_again(events, hold)
+    silence, go_on = f"Nothing was written for {_minutes(silent)}", f"Go on with: {resume}"
+    more = ""
+    if state == "running":
+        if end_of(events) is not None:
+            more = "A process has taken it up again."
+        elif silent > patience:
+            more = f"{silence}; its process is there."
+    elif state == "finished":
+        more = "A process is at work in its folder again: an evaluation, for one." if again else ""
+    elif state == "broken off":
+        more = (
+            f"Its process is gone: killed, ended by an error, or its machine went down. {silence}. What is "
+            f"on record is kept. {go_on}"
+        )
+    elif state == "not heard of":
+        more = f"{silence}, and its process cannot be seen from here. If it is gone, go on with: {resume}"
+    elif state == "stopped" and turn is not None:
+        said = f"Stopped by the guard “{turn['name']}”"
+        return Standing(state=state, said=said, more=turn["text"])
+    elif state == "failed" and turn is not None:
+        more = f"{turn['text']} {go_on}"
+    else:
+        more = go_on
+    return Standing(state=state, said=_SAID[state], more=more)
 
 
 def _minutes(seconds: float) -> str:
@@ -137,18 +139,6 @@ def _minutes(seconds: float) -> str:
         return count_of(minutes, "minute") if minutes else "less than a minute"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{count_of(hours // 24, 'day')} {hours % 24} h"
-
-
-def _ended(last: Json, resume: str) -> Standing:
-    if last["kind"] == "finished":
-        return Standing(state="finished", said="Finished")
-    if last["kind"] == "guard":
-        said = f"Stopped by the guard “{last['name']}”"
-        return Standing(state="stopped", said=said, more=last["text"])
-    if last["kind"] == "failure":
-        more = f"{last['text']} Go on with: {resume}"
-        return Standing(state="failed", said="Stopped: an endpoint or the machine failed", more=more)
-    return Standing(state="interrupted", said="Interrupted and saved", more=f"Go on with: {resume}")
 
 
 def _left(run: Watched, at: float) -> str:

@@ -16,11 +16,11 @@ from refine_rl.report.plots import sft_loss_chart, sft_plots
 from refine_rl.report.points import SMOOTH_FROM
 from refine_rl.report.standing import Json
 from refine_rl.run import RunFolder
+from refine_rl.run.state import end_of, turn_of
 from refine_rl.settings import Settings
 from refine_rl.types import count_of
 
 MOST_EVENTS = 200
-_STATES = ("started", "resumed", "interrupted", "guard", "finished")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +83,9 @@ def _headline(
     events: Sequence[Json], metrics: Sequence[Json], validation: Sequence[Json], best: int | None, steps: int
 ) -> Headline:
     """What came of it, or how far it came and what to do next."""
-    state = next((e for e in reversed(events) if e["kind"] in _STATES), None)
-    kind = "" if state is None else state["kind"]
+    turn, end = turn_of(events), end_of(events)
     done = f"{len(metrics)} of {count_of(steps, 'step')} trained."
-    notes = [f"{state['text']}"] if state is not None and kind in ("guard", "interrupted") else []
+    notes = [turn["text"]] if turn is not None and end in ("stopped", "interrupted", "failed") else []
     losses = {v["step"]: v["loss"] for v in validation}
     if 0 in losses and best in losses:
         before, after = losses[0], losses[best]
@@ -100,7 +99,7 @@ def _headline(
             f"{before:.3f} → {after:.3f} nats a token at step {best} (perplexity "
             f"{data.number(math.exp(min(700, before)))} → {data.number(math.exp(min(700, after)))})."
         )
-        if kind == "finished":
+        if end == "finished":
             notes.append(
                 "These rows chose the checkpoint, so the number is a little too good. Whether answers are "
                 "better for their purpose, a loss does not say: read them below, or compare by a reward."
@@ -109,17 +108,22 @@ def _headline(
                 tone="better" if lower else "not better", claim=claim, numbers=numbers, notes=tuple(notes)
             )
         done = f"{done} Validation loss so far: {numbers}"
-    if kind == "finished":
+    if end == "finished":
         last = metrics[-1]["loss"] if metrics else None
         numbers = f"training loss {data.number(last)} in the last step; no rows were kept for validation."
         return Headline(tone="open", claim="Trained:", numbers=numbers, notes=tuple(notes))
-    if kind == "guard" and state is not None:
+    if end == "stopped" and turn is not None:
         return Headline(
-            tone="stopped", claim=f"Stopped by the guard “{state['name']}”:", numbers=done, notes=tuple(notes)
+            tone="stopped", claim=f"Stopped by the guard “{turn['name']}”:", numbers=done, notes=tuple(notes)
         )
     notes.append("refine sft --resume and this run’s folder take it up again.")
-    claim = "Interrupted and saved:" if kind == "interrupted" else "Not finished:"
-    return Headline(tone="open", claim=claim, numbers=done, notes=tuple(notes))
+    claims = {
+        "interrupted": "Interrupted and saved:",
+        "failed": "Stopped, an endpoint or the machine failed:",
+    }
+    return Headline(
+        tone="open", claim=claims.get(end or "", "Not finished:"), numbers=done, notes=tuple(notes)
+    )
 
 
 def _facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from refine_rl.run import RunFolder
+from refine_rl.run.state import end_of
 
 NEWEST = 25
 """So many of a kind say what the next one takes: answers become shorter or longer while a model learns."""
@@ -102,8 +103,7 @@ def fine_tuning(run: RunFolder) -> RunFolder | None:
     """The supervised fine-tuning with which a run begins, while that is under way."""
     if run.config.kind() == "sft" or run.settings().sft is None or not run.sft.begun:
         return None
-    ended = any(event["kind"] == "finished" for event in run.sft.events())
-    return None if ended else run.sft
+    return None if end_of(run.sft.events()) == "finished" else run.sft
 
 
 def left_of(run: RunFolder, since: float = 0.0) -> float | None:

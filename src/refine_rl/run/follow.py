@@ -150,8 +150,11 @@ class Watched(RunFolder):
         return self._followed_groups.newest()
 
     def hold(self) -> Hold | None:
-        """Who writes the run, by what its lock's file says."""
-        return hold(self._root)
+        """Who writes the run, by what its lock's file says; of the fine-tuning with which a run begins, who
+        writes that run."""
+        outer = RunFolder(self._root.parent)
+        part = outer.begun and outer.sft.path == self._root
+        return hold(self._root) or (hold(outer.path) if part else None)
 
     def state_of_files(self) -> dict[str, tuple[int, int, int]]:
         """What tells whether anything was written since: of each file (and folder of weights) its number,

@@ -7,8 +7,9 @@ TOML and JSON, and what cannot be read is a word in the result and never an erro
 from __future__ import annotations
 
 import json
+import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,30 +18,11 @@ from typing import Any, Literal
 from refine_rl.errors import UserError
 from refine_rl.run.config import CONFIG
 from refine_rl.run.files import Record, read_text
+from refine_rl.run.follow import Watched
 from refine_rl.run.life import taken_by
-from refine_rl.run.lock import held
+from refine_rl.run.state import State, patience, state_of, turn_of
 from refine_rl.run.tables import Tables
 
-State = Literal[
-    "running",
-    "finished",
-    "stopped",
-    "interrupted",
-    "failed",
-    "broken off",
-    "unfinished",
-    "not begun",
-    "damaged",
-]
-_STATES: Mapping[str, State] = {  # by the kind of the last event of these
-    "started": "broken off",
-    "resumed": "broken off",
-    "rewound": "broken off",
-    "interrupted": "interrupted",
-    "guard": "stopped",
-    "failure": "failed",
-    "finished": "finished",
-}
 _OUR_OWN = {"checkpoints", "model", "evaluations", "comparisons"}  # of a run's folders: no runs are in these
 _DEEPEST = 4  # folders below the one that is listed
 
@@ -58,12 +40,10 @@ class Glance:
     """A run's folder. `name` is its path below the folder that was listed; `within` the name of the run that
     it is a part of (supervised fine-tuning with which one begins), "" for others.
 
-    `state` "stopped" is by a guard, "failed" by an endpoint or machine, "broken off" without a word (killed);
-    "unfinished" is either that or running, where the system does not tell which. `why` says which guard it
-    was, or what is damaged. `verdict` and `difference` are of the run's own comparison, None without
-    one. `dollars` are of the calls whose price is known (None: no call was made), `unpriced` counts the
-    others. `seconds` is all time that is on record, `created` when the run began (UTC, None where that cannot
-    be read).
+    `why` says which guard it was that stopped the run, or what is damaged. `verdict` and `difference` are of
+    the run's own comparison, None without one. `dollars` are of the calls whose price is known (None: no call
+    was made), `unpriced` counts the others. `seconds` is all time that is on record, `created` when the run
+    began (UTC, None where that cannot be read).
     """
 
     name: str
@@ -72,7 +52,7 @@ class Glance:
     kind: str = "grpo"
     task: str = ""
     model: str = ""
-    state: State
+    state: State | Literal["damaged"]
     why: str = ""
     steps: int = 0
     planned: int = 0
@@ -140,7 +120,8 @@ def _run(folder: Path, name: str, within: str) -> Glance:
     source, settings = _table(config, "source"), config
     kind = str(source.get("kind", "grpo"))
     metrics = list(_lines(tables.metrics.path, problems))
-    state, why = _state(folder, list(_lines(tables.events.path, problems)), within)
+    took = [_number(_table(m, "seconds").get("total")) for m in metrics]
+    state, why = _state(folder, list(_lines(tables.events.path, problems)), took[-10:])
     compared = _json(folder / "comparison.json", problems)
     calls = [c for c in _lines(tables.calls.path, problems) if c.get("outcome") != "cached"]
     prices = [c.get("cost_usd") for c in calls]
@@ -164,27 +145,18 @@ def _run(folder: Path, name: str, within: str) -> Glance:
         prompts=prompts if isinstance(prompts, int) else None,
         dollars=float(sum(known)) if calls and known else None,
         unpriced=len(calls) - len(known),
-        seconds=sum(_number(_table(m, "seconds").get("total")) for m in metrics)
-        + sum(_number(t.get("seconds")) for t in _lines(tables.times.path, problems)),
+        seconds=sum(took) + sum(_number(t.get("seconds")) for t in _lines(tables.times.path, problems)),
         created=_moment(source.get("created")),
         version=str(_table(config, "versions").get("refine-rl", "")),
     )
 
 
-def _state(folder: Path, events: list[Record], within: str) -> tuple[State, str]:
-    """How far a run is, and which guard or end it was."""
-    last = next((e for e in reversed(events) if e.get("kind") in _STATES), None)
-    if last is not None and last["kind"] == "finished":
-        return "finished", ""
-    holds = [held(folder), *([held(folder.parent)] if within else [])]
-    if any(holds):
-        return "running", ""
-    if last is None:
-        return "not begun", ""
-    state = _STATES[last["kind"]]
-    if state == "broken off" and None in holds:
-        return "unfinished", ""
-    return state, str(last.get("name", "")) if state == "stopped" else ""
+def _state(folder: Path, events: list[Record], steps: Sequence[float]) -> tuple[State, str]:
+    """How far a run is, and which guard it was; `steps` are the seconds of its newest ones."""
+    run, now = Watched(folder), time.time()
+    silent = now - (run.heard() or now)
+    state = state_of(events, run.hold(), silent=silent, patience=patience(steps))
+    return state, str((turn_of(events) or {}).get("name", "")) if state == "stopped" else ""
 
 
 def _config(tables: Tables, problems: list[str]) -> dict[str, Any]:

@@ -87,12 +87,6 @@ def hold(folder: Path) -> Hold | None:
     return None
 
 
-def held(folder: Path) -> bool | None:
-    """Whether a process holds the folder's lock; None where that cannot be seen from here."""
-    found = hold(folder)
-    return False if found is None else found.alive
-
-
 def _say(descriptor: int) -> None:
     me = Hold(pid=os.getpid(), where=_where(), began=_process(os.getpid())[1], since=time.time())
     with contextlib.suppress(OSError):  # on a full disk it is held all the same
