@@ -281,7 +281,12 @@ def test_a_programs_interrupt_ends_with_the_message(small: Small, tmp_path: Path
     script = tmp_path / "mine.py"
     script.write_text(CELL.format(prompts=PROMPTS, given=given))
     with subprocess.Popen(
-        [sys.executable, script], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, script],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stderr is not None
         said = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,5 +43,7 @@ def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def trained(task: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespace]:
     """A finished run (not to be changed by anybody), and what the terminal showed."""
     place = tmp_path_factory.mktemp("work")
-    done = subprocess.run(executable("train", str(task)), cwd=place, capture_output=True, text=True)
+    # The test that comes first may have set another width.
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(executable("train", str(task)), cwd=place, env=env, capture_output=True, text=True)
     return place / "runs" / "shorter", SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)

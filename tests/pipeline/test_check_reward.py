@@ -211,7 +211,7 @@ def test_what_cannot_be_tried_is_refused_with_the_way_out(tmp_path: Path) -> Non
         lay_out(task(tmp_path, reward={}))
     with pytest.raises(UserError, match="65 answers"):
         lay_out(settings, answers=[{"prompt": "p", "answers": ["x"] * 65}])
-    needs = task(tmp_path, reward={"rules": [{"rule": "semantic", "data": "answer"}]})
+    needs = task(tmp_path, reward={"rules": [{"rule": "equals", "data": "answer"}]})
     with pytest.raises(UserError, match="answer"):
         lay_out(needs, answers=[{"prompt": "no data here", "answers": ["x"]}])
     held_out = next(p for p in lay_out(settings).cases if p)  # training's, whatever the count

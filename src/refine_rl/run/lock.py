@@ -91,7 +91,8 @@ def _say(descriptor: int) -> None:
     me = Hold(pid=os.getpid(), where=_where(), began=_process(os.getpid())[1], since=time.time())
     with contextlib.suppress(OSError):  # on a full disk it is held all the same
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(me)).encode() + b"\n", 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(asdict(me)).encode() + b"\n")
 
 
 def _where() -> str:
