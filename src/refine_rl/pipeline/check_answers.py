@@ -11,7 +11,7 @@ from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import spread
 from refine_rl.prompts.candidates import candidate
 from refine_rl.prompts.curate import conversation, normalised
-from refine_rl.prompts.json_rows import RowError, read_json
+from refine_rl.prompts.json_rows import RowError, first_broken, read_json
 from refine_rl.rewards.probes import bad_answers
 from refine_rl.settings import Settings
 from refine_rl.settings.file import read_text
@@ -22,7 +22,6 @@ Said = str | tuple[str, ...] | tuple[Message, ...]
 """An answer; or the turns of one in a world; or all messages behind the prompt."""
 
 _KEYS: Mapping[str, Worth] = {"answers": "", "completions": "", "good": "good", "bad": "bad"}
-_SHOWN = 10  # broken lines that an error names
 _FORM = '{"prompt": "...", "answers": ["...", "..."]}'
 
 
@@ -133,8 +132,7 @@ def _cases(rows: Iterable[tuple[str, Any]], prompts: Sequence[Prompt], system: s
         except RowError as error:
             broken.append(f"{where}: {error}")
     if broken:
-        more = f"\n... and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        raise UserError("\n".join(broken[:_SHOWN]) + more)
+        raise UserError(first_broken(broken))
     if not cases:
         raise UserError(f"there are no answers in it; a line is {_FORM}")
     return cases

@@ -15,12 +15,11 @@ from refine_rl.llm.kept import keep_in
 from refine_rl.llm.meter import meter
 from refine_rl.pipeline.score import Asked, Judges, asked
 from refine_rl.progress import Pause, never
-from refine_rl.prompts.json_rows import RowError, read_json
+from refine_rl.prompts.json_rows import RowError, first_broken, read_json
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.run.files import saving
 from refine_rl.settings.file import read_text
 
-_SHOWN = 10  # broken lines that an error names
 _IN_VAIN = 8  # groups at the beginning of which nothing can be used, before the work is given up
 
 
@@ -201,8 +200,7 @@ def read_groups(path: Path) -> list[Asked]:
         except RowError as error:
             broken.append(f"{path}:{number}: {error}")
     if broken:
-        more = f"\n... and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        raise UserError("\n".join(broken[:_SHOWN]) + more)
+        raise UserError(first_broken(broken))
     if not groups:
         raise UserError(f"{path}: there are no groups in it")
     return groups

@@ -7,9 +7,8 @@ from pathlib import Path
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate, RowError, candidate
 from refine_rl.prompts.columns import AS_THEY_ARE, Columns
+from refine_rl.prompts.json_rows import first_broken
 from refine_rl.prompts.rows import RowSource, read_rows
-
-_SHOWN = 10  # broken rows that an error names
 
 
 def read_prompts(source: str, folder: Path, columns: Columns = AS_THEY_ARE) -> list[Candidate]:
@@ -48,5 +47,4 @@ def told(source: str, broken: list[tuple[str, str]], *, all_alike: bool) -> str:
     """The broken rows by name; once where the same is wrong with every row of the source."""
     if all_alike and len(broken) > 1 and len({text for _, text in broken}) == 1:
         return f"{source}:{broken[0][0]} {broken[0][1]} (so it is with all {len(broken)} rows)"
-    more = f"\n... and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-    return "\n".join(f"{source}:{name} {text}" for name, text in broken[:_SHOWN]) + more
+    return first_broken([f"{source}:{name} {text}" for name, text in broken])

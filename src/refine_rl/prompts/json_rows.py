@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+_SHOWN = 10  # broken rows that an error names
 
 
 class RowError(ValueError):
     """What is wrong with a row; the caller adds the file and the line."""
+
+
+def first_broken(broken: Sequence[str]) -> str:
+    """What is wrong with rows, a line each: the first ones, and how many more there are.
+
+    >>> first_broken([f"row {n} is empty" for n in range(1, 13)]).splitlines()[9:]
+    ['row 10 is empty', '... and 2 more']
+    """
+    more = f"\n... and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+    return "\n".join(broken[:_SHOWN]) + more
 
 
 def read_json(text: str) -> Any:
