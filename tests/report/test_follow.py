@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import make
-from refine_rl.report.moment import Counted, Now, line_of
+from refine_rl.report.moment import Counted, Moment, line_of
 from refine_rl.report.notebook import LINES, Block
 from refine_rl.report.screen import Screen
 from refine_rl.report.showing import places
@@ -145,7 +145,7 @@ def test_where_a_run_can_be_looked_at(run: RunFolder) -> None:
 
 
 def test_a_part_has_its_own_pace() -> None:
-    now = Now().begins("Answers").counted("answers", 0, 40, 10.0)
+    now = Moment().begins("Answers").counted("answers", 0, 40, 10.0)
     assert now.left(12.0) == ""
     now = now.counted("answers", 10, 40, 30.0)
     assert now.count == Counted(what="answers", done=10, of=40, began=10.0)
@@ -157,7 +157,7 @@ def test_a_part_has_its_own_pace() -> None:
 
 def test_the_runs_time_goes_before_the_parts() -> None:
     parts = [Part(to_come=10, took=(30.0,)), Part(to_come=1, took=(60.0,))]
-    now = Now(parts=parts, known=100.0).counted("steps", 5, 15, 100.0).counted("groups", 1, 8, 100.0)
+    now = Moment(parts=parts, known=100.0).counted("steps", 5, 15, 100.0).counted("groups", 1, 8, 100.0)
     assert now.left(100.0) == "about 6 min left"
     assert now.left(400.0) == "about 6 min left"  # a step that takes longer than its like
     assert line_of(now, 100.0, 200).plain.split("  ")[-2:] == ["groups 1/8", "about 6 min left"]
@@ -176,7 +176,7 @@ def test_the_runs_time_goes_before_the_parts() -> None:
 )
 def test_what_gives_way_on_a_narrow_screen(columns: int, end: str) -> None:
     parts = [Part(to_come=10, took=(36.0,))]
-    now = Now(parts=parts).counted("steps", 5, 15, 0.0).counted("groups sampled", 3, 8, 0.0)
+    now = Moment(parts=parts).counted("steps", 5, 15, 0.0).counted("groups sampled", 3, 8, 0.0)
     line = line_of(now, 0.0, columns).plain
     if columns > 45:
         assert re.split("[─━]  ", line)[-1] == end

@@ -51,7 +51,7 @@ def compare(
     if name is not None and (not name or name != Path(name).name):
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     folder = RunFolder.open(a)
-    with interruptible() as pause, advice_for_an_evaluation(folder, overrides):
+    with interruptible() as pause, advice_for_an_evaluation(folder, overrides), Screen() as screen:
         match = lay_out(
             a,
             b,
@@ -65,7 +65,7 @@ def compare(
         say(talk(), match.told())
         if asked := _calls(match):
             say(talk(), asked)
-        versus, record, page = match.play(name=name, observer=Screen(), pause=pause)
+        versus, record, page = match.play(name=name, observer=screen, pause=pause)
     if as_json:
         typer.echo(
             json.dumps({"verdict": versus.standing, **dataclasses.asdict(versus), "file": str(record)})

@@ -11,7 +11,7 @@ from dataclasses import replace
 from rich.text import Text
 
 from refine_rl.report.lines import INDENT, StepLines, clock_of
-from refine_rl.report.moment import Now
+from refine_rl.report.moment import Moment
 from refine_rl.report.safe import shown
 from refine_rl.report.time_left import fine_tuning, parts_of
 from refine_rl.report.wrapping import wrap
@@ -32,7 +32,7 @@ class Follower:
     def __init__(
         self, run: RunFolder | None = None, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.now = Now(stage="Getting ready")
+        self.now = Moment(stage="Getting ready")
         self._run, self._clock, self._began = run, clock, clock()
         self._lines, self._lock = StepLines(), threading.RLock()
         self._read, self._cost = float("-inf"), 0.0  # when the record was read, and what that took

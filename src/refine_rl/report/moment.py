@@ -17,7 +17,7 @@ _SLOW = 3.0  # seconds of a part behind which its pace is known
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counted:
-    """So many of so many are done; `began` is when the part did, on the clock of `Now`."""
+    """So many of so many are done; `began` is when the part did, on the clock of `Moment`."""
 
     what: str
     done: int
@@ -37,7 +37,7 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Now:
+class Moment:
     """The stage of a run in words, its steps where it takes some, and how far a part of all that is. `parts`
     is what was still to be done (`time_left`) when it was `known`, on the clock whose seconds all times are:
     of the `whole` run, or of the fine-tuning with which it begins."""
@@ -49,10 +49,10 @@ class Now:
     known: float = 0.0
     whole: bool = True
 
-    def begins(self, stage: str) -> Now:
+    def begins(self, stage: str) -> Moment:
         return replace(self, stage=stage, steps=None, count=None)
 
-    def counted(self, what: str, done: int, of: int, now: float) -> Now:
+    def counted(self, what: str, done: int, of: int, now: float) -> Moment:
         """With so many of the part done; one that is over is told no longer. "steps" are those of the
         training, around all other parts."""
         if what == "steps":
@@ -78,18 +78,18 @@ class Now:
         return None if counted is None else min(1.0, counted.done / max(1, counted.of))
 
 
-def line_of(now: Now, seconds: float, width: int, *, plain: bool = False) -> Text:
+def line_of(now: Moment, seconds: float, width: int, *, plain: bool = False) -> Text:
     """The line that stands below all others, in at most `width` columns: what gives way on a narrow screen is
     the part of a step, then the bar. `plain` takes signs that every terminal has.
 
-    >>> now = Now(stage="Training").counted("steps", 12, 48, 0.0).counted("groups", 3, 8, 60.0)
+    >>> now = Moment(stage="Training").counted("steps", 12, 48, 0.0).counted("groups", 3, 8, 60.0)
     >>> line_of(now, 75.5, 40).plain
     '  75.5 s  step 12/48  ━━━━──────────────'
     >>> line_of(now, 75.5, 60).plain
     '  75.5 s  step 12/48  ━━━━━━────────────────────  groups 3/8'
-    >>> line_of(Now(stage="Loading a model"), 3.0, 60, plain=True).plain
+    >>> line_of(Moment(stage="Loading a model"), 3.0, 60, plain=True).plain
     '   3.0 s  Loading a model  ------------####'
-    >>> line_of(Now(stage="Loading a model with a long name"), 3.0, 40, plain=True).plain
+    >>> line_of(Moment(stage="Loading a model with a long name"), 3.0, 40, plain=True).plain
     '   3.0 s  Loading a mode  --------####--'
     """
     clock, left = clock_of(seconds), now.left(seconds)
@@ -132,7 +132,7 @@ def _pulse(seconds: float, bar: int, full: str, open_: str) -> Text:
     )
 
 
-def _words(now: Now) -> tuple[str, str]:
+def _words(now: Moment) -> tuple[str, str]:
     """What stands before the bar, and behind it."""
     count = "" if now.count is None else f"{now.count.what} {now.count.done}/{now.count.of}"
     if now.steps is None:

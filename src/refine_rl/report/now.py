@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from refine_rl.report.asked import bills, total
 from refine_rl.report.data import number
 from refine_rl.report.standing import Json
-from refine_rl.report.time_left import about, left_of
+from refine_rl.report.time_left import about, ended_early, left_of
 from refine_rl.run.follow import Watched
 from refine_rl.run.lock import Hold
 from refine_rl.run.state import State, end_of, held_again, patience, state_of, turn_of
@@ -168,7 +168,7 @@ def _doing(run: Watched, metrics: Sequence[Json], events: Sequence[Json]) -> str
         return f"supervised fine-tuning first{at}"
     if not metrics and not run.answers("base").exists():
         return "the untrained model answers the held-out prompts"
-    if done < steps and not any(e["name"] == "done_early" and e["step"] == done for e in events):
+    if done < steps and not ended_early(run, done):
         return ""
     if not run.answers("tuned").exists():
         return "the tuned model answers the held-out prompts"

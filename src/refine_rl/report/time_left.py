@@ -69,7 +69,7 @@ def parts_of(run: RunFolder) -> list[Part]:
     settings, metrics = run.settings(), run.metrics()
     took = _seconds(run)
     g, done = settings.grpo, len(metrics)
-    steps = done if _over(run, done) else g.steps
+    steps = done if ended_early(run, done) else g.steps
     looks = {look["step"] for look in run.validation()}
     looked = took("validation")
     compare = 0 if run.answers("tuned").exists() else 1
@@ -87,7 +87,7 @@ def _sft_parts(run: RunFolder) -> list[Part]:
     sft, history, took = run.settings().sft, run.sft_history(), _seconds(run)
     assert sft is not None
     done, planned = len(history), run.planned_steps()
-    steps = done if _over(run, done) else planned
+    steps = done if ended_early(run, done) else planned
     tenth = max(1, math.ceil(steps / 10))
     every = tenth if sft.validate_every is None else sft.validate_every
     looks = {look["step"] for look in run.validation()}
@@ -117,7 +117,7 @@ def _seconds(run: RunFolder) -> Callable[[str], list[float]]:
     return lambda stage: [line["seconds"] for line in lines if line["stage"] == stage]
 
 
-def _over(run: RunFolder, done: int) -> bool:
+def ended_early(run: RunFolder, done: int) -> bool:
     """Whether training ended early, after `done` steps."""
     return any(event["name"] == "done_early" and event["step"] == done for event in run.events())
 
