@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browsing import Visit, browser, needs_browser
 from games import games_run
 from refine_rl.llm.client import Call
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-CHROMIUM = next(
-    filter(
-        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
-    ),
-    None,
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
-        yield chromium
-        chromium.close()
+pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+pytestmark = needs_browser
+__all__ = ["browser"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +25,9 @@ def report(run: RunFolder) -> Path:
     return run.save_report(render(run))
 
 
-class Visit:
-    """An open page and all that it asked for or complained about."""
-
-    def __init__(self, browser: Any, report: Path, **context: Any) -> None:
-        self.context = browser.new_context(**context)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(report.as_uri())
-
-    def texts(self, selector: str) -> list[str]:
-        return list(self.page.locator(selector).all_inner_texts())
-
-
 @pytest.fixture
 def visit(browser: Any, report: Path) -> Iterator[Visit]:
-    opened = Visit(browser, report, viewport={"width": 1280, "height": 900})
+    opened = Visit(browser, report.as_uri(), viewport={"width": 1280, "height": 900})
     yield opened
     opened.context.close()
 
@@ -205,7 +166,7 @@ def test_a_link_leads_to_an_answer_wherever_it_is(visit: Visit, browser: Any, re
     page.evaluate("(name) => { location.hash = name; }", name)
     page.wait_for_selector(f"#{name}:visible")
     assert page.locator("#answer-text").input_value() == ""
-    again = Visit(browser, report, viewport={"width": 1280, "height": 900})
+    again = Visit(browser, report.as_uri(), viewport={"width": 1280, "height": 900})
     again.page.goto(f"{report.as_uri()}#{name}")
     again.page.wait_for_selector(f"#{name}:visible")
     box = again.page.locator(f"#{name}").bounding_box()
@@ -364,7 +325,9 @@ def test_a_section_that_is_exchanged_works_at_once(visit: Visit) -> None:
 
 
 def test_without_the_script_everything_but_the_rollouts_can_be_read(browser: Any, report: Path) -> None:
-    visit = Visit(browser, report, viewport={"width": 1280, "height": 900}, java_script_enabled=False)
+    visit = Visit(
+        browser, report.as_uri(), viewport={"width": 1280, "height": 900}, java_script_enabled=False
+    )
     assert visit.page.locator(".answer:visible").count() == 64
     assert visit.page.locator("figure.chart .plot:visible").count() == 18
     assert visit.page.locator(".filters:visible, .pager:visible, .needs-script:visible").count() == 0
@@ -433,7 +396,7 @@ def test_rollouts_are_browsed_by_keyboard(visit: Visit, run: RunFolder) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, report: Path, scheme: str) -> None:
-    phone = Visit(browser, report, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    phone = Visit(browser, report.as_uri(), viewport={"width": 390, "height": 844}, color_scheme=scheme)
     for details in phone.page.locator("details").all():
         details.evaluate("element => { element.open = true; }")
     assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
@@ -479,7 +442,7 @@ SIDEWAYS = "Wider than the page: the table scrolls sideways. →"
 
 @pytest.mark.parametrize("width", [1300, 390, 300])
 def test_a_table_says_that_it_scrolls_where_it_does(browser: Any, judged: Path, width: int) -> None:
-    visit = Visit(browser, judged, viewport={"width": width, "height": 844})
+    visit = Visit(browser, judged.as_uri(), viewport={"width": width, "height": 844})
     page = visit.page
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     page.wait_for_function("() => document.querySelector('.events .words').offsetWidth > 0")
@@ -521,7 +484,7 @@ def test_a_text_that_goes_on_says_so(visit: Visit) -> None:
 
 
 def test_tables_are_reached_without_the_script_too(browser: Any, report: Path) -> None:
-    visit = Visit(browser, report, viewport={"width": 390, "height": 844}, java_script_enabled=False)
+    visit = Visit(browser, report.as_uri(), viewport={"width": 390, "height": 844}, java_script_enabled=False)
     scrolls = visit.page.locator(".scroll")
     assert scrolls.count() >= 6
     for box in scrolls.all():
@@ -558,7 +521,7 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_word_stands_out_in_both_schemes(browser: Any, report: Path, scheme: str) -> None:
-    visit = Visit(browser, report, color_scheme=scheme)
+    visit = Visit(browser, report.as_uri(), color_scheme=scheme)
     visit.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     visit.page.locator("#chart-reward .plot").focus()
     visit.page.keyboard.press("Home")
@@ -597,7 +560,7 @@ def test_no_id_is_used_twice(visit: Visit) -> None:
 
 def test_a_game_is_shown_turn_by_turn(browser: Any, tmp_path: Path, hostile: tuple[str, ...]) -> None:
     games = games_run(tmp_path / "games", hostile[0])
-    visit = Visit(browser, games.save_report(render(games)), viewport={"width": 390, "height": 844})
+    visit = Visit(browser, games.save_report(render(games)).as_uri(), viewport={"width": 390, "height": 844})
     page = visit.page
     first = page.locator("#members > li").first
     assert first.locator(".said").all_inner_texts() == ["25", "33", "29"]
