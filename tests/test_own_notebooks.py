@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
+
+from kernels import FOLDER, Notebook, Run, code, run
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+__all__ = ["run"]  # a fixture
+
 NAMES = ["own_judge", "own_world"]
 SMALLER = "STEPS = 2\nPROMPTS_PER_STEP = 2\n"
-Notebook = Any
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Notebook], Notebook]:
-    """Runs a notebook in a fresh kernel that leaves nothing in anybody's home."""
-    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    spec = importlib.util.spec_from_file_location("run_notebook", FOLDER / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda notebook: module.run(notebook, tmp_path)
 
 
 def stored(name: str) -> Notebook:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-
-
-def code(notebook: Notebook) -> list[Notebook]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def said(notebook: Notebook, cell_id: str) -> str:
@@ -99,7 +80,7 @@ def test_a_world_is_about_twenty_lines() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_cell_runs(name: str, run: Callable[[Notebook], Notebook]) -> None:
+def test_every_cell_runs(name: str, run: Run) -> None:
     notebook = stored(name)
     (sizes,) = [cell for cell in code(notebook) if cell.id == "code-sizes"]
     words = re.compile(r"[A-Z_]{2,}")
@@ -117,5 +98,5 @@ def test_every_cell_runs(name: str, run: Callable[[Notebook], Notebook]) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_whole_of_it(name: str, run: Callable[[Notebook], Notebook]) -> None:
+def test_the_whole_of_it(name: str, run: Run) -> None:
     CLAIMS[name](run(stored(name)))
