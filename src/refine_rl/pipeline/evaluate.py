@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from refine_rl.engines.local import LocalEngine
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.answer import Answers
@@ -93,7 +94,7 @@ def evaluate_again(
             work = Work(
                 folder=folder,
                 settings=settings,
-                policy=policy,
+                engine=LocalEngine(policy),
                 scorers=scorers,
                 scoring=scoring,
                 cost=spending(settings, connections.ledger),
@@ -208,7 +209,7 @@ def _readable(
         journal.observer.note(line)
     if not read:
         raise UserError("No prompt is left that this model can read.")
-    hold_positions(rollout, policy, [*folder.prompts(), *read], journal.observer)
+    hold_positions(rollout, LocalEngine(policy), [*folder.prompts(), *read], journal.observer)
     return list(read)
 
 
@@ -247,8 +248,8 @@ def _all_sides(work: Work, prompts: Sequence[Prompt], purpose: Purpose) -> tuple
             losses[side] = losses_of(work, speaker, prompts)
 
     if work.settings.sft is not None:
-        ask("base", "base", untouched(work, prompts))
-    with work.policy.reference() as untrained:
+        ask("base", "base", untouched(work, prompts).speaker)
+    with work.speaker.reference() as untrained:
         ask(*(("base", "base") if work.settings.sft is None else ("sft", "fine-tuned")), untrained)
-    ask("tuned", "tuned", work.policy)
+    ask("tuned", "tuned", work.speaker)
     return examined(work, answers), losses
