@@ -272,8 +272,13 @@ class Policy(ABC):
         if not self.adapter:
             self.save_merged(folder)
             return
-        save_adapter(self.model, folder, self.start)
+        self.save_adapter(folder)
         self._save_around(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """The adapter alone, as peft reads it."""
+        save_adapter(self.model, folder, self.start)
+        as_other_files(folder)
 
     def save_merged(self, folder: Path, dtype: torch.dtype | None = None) -> float:
         """One ordinary model, the adapter's product added into its weights, in `dtype` (without one, the

@@ -245,5 +245,29 @@ _SFT: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT
+_ENGINES: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.engine.kind == "vllm" and not it.model.adapted,
+        why='`engine.kind = "vllm"` gives the server an adapter each step, and `model.adapter = "none"` has '
+        "none",
+        way_out='use `model.adapter = "lora"`',
+    ),
+    Impossible(
+        when=lambda it: it.engine.kind == "vllm" and it.model.dropout > 0,
+        why='`engine.kind = "vllm"` weighs tokens by log-probs that `model.dropout` disturbs',
+        way_out="set it to 0",
+    ),
+    Impossible(
+        when=lambda it: (
+            it.engine.kind == "vllm"
+            and it.rollout.temperature != 1
+            and (it.rollout.top_p < 1 or it.rollout.top_k > 0)
+        ),
+        why='`engine.kind = "vllm"` has log-probs of all tokens at `rollout.temperature = 1` alone where '
+        "`rollout.top_p` or `rollout.top_k` leave tokens out",
+        way_out="use that temperature, or leave them out",
+    ),
+)
+
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _ENGINES
 """All of them, in the order in which they are told."""

@@ -157,6 +157,13 @@ class Settings(Section):
         return {"dapo": 0.28, "gspo": 4e-4, "cispo": 4.0}.get(self.grpo.loss, self.clip_low)
 
     @property
+    def importance_cap(self) -> float | None:
+        """The cap on importance weights in force: a sampler that is not the trainer needs one."""
+        if self.grpo.importance_cap is None and self.engine.served:
+            return 2.0
+        return self.grpo.importance_cap
+
+    @property
     def flat(self) -> Literal["keep", "drop", "sign", "steps"]:
         """What becomes of a group whose rewards are all equal."""
         return self.grpo.flat or ("drop" if self.grpo.resample else "keep")
