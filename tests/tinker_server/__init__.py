@@ -2,10 +2,9 @@
 gradients with a small model. It can be told to fail.
 
     server = TinkerServer(folder_of_a_model, store=tmp_path)
-    client = tinker.ServiceClient(base_url=server.url, api_key=KEY)
+    client = server.client()          # a tinker.ServiceClient(base_url=server.url, api_key=KEY)
     training = client.create_lora_training_client(base_model=server.manners.name, rank=4, seed=0).result()
-    ...
-    client.close("success").result()      # or its thread keeps asking
+    server.asked("optim_step"), server.gradients(training.model_id), server.state(training.model_id)
     server.stop()
 
 Faults, each for the next `times` requests of a path once `after` of them went well:

@@ -61,6 +61,14 @@ class TinkerServer:
         )
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._clients: list[Any] = []
+
+    def client(self, key: str = KEY) -> Any:
+        """A tinker.ServiceClient of this server, closed by `stop`: it would go on sending heartbeats."""
+        import tinker
+
+        self._clients.append(tinker.ServiceClient(base_url=self.url, api_key=key))
+        return self._clients[-1]
 
     # Faults
 
@@ -93,6 +101,8 @@ class TinkerServer:
                 _end(connection)
 
     def stop(self) -> None:
+        for client in self._clients:
+            _close(client, self._thread is not None)
         self.vanish()
         self.service.promises.stop()
 
@@ -118,6 +128,14 @@ class TinkerServer:
         with self._lock:
             headers = {name.lower(): value for name, value in handler.headers.items()}
             self.requests.append(Request(path=path, body=body, headers=headers))
+        try:
+            self._carry_out(handler, path, body)
+        except RefusedError as error:
+            if 400 <= error.status < 500 and error.status not in (408, 409, 429):  # it will not come again
+                self.service.skip(body)
+            raise
+
+    def _carry_out(self, handler: _Handler, path: str, body: dict[str, Any]) -> None:
         fault = self._faults.meet(path)
         if fault and fault.hold:
             fault.hold()
@@ -222,6 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         if status >= 400:
             self.send_header("retry-after-ms", "20")  # the SDK's own pause is half a second and more
+        if self.path.endswith("/client/config"):
+            self.send_header("Connection", "close")  # the SDK forgets the client that asks for it, unclosed
         self.end_headers()
         self.wfile.write(data)
 
@@ -231,6 +251,15 @@ class _Handler(BaseHTTPRequestHandler):
         _end(self.connection)
 
     def log_message(self, *args: Any) -> None: ...
+
+
+def _close(client: Any, there: bool) -> None:
+    if client._session_holder is None:  # it never asked for anything
+        return
+    if there:
+        client.close("success").result(60)
+    else:
+        client._session_holder.close()
 
 
 def _handler(server: TinkerServer) -> type[_Handler]:

@@ -87,6 +87,11 @@ class Service:
             return self._promise(self.promises.at_once(f"{self._named(body)}:0", work))
         return self._promise(self.promises.in_line(body["model_id"], body["seq_id"], work))
 
+    def skip(self, body: dict[str, Any]) -> None:
+        """A refused request of a model has had its turn: those behind it do not wait for it."""
+        if body.get("model_id") in self.adapters and "seq_id" in body:
+            self.promises.in_line(body["model_id"], body["seq_id"], dict)
+
     def result(self, name: str) -> Result:
         try:
             result = self.promises.result(name, self.manners.patience)
