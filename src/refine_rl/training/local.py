@@ -45,6 +45,11 @@ class LocalLearner:
     seed: int = 0
     table: str = "grpo"
 
+    @property
+    def whole(self) -> bool:
+        """A step whose update is broken off has moved no weight, where it has one update."""
+        return True
+
     def learn(
         self,
         rows: Sequence[Row],
