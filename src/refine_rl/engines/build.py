@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from refine_rl.engines.base import Engine, Loading
 from refine_rl.engines.local import LocalEngine
-from refine_rl.settings import EngineSettings
+from refine_rl.engines.processes.engine import place_of, processes_engine, require_devices
+from refine_rl.settings import EngineSettings, ModelSettings
 
 
 def engine_of(settings: EngineSettings, loading: Loading) -> Engine:
     """The engine that the settings ask for, with its model loaded. Raises UserError where the model cannot
     be had, or whoever is to compute with it cannot be reached."""
+    if (place := place_of(settings)) is not None:
+        return processes_engine(settings, place, loading)
     return LocalEngine(loading.policy())
+
+
+def require_engine(settings: EngineSettings, model: ModelSettings) -> None:
+    """Raises UserError where the engine cannot do what the settings ask for, as far as can be told before
+    anything is asked of anybody."""
+    if (place := place_of(settings)) is not None:
+        require_devices(place, model)

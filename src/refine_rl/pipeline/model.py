@@ -29,7 +29,8 @@ def run_engine(
     others than when the run began (`record`: that they may be as long as nothing was scored)."""
     loading, known = _loading(folder, keep_reference=keep_reference, record=record, untouched=untouched)
     engine = engine_of(folder.settings().engine, loading)
-    _settle(folder, engine.policy, known, record)
+    if not known:
+        require_same_model(folder, record=record)
     return engine
 
 
@@ -37,7 +38,8 @@ def run_policy(folder: RunFolder, *, adapter_from: Path | None = None, keep_refe
     """That model in this process; or with the adapter in `adapter_from`."""
     loading, known = _loading(folder, adapter_from=adapter_from, keep_reference=keep_reference)
     policy = loading.policy()
-    _settle(folder, policy, known)
+    if not known:
+        require_same_model(folder)
     return policy
 
 
@@ -49,7 +51,8 @@ def _loading(
     record: bool = False,
     untouched: bool = False,
 ) -> tuple[Loading, bool]:
-    """What is to be loaded, and whether its files are known to be those with which the run began."""
+    """What is to be loaded, and whether its files are known to be those with which the run began; where they
+    are not, they are looked at once they have come from the hub."""
     settings = folder.settings()
     known = require_same_model(folder, record=record)
     model, seed = settings.model, settings.grpo.seed
@@ -58,25 +61,16 @@ def _loading(
     elif settings.sft is not None and not untouched:
         _require_fine_tuned(folder)
         model = model.model_copy(update={"start": str(folder.sft.path)})
+    tools = load_tools(settings.rollout.tools, settings.folder) if settings.rollout.tools else {}
     loading = Loading(
         model=model,
         seed=seed,
         adapter_from=adapter_from,
         keep_reference=keep_reference,
         moment=folder.config.created(),
+        tools=tuple(tool.schema for tool in tools.values()),
     )
     return loading, known
-
-
-def _settle(folder: RunFolder, policy: Policy, known: bool, record: bool = False) -> None:
-    """Tells a model that was just loaded of the run's tools; and its files are looked at now that they have
-    come from the hub, where they were not `known`."""
-    settings = folder.settings()
-    if settings.rollout.tools:
-        tools = load_tools(settings.rollout.tools, settings.folder)
-        policy.tell_tools(tuple(tool.schema for tool in tools.values()))
-    if not known:
-        require_same_model(folder, record=record)
 
 
 def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:

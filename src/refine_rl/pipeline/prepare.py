@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from refine_rl.engines.base import Engine
+from refine_rl.engines.build import require_engine
 from refine_rl.envs.stage import Stage, stage_of
 from refine_rl.errors import Together
 from refine_rl.llm.background import run_blocking
@@ -139,6 +140,8 @@ def _checked(
         require_packages(settings)
     with together:
         require_extra(settings.model)
+    with together:
+        require_engine(settings.engine, settings.model)
     with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if folder.prompts() or not settings.writes_prompts:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from refine_rl.engines.base import Engine
+from refine_rl.engines.build import require_engine
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.model import run_engine
@@ -56,6 +57,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
             "There is no [sft] in the task: say where the answers to imitate stand, as in "
             'data = "file:pairs.jsonl".'
         )
+    require_engine(settings.engine, settings.model)
     require_model(settings.model)
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from refine_rl.settings.base import Impossible, Positive, Section
 
@@ -18,6 +20,10 @@ class EngineSettings(Section):
     processes: Positive = 1
     """Processes that `refine train` starts on this machine, this one included; a launcher's own number counts
     where one started it."""
+
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a sign of life of another process (between two tokens or micro-batches) after which the
+    run ends; it can be resumed."""
 
     impossible: ClassVar[tuple[Impossible[EngineSettings], ...]] = (
         Impossible(
