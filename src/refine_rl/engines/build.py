@@ -6,11 +6,13 @@ from refine_rl.engines.base import Engine, Loading
 from refine_rl.engines.local import LocalEngine
 from refine_rl.engines.processes.engine import place_of, processes_engine, require_devices
 from refine_rl.settings import EngineSettings, ModelSettings
+from refine_rl.training.learner import LearnerConfig
 
 
-def engine_of(settings: EngineSettings, loading: Loading) -> Engine:
-    """The engine that the settings ask for, with its model loaded. Raises UserError where the model cannot
-    be had, or whoever is to compute with it cannot be reached."""
+def engine_of(settings: EngineSettings, loading: Loading, config: LearnerConfig) -> Engine:
+    """The engine that the settings ask for, with its model loaded; `config` is the learner's that it will be
+    asked for. Raises UserError where the model cannot be had, MachineError where whoever is to compute with
+    it cannot be reached."""
     if (place := place_of(settings)) is not None:
         return processes_engine(settings, place, loading)
     return LocalEngine(loading.policy())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import gethostname
+
+import torch
 
 from refine_rl.engines.base import Loading
 from refine_rl.engines.processes import crew
@@ -22,6 +25,7 @@ from refine_rl.policy.protocol import Speaker
 from refine_rl.settings import EngineSettings, ModelSettings
 from refine_rl.training import checkpoint
 from refine_rl.training.learner import LearnerConfig
+from refine_rl.types import count_of
 
 _MODELS = itertools.count(1)
 
@@ -35,6 +39,14 @@ class ProcessesEngine:
     team: Team
     number: int
     closed: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        place = self.team.place
+        hosts = len({*self.team.hosts.values(), gethostname()})
+        threads = torch.get_num_threads()
+        shares = f", {count_of(threads, 'thread')} each" if self.policy.device.type == "cpu" else ""
+        return (f"{place.size} processes on {count_of(hosts, 'machine')} answer and learn together{shares}",)
 
     @property
     def speaker(self) -> Speaker:
@@ -98,8 +110,6 @@ def require_devices(place: Place, model: ModelSettings) -> None:
             'own: use model.device = "cuda" (process n takes GPU n of its machine) or "auto".'
         )
     if choose_device(model.device).type == "cuda" and not cards(place):
-        import torch
-
         raise UserError(
             f"{place.local_size} processes on this machine need as many GPUs, and it has "
             f"{torch.cuda.device_count()}. Use fewer processes (engine.processes), or "
@@ -129,7 +139,7 @@ def _load(team: Team, hand: Hand, number: int, loading: Loading) -> None:
     names = {dtype: name for name, dtype in DTYPES.items()}
     chosen = {"dtype": names[hand.policy.compute_dtype], "device": hand.policy.device.type}
     same = replace(loading, model=loading.model.model_copy(update=chosen))
-    sums = team.all(Load(model=number, loading=same), lambda: hand.check_sum(whole=True))
+    sums = team.all(Load(model=number, loading=same), lambda: hand.policy.check_sum(whole=True))
     for rank, found in sums.items():
         if found != sums[0]:
             raise UserError(

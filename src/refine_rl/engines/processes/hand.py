@@ -99,12 +99,7 @@ class Hand:
         assert learner is not None
         nn.utils.clip_grads_with_norm_(self.parameters(), learner.max_grad_norm, torch.tensor(norm))
         learner.move(rate)
-        return self.check_sum()
-
-    def check_sum(self, *, whole: bool = False) -> int:
-        """Of the weights that training changes, or of the whole model: another number for any other bits."""
-        named = self.policy.model.named_parameters() if whole else self.policy.trainable().items()
-        return sum(_sum(p) * (2 * n + 1) for n, (_, p) in enumerate(sorted(named))) % (1 << 61)
+        return self.policy.check_sum()
 
     @torch.no_grad()
     def take_weights(self) -> None:
@@ -165,11 +160,3 @@ def everywhere(tensor: torch.Tensor, collective: Callable[[torch.Tensor], object
         there = tensor.cpu()
         collective(there)
         tensor.copy_(there)
-
-
-_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _sum(tensor: torch.Tensor) -> int:
-    words = tensor.detach().contiguous().flatten().view(_WORDS[tensor.element_size()])
-    return int(words.sum(dtype=torch.int64))

@@ -123,7 +123,7 @@ class TeamLearner:
 
         def own() -> int:
             self.own.move(rate)
-            return self.hand.check_sum()
+            return self.hand.policy.check_sum()
 
         _require_same(self.team.all(order, own), "after an optimizer step")
 
@@ -161,7 +161,7 @@ def give_weights(team: Team, hand: Hand, number: int, *, states: bool) -> None:
         hand.take_weights()
         if some is not None:
             hand.take_states(some)
-        return hand.check_sum()
+        return hand.policy.check_sum()
 
     _require_same(team.all(TakeWeights(model=number, states=some), own), "after they were given out")
 

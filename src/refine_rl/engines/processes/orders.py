@@ -81,7 +81,7 @@ class Load(_Order):
 
     def __call__(self, at: At) -> int:
         hand = at.hands[self.model] = Hand(place=at.place, policy=self.loading.policy())
-        return hand.check_sum(whole=True)
+        return hand.policy.check_sum(whole=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,4 +218,4 @@ class TakeWeights(_Order):
         hand.take_weights()
         if self.states is not None:
             hand.take_states(self.states)
-        return hand.check_sum()
+        return hand.policy.check_sum()
