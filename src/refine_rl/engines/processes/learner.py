@@ -39,7 +39,7 @@ from refine_rl.training.update import Found, learn
 
 @dataclass(kw_only=True, eq=False)
 class TeamLearner:
-    """`own` learns in this process, on its part of the rows. `whole`: see `Learner`; where one process is lost
+    """`own` learns in this process, on its part of the rows. `whole`: see `Learner`; where a process is lost
     while weights move, others may have moved already."""
 
     own: LocalLearner
