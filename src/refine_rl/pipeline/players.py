@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from refine_rl.policy.load import load_policy, require_model
 from refine_rl.policy.policy import Policy
 from refine_rl.prompts.demonstrations import load_demonstrations
 from refine_rl.run import RunFolder
+from refine_rl.run.life import nearest_run
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.types import Outcome, Prompt
 
@@ -100,18 +100,9 @@ def player_of(which: str | Path) -> Player:
     there = path.parent.is_dir() and path.parent != Path()
     if text == "tiny" or (_HUB.fullmatch(text) and not there):
         return Player(name=text.rpartition("/")[2], model=text)
-    near = get_close_matches(path.name, _runs_in(path.parent), n=1)
-    hint = (
-        f" Did you mean {quoted(path.parent / near[0])}?" if near else " refine runs lists those there are."
-    )
-    raise UserError(f"{path}: there is no run.{hint}")
-
-
-def _runs_in(folder: Path) -> list[str]:
-    try:
-        return [p.name for p in folder.iterdir() if RunFolder(p).begun]
-    except OSError:
-        return []
+    near = nearest_run(path)
+    hint = f"Did you mean {quoted(near)}?" if near else "`refine runs` lists those there are."
+    raise UserError(f"{path}: there is no run. {hint}")
 
 
 def _seen(folder: RunFolder, before: set[Path]) -> tuple[list[Prompt], list[str]]:
