@@ -44,6 +44,10 @@ class Engine(Protocol):
         engine's affair. To answer and to compute log-probs, ask the speaker."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it as the run begins."""
+
+    @property
     def speaker(self) -> Speaker:
         """Who answers, with the weights as they are now."""
 

@@ -16,6 +16,7 @@ class LocalEngine:
     """The model of this process answers and learns."""
 
     policy: Policy
+    notes: tuple[str, ...] = ()
 
     @property
     def speaker(self) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,18 +33,17 @@ def of_untuned(work: Work, prompts: Sequence[Prompt]) -> Sides:
         return {"base": _untuned(work, prompts, "base", "base model")}
     if work.folder.outcomes("base") is None or losses_wanted(work, "base"):
         work.journal.stage("Loading the base model once more")
-        base = _untuned(replace(work, engine=untouched(work, prompts)), prompts, "base", "base model")
+        with closing(run_engine(work.folder, keep_reference=False, untouched=True)) as engine:
+            hold_as_run(work, engine, prompts)
+            base = _untuned(replace(work, engine=engine), prompts, "base", "base model")
     else:
         base = _untuned(work, prompts, "base", "base model")
     return {"base": base, "sft": _untuned(work, prompts, "sft", "fine-tuned model")}
 
 
-def untouched(work: Work, prompts: Sequence[Prompt]) -> Engine:
-    """The model as it was before a run that begins with supervised fine-tuning, loaded beside the run's."""
-    engine = run_engine(work.folder, keep_reference=False, untouched=True)
-    every = [*work.folder.prompts(), *prompts]
-    hold_positions(work.settings.rollout, engine, every, Quiet())
-    return engine
+def hold_as_run(work: Work, engine: Engine, prompts: Sequence[Prompt]) -> None:
+    """A model that is loaded beside the run's computes positions as that one does."""
+    hold_positions(work.settings.rollout, engine, [*work.folder.prompts(), *prompts], Quiet())
 
 
 def _untuned(work: Work, prompts: Sequence[Prompt], side: str, called: str) -> Sequence[Outcome]:

@@ -15,6 +15,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.run import RunFolder
 from refine_rl.settings import RolloutSettings
+from refine_rl.training.grpo.setup import learner_config
 from refine_rl.types import Prompt
 
 _FINE_TUNED = "fine_tuned_weights"
@@ -28,14 +29,19 @@ def run_engine(
     before the supervised fine-tuning of a run that begins with that. Raises UserError where its files are
     others than when the run began (`record`: that they may be as long as nothing was scored)."""
     loading, known = _loading(folder, keep_reference=keep_reference, record=record, untouched=untouched)
-    engine = engine_of(folder.settings().engine, loading)
+    settings = folder.settings()
+    engine = engine_of(settings.engine, loading, learner_config(settings))
     _settle(folder, engine.policy, known, record)
     return engine
 
 
-def run_policy(folder: RunFolder, *, adapter_from: Path | None = None, keep_reference: bool) -> Policy:
+def run_policy(
+    folder: RunFolder, *, adapter_from: Path | None = None, keep_reference: bool, untouched: bool = False
+) -> Policy:
     """That model in this process; or with the adapter in `adapter_from`."""
-    loading, known = _loading(folder, adapter_from=adapter_from, keep_reference=keep_reference)
+    loading, known = _loading(
+        folder, adapter_from=adapter_from, keep_reference=keep_reference, untouched=untouched
+    )
     policy = loading.policy()
     _settle(folder, policy, known)
     return policy

@@ -172,6 +172,8 @@ def _loaded(folder: RunFolder, settings: Settings, stage: Stage | None, journal:
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "
             f'{policy.start.lost:.0%} of it to rounding. model.dtype = "float32" keeps all of it.'
         )
+    for note in engine.notes:
+        journal.observer.note(note)
     if policy.why_plain:
         why = f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly"
         journal.observer.note(why)
