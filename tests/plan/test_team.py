@@ -11,8 +11,8 @@ import pytest
 from refine_rl.plan import Counts, make_plan, pace
 from refine_rl.plan.pace import Pace
 from refine_rl.plan.supervised import Rows, supervised
-from refine_rl.plan.team import TOGETHER, Team, supervised_of, team_of, work_of
-from refine_rl.settings import Settings, SFTSettings
+from refine_rl.plan.team import TOGETHER, Team, team_of
+from refine_rl.settings import EngineSettings, Settings
 from refine_rl.settings.file import settings_from_dict
 from sizes import RATES, SIZE
 
@@ -27,27 +27,23 @@ def make(**sections: Any) -> Settings:
     )
 
 
-def test_one_process_is_the_plan_as_it_was() -> None:
-    settings = make(judge={"anchor_prompts": 3}, sft={"data": "file:pairs.jsonl"})
-    whole = pace.estimate(settings, SIZE, RATES, COUNTS)
-    assert work_of(settings, SIZE, RATES, COUNTS, Team()) == whole
-
-
 def test_the_busiest_process_decides() -> None:
-    """5 prompts over 2 GPUs: 3 and 2; 5 validation prompts 3, 7 held-out ones 4. Each GPU reaches 0.9 of its
-    own rates, and holds the whole model."""
+    """5 prompts over 2 GPUs: 3 and 2 to answer, and half of the tokens each to train on; 5 validation prompts
+    3, 7 held-out ones 4. Each GPU reaches 0.9 of its own rates, and holds the whole model."""
     settings = make(engine={"processes": 2}, grpo={"prompts_per_step": 5, "steps": 20, "validate_every": 10})
-    team = team_of(settings, GPUS)
+    team = team_of(settings.engine, GPUS)
     assert (team, team.on_one) == (Team(processes=2, devices=2), 1)
-    found = work_of(settings, SIZE, GPUS, COUNTS, team)
+    found = pace.estimate(settings, SIZE, GPUS, COUNTS, team)
     part = TOGETHER["cuda"]
     slower = replace(GPUS, train=part * 1e9, decode=part * 5e8, bytes=part * 1e9)
-    alone = make(grpo={"prompts_per_step": 3, "steps": 20, "validate_every": 10})
-    one = Pace(settings=alone, size=SIZE, rates=slower, prompt=100)
-    assert found.step[1] == pytest.approx(one.sampling(3, 8) + one.training(3, 8))
+    one = Pace(settings=settings, size=SIZE, rates=slower, prompt=100)
+    said = 5 * 8 * 256
+    trained = one.once((500 + said) / 2, said / 2, settings.grpo.tokens_per_micro_batch)
+    assert found.step[1] == pytest.approx(one.sampling(3, 8) + trained)
     evaluated = 3 * one.sampling(3, 4) + 2 * (one.sampling(4, 4) + one.sampling(4, 1))
     assert found.evaluation[1] == pytest.approx(evaluated)
     shared = Counts(train=20, validation=3, held_out=4, chars=400)
+    alone = make(grpo={"prompts_per_step": 3, "steps": 20, "validate_every": 10})
     assert found.memory == pace.estimate(alone, SIZE, GPUS, shared).memory
     assert found.disk == pace.estimate(settings, SIZE, GPUS, COUNTS).disk  # one of them writes
 
@@ -55,7 +51,7 @@ def test_the_busiest_process_decides() -> None:
 def test_cores_of_a_processor_are_shared() -> None:
     """Two processes have half of its rates each, and twice its memory."""
     settings = make(engine={"processes": 2})
-    team = team_of(settings, RATES)
+    team = team_of(settings.engine, RATES)
     assert (team, team.on_one) == (Team(processes=2, devices=1), 2)
     assert team.rates(RATES) == replace(
         RATES,
@@ -66,19 +62,19 @@ def test_cores_of_a_processor_are_shared() -> None:
     each = pace.estimate(
         make(grpo={"prompts_per_step": 3}), SIZE, RATES, replace(COUNTS, validation=3, held_out=4)
     ).memory
-    found = work_of(settings, SIZE, RATES, COUNTS, team)
+    found = pace.estimate(settings, SIZE, RATES, COUNTS, team)
     assert found.memory == (2 * each[0], 2 * each[1])
 
 
 def test_more_processes_than_gpus() -> None:
-    team = team_of(make(engine={"processes": 5}), GPUS)
+    team = team_of(EngineSettings(processes=5), GPUS)
     assert (team.devices, team.on_one) == (2, 3)
     assert team.rates(GPUS).train == pytest.approx(1e9 * TOGETHER["cuda"] / 3)
 
 
 def test_rows_to_imitate_are_dealt_by_their_tokens() -> None:
-    sft = SFTSettings(data="file:pairs.jsonl", examples=5)
     settings = make(sft={"data": "file:pairs.jsonl", "examples": 5})
+    assert settings.sft is not None
     rows = Rows(
         train=100,
         validation=10,
@@ -93,10 +89,10 @@ def test_rows_to_imitate_are_dealt_by_their_tokens() -> None:
         lines=(),
     )
     team = Team(processes=2, devices=2)
-    found = supervised_of(settings, sft, rows, SIZE, GPUS, team)
+    found = supervised(settings, settings.sft, rows, SIZE, GPUS, team)
     half = replace(rows, tokens=10_000, targets=2500, looked=500)
-    one = supervised(settings, SFTSettings(data=sft.data, examples=3), half, SIZE, team.rates(GPUS))
-    assert found == replace(one, rows=rows)
+    fewer = settings.sft.model_copy(update={"examples": 3})
+    assert found == replace(supervised(settings, fewer, half, SIZE, team.rates(GPUS)), rows=rows)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +115,7 @@ def test_the_memory_in_words(rates: Any, shown: str, monkeypatch: pytest.MonkeyP
 def test_processes_without_a_prompt_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refine_rl.plan.machine.installed_memory", lambda device: 1e12)
     few = make_plan(make(model={"name": "tiny"}, engine={"processes": 8}), COUNTS, rates=RATES)
-    (note,) = [n for n in few.notes if "nothing to do" in n]
+    (note,) = [n for n in few.notes if "wait while the others" in n]
     assert "3 of the 8 processes" in note
     enough = make_plan(make(model={"name": "tiny"}, engine={"processes": 5}), COUNTS, rates=RATES)
-    assert not [n for n in enough.notes if "nothing to do" in n]
+    assert not [n for n in enough.notes if "wait while the others" in n]

@@ -28,6 +28,7 @@ class Replayed:
     """A member made again, and whether it is the recorded one, token by token."""
 
     prompt_id: str
+    prompt: str
     member: int
     same: bool
     tokens: int
@@ -136,6 +137,7 @@ def _nearest(folder: RunFolder, learner: LocalLearner, weights: int, observer: O
 def _compare(new: Trajectory, old: Trajectory, prompt: Prompt) -> Replayed:
     return Replayed(
         prompt_id=new.prompt_id,
+        prompt=prompt.text,
         member=new.member,
         same=[s.token_ids for s in new.segments] == [s.token_ids for s in old.segments],
         tokens=new.completion_tokens,

@@ -14,8 +14,8 @@ from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, Endpoints, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
-from refine_rl.plan.supervised import Rows, Supervised, count_rows, earliest
-from refine_rl.plan.team import Team, idle, supervised_of, team_of, work_of
+from refine_rl.plan.supervised import Rows, Supervised, count_rows, earliest, supervised
+from refine_rl.plan.team import Team, team_of
 from refine_rl.prompts.demonstrations import Shown
 from refine_rl.prompts.fitting import require_enough, require_room
 from refine_rl.settings import BudgetSettings, EndpointSettings, Settings, SFTSettings
@@ -193,7 +193,6 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
     """Raises UserError where a stage would be refused."""
     notes: list[str] = []
     size = work = sft = None
-    team = Team(processes=settings.engine.processes)
     try:
         size = machine.model_size(settings.model)
     except machine.UnknownSize as error:
@@ -203,15 +202,17 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
             limit = settings.rollout.max_tokens
             require_room(size.prompt_room(limit), limit, size.context)
         rates = rates or _rates(settings, size, alone=counts is None)
-        team = team_of(settings, rates)
-        notes += idle(team, None if counts is None else settings.grpo.prompts_per_step)
-        work = None if counts is None else work_of(settings, size, rates, counts, team)
+    team = team_of(settings.engine, rates)
+    if counts is not None:
+        notes += team.idle(settings.grpo.prompts_per_step)
+        if size is not None and rates is not None:
+            work = pace.estimate(settings, size, rates, counts, team)
     if settings.sft is not None and shown is not None:
         rows = count_rows(settings, settings.sft, shown, known=size is not None)
         notes += _about_rows(settings.sft, rows)
         sft = Supervised(rows=rows)
         if size is not None and rates is not None:
-            sft = supervised_of(settings, settings.sft, rows, size, rates, team)
+            sft = supervised(settings, settings.sft, rows, size, rates, team)
     if size is not None and rates is not None:
         installed = machine.installed_memory(rates.device)
         notes += _memory(sft, work, installed)

@@ -1,18 +1,15 @@
-"""Several processes: what the busiest of them does, and what all take of the machine.
+"""Several processes, each with a share of the work.
 
-Whole groups are dealt, so shares are rounded up, and the largest decides how long a step takes.
+Whole groups are dealt to answer, so the largest share decides how long it takes; rows to train on are dealt
+by their tokens, in parts that are about equal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from refine_rl.plan.counts import Counts
-from refine_rl.plan.machine import Rates, Size
-from refine_rl.plan.memory import disk
-from refine_rl.plan.pace import Work, estimate
-from refine_rl.plan.supervised import Rows, Supervised, supervised
-from refine_rl.settings import Settings, SFTSettings
+from refine_rl.plan.machine import Rates
+from refine_rl.settings import EngineSettings
 
 TOGETHER = {"cpu": 1.0, "cuda": 0.9}
 """What several processes reach together, of the rates of the devices that they use (all cores of a processor
@@ -21,7 +18,7 @@ are one device): what it takes to add gradients up, and to wait for one another.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Team:
-    """So many processes, each with a share of the work, on so many devices of this machine."""
+    """So many processes, on so many devices of this machine."""
 
     processes: int = 1
     devices: int = 1
@@ -31,10 +28,10 @@ class Team:
         """Processes on the device that has most of them."""
         return -(-self.processes // self.devices)
 
-    def share(self, number: int) -> int:
-        """Of so many that are dealt, those of the busiest process.
+    def groups(self, number: int) -> int:
+        """Of so many groups, those of the busiest process.
 
-        >>> Team(processes=3, devices=2).share(8), Team(processes=3, devices=2).on_one
+        >>> Team(processes=3, devices=2).groups(8), Team(processes=3, devices=2).on_one
         (3, 2)
         """
         return -(-number // self.processes)
@@ -48,58 +45,20 @@ class Team:
             machine, train=machine.train * part, decode=machine.decode * part, bytes=machine.bytes * part
         )
 
-    def memory(self, each: tuple[float, float]) -> tuple[float, float]:
-        """Of one device, of what each process takes: every process holds the model."""
-        return each[0] * self.on_one, each[1] * self.on_one
+    def idle(self, groups: int) -> list[str]:
+        """A word about processes without an answer to give, where a step has so many groups."""
+        if groups >= self.processes:
+            return []
+        return [
+            f"A step has {groups} groups (grpo.prompts_per_step), and no group is divided: "
+            f"{self.processes - groups} of the {self.processes} processes wait while the others sample."
+        ]
 
 
-def team_of(settings: Settings, rates: Rates) -> Team:
-    """The processes that `refine train` starts on this machine."""
-    processes = settings.engine.processes
-    return Team(processes=processes, devices=min(rates.devices, processes))
+ALONE = Team()
 
 
-def idle(team: Team, prompts: int | None) -> list[str]:
-    """A word about processes that find nothing to do where a step has so many prompts (None: it has none)."""
-    if prompts is None or prompts >= team.processes:
-        return []
-    return [
-        f"A step has {prompts} groups (grpo.prompts_per_step), and a group is never divided: "
-        f"{team.processes - prompts} of the {team.processes} processes have nothing to do."
-    ]
-
-
-def work_of(settings: Settings, size: Size, rates: Rates, counts: Counts, team: Team) -> Work:
-    """Of GRPO: a step and all evaluations take as long as the busiest process needs."""
-    grpo, judge = settings.grpo, settings.judge
-    some = replace(
-        counts,
-        train=team.share(counts.train),
-        validation=team.share(counts.validation),
-        held_out=team.share(counts.held_out),
-    )
-    own = settings.model_copy(
-        update={
-            "grpo": grpo.model_copy(update={"prompts_per_step": team.share(grpo.prompts_per_step)}),
-            "judge": judge.model_copy(update={"anchor_prompts": team.share(judge.anchor_prompts)}),
-        }
-    )
-    each = estimate(own, size, team.rates(rates), some)
-    written = disk(settings.model, grpo, settings.rollout, size, counts)
-    return replace(each, memory=team.memory(each.memory), disk=written)
-
-
-def supervised_of(
-    settings: Settings, sft: SFTSettings, rows: Rows, size: Size, rates: Rates, team: Team
-) -> Supervised:
-    """Of supervised fine-tuning: rows are dealt by their tokens."""
-    own = replace(
-        rows,
-        tokens=team.share(rows.tokens),
-        targets=team.share(rows.targets),
-        looked=team.share(rows.looked),
-    )
-    asked = sft.model_copy(update={"examples": team.share(sft.examples)})
-    each = supervised(settings, asked, own, size, team.rates(rates))
-    memory = None if each.memory is None else team.memory(each.memory)
-    return replace(each, rows=rows, memory=memory)
+def team_of(engine: EngineSettings, rates: Rates | None) -> Team:
+    """The processes that `refine train` starts on a machine with these rates."""
+    devices = 1 if rates is None else rates.devices
+    return Team(processes=engine.processes, devices=min(devices, engine.processes))
