@@ -58,8 +58,10 @@ def demo(
 ) -> None:
     """Train a ready task, offline. Base against tuned, in minutes: the bundled model on the style task, or a
     recipe that brings its own model, such as guess or wordle."""
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
 
+    take_part()
     settings = load_task(None, recipe=recipe, overrides=overrides)
     _start(run, "demo" if recipe == "style" else f"demo-{recipe}", settings, as_json)
 
@@ -76,9 +78,11 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import Screen
 
+    take_part()
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
         with Screen() as screen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from refine_rl.engines.local import LocalEngine
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import dialogue_of
@@ -57,7 +58,7 @@ def replay(
     stage = stage_of(settings.rollout, settings.folder)
     observer.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
-    hold_positions(settings.rollout, policy, folder.prompts(), observer)
+    hold_positions(settings.rollout, LocalEngine(policy), folder.prompts(), observer)
     _to_weights_of(step, folder, settings, policy, recorded, observer)
     observer.stage(f"Sampling step {step}")
     play, again = play_of(settings, policy, stage=stage), []
