@@ -174,12 +174,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have their text and numbers, but no drawings."""
-    monkeypatch.setattr("refine_rl.report.chart.drawing", lambda paths: "")
-
-
 MakeModel = Callable[..., Path]
 
 

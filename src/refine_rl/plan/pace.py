@@ -149,7 +149,7 @@ class Pace:
 def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Work:
     """Seconds, bytes in memory and bytes on disk of a run."""
     low, high = (
-        Pace(settings=settings, size=size, rates=rates, prompt=counts.tokens, share=share)
+        Pace(settings=settings, size=size, rates=rates, prompt=counts.read, share=share)
         for share in (0.5, 1.0)
     )
     return Work(
