@@ -73,7 +73,7 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
         (["init"], "Missing argument.* See: refine init --help"),
         (["trian", "TASK"], "No such command"),
         *(
-            ([verb, "wrdle"], "wrdle: no such file; a recipe of Re:Fine .*: --recipe wordle")
+            ([verb, "wrdle"], "wrdle: no such file; did you mean the recipe. --recipe wordle")
             for verb in ("train", "sft", "check", "plan", "prompts")
         ),
         (["train", "somewhere/wordle"], "somewhere/wordle: no such file; `refine init"),

@@ -30,8 +30,6 @@ from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.training.sft.loop import train
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
 
