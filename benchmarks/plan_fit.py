@@ -26,6 +26,7 @@ from refine_rl.bench.measure import Bench, measure
 from refine_rl.bench.random_model import Shape, write_random_model
 from refine_rl.plan import machine
 from refine_rl.plan.pace import FITTED, Fitted, Pace
+from refine_rl.policy.size import model_size
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
 
@@ -84,12 +85,12 @@ def timed(case: dict[str, Any], *, steps: int, dtype: str) -> list[Timed]:
         bench = Bench(**{**case, "model": folder, "steps": steps, "warm_up": 1, "dtype": dtype})
         write_random_model(Path(folder), shape, context=bench.prompt_tokens + bench.completion_tokens)
         settings = settings_of(bench)
-        size = machine.model_size(settings.model)
+        size = model_size(settings.model)
         rates = machine.measure(
             settings.model,
             size,
             sampled=bench.prompts * bench.group_size,
-            trained=settings.grpo.tokens_per_micro_batch,
+            trained=settings.grpo.at_once,
         )
         seconds = measure(bench).seconds
     pace = Pace(settings=settings, size=size, rates=rates, prompt=bench.prompt_tokens)

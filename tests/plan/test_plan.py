@@ -21,15 +21,17 @@ from refine_rl.llm.scripted import ScriptedConnections
 from refine_rl.plan import Calls, Counts, calls, count_prompts, machine, make_plan, memory, pace, survey
 from refine_rl.plan.calls import judged, judges_of, requests, resampled, validations
 from refine_rl.plan.counts import written_counts
-from refine_rl.plan.machine import Rates, Size
+from refine_rl.plan.machine import Rates
 from refine_rl.plan.money import Cost, cost, missing_keys
 from refine_rl.plan.pace import Fitted, Pace, Work
 from refine_rl.plan.plan import Seconds, durations, over_budget
 from refine_rl.plan.probe import probe_calls, wilson
+from refine_rl.policy.size import Size, model_size
 from refine_rl.recipes import recipe_folder
 from refine_rl.rewards.build import build_panel
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
+from refine_rl.training import memory as training_memory
 from refine_rl.types import Prompt
 from sizes import RATES, SIZE
 
@@ -456,7 +458,7 @@ def test_the_demo_takes_what_was_measured() -> None:
 
 def test_size_of_the_bundled_model() -> None:
     settings = make(model={"name": "tiny", "rank": 16})
-    size = machine.model_size(settings.model)
+    size = model_size(settings.model)
     assert size == Size(
         parameters=3_672_832,
         linear=4 * (256 * 256 * 2 + 256 * 128 * 2 + 3 * 256 * 768),
@@ -470,7 +472,7 @@ def test_size_of_the_bundled_model() -> None:
     )
     assert size.trainable(settings.model) == 311_296  # as peft counts them
     assert size.trainable(make(model={"name": "tiny", "adapter": "none"}).model) == 3_672_832
-    one = machine.model_size(make(model={"name": "tiny", "targets": ["q_proj"]}).model)
+    one = model_size(make(model={"name": "tiny", "targets": ["q_proj"]}).model)
     assert one.adapted == 4 * 512
 
 
@@ -480,7 +482,7 @@ def test_size_of_other_architectures(kind: str, make_model: MakeModel) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = make_model(kind)
-    size = machine.model_size(make(model={"name": str(folder)}).model)
+    size = model_size(make(model={"name": str(folder)}).model)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert size.parameters == sum(p.numel() for p in model.parameters())
     with torch.no_grad():
@@ -771,10 +773,10 @@ def test_memory_of_a_card_is_what_was_measured(tokens: int, measured: float) -> 
         vocabulary=151_936,
         context=32_768,
     )
-    there = memory.held(model, size, rates) - memory.program(rates)
-    moving = memory.training_bytes(model, size, rates, tokens)
+    there = training_memory.held(model, size, rates) - training_memory.program(rates)
+    moving = training_memory.training_bytes(model, size, rates, tokens)
     assert there + moving == pytest.approx(measured, rel=0.05)
-    assert memory.training_bytes(model, size, replace(rates, device="cpu"), tokens) > 2 * moving
+    assert training_memory.training_bytes(model, size, replace(rates, device="cpu"), tokens) > 2 * moving
 
 
 def test_memory_and_time_of_a_quantised_base() -> None:
@@ -811,7 +813,7 @@ def test_disk() -> None:
 
 def test_this_machine_is_measured() -> None:
     model = ModelSettings(name="tiny", device="cpu")
-    rates = machine.measure(model, machine.model_size(model), sampled=64, trained=2048)
+    rates = machine.measure(model, model_size(model), sampled=64, trained=2048)
     assert rates.device == "cpu"
     assert rates.dtype in ("float32", "bfloat16")
     assert 1e8 < rates.decode < 1e15
@@ -829,6 +831,30 @@ def test_a_run_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     assert said(64e9) == []
     assert said(0.5e9)[0].startswith("The run does not fit into this machine's 0.5 GB")
     assert said(1.0e9)[0].startswith("The run may not fit into this machine's 1.0 GB")
+
+
+def test_the_plan_says_how_many_tokens_a_card_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(recipe_folder("style"))
+    card = replace(TWO_CORES, device="cuda")
+    monkeypatch.setattr(machine, "installed_memory", lambda device: 80e9)
+
+    def planned(free: float, rates: Rates = card, settings: Settings = settings) -> Any:
+        monkeypatch.setattr(training_memory, "free_memory", lambda device: free)
+        return make_plan(settings, DEMO, rates=rates)
+
+    def said(plan: Any) -> list[str]:
+        return [n for n in plan.notes if "tokens_per_micro_batch" in n]
+
+    (small,) = said(planned(3e9))
+    # ((3e9 - 712e6 of program, weights and adapter) / 2 - 805e6 of tiles) / 4 layers of 11,264 bytes = 7,510
+    assert small.startswith("grpo.tokens_per_micro_batch: a run would take 7,424, as many as this card's")
+    assert planned(3e9).memory[1] <= 3e9
+    assert planned(80e9).work.step[1] < planned(2.4e9).work.step[1]  # 768 at once: more launches
+    assert said(planned(3e9, TWO_CORES)) == []
+    given = settings.model_copy(
+        update={"grpo": settings.grpo.model_copy(update={"tokens_per_micro_batch": 9})}
+    )
+    assert said(planned(3e9, card, given)) == []
 
 
 # -- what is looked at ----------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from refine_rl.errors import UserError
 from refine_rl.pipeline.sft import run
 from refine_rl.plan import Counts, Plan, calls, make_plan, survey
 from refine_rl.plan import supervised as planned
-from refine_rl.plan.memory import held, memory, sampling_bytes, training_bytes
+from refine_rl.plan.memory import memory, sampling_bytes
 from refine_rl.plan.pace import Fitted, Pace
 from refine_rl.plan.supervised import Rows, earliest, supervised
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
+from refine_rl.training.memory import held, training_bytes
 from sizes import RATES, SIZE
 
 MakeModel = Callable[..., Path]

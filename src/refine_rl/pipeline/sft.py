@@ -104,7 +104,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
         speaker=policy,
         optimizer=OPTIMIZERS[sft.optimizer](policy, weight_decay=sft.weight_decay),
         check=Check(speaker=policy),
-        tokens=sft.tokens_per_micro_batch,
+        tokens=sft.at_once,
         max_grad_norm=sft.max_grad_norm,
         dropout=ready.settings.sft_model.dropout,
         seed=sft.seed,
@@ -152,7 +152,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
 
 
 def _validation_loss(ready: Ready) -> float:
-    return mean_loss(ready.policy, ready.validation, ready.sft.tokens_per_micro_batch)
+    return mean_loss(ready.policy, ready.validation, ready.sft.at_once)
 
 
 def _write_model(ready: Ready, losses: Losses, position: Position) -> None:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from refine_rl.plan.calls import compared, resampled, validations
 from refine_rl.plan.counts import Counts
-from refine_rl.plan.machine import MAX_ROWS, Rates, Size
-from refine_rl.plan.memory import SLACK, activation, disk, memory, packed
+from refine_rl.plan.machine import MAX_ROWS, Rates
+from refine_rl.plan.memory import disk, memory
+from refine_rl.policy.size import Size
 from refine_rl.settings import Settings
+from refine_rl.training.memory import SLACK, activation, packed
 
 START = 5.0  # seconds: imports, prompts, the report
 VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw
@@ -99,7 +101,7 @@ class Pace:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions."""
         g = self.settings.grpo
         said = prompts * members * self.answer
-        once = self.once(prompts * self.prompt + said, said, g.tokens_per_micro_batch)
+        once = self.once(prompts * self.prompt + said, said, g.at_once)
         return g.updates_per_step * once * self.again + (once / 3 if g.kl > 0 else 0.0)
 
     @property
