@@ -46,7 +46,7 @@ class Bench:
     steps: int = 5
     warm_up: int = 2
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    adapter: Literal["lora", "none"] = "lora"
+    adapter: Literal["lora", "qlora", "none"] = "lora"
     overrides: tuple[str, ...] = ()
 
 
