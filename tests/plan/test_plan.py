@@ -8,7 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -553,7 +553,7 @@ def test_endpoints_work_side_by_side() -> None:
     assert how_long(two, calls(two, counts), None).judges == (20 * 3.0 + 6.0,) * 2
 
 
-ROUND = Fitted(launch=1e-3, slowdown=3.0, traffic=10)
+ROUND = Fitted(launch=1e-3, started=4e-3, slowdown=3.0, traffic=10)
 
 
 def test_time_of_a_step() -> None:
@@ -572,7 +572,7 @@ def test_time_of_a_step() -> None:
     training = (
         3 * 2 * (whole * 2 * 800_000 + said * 2 * 200_000) / 1e9
         + 10 * whole * 4 * activation / 1e9
-        + 3 * math.ceil(whole / 2048) * launch
+        + math.ceil(whole / 2048) * 4 * 4e-3
     )
     assert found.training(3, 8) == pytest.approx(training)
     assert found.step() == pytest.approx(sampling + training)
@@ -599,13 +599,19 @@ def test_low_and_high_of_a_step() -> None:
     assert 0 < half < 0.6 * whole
 
 
-def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("plan_fit", BENCHMARKS / "plan_fit.py")
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    plan_fit = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "plan_fit", plan_fit)  # its dataclasses look themselves up
-    spec.loader.exec_module(plan_fit)
+    found = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, found)  # its dataclasses look themselves up
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan_fit = script("plan_fit", monkeypatch)
     shapes = [(3, 8, 100), (3, 8, 700), (1, 4, 20), (64, 4, 50)]
 
     def times(true: Fitted) -> list[Any]:
@@ -618,18 +624,57 @@ def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyP
         return found
 
     for true in (
-        Fitted(launch=1e-3, slowdown=3.0, traffic=10.0),
-        Fitted(launch=0.0, slowdown=2.0, traffic=5.0),
+        Fitted(launch=1e-3, started=4e-3, slowdown=3.0, traffic=10.0),
+        Fitted(launch=0.0, started=2e-3, slowdown=2.0, traffic=5.0),
     ):
         fitted = plan_fit.fit(times(true))
-        assert [fitted.launch, fitted.slowdown, fitted.traffic] == pytest.approx(
-            [true.launch, true.slowdown, true.traffic], abs=1e-9
-        )
+        assert asdict(fitted) == pytest.approx(asdict(true), abs=1e-9)
         assert plan_fit.off(times(true), fitted) == pytest.approx((1.0, 1.0))
     # Times that a figure below 0 would explain best: it is 0, and the others make up for it.
-    assert plan_fit.fit(times(Fitted(launch=-1e-4, slowdown=3.0, traffic=10.0))).launch == 0.0
+    assert plan_fit.fit(times(Fitted(launch=-1e-4, started=3e-3, slowdown=3.0, traffic=10.0))).launch == 0.0
     twice = [replace(t, seconds=2 * t.seconds) for t in times(true)]
     assert plan_fit.off(twice, true) == pytest.approx((2.0, 2.0))
+
+
+def test_a_fit_takes_the_points_of_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As benchmarks/gpu.py writes them; made here from known figures, which come out again."""
+    plan_fit = script("plan_fit", monkeypatch)
+    true = Fitted(launch=3e-4, started=6e-3, slowdown=2.0, traffic=12.0)
+    card = replace(RATES, device="cuda", dtype="bfloat16", train=1e12, decode=4e11, bytes=1e11)
+
+    def step(prompts: int, tokens: int, at_once: int, **more: Any) -> dict[str, Any]:
+        shape = {"prompts": prompts, "group_size": 8, "prompt_tokens": tokens, "completion_tokens": 256}
+        known = {"adapter": "lora", "dtype": "bfloat16", "tokens_at_once": at_once, "parameters": 1_000_000}
+        made = {
+            **shape,
+            **known,
+            **more,
+            "size": asdict(SIZE),
+            "rates": asdict(card),
+            "peak_device_mb": 900.0,
+        }
+        one = replace(plan_fit.pace_of(made), given=true)
+        made["seconds"] = {"sample": one.sampling(prompts, 8), "train": one.training(prompts, 8)}
+        return made
+
+    items = {
+        "grpo: a": {"refine": step(8, 64, 32_768)},
+        "grpo: b": {"refine": step(8, 700, 2048), "trl": {"seconds": {"sample": 1.0, "train": 1.0}}},
+        "grpo: c": {"refine": {"failed": "OutOfMemoryError"}},
+        "sweep: a": {"rows": [step(32, 512, n, asked=n) for n in (2048, 8192)]},
+        "qlora: no": {"failed": "bitsandbytes is not there"},
+    }
+    (tmp_path / "gpu.json").write_text(json.dumps({"items": items}))
+    monkeypatch.setattr(sys, "argv", ["plan_fit.py", "--points", str(tmp_path / "gpu.json")])
+    plan_fit.main()
+    said = capsys.readouterr().out
+    assert said.endswith('    "cuda": Fitted(launch=0.0003, started=0.006, slowdown=2, traffic=12),\n')
+    assert said.count(": sample |") == 2
+    assert said.count(": train |") == 4
+    assert "| 1 M, lora, 8 x 8 x (64 + 256), 32,768 at once | 900 | " in said
+    assert "new: off by a factor of 1.00 typically, 1.00 at worst" in said
 
 
 # -- groups in the place of those without spread ----------------------------------------------------

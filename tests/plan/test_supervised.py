@@ -195,7 +195,11 @@ def test_time_of_the_stage() -> None:
 def test_of_a_token_through_the_model_and_back() -> None:
     """900 tokens, 300 of them targets, in two micro-batches; once by hand."""
     pace = Pace(
-        settings=of({}), size=SIZE, rates=RATES, prompt=60, given=Fitted(launch=1e-3, slowdown=3, traffic=10)
+        settings=of({}),
+        size=SIZE,
+        rates=RATES,
+        prompt=60,
+        given=Fitted(launch=1e-3, started=3e-3, slowdown=3, traffic=10),
     )
     activation = 4 * (34 * 100 + 4 * 400) + 4 * (600 + 400)
     products = 2 * (900 * 2 * 800_000 + 300 * 2 * 2000 * 100)

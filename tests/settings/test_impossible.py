@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from refine_rl.settings import (
     EarlyExitSettings,
+    EngineSettings,
     EvaluateSettings,
     ModelSettings,
     OverlongSettings,
@@ -46,6 +47,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
+    EngineSettings: [{"kind": "local", "processes": 2}],
     EvaluateSettings: [{"name": "title", "metrics": ["length"]}],
     SFTSettings: [
         {**PAIRS, "steps": 9, "epochs": 1.0},

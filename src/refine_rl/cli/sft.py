@@ -34,6 +34,7 @@ def sft(
     as_json: bool = JSON,
 ) -> None:
     """Train on answers to imitate (supervised fine-tuning). Rows, training, validation loss, report."""
+    from refine_rl.cli.going_on import told_of_earlier
     from refine_rl.recipes import load_task
     from refine_rl.run import new_run
 
@@ -52,6 +53,8 @@ def sft(
     name = settings.name or recipe or settings.folder.resolve().name
     with new_run(run, f"{name}-sft") as folder:
         folder.begin(settings, kind="sft")
+        if run is None:
+            told_of_earlier(folder, f"{name}-sft", program())
         _work(folder, as_json)
 
 

@@ -102,10 +102,13 @@ def one_beginning(resume: Path | None, from_step: int | None, anew: object) -> N
 
 
 def _start(path: Path | None, name: str, settings: Settings, as_json: bool) -> None:
+    from refine_rl.cli.going_on import told_of_earlier
     from refine_rl.run import new_run
 
     with new_run(path, name) as folder:
         folder.begin(settings)
+        if path is None:
+            told_of_earlier(folder, name, program())
         _work(folder, as_json)
 
 

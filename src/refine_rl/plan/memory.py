@@ -10,6 +10,7 @@ from __future__ import annotations
 from refine_rl.plan.calls import resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates
+from refine_rl.plan.team import ALONE, Team
 from refine_rl.policy.size import Size
 from refine_rl.settings import GRPOSettings, ModelSettings, RolloutSettings, Settings
 from refine_rl.training.memory import form_of, held, program, training_bytes, whole
@@ -22,14 +23,18 @@ def sampling_bytes(size: Size, rates: Rates, *, asked: int, length: int) -> floa
     return caches + rows * size.vocabulary * 28
 
 
-def memory(settings: Settings, size: Size, rates: Rates, counts: Counts, slack: float) -> float:
-    """Bytes at the peak of GRPO. After supervised fine-tuning the untouched model answers beside the other
-    one, before anything is trained."""
+def memory(
+    settings: Settings, size: Size, rates: Rates, counts: Counts, slack: float, team: Team = ALONE
+) -> float:
+    """Bytes at the peak of GRPO, of a process of the team. After supervised fine-tuning the untouched model
+    answers beside the other one, before anything is trained."""
     m, g, r = settings.model, settings.grpo, settings.rollout
     reference = size.parameters * 4 if g.kl > 0 and not m.adapted else 0
     length = counts.tokens + r.most_tokens
+    own = team.groups
     asked = max(
-        g.prompts_per_step * r.group_size, max(counts.held_out, counts.validation) * settings.evaluate.samples
+        own(g.prompts_per_step) * r.group_size,
+        own(max(counts.held_out, counts.validation)) * settings.evaluate.samples,
     )
     sampling = sampling_bytes(size, rates, asked=asked, length=length)
     training = training_bytes(m, size, rates, max(g.at_once, length))

@@ -3,8 +3,9 @@
 A forward pass over n tokens takes 2 * (weights in matrices) * n / (matrix rate * efficiency), and a fixed
 time a layer for everything that is started one by one. Training adds the way back, and the traffic of the
 activations to and from memory. The rates are measured where the run will be (machine.py); what a model
-makes of them, `FITTED`, comes from timed steps: `python benchmarks/plan_fit.py` times them again, and
-prints the figures that fit best and how far off they are.
+makes of them, `FITTED`, comes from timed steps: `python benchmarks/plan_fit.py` times them again, or takes
+those of a card that benchmarks/gpu.py wrote (`--points gpu.json`), and prints the figures that fit best and
+how far off they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from refine_rl.plan.calls import compared, resampled, validations
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.memory import disk, memory
+from refine_rl.plan.team import ALONE, Team
 from refine_rl.policy.size import Size
 from refine_rl.settings import Settings
 from refine_rl.training.memory import SLACK, activation, packed
@@ -26,16 +28,19 @@ UNPACKING = 2.0  # time of unpacking quantised weights, in times of reading them
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """What a model makes of a machine's rates. Seconds are linear in `launch`, `slowdown` and `traffic`."""
+    """What a model makes of a machine's rates. Seconds are linear in all four."""
 
-    launch: float  # seconds a layer and forward pass, its adapter included
+    launch: float  # seconds a layer and token of sampling, its adapter included
+    started: float  # seconds a layer and micro-batch of training, the way back included
     slowdown: float  # measured matrix rate over the one that is reached inside a whole model
     traffic: float  # times that a training pass reads or writes its activations, fresh memory included
 
 
 FITTED = {
-    "cpu": Fitted(launch=2.5e-3, slowdown=1 / 0.35, traffic=20),
-    "cuda": Fitted(launch=1.2e-3, slowdown=1 / 0.35, traffic=20),  # not measured
+    "cpu": Fitted(launch=2.5e-3, started=7.5e-3, slowdown=1 / 0.35, traffic=20),
+    # Of an H200 (benchmarks/RESULTS.md), 24 layers: 7.1 ms a token of sampling, which is recorded and
+    # repeated; 0.43 s for each further micro-batch of the same tokens. The others are a processor's.
+    "cuda": Fitted(launch=0.3e-3, started=6e-3, slowdown=1 / 0.35, traffic=20),
 }
 
 
@@ -53,7 +58,7 @@ class Work:
 @dataclass(frozen=True, kw_only=True)
 class Pace:
     """How long things take where answers, all turns of an environment together, have `share` of the
-    tokens that they may have."""
+    tokens that they may have. `rates` are those of a process of the `team`, and the busiest one decides."""
 
     settings: Settings
     size: Size
@@ -61,6 +66,7 @@ class Pace:
     prompt: int  # tokens
     share: float = 1.0
     given: Fitted | None = None
+    team: Team = ALONE
 
     @property
     def fitted(self) -> Fitted:
@@ -86,6 +92,7 @@ class Pace:
     def sampling(self, prompts: int, members: int) -> float:
         """Seconds of sampling; the longest answer of a batch decides how many forward passes there are, and
         with answers of half the length on average it is taken to reach three quarters."""
+        prompts = self.team.groups(prompts)
         rows = prompts * members
         if not rows:
             return 0.0
@@ -117,6 +124,7 @@ class Pace:
     def once(self, tokens: float, said: float, micro_batch: int) -> float:
         """Seconds of so many tokens through the model and back, `said` of them trained on, `micro_batch` at
         a time. A third of it is about that of a forward pass alone."""
+        tokens, said = tokens / self.team.processes, said / self.team.processes
         m = self.settings.model
         head = said * 2 * self.size.vocabulary * self.size.hidden
         work = self.passes * (tokens * 2 * self.size.linear + head)
@@ -124,7 +132,7 @@ class Pace:
         return (
             work / self.rates.train * self.fitted.slowdown
             + moved / self.rates.bytes * self.fitted.traffic
-            + -(-tokens // micro_batch) * (3 * self.launch + 2 * self.unpacking)
+            + -(-tokens // micro_batch) * (self.size.layers * self.fitted.started + 2 * self.unpacking)
         )
 
     def step(self, *, more: int = 0) -> float:
@@ -148,15 +156,17 @@ class Pace:
         return validation + compared(self.settings) * comparison
 
 
-def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Work:
-    """Seconds, bytes in memory and bytes on disk of a run."""
+def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team: Team = ALONE) -> Work:
+    """Seconds, bytes in the memory of a device and bytes on disk of a run, on a machine of these rates."""
+    own = team.rates(rates)
     low, high = (
-        Pace(settings=settings, size=size, rates=rates, prompt=counts.tokens, share=share)
+        Pace(settings=settings, size=size, rates=own, prompt=counts.tokens, share=share, team=team)
         for share in (0.5, 1.0)
     )
+    held = [team.on_one * memory(settings, size, rates, counts, slack, team) for slack in (1.0, SLACK)]
     return Work(
         step=(low.step(), high.step(more=resampled(settings.grpo, counts))),
         evaluation=(low.evaluation(counts), high.evaluation(counts)),
-        memory=(memory(settings, size, rates, counts, 1.0), memory(settings, size, rates, counts, SLACK)),
+        memory=(held[0], held[1]),
         disk=disk(settings.model, settings.grpo, settings.rollout, size, counts),
     )

@@ -11,6 +11,7 @@ from refine_rl.errors import UserError
 from refine_rl.run.config import CONFIG, versions_now, where_from
 from refine_rl.run.files import names, saving
 from refine_rl.run.lock import LOCK, Lock
+from refine_rl.run.near import did_you_mean
 from refine_rl.run.tables import Tables
 from refine_rl.settings import Settings
 
@@ -77,7 +78,7 @@ class Life(Tables):
     def open(cls, path: Path) -> Self:
         """An existing run."""
         if not (path / CONFIG).is_file():
-            raise UserError(f"{path} is not a run: it has no {CONFIG}.")
+            raise UserError(f"{path} is not a run: it has no {CONFIG}.{did_you_mean(path)}")
         return cls(path)
 
     @property

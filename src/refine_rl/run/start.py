@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from refine_rl.errors import SettingsError, quoted
 from refine_rl.run.config import CONFIG
 from refine_rl.run.folder import RunFolder
+from refine_rl.run.near import run_near
 from refine_rl.settings import ModelSettings, Settings
 
 
@@ -41,7 +41,6 @@ def _folder(start: str, task: Path, where: str) -> Path:
             return folder
     if path.name == "model" and (path.parent / CONFIG).is_file():
         raise SettingsError(f'{where} names the model in a run: `model.start = "{path.parent}"` is the run')
-    there = sorted(p.parent.name for p in path.parent.glob(f"*/{CONFIG}"))
-    near = get_close_matches(path.name, there, n=1)
-    hint = f"did you mean {quoted(path.parent / near[0])}?" if near else "`refine sft` makes one"
+    near = run_near(path)
+    hint = f"did you mean {quoted(near)}?" if near else "`refine sft` makes one"
     raise SettingsError(f"{where}: there is no run; {hint}")

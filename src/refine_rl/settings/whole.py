@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from refine_rl.settings.base import Impossible, Section
 from refine_rl.settings.budget import BudgetSettings
 from refine_rl.settings.endpoints import EndpointSettings
+from refine_rl.settings.engine import EngineSettings
 from refine_rl.settings.evaluate import EvaluateSettings
 from refine_rl.settings.grpo import GRPOSettings
 from refine_rl.settings.impossible import IMPOSSIBLE
@@ -46,6 +47,8 @@ class Settings(Section):
     """How the judges judge."""
     rollout: RolloutSettings = RolloutSettings()
     """How the policy answers."""
+    engine: EngineSettings = EngineSettings()
+    """Where the model answers and learns."""
     grpo: GRPOSettings = GRPOSettings()
     """The update."""
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -17,7 +17,8 @@ from refine_rl.training import checkpoint
 from refine_rl.training.check import Check, require_finite
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.lanes import Gradients, in_lanes, lanes_of
-from refine_rl.training.learner import Learned, LossSums, Objective
+from refine_rl.training.learner import Learned, LearnerConfig, LossSums, Objective
+from refine_rl.training.muon import muon
 from refine_rl.training.rows import Row, length, micro_batch, micro_batches
 
 
@@ -163,6 +164,24 @@ class LocalLearner:
     def _clipped_norm(self) -> float:
         """The gradient's norm; a larger one than allowed is scaled down."""
         return float(nn.utils.clip_grad_norm_(_parameters(self.speaker), self.max_grad_norm))
+
+
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
+"""By their names in the settings."""
+
+
+def local_learner(speaker: Speaker, config: LearnerConfig) -> LocalLearner:
+    """The learner of a model in this process."""
+    return LocalLearner(
+        speaker=speaker,
+        optimizer=OPTIMIZERS[config.optimizer](speaker, weight_decay=config.weight_decay),
+        check=Check(speaker=speaker, temperature=config.temperature, allowed=config.allowed),
+        tokens=config.tokens,
+        max_grad_norm=config.max_grad_norm,
+        dropout=config.dropout,
+        seed=config.seed,
+        table=config.table,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -107,8 +107,18 @@ def tokens_that_fit(model: ModelSettings, size: Size, machine: Machine, free: fl
 
 
 def free_memory(device: str) -> float:
-    """Bytes of the device that are free, but for what this process holds of it."""
+    """Bytes of the device that are free, but for what this process holds of it; 0 where there is no such
+    device here."""
     import torch
 
+    if not torch.cuda.is_available():
+        return 0.0
     where = torch.device(device)
     return float(torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where))
+
+
+def on_one_card(processes: int) -> int:
+    """Of so many processes, those on the card that has most of them."""
+    import torch
+
+    return -(-processes // max(1, torch.cuda.device_count()))
