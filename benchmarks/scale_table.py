@@ -19,10 +19,11 @@ from typing import Any
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
 from refine_rl.plan.counts import Counts
-from refine_rl.plan.machine import Rates, size_of
+from refine_rl.plan.machine import Rates
 from refine_rl.plan.pace import Pace, estimate
 from refine_rl.plan.service import passed
 from refine_rl.plan.team import team_of
+from refine_rl.policy.size import size_of
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
 

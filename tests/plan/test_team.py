@@ -38,7 +38,7 @@ def test_the_busiest_process_decides() -> None:
     slower = replace(GPUS, train=part * 1e9, decode=part * 5e8, bytes=part * 1e9)
     one = Pace(settings=settings, size=SIZE, rates=slower, prompt=100)
     said = 5 * 8 * 256
-    trained = one.once((500 + said) / 2, said / 2, settings.grpo.tokens_per_micro_batch)
+    trained = one.once((500 + said) / 2, said / 2, settings.grpo.at_once)
     assert found.step[1] == pytest.approx(one.sampling(3, 8) + trained)
     evaluated = 3 * one.sampling(3, 4) + 2 * (one.sampling(4, 4) + one.sampling(4, 1))
     assert found.evaluation[1] == pytest.approx(evaluated)

@@ -19,8 +19,8 @@ from refine_rl.types.amounts import BYTES, COUNT, SECONDS, amount, dollars
 
 if TYPE_CHECKING:
     from refine_rl.plan import Plan
-    from refine_rl.plan.machine import Size
     from refine_rl.plan.probe import Probed
+    from refine_rl.policy.size import Size
     from refine_rl.report.columns import Columns
     from refine_rl.settings import RolloutSettings, Settings
     from refine_rl.types import Prompt

@@ -11,13 +11,14 @@ from refine_rl.plan import machine, pace
 from refine_rl.plan.calls import Calls, calls, resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.durations import Seconds, alone, durations
-from refine_rl.plan.machine import Rates, Size
+from refine_rl.plan.machine import Rates
 from refine_rl.plan.money import Cost, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
 from refine_rl.plan.service import Passed, at_service, passed, with_service, words_about
 from refine_rl.plan.supervised import Supervised, count_rows, supervised
 from refine_rl.plan.team import Team, team_of
 from refine_rl.plan.words import about_memory, about_rows, high_figures, notes_on, over_budget
+from refine_rl.policy.size import Size, UnknownSize, model_size
 from refine_rl.prompts.demonstrations import Shown
 from refine_rl.prompts.fitting import require_enough, require_room
 from refine_rl.settings import Settings
@@ -199,8 +200,8 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
     notes: list[str] = []
     size = work = sft = None
     try:
-        size = machine.model_size(settings.model)
-    except machine.UnknownSize as error:
+        size = model_size(settings.model)
+    except UnknownSize as error:
         if not at_service(settings.engine):
             notes.append(f"{error}: neither time nor memory of the machine can be told.")
     if size is not None:
@@ -214,6 +215,8 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
         rates = None
     team = team_of(settings.engine, rates)
     if size is not None and rates is not None:
+        settings, lines = _at_once(settings, size, rates, team, alone=counts is None)
+        notes += lines
         notes += team.words(rates.device, None if counts is None else settings.grpo.prompts_per_step)
         if counts is not None:
             work = pace.estimate(settings, size, rates, counts, team)
@@ -240,14 +243,33 @@ def _rates(settings: Settings, size: Size, *, alone: bool) -> Rates:
     """This machine's, in the shapes of GRPO; of supervised fine-tuning where that is `alone`."""
     sft, grpo = settings.sft, settings.grpo
     if alone and sft is not None:
-        return machine.measure(
-            settings.sft_model, size, sampled=max(1, sft.examples), trained=sft.tokens_per_micro_batch
-        )
+        return machine.measure(settings.sft_model, size, sampled=max(1, sft.examples), trained=sft.at_once)
     return machine.measure(
         settings.model,
         size,
         sampled=grpo.prompts_per_step * settings.rollout.group_size,
-        trained=grpo.tokens_per_micro_batch,
+        trained=grpo.at_once,
+    )
+
+
+def _at_once(
+    settings: Settings, size: Size, rates: Rates, team: Team, *, alone: bool
+) -> tuple[Settings, tuple[str, ...]]:
+    """As a run on this card would be: how many tokens it has go through the model at once, and the words."""
+    if rates.device != "cuda":
+        return settings, ()
+    from refine_rl.training.grpo.setup import settled
+    from refine_rl.training.memory import free_memory
+
+    free = free_memory(rates.device) / team.on_one
+    if not free:  # the rates are those of another machine
+        return settings, ()
+    found = settled(settings, size, device=rates.device, dtype=rates.dtype, free=free)
+    return found, tuple(
+        f"{name}.tokens_per_micro_batch: a run would take {after.at_once:,}, as many as this card's free "
+        "memory holds by the high figure. A lower number needs less."
+        for name, before, after in (("grpo", settings.grpo, found.grpo), ("sft", settings.sft, found.sft))
+        if after is not None and before != after and not (alone and name == "grpo")
     )
 
 

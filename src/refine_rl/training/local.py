@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from refine_rl.errors import MachineError
 from refine_rl.policy.protocol import Speaker
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import torch_seed
@@ -18,7 +19,7 @@ from refine_rl.training.checkpoint import Position
 from refine_rl.training.lanes import Gradients, in_lanes, lanes_of
 from refine_rl.training.learner import Learned, LearnerConfig, LossSums, Objective
 from refine_rl.training.muon import muon
-from refine_rl.training.rows import Row, micro_batch, micro_batches
+from refine_rl.training.rows import Row, length, micro_batch, micro_batches
 
 
 def adamw(speaker: Speaker, *, weight_decay: float = 0.0) -> torch.optim.AdamW:
@@ -81,7 +82,10 @@ class LocalLearner:
         for update in range(updates if worked else 0):
             some = [[worked[i] for i in chunk] for chunk in chunks]
             starts = [p.new_B_T for p in first] if first else [None] * len(chunks)
-            parts = self._backward(some, starts, objective, lanes, (step, update), pause)
+            try:
+                parts = self._backward(some, starts, objective, lanes, (step, update), pause)
+            except torch.OutOfMemoryError as error:
+                raise MachineError(self._too_many(some)) from error
             first = first or parts
             norms.append(self._clipped_norm())
             losses.append(sum(p.sums.loss.item() for p in parts))
@@ -131,6 +135,21 @@ class LocalLearner:
         parts = in_lanes(work, len(chunks), lanes)
         gradients.hand_over()
         return parts
+
+    def _too_many(self, chunks: Sequence[Sequence[Row]]) -> str:
+        """What to do where the memory did not hold a micro-batch. It is not halved unasked: a run has one
+        number, which stands in its settings, or it could not be made again to the bit."""
+        longest = max(length(row.trajectory) for some in chunks for row in some)
+        if self.tokens <= longest:
+            return (
+                f"Out of memory in training, with one answer and its prompt of {longest:,} tokens at once: "
+                "model.gradient_checkpointing = true needs less, or take shorter answers or a smaller model."
+            )
+        key = f"{self.table}.tokens_per_micro_batch"
+        return (
+            f"Out of memory in training, with {self.tokens:,} tokens at once. Fewer at once give the same "
+            f"result but for rounding: --set {key}={max(1, self.tokens // 2)}"
+        )
 
     def _forward(
         self,

@@ -11,6 +11,7 @@ from refine_rl.envs.stage import Stage
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, Speaker, Spoken
+from refine_rl.policy.size import Size, model_size
 from refine_rl.progress import Pause, never
 from refine_rl.settings import Settings
 from refine_rl.training.check import Check
@@ -24,6 +25,7 @@ from refine_rl.training.grpo.record import Record
 from refine_rl.training.guards import Guards
 from refine_rl.training.learner import Learner, LearnerConfig
 from refine_rl.training.local import LocalLearner, local_learner
+from refine_rl.training.memory import Place, free_memory, on_one_card, tokens_that_fit
 from refine_rl.training.rate import Rate
 from refine_rl.training.reference import References
 from refine_rl.types import Prompt, StepMetrics
@@ -65,7 +67,7 @@ def learner_config(settings: Settings) -> LearnerConfig:
     return LearnerConfig(
         weight_decay=g.weight_decay,
         max_grad_norm=g.max_grad_norm,
-        tokens=g.tokens_per_micro_batch,
+        tokens=g.at_once,
         dropout=settings.model.dropout,
         seed=g.seed,
         temperature=settings.rollout.temperature,
@@ -99,9 +101,7 @@ def distance_of(
     settings: Settings, speaker: Speaker, history: Callable[[], Sequence[StepMetrics]]
 ) -> Distance:
     g = settings.grpo
-    references = References(
-        speaker=speaker, temperature=settings.rollout.temperature, tokens=g.tokens_per_micro_batch
-    )
+    references = References(speaker=speaker, temperature=settings.rollout.temperature, tokens=g.at_once)
     return Distance(
         references=references,
         history=history,
@@ -198,4 +198,40 @@ def guards_of(settings: Settings) -> Guards:
         limits=settings.rollout.limits,
         flat=settings.flat,
         resample=g.resample,
+    )
+
+
+def settled(
+    settings: Settings, size: Size, *, device: str, dtype: str, free: float, packed: bool = True
+) -> Settings:
+    """The settings with a number for every "auto". `free`: bytes of the device that are free as long as
+    nothing of the run is there. As they are on a processor, where "auto" is a fixed number, and for a model
+    whose rows are not `packed`: what its attention keeps is not known."""
+    if device != "cuda" or not packed or size.listens:
+        return settings
+    place = Place(device=device, dtype=dtype)
+    changed: dict[str, object] = {}
+    grpo, sft = settings.grpo, settings.sft
+    if grpo.tokens_per_micro_batch == "auto":
+        reference = size.parameters * 4 if grpo.kl > 0 and not settings.model.adapted else 0
+        found = tokens_that_fit(settings.model, size, place, free - reference)
+        changed["grpo"] = grpo.model_copy(update={"tokens_per_micro_batch": found})
+    if sft is not None and sft.tokens_per_micro_batch == "auto":
+        found = tokens_that_fit(settings.sft_model, size, place, free)
+        changed["sft"] = sft.model_copy(update={"tokens_per_micro_batch": found})
+    return settings.model_copy(update=changed) if changed else settings
+
+
+def settled_for(settings: Settings, policy: Policy) -> Settings:
+    """`settled` on the device where the policy is, with the memory that is free there now."""
+    device = policy.device
+    if device.type != "cuda":
+        return settings
+    return settled(
+        settings,
+        model_size(settings.model),
+        device=device.type,
+        dtype=str(policy.compute_dtype).removeprefix("torch."),
+        free=free_memory(str(device)) / on_one_card(settings.engine.processes),
+        packed=policy.shares_prompts,
     )
