@@ -300,3 +300,22 @@ def test_what_the_policy_is_told_of_its_tools_is_counted(refine: Refine, task: P
     assert short[0] - short[1] == bare[0]
     (folder / "tools.py").write_text(TOOL.replace("WHAT", "x" * 400))
     assert planned("tools.py:look_up")[0] - short[0] in (100, 101)  # four characters a token
+
+
+def test_tokens_at_a_service(refine: Refine, task: Path) -> None:
+    there = ["--set", "engine.kind=tinker", "--set", "engine.prices={prefill=1, sample=4, train=2}"]
+    done = refine("plan", task, *there)
+    assert done.code == 0, done.err
+    assert re.search(r"^tokens at the service +prefilled +sampled +trained +dollars$", done.out, re.MULTILINE)
+    assert re.search(r"^  training .*\$0\.\d+–0\.\d+$", done.out, re.MULTILINE)
+    assert re.search(r"^dollars  \$0\.\d+–0\.\d+$", done.out, re.MULTILINE)
+    assert not re.search(r"^(time|memory|disk|machine) ", done.out, re.MULTILINE)
+    whole = json.loads(refine("plan", task, *there, "--json").out)
+    assert [one["stage"] for one in whole["service"]][1] == "training"
+    assert whole["memory"] is None
+    unpriced = refine("plan", task, *there[:2])
+    assert re.search(r"^dollars  unknown for tinker/", unpriced.out, re.MULTILINE)
+    assert json.loads(refine("plan", task, *there[:2], "--json").out)["cost"]["low"] is None
+    probed = refine("plan", task, *there, "--probe", "--yes")
+    assert probed.code == 2
+    assert "engine.kind" in probed.err

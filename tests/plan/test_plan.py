@@ -21,11 +21,12 @@ from refine_rl.llm.scripted import ScriptedConnections
 from refine_rl.plan import Calls, Counts, calls, count_prompts, machine, make_plan, memory, pace, survey
 from refine_rl.plan.calls import judged, judges_of, requests, resampled, validations
 from refine_rl.plan.counts import written_counts
+from refine_rl.plan.durations import Seconds, durations
 from refine_rl.plan.machine import Rates
 from refine_rl.plan.money import Cost, cost, missing_keys
 from refine_rl.plan.pace import Fitted, Pace, Work
-from refine_rl.plan.plan import Seconds, durations, over_budget
 from refine_rl.plan.probe import probe_calls, wilson
+from refine_rl.plan.words import over_budget
 from refine_rl.policy.size import Size, model_size
 from refine_rl.recipes import recipe_folder
 from refine_rl.rewards.build import build_panel

@@ -70,6 +70,11 @@ def test_more_processes_than_gpus() -> None:
     team = team_of(EngineSettings(processes=5), GPUS)
     assert (team.devices, team.on_one) == (2, 3)
     assert team.rates(GPUS).train == pytest.approx(1e9 * TOGETHER["cuda"] / 3)
+    assert list(team.words("cuda", 5)) == [
+        "engine.processes = 5 needs as many GPUs, and this machine has 2: the run would be refused here."
+    ]
+    assert list(team_of(EngineSettings(processes=2), GPUS).words("cuda", None)) == []
+    assert list(team_of(EngineSettings(processes=5), RATES).words("cpu", 5)) == []
 
 
 def test_rows_to_imitate_are_dealt_by_their_tokens() -> None:

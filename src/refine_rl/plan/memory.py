@@ -36,7 +36,8 @@ def memory(
         own(g.prompts_per_step) * r.group_size,
         own(max(counts.held_out, counts.validation)) * settings.evaluate.samples,
     )
-    sampling = sampling_bytes(size, rates, asked=asked, length=length)
+    served = settings.engine.served
+    sampling = 0.0 if served else sampling_bytes(size, rates, asked=asked, length=length)
     training = training_bytes(m, size, rates, max(g.at_once, length))
     trained = held(m, size, rates) + slack * max(sampling, training)
     two = program(rates) + 2 * whole(m, size, form_of(rates)) + slack * sampling

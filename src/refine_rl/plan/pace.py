@@ -94,7 +94,7 @@ class Pace:
         with answers of half the length on average it is taken to reach three quarters."""
         prompts = self.team.groups(prompts)
         rows = prompts * members
-        if not rows:
+        if not rows or self.settings.engine.served:  # the server's time is not known here
             return 0.0
         batches = -(-rows // MAX_ROWS)
         passes = batches * (1 + self.settings.rollout.most_tokens * (1 + self.share) / 2)
