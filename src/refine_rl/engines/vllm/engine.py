@@ -100,6 +100,8 @@ def vllm_engine(settings: EngineSettings, loading: Loading, config: LearnerConfi
         speaker = _speaker(policy, adapters, met, config.temperature)
     except BaseException:
         server.close()
+        if temporary is not None:
+            temporary.cleanup()
         raise
     return VllmEngine(policy=policy, speaker=speaker, notes=_notes(server, met, speaker), temporary=temporary)
 
