@@ -119,7 +119,7 @@ class Settings(Section):
         if self.sft is None:
             return self.model
         adapter = self.sft.adapter or self.model.adapter
-        usual = 0.0 if adapter == "none" else 0.1
+        usual = 0.0 if adapter == "none" or self.engine.kind == "tinker" else 0.1
         dropout = usual if self.sft.dropout is None else self.sft.dropout
         return self.model.model_copy(update={"adapter": adapter, "dropout": dropout})
 
