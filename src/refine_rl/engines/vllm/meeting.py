@@ -63,7 +63,7 @@ def meet(policy: Policy, adapters: Adapters, *, allowed: float | None) -> Met:
     MachineError where it does not answer. `allowed` is the difference in nats a token that each step lets
     through, where the settings say it. The policy reads no more from here on than the server does."""
     server = adapters.server
-    base, longest = _model_of(server, policy.source)
+    base, longest = model_of(server, policy.source)
     _require_tokens(policy, server, base)
     if longest is not None:
         policy.context_length = min(policy.context_length, longest)
@@ -87,8 +87,9 @@ def meet(policy: Policy, adapters: Adapters, *, allowed: float | None) -> Met:
     return Met(base=base, processed=processed, probe=replace(probe, noise=noise))
 
 
-def _model_of(server: Server, source: str) -> tuple[str, int | None]:
-    """The server's name for the base model, and how many tokens it reads."""
+def model_of(server: Server, source: str) -> tuple[str, int | None]:
+    """The server's name for the base model, and how many tokens it reads. Raises UserError where it serves
+    none that can be it, MachineError where it does not answer."""
     try:
         found = server.ask("models", final=True)
     except Refused as error:
