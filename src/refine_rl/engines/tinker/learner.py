@@ -86,7 +86,7 @@ class TinkerLearner:
         return Learned(
             loss=losses[0],
             grad_norm=max(norms, default=None),
-            clip_share=clipped / tokens,
+            clip_share=clipped / tokens if tokens else None,
             seen=seen,
             apart=apart,
         )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,6 +14,7 @@ import torch
 from refine_rl.engines.tinker.address import Address, sdk, status_of
 from refine_rl.engines.tinker.bill import Use
 from refine_rl.engines.tinker.datums import datums, logprobs_of
+from refine_rl.engines.tinker.export import export
 from refine_rl.engines.tinker.service import Service, in_background
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.tokens import TokenBatch
@@ -203,26 +203,8 @@ class Adapter:
 
     def export(self) -> dict[str, bytes]:
         """The adapter's files, by name."""
-        trainer, name = self.trainer(), f"adapter-{uuid.uuid4().hex[:12]}"
-        asked = self.service.ask(trainer.save_weights_external(name), "Saving the adapter")
-        path = str(self.service.result(asked).path)
-        return dict(self.service.result(self.service.ask(self._files(path), "Fetching the adapter")))
-
-    def _files(self, path: str) -> Future[dict[str, bytes]]:
-        address = self.service.address
-
-        def fetch() -> dict[str, bytes]:
-            import httpx
-
-            rest = sdk().RestClient(base_url=address.url, api_key=address.key)
-            urls = rest.get_external_weights_urls(path).result().urls
-            found = {}
-            for name, url in urls.items():
-                answer = httpx.get(url, timeout=address.timeout, follow_redirects=True)
-                found[name] = answer.raise_for_status().content
-            return found
-
-        return in_background(fetch)
+        name = f"adapter-{uuid.uuid4().hex[:12]}"
+        return export(self.service, self.trainer(), name)
 
 
 def gone(error: BaseException, address: Address) -> bool:
