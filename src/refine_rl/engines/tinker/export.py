@@ -38,7 +38,8 @@ def _unpacked(service: Service, path: str) -> dict[str, bytes]:
     """The archive has no place in the SDK 0.38: it is asked for as earlier ones did."""
     address = service.address
     run, _, name = path.removeprefix("tinker://").partition("/")
-    url = f"{address.url}/api/v1/training_runs/{run}/checkpoints/{name.rpartition('/')[2]}/archive"
+    where = ("api/v1/training_runs", run, "checkpoints", name.rpartition("/")[2], "archive")
+    url = "/".join((address.url, *where))
     asked = in_background(lambda: _read(url, address.timeout, {"X-API-Key": address.key}))
     data = service.result(service.ask(asked, "Fetching the adapter"))
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
