@@ -107,6 +107,10 @@ def test_a_run_and_one_that_was_killed_in_the_middle(
     _, policy = open_model(whole)
     assert policy.trainable()
 
+    replayed = refine("replay", "whole", "--step", "1")
+    assert replayed.code == 2
+    assert "a service" in replayed.err
+
     path = tmp_path / "killed"
     folder = RunFolder.create(path, load_settings(tmp_path / "task.toml"))
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stderr=subprocess.DEVNULL)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,6 +23,8 @@ from refine_rl.progress import Pause, never
 
 AT_ONCE = 128
 """Rows of one request where a service takes means over the rows of a request: the SDK must not cut it."""
+FORGETTING = 10.0
+"""Seconds for which the deletion of a state is waited for."""
 LOSS = "importance_sampling"
 """The one loss that is asked for: its gradient is that of whatever loss was computed here (learner.py)."""
 
@@ -200,6 +203,17 @@ class Adapter:
         """A state of the weights and the optimizer, kept by the service; its path there."""
         asked = self.service.ask(self.trainer().save_state(name, overwrite=True), "Saving the state")
         return str(self.service.result(asked).path)
+
+    def forget(self, path: str) -> None:
+        """Deletes a state; where the service does not do so, it stays there."""
+        address = self.service.address
+
+        def delete() -> None:
+            rest = sdk().RestClient(base_url=address.url, api_key=address.key)
+            rest.delete_checkpoint_from_tinker_path(path).result()
+
+        if not self.service.gone:
+            wait([in_background(delete)], timeout=FORGETTING)
 
     def export(self) -> dict[str, bytes]:
         """The adapter's files, by name."""
