@@ -84,6 +84,9 @@ class LocalLearner:
     def save(self, folder: Path, position: Position) -> None:
         checkpoint.save(folder, self.speaker, self.optimizer, position)
 
+    def forget(self, folder: Path) -> None:
+        """It has nothing elsewhere."""
+
     def load(self, folder: Path) -> Position:
         return checkpoint.load(folder, self.speaker, self.optimizer)
 
