@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from refine_rl.progress import Pause
     from refine_rl.run import RunFolder
     from refine_rl.settings import Settings
+    from refine_rl.types import Comparison
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a setting: --set grpo.steps=50.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON on standard output.")
@@ -167,6 +168,18 @@ def _work(folder: RunFolder, as_json: bool) -> None:
 
         say(results(), f"\nLLM calls: {summary(bills(calls))}")
     print_places(folder)
+    print_after(folder, comparison)
+
+
+def print_after(folder: RunFolder, comparison: Comparison) -> None:
+    """What to try where that comparison did not show a better model: each command in a line of its own."""
+    from refine_rl.report.next_steps import after_verdict
+    from refine_rl.report.screen import results, say
+
+    console = results()
+    for command in after_verdict(folder, folder.settings(), comparison):
+        say(console, f"\n{command.what}")
+        say(console, f"  {program()}{command.text.removeprefix('refine')}", under=4)
 
 
 def print_places(folder: RunFolder) -> None:

@@ -9,6 +9,7 @@ from refine_rl.engines.base import Engine, Loading
 from refine_rl.engines.build import engine_of
 from refine_rl.envs.tools.tool import load_tools
 from refine_rl.errors import UserError
+from refine_rl.llm.ledger import Ledger
 from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
@@ -23,14 +24,20 @@ _FINE_TUNED = "fine_tuned_weights"
 
 
 def run_engine(
-    folder: RunFolder, *, keep_reference: bool, record: bool = False, untouched: bool = False
+    folder: RunFolder,
+    *,
+    keep_reference: bool,
+    record: bool = False,
+    untouched: bool = False,
+    ledger: Ledger | None = None,
 ) -> Engine:
     """The model with which the run's GRPO begins, where the run's settings want it. `untouched`: as it was
     before the supervised fine-tuning of a run that begins with that. Raises UserError where its files are
-    others than when the run began (`record`: that they may be as long as nothing was scored)."""
+    others than when the run began (`record`: that they may be as long as nothing was scored). `ledger` gets
+    what the calls of an engine cost that is a service."""
     loading, known = _loading(folder, keep_reference=keep_reference, record=record, untouched=untouched)
     settings = folder.settings()
-    engine = engine_of(settings.engine, loading, learner_config(settings))
+    engine = engine_of(settings.engine, loading, learner_config(settings), ledger)
     if not known:
         require_same_model(folder, record=record)
     return engine

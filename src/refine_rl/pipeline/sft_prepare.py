@@ -19,6 +19,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.round_trip import lost_text
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.run import RunFolder
+from refine_rl.run.endpoints import ledger_of
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings, SFTSettings
 from refine_rl.training.sft.fitting import fit
@@ -59,12 +60,14 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
         )
     require_engine(settings.engine, settings.model)
     require_model(settings.model)
+    require_engine(settings.engine, settings.model)
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)
     journal.stage(f"Loading {settings.model.name}")
     source = model_source(settings.sft_model.name, journal.observer.note)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
-        engine = run_engine(folder, keep_reference=False, record=True)
+        ledger = ledger_of(settings, folder)
+        engine = run_engine(folder, keep_reference=False, record=True, ledger=ledger)
     policy = engine.policy
     journal.stage(f"{count_of(len(shown.rows), 'row')} become tokens")
     fitted = fit(shown.rows, policy, sft, shown.lines)

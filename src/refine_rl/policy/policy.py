@@ -182,6 +182,16 @@ class Policy(ABC):
         return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause, memory=memory)
 
     @property
+    def form(self) -> str:
+        """The number format that was found for the products of a run, as [model] names it."""
+        return str(self.compute_dtype).removeprefix("torch.")
+
+    @property
+    def where(self) -> str:
+        """Where the model computes, and how, in words."""
+        return f"on {self.device} in {self.form}"
+
+    @property
     def tolerance(self) -> float:
         """The mean difference in nats a token that rounding may leave between sampler and trainer.
 
@@ -277,8 +287,13 @@ class Policy(ABC):
         if not self.adapter:
             self.save_merged(folder)
             return
+        self.save_adapter(folder)
+        self.save_around(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """The adapter alone, as peft reads it."""
         save_adapter(self.model, folder, self.start)
-        self._save_around(folder)
+        as_other_files(folder)
 
     def save_merged(self, folder: Path, dtype: torch.dtype | None = None) -> float:
         """One ordinary model, the adapter's product added into its weights, in `dtype` (without one, the
@@ -290,10 +305,10 @@ class Policy(ABC):
         else:
             copied = copied.to(form)
         copied.save_pretrained(folder, safe_serialization=True)
-        self._save_around(folder)
+        self.save_around(folder)
         return lost
 
-    def _save_around(self, folder: Path) -> None:
+    def save_around(self, folder: Path) -> None:
         """The tokenizer, and where an answer ends: the policy also stops at tokens that it learned from the
         template, and without them the model would talk on."""
         self.tokenizer.save_pretrained(folder)

@@ -49,6 +49,11 @@ class LocalLearner:
     _chunks: list[list[Row]] = field(default_factory=list)
     _starts: list[torch.Tensor] = field(default_factory=list)  # log-probs [B, T] before any weight moved
 
+    @property
+    def whole(self) -> bool:
+        """A step whose update is broken off has moved no weight, where it has one update."""
+        return True
+
     def learn(
         self,
         rows: Sequence[Row],

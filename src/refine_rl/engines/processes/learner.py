@@ -39,7 +39,8 @@ from refine_rl.training.update import Found, learn
 
 @dataclass(kw_only=True, eq=False)
 class TeamLearner:
-    """`own` learns in this process, on its part of the rows."""
+    """`own` learns in this process, on its part of the rows. `whole`: see `Learner`; where a process is lost
+    while weights move, others may have moved already."""
 
     own: LocalLearner
     hand: Hand
@@ -47,6 +48,7 @@ class TeamLearner:
     number: int  # the model's
     check: Check
     config: LearnerConfig
+    whole: bool = True
     _norm: float = 0.0
     _pause: Pause = field(default=never)
 
@@ -62,7 +64,7 @@ class TeamLearner:
         pause: Pause = never,
     ) -> Learned:
         """See `Learner`."""
-        return learn(
+        learned = learn(
             self,
             self.check,
             rows,
@@ -75,6 +77,8 @@ class TeamLearner:
             drops=self.config.dropout > 0,
             table=self.config.table,
         )
+        self.whole = True
+        return learned
 
     def take(self, rows: Sequence[Row]) -> None:
         """See `Worker`. Groups stay together where they can: their prompt is computed once."""
@@ -120,6 +124,7 @@ class TeamLearner:
     def move(self, rate: float) -> None:
         """See `Worker`."""
         order = Move(model=self.number, rate=rate, norm=self._norm)
+        self.whole = False
 
         def own() -> int:
             self.own.move(rate)
@@ -139,6 +144,7 @@ class TeamLearner:
         """See `Learner`: this process reads, the others are given what it read."""
         position = self.own.load(folder)
         give_weights(self.team, self.hand, self.number, states=True)
+        self.whole = True
         return position
 
 
