@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(quick, "quick")  # not by its hooks' names here: those would not see src
 
 
+MakeModel = Callable[..., Path]
+
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -103,6 +105,25 @@ def llm_brain() -> Callable[..., str]:
     """A writer and a judge for any task, to be the brain of `llm_server`; see llm_brain.py."""
     module = sys.modules.get("llm_brain") or _beside("llm_brain")
     return module.brain  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def tinker_server(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """tinker_server(folder, reduction="mean", ...) -> a running service; see tinker_server/."""
+    from tinker_server import TinkerServer
+
+    monkeypatch.setenv("TINKER_TELEMETRY", "0")
+    running: list[Any] = []
+
+    def start(folder: Path | None = None, *, store: Path = tmp_path / "tinker", **manners: Any) -> Any:
+        running.append(TinkerServer(folder or make_model(), store=store, **manners))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
 
 
 @dataclass(frozen=True)
@@ -172,9 +193,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-MakeModel = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ def test_a_room_imports_what_its_row_says(room: str) -> None:
 def test_the_house_has_few_floors_and_no_circle() -> None:
     """A room stands above all that it imports; a circle of rooms, or of files, would have no floor."""
     assert len(ROOMS) <= 24
-    assert max(floors(ARROWS).values()) <= 8
+    assert max(floors(ARROWS).values()) <= 9
     files = {key: {module_of(name) for name in named(path)} - {key} for key, path in EVERY.items()}
     floors(files)
 

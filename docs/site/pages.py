@@ -29,7 +29,14 @@ PLACES = {
     "src/refine_rl/recipes/*/README.md": "recipes/{folder}.md",
 }
 """Pattern in the repository -> page of the site; {stem} and {folder} are names of the file and its folder."""
-LANGUAGES = {".py": "python", ".toml": "toml", ".jsonl": "json", ".md": "markdown"}
+LANGUAGES = {
+    ".py": "python",
+    ".toml": "toml",
+    ".jsonl": "json",
+    ".md": "markdown",
+    ".sh": "bash",
+    ".yaml": "yaml",
+}
 SHOWN = 40  # lines of a file beside an example that is data
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 CODE = re.compile(r"(?ms)^ *(```+).*?^ *\1 *$|`[^`\n]+`")

@@ -245,6 +245,9 @@ def test_replay_makes_the_same_tokens(refine: Refine, run: Path) -> None:
     whole = refine("replay", run, "--step", "4")
     assert whole.code == 0
     assert whole.out.count(": same, ") == 12
+    assert whole.out.endswith("All 12 answers are those on record, token by token.\n")
+    assert f"{members[0]['prompt_id']}: {members[0]['prompt']!r}\n" in whole.out
+    assert members[0]["prompt"].startswith("say something about the ")
 
 
 def test_replay_finds_a_changed_token(refine: Refine, run: Path) -> None:
@@ -259,6 +262,7 @@ def test_replay_finds_a_changed_token(refine: Refine, run: Path) -> None:
     assert done.code == 2
     assert done.out.count("DIFFERENT") == 1
     assert f"{group['prompt_id']} member 2: DIFFERENT" in done.out
+    assert "token by token" not in done.out
     assert "differs from the record in 1 of 12 completions" in done.err
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from refine_rl.cli.going_on import told_of_earlier
 from refine_rl.errors import UserError
 from refine_rl.run import RunFolder, new_run
 from refine_rl.settings.file import load_settings
@@ -104,6 +105,52 @@ def test_claims_and_refusals_of_many_processes(task: Path, tmp_path: Path) -> No
     assert {str(p.relative_to(tmp_path)) for p in (tmp_path / "runs").iterdir()} == set(kept)
     owners = Counter(json.loads((tmp_path / k / "events.jsonl").read_text())["text"] for k in kept)
     assert owners == {"0": 3, "1": 3, "2": 3, "3": 3}
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        (None, "broken off, step 0 of 6"),
+        ("interrupted", "interrupted, step 0 of 6"),
+        ("failure", "failed, step 0 of 6"),
+        ("guard", ""),
+        ("finished", ""),
+    ],
+)
+def test_who_begins_again_hears_of_the_run_that_was_left(
+    task: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ended: str | None,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(task)
+    for name in ("shop", "shop-2"):
+        left = RunFolder.create(Path("runs") / name, settings)
+        left.event("started", "run", "")
+        if ended:
+            left.event(ended, "run", "")
+    with new_run(None, "shop") as run:
+        assert run.path == Path("runs/shop-3")
+        told_of_earlier(run, "shop", "refine")
+    said = capsys.readouterr().err
+    assert ("runs/shop-2 is not finished" in said) == bool(told)
+    if told:
+        assert (
+            f"({told}), and this is a new run. To go on with that one: refine train --resume runs/shop-2"
+            in said
+        )
+
+
+def test_the_first_run_of_a_name_hears_of_none(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with new_run(None, "shop") as run:
+        told_of_earlier(run, "shop", "refine")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_claimed_folder_is_nobody_elses(task: Path, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_a_port_that_is_taken_and_a_name_that_was_mistyped(
     second = start("watch", trained[0].with_name("shortr"), "--port", port, "--no-open")
     assert second.address() != first.address()
     second.said(f"Port {port} is taken; this is the next free one.")
-    second.said(r"\(Did you mean .*shorter\?\)")
+    second.said(r"to begin. Did you mean .*shorter\?")
 
 
 def test_the_browser_is_opened_where_that_is_asked_for(

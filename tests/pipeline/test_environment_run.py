@@ -305,7 +305,7 @@ def test_an_environment_that_is_not_there(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str, what: str
 ) -> None:
     """It is said before a model is loaded."""
-    monkeypatch.setattr("refine_rl.pipeline.prepare.run_policy", None)
+    monkeypatch.setattr("refine_rl.pipeline.prepare.run_engine", None)
     folder = RunFolder.create(tmp_path / "run", task(rollout={"environment": environment}))
     with pytest.raises(SettingsError, match=rf"rollout.environment: .*{what}"):
         run(folder)

@@ -23,7 +23,7 @@ from refine_rl.policy.protocol import Purpose
 from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import check
-from refine_rl.training.grpo.setup import check_of
+from refine_rl.training.grpo.setup import learner_of
 from refine_rl.types import Prompt, Trajectory
 
 MakeModel = Callable[..., Path]
@@ -92,7 +92,7 @@ def test_left_alone_it_does_and_the_guard_names_it(make_model: MakeModel) -> Non
     assert check.difference(policy, grown, 0.8).max() > 1e-2
     settings = Settings.model_validate({"task": "x", "rollout": {"temperature": 0.8, "max_tokens": 60}})
     with pytest.raises(GuardStop, match=r"positions follow the longest text of a batch \(longrope\)"):
-        check_of(settings, policy).compare(grown, 1)
+        learner_of(settings, policy).check.compare(grown, 1)
     policy.hold_still(FIRST + 60)
     assert check.difference(policy, of(policy, [some], tokens=60), 0.8).max() < 2e-5
 

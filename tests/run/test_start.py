@@ -45,7 +45,7 @@ def test_without_a_start_nothing_changes(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ({"start": "runs/pear"}, "did you mean .*runs/pairs"),
-        ({"start": "other/pairs"}, "there is no run; `refine sft` makes one"),
+        ({"start": "other/apples"}, "there is no run; `refine sft` makes one"),
         (
             {"start": "runs/pairs/model"},
             r'names the model in a run: `model.start = ".*runs/pairs"` is the run',

@@ -22,7 +22,7 @@ from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import checkpoint
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.kl import kl_per_token
-from refine_rl.training.grpo.setup import check_of
+from refine_rl.training.grpo.setup import learner_of
 from refine_rl.training.local import adamw
 from refine_rl.training.rows import Row
 from refine_rl.types import Group, Segment
@@ -75,10 +75,12 @@ def test_the_tolerance_follows_from_format_and_size(make_model: MakeModel, adapt
     policy = policy_of(make_model, adapter=adapter)
     config = (policy.model.get_base_model() if policy.adapter else policy.model).config
     layers, width = config.num_hidden_layers, config.hidden_size
-    assert check_of(settings(), policy).limit == pytest.approx(50 * 2**-24 * math.sqrt(2 * layers * width))
+    assert learner_of(settings(), policy).check.limit == pytest.approx(
+        50 * 2**-24 * math.sqrt(2 * layers * width)
+    )
     coarse = policy_of(make_model, adapter=adapter, dtype="bfloat16")
-    assert check_of(settings(), coarse).limit == pytest.approx(2.5 * 2**-8 * math.sqrt(2 * layers))
-    assert check_of(settings(mismatch_tolerance=0.5), coarse).limit == 0.5
+    assert learner_of(settings(), coarse).check.limit == pytest.approx(2.5 * 2**-8 * math.sqrt(2 * layers))
+    assert learner_of(settings(mismatch_tolerance=0.5), coarse).check.limit == 0.5
 
 
 @pytest.mark.parametrize(

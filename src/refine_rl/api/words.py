@@ -20,6 +20,8 @@ _FLAG = re.compile(
     r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|answers|"
     rf"base-url|dtype)\b(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
 )
+_INIT = "`refine init "
+_SPARED = re.compile(f"({_INIT}[^`]*`)")  # there is no call for it, so it stays a command
 _VERBS = {"eval": "evaluate"}
 _ARGUMENTS = {"from-step": "step", "base-url": "base_url", "resume": "run"}
 _TABLE = re.compile(r"a table:\n\[endpoints\.(.+)\]\nbase_url = (\".*\")\nkey_env = (\"\w+\")  # (.*)")
@@ -43,7 +45,13 @@ def in_python(text: str) -> str:
     "to take one: checkpoint='last' or checkpoint=4."
     >>> in_python("Compare with `refine eval 'my runs/a'`, or choose another folder with --run.")
     "Compare with refine_rl.evaluate('my runs/a'), or choose another folder with run=."
+    >>> in_python("Give another --judge, or begin with `refine init a --judge x/y`")
+    'Give another judge=, or begin with `refine init a --judge x/y`'
     """
+    return "".join(part if part.startswith(_INIT) else _in_python(part) for part in _SPARED.split(text))
+
+
+def _in_python(text: str) -> str:
     text = re.sub(r"rollout\.tools, entry (\d+)", lambda m: f"tools[{int(m[1]) - 1}]", text)
     for old, new in _PLACES:
         text = text.replace(old, new)

@@ -14,6 +14,7 @@ import typer
 from refine_rl.cli.model import CHECKPOINT
 from refine_rl.cli.training import JSON, SET, print_after
 from refine_rl.errors import DiskError, GuardStop, RefineError, UserError
+from refine_rl.types import count_of
 
 if TYPE_CHECKING:
     from refine_rl.run import RunFolder
@@ -144,10 +145,14 @@ def replay(
         console = results()
         for member in found:
             verdict = "same" if member.same else "DIFFERENT"
+            if member.member == 0:
+                say(console, f"{member.prompt_id}: {member.prompt!r}")
             say(console, f"{member.prompt_id} member {member.member}: {verdict}, {member.tokens} tokens")
             say(console, f"    {member.text!r}")
             if not member.same:
                 say(console, f"    recorded: {member.recorded_text!r}", under=14)
+        if all(member.same for member in found):
+            say(console, f"All {count_of(len(found), 'answer')} are those on record, token by token.")
     if different := sum(not member.same for member in found):
         raise RefineError(
             f"The replay differs from the record in {different} of {len(found)} completions. Either the "

@@ -194,7 +194,7 @@ def _totals(settings: Settings, planned: Plan) -> list[tuple[str, str]]:
     elif planned.lines:
         found.append(("time", f"{waiting} of waiting for LLMs; the machine's is unknown"))
     if planned.memory is not None and planned.disk is not None:
-        found.append(("memory", amount(*planned.memory, BYTES)))
+        found.append(("memory", planned.held()))
         found.append(("disk", amount(planned.disk, planned.disk, BYTES)))
     if planned.size is not None and planned.rates is not None:
         size, rates = planned.size, planned.rates

@@ -34,9 +34,12 @@ def sft(
     as_json: bool = JSON,
 ) -> None:
     """Train on answers to imitate (supervised fine-tuning). Rows, training, validation loss, report."""
+    from refine_rl.cli.going_on import told_of_earlier
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
     from refine_rl.run import new_run
 
+    take_part()
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
         from refine_rl.report.screen import Screen
@@ -52,6 +55,8 @@ def sft(
     name = settings.name or recipe or settings.folder.resolve().name
     with new_run(run, f"{name}-sft") as folder:
         folder.begin(settings, kind="sft")
+        if run is None:
+            told_of_earlier(folder, f"{name}-sft", program())
         _work(folder, as_json)
 
 

@@ -58,8 +58,10 @@ def demo(
 ) -> None:
     """Train a ready task, offline. Base against tuned, in minutes: the bundled model on the style task, or a
     recipe that brings its own model, such as guess or wordle."""
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
 
+    take_part()
     settings = load_task(None, recipe=recipe, overrides=overrides)
     _start(run, "demo" if recipe == "style" else f"demo-{recipe}", settings, as_json)
 
@@ -76,9 +78,11 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import Screen
 
+    take_part()
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
         with Screen() as screen:
@@ -103,10 +107,13 @@ def one_beginning(resume: Path | None, from_step: int | None, anew: object) -> N
 
 
 def _start(path: Path | None, name: str, settings: Settings, as_json: bool) -> None:
+    from refine_rl.cli.going_on import told_of_earlier
     from refine_rl.run import new_run
 
     with new_run(path, name) as folder:
         folder.begin(settings)
+        if path is None:
+            told_of_earlier(folder, name, program())
         _work(folder, as_json)
 
 

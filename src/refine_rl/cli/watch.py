@@ -25,6 +25,7 @@ def watch(
     Ctrl-C ends the watching, not the run."""
     from refine_rl.pipeline.watch import watchable
     from refine_rl.report.screen import results, say, talk
+    from refine_rl.run.near import did_you_mean
 
     watched = watchable(run)
     with watched.at(port) as address:
@@ -34,10 +35,10 @@ def watch(
         if port and served != port:
             say(talk(), f"Port {port} is taken; this is the next free one.")
         if not watched.run.begun:
-            say(talk(), f"There is no run in {run} yet: the page waits for it to begin.{_near(run)}")
+            say(talk(), f"There is no run in {run} yet: the page waits for it to begin.{did_you_mean(run)}")
         if from_afar := _from_afar(served):
             say(talk(), from_afar)
-        say(talk(), "Ctrl-C ends the watching; the run goes on.")
+        say(talk(), "Ctrl-C ends the watching, not the run.")
         if open_browser or (open_browser is None and _has_screen()):
             import webbrowser
 
@@ -52,18 +53,6 @@ def watch(
 def _until_stopped() -> None:
     """Raises StopNow at Ctrl-C."""
     threading.Event().wait()
-
-
-def _near(run: Path) -> str:
-    """The runs beside one that is not there, for who mistyped its name."""
-    from difflib import get_close_matches
-
-    from refine_rl.run import RunFolder
-
-    beside = run.parent.iterdir() if run.parent.is_dir() else ()
-    names = [path.name for path in beside if RunFolder(path).begun]
-    near = get_close_matches(run.name, names, n=1)
-    return f" (Did you mean {run.parent / near[0]}?)" if near else ""
 
 
 def _from_afar(port: int) -> str:

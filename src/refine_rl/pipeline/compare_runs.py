@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refine_rl.engines.local import LocalEngine
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answer, answers_of, scored
@@ -183,7 +184,7 @@ class Match:
         for line in lines:
             journal.observer.note(f"{player.name}: {line}")
         known = player.folder.prompts() if player.folder is not None else []
-        hold_positions(rollout, policy, [*known, *fitting], journal.observer)
+        hold_positions(rollout, LocalEngine(policy), [*known, *fitting], journal.observer)
         journal.stage(f"{player.name} answers {count_of(len(fitting), 'prompt')}")
         return answer(
             policy,

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from refine_rl.engines.local import LocalEngine
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.answer import Answers
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.llm.connections import EndpointConnections
-from refine_rl.pipeline.evidence import Sides, compared, examined, untouched
+from refine_rl.pipeline.evidence import Sides, compared, examined, hold_as_run
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.given import NOTHING, Given, require_given
 from refine_rl.pipeline.metrics import Losses, losses_of, require_data, require_packages
-from refine_rl.pipeline.model import hold_positions
+from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.control import readable
@@ -93,7 +94,7 @@ def evaluate_again(
             work = Work(
                 folder=folder,
                 settings=settings,
-                policy=policy,
+                engine=LocalEngine(policy),
                 scorers=scorers,
                 scoring=scoring,
                 cost=spending(settings, connections.ledger),
@@ -208,7 +209,7 @@ def _readable(
         journal.observer.note(line)
     if not read:
         raise UserError("No prompt is left that this model can read.")
-    hold_positions(rollout, policy, [*folder.prompts(), *read], journal.observer)
+    hold_positions(rollout, LocalEngine(policy), [*folder.prompts(), *read], journal.observer)
     return list(read)
 
 
@@ -247,8 +248,10 @@ def _all_sides(work: Work, prompts: Sequence[Prompt], purpose: Purpose) -> tuple
             losses[side] = losses_of(work, speaker, prompts)
 
     if work.settings.sft is not None:
-        ask("base", "base", untouched(work, prompts))
-    with work.policy.reference() as untrained:
+        policy = run_policy(work.folder, keep_reference=False, untouched=True)
+        hold_as_run(work, LocalEngine(policy), prompts)
+        ask("base", "base", policy)
+    with work.speaker.reference() as untrained:
         ask(*(("base", "base") if work.settings.sft is None else ("sft", "fine-tuned")), untrained)
-    ask("tuned", "tuned", work.policy)
+    ask("tuned", "tuned", work.speaker)
     return examined(work, answers), losses

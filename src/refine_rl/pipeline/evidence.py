@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from refine_rl.engines.base import Engine
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answers_of, scored, unscored
 from refine_rl.evaluate.compare import compare, met_in_training
 from refine_rl.evaluate.verdict import said_with, updated
 from refine_rl.pipeline.metrics import Losses, losses_wanted, measured, note_losses
-from refine_rl.pipeline.model import hold_positions, run_policy
+from refine_rl.pipeline.model import hold_positions, run_engine
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
-from refine_rl.policy.policy import Policy
 from refine_rl.progress import Quiet
 from refine_rl.training.checkpoint import Position
 from refine_rl.types import Comparison, Outcome, Prompt, count_of
@@ -32,18 +33,17 @@ def of_untuned(work: Work, prompts: Sequence[Prompt]) -> Sides:
         return {"base": _untuned(work, prompts, "base", "base model")}
     if work.folder.outcomes("base") is None or losses_wanted(work, "base"):
         work.journal.stage("Loading the base model once more")
-        base = _untuned(replace(work, policy=untouched(work, prompts)), prompts, "base", "base model")
+        with closing(run_engine(work.folder, keep_reference=False, untouched=True)) as engine:
+            hold_as_run(work, engine, prompts)
+            base = _untuned(replace(work, engine=engine), prompts, "base", "base model")
     else:
         base = _untuned(work, prompts, "base", "base model")
     return {"base": base, "sft": _untuned(work, prompts, "sft", "fine-tuned model")}
 
 
-def untouched(work: Work, prompts: Sequence[Prompt]) -> Policy:
-    """The model as it was before a run that begins with supervised fine-tuning, loaded beside the run's."""
-    policy = run_policy(work.folder, keep_reference=False, untouched=True)
-    every = [*work.folder.prompts(), *prompts]
-    hold_positions(work.settings.rollout, policy, every, Quiet())
-    return policy
+def hold_as_run(work: Work, engine: Engine, prompts: Sequence[Prompt]) -> None:
+    """A model that is loaded beside the run's computes positions as that one does."""
+    hold_positions(work.settings.rollout, engine, [*work.folder.prompts(), *prompts], Quiet())
 
 
 def _untuned(work: Work, prompts: Sequence[Prompt], side: str, called: str) -> Sequence[Outcome]:
@@ -139,7 +139,7 @@ def write_model(work: Work, comparison: Comparison, position: Position) -> None:
     )
 
     def write(folder: Path) -> None:
-        work.policy.save(folder)
+        work.speaker.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     work.folder.write_model(write)

@@ -13,7 +13,6 @@ from refine_rl.pipeline.resume import newest_whole
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.protocol import Spoken
 from refine_rl.rewards.scoring import Promising
-from refine_rl.training import checkpoint
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.keep import Keeper
 from refine_rl.training.grpo.loop import train
@@ -22,7 +21,7 @@ from refine_rl.training.grpo.setup import (
     distance_of,
     guards_of,
     learn_of,
-    learner_of,
+    learner_config,
     play_of,
 )
 from refine_rl.types import Prompt
@@ -33,7 +32,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
     settings, scorer, g = work.settings, work.scorers.training, work.settings.grpo
     tell = work.journal.observer.count
     _look_first(work, prompts, validation)
-    learner, start = learner_of(settings, work.policy), Position()
+    learner, start = work.engine.learner(learner_config(settings)), Position()
     if step := newest_whole(work.folder, work.journal):
         start = learner.load(work.folder.checkpoint(step))
     if start.step < g.steps:
@@ -41,8 +40,8 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         tell("steps", start.step, g.steps)
     work.cost()  # what is counted from here on belongs to the steps
     record = FolderRecord(work.folder, learner, settings, work.journal, start)
-    learn = learn_of(settings, learner, distance_of(settings, work.policy, record.history), pause=work.pause)
-    play = play_of(settings, work.policy, stage=work.stage, pause=work.pause)
+    learn = learn_of(settings, learner, distance_of(settings, work.speaker, record.history), pause=work.pause)
+    play = play_of(settings, work.speaker, stage=work.stage, pause=work.pause)
 
     def rollouts(some: Sequence[Prompt], step: int) -> Iterator[Spoken]:
         with work.training_at(step):  # the groups go to be scored while others are sampled
@@ -72,7 +71,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         hours=settings.budget.hours,
         guards=guards_of(settings),
         weights=scorer.weights,
-        whole=g.updates_per_step == 1 and not settings.ahead,
+        whole=lambda: g.updates_per_step == 1 and not settings.ahead and learner.whole,
     )
     # What an earlier process spent on steps that came after its last checkpoint counts.
     lost = sum(m.seconds["total"] for m in record.history() if m.step > start.step)
@@ -112,7 +111,7 @@ def _tell_pool(work: Work) -> None:
 def load_best(work: Work, position: Position) -> None:
     """The weights that validation chose; without validation, the last."""
     step = position.best_step or position.step
-    checkpoint.load(work.folder.checkpoint(step), work.policy)
+    work.engine.take(work.folder.checkpoint(step))
 
 
 def _look_first(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> None:

@@ -87,7 +87,7 @@ def probe(work: Work, prompts: Sequence[Prompt]) -> None:
         return
     work.journal.stage(f"The pool is probed with {len(prompts)} training prompts")
     groups = sample(
-        work.policy,
+        work.speaker,
         prompts,
         members=work.settings.prompts.probe,
         sampling=sampling_of(work.settings),

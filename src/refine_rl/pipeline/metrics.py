@@ -66,7 +66,7 @@ def note_losses(work: Work, which: str, prompts: Sequence[Prompt]) -> None:
     """Puts on record how likely the policy, as it is now, finds the references: as `which` ("base", "tuned").
     Nothing where no perplexity is wanted, or it is on record."""
     if losses_wanted(work, which):
-        work.folder.save_losses(which, losses_of(work, work.policy, prompts))
+        work.folder.save_losses(which, losses_of(work, work.speaker, prompts))
 
 
 def losses_wanted(work: Work, which: str) -> bool:

@@ -5,32 +5,67 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from refine_rl.engines.base import Engine, Loading
+from refine_rl.engines.build import engine_of
 from refine_rl.envs.tools.tool import load_tools
 from refine_rl.errors import UserError
+from refine_rl.llm.ledger import Ledger
 from refine_rl.policy.fingerprint import fingerprint
-from refine_rl.policy.load import load_policy
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.run import RunFolder
 from refine_rl.settings import RolloutSettings
+from refine_rl.training.grpo.setup import learner_config
 from refine_rl.types import Prompt
 
 _FINE_TUNED = "fine_tuned_weights"
 """The part of a run's model that supervised fine-tuning made."""
 
 
+def run_engine(
+    folder: RunFolder,
+    *,
+    keep_reference: bool,
+    record: bool = False,
+    untouched: bool = False,
+    ledger: Ledger | None = None,
+) -> Engine:
+    """The model with which the run's GRPO begins, where the run's settings want it. `untouched`: as it was
+    before the supervised fine-tuning of a run that begins with that. Raises UserError where its files are
+    others than when the run began (`record`: that they may be as long as nothing was scored). `ledger` gets
+    what the calls of an engine cost that is a service."""
+    loading, known = _loading(folder, keep_reference=keep_reference, record=record, untouched=untouched)
+    settings = folder.settings()
+    engine = engine_of(settings.engine, loading, learner_config(settings), ledger)
+    if not known:
+        require_same_model(folder, record=record)
+    return engine
+
+
 def run_policy(
+    folder: RunFolder, *, adapter_from: Path | None = None, keep_reference: bool, untouched: bool = False
+) -> Policy:
+    """That model in this process; or with the adapter in `adapter_from`."""
+    loading, known = _loading(
+        folder, adapter_from=adapter_from, keep_reference=keep_reference, untouched=untouched
+    )
+    policy = loading.policy()
+    if not known:
+        require_same_model(folder)
+    return policy
+
+
+def _loading(
     folder: RunFolder,
     *,
     adapter_from: Path | None = None,
     keep_reference: bool,
     record: bool = False,
     untouched: bool = False,
-) -> Policy:
-    """The model with which the run's GRPO begins, or with the adapter in `adapter_from`. `untouched`: as it
-    was before the supervised fine-tuning of a run that begins with that. Raises UserError where its files are
-    others than when the run began (`record`: that they may be as long as nothing was scored)."""
+) -> tuple[Loading, bool]:
+    """What is to be loaded, and whether its files are known to be those with which the run began; where they
+    are not, they are looked at once they have come from the hub."""
     settings = folder.settings()
     known = require_same_model(folder, record=record)
     model, seed = settings.model, settings.grpo.seed
@@ -39,19 +74,16 @@ def run_policy(
     elif settings.sft is not None and not untouched:
         _require_fine_tuned(folder)
         model = model.model_copy(update={"start": str(folder.sft.path)})
-    policy = load_policy(
-        model,
+    tools = load_tools(settings.rollout.tools, settings.folder) if settings.rollout.tools else {}
+    loading = Loading(
+        model=model,
         seed=seed,
         adapter_from=adapter_from,
         keep_reference=keep_reference,
         moment=folder.config.created(),
+        tools=tuple(tool.schema for tool in tools.values()),
     )
-    if settings.rollout.tools:
-        tools = load_tools(settings.rollout.tools, settings.folder)
-        policy.tell_tools(tuple(tool.schema for tool in tools.values()))
-    if not known:  # now the files have come from the hub
-        require_same_model(folder, record=record)
-    return policy
+    return loading, known
 
 
 def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
@@ -91,15 +123,15 @@ def _require_fine_tuned(folder: RunFolder) -> None:
 
 
 def hold_positions(
-    rollout: RolloutSettings, policy: Policy, prompts: Sequence[Prompt], observer: Observer
+    rollout: RolloutSettings, engine: Engine, prompts: Sequence[Prompt], observer: Observer
 ) -> None:
     """Where the model's positions follow the longest text of a batch, they are held at what the longest of
     these prompts needs with an answer; base and tuned, sampler and trainer compute alike."""
-    kinds = policy.moving
+    kinds = engine.policy.moving
     if not kinds:
         return
-    longest = longest_text(rollout, policy, prompts)
-    if policy.hold_still(longest):
+    longest = longest_text(rollout, engine.policy, prompts)
+    if engine.hold_still(longest):
         observer.note(
             f"the model's positions follow the length of a text ({kinds}): all texts of the run are computed "
             f"as its long ones are, as some may have {longest} tokens"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.envs.tools.tool import load_tools
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.policy.load import load_policy, require_model
 from refine_rl.policy.policy import Policy
 from refine_rl.prompts.demonstrations import load_demonstrations
 from refine_rl.run import RunFolder
-from refine_rl.run.life import nearest_run
+from refine_rl.run.near import did_you_mean
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.types import Outcome, Prompt
 
@@ -95,14 +95,14 @@ def player_of(which: str | Path) -> Player:
     text = str(which)
     if path.is_dir():
         if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
-            raise UserError(f"{path} is neither a run (it has no settings of one) nor a model's folder.")
+            neither = "neither a run (it has no settings of one) nor a model's folder"
+            raise UserError(f"{path} is {neither}.{did_you_mean(path)}")
         return Player(name=path.resolve().name, model=str(path.resolve()))
     there = path.parent.is_dir() and path.parent != Path()
     if text == "tiny" or (_HUB.fullmatch(text) and not there):
         return Player(name=text.rpartition("/")[2], model=text)
-    near = nearest_run(path)
-    hint = f"Did you mean {quoted(near)}?" if near else "`refine runs` lists those there are."
-    raise UserError(f"{path}: there is no run. {hint}")
+    hint = did_you_mean(path) or " `refine runs` lists those there are."
+    raise UserError(f"{path}: there is no run.{hint}")
 
 
 def _seen(folder: RunFolder, before: set[Path]) -> tuple[list[Prompt], list[str]]:

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from refine_rl.engines.base import Engine
+from refine_rl.engines.build import require_engine
 from refine_rl.envs.stage import Stage, stage_of
-from refine_rl.errors import Together
+from refine_rl.errors import SettingsError, Together
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.ledger import Ledger
 from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
-from refine_rl.pipeline.model import hold_positions, run_policy
+from refine_rl.pipeline.model import hold_positions, run_engine
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.pipeline.sft import begin_with_sft
 from refine_rl.policy.hub import downloading
 from refine_rl.policy.load import require_extra, require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
 from refine_rl.policy.origin import model_source
-from refine_rl.policy.policy import Policy
 from refine_rl.progress import Pause
 from refine_rl.prompts.curate import said
 from refine_rl.recipes.examples import require_own_reward
@@ -47,7 +49,7 @@ class Prepared:
     settings: Settings
     connections: EndpointConnections
     scorers: Scorers
-    policy: Policy
+    engine: Engine
     stage: Stage | None
     prompts: Mapping[Split, list[Prompt]]
 
@@ -82,7 +84,8 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     given = settings.reward.rubric != _WRITTEN
     if costs and given:
         check_sanity(scorers.validation, settings.reward.sanity, closing=connections.close, pause=pause)
-    policy = _loaded(folder, settings, stage, journal)
+    engine = _loaded(folder, settings, stage, journal, connections.ledger)
+    policy = engine.policy
     if not given:
         settings = _settle_rubric(folder, settings, connections, journal, pause)
         scorers = scorers_of(settings)
@@ -95,23 +98,24 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         looks.at_quiz(read.prompts)
     prompts = settle_prompts(folder, settings, policy, read, journal)
     every = [p for some in prompts.values() for p in some]
-    hold_positions(settings.rollout, policy, every, journal.observer)
+    hold_positions(settings.rollout, engine, every, journal.observer)
     settings = begin(folder, settings, policy, journal)
     journal.note("parameters", policy.share.text, once=True)
     if _untouched(folder, settings):
-        del policy  # the fine-tuning has the memory to itself
+        engine.close()
+        del engine, policy  # the fine-tuning has the memory to itself
         # Where a world plays, prompts of all splits may ask the same, and it gives nothing away.
         trained = {said(prompt.messages) for prompt in prompts["train"]}
         apart = (*prompts["validation"], *prompts["held_out"])
         others = [p for p in apart if said(p.messages) not in trained]
         begin_with_sft(folder, settings, journal, pause, others)
-        policy = _loaded(folder, settings, stage, journal)
-        hold_positions(settings.rollout, policy, every, journal.observer)
+        engine = _loaded(folder, settings, stage, journal, connections.ledger)
+        hold_positions(settings.rollout, engine, every, journal.observer)
     return Prepared(
         settings=settings,
         connections=connections,
         scorers=scorers,
-        policy=policy,
+        engine=engine,
         stage=stage,
         prompts=prompts,
     )
@@ -138,6 +142,14 @@ def _checked(
     with together:
         require_extra(settings.model)
     with together:
+        require_engine(settings.engine, settings.model)
+    with together:
+        if settings.sft is not None and settings.engine.kind == "tinker":
+            raise SettingsError(
+                'sft: a run with `engine.kind = "tinker"` does not begin with supervised fine-tuning. Run '
+                "`refine sft` alone and have the service serve its model, or take [sft] out."
+            )
+    with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if folder.prompts() or not settings.writes_prompts:
         with together:
@@ -157,23 +169,34 @@ def _checked(
     return scorers, read, stage
 
 
-def _loaded(folder: RunFolder, settings: Settings, stage: Stage | None, journal: Journal) -> Policy:
+def _loaded(
+    folder: RunFolder, settings: Settings, stage: Stage | None, journal: Journal, ledger: Ledger
+) -> Engine:
     """The untrained model, with a word about what is special with it."""
     journal.stage(f"Loading {settings.model.name}")
     source = model_source(settings.model.name, journal.observer.note)
     untouched = _untouched(folder, settings)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
-        policy = run_policy(folder, keep_reference=settings.grpo.kl > 0, record=True, untouched=untouched)
+        engine = run_engine(
+            folder,
+            keep_reference=settings.grpo.kl > 0,
+            record=True,
+            untouched=untouched,
+            ledger=ledger,
+        )
+    policy = engine.policy
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
             f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "
             f'{policy.start.lost:.0%} of it to rounding. model.dtype = "float32" keeps all of it.'
         )
+    for note in engine.notes:
+        journal.observer.note(note)
     if policy.why_plain:
         why = f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly"
         journal.observer.note(why)
-    world_at(settings, policy, 1, stage).fits()
-    return policy
+    world_at(settings, engine.speaker, 1, stage).fits()
+    return engine
 
 
 def _untouched(folder: RunFolder, settings: Settings) -> bool:

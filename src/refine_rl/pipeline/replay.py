@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from refine_rl.engines.local import LocalEngine
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import dialogue_of
@@ -27,6 +28,7 @@ class Replayed:
     """A member made again, and whether it is the recorded one, token by token."""
 
     prompt_id: str
+    prompt: str
     member: int
     same: bool
     tokens: int
@@ -56,7 +58,7 @@ def replay(
     stage = stage_of(settings.rollout, settings.folder)
     observer.stage(f"Loading {settings.model.name}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
-    hold_positions(settings.rollout, policy, folder.prompts(), observer)
+    hold_positions(settings.rollout, LocalEngine(policy), folder.prompts(), observer)
     _to_weights_of(step, folder, settings, policy, recorded, observer)
     observer.stage(f"Sampling step {step}")
     play, again = play_of(settings, policy, stage=stage), []
@@ -135,6 +137,7 @@ def _nearest(folder: RunFolder, learner: LocalLearner, weights: int, observer: O
 def _compare(new: Trajectory, old: Trajectory, prompt: Prompt) -> Replayed:
     return Replayed(
         prompt_id=new.prompt_id,
+        prompt=prompt.text,
         member=new.member,
         same=[s.token_ids for s in new.segments] == [s.token_ids for s in old.segments],
         tokens=new.completion_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from refine_rl.errors import quoted
@@ -22,19 +23,13 @@ from refine_rl.report.page import render
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
-from refine_rl.training import checkpoint
-from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
-from refine_rl.training.local import LocalLearner, adamw
-from refine_rl.training.muon import muon
+from refine_rl.training.learner import LearnerConfig
 from refine_rl.training.rate import Rate
 from refine_rl.training.sft.keep import Keeper
 from refine_rl.training.sft.learn import Learn, mean_loss
 from refine_rl.training.sft.loop import train
 from refine_rl.types import Prompt
-
-OPTIMIZERS = {"adamw": adamw, "muon": muon}
-"""By their names in [sft]."""
 
 
 def run(
@@ -58,14 +53,15 @@ def run(
             return _finished(folder, journal)
         with folder.timed("prepare"):
             ready = prepare_sft(folder, journal, held_out)
-        answer_before(ready, journal, pause)
-        position = _train(ready, journal, pause, began)
-        if position.best_step not in (0, position.step):
-            journal.stage(f"Back to step {position.best_step}, the best on the validation rows")
-            checkpoint.load(folder.checkpoint(position.best_step), ready.policy)
-        answer_after(ready, journal, pause)
-        losses = losses_of(folder)
-        _write_model(ready, losses, position)
+        with closing(ready.engine):
+            answer_before(ready, journal, pause)
+            position = _train(ready, journal, pause, began)
+            if position.best_step not in (0, position.step):
+                journal.stage(f"Back to step {position.best_step}, the best on the validation rows")
+                ready.engine.take(folder.checkpoint(position.best_step))
+            answer_after(ready, journal, pause)
+            losses = losses_of(folder)
+            _write_model(ready, losses, position)
         folder.end(str(losses), position.step)
         journal.stage("Writing the report")
         folder.save_report(render(folder))
@@ -99,16 +95,17 @@ def _finished(folder: RunFolder, journal: Journal) -> Losses:
 
 def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Position:
     """Trains to the last step, from the newest checkpoint on (from the start where there is none)."""
-    folder, sft, policy = ready.folder, ready.sft, ready.policy
-    learner = LocalLearner(
-        speaker=policy,
-        optimizer=OPTIMIZERS[sft.optimizer](policy, weight_decay=sft.weight_decay),
-        check=Check(speaker=policy),
-        tokens=sft.tokens_per_micro_batch,
-        max_grad_norm=sft.max_grad_norm,
-        dropout=ready.settings.sft_model.dropout,
-        seed=sft.seed,
-        table="sft",
+    folder, sft = ready.folder, ready.sft
+    learner = ready.engine.learner(
+        LearnerConfig(
+            optimizer=sft.optimizer,
+            weight_decay=sft.weight_decay,
+            max_grad_norm=sft.max_grad_norm,
+            tokens=sft.tokens_per_micro_batch,
+            dropout=ready.settings.sft_model.dropout,
+            seed=sft.seed,
+            table="sft",
+        )
     )
     start = Position()
     if step := newest_whole(folder, journal):
@@ -144,6 +141,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
         validate_every=tenth if sft.validate_every is None else sft.validate_every,
         patience=sft.patience,
         hours=ready.settings.budget.hours,
+        whole=lambda: learner.whole,
     )
     # What an earlier process spent on steps that came after its last checkpoint counts.
     lost = sum(m.seconds["total"] for m in folder.sft_history() if m.step > start.step)
@@ -152,7 +150,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
 
 
 def _validation_loss(ready: Ready) -> float:
-    return mean_loss(ready.policy, ready.validation, ready.sft.tokens_per_micro_batch)
+    return mean_loss(ready.engine.speaker, ready.validation, ready.sft.tokens_per_micro_batch)
 
 
 def _write_model(ready: Ready, losses: Losses, position: Position) -> None:
@@ -162,7 +160,7 @@ def _write_model(ready: Ready, losses: Losses, position: Position) -> None:
     card = sft_card(ready.folder, trained, losses, share=ready.policy.share)
 
     def write(folder: Path) -> None:
-        ready.policy.save(folder)
+        ready.engine.speaker.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     ready.folder.write_model(write)

@@ -46,7 +46,7 @@ def _fits(ready: Ready, shown: Demonstration) -> bool:
 def _answers(ready: Ready, shown: Sequence[Demonstration], pause: Pause) -> list[str]:
     prompts = [Prompt(id=s.name, split="validation", messages=s.asked) for s in shown]
     groups = sample(
-        ready.policy,
+        ready.engine.speaker,
         prompts,
         members=1,
         sampling=Sampling(max_tokens=ready.settings.rollout.max_tokens, temperature=0.0),

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from refine_rl.engines.base import Engine
+from refine_rl.engines.build import require_engine
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.begin import begin
-from refine_rl.pipeline.model import run_policy
+from refine_rl.pipeline.model import run_engine
 from refine_rl.policy.hub import downloading
 from refine_rl.policy.load import require_model
 from refine_rl.policy.origin import model_source
@@ -17,6 +19,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.round_trip import lost_text
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.run import RunFolder
+from refine_rl.run.endpoints import ledger_of
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings, SFTSettings
 from refine_rl.training.sft.fitting import fit
@@ -32,12 +35,17 @@ class Ready:
     folder: RunFolder
     settings: Settings
     sft: SFTSettings
-    policy: Policy
+    engine: Engine
     rows: Sequence[Tokens]
     validation: Sequence[Tokens]
     shown: Sequence[Demonstration]
     order: Order
     steps: int
+
+    @property
+    def policy(self) -> Policy:
+        """The model's texts and shape."""
+        return self.engine.policy
 
 
 def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt]) -> Ready:
@@ -50,19 +58,23 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
             "There is no [sft] in the task: say where the answers to imitate stand, as in "
             'data = "file:pairs.jsonl".'
         )
+    require_engine(settings.engine, settings.model)
     require_model(settings.model)
+    require_engine(settings.engine, settings.model)
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)
     journal.stage(f"Loading {settings.model.name}")
     source = model_source(settings.sft_model.name, journal.observer.note)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
-        policy = run_policy(folder, keep_reference=False, record=True)
+        ledger = ledger_of(settings, folder)
+        engine = run_engine(folder, keep_reference=False, record=True, ledger=ledger)
+    policy = engine.policy
     journal.stage(f"{count_of(len(shown.rows), 'row')} become tokens")
     fitted = fit(shown.rows, policy, sft, shown.lines)
     rows, validation = fitted.train, fitted.validation
     lines = [*shown.lines, *fitted.lines]
     if policy.moving:
-        policy.hold_still(max(len(t.ids) for t in (*rows, *validation)) + settings.rollout.max_tokens)
+        engine.hold_still(max(len(t.ids) for t in (*rows, *validation)) + settings.rollout.max_tokens)
     order = Order(lengths=tuple(len(t.ids) for t in rows), batch_tokens=sft.batch_tokens, seed=sft.seed)
     steps = sft.steps or order.steps(sft.epochs or 1.0)
     settings = begin(folder, settings, policy, journal)
@@ -88,7 +100,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
         folder=folder,
         settings=settings,
         sft=sft,
-        policy=policy,
+        engine=engine,
         rows=rows,
         validation=validation,
         shown=[by_name[t.name] for t in (validation or rows)[: sft.examples]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from refine_rl.errors import UserError, quoted
@@ -50,11 +51,11 @@ def run(
         with folder.timed("prepare"):
             made = prepare(folder, functions, journal, pause)
         settings, held_out = made.settings, made.prompts["held_out"]
-        with ScoringLoop(closing=made.connections.close) as scoring:
+        with closing(made.engine), ScoringLoop(closing=made.connections.close) as scoring:
             work = Work(
                 folder=folder,
                 settings=settings,
-                policy=made.policy,
+                engine=made.engine,
                 scorers=made.scorers,
                 scoring=scoring,
                 cost=spending(settings, made.connections.ledger),
@@ -72,10 +73,11 @@ def run(
             with folder.timed("tuned"):
                 sides = of_tuned(work, held_out, untuned)
             comparison = compared(work, sides)
-        folder.save_comparison(comparison)
-        for name, text in {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}.items():
-            journal.warning(name, text, position.step)
-        write_model(work, comparison, position)
+            folder.save_comparison(comparison)
+            texts = {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}
+            for name, text in texts.items():
+                journal.warning(name, text, position.step)
+            write_model(work, comparison, position)
         folder.end(str(comparison), position.step)
         journal.stage("Writing the report")
         folder.save_report(render(folder))

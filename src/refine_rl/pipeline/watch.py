@@ -21,6 +21,7 @@ from refine_rl.report.page import render
 from refine_rl.run.files import Record
 from refine_rl.run.follow import Watched
 from refine_rl.run.life import taken_by
+from refine_rl.run.near import did_you_mean
 
 SHARE = 0.05
 """Of one core, that making reports may take in the long run."""
@@ -228,5 +229,7 @@ def watchable(path: Path) -> Watch:
     else."""
     watch = Watch(path)
     if not watch.run.begun and taken_by(path):
-        raise UserError(f"{path} is no run, and none can begin there: it is something else already.")
+        raise UserError(
+            f"{path} is no run, and none can begin there: it is something else already.{did_you_mean(path)}"
+        )
     return watch

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
+from refine_rl.engines.base import Engine
 from refine_rl.envs.stage import Stage
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answer
 from refine_rl.policy.policy import Policy
@@ -33,7 +34,7 @@ class Work:
 
     folder: RunFolder
     settings: Settings
-    policy: Policy
+    engine: Engine
     scorers: Scorers
     scoring: ScoringLoop
     cost: Callable[[], float | None]  # dollars since it was last asked
@@ -43,6 +44,16 @@ class Work:
     began: float = 0.0  # time.perf_counter() when the process took up the run
     warned: set[str] = field(default_factory=set)  # names of warnings that were given before
     evaluation: str = ""  # the name of a later evaluation; "" in the run's own course
+
+    @property
+    def policy(self) -> Policy:
+        """The model's texts and shape."""
+        return self.engine.policy
+
+    @property
+    def speaker(self) -> Speaker:
+        """The model as it is now, to be asked."""
+        return self.engine.speaker
 
     def purpose(self, name: str, step: int = 0) -> Purpose:
         return Purpose(seed=self.settings.grpo.seed, step=step, name=name)
@@ -58,7 +69,7 @@ class Work:
     ) -> list[Answers]:
         """Answers of the policy as it is now, or of another speaker; `called` so where they are counted."""
         return answer(
-            speaker or self.policy,
+            speaker or self.speaker,
             prompts,
             samples=self.settings.evaluate.samples,
             max_tokens=self.settings.rollout.max_tokens,

@@ -7,6 +7,7 @@
     machine.py   the model's size, this machine's speed
     pace.py      both -> seconds
     memory.py    both -> memory and disk
+    team.py      several processes, and the share of the busiest
     probe.py     a look at the untrained model, where the person agrees to it
     plan.py      all of it together
 

@@ -56,13 +56,14 @@ class Size:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
     """What the machine reaches: multiplications and additions a second with many rows (training) and with
-    as many as are sampled at once, and bytes a second."""
+    as many as are sampled at once, and bytes a second; of one device where there are several."""
 
     device: str  # "cpu" or "cuda"
     dtype: str
     train: float
     decode: float
     bytes: float
+    devices: int = 1  # GPUs of this machine; a processor's cores are one
 
 
 class UnknownSize(UserError):  # noqa: N818 - it is a gap in what is known, not a mistake
@@ -182,6 +183,7 @@ def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> 
         train=matrix_rate(trained),
         decode=matrix_rate(min(MAX_ROWS, sampled)),
         bytes=copied * 2 * block.numel() * block.itemsize,
+        devices=torch.cuda.device_count() if device.type == "cuda" else 1,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from refine_rl.plan.calls import resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates, Size
+from refine_rl.plan.team import ALONE, Team
 from refine_rl.settings import GRPOSettings, ModelSettings, RolloutSettings, Settings
 
 PROGRAM = {"cpu": 0.5e9, "cuda": 0.7e9}  # bytes: Python and libraries; the device's context
@@ -83,14 +84,18 @@ def training_bytes(model: ModelSettings, size: Size, rates: Rates, batch: int) -
     return training
 
 
-def memory(settings: Settings, size: Size, rates: Rates, counts: Counts, slack: float) -> float:
-    """Bytes at the peak of GRPO. After supervised fine-tuning the untouched model answers beside the other
-    one, before anything is trained."""
+def memory(
+    settings: Settings, size: Size, rates: Rates, counts: Counts, slack: float, team: Team = ALONE
+) -> float:
+    """Bytes at the peak of GRPO, of a process of the team. After supervised fine-tuning the untouched model
+    answers beside the other one, before anything is trained."""
     m, g, r = settings.model, settings.grpo, settings.rollout
     reference = size.parameters * 4 if g.kl > 0 and not m.adapted else 0
     length = counts.read + r.most_tokens
+    own = team.groups
     asked = max(
-        g.prompts_per_step * r.group_size, max(counts.held_out, counts.validation) * settings.evaluate.samples
+        own(g.prompts_per_step) * r.group_size,
+        own(max(counts.held_out, counts.validation)) * settings.evaluate.samples,
     )
     sampling = sampling_bytes(size, rates, asked=asked, length=length)
     training = training_bytes(m, size, rates, max(g.tokens_per_micro_batch, length))

@@ -15,6 +15,7 @@ from refine_rl.plan.calls import compared, resampled, validations
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates, Size
 from refine_rl.plan.memory import SLACK, activation, disk, memory, packed
+from refine_rl.plan.team import ALONE, Team
 from refine_rl.settings import Settings
 
 START = 5.0  # seconds: imports, prompts, the report
@@ -51,7 +52,7 @@ class Work:
 @dataclass(frozen=True, kw_only=True)
 class Pace:
     """How long things take where answers, all turns of an environment together, have `share` of the
-    tokens that they may have."""
+    tokens that they may have. `rates` are those of a process of the `team`, and the busiest one decides."""
 
     settings: Settings
     size: Size
@@ -59,6 +60,7 @@ class Pace:
     prompt: int  # tokens
     share: float = 1.0
     given: Fitted | None = None
+    team: Team = ALONE
 
     @property
     def fitted(self) -> Fitted:
@@ -84,6 +86,7 @@ class Pace:
     def sampling(self, prompts: int, members: int) -> float:
         """Seconds of sampling; the longest answer of a batch decides how many forward passes there are, and
         with answers of half the length on average it is taken to reach three quarters."""
+        prompts = self.team.groups(prompts)
         rows = prompts * members
         if not rows:
             return 0.0
@@ -115,6 +118,7 @@ class Pace:
     def once(self, tokens: float, said: float, micro_batch: int) -> float:
         """Seconds of so many tokens through the model and back, `said` of them trained on, `micro_batch` at
         a time. A third of it is about that of a forward pass alone."""
+        tokens, said = tokens / self.team.processes, said / self.team.processes
         m = self.settings.model
         head = said * 2 * self.size.vocabulary * self.size.hidden
         work = self.passes * (tokens * 2 * self.size.linear + head)
@@ -146,15 +150,17 @@ class Pace:
         return validation + compared(self.settings) * comparison
 
 
-def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts) -> Work:
-    """Seconds, bytes in memory and bytes on disk of a run."""
+def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team: Team = ALONE) -> Work:
+    """Seconds, bytes in the memory of a device and bytes on disk of a run, on a machine of these rates."""
+    own = team.rates(rates)
     low, high = (
-        Pace(settings=settings, size=size, rates=rates, prompt=counts.read, share=share)
+        Pace(settings=settings, size=size, rates=own, prompt=counts.read, share=share, team=team)
         for share in (0.5, 1.0)
     )
+    held = [team.on_one * memory(settings, size, rates, counts, slack, team) for slack in (1.0, SLACK)]
     return Work(
         step=(low.step(), high.step(more=resampled(settings.grpo, counts))),
         evaluation=(low.evaluation(counts), high.evaluation(counts)),
-        memory=(memory(settings, size, rates, counts, 1.0), memory(settings, size, rates, counts, SLACK)),
+        memory=(held[0], held[1]),
         disk=disk(settings.model, settings.grpo, settings.rollout, size, counts),
     )

@@ -15,6 +15,7 @@ from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.money import Cost, Endpoints, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
 from refine_rl.plan.supervised import Rows, Supervised, count_rows, earliest, supervised
+from refine_rl.plan.team import Team, team_of
 from refine_rl.prompts.demonstrations import Shown
 from refine_rl.prompts.fitting import require_enough, require_room
 from refine_rl.settings import BudgetSettings, EndpointSettings, Settings, SFTSettings
@@ -52,8 +53,8 @@ class Seconds:
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Plan:
     """What a run will take. Spans are (low, high). `counts` are those of the prompts, None for supervised
-    fine-tuning alone; `sft` is that stage, None for a task without it; `memory` (the larger stage's) and
-    `disk` (of both) are bytes."""
+    fine-tuning alone; `sft` is that stage, None for a task without it; `memory` (the larger stage's, on each
+    device) and `disk` (of both) are bytes; `team` are the processes that share the machine's work."""
 
     counts: Counts | None
     lines: tuple[Line, ...]
@@ -61,6 +62,7 @@ class Plan:
     seconds: Seconds
     size: Size | None
     rates: Rates | None
+    team: Team
     work: Work | None
     sft: Supervised | None
     memory: Span | None
@@ -72,9 +74,21 @@ class Plan:
         """The sums, a line each; what exceeds the budget, and what else is to be known."""
         lines = {"prompts": self._prompts(), "calls": self._calls(), "time": self._time()}
         if self.memory is not None and self.disk is not None:
-            lines |= {"memory": amount(*self.memory, BYTES), "disk": amount(self.disk, self.disk, BYTES)}
+            lines |= {"memory": self.held(), "disk": amount(self.disk, self.disk, BYTES)}
         found = [f"  {name + ':':<9}{text}" for name, text in lines.items() if text]
         return "\n".join(["Plan", *found, *(indent(text, "  ") for text in (*self.over, *self.notes))])
+
+    def held(self) -> str:
+        """The memory, in words; empty where it is not known."""
+        if self.memory is None:
+            return ""
+        team, text = self.team, amount(*self.memory, BYTES)
+        if team.processes == 1:
+            return text
+        if self.rates is not None and self.rates.device == "cpu":
+            return f"{text}, {team.processes} processes together"
+        where = f"each of {team.devices} GPUs" if team.devices > 1 else "the GPU"
+        return f"{text} on {where}, {team.processes} processes"
 
     def _prompts(self) -> str:
         c = self.counts
@@ -148,6 +162,7 @@ def make_plan(
         seconds=seconds,
         size=found.size,
         rates=found.rates,
+        team=found.team,
         work=found.work,
         sft=found.sft,
         memory=_larger([stage.memory for stage in stages if stage.memory is not None]),
@@ -168,6 +183,7 @@ class _Stages:
 
     size: Size | None
     rates: Rates | None
+    team: Team
     sft: Supervised | None
     work: Work | None
     notes: tuple[str, ...]
@@ -186,18 +202,27 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
             limit = settings.rollout.max_tokens
             require_room(size.prompt_room(limit), limit, size.context)
         rates = rates or _rates(settings, size, alone=counts is None)
-        work = None if counts is None else pace.estimate(settings, size, rates, counts)
+    team = team_of(settings.engine, rates)
+    if counts is not None:
+        notes += team.idle(settings.grpo.prompts_per_step)
+        if size is not None and rates is not None:
+            work = pace.estimate(settings, size, rates, counts, team)
     if settings.sft is not None and shown is not None:
         rows = count_rows(settings, settings.sft, shown, known=size is not None)
         notes += _about_rows(settings.sft, rows)
         sft = Supervised(rows=rows)
         if size is not None and rates is not None:
-            sft = supervised(settings, settings.sft, rows, size, rates)
+            sft = supervised(settings, settings.sft, rows, size, rates, team)
     if size is not None and rates is not None:
         installed = machine.installed_memory(rates.device)
         notes += _memory(sft, work, installed)
     return _Stages(
-        size=size, rates=rates if size is not None else None, sft=sft, work=work, notes=tuple(notes)
+        size=size,
+        rates=rates if size is not None else None,
+        team=team,
+        sft=sft,
+        work=work,
+        notes=tuple(notes),
     )
 
 

@@ -13,6 +13,7 @@ from refine_rl.plan.counts import tokens
 from refine_rl.plan.machine import Rates, Size
 from refine_rl.plan.memory import SLACK, held, kept_weights, sampling_bytes, training_bytes
 from refine_rl.plan.pace import Pace
+from refine_rl.plan.team import ALONE, Team
 from refine_rl.prompts.demonstrations import Shown
 from refine_rl.settings import Settings, SFTSettings
 from refine_rl.types import Demonstration
@@ -87,19 +88,21 @@ def count_rows(settings: Settings, sft: SFTSettings, shown: Shown, *, known: boo
     )
 
 
-def supervised(settings: Settings, sft: SFTSettings, rows: Rows, size: Size, rates: Rates) -> Supervised:
-    """What the stage takes on a machine of these rates."""
+def supervised(
+    settings: Settings, sft: SFTSettings, rows: Rows, size: Size, rates: Rates, team: Team = ALONE
+) -> Supervised:
+    """What the stage takes on a machine of these rates; memory is that of a device."""
     checkpoints = -(-rows.steps // (sft.checkpoint_every or -(-rows.steps // 10)))
     low, high = (
-        _seconds(settings, sft, rows, size, rates, share=share, steps=steps)
+        _seconds(settings, sft, rows, size, rates, team, share=share, steps=steps)
         for share, steps in ((0.5, earliest(sft, rows)), (1.0, rows.steps))
     )
     return Supervised(
         rows=rows,
         seconds=(low, high),
         memory=(
-            _memory(settings, sft, rows, size, rates, 1.0),
-            _memory(settings, sft, rows, size, rates, SLACK),
+            team.on_one * _memory(settings, sft, rows, size, rates, team, 1.0),
+            team.on_one * _memory(settings, sft, rows, size, rates, team, SLACK),
         ),
         disk=kept_weights(settings.sft_model, size, min(sft.keep_checkpoints, checkpoints) + 1),
     )
@@ -120,11 +123,19 @@ def earliest(sft: SFTSettings, rows: Rows) -> int:
 
 
 def _seconds(
-    settings: Settings, sft: SFTSettings, rows: Rows, size: Size, rates: Rates, *, share: float, steps: int
+    settings: Settings,
+    sft: SFTSettings,
+    rows: Rows,
+    size: Size,
+    rates: Rates,
+    team: Team,
+    *,
+    share: float,
+    steps: int,
 ) -> float:
     """Of `steps` steps, the looks at the validation rows, and the examples before and after."""
     own = settings.model_copy(update={"model": settings.sft_model})
-    pace = Pace(settings=own, size=size, rates=rates, prompt=rows.prompt, share=share)
+    pace = Pace(settings=own, size=size, rates=team.rates(rates), prompt=rows.prompt, share=share, team=team)
     said = rows.targets / rows.tokens
     tokens = rows.tokens * rows.epochs / rows.steps  # of a step
     step = pace.once(tokens, tokens * said, sft.tokens_per_micro_batch) * pace.again
@@ -141,11 +152,13 @@ def _seconds(
 
 
 def _memory(
-    settings: Settings, sft: SFTSettings, rows: Rows, size: Size, rates: Rates, slack: float
+    settings: Settings, sft: SFTSettings, rows: Rows, size: Size, rates: Rates, team: Team, slack: float
 ) -> float:
-    """Bytes at the peak."""
+    """Bytes at the peak, of a process."""
     model, most = settings.sft_model, settings.rollout.max_tokens
-    sampling = sampling_bytes(size, rates, asked=max(1, sft.examples), length=rows.longest + most)
+    sampling = sampling_bytes(
+        size, rates, asked=max(1, team.groups(sft.examples)), length=rows.longest + most
+    )
     training = training_bytes(model, size, rates, max(sft.tokens_per_micro_batch, rows.longest))
     return held(model, size, rates) + slack * max(sampling, training)
 

@@ -42,7 +42,8 @@ class Evidence(Tables):
         write_folder(self._root / self.model.name, write)
 
     def save_report(self, html: str) -> Path:
-        return self._replace(self.report.name, html)
+        self._replace(self.report.name, html)
+        return self.report
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -91,7 +92,8 @@ class Evidence(Tables):
 
     def save_evaluation(self, name: str, comparison: Comparison) -> Path:
         """A later comparison, beside the run's own."""
-        return self._replace(f"evaluations/{name}.json", comparison_text(comparison))
+        self._replace(f"evaluations/{name}.json", comparison_text(comparison))
+        return self.path / f"evaluations/{name}.json"
 
     def free_evaluation(self, name: str) -> str:
         """`name`, or `name-2` ... where there is an evaluation of that name."""
@@ -104,10 +106,9 @@ class Evidence(Tables):
     def save_versus(self, name: str, record: Record, page: str) -> tuple[Path, Path]:
         """A comparison of this run's model with another one, as a record and as a page."""
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        return (
-            self._replace(f"comparisons/{name}.json", text),
-            self._replace(f"comparisons/{name}.html", page),
-        )
+        self._replace(f"comparisons/{name}.json", text)
+        self._replace(self.versus_page(name), page)
+        return self.path / f"comparisons/{name}.json", self.path / self.versus_page(name)
 
     def comparison(self) -> Comparison | None:
         again = f"`{self.resume}` makes it again from the answers on record."

@@ -18,6 +18,7 @@ from refine_rl.run.changes import Change, changes_between, changes_in_force
 from refine_rl.run.checkpoints import remove
 from refine_rl.run.evidence import Evidence
 from refine_rl.run.life import Life
+from refine_rl.run.near import RUNS
 from refine_rl.run.records import group_from, group_record
 from refine_rl.run.table import first_of_each_step
 from refine_rl.settings import Settings
@@ -149,7 +150,7 @@ def new_run(path: Path | None, name: str) -> Iterator[RunFolder]:
     """The folder of a run to be begun: `path`, or a new one below runs/ after `name`. It is this process's
     alone inside, and gone afterwards where the run was refused before it began, or no file could be
     written."""
-    folder = RunFolder.claim(path) if path is not None else RunFolder.claim_free(Path("runs"), name)
+    folder = RunFolder.claim(path) if path is not None else RunFolder.claim_free(RUNS, name)
     try:
         yield folder
     except (UserError, DiskError):

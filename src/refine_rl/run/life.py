@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
-from refine_rl.errors import UserError, quoted
+from refine_rl.errors import UserError
 from refine_rl.run.config import CONFIG, versions_now, where_from
 from refine_rl.run.files import names, saving
 from refine_rl.run.lock import LOCK, Lock
+from refine_rl.run.near import did_you_mean
 from refine_rl.run.tables import Tables
 from refine_rl.settings import Settings
 
@@ -78,9 +78,8 @@ class Life(Tables):
     def open(cls, path: Path) -> Self:
         """An existing run. Raises UserError, with the nearest one, where there is none."""
         if not (path / CONFIG).is_file():
-            near = nearest_run(path)
-            hint = f"Did you mean {quoted(near)}?" if near else "`refine runs` lists those there are."
-            raise UserError(f"{path} is not a run: it has no {CONFIG}. {hint}")
+            hint = did_you_mean(path) or " `refine runs` lists those there are."
+            raise UserError(f"{path} is not a run: it has no {CONFIG}.{hint}")
         return cls(path)
 
     @property
@@ -151,18 +150,6 @@ def taken_by(path: Path) -> bool:
     if not path.is_dir():
         return path.exists() or path.is_symlink()
     return any(entry.name not in UNUSED for entry in path.iterdir())
-
-
-def nearest_run(path: Path) -> Path | None:
-    """A run beside `path` of nearly its name, or in the folder runs/ there; None where nothing is like it."""
-    for folder in (path.parent, path.parent / "runs"):
-        try:
-            there = [p.name for p in folder.iterdir() if (p / CONFIG).is_file()]
-        except OSError:
-            continue
-        if near := get_close_matches(path.name, there, n=1):
-            return folder / near[0]
-    return None
 
 
 def _taken(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from refine_rl.errors import SettingsError, quoted
 from refine_rl.run.config import CONFIG
 from refine_rl.run.folder import RunFolder
-from refine_rl.run.life import nearest_run
+from refine_rl.run.near import run_near
 from refine_rl.settings import ModelSettings, Settings
 
 
@@ -41,6 +41,6 @@ def _folder(start: str, task: Path, where: str) -> Path:
             return folder
     if path.name == "model" and (path.parent / CONFIG).is_file():
         raise SettingsError(f'{where} names the model in a run: `model.start = "{path.parent}"` is the run')
-    near = nearest_run(path)
+    near = run_near(path)
     hint = f"did you mean {quoted(near)}?" if near else "`refine sft` makes one"
     raise SettingsError(f"{where}: there is no run; {hint}")

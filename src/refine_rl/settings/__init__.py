@@ -6,6 +6,7 @@ combination is refused.
 
 from refine_rl.settings.budget import BudgetSettings
 from refine_rl.settings.endpoints import EndpointSettings, PriceSettings
+from refine_rl.settings.engine import EnginePrices, EngineSettings
 from refine_rl.settings.evaluate import EvaluateSettings
 from refine_rl.settings.grpo import GRPOSettings
 from refine_rl.settings.judge import JudgeSettings
@@ -34,6 +35,8 @@ __all__ = [
     "CodeSettings",
     "EarlyExitSettings",
     "EndpointSettings",
+    "EnginePrices",
+    "EngineSettings",
     "EvaluateSettings",
     "FunctionSettings",
     "GRPOSettings",

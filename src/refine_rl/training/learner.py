@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from refine_rl.progress import Pause
+from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.rows import MicroBatch, Row
 
@@ -42,8 +43,34 @@ class Learned:
     )  # trainer - sampler of all sampled tokens that were worked, [N], before any weight moved
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerConfig:
+    """How weights are moved. `temperature` and `allowed` are those of the check (check.py); `tokens` go
+    through the model at once; `dropout` is the adapter's; `table` of the settings has the learning rate, for
+    words."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    tokens: int
+    dropout: float = 0.0
+    seed: int = 0
+    temperature: float = 1.0
+    allowed: float | None = None
+    table: Literal["grpo", "sft"] = "grpo"
+
+
 class Learner(Protocol):
     """Moves a policy's weights."""
+
+    @property
+    def check(self) -> Check:
+        """The comparison of the sampler with this learner."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the weights are known to be those between two steps, so that `save` may keep them when
+        training is broken off."""
 
     def learn(
         self,

@@ -22,18 +22,11 @@ from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.learn import Learn, Loss
 from refine_rl.training.grpo.record import Record
 from refine_rl.training.guards import Guards
-from refine_rl.training.local import LocalLearner, adamw
+from refine_rl.training.learner import Learner, LearnerConfig
+from refine_rl.training.local import LocalLearner, local_learner
 from refine_rl.training.rate import Rate
 from refine_rl.training.reference import References
 from refine_rl.types import Prompt, StepMetrics
-
-
-def check_of(settings: Settings, speaker: Speaker) -> Check:
-    return Check(
-        speaker=speaker,
-        temperature=settings.rollout.temperature,
-        allowed=settings.grpo.mismatch_tolerance,
-    )
 
 
 def sampling_of(settings: Settings) -> Sampling:
@@ -66,17 +59,23 @@ def schedule_of(settings: Settings) -> Schedule:
     )
 
 
-def learner_of(settings: Settings, policy: Policy) -> LocalLearner:
+def learner_config(settings: Settings) -> LearnerConfig:
+    """How the update moves weights."""
     g = settings.grpo
-    return LocalLearner(
-        speaker=policy,
-        optimizer=adamw(policy, weight_decay=g.weight_decay),
-        check=check_of(settings, policy),
-        tokens=g.tokens_per_micro_batch,
+    return LearnerConfig(
+        weight_decay=g.weight_decay,
         max_grad_norm=g.max_grad_norm,
+        tokens=g.tokens_per_micro_batch,
         dropout=settings.model.dropout,
         seed=g.seed,
+        temperature=settings.rollout.temperature,
+        allowed=g.mismatch_tolerance,
     )
+
+
+def learner_of(settings: Settings, policy: Policy) -> LocalLearner:
+    """The learner of a model in this process."""
+    return local_learner(policy, learner_config(settings))
 
 
 def loss_of(settings: Settings) -> Loss:
@@ -87,7 +86,7 @@ def loss_of(settings: Settings) -> Loss:
         clip_high=settings.clip_high,
         max_tokens=settings.rollout.most_tokens,
         kl_estimator=g.kl_estimator,
-        importance_cap=g.importance_cap,
+        importance_cap=settings.importance_cap,
     )
 
 
@@ -113,7 +112,7 @@ def distance_of(
     )
 
 
-def learn_of(settings: Settings, learner: LocalLearner, distance: Distance, *, pause: Pause = never) -> Learn:
+def learn_of(settings: Settings, learner: Learner, distance: Distance, *, pause: Pause = never) -> Learn:
     return Learn(
         learner=learner,
         loss=loss_of(settings),
