@@ -93,7 +93,6 @@ def test_a_task_or_a_run_of_nearly_that_name_is_offered(
     refused(refine("train", near), f"{near}: no such file; did you mean {folder}")
     refused(refine("plan", folder / "task.tml"), f"did you mean {task}")
     refused(refine("chat", run.with_name("shortr")), f"is not a run: .* Did you mean {run}")
-    refused(refine("report", run.parents[1] / "shortr"), f"Did you mean {run}")
     refused(refine("train", run), f"is a run: `refine train --resume {run}` goes on with it")
 
 
