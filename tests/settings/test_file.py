@@ -80,7 +80,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ),
         (
             "[writer]\nbase_url = 'http://x/v1'",
-            "3: `writer.base_url` is not a setting; did you mean `endpoints.NAME.base_url`?",
+            "3: `writer.base_url` is not a setting; did you mean `endpoints.NAME.base_url` or ",
         ),
         (
             "steps = 4",

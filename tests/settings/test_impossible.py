@@ -29,7 +29,9 @@ JUDGED = {"judges": ["a/b"]}
 EARLY = {"early_exit": {"ends": "</t>"}}
 BY_STEPS = {"flat": "steps", "solved": 1.0}
 PAIRS = {"data": "file:pairs.jsonl"}
+SERVICE = {"kind": "tinker"}
 GRADED = {"steps": {"judges": ["a/b"]}}
+VLLM = {"kind": "vllm", "base_url": "http://127.0.0.1:8000/v1"}
 
 # A class of settings -> an example a rule, in the rules' order.
 EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
@@ -47,7 +49,13 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     ],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
-    EngineSettings: [{"kind": "local", "processes": 2}],
+    EngineSettings: [
+        {"kind": "local", "processes": 2},
+        {"kind": "vllm"},
+        {"base_url": "http://a/v1"},
+        {"adapter_folder": "a"},
+        {"model": "a/b"},
+    ],
     EvaluateSettings: [{"name": "title", "metrics": ["length"]}],
     SFTSettings: [
         {**PAIRS, "steps": 9, "epochs": 1.0},
@@ -101,6 +109,17 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"judge": {"shrink": True}, "reward": JUDGED},
         {"sft": {**PAIRS, "dropout": 0.1}, "model": {"adapter": "none"}},
         {"sft": {**PAIRS, "optimizer": "muon"}},
+        {"engine": VLLM, "model": {"adapter": "none"}},
+        {"engine": VLLM, "model": {"dropout": 0.1}},
+        {"engine": VLLM, "rollout": {"temperature": 0.5, "top_k": 4}},
+        {"engine": SERVICE, "model": {"adapter": "none"}},
+        {"engine": SERVICE, "model": {"alpha": 16.0}},
+        {"engine": SERVICE, "model": {"dropout": 0.1}},
+        {"engine": SERVICE, "model": {"targets": ["q_proj"]}},
+        {"engine": SERVICE, "model": {"start": "runs/sft"}},
+        {"engine": SERVICE, "model": {"gradient_checkpointing": True}},
+        {"engine": SERVICE, "rollout": {"temperature": 0.8}},
+        {"engine": SERVICE, "budget": {"dollars": 2.0}},
     ],
 }
 

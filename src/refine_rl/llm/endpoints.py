@@ -89,7 +89,6 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
             f"endpoints.{name} needs its address, since `{name}` is none of the known endpoints: "
             'base_url = "http://.../v1"'
         )
-    _check_address(name, base_url)
     key_env = settings.key_env
     if key_env is None and settings.base_url is not None and is_loopback(base_url):
         key_env = ""
@@ -100,6 +99,21 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
             f"endpoints.{name} must say which environment variable holds its key: "
             '`key_env = "NAME_OF_THE_VARIABLE"` (`""` where no key is needed)'
         )
+    return endpoint_at(base_url, key_env, settings, environ, name=name, table=f"endpoints.{name}")
+
+
+def endpoint_at(
+    base_url: str,
+    key_env: str,
+    settings: EndpointSettings,
+    environ: Mapping[str, str],
+    *,
+    name: str,
+    table: str,
+) -> Endpoint:
+    """The endpoint at an address that stands in the table `table` of the settings. Raises what `resolve`
+    raises."""
+    _check_address(table, base_url)
     key = _key(name, key_env, environ)
     proxy = None if is_loopback(base_url) else find_proxy(base_url, environ)
     return Endpoint(name=name, base_url=base_url, key=key, key_env=key_env, settings=settings, proxy=proxy)
@@ -131,9 +145,9 @@ def _unknown(name: str, model: str, endpoints: Mapping[str, EndpointSettings]) -
     )
 
 
-def _check_address(name: str, base_url: str) -> None:
+def _check_address(table: str, base_url: str) -> None:
     """Raises SettingsError for what is no address of an API; what may be a key is never shown."""
-    where = f"endpoints.{name}.base_url"
+    where = f"{table}.base_url"
     from_variable = "keys come from the environment variable that key_env names"
     try:
         parts = urlsplit(base_url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -44,14 +44,36 @@ class Wire:
 
     async def post(self, body: Mapping[str, Any]) -> Answered | Failure:
         """Sends a chat completion's body once."""
+
+        async def create() -> Answered:
+            raw = await self.sdk.chat.completions.with_raw_response.create(**body, extra_headers=self.headers)
+            return Answered(status=raw.status_code, headers=raw.headers, body=raw.text)
+
+        return await self._answer(create)
+
+    async def send(self, path: str, body: Mapping[str, Any] | None = None) -> Answered | Failure:
+        """Posts a body once, or (None) gets what is there. `path` is one below the endpoint's address, or a
+        whole address."""
+
+        async def ask() -> Answered:
+            # Its type for the options of a request is none that a type checker can be told.
+            options: Any = {"headers": self.headers}
+            if body is None:
+                text = await self.sdk.get(path, cast_to=str, options=options)
+            else:
+                text = await self.sdk.post(path, cast_to=str, body=body, options=options)
+            return Answered(status=200, headers={}, body=text)
+
+        return await self._answer(ask)
+
+    async def _answer(self, ask: Callable[[], Awaitable[Answered]]) -> Answered | Failure:
+        """What came of asking, in the endpoint's time."""
         import openai
 
         try:
             # The SDK's own limit is for each read, not for the whole.
             async with asyncio.timeout(self.timeout):
-                create = self.sdk.chat.completions.with_raw_response.create
-                raw = await create(**body, extra_headers=self.headers)
-            return Answered(status=raw.status_code, headers=raw.headers, body=raw.text)
+                return await ask()
         except openai.APIStatusError as error:
             response = error.response
             return Answered(status=response.status_code, headers=response.headers, body=response.text)

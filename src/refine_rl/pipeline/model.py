@@ -9,6 +9,7 @@ from refine_rl.engines.base import Engine, Loading
 from refine_rl.engines.build import engine_of
 from refine_rl.envs.tools.tool import load_tools
 from refine_rl.errors import UserError
+from refine_rl.llm.ledger import Ledger
 from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
@@ -23,15 +24,22 @@ _FINE_TUNED = "fine_tuned_weights"
 
 
 def run_engine(
-    folder: RunFolder, *, keep_reference: bool, record: bool = False, untouched: bool = False
+    folder: RunFolder,
+    *,
+    keep_reference: bool,
+    record: bool = False,
+    untouched: bool = False,
+    ledger: Ledger | None = None,
 ) -> Engine:
     """The model with which the run's GRPO begins, where the run's settings want it. `untouched`: as it was
     before the supervised fine-tuning of a run that begins with that. Raises UserError where its files are
-    others than when the run began (`record`: that they may be as long as nothing was scored)."""
+    others than when the run began (`record`: that they may be as long as nothing was scored). `ledger` gets
+    what the calls of an engine cost that is a service."""
     loading, known = _loading(folder, keep_reference=keep_reference, record=record, untouched=untouched)
     settings = folder.settings()
-    engine = engine_of(settings.engine, loading, learner_config(settings))
-    _settle(folder, engine.policy, known, record)
+    engine = engine_of(settings.engine, loading, learner_config(settings), ledger)
+    if not known:
+        require_same_model(folder, record=record)
     return engine
 
 
@@ -43,7 +51,8 @@ def run_policy(
         folder, adapter_from=adapter_from, keep_reference=keep_reference, untouched=untouched
     )
     policy = loading.policy()
-    _settle(folder, policy, known)
+    if not known:
+        require_same_model(folder)
     return policy
 
 
@@ -55,7 +64,8 @@ def _loading(
     record: bool = False,
     untouched: bool = False,
 ) -> tuple[Loading, bool]:
-    """What is to be loaded, and whether its files are known to be those with which the run began."""
+    """What is to be loaded, and whether its files are known to be those with which the run began; where they
+    are not, they are looked at once they have come from the hub."""
     settings = folder.settings()
     known = require_same_model(folder, record=record)
     model, seed = settings.model, settings.grpo.seed
@@ -64,25 +74,16 @@ def _loading(
     elif settings.sft is not None and not untouched:
         _require_fine_tuned(folder)
         model = model.model_copy(update={"start": str(folder.sft.path)})
+    tools = load_tools(settings.rollout.tools, settings.folder) if settings.rollout.tools else {}
     loading = Loading(
         model=model,
         seed=seed,
         adapter_from=adapter_from,
         keep_reference=keep_reference,
         moment=folder.config.created(),
+        tools=tuple(tool.schema for tool in tools.values()),
     )
     return loading, known
-
-
-def _settle(folder: RunFolder, policy: Policy, known: bool, record: bool = False) -> None:
-    """Tells a model that was just loaded of the run's tools; and its files are looked at now that they have
-    come from the hub, where they were not `known`."""
-    settings = folder.settings()
-    if settings.rollout.tools:
-        tools = load_tools(settings.rollout.tools, settings.folder)
-        policy.tell_tools(tuple(tool.schema for tool in tools.values()))
-    if not known:
-        require_same_model(folder, record=record)
 
 
 def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:

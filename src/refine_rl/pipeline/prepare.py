@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 from refine_rl.engines.base import Engine
+from refine_rl.engines.build import require_engine
 from refine_rl.envs.stage import Stage, stage_of
-from refine_rl.errors import Together
+from refine_rl.errors import SettingsError, Together
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.llm.ledger import Ledger
 from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
@@ -82,7 +84,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     given = settings.reward.rubric != _WRITTEN
     if costs and given:
         check_sanity(scorers.validation, settings.reward.sanity, closing=connections.close, pause=pause)
-    engine = _loaded(folder, settings, stage, journal)
+    engine = _loaded(folder, settings, stage, journal, connections.ledger)
     policy = engine.policy
     if not given:
         settings = _settle_rubric(folder, settings, connections, journal, pause)
@@ -107,7 +109,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         apart = (*prompts["validation"], *prompts["held_out"])
         others = [p for p in apart if said(p.messages) not in trained]
         begin_with_sft(folder, settings, journal, pause, others)
-        engine = _loaded(folder, settings, stage, journal)
+        engine = _loaded(folder, settings, stage, journal, connections.ledger)
         hold_positions(settings.rollout, engine, every, journal.observer)
     return Prepared(
         settings=settings,
@@ -140,6 +142,14 @@ def _checked(
     with together:
         require_extra(settings.model)
     with together:
+        require_engine(settings.engine, settings.model)
+    with together:
+        if settings.sft is not None and settings.engine.kind == "tinker":
+            raise SettingsError(
+                'sft: a run with `engine.kind = "tinker"` does not begin with supervised fine-tuning. Run '
+                "`refine sft` alone and have the service serve its model, or take [sft] out."
+            )
+    with together:
         require_own_reward(settings.reward, task=settings.task, folder=settings.folder)
     if folder.prompts() or not settings.writes_prompts:
         with together:
@@ -159,13 +169,21 @@ def _checked(
     return scorers, read, stage
 
 
-def _loaded(folder: RunFolder, settings: Settings, stage: Stage | None, journal: Journal) -> Engine:
+def _loaded(
+    folder: RunFolder, settings: Settings, stage: Stage | None, journal: Journal, ledger: Ledger
+) -> Engine:
     """The untrained model, with a word about what is special with it."""
     journal.stage(f"Loading {settings.model.name}")
     source = model_source(settings.model.name, journal.observer.note)
     untouched = _untouched(folder, settings)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
-        engine = run_engine(folder, keep_reference=settings.grpo.kl > 0, record=True, untouched=untouched)
+        engine = run_engine(
+            folder,
+            keep_reference=settings.grpo.kl > 0,
+            record=True,
+            untouched=untouched,
+            ledger=ledger,
+        )
     policy = engine.policy
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(

@@ -141,6 +141,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
         validate_every=tenth if sft.validate_every is None else sft.validate_every,
         patience=sft.patience,
         hours=ready.settings.budget.hours,
+        whole=lambda: learner.whole,
     )
     # What an earlier process spent on steps that came after its last checkpoint counts.
     lost = sum(m.seconds["total"] for m in folder.sft_history() if m.step > start.step)

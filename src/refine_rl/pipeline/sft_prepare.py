@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from refine_rl.engines.base import Engine
+from refine_rl.engines.build import require_engine
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.model import run_engine
@@ -18,6 +19,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.policy.round_trip import lost_text
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.run import RunFolder
+from refine_rl.run.endpoints import ledger_of
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings, SFTSettings
 from refine_rl.training.sft.fitting import fit
@@ -56,13 +58,16 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
             "There is no [sft] in the task: say where the answers to imitate stand, as in "
             'data = "file:pairs.jsonl".'
         )
+    require_engine(settings.engine, settings.model)
     require_model(settings.model)
+    require_engine(settings.engine, settings.model)
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)
     journal.stage(f"Loading {settings.model.name}")
     source = model_source(settings.sft_model.name, journal.observer.note)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
-        engine = run_engine(folder, keep_reference=False, record=True)
+        ledger = ledger_of(settings, folder)
+        engine = run_engine(folder, keep_reference=False, record=True, ledger=ledger)
     policy = engine.policy
     journal.stage(f"{count_of(len(shown.rows), 'row')} become tokens")
     fitted = fit(shown.rows, policy, sft, shown.lines)

@@ -73,10 +73,11 @@ def run(
             with folder.timed("tuned"):
                 sides = of_tuned(work, held_out, untuned)
             comparison = compared(work, sides)
-        folder.save_comparison(comparison)
-        for name, text in {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}.items():
-            journal.warning(name, text, position.step)
-        write_model(work, comparison, position)
+            folder.save_comparison(comparison)
+            texts = {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}
+            for name, text in texts.items():
+                journal.warning(name, text, position.step)
+            write_model(work, comparison, position)
         folder.end(str(comparison), position.step)
         journal.stage("Writing the report")
         folder.save_report(render(folder))

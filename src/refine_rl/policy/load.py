@@ -100,9 +100,12 @@ def load_policy(
     )
 
 
-def without_weights(settings: ModelSettings) -> Policy:
+def without_weights(
+    settings: ModelSettings, *, moment: datetime | None = None, adapted: bool = False
+) -> Policy:
     """What its tokenizer, its template and its configuration say of a model: a policy that encodes texts as
-    the whole one does, and computes nothing. Raises what `load_policy` raises for these."""
+    the whole one does, and computes nothing; `adapted`, with the shapes of its adapter. Raises what
+    `load_policy` raises for these."""
     import transformers
 
     origin = find_origin(settings.source)
@@ -115,17 +118,18 @@ def without_weights(settings: ModelSettings) -> Policy:
         )
     tokenizer = _tokenizer(origin, config)
     require_words(model, tokenizer, settings.source)
+    stops = stop_ids(model, tokenizer)
     return _of_its_kind(
         settings,
-        model=model,
+        model=fresh_adapter(model, settings, seed=0) if adapted else model,
         tokenizer=tokenizer,
-        stop_ids=stop_ids(model, tokenizer),
-        moment=datetime.now(),
+        stop_ids=stops,
+        moment=moment or datetime.now(),
         device=torch.device("meta"),
         compute_dtype=torch.float32,
         context_length=context_length(config),
         source=settings.source,
-        adapter=False,
+        adapter=adapted,
     )
 
 

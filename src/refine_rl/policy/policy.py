@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from refine_rl.policy.adapter import Start, save_adapter
+from refine_rl.policy.check_sum import check_sum
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.dropout import Dropping, dropping
@@ -181,6 +182,16 @@ class Policy(ABC):
         return speak(self, groups, sampling=sampling, purpose=purpose, pause=pause, memory=memory)
 
     @property
+    def form(self) -> str:
+        """The number format that was found for the products of a run, as [model] names it."""
+        return str(self.compute_dtype).removeprefix("torch.")
+
+    @property
+    def where(self) -> str:
+        """Where the model computes, and how, in words."""
+        return f"on {self.device} in {self.form}"
+
+    @property
     def tolerance(self) -> float:
         """The mean difference in nats a token that rounding may leave between sampler and trainer.
 
@@ -223,6 +234,10 @@ class Policy(ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def check_sum(self, *, whole: bool = False) -> int:
+        """Of the weights that training changes, or of all (check_sum.py)."""
+        return check_sum(dict(self.model.named_parameters()) if whole else self.trainable())
 
     def matrices(self) -> dict[str, float]:
         """The names of those that linear layers multiply by, the head apart; and how large a step each wants
@@ -272,8 +287,13 @@ class Policy(ABC):
         if not self.adapter:
             self.save_merged(folder)
             return
+        self.save_adapter(folder)
+        self.save_around(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """The adapter alone, as peft reads it."""
         save_adapter(self.model, folder, self.start)
-        self._save_around(folder)
+        as_other_files(folder)
 
     def save_merged(self, folder: Path, dtype: torch.dtype | None = None) -> float:
         """One ordinary model, the adapter's product added into its weights, in `dtype` (without one, the
@@ -285,10 +305,10 @@ class Policy(ABC):
         else:
             copied = copied.to(form)
         copied.save_pretrained(folder, safe_serialization=True)
-        self._save_around(folder)
+        self.save_around(folder)
         return lost
 
-    def _save_around(self, folder: Path) -> None:
+    def save_around(self, folder: Path) -> None:
         """The tokenizer, and where an answer ends: the policy also stops at tokens that it learned from the
         template, and without them the model would talk on."""
         self.tokenizer.save_pretrained(folder)

@@ -54,7 +54,7 @@ def speak(
         for stem, written in _batch(network, stems, sampling, purpose, pause, memory):
             opening = network.opening(stem.members[0].asked)
             for member, (tokens, logprobs) in zip(stem.members, written, strict=True):
-                ended[stem.place].append(_trajectory(network, member, opening, tokens, logprobs))
+                ended[stem.place].append(spoken_turn(network, member, opening, tokens, logprobs))
             if len(ended[stem.place]) == len(groups[stem.place]):
                 order = {b.member: n for n, b in enumerate(groups[stem.place])}
                 yield stem.place, tuple(sorted(ended[stem.place], key=lambda t: order[t.member]))
@@ -211,7 +211,7 @@ class _Rows:
                 if not self._alive[place]:
                     continue
                 self._tokens[row].append(token)
-                self._logprobs[row].append(_exact(logprob))
+                self._logprobs[row].append(exact(logprob))
                 if token in self._stop_ids:  # a member that was cut never goes on
                     self._keep(row, place, self._tokens[row])
                 if token in self._stop_ids or self._t == self._room:
@@ -238,7 +238,7 @@ class _Rows:
             self._token = self._token[stay]
 
 
-def _exact(logprob: float) -> float:
+def exact(logprob: float) -> float:
     """The shortest decimal that gives the same float32 back: exact, and short on disk."""
     if not math.isfinite(logprob):
         raise GuardStop(
@@ -250,9 +250,11 @@ def _exact(logprob: float) -> float:
     return float(str(np.float32(logprob)))
 
 
-def _trajectory(
-    network: Network, member: Begun, opening: str, tokens: list[int], logprobs: list[float]
+def spoken_turn(
+    network: Network, member: Begun, opening: str, tokens: Sequence[int], logprobs: Sequence[float]
 ) -> Trajectory:
+    """A member with the turn that it has spoken: sampled `tokens`, behind the `opening` that the template
+    writes of an answer."""
     stop_reason: StopReason = "stop" if tokens[-1] in network.stop_ids else "length"
     # The stop token is sampled and trained like any other, but it is no part of the text, whether or
     # not the tokenizer calls it special.

@@ -66,34 +66,39 @@ def connect(
     """The endpoints that the settings name; every call goes into the run's ledger, and what the run has
     spent before counts towards `budget.dollars`. Without a run, calls are only counted, and what was asked
     and replied is given to `keep`."""
-    dollars = settings.budget.dollars
     if folder is None:
-        ledger = Ledger(lambda call: None, dollars=dollars, keep=keep)
+        ledger = Ledger(lambda call: None, dollars=settings.budget.dollars, keep=keep)
     else:
-        calls = folder.calls()
-        spent, unknown = already_spent(calls)
-        ledger = Ledger(
-            folder.calls.append,
-            dollars=dollars,
-            spent=spent,
-            unknown=unknown,
-            sent=folder.under_way.sent,
-            done=folder.under_way.done,
-            keep=folder.exchanges.append,
-            first=last_id(calls),
-        )
+        ledger = ledger_of(settings, folder)
     return EndpointConnections(settings.endpoints, ledger, note=note)
+
+
+def ledger_of(settings: Settings, folder: RunFolder) -> Ledger:
+    """The ledger of a run, which goes on where earlier processes left it."""
+    calls = folder.calls()
+    spent, unknown = already_spent(calls)
+    return Ledger(
+        folder.calls.append,
+        dollars=settings.budget.dollars,
+        spent=spent,
+        unknown=unknown,
+        sent=folder.under_way.sent,
+        done=folder.under_way.done,
+        keep=folder.exchanges.append,
+        first=last_id(calls),
+    )
 
 
 def spending(settings: Settings, ledger: Ledger) -> Callable[[], float | None]:
     """A function that says how many dollars the calls since it was last asked have cost; None where the
-    settings name no LLM, or where the price of a call is not known."""
+    settings name nobody who is paid, or where the price of a call is not known."""
     seen = (ledger.known_usd, ledger.unknown_calls)
 
     def since() -> float | None:
         nonlocal seen
         before, seen = seen, (ledger.known_usd, ledger.unknown_calls)
-        if not models_in(settings) or seen[1] > before[1]:
+        paid = models_in(settings) or settings.engine.kind == "tinker"
+        if not paid or seen[1] > before[1]:
             return None
         return seen[0] - before[0]
 

@@ -6,7 +6,7 @@ combination is refused.
 
 from refine_rl.settings.budget import BudgetSettings
 from refine_rl.settings.endpoints import EndpointSettings, PriceSettings
-from refine_rl.settings.engine import EngineSettings
+from refine_rl.settings.engine import EnginePrices, EngineSettings
 from refine_rl.settings.evaluate import EvaluateSettings
 from refine_rl.settings.grpo import GRPOSettings
 from refine_rl.settings.judge import JudgeSettings
@@ -35,6 +35,7 @@ __all__ = [
     "CodeSettings",
     "EarlyExitSettings",
     "EndpointSettings",
+    "EnginePrices",
     "EngineSettings",
     "EvaluateSettings",
     "FunctionSettings",

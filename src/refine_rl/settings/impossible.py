@@ -33,6 +33,10 @@ def _duels(it: Whole) -> bool:
     return "win_rate" in it.evaluate.metrics
 
 
+def _tinker(it: Whole) -> bool:
+    return str(it.engine.kind) == "tinker"
+
+
 def _looks(it: Whole) -> int:
     return int(it.judge.repeats) * len(it.reward.judges)
 
@@ -245,5 +249,79 @@ _SFT: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT
+_VLLM: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.engine.kind == "vllm" and not it.model.adapted,
+        why='`engine.kind = "vllm"` gives the server an adapter each step, and `model.adapter = "none"` has '
+        "none",
+        way_out='use `model.adapter = "lora"`',
+    ),
+    Impossible(
+        when=lambda it: it.engine.kind == "vllm" and it.model.dropout > 0,
+        why='`engine.kind = "vllm"` weighs tokens by log-probs that `model.dropout` disturbs',
+        way_out="set it to 0",
+    ),
+    Impossible(
+        when=lambda it: (
+            it.engine.kind == "vllm"
+            and it.rollout.temperature != 1
+            and (it.rollout.top_p < 1 or it.rollout.top_k > 0)
+        ),
+        why='`engine.kind = "vllm"` has log-probs of all tokens at `rollout.temperature = 1` alone where '
+        "`rollout.top_p` or `rollout.top_k` leave tokens out",
+        way_out="use that temperature, or leave them out",
+    ),
+)
+
+_AT_A_SERVICE = 'a service of `engine.kind = "tinker"`'
+_LEAVE = 'leave it out, or use `engine.kind = "local"`'
+
+_TINKER: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: _tinker(it) and (it.model.adapter != "lora" or it.sft_model.adapter != "lora"),
+        why=f"`model.adapter` and `sft.adapter`: {_AT_A_SERVICE} trains a LoRA adapter and nothing else",
+        way_out=_LEAVE,
+    ),
+    Impossible(
+        when=lambda it: _tinker(it) and it.model.alpha != 32,
+        why=f"`model.alpha` is {{it.model.alpha:g}}, and {_AT_A_SERVICE} has 32, whatever the rank",
+        way_out=_LEAVE,
+    ),
+    Impossible(
+        when=lambda it: _tinker(it) and (it.model.dropout > 0 or it.sft_model.dropout > 0),
+        why=f"`model.dropout` and `sft.dropout`: {_AT_A_SERVICE} has no dropout",
+        way_out="set them to 0",
+    ),
+    Impossible(
+        when=lambda it: _tinker(it) and it.model.targets != "all-linear",
+        why=f"`model.targets`: {_AT_A_SERVICE} puts the adapter on all linear layers",
+        way_out=_LEAVE,
+    ),
+    Impossible(
+        when=lambda it: _tinker(it) and bool(it.model.start),
+        why=f"`model.start` is a folder on this machine, and {_AT_A_SERVICE} cannot begin with it",
+        way_out='merge it (refine export) and have the service offer that, or use `engine.kind = "local"`',
+    ),
+    Impossible(
+        when=lambda it: _tinker(it) and it.model.gradient_checkpointing,
+        why=f"`model.gradient_checkpointing` is the affair of {_AT_A_SERVICE}",
+        way_out="leave it out",
+    ),
+    Impossible(
+        when=lambda it: (
+            _tinker(it)
+            and not (it.rollout.temperature == 1 and it.rollout.top_p == 1 and it.rollout.top_k == 0)
+        ),
+        why=f"`rollout.temperature`, `rollout.top_p` and `rollout.top_k`: {_AT_A_SERVICE} gives log-probs of "
+        "the whole distribution at temperature 1 alone, and answers drawn otherwise would be trained wrongly",
+        way_out="leave them out",
+    ),
+    Impossible(
+        when=lambda it: _tinker(it) and it.budget.dollars is not None and it.engine.prices is None,
+        why="`budget.dollars` needs to know what the service takes",
+        way_out="set `engine.prices`",
+    ),
+)
+
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _VLLM + _TINKER
 """All of them, in the order in which they are told."""

@@ -119,7 +119,7 @@ class Settings(Section):
         if self.sft is None:
             return self.model
         adapter = self.sft.adapter or self.model.adapter
-        usual = 0.0 if adapter == "none" else 0.1
+        usual = 0.0 if adapter == "none" or self.engine.kind == "tinker" else 0.1
         dropout = usual if self.sft.dropout is None else self.sft.dropout
         return self.model.model_copy(update={"adapter": adapter, "dropout": dropout})
 
@@ -155,6 +155,13 @@ class Settings(Section):
         if self.grpo.clip_high is not None:
             return self.grpo.clip_high
         return {"dapo": 0.28, "gspo": 4e-4, "cispo": 4.0}.get(self.grpo.loss, self.clip_low)
+
+    @property
+    def importance_cap(self) -> float | None:
+        """The cap on importance weights in force: a sampler that is not the trainer needs one."""
+        if self.grpo.importance_cap is None and self.engine.served:
+            return 2.0
+        return self.grpo.importance_cap
 
     @property
     def flat(self) -> Literal["keep", "drop", "sign", "steps"]:

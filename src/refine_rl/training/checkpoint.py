@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,14 @@ def save(folder: Path, speaker: Speaker, optimizer: torch.optim.Optimizer, posit
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(state, folder / _OPTIMIZER)
+    seal(folder, position, [_WEIGHTS, _OPTIMIZER])
+
+
+def seal(folder: Path, position: Position, names: Iterable[str]) -> None:
+    """Ends the writing of a checkpoint that has these files: their sums, and the position, stand in it."""
     record = {
         **dataclasses.asdict(position),
-        "files": {name: _sum(folder / name) for name in (_WEIGHTS, _OPTIMIZER)},
+        "files": {name: _sum(folder / name) for name in names},
     }
     (folder / _POSITION).write_text(json.dumps(record), encoding="utf-8")
     as_other_files(folder)
@@ -126,6 +132,11 @@ def load(folder: Path, speaker: Speaker, optimizer: torch.optim.Optimizer | None
     what was written, UserError where they do not fit; nothing is changed then."""
     parameters = speaker.trainable()
     position = check(folder)
+    if not (folder / _WEIGHTS).is_file():
+        raise UserError(
+            f"{folder} holds no weights: a service keeps them, and only its engine can go on from there. The "
+            "model with which the run ends lies in its model/."
+        )
     weights = _load(folder / _WEIGHTS)
     states = _load(folder / _OPTIMIZER) if optimizer is not None else {}
     if weights.keys() != parameters.keys():

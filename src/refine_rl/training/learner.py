@@ -67,6 +67,11 @@ class Learner(Protocol):
     def check(self) -> Check:
         """The comparison of the sampler with this learner."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether the weights are known to be those between two steps, so that `save` may keep them when
+        training is broken off."""
+
     def learn(
         self,
         rows: Sequence[Row],

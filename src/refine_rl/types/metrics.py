@@ -58,7 +58,7 @@ class SFTMetrics:
     rows: int
     epoch: float  # passes through the data behind this step
     learning_rate: float
-    grad_norm: float  # before clipping
+    grad_norm: float | None  # before clipping; None where whoever computes it does not say
     seconds: Mapping[str, float]  # train, total
 
 

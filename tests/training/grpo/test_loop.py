@@ -137,7 +137,7 @@ def train_with(story: Story, *, ahead: bool = False, pause: Any = lambda: None, 
     return train(
         collector(story, steps=steps, ahead=ahead),
         learn_with(story),
-        keeper(story, steps=steps, whole=not ahead, **more),
+        keeper(story, steps=steps, whole=lambda: not ahead, **more),
         clock=lambda: 7.0,
         pause=pause,
     )

@@ -15,8 +15,8 @@ from refine_rl.types import StepMetrics
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeper:
     """Of a training from `start` to `steps`. `validate(step)` gives the mean reward on the validation
-    prompts; `whole`: the weights between two steps are those of a whole step, so that they may be kept when
-    training is broken off. `weights` are those of the reward's components."""
+    prompts; `whole()`: the weights are those of a whole step, so that they may be kept when training is
+    broken off. `weights` are those of the reward's components."""
 
     record: Record
     start: Position
@@ -27,7 +27,7 @@ class Keeper:
     hours: float | None = None
     guards: Guards
     weights: Mapping[str, float] = field(default_factory=dict)
-    whole: bool = True
+    whole: Callable[[], bool] = lambda: True
 
     def over(self, step: int) -> bool:
         """Whether nothing is left to win before `step`; said, once."""
@@ -69,7 +69,7 @@ class Keeper:
         """Keeps the last whole step where its weights still stand. Otherwise (several updates a step, or
         steps sampled ahead by older weights) the last checkpoint and the recorded groups lead to the same
         place."""
-        if position.step > self.start.step and self.whole:
+        if position.step > self.start.step and self.whole():
             self.record.checkpoint(position, best=False)
 
     def _validated(self, validate: Callable[[int], float], step: int, *, last: bool) -> float | None:

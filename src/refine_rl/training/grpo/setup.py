@@ -89,7 +89,7 @@ def loss_of(settings: Settings) -> Loss:
         clip_high=settings.clip_high,
         max_tokens=settings.rollout.most_tokens,
         kl_estimator=g.kl_estimator,
-        importance_cap=g.importance_cap,
+        importance_cap=settings.importance_cap,
     )
 
 

@@ -38,7 +38,8 @@ class Record(Protocol):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeper:
     """Of a training from `start` to `steps`. `validate()` gives the loss on the validation rows. A position's
-    `best_reward` is the mean log-prob of a token there: the loss with the other sign."""
+    `best_reward` is the mean log-prob of a token there: the loss with the other sign. `whole()`: the weights
+    are those of a whole step, so that they may be kept when training is broken off."""
 
     record: Record
     start: Position
@@ -48,6 +49,7 @@ class Keeper:
     validate_every: int = 0
     patience: int | None = None
     hours: float | None = None
+    whole: Callable[[], bool] = lambda: True
 
     def look(self, step: int) -> float | None:
         """The validation loss of the weights after `step`, where it is time to look; from the record, where
@@ -93,5 +95,5 @@ class Keeper:
 
     def broken_off(self, position: Position) -> None:
         """Keeps the last whole step. (A step whose look at the validation rows failed is not on record.)"""
-        if self.start.step < position.step <= self.record.steps():
+        if self.start.step < position.step <= self.record.steps() and self.whole():
             self.record.checkpoint(position, best=False)

@@ -43,7 +43,6 @@ class Learn:
     ) -> SFTMetrics:
         """The line of a step; `train` and `total` are seconds."""
         assert learned.loss is not None
-        assert learned.grad_norm is not None
         rows = self.of(step)
         return SFTMetrics(
             step=step,

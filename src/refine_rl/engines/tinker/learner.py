@@ -1,0 +1,145 @@
+"""The learner whose backward pass and optimizer are a service's. Losses stay here, all of them by one way:
+
+    forward (there) -> log-probs l -> the loss L(l) and its slopes dL/dl (here)
+    -> forward_backward (there) of the loss -sum exp(l' - l) (-dL/dl), whose gradient at l' = l is that of L
+    -> optim_step (there)
+
+So a service needs to know nothing of surrogates, weights, KL terms or truncated importance weights; it costs
+a forward pass more than a loss of its own would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from refine_rl.engines.tinker.weights import Adapter
+from refine_rl.errors import GuardStop, MachineError
+from refine_rl.progress import Pause, never
+from refine_rl.training import checkpoint
+from refine_rl.training.check import Check, require_finite
+from refine_rl.training.checkpoint import DamagedCheckpoint, Position
+from refine_rl.training.learner import Learned, LearnerConfig, Objective
+from refine_rl.training.rows import Row, micro_batch
+
+STATE = "service.json"
+"""Where a checkpoint says which state of the service's it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinkerLearner:
+    """Moves the adapter at a service."""
+
+    weights: Adapter
+    check: Check
+    config: LearnerConfig
+
+    @property
+    def whole(self) -> bool:
+        """Whether the weights are known to be those between two steps, and the service still listens."""
+        return self.weights.whole and not self.weights.service.gone
+
+    def learn(
+        self,
+        rows: Sequence[Row],
+        objective: Objective,
+        *,
+        step: int,
+        rate: float,
+        updates: int = 1,
+        seen: torch.Tensor | None = None,
+        pause: Pause = never,
+    ) -> Learned:
+        """See `Learner`. The log-probs of the rollouts stay the old ones throughout."""
+        worked = [r for r in rows if r.teaches]
+        sampled = [r.trajectory for r in rows if r.sampled]
+        if seen is None and sampled and not any(r.sampled for r in worked):
+            seen = self.check.compare(sampled, step)
+        if not worked:
+            return Learned(loss=None, grad_norm=None, clip_share=None, seen=seen, apart=None)
+        batch = micro_batch(worked, torch.device("cpu"))
+        losses: list[float] = []
+        norms: list[float] = []
+        clipped = 0
+        start: torch.Tensor | None = None
+        apart = torch.zeros(0)
+        for update in range(updates):
+            now = self.weights.logprobs(batch.tokens, pause).requires_grad_(True)
+            sums = objective(now, batch, start)
+            (slopes,) = torch.autograd.grad(sums.loss, now)
+            losses.append(sums.loss.item())
+            clipped += sums.clipped_tokens
+            require_finite(losses[-1], float(slopes.norm()), step, self.config.table)
+            if start is None:
+                start = now.detach()
+                apart = (start - batch.old_B_T)[batch.tokens.sampled]
+                if seen is None and sampled:
+                    seen = apart.abs()
+                    self.check.require_match([r.trajectory for r in worked], seen, step)
+            self.weights.gradient(batch.tokens, now.detach(), slopes, pause)
+            norms += self._moved(rate, step, last=update == updates - 1)
+        tokens = sum(r.trajectory.completion_tokens for r in worked) * len(losses)
+        return Learned(
+            loss=losses[0],
+            grad_norm=max(norms, default=None),
+            clip_share=clipped / tokens,
+            seen=seen,
+            apart=apart,
+        )
+
+    def _moved(self, rate: float, step: int, *, last: bool) -> list[float]:
+        """A step of the optimizer; the gradient's norm, where the service says it."""
+        norm = self.weights.step(
+            rate=rate,
+            weight_decay=self.config.weight_decay,
+            max_norm=self.config.max_grad_norm,
+            last=last,
+        )
+        if norm is None:
+            return []
+        try:
+            require_finite(0.0, norm, step, self.config.table)
+        except GuardStop as stop:
+            # The service has moved the weights by it before it said so.
+            self.weights.whole = False
+            what = f"Step {step}: the gradient's norm at the service is {norm}; its weights are lost."
+            advice = f"Go back to the last checkpoint, with a lower {self.config.table}.learning_rate."
+            raise GuardStop(stop.guard, what, advice) from stop
+        return [norm]
+
+    def save(self, folder: Path, position: Position) -> None:
+        """The service keeps the state; the checkpoint says where."""
+        if not self.whole:
+            raise MachineError("The weights at the service are not those of a whole step: they are not kept.")
+        address = self.weights.service.address
+        path = self.weights.save(f"step-{position.step:06d}")
+        record = {"state": path, "base_url": address.url, "model": address.model, "rank": self.weights.rank}
+        (folder / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        checkpoint.seal(folder, position, [STATE])
+
+    def load(self, folder: Path) -> Position:
+        """Puts the state back, the optimizer's with it."""
+        position = checkpoint.check(folder)
+        self.weights.restore(state_in(folder), optimizer=True)
+        return position
+
+
+def tinker_learner(weights: Adapter, check: Check, config: LearnerConfig) -> TinkerLearner:
+    """The learner of an adapter at a service."""
+    return TinkerLearner(weights=weights, check=check, config=config)
+
+
+def state_in(folder: Path) -> str:
+    """The path at the service of a checkpoint's state. Raises DamagedCheckpoint."""
+    try:
+        return str(json.loads((folder / STATE).read_bytes())["state"])
+    except FileNotFoundError:
+        raise DamagedCheckpoint(
+            f"{folder} is no checkpoint of a Tinker service: {STATE} is missing. [engine] must not change."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{folder / STATE} is cut or changed.") from error

@@ -1,0 +1,151 @@
+"""A vLLM server over HTTP: so many calls under way at once, each repeated where that may help."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from typing import Any
+
+from refine_rl.errors import MachineError
+from refine_rl.llm.endpoints import Endpoint
+from refine_rl.llm.failures import Failure, failure_of_status, read_json, what_came
+from refine_rl.llm.wire import Answered, Wire, open_wire
+from refine_rl.progress import Pause, never, wait
+from refine_rl.types import count_of
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """So many `retries` after a call that may succeed when it is made again; seconds before the first of
+    them, doubled each time up to `longest`."""
+
+    retries: int = 6
+    base: float = 0.5
+    longest: float = 30.0
+
+    def wait(self, attempt: int) -> float:
+        """Seconds behind the attempt of that number, from 0 on."""
+        return float(min(self.longest, self.base * 2.0**attempt))
+
+
+PACE = Pace()
+
+
+class Refused(Exception):  # noqa: N818 - an answer, of which who asked makes an error
+    """The server answered, and with an error that comes again when it is asked again."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Server:
+    """`start` is the command that starts such a server, for words. Calls run in a thread of their own."""
+
+    def __init__(self, endpoint: Endpoint, start: str) -> None:
+        self.endpoint = endpoint
+        self.start = start
+        self._loop = asyncio.new_event_loop()
+        self._wire: Wire | None = None
+        self._answered = False
+        self._thread = threading.Thread(target=self._loop.run_forever, name="refine-vllm", daemon=True)
+        self._thread.start()
+
+    @property
+    def shown(self) -> str:
+        """It in a sentence."""
+        return f"the vLLM server at {self.endpoint.base_url}"
+
+    def ask(self, path: str, body: Body | None = None, *, final: bool = False) -> Any:
+        """The value of the JSON that comes back, or the text where it is none; without a body, of what is
+        there to be got. Raises Refused (where answers are `final`, for an error of any kind), and
+        MachineError where nothing comes."""
+        text = wait(self._begin(self._call(path, body, final)), never)
+        value = read_json(text)
+        return text if value is None else value
+
+    def ask_each(self, path: str, bodies: Sequence[Body], pause: Pause) -> Iterator[tuple[int, Any]]:
+        """The place of each body and what comes back, as soon as it does. Raises what `ask` raises; where it
+        is left early, so are the calls under way."""
+        places = {self._begin(self._call(path, body, False)): n for n, body in enumerate(bodies)}
+        waiting: set[Future[str]] = set(places)
+        try:
+            while waiting:
+                done, waiting = wait_for(waiting, timeout=0.05, return_when=FIRST_COMPLETED)
+                pause()
+                for future in sorted(done, key=places.__getitem__):
+                    text = future.result()
+                    if (value := read_json(text)) is None:
+                        raise self.nonsense(what_came(text))
+                    yield places[future], value
+        finally:
+            for future in places:
+                future.cancel()
+
+    def nonsense(self, what: str) -> MachineError:
+        """The error for an answer that is no completion as vLLM gives one."""
+        return MachineError(
+            f"{self.shown} answered otherwise than vLLM does: {what}. Nothing was learned from it. Is that "
+            f"server vLLM, and no other program stands before it? This command starts one:\n{self.start}"
+        )
+
+    def close(self) -> None:
+        """Ends its calls, and the thread; a second time does nothing."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(Exception):  # whoever closes has done with the server
+            self._begin(self._end()).result(timeout=10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _begin(self, call: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._wire is not None:
+            await self._wire.close()
+
+    async def _call(self, path: str, body: Body | None, final: bool) -> str:
+        if self._wire is None:
+            self._wire = await open_wire(self.endpoint)
+        async with self._wire.slots:
+            attempt = 0
+            while True:
+                answer = await self._wire.send(path, body)
+                if isinstance(answer, Answered) and answer.status < 300:
+                    self._answered = True
+                    return answer.body
+                failure = self._failure(answer)
+                if failure.kind != "retry" or (final and failure.status is not None):
+                    raise Refused(failure.status or 0, failure.text)
+                if attempt >= PACE.retries:
+                    raise self._gone(failure, attempt + 1)
+                await asyncio.sleep(PACE.wait(attempt) if failure.wait is None else failure.wait)
+                attempt += 1
+
+    def _failure(self, answer: Answered | Failure) -> Failure:
+        if isinstance(answer, Failure):
+            return answer
+        return failure_of_status(answer.status, answer.headers, self.endpoint.mask(answer.body), "text")
+
+    def _gone(self, failure: Failure, attempts: int) -> MachineError:
+        tried = f"{failure.text} ({count_of(attempts, 'attempt')})"
+        if failure.outcome == "timeout":
+            advice = "A higher engine.timeout gives it more time, a lower engine.concurrency less to do."
+        elif self._answered:
+            advice = f"It answered before. Start it again with this command, then go on:\n{self.start}"
+        else:
+            advice = f"Is it running, and engine.base_url right? This command starts it:\n{self.start}"
+        return MachineError(f"{self.shown} gives no reply: {tried}. {advice}")

@@ -1,0 +1,40 @@
+"""The command that starts a vLLM server as this engine needs one."""
+
+from __future__ import annotations
+
+import shlex
+from urllib.parse import urlsplit
+
+import torch
+
+from refine_rl.llm.endpoints import is_loopback
+
+RUNTIME = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+PROCESSED = "--logprobs-mode processed_logprobs"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that --max-lora-rank takes (vllm/config/lora.py)."""
+
+
+def start_command(
+    model: str, *, rank: int, dtype: torch.dtype, base_url: str, temperature: float, key_env: str = ""
+) -> str:
+    """The command, for a shell, to serve `model` (a hub id or a folder) with adapters of `rank`.
+
+    >>> command = start_command("a/b", rank=12, dtype=torch.float32, base_url="http://127.0.0.1:8000/v1",
+    ...                         temperature=1.0)
+    >>> command.partition(" --dtype ")[0]
+    'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve a/b --host 127.0.0.1 --port 8000'
+    >>> command.partition(" --dtype ")[2]
+    'float32 --enable-lora --max-lora-rank 16 --max-loras 2 --generation-config vllm'
+    """
+    parts = urlsplit(base_url)
+    words = [RUNTIME, "vllm", "serve", shlex.quote(model)]
+    if is_loopback(base_url):
+        words += ["--host", "127.0.0.1"]
+    words += ["--port", str(parts.port or (443 if parts.scheme == "https" else 80))]
+    words += ["--dtype", str(dtype).removeprefix("torch."), "--enable-lora"]
+    words += ["--max-lora-rank", str(next((r for r in _RANKS if r >= rank), rank)), "--max-loras", "2"]
+    words += ["--generation-config", "vllm"]
+    words += [PROCESSED] if temperature != 1.0 else []
+    words += ["--api-key", f'"${key_env}"'] if key_env else []
+    return " ".join(words)
