@@ -169,7 +169,7 @@ def by_cards() -> Iterator[str]:
         t = taken(way)
         fits = "" if t.memory[1] <= HELD else ", may not fit" if t.memory[0] <= HELD else ": **does not fit**"
         sampling = "the server's" if way.served else shown(t.sampling)
-        more = " + the server's" if way.served else ""
+        more = " + server" if way.served else ""
         cells = [
             way.model,
             way.text,
