@@ -226,4 +226,10 @@ def test_a_narrow_page_does_not_scroll_sideways(browser: Any, built: Path) -> No
         page.goto((built / f"{name}.html").as_uri())
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= 390, (name, wide)
+    for name in ("troubleshooting", "runs", "report"):  # what to do stands in the last column
+        page.goto((built / f"{name}.html").as_uri())
+        cells = page.locator("article td:last-child")
+        ends = cells.evaluate_all("cells => cells.map(cell => cell.getBoundingClientRect().right)")
+        assert len(ends) > 10
+        assert max(ends) <= 390, (name, max(ends))
     page.close()

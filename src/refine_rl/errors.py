@@ -12,7 +12,7 @@ import re
 import shlex
 import traceback
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _INNER = re.compile(r"[/\\](?:refine_rl|site-packages|asyncio)[/\\]")
 """Files that are not the caller's."""
@@ -97,6 +97,14 @@ class GuardStop(RefineError):  # noqa: N818 - it is a stop, not a mistake
         self.what = what
         self.advice = advice
         self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _guard_stop, (type(self), self.guard, self.what, self.advice, self.limit)
+
+
+def _guard_stop(kind: type[GuardStop], guard: str, what: str, advice: str, limit: float | None) -> GuardStop:
+    """One that another process was sent."""
+    return kind(guard, what, advice, limit=limit)
 
 
 MEND = (

@@ -23,7 +23,10 @@ def test_as_a_process(refine: Refine, task: Path, tmp_path: Path) -> None:
     assert lines[0].endswith("say something about the cat and a dog")
     assert lines[1].split() == ["answer", "reward", "chars", "words", "advantage"]
     assert lines[2].split() == ["good", "1", "2.000", "1.000", "1.000", "+0.707"]
-    assert lines[-1] == "No bad answer scores well, and every component tells answers apart."
+    assert lines[-1] == (
+        "No bad answer gets as much as a good one of its prompt; the highest has 0.500. Every component "
+        "tells answers apart."
+    )
     made = json.loads(refine(*command[1:], "--json").out)
     good, bad = made["prompts"][0]["answers"]
     assert (good["reward"], good["worth"], good["status"], good["breakdown"]) == (
@@ -43,6 +46,18 @@ def test_made_up_answers_and_what_is_found(refine: Refine, task: Path) -> None:
     assert "'refusal' gets 1.000 of at most 1.000 with 1 of 1 prompt" in found.out
     for kind in ("empty", "off the topic", "copied prompt", "phrase repeated", "refusal"):
         assert f"\n{kind} " in found.out
+
+
+def test_from_where_on_a_bad_answer_scores_well_is_said(refine: Refine, task: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "a.jsonl"
+    answers.write_text(
+        json.dumps({"prompt": "hi", "answers": ["meow"], "bad": ["far too many words"]}) + "\n"
+    )
+    found = refine("check", task, "--answers", answers)
+    assert found.out.splitlines()[-1] == (
+        "No bad answer gets 80 % of the top (1.600); the highest has 0.500. Every component tells answers "
+        "apart."
+    )
 
 
 def test_a_function_that_raises_ends_with_2_after_the_table(

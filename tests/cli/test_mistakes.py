@@ -72,12 +72,29 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
         ),
         (["init"], "Missing argument.* See: refine init --help"),
         (["trian", "TASK"], "No such command"),
+        *(
+            ([verb, "wrdle"], "wrdle: no such file; a recipe of Re:Fine .*: --recipe wordle")
+            for verb in ("train", "sft", "check", "plan", "prompts")
+        ),
+        (["train", "somewhere/wordle"], "somewhere/wordle: no such file; `refine init"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes(refine: Refine, task: Path, tmp_path: Path, arguments: list[str], text: str) -> None:
     refused(refine(*[str(task) if a == "TASK" else a for a in arguments]), text)
     assert [p for p in tmp_path.rglob("*") if p.name != "runs"] == []
+
+
+def test_a_task_or_a_run_of_nearly_that_name_is_offered(
+    refine: Refine, trained: tuple[Path, Any], task: Path
+) -> None:
+    folder, run = task.parent, trained[0]
+    near = folder.with_name("shortr")
+    refused(refine("train", near), f"{near}: no such file; did you mean {folder}")
+    refused(refine("plan", folder / "task.tml"), f"did you mean {task}")
+    refused(refine("chat", run.with_name("shortr")), f"is not a run: .* Did you mean {run}")
+    refused(refine("report", run.parents[1] / "shortr"), f"Did you mean {run}")
+    refused(refine("train", run), f"is a run: `refine train --resume {run}` goes on with it")
 
 
 def test_mistakes_with_a_finished_run(

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from refine_rl.report.next_steps import next_steps
+import pytest
+
+import make
+from refine_rl.errors import SettingsError
+from refine_rl.report.next_steps import after_verdict, next_steps
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
+from refine_rl.settings.file import load_settings
+from refine_rl.types import Verdict
 from test_advice import parsed
 
 MakeRun = Callable[..., RunFolder]
@@ -57,3 +64,59 @@ def test_a_world_can_be_played_in(tmp_path: Path, make_run: MakeRun) -> None:
     assert [c.text.split()[1] for c in found] == ["chat", "play", "eval", "export"]
     for command in found:
         parsed(command.text)
+
+
+RESULTS: dict[Verdict, tuple[int, list[str]]] = {
+    "better": (64, []),
+    "not better": (
+        64,
+        ["refine eval {run} --samples 16", "refine train {run}/config.toml --set grpo.steps=6"],
+    ),
+    "worse": (64, ["refine train {run}/config.toml --set grpo.learning_rate=0.0005"]),
+    "no signal": (
+        64,
+        ["refine check {run}/config.toml", "refine train {run}/config.toml --set rollout.group_size=16"],
+    ),
+    "too few to tell": (4, ["refine eval {run} --prompts FILE"]),
+    "not possible": (0, ["refine eval {run}"]),
+}
+
+
+@pytest.mark.parametrize("verdict", list(RESULTS))
+def test_each_verdict_but_better_leads_on(tmp_path: Path, make_run: MakeRun, verdict: Verdict) -> None:
+    run = make_run(tmp_path / "run", steps=3)
+    prompts, wanted = RESULTS[verdict]
+    compared = make.comparison(verdict, make.contrast(0.2, 0.3), prompts=prompts, samples=4)
+    settings = run.settings()
+    settings = settings.model_copy(update={"grpo": settings.grpo.model_copy(update={"steps": 3})})
+    found = [command.text for command in after_verdict(run, settings, compared)]
+    assert found == [text.format(run=run.path) for text in wanted]
+    for text in found:
+        parsed(text)
+        if "config.toml" in text:
+            words = shlex.split(text)
+            load_settings(Path(words[2]), overrides=words[4:])
+
+
+def test_few_prompts_want_more_of_them_whatever_the_verdict(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", steps=1)
+    few = make.comparison("better", make.contrast(0.2, 0.9), prompts=19)
+    assert [c.text.split()[3] for c in after_verdict(run, run.settings(), few)] == ["--prompts"]
+
+
+def test_code_from_python_is_found_by_no_command(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", steps=1)
+    flat = make.comparison("not better", make.contrast(0.2, 0.2))
+    run.config.note(python_rewards=["brevity"])
+    assert after_verdict(run, run.settings(), flat) == []
+    with pytest.raises(SettingsError, match=r"started from Python with reward functions \(brevity\)"):
+        load_settings(run.path / "config.toml")
+
+
+def test_the_commands_stand_in_head_and_list_of_the_page(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", steps=3)
+    run.save_comparison(make.comparison("worse", make.contrast(0.3, 0.2)))
+    page = html.unescape(render(run))
+    command = f"refine train {run.path}/config.toml --set grpo.learning_rate="
+    assert page.count(command) == 2
+    assert f'<p class="note">Train anew at half the learning rate: {command}' in page

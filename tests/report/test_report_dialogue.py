@@ -214,5 +214,5 @@ def test_the_turns_over_the_steps(games: RunFolder) -> None:
     assert "3.50 at step 1 to 2.50 at step 2" in charts["Turns of a trajectory, mean"]
     assert "0.25 at step 1" in charts["Share of trajectories that a limit ended"]
     assert "Share of trajectories whose world failed" not in charts
-    failed = [{**games.metrics()[0], "ends": {"done": 0.5, "failed": 0.5}}]
+    failed = [{**m, "ends": {"done": 0.5, "failed": 0.5}} for m in games.metrics()]
     assert "Share of trajectories whose world failed" in drawn(failed)

@@ -1,16 +1,29 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from make import comparison, estimate, event
-from refine_rl.report.headline import headline
-from refine_rl.types import Content, Contrast
+from refine_rl.report.headline import Headline, headline
+from refine_rl.report.next_steps import Command
+from refine_rl.report.now import standing_of
+from refine_rl.run.life import Life
+from refine_rl.run.lock import hold
+from refine_rl.types import Comparison, Content, Contrast
+
+RESUME = "refine train --resume runs/a"
+
+
+def head(comparison: Comparison | None, events: list[Any], validation: list[Any], **more: Any) -> Headline:
+    standing = standing_of(events, more.pop("hold", None), silent=90.0, patience=120.0, resume=RESUME)
+    usual = {"steps_done": 7, "steps": 120, "standing": standing, "again": "refine eval runs/a"}
+    return headline(comparison, events, validation, **(usual | more))
 
 
 def words(*args: Any, **kwargs: Any) -> str:
-    said = headline(*args, **({"steps_done": 7, "steps": 120} | kwargs))
+    said = head(*args, **kwargs)
     return " | ".join([f"{said.claim} {said.numbers}", *said.notes]).replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -50,10 +63,10 @@ def test_nothing_learned_and_nothing_compared_are_said() -> None:
     assert flat.startswith("Nothing was learned: reward 0.21 → 0.83 (difference 0.00, 95 % interval")
     assert "No step of the training moved a weight" in flat
     none = {"base": None, "tuned": None, "prompts": 0, "prompts_missing": 4}
-    said = headline(comparison("not possible", None, **none), [], [], steps_done=7, steps=7)
+    said = head(comparison("not possible", None, **none), [], [])
     assert said.claim == "Trained, but a comparison was not possible:"
     assert said.numbers == "scores of both models on 0 of 4 held-out prompts."
-    assert any("refine eval" in note for note in said.notes)
+    assert any("compare again" in note for note in said.notes)
 
 
 def test_the_share_of_cut_answers_stands_beside_the_verdict() -> None:
@@ -99,17 +112,17 @@ def test_a_guard_and_its_advice_stand_at_the_top() -> None:
 def test_a_resumed_run_is_not_stopped_any_more() -> None:
     events = [event("guard", "x", "advice", 3), event("resumed"), event("warning", "length", "shorter", 5)]
     said = words(None, events, [])
-    assert said.startswith("Not finished: 7 of 120 steps trained; base and tuned were not compared")
+    assert said.startswith("Broken off: 7 of 120 steps trained; base and tuned were not compared")
     assert "guard" not in said
-    assert "refine train --resume" in said
+    assert said.endswith(f"Go on with: {RESUME}")
 
 
 @pytest.mark.parametrize(
     ("kind", "claim", "way_out"),
     [
-        ("interrupted", "Interrupted and saved:", "Go on with refine train --resume"),
-        ("finished", "Trained, not compared:", "Compare with refine eval"),
-        ("started", "Not finished:", "refine train --resume takes it up again"),
+        ("interrupted", "Interrupted and saved:", f"Go on with: {RESUME}"),
+        ("finished", "Trained, not compared:", "Compare with: refine eval runs/a"),
+        ("started", "Broken off:", f"Go on with: {RESUME}"),
     ],
 )
 def test_an_unfinished_run_says_how_to_go_on(kind: str, claim: str, way_out: str) -> None:
@@ -128,8 +141,23 @@ def test_without_a_comparison_validation_is_a_lead() -> None:
 
 
 def test_a_failure_is_said_and_a_run_that_went_back_is_not_finished() -> None:
-    failed = headline(None, [event("failure", "endpoint", "No answer.")], [], steps_done=7, steps=120)
+    failed = head(None, [event("failure", "endpoint", "No answer.")], [])
     assert (failed.tone, failed.claim) == ("open", "Stopped, an endpoint or the machine failed:")
-    assert failed.notes[0].endswith(": No answer.")
+    assert failed.notes == (f"No answer. Go on with: {RESUME}",)
     back = [event("finished", "finished", ""), event("rewound", "rewound", "Back to step 2.")]
-    assert headline(None, back, [], steps_done=2, steps=120).claim == "Not finished:"
+    assert head(None, back, []).claim == "Broken off:"
+
+
+def test_a_run_that_somebody_holds_is_running(tmp_path: Path) -> None:
+    with Life.claim(tmp_path / "a").writing():
+        holds = hold(tmp_path / "a")
+    assert words(None, [event("started")], [], hold=holds) == (
+        "Running: 7 of 120 steps trained; base and tuned were not compared on held-out prompts."
+    )
+
+
+def test_the_commands_that_follow_from_a_verdict_stand_behind_what_weakens_it() -> None:
+    after = [Command(text="refine eval runs/a --samples 16", what="More answers may narrow it:")]
+    flat = head(comparison("not better", estimate(0.01, -0.004, 0.02), prompts=19), [], [], after=after)
+    assert flat.notes[0].startswith("Only 19 prompts")
+    assert flat.notes[-1] == "More answers may narrow it: refine eval runs/a --samples 16"

@@ -55,11 +55,14 @@ def growing(source: RunFolder, tmp_path: Path) -> Iterator[Growing]:
 
 
 def test_a_run_read_on_has_the_page_of_one_read_whole(run: RunFolder, growing: Growing) -> None:
-    assert render(Watched(run.path)) == render(run)
+    def page(of: RunFolder) -> str:  # it says at what second it was made
+        return re.sub(r"at \d\d:\d\d:\d\d \(UTC.{5}\) on [-0-9]{10}", "at", render(of))
+
+    assert page(Watched(run.path)) == page(run)
     watched = Watched(growing.folder)
     for step in (2, 4, 6):
         growing.to(step)
-        assert render(watched) == render(RunFolder(growing.folder))
+        assert page(watched) == page(RunFolder(growing.folder))
 
 
 def scripts(page: str) -> list[str]:

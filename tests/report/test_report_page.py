@@ -77,7 +77,7 @@ def test_a_run_that_has_only_its_settings_makes_a_page(
 ) -> None:
     settings = make_run(tmp_path / "other", steps=1).settings()
     html = render(RunFolder.create(tmp_path / "fresh", settings))
-    assert "Not finished:" in html
+    assert "Not begun:" in html
     assert "0 of 120 steps trained" in html
     assert "Every setting in force" in html
     for section in ("evidence", "examples", "training", "rollouts"):
@@ -135,3 +135,12 @@ def test_nothing_on_the_page_hides_or_turns_text(make_run: Callable[..., RunFold
     page = render(run)
     assert not set(page) & {"\x1b", "\x00", "\u202e"}
     assert "esc \\x1b[31m nul \\x00 turned \\u202e back" in page
+
+
+def test_after_one_step_no_empty_plot_stands_there(
+    tmp_path: Path, make_run: Callable[..., RunFolder]
+) -> None:
+    html = render(make_run(tmp_path / "run", steps=1, compared=False))
+    assert "The reward is drawn from the second step on." in html
+    assert 'id="curve"' not in html
+    assert "The reward is drawn" not in render(make_run(tmp_path / "other", steps=2, compared=False))

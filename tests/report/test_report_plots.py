@@ -61,8 +61,10 @@ def test_the_guide_says_of_every_chart_what_to_do(run: RunFolder) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
     pool = {"step": 1, "state": "drawn", "promised": {"a": 0.5}, "pool": {"new": 9}}
     more = {"cost_usd": 1.0, "groups": 4, "groups_missing": 0}
-    seen = [Seen(step=1, prompt="p", rewards=(1.0,), agreement=0.5, size=1)]
-    drawn = charts([m | more for m in run.metrics()[:2]], run.validation(), pool=[pool], groups=seen)
+    seen = [Seen(step=n, prompt="p", rewards=(1.0,), agreement=0.5, size=1) for n in (1, 2)]
+    drawn = charts(
+        [m | more for m in run.metrics()[:2]], run.validation(), pool=[pool, pool | {"step": 2}], groups=seen
+    )
     titles = {*drawn, *(q.title for some in QUANTITIES.values() for q in some)}
     assert len(titles) > 30
     rows = {line.split(" | ")[0].removeprefix("| ") for line in guide.splitlines() if line.startswith("| ")}
@@ -144,8 +146,8 @@ def test_levels_and_the_kept_step_are_where_they_belong() -> None:
     assert line_of([0.0, 1.0], best=9).marks == ()  # a step that is not drawn
 
 
-def test_a_single_step_stands_in_the_middle_on_a_whole_number() -> None:
-    chart = lines("x", "X", "", [Curve(label="x", colour="train", line=([7], [0.75]))])
+def test_a_single_value_is_a_dot() -> None:
+    chart = lines("x", "X", "", [Curve(label="x", colour="train", line=([6, 7, 8], [None, 0.75, None]))])
     assert chart is not None
     assert paths(chart, "dots") == ["M500 250h0"]
     assert (50.0, "7") in chart.x_ticks
@@ -185,8 +187,8 @@ def test_quantities_without_values_and_empty_runs_have_no_chart(run: RunFolder) 
     assert "Entropy, nats a token" in drawn
     assert training_plots([], []) == []
     assert reward_chart([], []) is None
-    assert reward_chart([], run.validation()[:1]) is not None
-    assert "Component: style" in charts([], run.validation()[:1])
+    assert reward_chart([], run.validation()[:2]) is not None
+    assert "Component: style" in charts([], run.validation()[:2])
     assert "Seconds a step" in charts(run.metrics()[:1], [])
 
 
@@ -261,7 +263,7 @@ def test_a_curriculum_shows_what_it_promised_and_where_it_left_the_pool(run: Run
     assert [(label, form) for label, _, form in shares.legend] == [("promised", "level"), ("found", "line")]
     assert shares.svg.count('class="line dashed"') == 1
     assert "likely to differ 0 to 1, never tried 9 to 5, too easy 0 to 3." in states.alt
-    assert charts(metrics[:1], [], pool=pool[:1]).keys() >= set(titles)
+    assert charts(metrics[:2], [], pool=pool[:2]).keys() >= set(titles)
     other = [{"step": 1, "prompt_id": "a", "state": "back"}]
     assert not charts(metrics, [], pool=other).keys() & set(titles)
     assert not charts(metrics, []).keys() & set(titles)
@@ -303,3 +305,15 @@ def test_thinning_and_smoothing_are_means_that_keep_gaps() -> None:
 def test_a_long_run_stays_small(run: RunFolder) -> None:
     metrics = [run.metrics()[i % 60] | {"step": i} for i in range(2000)]
     assert max(len(chart.svg) for chart in charts(metrics, []).values()) < 30_000
+
+
+def test_a_curve_begins_with_its_second_step() -> None:
+    def chart(*values: float | None) -> Chart | None:
+        curve = Curve(label="a", colour="train", line=(range(len(values)), values))
+        lone = Curve(label="b", colour="validation", line=([0], [0.5]), dotted=True)
+        return lines("x", "X", "Good: x.", [curve, lone])
+
+    assert chart(1.0) is chart(None, math.nan) is None
+    both = chart(1.0, None)
+    assert both is not None
+    assert [label for label, _, _ in both.legend] == ["a", "b"]

@@ -10,7 +10,8 @@ from tinker_server import KEY, TinkerServer
 if __name__ == "__main__":
     store = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp())
     server = TinkerServer(Path(sys.argv[1]), store=store)
-    print(f"base_url {server.url}\nbase_model {server.manners.name}\nTINKER_API_KEY={KEY}\nstore {store}")
+    for line in (f"base_url {server.url}", f"base_model {server.manners.name}", f"TINKER_API_KEY={KEY}"):
+        print(line, flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -158,8 +158,25 @@ def _show(checked: Checked, console: Console, reasons: bool) -> None:
 
 
 def _nothing_found(checked: Checked) -> str:
-    bad = any(a.answer.worth == "bad" for g in checked.groups for a in g.answers)
-    return f"{'No bad answer scores well, and e' if bad else 'E'}very component tells answers apart."
+    """That all is well, and what would not have been: from where on a bad answer scores well."""
+    every = "Every component tells answers apart."
+    from refine_rl.pipeline.check_findings import NEAR_TOP
+
+    groups = [group.answers for group in checked.groups if not group.is_sanity]
+    bad = [(a.score.value, _worths(g)) for g in groups for a in g if a.answer.worth == "bad"]
+    known = [value for value, _ in bad if value is not None]
+    limits = []
+    if any("good" not in worths for _, worths in bad) and checked.top is not None and checked.top > 0:
+        limits.append(f"{NEAR_TOP:.0%} of the top ({decimals(NEAR_TOP * checked.top)})".replace("%", " %"))
+    if any("good" in worths for _, worths in bad):
+        limits.append("as much as a good one of its prompt")
+    if not known or not limits:
+        return every
+    return f"No bad answer gets {' or '.join(limits)}; the highest has {decimals(max(known))}. {every}"
+
+
+def _worths(answers: Sequence[Answered]) -> set[str]:
+    return {one.answer.worth for one in answers}
 
 
 def _show_group(group: Group, checked: Checked, console: Console, reasons: bool) -> None:

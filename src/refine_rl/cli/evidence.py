@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from refine_rl.cli.model import CHECKPOINT
-from refine_rl.cli.training import JSON, SET
+from refine_rl.cli.training import JSON, SET, print_after
 from refine_rl.errors import DiskError, GuardStop, RefineError, UserError
 from refine_rl.types import count_of
 
@@ -84,6 +84,7 @@ def evaluate(
     print_comparison(comparison, what="held-out prompts" if prompts is None else "prompts")
     judged = f"judged by {judge}; " if judge else ""
     say(results(), f"\n{judged}written to {written}")
+    print_after(folder, comparison)
 
 
 def prompts_named(prompts: str | None) -> str | None:

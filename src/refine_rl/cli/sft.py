@@ -35,9 +35,11 @@ def sft(
 ) -> None:
     """Train on answers to imitate (supervised fine-tuning). Rows, training, validation loss, report."""
     from refine_rl.cli.going_on import told_of_earlier
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
     from refine_rl.run import new_run
 
+    take_part()
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
         from refine_rl.report.screen import Screen

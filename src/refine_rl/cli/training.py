@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from refine_rl.progress import Pause
     from refine_rl.run import RunFolder
     from refine_rl.settings import Settings
+    from refine_rl.types import Comparison
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a setting: --set grpo.steps=50.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON on standard output.")
@@ -57,8 +58,10 @@ def demo(
 ) -> None:
     """Train a ready task, offline. Base against tuned, in minutes: the bundled model on the style task, or a
     recipe that brings its own model, such as guess or wordle."""
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
 
+    take_part()
     settings = load_task(None, recipe=recipe, overrides=overrides)
     _start(run, "demo" if recipe == "style" else f"demo-{recipe}", settings, as_json)
 
@@ -75,9 +78,11 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
+    from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import Screen
 
+    take_part()
     one_beginning(resume, from_step, task or recipe or run)
     if resume is not None:
         with Screen() as screen:
@@ -163,6 +168,18 @@ def _work(folder: RunFolder, as_json: bool) -> None:
 
         say(results(), f"\nLLM calls: {summary(bills(calls))}")
     print_places(folder)
+    print_after(folder, comparison)
+
+
+def print_after(folder: RunFolder, comparison: Comparison) -> None:
+    """What to try where that comparison did not show a better model: each command in a line of its own."""
+    from refine_rl.report.next_steps import after_verdict
+    from refine_rl.report.screen import results, say
+
+    console = results()
+    for command in after_verdict(folder, folder.settings(), comparison):
+        say(console, f"\n{command.what}")
+        say(console, f"  {program()}{command.text.removeprefix('refine')}", under=4)
 
 
 def print_places(folder: RunFolder) -> None:

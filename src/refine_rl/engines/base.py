@@ -10,29 +10,36 @@ from typing import Protocol
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Speaker
+from refine_rl.policy.tools import Schemas
 from refine_rl.settings import ModelSettings
 from refine_rl.training.learner import Learner, LearnerConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loading:
-    """Which model, with which adapter: what `load_policy` is told, here or in another process."""
+    """Which model, with which adapter, and the tools that it is told of: all that another process needs to
+    have the same one."""
 
     model: ModelSettings
     seed: int
     adapter_from: Path | None
     keep_reference: bool
     moment: datetime
+    tools: Schemas = ()
 
     def policy(self) -> Policy:
-        """The model, in this process. Raises what `load_policy` raises."""
-        return load_policy(
+        """The model, in this process. Raises what `load_policy` raises, and UserError where its template
+        knows no tools."""
+        policy = load_policy(
             self.model,
             seed=self.seed,
             adapter_from=self.adapter_from,
             keep_reference=self.keep_reference,
             moment=self.moment,
         )
+        if self.tools:
+            policy.tell_tools(self.tools)
+        return policy
 
 
 class Engine(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from refine_rl.engines.base import Engine, Loading
 from refine_rl.engines.local import LocalEngine
+from refine_rl.engines.processes.engine import place_of, processes_engine, require_devices
 from refine_rl.engines.vllm.engine import vllm_engine
 from refine_rl.llm.ledger import Ledger
 from refine_rl.settings import EngineSettings, ModelSettings
@@ -17,6 +18,8 @@ def require_engine(settings: EngineSettings, model: ModelSettings) -> None:
         from refine_rl.engines.tinker.engine import require_service
 
         require_service(settings, model)
+    if (place := place_of(settings)) is not None:
+        require_devices(place, model)
 
 
 def engine_of(
@@ -31,4 +34,6 @@ def engine_of(
         return tinker_engine(settings, loading, config, ledger)
     if settings.kind == "vllm":
         return vllm_engine(settings, loading, config)
+    if (place := place_of(settings)) is not None:
+        return processes_engine(settings, place, loading)
     return LocalEngine(loading.policy())

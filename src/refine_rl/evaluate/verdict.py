@@ -71,13 +71,12 @@ def cautions(comparison: Comparison) -> dict[str, str]:
     if c.reward is None:
         found["not_possible"] = (
             f"No prompt (of {c.prompts_asked}) has scores of both models. The model is trained and saved: "
-            "mend what keeps scores away, and compare with refine eval and this run’s folder."
+            "mend what keeps scores away, and compare again."
         )
     elif c.prompts < MIN_PROMPTS:
         found["few_prompts"] = (
             f"Only {count_of(c.prompts, 'prompt')}: a verdict needs at least {MIN_PROMPTS}, and "
-            f"{FEW_PROMPTS} or more to be relied on. Compare on more with refine eval --prompts FILE, or "
-            "hold out more (prompts.held_out)."
+            f"{FEW_PROMPTS} or more to be relied on. Compare on more, or hold out more (prompts.held_out)."
         )
     elif c.prompts < FEW_PROMPTS:
         found["few_prompts"] = (

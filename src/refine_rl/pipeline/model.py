@@ -38,7 +38,8 @@ def run_engine(
     loading, known = _loading(folder, keep_reference=keep_reference, record=record, untouched=untouched)
     settings = folder.settings()
     engine = engine_of(settings.engine, loading, learner_config(settings), ledger)
-    _settle(folder, engine.policy, known, record)
+    if not known:
+        require_same_model(folder, record=record)
     return engine
 
 
@@ -50,7 +51,8 @@ def run_policy(
         folder, adapter_from=adapter_from, keep_reference=keep_reference, untouched=untouched
     )
     policy = loading.policy()
-    _settle(folder, policy, known)
+    if not known:
+        require_same_model(folder)
     return policy
 
 
@@ -62,7 +64,8 @@ def _loading(
     record: bool = False,
     untouched: bool = False,
 ) -> tuple[Loading, bool]:
-    """What is to be loaded, and whether its files are known to be those with which the run began."""
+    """What is to be loaded, and whether its files are known to be those with which the run began; where they
+    are not, they are looked at once they have come from the hub."""
     settings = folder.settings()
     known = require_same_model(folder, record=record)
     model, seed = settings.model, settings.grpo.seed
@@ -71,25 +74,16 @@ def _loading(
     elif settings.sft is not None and not untouched:
         _require_fine_tuned(folder)
         model = model.model_copy(update={"start": str(folder.sft.path)})
+    tools = load_tools(settings.rollout.tools, settings.folder) if settings.rollout.tools else {}
     loading = Loading(
         model=model,
         seed=seed,
         adapter_from=adapter_from,
         keep_reference=keep_reference,
         moment=folder.config.created(),
+        tools=tuple(tool.schema for tool in tools.values()),
     )
     return loading, known
-
-
-def _settle(folder: RunFolder, policy: Policy, known: bool, record: bool = False) -> None:
-    """Tells a model that was just loaded of the run's tools; and its files are looked at now that they have
-    come from the hub, where they were not `known`."""
-    settings = folder.settings()
-    if settings.rollout.tools:
-        tools = load_tools(settings.rollout.tools, settings.folder)
-        policy.tell_tools(tuple(tool.schema for tool in tools.values()))
-    if not known:
-        require_same_model(folder, record=record)
 
 
 def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:

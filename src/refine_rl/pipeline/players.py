@@ -101,7 +101,7 @@ def player_of(which: str | Path) -> Player:
     there = path.parent.is_dir() and path.parent != Path()
     if text == "tiny" or (_HUB.fullmatch(text) and not there):
         return Player(name=text.rpartition("/")[2], model=text)
-    hint = did_you_mean(path) or " refine runs lists those there are."
+    hint = did_you_mean(path) or " `refine runs` lists those there are."
     raise UserError(f"{path}: there is no run.{hint}")
 
 

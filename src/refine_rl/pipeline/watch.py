@@ -168,10 +168,13 @@ class Watch:
             allowance.spend(time.thread_time() - began)
 
     def _wanted(self) -> bool:
-        """Whether somebody looks, and the report at hand is not of the files as they are."""
+        """Whether somebody looks, and the report at hand is not of the run as it stands."""
         if not self.run.begun or time.monotonic() - self._asked > _ASKED:
             return False
-        return self.run.state_of_files() != (self._refused or (self._made and self._made.files))
+        files, made, now = self.run.state_of_files(), self._made, self._now
+        if self._refused or made is None:
+            return files != self._refused
+        return files != made.files or (now is not None and now.standing.state != made.state)
 
     def _ended(self) -> bool:
         """Whether the run has come to an end since the report at hand was made."""
@@ -181,9 +184,9 @@ class Watch:
         return now.standing.state not in ("running", made.state)
 
     def _make(self) -> None:
-        now, files, at = self._now, self.run.state_of_files(), datetime.now().astimezone()
-        state = now.standing.state if now is not None else ""
+        files, at = self.run.state_of_files(), datetime.now().astimezone()
         try:
+            self._now = now = now_of(self.run)
             page = render(self.run)
         except Exception as error:  # a damaged file, or a defect of ours, does not end the watching
             if not isinstance(error, _PASSING) or files == self._tried:
@@ -193,7 +196,7 @@ class Watch:
             return
         name = hashlib.sha256(page.encode()).hexdigest()[:16]
         self._trouble, self._refused = "", None
-        self._made = Made(page=page, name=name, at=f"{at:%H:%M:%S}", files=files, state=state)
+        self._made = Made(page=page, name=name, at=f"{at:%H:%M:%S}", files=files, state=now.standing.state)
 
     # -- its life -----------------------------------------------------------------------------
 

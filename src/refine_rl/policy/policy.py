@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from refine_rl.policy.adapter import Start, save_adapter
+from refine_rl.policy.check_sum import check_sum
 from refine_rl.policy.control import NO_CONTROL, Control, encode_words
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.dropout import Dropping, dropping
@@ -233,6 +234,10 @@ class Policy(ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def check_sum(self, *, whole: bool = False) -> int:
+        """Of the weights that training changes, or of all (check_sum.py)."""
+        return check_sum(dict(self.model.named_parameters()) if whole else self.trainable())
 
     def matrices(self) -> dict[str, float]:
         """The names of those that linear layers multiply by, the head apart; and how large a step each wants

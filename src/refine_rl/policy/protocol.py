@@ -68,7 +68,8 @@ Spoken = tuple[int, tuple[Trajectory, ...]]
 class Speaker(Protocol):
     """A model that answers, and can be trained."""
 
-    context_length: int
+    @property
+    def context_length(self) -> int: ...
 
     @property
     def device(self) -> torch.device: ...

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from refine_rl.errors import SettingsError, UserError, disk_error
+from refine_rl.errors import SettingsError, UserError, disk_error, quoted
 from refine_rl.recipes.examples import OWN, example_task, same_task
 from refine_rl.recipes.examples import TEMPLATE as _TEMPLATE
 from refine_rl.run.start import begun_from
@@ -57,8 +57,27 @@ def load_task(path: Path | None, *, recipe: str | None = None, overrides: Sequen
     the two is named."""
     if (path is None) == (recipe is None):
         raise SettingsError("name either a task file or a recipe: `refine recipes` lists the recipes")
+    if path is not None and not path.exists() and (meant := _meant(path)):
+        raise UserError(f"{path}: no such file; {meant}")
     found = load_settings(recipe_folder(str(recipe)) if path is None else path, overrides=overrides)
     return begun_from(found)
+
+
+def _meant(path: Path) -> str:
+    """What a task that is not there may have been: one of nearly that name beside it, or a recipe; "" where
+    nothing is like it."""
+    folder = path.parent
+    beside = [p.name for p in folder.iterdir() if _is_task(p)] if folder.is_dir() else []
+    if near := get_close_matches(path.name, beside, n=1):
+        return f"did you mean {quoted(folder / near[0])}?"
+    names = [recipe.name for recipe in recipes()] if path.name == str(path) else []
+    if near := get_close_matches(path.name, names, n=1):
+        return f"a recipe of Re:Fine is named otherwise: --recipe {near[0]}"
+    return ""
+
+
+def _is_task(path: Path) -> bool:
+    return path.suffix == ".toml" if path.is_file() else (path / "task.toml").is_file()
 
 
 def copy_recipe(name: str, target: Path) -> Path:

@@ -83,10 +83,10 @@ def lines(
     levels: Sequence[Level] = (),
     best: int | None = None,
 ) -> Chart | None:
-    """Curves against the step; None where none of them has a value. `best` is the step of the checkpoint
-    that was kept."""
+    """Curves against the step; None where none of them has a value, or none goes beyond its first step.
+    `best` is the step of the checkpoint that was kept."""
     drawn = [c for c in curves if any(v is not None and math.isfinite(v) for v in c.line[1])]
-    if not drawn:
+    if all(len(c.line[0]) < 2 for c in drawn):
         return None
     points = [_thinned(c) for c in drawn]
     across = along([s for c in drawn for s in c.line[0]])

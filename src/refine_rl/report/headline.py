@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from refine_rl.evaluate.verdict import called, lost_content, mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
+from refine_rl.report.next_steps import Command
+from refine_rl.report.now import Standing
 from refine_rl.report.standing import Json
-from refine_rl.run.state import State, end_of, turn_of
+from refine_rl.run.state import turn_of
 from refine_rl.types import MIN_PROMPTS, Comparison, Other, Verdict, count_of
 
 Tone = Literal["better", "not better", "worse", "stopped", "open"]
@@ -32,33 +34,38 @@ def headline(
     *,
     steps_done: int,
     steps: int,
+    standing: Standing,
+    after: Sequence[Command] = (),
+    again: str = "",
 ) -> Headline:
-    """The verdict on a compared run; on any other run, how far it came and what to do next."""
-    turn, end = turn_of(events), end_of(events)
+    """The verdict on a compared run; on any other run, how it stands and what to do next. `after` are the
+    commands that follow from the verdict; `again` is the one that compares."""
+    turn = turn_of(events)
     stop = _stop_note(turn)
     if comparison is not None:
-        return _compared(comparison, stop)
+        return _compared(comparison, [*stop], after)
     notes = [*stop, *_validation_note(validation)]
     numbers = f"{steps_done} of {steps} steps trained; base and tuned were not compared on held-out prompts."
-    if end == "stopped" and turn is not None:
-        stopped = f"Stopped by the guard “{turn['name']}”:"
-        return Headline(tone="stopped", claim=stopped, numbers=numbers, notes=tuple(notes))
-    said, way_out = _GOING if end is None else _UNFINISHED[end]
-    return Headline(tone="open", claim=said, numbers=numbers, notes=(*notes, way_out))
+    if standing.state == "stopped":
+        return Headline(tone="stopped", claim=f"{standing.said}:", numbers=numbers, notes=tuple(notes))
+    if standing.state == "finished":
+        notes.append(f"Compare with: {again}")
+        return Headline(tone="open", claim="Trained, not compared:", numbers=numbers, notes=tuple(notes))
+    if standing.state == "failed":
+        notes = notes[len(stop) :]  # what failed is told with how to go on
+    more = [standing.more] if standing.more else []
+    return Headline(tone="open", claim=claim_of(standing), numbers=numbers, notes=(*notes, *more))
 
 
-_UNFINISHED: Mapping[State, tuple[str, str]] = {  # the claim, and what to do next
-    "interrupted": ("Interrupted and saved:", "Go on with refine train --resume and this run’s folder."),
-    "failed": (
-        "Stopped, an endpoint or the machine failed:",
-        "Once it is mended, go on with refine train --resume and this run’s folder.",
-    ),
-    "finished": ("Trained, not compared:", "Compare with refine eval and this run’s folder."),
-}
-_GOING = (
-    "Not finished:",
-    "The run is still going, or it ended without a word; then refine train --resume takes it up again.",
-)
+def claim_of(standing: Standing) -> str:
+    """How a run stands, in the words that head its page.
+
+    >>> claim_of(Standing(state="failed", said="Stopped: an endpoint or the machine failed"))
+    'Stopped, an endpoint or the machine failed:'
+    """
+    return f"{standing.said.replace(':', ',')}:"
+
+
 _CLAIMS: dict[Verdict, tuple[Tone, str]] = {
     "better": ("better", "The tuned model is better"),
     "not better": ("not better", "The tuned model is not shown to be better"),
@@ -79,7 +86,7 @@ def claim(comparison: Comparison) -> str:
     return f"{said}:"
 
 
-def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
+def _compared(comparison: Comparison, stop: Sequence[str], after: Sequence[Command]) -> Headline:
     c = comparison
     notes = list(stop)
     if "success" in c.details:
@@ -90,7 +97,7 @@ def _compared(comparison: Comparison, stop: Sequence[str]) -> Headline:
             words += f", {share(greedy.base.mean)} → {share(greedy.tuned.mean)} of greedy ones"
         notes.append(words + ".")
     notes += [_beyond(name, other, c.prompts) for name, other in c.others.items()]
-    notes += said_with(c)
+    notes += [*said_with(c), *(f"{command.what} {command.text}" for command in after)]
     tone = _CLAIMS[c.verdict][0]
     return Headline(tone=tone, claim=claim(c), numbers=told(c), notes=tuple(notes))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from refine_rl.report.asked import bills, total
 from refine_rl.report.data import number
 from refine_rl.report.standing import Json
 from refine_rl.report.time_left import about, ended_early, left_of
+from refine_rl.run import RunFolder
 from refine_rl.run.follow import Watched
 from refine_rl.run.lock import Hold
 from refine_rl.run.state import State, end_of, held_again, patience, state_of, turn_of
@@ -69,14 +71,7 @@ def now_of(run: Watched, at: float | None = None) -> Now:
         waiting = Standing(state="not begun", said="Waiting for the run to begin")
         return Now(name=run.name, standing=waiting)
     events, metrics = run.events(), run.metrics()
-    took = [m["seconds"]["total"] for m in metrics[-10:]]
-    standing = standing_of(
-        events,
-        run.hold(),
-        silent=at - (run.heard() or at),
-        patience=patience(took),
-        resume=run.resume,
-    )
+    standing = _standing_at(run, at)
     going = standing.state == "running"
     if standing.state == "finished":  # the report has the rest
         return Now(name=run.name, standing=standing, done=len(metrics), steps=run.planned_steps())
@@ -93,6 +88,32 @@ def now_of(run: Watched, at: float | None = None) -> Now:
         facts=(*_facts(run, metrics), *_money(run)),
         warnings=tuple(told[: -_WARNINGS - 1 : -1]),
         warnings_all=len(told),
+    )
+
+
+def standing_when_made(run: RunFolder) -> Standing:
+    """How a run stands, for a page that is kept: what it says of a run that goes on was so when it was
+    made."""
+    watched = run if isinstance(run, Watched) else Watched(run.path)
+    standing = _standing_at(watched, time.time())
+    if standing.state != "running":
+        return standing
+    at = f"{datetime.now().astimezone():%H:%M:%S (UTC%z) on %Y-%m-%d}"
+    made = (
+        f"So it was when this page was made, at {at}. If it has ended since without a word, go on with: "
+        f"{run.resume}"
+    )
+    return replace(standing, more=f"{standing.more} {made}".lstrip())
+
+
+def _standing_at(run: Watched, at: float) -> Standing:
+    took = [m["seconds"]["total"] for m in run.metrics()[-10:]]
+    return standing_of(
+        run.events(),
+        run.hold(),
+        silent=at - (run.heard() or at),
+        patience=patience(took),
+        resume=run.resume,
     )
 
 

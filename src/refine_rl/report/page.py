@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refine_rl.errors import quoted
 from refine_rl.report import answers, data, exchanges, measured, parts, rollouts, turns
 from refine_rl.report.asked import asked
 from refine_rl.report.fill import fill_page
 from refine_rl.report.headline import headline
-from refine_rl.report.next_steps import next_steps, over
+from refine_rl.report.next_steps import Command, after_verdict, next_steps, over
+from refine_rl.report.now import standing_when_made
 from refine_rl.report.plots import reward_chart, training_plots
 from refine_rl.report.points import SMOOTH_FROM
 from refine_rl.report.sft import render_sft
@@ -37,15 +39,16 @@ def render(run: RunFolder, *, page_bytes: int = 2_900_000) -> str:
         return render_sft(run)
     settings, events, comparison = run.settings(), run.events(), run.comparison()
     groups = survey(run)
+    after = [] if comparison is None else after_verdict(run, settings, comparison)
     answered = answers.collect(run, comparison, page_bytes // 4)
     exchanged = exchanges.collect(run, page_bytes // 10)
     left = page_bytes - answered.size if answered is not None else page_bytes
     page: dict[str, Any] = {
         "name": run.name,
         "task": settings.task.strip(),
-        "commands": next_steps(run, settings),
+        "commands": [*after, *next_steps(run, settings)],
         **_evidence(run, settings, comparison),
-        **_training(run, settings, events, comparison, groups),
+        **_training(run, settings, events, comparison, groups, after),
         "judged": bool(settings.reward.judges),
         "answers": answered,
         "later": measured.later(run),
@@ -85,6 +88,7 @@ def _training(
     events: Sequence[Json],
     comparison: Comparison | None,
     groups: Sequence[Seen],
+    after: Sequence[Command],
 ) -> dict[str, Any]:
     """What the page says of the steps."""
     metrics, validation = run.metrics(), run.validation()
@@ -94,9 +98,17 @@ def _training(
         facts["Still to do"] = f"{about(left)}, going by what it took so far"
     return {
         "headline": headline(
-            comparison, events, validation, steps_done=len(metrics), steps=settings.grpo.steps
+            comparison,
+            events,
+            validation,
+            steps_done=len(metrics),
+            steps=settings.grpo.steps,
+            standing=standing_when_made(run),
+            after=after,
+            again=f"refine eval {quoted(run.path)}",
         ),
         "facts": facts,
+        "begun": bool(metrics),
         "best": best,
         "curve": reward_chart(metrics, validation, comparison, best=best),
         "families": training_plots(metrics, validation, run.pool(), groups, best=best),

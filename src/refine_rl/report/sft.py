@@ -10,13 +10,14 @@ from typing import Any
 
 from refine_rl.report import data
 from refine_rl.report.fill import fill_page
-from refine_rl.report.headline import Headline
+from refine_rl.report.headline import Headline, claim_of
 from refine_rl.report.next_steps import next_steps
+from refine_rl.report.now import Standing, standing_when_made
 from refine_rl.report.plots import sft_loss_chart, sft_plots
 from refine_rl.report.points import SMOOTH_FROM
 from refine_rl.report.standing import Json
 from refine_rl.run import RunFolder
-from refine_rl.run.state import end_of, turn_of
+from refine_rl.run.state import turn_of
 from refine_rl.settings import Settings
 from refine_rl.types import count_of
 
@@ -43,7 +44,7 @@ def render_sft(run: RunFolder) -> str:
         "name": run.name,
         "task": settings.task.strip(),
         "headline": _headline(
-            events, metrics, validation, best, int(run.config.source().get("sft_steps", 0))
+            events, metrics, validation, best, run.planned_steps(), standing_when_made(run)
         ),
         "facts": _facts(run, settings, metrics, best),
         "notes": next((e["text"] for e in events if e["name"] == "rows"), "").splitlines(),
@@ -51,6 +52,7 @@ def render_sft(run: RunFolder) -> str:
         "curve": sft_loss_chart(metrics, validation, best=best),
         "families": sft_plots(metrics),
         "commands": next_steps(run, settings),
+        "begun": bool(metrics),
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "best": best,
         "examples": run.examples(),
@@ -80,12 +82,17 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _headline(
-    events: Sequence[Json], metrics: Sequence[Json], validation: Sequence[Json], best: int | None, steps: int
+    events: Sequence[Json],
+    metrics: Sequence[Json],
+    validation: Sequence[Json],
+    best: int | None,
+    steps: int,
+    standing: Standing,
 ) -> Headline:
     """What came of it, or how far it came and what to do next."""
-    turn, end = turn_of(events), end_of(events)
+    turn, end = turn_of(events), standing.state
     done = f"{len(metrics)} of {count_of(steps, 'step')} trained."
-    notes = [turn["text"]] if turn is not None and end in ("stopped", "interrupted", "failed") else []
+    notes = [turn["text"]] if turn is not None and end in ("stopped", "interrupted") else []
     losses = {v["step"]: v["loss"] for v in validation}
     if 0 in losses and best in losses:
         before, after = losses[0], losses[best]
@@ -112,18 +119,11 @@ def _headline(
         last = metrics[-1]["loss"] if metrics else None
         numbers = f"training loss {data.number(last)} in the last step; no rows were kept for validation."
         return Headline(tone="open", claim="Trained:", numbers=numbers, notes=tuple(notes))
-    if end == "stopped" and turn is not None:
-        return Headline(
-            tone="stopped", claim=f"Stopped by the guard “{turn['name']}”:", numbers=done, notes=tuple(notes)
-        )
-    notes.append("refine sft --resume and this run’s folder take it up again.")
-    claims = {
-        "interrupted": "Interrupted and saved:",
-        "failed": "Stopped, an endpoint or the machine failed:",
-    }
-    return Headline(
-        tone="open", claim=claims.get(end or "", "Not finished:"), numbers=done, notes=tuple(notes)
-    )
+    if end == "stopped":
+        return Headline(tone="stopped", claim=f"{standing.said}:", numbers=done, notes=tuple(notes))
+    if standing.more:
+        notes.append(standing.more)
+    return Headline(tone="open", claim=claim_of(standing), numbers=done, notes=tuple(notes))
 
 
 def _facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int | None) -> dict[str, str]:

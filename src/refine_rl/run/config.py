@@ -26,6 +26,7 @@ class Config:
 
     def __init__(self, path: Path) -> None:
         self._run = path  # as it was given, for words
+        self.path = path / CONFIG  # which `refine train` takes as a task, to do it anew
         self._file = path.absolute() / CONFIG
 
     def settings(self) -> Settings:

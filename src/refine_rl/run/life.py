@@ -76,9 +76,10 @@ class Life(Tables):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """An existing run."""
+        """An existing run. Raises UserError, with the nearest one, where there is none."""
         if not (path / CONFIG).is_file():
-            raise UserError(f"{path} is not a run: it has no {CONFIG}.{did_you_mean(path)}")
+            hint = did_you_mean(path) or " `refine runs` lists those there are."
+            raise UserError(f"{path} is not a run: it has no {CONFIG}.{hint}")
         return cls(path)
 
     @property

@@ -57,7 +57,9 @@ class EngineSettings(Section):
     """With "tinker": what the service takes, as in {prefill = 0.1, sample = 0.3, train = 0.3}. Without it,
     costs are unknown."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that the answers to one prompt, or an update, may take at the server."""
+    """Seconds that the answers to one prompt, or an update, may take at a server; with several processes,
+    seconds without a sign of life of one of them (between two tokens or micro-batches). Then the run ends,
+    and can be resumed."""
     concurrency: Positive = 64
     """Prompts that the server is asked at once."""
 
@@ -73,9 +75,9 @@ class EngineSettings(Section):
             way_out='give its address, as in `base_url = "http://127.0.0.1:8000/v1"`',
         ),
         Impossible(
-            when=lambda it: not it.served and _sets(it, "base_url", "key_env", "timeout", "concurrency"),
-            why="has `base_url`, `key_env`, `timeout` or `concurrency`, and its `kind` is {it.kind!r}, which "
-            "asks no server",
+            when=lambda it: not it.served and _sets(it, "base_url", "key_env", "concurrency"),
+            why="has `base_url`, `key_env` or `concurrency`, and its `kind` is {it.kind!r}, which asks no "
+            "server",
             way_out='use `kind = "vllm"` or `kind = "tinker"`, or leave them out',
         ),
         Impossible(

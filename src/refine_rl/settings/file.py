@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from refine_rl.errors import SettingsError, UserError
+from refine_rl.errors import SettingsError, UserError, quoted
 from refine_rl.settings import Settings
 from refine_rl.settings.problems import Problem, dotted, find_problems, unknown_key
 from refine_rl.settings.toml_lines import KeyPath, key_lines
@@ -48,7 +48,7 @@ class _Places:
 
 
 def load_settings(path: Path, *, overrides: Sequence[str] = ()) -> Settings:
-    """Read a task.toml, or that of a folder.
+    """Read a task.toml, or that of a folder, or the config.toml of a run, whose task is done anew.
 
     `overrides` are "KEY=VALUE" texts that replace single settings ("grpo.steps=50"); the value is
     TOML, or plain text. Raises SettingsError that names every problem with its line, and UserError
@@ -56,10 +56,39 @@ def load_settings(path: Path, *, overrides: Sequence[str] = ()) -> Settings:
     """
     if path.is_dir():
         path = path / "task.toml"
-    text = read_text(path, way_out="`refine init my-task` makes a task to start from")
+    text = read_text(path, way_out=_way_out(path))
     data = _parse_toml(text, str(path))
+    folder = _task_of_run(data, path) if _is_of_run(data) else path.resolve().parent
     places = _Places(file=str(path), lines=key_lines(text), overrides=_put_over(data, overrides))
-    return _validate(data, path.resolve().parent, places)
+    return _validate(data, folder, places)
+
+
+def _is_of_run(data: Mapping[str, Any]) -> bool:
+    return all(isinstance(data.get(name), dict) and data[name] for name in _RUN_TABLES)
+
+
+def _task_of_run(data: dict[str, Any], path: Path) -> Path:
+    """The folder of the task of which a run was made, whose config `data` is, and stays without what is not
+    its settings. Raises SettingsError where a part of the task is in no file."""
+    source = data.pop("source")
+    del data["versions"]
+    if given := source.get("python_rewards"):
+        raise SettingsError(
+            f"{path}: this run was started from Python with reward functions ({', '.join(given)}), which are "
+            "in no file: start another one from Python"
+        )
+    return Path(str(source.get("folder", path.resolve().parent)))
+
+
+def _way_out(path: Path) -> str:
+    """What to do where there is no such task."""
+    if path.name == "task.toml" and (path.parent / "config.toml").is_file():
+        run = quoted(path.parent)
+        return (
+            f"{path.parent} is a run: `refine train --resume {run}` goes on with it, and "
+            f"`refine train {quoted(path.parent / 'config.toml')}` trains its task anew"
+        )
+    return "`refine init my-task` makes a task to start from"
 
 
 def override(settings: Settings, overrides: Sequence[str]) -> Settings:

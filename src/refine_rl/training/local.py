@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +14,13 @@ from refine_rl.policy.protocol import Speaker
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import torch_seed
 from refine_rl.training import checkpoint
-from refine_rl.training.check import Check, require_finite
+from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.lanes import Gradients, in_lanes, lanes_of
 from refine_rl.training.learner import Learned, LearnerConfig, LossSums, Objective
 from refine_rl.training.muon import muon
 from refine_rl.training.rows import Row, length, micro_batch, micro_batches
+from refine_rl.training.update import Found, learn
 
 
 def adamw(speaker: Speaker, *, weight_decay: float = 0.0) -> torch.optim.AdamW:
@@ -35,7 +36,7 @@ def _parameters(speaker: Speaker) -> list[nn.Parameter]:
 class LocalLearner:
     """`check` compares sampler and trainer; `tokens` go through the model at once, in all lanes together;
     `dropout` draws from (seed, step, update, micro-batch). `table` is the table of the settings that has the
-    learning rate, for words."""
+    learning rate, for words; `share` which part of an update's rows comes here, and of how many."""
 
     speaker: Speaker
     optimizer: torch.optim.Optimizer
@@ -45,6 +46,9 @@ class LocalLearner:
     dropout: float = 0.0
     seed: int = 0
     table: str = "grpo"
+    share: tuple[int, int] = (0, 1)
+    _chunks: list[list[Row]] = field(default_factory=list)
+    _starts: list[torch.Tensor] = field(default_factory=list)  # log-probs [B, T] before any weight moved
 
     @property
     def whole(self) -> bool:
@@ -62,47 +66,19 @@ class LocalLearner:
         seen: torch.Tensor | None = None,
         pause: Pause = never,
     ) -> Learned:
-        """See `Learner`. The log-probs of the rollouts stay the old ones throughout."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)
-        worked = [r for r in rows if r.teaches]
-        sampled = [r.trajectory for r in rows if r.sampled]
-        compared = self.dropout == 0 and any(r.sampled for r in worked)
-        if seen is None and sampled and not compared:
-            # The training pass cannot give the comparison: there is none, or dropout disturbs it.
-            seen = self.check.compare(sampled, step)
-        lanes = lanes_of(self.speaker)
-        # The lanes' micro-batches are in memory at once.
-        packed = self.speaker.shares_prompts
-        chunks = list(micro_batches([r.trajectory for r in worked], self.tokens // lanes, packed=packed))
-        losses: list[float] = []
-        norms: list[float] = []
-        clipped = 0
-        first: list[_Part] = []
-        for update in range(updates if worked else 0):
-            some = [[worked[i] for i in chunk] for chunk in chunks]
-            starts = [p.new_B_T for p in first] if first else [None] * len(chunks)
-            try:
-                parts = self._backward(some, starts, objective, lanes, (step, update), pause)
-            except torch.OutOfMemoryError as error:
-                raise MachineError(self._too_many(some)) from error
-            first = first or parts
-            norms.append(self._clipped_norm())
-            losses.append(sum(p.sums.loss.item() for p in parts))
-            clipped += sum(p.sums.clipped_tokens for p in parts)
-            require_finite(losses[-1], norms[-1], step, self.table)
-            if seen is None and compared:
-                seen = torch.cat([p.new_minus_old for p in parts]).abs()
-                self.check.require_match([r.trajectory for r in worked], seen, step)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(r.trajectory.completion_tokens for r in worked) * len(losses)
-        return Learned(
-            loss=losses[0] if losses else None,
-            grad_norm=max(norms, default=None),
-            clip_share=clipped / tokens if tokens else None,
+        """See `Learner`."""
+        return learn(
+            self,
+            self.check,
+            rows,
+            objective,
+            step=step,
+            rate=rate,
+            updates=updates,
             seen=seen,
-            apart=torch.cat([p.new_minus_old for p in first]) if first else None,
+            pause=pause,
+            drops=self.dropout > 0,
+            table=self.table,
         )
 
     def save(self, folder: Path, position: Position) -> None:
@@ -111,30 +87,39 @@ class LocalLearner:
     def load(self, folder: Path) -> Position:
         return checkpoint.load(folder, self.speaker, self.optimizer)
 
-    def _backward(
-        self,
-        chunks: Sequence[Sequence[Row]],
-        starts: Sequence[torch.Tensor | None],
-        objective: Objective,
-        lanes: int,
-        key: tuple[int, int],
-        pause: Pause,
-    ) -> list[_Part]:
-        """The gradient of all micro-batches, in the parameters' `grad`. `starts` are the log-probs with which
-        the step's update began, where that is over."""
+    def take(self, rows: Sequence[Row]) -> None:
+        """See `Worker`."""
+        lanes = self._lanes
+        # The lanes' micro-batches are in memory at once.
+        packed = self.speaker.shares_prompts
+        chunks = micro_batches([r.trajectory for r in rows], self.tokens // lanes, packed=packed)
+        self._chunks, self._starts = [[rows[i] for i in chunk] for chunk in chunks], []
+
+    def gradient(self, objective: Objective, step: int, update: int, pause: Pause) -> Found:
+        """See `Worker`; in the parameters' `grad`."""
         self.optimizer.zero_grad(set_to_none=True)
-        gradients = Gradients(_parameters(self.speaker), lanes)
+        gradients = Gradients(_parameters(self.speaker), self._lanes)
+        starts: Sequence[torch.Tensor | None] = self._starts or [None] * len(self._chunks)
 
         def work(n: int, lane: int) -> _Part:
-            if key[1] == 0 and lane == 0:
+            if update == 0 and lane == 0:
                 pause()
-            part = self._forward(chunks[n], starts[n], objective, (*key, n))
+            place, of = self.share
+            part = self._forward(self._chunks[n], starts[n], objective, (step, update, n * of + place))
             gradients.add(lane, part.sums.loss)
             return part.detached()
 
-        parts = in_lanes(work, len(chunks), lanes)
+        try:
+            parts = in_lanes(work, len(self._chunks), self._lanes)
+        except torch.OutOfMemoryError as error:
+            raise MachineError(self._too_many(self._chunks)) from error
         gradients.hand_over()
-        return parts
+        self._starts: Sequence[torch.Tensor | None] = self._starts or [p.new_B_T for p in parts]
+        return Found(
+            loss=sum(p.sums.loss.item() for p in parts),
+            clipped_tokens=sum(p.sums.clipped_tokens for p in parts),
+            apart=torch.cat([p.new_minus_old for p in parts]) if parts else torch.empty(0),
+        )
 
     def _too_many(self, chunks: Sequence[Sequence[Row]]) -> str:
         """What to do where the memory did not hold a micro-batch. It is not halved unasked: a run has one
@@ -166,9 +151,24 @@ class LocalLearner:
         new_minus_old = (new.detach() - batch.old_B_T)[mask]
         return _Part(sums=sums, new_B_T=new.detach(), new_minus_old=new_minus_old)
 
-    def _clipped_norm(self) -> float:
-        """The gradient's norm; a larger one than allowed is scaled down."""
+    def clipped_norm(self) -> float:
+        """See `Worker`."""
         return float(nn.utils.clip_grad_norm_(_parameters(self.speaker), self.max_grad_norm))
+
+    def move(self, rate: float) -> None:
+        """See `Worker`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("scale", 1.0)
+        self.optimizer.step()
+
+    def rest(self) -> None:
+        """See `Worker`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._chunks, self._starts = [], []
+
+    @property
+    def _lanes(self) -> int:
+        return lanes_of(self.speaker)
 
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon}

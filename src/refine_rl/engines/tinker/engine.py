@@ -76,6 +76,8 @@ def tinker_engine(
             f"{model.name} is an encoder-decoder, and Tinker's interface is for decoder-only models: use "
             'engine.kind = "local".'
         )
+    if loading.tools:
+        texts.tell_tools(loading.tools)
     context = offered(address)
     service = session(address, bill)
 

@@ -54,28 +54,36 @@ class Loss:
 
     def objective(self, kl: float) -> Objective:
         """With the KL coefficient `kl`."""
+        return PolicyLoss(loss=self, kl=kl)
 
-        def loss(new_B_T: torch.Tensor, batch: MicroBatch, start_B_T: torch.Tensor | None) -> LossSums:
-            old, importance = batch.old_B_T, None
-            if self.importance_cap is not None:
-                old = new_B_T.detach() if start_B_T is None else start_B_T
-                importance = weights(old, batch.old_B_T).clamp(max=self.importance_cap)
-            return policy_loss(
-                new_B_T,
-                old,
-                batch.advantages_B,
-                batch.weights_B,
-                batch.tokens.trainable.to(new_B_T.device),
-                loss=self.name,
-                clip_low=self.clip_low,
-                clip_high=self.clip_high,
-                reference_B_T=batch.reference_B_T,
-                kl=kl,
-                kl_estimator=self.kl_estimator,
-                importance_B_T=importance,
-            )
 
-        return loss
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyLoss:
+    """A loss with the KL coefficient of a step: an objective that another process can be sent."""
+
+    loss: Loss
+    kl: float
+
+    def __call__(self, new_B_T: torch.Tensor, batch: MicroBatch, start_B_T: torch.Tensor | None) -> LossSums:
+        """See `Objective`."""
+        how, old, importance = self.loss, batch.old_B_T, None
+        if how.importance_cap is not None:
+            old = new_B_T.detach() if start_B_T is None else start_B_T
+            importance = weights(old, batch.old_B_T).clamp(max=how.importance_cap)
+        return policy_loss(
+            new_B_T,
+            old,
+            batch.advantages_B,
+            batch.weights_B,
+            batch.tokens.trainable.to(new_B_T.device),
+            loss=how.name,
+            clip_low=how.clip_low,
+            clip_high=how.clip_high,
+            reference_B_T=batch.reference_B_T,
+            kl=self.kl,
+            kl_estimator=how.kl_estimator,
+            importance_B_T=importance,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

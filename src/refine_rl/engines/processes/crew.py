@@ -1,0 +1,182 @@
+"""Where the other processes come from: a launcher has started them, or this process does."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Listener
+
+import torch
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from refine_rl.engines.processes.channel import Channel
+from refine_rl.engines.processes.meet import PATIENCE, Hello, board, join, versions
+from refine_rl.engines.processes.orders import Join
+from refine_rl.engines.processes.place import ADDRESS, PARENT, Place, launched
+from refine_rl.engines.processes.team import Child, Team
+from refine_rl.errors import MachineError, UserError
+
+_THREADS = "OMP_NUM_THREADS"
+
+
+@dataclass(eq=False)
+class _Here:
+    """Of this process: its team, the store, and how many engines need them."""
+
+    team: Team | None = None
+    store: Store | None = None
+    joined: bool = False
+    engines: int = 0
+
+
+_HERE = _Here()
+
+
+def gather(place: Place) -> None:
+    """In the first process that a launcher started: waits for the others, which stay until it ends."""
+    store = board(place)
+    _HERE.team, _HERE.store = _met(place, store, {}, None), store
+    atexit.register(_HERE.team.close)
+
+
+def acquire(processes: int, silence: float) -> Team:
+    """The other processes, ready for orders; each call is followed by one of `release`. Raises MachineError
+    where they do not come."""
+    if _HERE.team is None:
+        if (place := launched()) is None:
+            _start(processes)
+        else:
+            gather(place)
+    team, store = _HERE.team, _HERE.store
+    assert team is not None
+    assert store is not None
+    _HERE.engines += 1
+    if not _HERE.joined:
+        team.silence = silence
+        try:
+            if team.threads is not None:
+                torch.set_num_threads(team.threads)
+            order = Join(seconds=silence, threads=team.threads)
+            team.all(order, lambda: join(team.place, store, silence))
+        except BaseException:
+            release()
+            raise
+        _HERE.joined = True
+    return team
+
+
+def release() -> None:
+    """An engine is closed. Those processes that this one started end with the last."""
+    _HERE.engines -= 1
+    team = _HERE.team
+    if _HERE.engines or team is None or not team.children:
+        return
+    team.close()
+    if team.threads is not None:
+        torch.set_num_threads(team.threads_before)
+    _HERE.team, _HERE.store, _HERE.joined = None, None, False
+
+
+def _start(processes: int) -> None:
+    """Starts the others on this machine, which share its cores."""
+    place = Place(rank=0, size=processes, local_rank=0, local_size=processes)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    threads = max(1, torch.get_num_threads() // processes)
+    children: dict[int, Child] = {}
+    try:
+        for rank in range(1, processes):
+            own = Place(rank=rank, size=processes, local_rank=rank, local_size=processes)
+            children[rank] = _child(own, store.port, threads)
+        _HERE.team = _met(place, store, children, threads)
+    except BaseException:
+        for child in children.values():
+            child.end(at_once=True)
+        raise
+    _HERE.store = store
+    atexit.register(_HERE.team.close)
+
+
+def _child(place: Place, port: int, threads: int) -> Child:
+    environment = {
+        **os.environ,
+        **place.environment(),
+        **dict(zip(ADDRESS, ("127.0.0.1", str(port)), strict=True)),
+        PARENT: str(os.getpid()),
+        _THREADS: str(threads),
+    }
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+    process = subprocess.Popen(
+        # -P: a file of the folder in which somebody stands is no module of ours.
+        [sys.executable, "-P", "-m", "refine_rl.engines.processes.serve"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        start_new_session=True,  # Ctrl-C is for this process alone
+    )
+    return Child(process, errors)
+
+
+def _met(place: Place, store: Store, children: Mapping[int, Child], threads: int | None) -> Team:
+    """The team, once everybody is here."""
+    secret = secrets.token_hex(32)
+    came: queue.Queue[tuple[Channel, Hello]] = queue.Queue()
+    with Listener(("127.0.0.1" if place.one_machine else "0.0.0.0", 0), authkey=secret.encode()) as listener:
+        words = PrefixStore("words", store)
+        words.set("port", str(listener.address[1]))
+        words.set("secret", secret)
+        threading.Thread(target=_accept, args=(listener, place.size - 1, came), daemon=True).start()
+        channels: dict[int, Channel] = {}
+        hosts: dict[int, str] = {}
+        until = time.monotonic() + PATIENCE.total_seconds()
+        while len(channels) < place.size - 1:
+            try:
+                channel, hello = came.get(timeout=0.1)
+            except queue.Empty:
+                _require_coming(children, channels, place, until)
+                continue
+            if hello.versions != versions():
+                raise UserError(
+                    f"Process {hello.rank} on {hello.host} has {', '.join(hello.versions)}; this one has "
+                    f"{', '.join(versions())}. All processes of a run need the same."
+                )
+            channels[hello.rank], hosts[hello.rank] = channel, hello.host
+    silence = PATIENCE.total_seconds()
+    return Team(place, channels, hosts, silence, children, threads, torch.get_num_threads())
+
+
+def _require_coming(
+    children: Mapping[int, Child], here: Mapping[int, Channel], place: Place, until: float
+) -> None:
+    """Raises MachineError where somebody will not come."""
+    for rank, child in children.items():
+        if rank not in here and child.process.poll() is not None:
+            raise MachineError(f"Process {rank} of {place.size} {child.ended}, before it could begin.")
+    if time.monotonic() > until:
+        missing = sorted(set(range(1, place.size)) - here.keys())
+        raise MachineError(f"Of {place.size} processes, numbers {missing} did not come within {PATIENCE}.")
+
+
+def _accept(listener: Listener, number: int, came: queue.Queue[tuple[Channel, Hello]]) -> None:
+    while number:
+        try:
+            channel = Channel(listener.accept())
+            hello = channel.receive().value
+        except AuthenticationError:  # a stranger
+            continue
+        except (OSError, EOFError):
+            if listener._listener is None:  # type: ignore[attr-defined]
+                return  # it is closed
+            continue
+        came.put((channel, hello))
+        number -= 1

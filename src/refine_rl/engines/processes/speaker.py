@@ -1,0 +1,224 @@
+"""Who answers in a run of several processes: whole groups are dealt out, each process continues its own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from refine_rl.engines.processes.deal import cut, dealt
+from refine_rl.engines.processes.hand import Hand
+from refine_rl.engines.processes.orders import Logprobs, Order, Speak
+from refine_rl.engines.processes.team import Team
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.memory import Memory
+from refine_rl.policy.policy import Policy
+from refine_rl.policy.protocol import Begun, Purpose, Speaker, Spoken
+from refine_rl.policy.tokens import TokenBatch
+from refine_rl.progress import Pause, never
+from refine_rl.types import Message, Segment
+
+_PLAYS = itertools.count(1)
+
+
+@dataclass(kw_only=True, eq=False)
+class Dealt(Memory):
+    """What this process keeps of a play; each of the others keeps what is its own under the same `number`.
+    `ranks`: a prompt's group stays where its keys and values are."""
+
+    number: int = field(default_factory=_PLAYS.__next__)
+    ranks: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeamSpeaker:
+    """The model of this process, with the others beside it. `reference`: as it was before training."""
+
+    policy: Policy
+    hand: Hand
+    team: Team
+    number: int  # the model's
+    reference_only: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # lanes ask from several threads
+
+    def speak(
+        self,
+        groups: Sequence[Sequence[Begun]],
+        *,
+        sampling: Sampling,
+        purpose: Purpose,
+        pause: Pause = never,
+        memory: Memory | None = None,
+    ) -> Iterator[Spoken]:
+        """See `Speaker`. What a member draws is a function of (seed, step, prompt, member, purpose): so who
+        continues it makes no difference but how rounding falls."""
+        kept = memory if isinstance(memory, Dealt) else None
+        shares = self._shares(groups, sampling, kept)
+        orders: dict[int, Order] = {
+            rank: Speak(
+                model=self.number,
+                groups=[groups[place] for place in places],
+                sampling=sampling,
+                purpose=purpose,
+                memory=None if kept is None else kept.number,
+                reference=self.reference_only,
+            )
+            for rank, places in enumerate(shares)
+            if rank
+        }
+        with self.team.asked(orders) as asked:
+            own = self.hand.speak(
+                [groups[place] for place in shares[0]],
+                sampling=sampling,
+                purpose=purpose,
+                pause=asked.pause(pause),
+                memory=memory,
+                reference=self.reference_only,
+            )
+            with contextlib.closing(own), self.team.together():
+                for n, said in own:
+                    yield shares[0][n], said
+                    for rank, (place, theirs) in asked.come():
+                        yield shares[rank][place], theirs
+            for rank, (place, theirs) in asked.rest(pause):
+                yield shares[rank][place], theirs
+
+    def _shares(
+        self, groups: Sequence[Sequence[Begun]], sampling: Sampling, kept: Dealt | None
+    ) -> list[list[int]]:
+        """The places of each rank's groups."""
+        work = [
+            sum(sampling.max_tokens for _ in group) + max((len(b.token_ids) for b in group), default=0)
+            for group in groups
+        ]
+        names = [group[0].prompt.id if group else "" for group in groups]
+        held = {} if kept is None else kept.ranks
+        held_places = {place: held[name] for place, name in enumerate(names) if name in held}
+        ranks = dealt(work, self.team.place.size, held_places)
+        if kept is not None:
+            kept.ranks = {name: rank for name, rank in zip(names, ranks, strict=True) if name}
+        shares: list[list[int]] = [[] for _ in range(self.team.place.size)]
+        for place, rank in enumerate(ranks):
+            shares[rank].append(place)
+        return shares
+
+    def memory(self) -> Memory | None:
+        """See `Speaker`."""
+        return None if self.policy.memory() is None else Dealt()
+
+    def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> torch.Tensor:
+        """See `Speaker`; with gradient, those of this process alone."""
+        if torch.is_grad_enabled():
+            with self.hand.speaker(self.reference_only) as speaker:
+                return speaker.logprobs(batch, temperature=temperature)
+        prompts = [tuple(ids[:n].tolist()) for ids, n in zip(batch.ids, batch.prompts, strict=True)]
+        shared = batch.prompts if self.shares_prompts else (0,) * len(prompts)
+        own = [n - s for n, s in zip(batch.lengths, shared, strict=True)]
+        parts = cut(prompts, shared, own, self.team.place.size)
+        orders: dict[int, Order] = {
+            rank: Logprobs(
+                model=self.number,
+                batch=_part(batch, part),
+                temperature=temperature,
+                reference=self.reference_only,
+            )
+            for rank, part in enumerate(parts)
+            if rank
+        }
+        with self._lock, self.team.asked(orders) as asked:
+            with self.team.together():
+                mine = self.hand.logprobs(_part(batch, parts[0]), temperature, reference=self.reference_only)
+            found = {0: mine, **asked.wait()}
+        out = torch.zeros(batch.ids.shape)
+        for rank, part in enumerate(parts):
+            if found[rank].numel():
+                out[part] = found[rank]
+        return out.to(self.device)
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[Speaker]:
+        """See `Speaker`."""
+        yield replace(self, reference_only=True)
+
+    @property
+    def context_length(self) -> int:
+        return self.policy.context_length
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    @property
+    def tolerance(self) -> float:
+        return self.policy.tolerance
+
+    @property
+    def shares_prompts(self) -> bool:
+        return self.policy.shares_prompts
+
+    @property
+    def has_reference(self) -> bool:
+        return self.policy.has_reference
+
+    @property
+    def moving(self) -> str:
+        return self.policy.moving
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return self.policy.encode(messages)
+
+    def encode_words(self, text: str) -> tuple[int, ...]:
+        return self.policy.encode_words(text)
+
+    def next_turn(
+        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
+    ) -> tuple[int, ...]:
+        return self.policy.next_turn(messages, more, as_sampled=as_sampled)
+
+    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
+        self.policy.check_turns(messages, role, as_sampled=as_sampled)
+
+    def demonstrate(
+        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
+    ) -> tuple[Segment, ...]:
+        return self.policy.demonstrate(messages, every=every, given=given)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self.policy.decode(token_ids)
+
+    def answer_room(self, prompt: int) -> int:
+        return self.policy.answer_room(prompt)
+
+    def dropout(self, rate: float, seed: int) -> AbstractContextManager[None]:
+        return self.policy.dropout(rate, seed)
+
+    def trainable(self) -> Mapping[str, torch.nn.Parameter]:
+        return self.policy.trainable()
+
+    def matrices(self) -> Mapping[str, float]:
+        return self.policy.matrices()
+
+    def save(self, folder: Path) -> None:
+        self.policy.save(folder)
+
+
+def _part(batch: TokenBatch, rows: slice) -> TokenBatch | None:
+    """Some rows, no longer than they are; None: none."""
+    lengths = batch.lengths[rows]
+    if not lengths:
+        return None
+    T = batch.ids.shape[1]
+    return TokenBatch(
+        ids=batch.ids[rows, :T].contiguous(),
+        attention=batch.attention[rows, :T].contiguous(),
+        trainable=batch.trainable[rows, :T].contiguous(),
+        sampled=batch.sampled[rows, :T].contiguous(),
+        prompts=batch.prompts[rows],
+        lengths=lengths,
+    )
