@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from make import Pause
+from refine_rl.engines.base import Loading
 from refine_rl.engines.processes import crew
+from refine_rl.engines.processes.engine import processes_engine
+from refine_rl.engines.processes.place import Place
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.sft import run as run_sft
@@ -175,6 +180,35 @@ def test_other_ways_of_training(task: Task, tmp_path: Path, sections: dict[str, 
 def test_dropout_is_the_same_for_as_many_processes(task: Task, tmp_path: Path) -> None:
     settings = task(2, model={"dropout": 0.3}, grpo={"steps": 2})
     same(trained(tmp_path / "a", settings), trained(tmp_path / "b", settings))
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param({}, id="plain"), pytest.param({"gradient_checkpointing": True}, id="recomputed")]
+)
+def test_a_model_spread_over_both(two: RunFolder, task: Task, tmp_path: Path, model: dict[str, Any]) -> None:
+    """Neither has the whole model. Three groups for two give one of them passes over nothing."""
+    folder = RunFolder.create(tmp_path / "run", task(2, engine={"shard": True}, model=model))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(50))
+    run(folder)
+    close(two, folder)
+    adapter = "adapter_model.safetensors"
+    assert (folder.model / adapter).stat().st_size == (two.model / adapter).stat().st_size
+
+
+def test_of_a_spread_model_a_process_has_a_part(task: Task) -> None:
+    settings = task(2, engine={"shard": True})
+    place = Place(rank=0, size=2, local_rank=0, local_size=2)
+    loading = Loading(
+        model=settings.model, seed=0, adapter_from=None, keep_reference=False, moment=datetime(2026, 1, 2)
+    )
+    with closing(processes_engine(settings.engine, place, loading)) as engine:
+        layers = [
+            p for n, p in engine.policy.model.named_parameters() if ".layers." in n and not p.requires_grad
+        ]
+        assert sum(p.numel() for p in layers) == 2 * sum(p.to_local().numel() for p in layers) > 0
+        assert all(type(p) is torch.nn.Parameter for p in engine.policy.trainable().values())
+        assert "a part of the frozen weights" in engine.notes[0]
 
 
 def test_several_turns(task: Task, tmp_path: Path) -> None:

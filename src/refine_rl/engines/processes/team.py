@@ -67,12 +67,11 @@ class Team:
         now = self.clock()
         for rank, order in orders.items():
             self._moved[rank] = (self._moved[rank][0], now)
-            self._send(rank, Message(kind="order", about=self._number, value=order))
+            self.send(rank, Message(kind="order", about=self._number, value=order))
         try:
             yield asked
         finally:
-            for rank in asked.waiting:
-                self._send(rank, Message(kind="cancel", about=asked.number))
+            asked.take_back()
 
     def all(
         self, order: Order, own: Callable[[], Any] = lambda: None, pause: Pause = never
@@ -87,7 +86,7 @@ class Team:
         """An order that nobody waits for, to those that are there."""
         self._number += 1
         for rank in self.channels:
-            self._send(rank, Message(kind="order", about=self._number, value=order))
+            self.send(rank, Message(kind="order", about=self._number, value=order))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -134,7 +133,7 @@ class Team:
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
 
-    def _send(self, rank: int, message: Message) -> None:
+    def send(self, rank: int, message: Message) -> None:
         with contextlib.suppress(OSError):  # it is gone: whoever listens to it says how
             self.channels[rank].send(message)
 
@@ -238,10 +237,19 @@ class Asked:
         """For this process's own share: it also hears of a process that is gone."""
 
         def both() -> None:
-            pause()
-            self.team.require()
+            try:
+                pause()
+                self.team.require()
+            except BaseException:
+                self.take_back()  # before this process waits for the others to end
+                raise
 
         return both
+
+    def take_back(self) -> None:
+        """What is not done is no longer wanted."""
+        for rank in self.waiting:
+            self.team.send(rank, Message(kind="cancel", about=self.number))
 
     def come(self) -> Iterator[tuple[int, Any]]:
         """The parts of results that are here."""
