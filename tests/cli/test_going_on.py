@@ -17,7 +17,6 @@ from refine_rl.pipeline.ways_on import ways
 from refine_rl.run import RunFolder
 
 Refine = Callable[..., Any]
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def shown(err: str) -> list[list[str]]:
