@@ -23,8 +23,6 @@ from refine_rl.run import RunFolder
 from refine_rl.settings.file import load_settings
 from tinker_server import KEY, TinkerServer
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
 CHILD = """
 import sys
