@@ -131,7 +131,8 @@ def replay(
     prompt: str | None = typer.Option(None, "--prompt", help="A prompt's id; without it, the whole step."),
     as_json: bool = JSON,
 ) -> None:
-    """Make a recorded group again. With the weights of that step; then hold it against the record."""
+    """Make a recorded group again. With the weights of that step; then hold it against the record. (What a
+    server drew is held against the log-probs of those weights.)"""
     from refine_rl.report.screen import Screen, results, say
     from refine_rl.run import RunFolder
 
@@ -147,12 +148,22 @@ def replay(
             verdict = "same" if member.same else "DIFFERENT"
             if member.member == 0:
                 say(console, f"{member.prompt_id}: {member.prompt!r}")
-            say(console, f"{member.prompt_id} member {member.member}: {verdict}, {member.tokens} tokens")
+            apart = "" if member.apart is None else f", log-probs {member.apart:.1e} nats a token apart"
+            say(
+                console,
+                f"{member.prompt_id} member {member.member}: {verdict}, {member.tokens} tokens{apart}",
+            )
             say(console, f"    {member.text!r}")
-            if not member.same:
+            if not member.same and member.apart is None:
                 say(console, f"    recorded: {member.recorded_text!r}", under=14)
         if all(member.same for member in found):
-            say(console, f"All {count_of(len(found), 'answer')} are those on record, token by token.")
+            served = any(member.apart is not None for member in found)
+            how = (
+                "by their log-probs (a server drew them, and draws for itself)"
+                if served
+                else "token by token"
+            )
+            say(console, f"All {count_of(len(found), 'answer')} are those on record, {how}.")
     if different := sum(not member.same for member in found):
         raise RefineError(
             f"The replay differs from the record in {different} of {len(found)} completions. Either the "

@@ -15,7 +15,7 @@ from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.run import RunFolder
-from refine_rl.settings import RolloutSettings
+from refine_rl.settings import EngineSettings, RolloutSettings
 from refine_rl.training.grpo.setup import learner_config
 from refine_rl.types import Prompt
 
@@ -37,7 +37,10 @@ def run_engine(
     what the calls of an engine cost that is a service."""
     loading, known = _loading(folder, keep_reference=keep_reference, record=record, untouched=untouched)
     settings = folder.settings()
-    engine = engine_of(settings.engine, loading, learner_config(settings), ledger)
+    asked = settings.engine
+    if asked.kind == "vllm" and folder.config.kind() == "sft":
+        asked = EngineSettings(kind="local")  # nothing is sampled
+    engine = engine_of(asked, loading, learner_config(settings), ledger)
     if not known:
         require_same_model(folder, record=record)
     return engine

@@ -1,8 +1,9 @@
-"""A step's groups made again, to the token."""
+"""A step's groups made again, to the token; or where a server drew them, held against the weights of then."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 
 from refine_rl.engines.local import LocalEngine
@@ -16,6 +17,7 @@ from refine_rl.progress import Observer, Quiet, count
 from refine_rl.report.dialogue import told
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
+from refine_rl.training.check import difference
 from refine_rl.training.checkpoint import DamagedCheckpoint, Position
 from refine_rl.training.grpo.resample import waves
 from refine_rl.training.grpo.setup import distance_of, learn_of, learner_of, play_of, schedule_of
@@ -25,7 +27,9 @@ from refine_rl.types import Group, Prompt, Trajectory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """A member made again, and whether it is the recorded one, token by token."""
+    """A member made again, and whether it is the recorded one, token by token. Of one that a server drew,
+    `apart` is by how many nats a token its recorded log-probs differ from those of the weights that sampled
+    it; `same`: by no more than the step's own check saw."""
 
     prompt_id: str
     prompt: str
@@ -34,13 +38,15 @@ class Replayed:
     tokens: int
     text: str
     recorded_text: str
+    apart: float | None = None
 
 
 def replay(
     folder: RunFolder, *, step: int, prompt_id: str | None = None, observer: Observer | None = None
 ) -> list[Replayed]:
     """Makes the groups of a step again: the weights of that step (from the nearest checkpoint, with the
-    recorded groups of the steps since), then the same draws.
+    recorded groups of the steps since), then the same draws. What a server drew, for itself, cannot be drawn
+    again: there the log-probs are compared.
 
     The prompts of the step are sampled together, as they were (in waves, with grpo.resample): the rounding
     of a matrix product may depend on the size of the batch.
@@ -60,6 +66,11 @@ def replay(
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
     hold_positions(settings.rollout, LocalEngine(policy), folder.prompts(), observer)
     _to_weights_of(step, folder, settings, policy, recorded, observer)
+    chosen = [g for g in recorded[step] if prompt_id in (None, g.prompt.id)]
+    if settings.engine.served:
+        observer.stage(f"Comparing the log-probs of step {step}")
+        limit = _limit(folder, settings, policy, step)
+        return [r for group in chosen for r in _held_against(policy, group, settings, limit)]
     observer.stage(f"Sampling step {step}")
     play, again = play_of(settings, policy, stage=stage), []
     for wave in waves(recorded[step], settings.grpo.prompts_per_step):
@@ -78,6 +89,11 @@ def _require_replayable(
     folder: RunFolder, recorded: dict[int, list[Group]], step: int, prompt_id: str | None
 ) -> None:
     """Raises UserError where the step or the prompt is not on record, or its settings are others now."""
+    if folder.settings().engine.kind == "tinker":
+        raise UserError(
+            f"{folder.path} was sampled and trained by a service, which keeps its weights and draws for "
+            "itself: nothing can be made again here. What it drew stands in the run's groups."
+        )
     if step not in recorded:
         there = f"it has 1 to {max(recorded)}" if recorded else "it has none yet"
         raise UserError(f"{folder.path} has no step {step}; {there}.")
@@ -101,6 +117,8 @@ def _to_weights_of(
 ) -> None:
     """Gives the policy the weights that sampled a step."""
     learner, schedule = learner_of(settings, policy), schedule_of(settings)
+    if settings.engine.served:  # it was held against the server's own tolerance when it was sampled
+        learner.check = replace(learner.check, allowed=math.inf)
     weights = schedule.sampled_after(step)
     start = _nearest(folder, learner, weights, observer)
     if others := [change for change in folder.changed_settings() if start.step < change.step]:
@@ -132,6 +150,34 @@ def _nearest(folder: RunFolder, learner: LocalLearner, weights: int, observer: O
         except DamagedCheckpoint as damaged:
             observer.warning(f"The checkpoint of step {before} is damaged: {damaged}")
     return Position()
+
+
+def _limit(folder: RunFolder, settings: Settings, policy: Policy, step: int) -> float:
+    """The mean difference of a member's log-probs that is let through: twice the largest of a single token
+    that the step saw."""
+    seen = next((m.mismatch_max for m in folder.history() if m.step == step), None)
+    return max(policy.tolerance, settings.grpo.mismatch_tolerance or 0.0, 2 * (seen or 0.0))
+
+
+def _held_against(policy: Policy, group: Group, settings: Settings, limit: float) -> list[Replayed]:
+    """The members of a recorded group, beside the log-probs that these weights give their tokens."""
+    found = []
+    for member in group.trajectories:
+        apart = float(difference(policy, [member], settings.rollout.temperature).mean())
+        text = _text(member, group.prompt)
+        found.append(
+            Replayed(
+                prompt_id=member.prompt_id,
+                prompt=group.prompt.text,
+                member=member.member,
+                same=apart <= limit,
+                tokens=member.completion_tokens,
+                text=text,
+                recorded_text=text,
+                apart=apart,
+            )
+        )
+    return found
 
 
 def _compare(new: Trajectory, old: Trajectory, prompt: Prompt) -> Replayed:

@@ -29,8 +29,8 @@ def reopen(
     Python that it was started with.
 
     New settings count from the newest checkpoint on: steps recorded after it were made under the old
-    ones, and are made anew, unless only `budget` and `endpoints` are other ones: no result depends on
-    these. Raises UserError where that cannot be, or where other code was given.
+    ones, and are made anew, unless only `budget`, `endpoints` and where the engine's server is are other
+    ones: no result depends on these. Raises UserError where that cannot be, or where other code was given.
     """
     folder = RunFolder.open(path)
     if folder.config.kind() == "sft":
@@ -52,6 +52,8 @@ def reopen(
         if from_step is None:
             folder.repair()
         same = {"budget": after.budget, "endpoints": after.endpoints}
+        if before.engine.served and before.engine.kind == after.engine.kind:
+            same["engine"] = after.engine  # where its server is, and how it is asked
         if from_step is None and before.model_copy(update=same) == after:
             folder.change(before, after, folder.recorded_to())
             return folder

@@ -58,9 +58,8 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
             "There is no [sft] in the task: say where the answers to imitate stand, as in "
             'data = "file:pairs.jsonl".'
         )
-    require_engine(settings.engine, settings.model)
+    require_engine(settings.engine, settings.model, samples=False)
     require_model(settings.model)
-    require_engine(settings.engine, settings.model)
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)
     journal.stage(f"Loading {settings.model.name}")

@@ -35,8 +35,6 @@ from refine_rl.settings.file import settings_from_dict
 from refine_rl.training.grpo.setup import learner_config, loss_of
 from refine_rl.training.rows import Row
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 Task = Callable[..., Settings]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
 STEPS = 4

@@ -10,7 +10,7 @@ from typing import Any
 
 from refine_rl.engines.base import Loading
 from refine_rl.engines.vllm.adapters import Adapters
-from refine_rl.engines.vllm.meeting import Met, meet
+from refine_rl.engines.vllm.meeting import Met, meet, model_of
 from refine_rl.engines.vllm.probe import MARGIN
 from refine_rl.engines.vllm.server import Server
 from refine_rl.engines.vllm.speaker import ServedSpeaker
@@ -21,7 +21,7 @@ from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
-from refine_rl.settings import EndpointSettings, EngineSettings
+from refine_rl.settings import EndpointSettings, EngineSettings, ModelSettings
 from refine_rl.training import checkpoint
 from refine_rl.training.check import Check
 from refine_rl.training.learner import LearnerConfig
@@ -56,9 +56,54 @@ class VllmEngine:
             self.temporary.cleanup()
 
 
+def require_server(settings: EngineSettings, model: ModelSettings) -> None:
+    """Raises UserError for a server that is wrongly named, MachineError for one that does not answer; without
+    loading a model."""
+    server = _server(settings, model, rank=model.rank, dtype=model.dtype, temperature=1.0)
+    try:
+        model_of(server, find_origin(model.source).base)
+    finally:
+        server.close()
+
+
 def vllm_engine(settings: EngineSettings, loading: Loading, config: LearnerConfig) -> VllmEngine:
     """The engine, with its model loaded here, and the server met. Raises UserError where either cannot be
     used, MachineError where the server does not answer."""
+    policy = loading.policy()
+    if not isinstance(policy, DecoderOnly):
+        raise UserError(
+            f'engine.kind = "vllm": {policy.source} is an encoder-decoder, which vLLM does not serve. Leave '
+            "[engine] out."
+        )
+    server = _server(
+        settings,
+        loading.model,
+        rank=_rank(policy, loading.model.rank),
+        dtype=str(policy.compute_dtype).removeprefix("torch."),
+        temperature=config.temperature,
+    )
+    temporary = None if settings.adapter_folder else tempfile.TemporaryDirectory(prefix="refine-adapters-")
+    folder = (
+        Path(settings.adapter_folder).expanduser().absolute() if temporary is None else Path(temporary.name)
+    )
+    if temporary is not None:
+        folder.chmod(0o755)  # the server may be another user's
+    adapters = Adapters(policy=policy, server=server, folder=folder)
+    try:
+        met = meet(policy, adapters, allowed=config.allowed)
+        speaker = _speaker(policy, adapters, met, config.temperature)
+    except BaseException:
+        server.close()
+        if temporary is not None:
+            temporary.cleanup()
+        raise
+    return VllmEngine(policy=policy, speaker=speaker, notes=_notes(server, met, speaker), temporary=temporary)
+
+
+def _server(
+    settings: EngineSettings, model: ModelSettings, *, rank: int, dtype: str, temperature: float
+) -> Server:
+    """The server that the settings name; the rest is said in the command that would start it."""
     endpoint = endpoint_at(
         settings.base_url,
         settings.key_env,
@@ -73,35 +118,15 @@ def vllm_engine(settings: EngineSettings, loading: Loading, config: LearnerConfi
             "engine.adapter_folder that this process and the server both see, by the same path (a shared "
             "disk). vLLM reads each step's adapter there."
         )
-    policy = loading.policy()
-    if not isinstance(policy, DecoderOnly):
-        raise UserError(
-            f'engine.kind = "vllm": {policy.source} is an encoder-decoder, which vLLM does not serve. Leave '
-            "[engine] out."
-        )
     start = start_command(
-        find_origin(loading.model.source).base,
-        rank=_rank(policy, loading.model.rank),
-        dtype=policy.compute_dtype,
+        find_origin(model.source).base,
+        rank=rank,
+        dtype=dtype,
         base_url=settings.base_url,
-        temperature=config.temperature,
+        temperature=temperature,
         key_env=settings.key_env,
     )
-    temporary = None if settings.adapter_folder else tempfile.TemporaryDirectory(prefix="refine-adapters-")
-    folder = (
-        Path(settings.adapter_folder).expanduser().absolute() if temporary is None else Path(temporary.name)
-    )
-    if temporary is not None:
-        folder.chmod(0o755)  # the server may be another user's
-    server = Server(endpoint, start)
-    adapters = Adapters(policy=policy, server=server, folder=folder)
-    try:
-        met = meet(policy, adapters, allowed=config.allowed)
-        speaker = _speaker(policy, adapters, met, config.temperature)
-    except BaseException:
-        server.close()
-        raise
-    return VllmEngine(policy=policy, speaker=speaker, notes=_notes(server, met, speaker), temporary=temporary)
+    return Server(endpoint, start)
 
 
 def _speaker(policy: Policy, adapters: Adapters, met: Met, temperature: float) -> ServedSpeaker:

@@ -33,12 +33,13 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import begun
 from refine_rl.policy.sample import spoken_turn
+from refine_rl.progress import never
 from refine_rl.randomness import torch_seed
 from refine_rl.types import Prompt, Trajectory
 
 _QUESTIONS = ("Say hello.", "Name three animals.", "What is two and three?", "Write a line about the sea.")
 _WORDS = "The quick brown fox jumps over 13 lazy dogs."
-_MEMBERS, _TOKENS = 2, 24
+_MEMBERS, _TOKENS = 2, 16
 _ALIKE = 0.1
 """Nats a token by which two number formats of one model may differ; other weights differ by more."""
 _EFFECT = 0.5
@@ -62,7 +63,7 @@ def meet(policy: Policy, adapters: Adapters, *, allowed: float | None) -> Met:
     MachineError where it does not answer. `allowed` is the difference in nats a token that each step lets
     through, where the settings say it. The policy reads no more from here on than the server does."""
     server = adapters.server
-    base, longest = _model_of(server, policy.source)
+    base, longest = model_of(server, policy.source)
     _require_tokens(policy, server, base)
     if longest is not None:
         policy.context_length = min(policy.context_length, longest)
@@ -86,8 +87,9 @@ def meet(policy: Policy, adapters: Adapters, *, allowed: float | None) -> Met:
     return Met(base=base, processed=processed, probe=replace(probe, noise=noise))
 
 
-def _model_of(server: Server, source: str) -> tuple[str, int | None]:
-    """The server's name for the base model, and how many tokens it reads."""
+def model_of(server: Server, source: str) -> tuple[str, int | None]:
+    """The server's name for the base model, and how many tokens it reads. Raises UserError where it serves
+    none that can be it, MachineError where it does not answer."""
     try:
         found = server.ask("models", final=True)
     except Refused as error:
@@ -147,32 +149,34 @@ def _require_tokens(policy: Policy, server: Server, base: str) -> None:
 
 
 def _sampled(policy: Policy, server: Server, name: str, temperature: float) -> list[Trajectory]:
-    """Answers of the server to a few questions. Raises UserError where it samples otherwise than asked."""
-    sampling = Sampling(max_tokens=_TOKENS, temperature=temperature)
-    texts = []
+    """Answers of the server to a few questions. Raises MachineError where they are none."""
+    begin, asked = [], []
     for n, question in enumerate(_QUESTIONS):
         prompt = Prompt(id=f"met{n}", split="train", messages=({"role": "user", "content": question},))
-        members = begun(policy.encode(prompt.messages), prompt, _MEMBERS)
-        asked = Asked(
-            model=name,
-            ids=members[0].token_ids,
-            n=_MEMBERS,
-            seed=n,
-            sampling=sampling,
-            stops=policy.stop_ids,
-            vocabulary=policy.vocabulary,
+        begin.append(begun(policy.encode(prompt.messages), prompt, _MEMBERS))
+        asked.append(
+            Asked(
+                model=name,
+                ids=begin[-1][0].token_ids,
+                n=_MEMBERS,
+                seed=n,
+                sampling=Sampling(max_tokens=_TOKENS, temperature=temperature),
+                stops=policy.stop_ids,
+                vocabulary=policy.vocabulary,
+            )
         )
-        try:
-            said = asked.said(server.ask("completions", asked.body))
-        except Nonsense as error:
-            raise server.nonsense(str(error)) from None
-        except Refused as error:
-            raise MachineError(f"{server.shown} does not answer for {name}: {error}") from None
-        texts += [
-            spoken_turn(policy, member, "", its.tokens, its.logprobs)
-            for member, its in zip(members, said, strict=True)
-        ]
-    return texts
+    try:
+        answers = dict(server.ask_each("completions", [one.body for one in asked], never))
+        said = [one.said(answers[n]) for n, one in enumerate(asked)]
+    except Nonsense as error:
+        raise server.nonsense(str(error)) from None
+    except Refused as error:
+        raise MachineError(f"{server.shown} does not answer for {name}: {error}") from None
+    return [
+        spoken_turn(policy, member, "", its.tokens, its.logprobs)
+        for members, group in zip(begin, said, strict=True)
+        for member, its in zip(members, group, strict=True)
+    ]
 
 
 def _processed(policy: Policy, server: Server, name: str) -> bool:
