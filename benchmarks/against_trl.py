@@ -229,8 +229,12 @@ def trl_steps(
     device: str,
     micro_batch: int,
     checkpointing: bool,
+    continuous: bool = False,
+    liger: bool = False,
+    warm_up_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Medians over `steps` steps of GRPOTrainer."""
+    """Medians over `steps` steps of GRPOTrainer; in those before them completions have `warm_up_tokens`.
+    `continuous`: transformers' sampler of continuous batches in place of `generate`."""
     import random
     import warnings
 
@@ -261,6 +265,8 @@ def trl_steps(
         max_steps=warm_up + steps,
         bf16=dtype == "bfloat16",
         gradient_checkpointing=checkpointing,
+        use_transformers_continuous_batching=continuous,
+        use_liger_kernel=liger,
         model_init_kwargs={"dtype": "bfloat16"} if dtype == "bfloat16" and adapter == "lora" else None,
         beta=0.0,
         num_iterations=1,
@@ -290,10 +296,13 @@ def trl_steps(
     generate = trainer._generate_and_score_completions
 
     def generate_and_time(*inputs: Any) -> Any:
+        warms_up = warm_up_tokens is not None and len(clock.seconds) < warm_up
+        length = warm_up_tokens if warms_up else completion_tokens
+        trainer.generation_kwargs["max_new_tokens"] = trainer.generation_config.max_new_tokens = length
         began = time.perf_counter()
         made = generate(*inputs)
         clock.sampling[-1] += time.perf_counter() - began
-        for what, asked in (("prompt", prompt_tokens), ("completion", completion_tokens)):
+        for what, asked in (("prompt", prompt_tokens), ("completion", length)):
             lengths = set(made[what + "_mask"].sum(dim=1).tolist())
             if lengths != {asked}:
                 raise SystemExit(f"TRL's {what}s have {sorted(lengths)} tokens where {asked} were asked for")

@@ -170,7 +170,7 @@ def refine_steps(
         speaker=policy,
         optimizer=adamw(policy),
         check=Check(speaker=policy),
-        tokens=tokens_at_once or SFTSettings(data="file:-").tokens_per_micro_batch,
+        tokens=tokens_at_once or SFTSettings(data="file:-").at_once,
         dropout=dropout,
         table="sft",
     )

@@ -16,10 +16,12 @@ from pathlib import Path
 from transformers import PretrainedConfig, Qwen2Config
 
 from refine_rl.plan.counts import Counts
-from refine_rl.plan.machine import Rates, Size, size_of
-from refine_rl.plan.memory import SLACK, kept_weights, memory
+from refine_rl.plan.machine import Rates
+from refine_rl.plan.memory import kept_weights, memory
+from refine_rl.policy.size import Size, size_of
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
+from refine_rl.training.memory import SLACK
 
 MODELS = {
     "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "heads": (14, 2)},

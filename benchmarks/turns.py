@@ -5,7 +5,7 @@
 A model of random weights, as `refine bench` makes it, says about `--said` tokens a turn: one word in so many
 ends an answer, so that lengths differ as they do in a game. The world answers with `--told` tokens. Who has
 not ended after four times as many is over. Both ways sample the same games to the token, which is checked, in
-turn in one process (A B A B ...); figures are medians of its processor's seconds.
+turn in one process (A B A B ...); figures are medians of its processor's seconds, on a GPU of the clock's.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def lines(a: argparse.Namespace) -> Iterator[str]:
     lengths = [int(n) for n in a.prompt_tokens.split(",")]
+    now = time.process_time if a.device == "cpu" else time.perf_counter
     shape = Shape(vocabulary=a.vocabulary, hidden=a.hidden, layers=a.layers)
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), shape, context=max(lengths) + a.turns * (4 * a.said + a.told))
@@ -115,9 +116,9 @@ def lines(a: argparse.Namespace) -> Iterator[str]:
         spent: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(a.repeats):
             for keep in (True, False):
-                began = time.process_time()
+                began = now()
                 game.play(keep=keep)
-                spent[keep].append(time.process_time() - began)
+                spent[keep].append(now() - began)
         anew, kept = median(spent[False]), median(spent[True])
         tokens = sum(map(len, said[True])) / len(said[True])
         yield f"| {length} | {tokens:.0f} | {anew:.2f} | {kept:.2f} | {anew / kept:.2f} |"

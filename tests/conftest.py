@@ -17,8 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 import quick
 
@@ -29,8 +27,12 @@ os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its processes; a test
 # Models of a few thousand weights gain nothing by more, and wait for it; here and in every child.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis_settings.load_profile("busy")  # a busy machine makes nothing wrong
+if importlib.util.find_spec("hypothesis"):  # not where only the tests of a card are run (benchmarks/gpu.py)
+    from hypothesis import HealthCheck
+    from hypothesis import settings as hypothesis_settings
+
+    hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    hypothesis_settings.load_profile("busy")  # a busy machine makes nothing wrong
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -193,12 +195,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have their text and numbers, but no drawings."""
-    monkeypatch.setattr("refine_rl.report.chart.drawing", lambda paths: "")
 
 
 @pytest.fixture(scope="session")

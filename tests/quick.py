@@ -27,6 +27,7 @@ SLOW_PLACES = {
     "tests/assets": "the bundled model, and its corpus",
     "tests/bench": "models, timed",
     "tests/cli": "whole commands",
+    "tests/engines": "whole runs, in several processes",
     "tests/pipeline": "whole runs",
     "tests/plan/test_memory_page.py": "skeletons of models",
     "tests/policy": "models",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from refine_rl.plan.machine import Rates, Size
+from refine_rl.plan.machine import Rates
+from refine_rl.policy.size import Size
 
 SIZE = Size(
     parameters=1_000_000,

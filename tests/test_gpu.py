@@ -24,10 +24,13 @@ from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.size import model_size
 from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.run import RunFolder
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
+from refine_rl.training.grpo.setup import settled_for
+from refine_rl.training.memory import MOST, Place, free_memory, tokens_that_fit
 from refine_rl.types import Trajectory
 
 pytestmark = [
@@ -92,6 +95,25 @@ def test_a_resumed_run_is_the_same_to_the_bit(
             run(folder)
         weights.append((folder.checkpoint(6) / "weights.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_as_many_tokens_at_once_as_the_card_s_memory_holds(
+    make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found at the start, by what is free without the run's own model; a resume keeps it."""
+    settings = settings_from_dict(
+        {"task": "x", "model": {"name": str(make_model("llama")), "device": "cuda"}}, tmp_path
+    )
+    policy = load_policy(settings.model)
+    free = free_memory("cuda")
+    assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
+    size = model_size(settings.model)
+    place = Place(device="cuda", dtype=str(policy.compute_dtype).removeprefix("torch."))
+    found = settled_for(settings, policy)
+    assert found.grpo.at_once == min(MOST, tokens_that_fit(settings.model, size, place, free))
+    monkeypatch.setattr("refine_rl.training.grpo.setup.free_memory", lambda device: 1e9)
+    assert settled_for(settings, policy).grpo.at_once < found.grpo.at_once
+    assert settled_for(found, policy) == found
 
 
 def tokens_and_logprobs(groups: list[tuple[Trajectory, ...]]) -> tuple[list[tuple[int, ...]], torch.Tensor]:

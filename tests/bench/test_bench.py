@@ -19,11 +19,11 @@ from refine_rl.bench.measure import Bench, Measured, measure
 from refine_rl.bench.random_model import Shape, write_random_model
 from refine_rl.bench.steps import Numbers, RandomReward, random_prompts, take_steps
 from refine_rl.errors import SettingsError, UserError
-from refine_rl.plan.machine import size_of
 from refine_rl.policy import load
 from refine_rl.policy.flops import Costs, Load, costs, seen
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.size import size_of
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.types import Group, StepMetrics

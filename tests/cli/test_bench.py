@@ -17,7 +17,17 @@ FIGURES = {"seconds_per_step", "seconds", "tokens_per_second", "peak_rss_mb", "p
 FIGURES |= {"share_of_matmul_rate", "share", "matmul_gflops", "model_gflop_per_step", "model_gflop"}
 FIGURES |= {"mismatch_mean", "mismatch_max"}
 SETUP = {"model", "parameters", "trained", "adapter", "prompt_tokens", "completion_tokens", "prompts"}
-SETUP |= {"group_size", "steps", "warm_up", "device", "processor", "dtype", "threads", "torch"}
+SETUP |= {
+    "group_size",
+    "steps",
+    "warm_up",
+    "tokens_at_once",
+    "device",
+    "processor",
+    "dtype",
+    "threads",
+    "torch",
+}
 SMALL = ["--prompt-tokens", "6", "--completion-tokens", "4", "--prompts", "2", "--group-size", "2"]
 SMALL += ["--steps", "1", "--warm-up", "1", "--dtype", "float32", "--set", "model.device=cpu"]
 RANDOM = ["--vocabulary", "60", "--hidden", "128", "--layers", "1"]
@@ -42,6 +52,7 @@ def test_as_json(refine: Refine, tmp_path: Path) -> None:
         "group_size": 2,
         "steps": 1,
         "warm_up": 1,
+        "tokens_at_once": 2048,
     }
     assert {name: found[name] for name in asked} == asked
     assert (found["dtype"], found["adapter"], found["device"]) == ("float32", "none", "cpu")

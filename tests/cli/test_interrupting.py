@@ -20,7 +20,6 @@ from refine_rl.errors import Interrupted
 
 Refine = Callable[..., Any]
 STEPS = 25
-pytestmark = pytest.mark.usefixtures("no_plots")
 # While the file "slow" lies beside it, this reward does not come back: from about step 14 on, so that whoever
 # interrupts the run is in time, or already now where the file says so.
 REWARD = """

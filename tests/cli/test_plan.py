@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,3 +274,48 @@ def test_rows_that_cannot_be_imitated_are_told(refine: Refine, imitating: Path) 
     done = refine("plan", imitating)
     assert (done.code, done.out) == (2, "")
     assert "pairs.jsonl:2 has no column `answer`" in done.err
+
+
+TOOL = """
+def look_up(word: str) -> int:
+    \"\"\"The number that belongs to a word. WHAT\"\"\"
+    return 1
+"""
+
+
+def test_what_the_policy_is_told_of_its_tools_is_counted(refine: Refine, task: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(task.parent, tmp_path / "tools"))
+
+    def planned(*tools: str) -> tuple[int, int]:
+        """Tokens of a prompt, and how many of them are about the tools."""
+        done = refine("plan", folder, "--set", f"rollout.tools={list(tools)}")
+        assert done.code == 0, done.err
+        found = re.search(r"prompts of about (\d+) tokens(?:, (\d+) of them about the tools)?; ", done.out)
+        assert found is not None
+        return int(found[1]), int(found[2] or 0)
+
+    (folder / "tools.py").write_text(TOOL.replace("WHAT", ""))
+    bare, short = planned(), planned("tools.py:look_up")
+    assert bare[1] == 0
+    assert short[0] - short[1] == bare[0]
+    (folder / "tools.py").write_text(TOOL.replace("WHAT", "x" * 400))
+    assert planned("tools.py:look_up")[0] - short[0] in (100, 101)  # four characters a token
+
+
+def test_tokens_at_a_service(refine: Refine, task: Path) -> None:
+    there = ["--set", "engine.kind=tinker", "--set", "engine.prices={prefill=1, sample=4, train=2}"]
+    done = refine("plan", task, *there)
+    assert done.code == 0, done.err
+    assert re.search(r"^tokens at the service +prefilled +sampled +trained +dollars$", done.out, re.MULTILINE)
+    assert re.search(r"^  training .*\$0\.\d+–0\.\d+$", done.out, re.MULTILINE)
+    assert re.search(r"^dollars  \$0\.\d+–0\.\d+$", done.out, re.MULTILINE)
+    assert not re.search(r"^(time|memory|disk|machine) ", done.out, re.MULTILINE)
+    whole = json.loads(refine("plan", task, *there, "--json").out)
+    assert [one["stage"] for one in whole["service"]][1] == "training"
+    assert whole["memory"] is None
+    unpriced = refine("plan", task, *there[:2])
+    assert re.search(r"^dollars  unknown for tinker/", unpriced.out, re.MULTILINE)
+    assert json.loads(refine("plan", task, *there[:2], "--json").out)["cost"]["low"] is None
+    probed = refine("plan", task, *there, "--probe", "--yes")
+    assert probed.code == 2
+    assert "engine.kind" in probed.err

@@ -8,7 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ from refine_rl.llm.scripted import ScriptedConnections
 from refine_rl.plan import Calls, Counts, calls, count_prompts, machine, make_plan, memory, pace, survey
 from refine_rl.plan.calls import judged, judges_of, requests, resampled, validations
 from refine_rl.plan.counts import written_counts
-from refine_rl.plan.machine import Rates, Size
+from refine_rl.plan.durations import Seconds, durations
+from refine_rl.plan.machine import Rates
 from refine_rl.plan.money import Cost, cost, missing_keys
 from refine_rl.plan.pace import Fitted, Pace, Work
-from refine_rl.plan.plan import Seconds, durations, over_budget
 from refine_rl.plan.probe import probe_calls, wilson
+from refine_rl.plan.words import over_budget
+from refine_rl.policy.size import Size, model_size
 from refine_rl.recipes import recipe_folder
 from refine_rl.rewards.build import build_panel
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import load_settings, settings_from_dict
+from refine_rl.training import memory as training_memory
 from refine_rl.types import Prompt
 from sizes import RATES, SIZE
 
@@ -456,7 +459,7 @@ def test_the_demo_takes_what_was_measured() -> None:
 
 def test_size_of_the_bundled_model() -> None:
     settings = make(model={"name": "tiny", "rank": 16})
-    size = machine.model_size(settings.model)
+    size = model_size(settings.model)
     assert size == Size(
         parameters=3_672_832,
         linear=4 * (256 * 256 * 2 + 256 * 128 * 2 + 3 * 256 * 768),
@@ -470,7 +473,7 @@ def test_size_of_the_bundled_model() -> None:
     )
     assert size.trainable(settings.model) == 311_296  # as peft counts them
     assert size.trainable(make(model={"name": "tiny", "adapter": "none"}).model) == 3_672_832
-    one = machine.model_size(make(model={"name": "tiny", "targets": ["q_proj"]}).model)
+    one = model_size(make(model={"name": "tiny", "targets": ["q_proj"]}).model)
     assert one.adapted == 4 * 512
 
 
@@ -480,7 +483,7 @@ def test_size_of_other_architectures(kind: str, make_model: MakeModel) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = make_model(kind)
-    size = machine.model_size(make(model={"name": str(folder)}).model)
+    size = model_size(make(model={"name": str(folder)}).model)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert size.parameters == sum(p.numel() for p in model.parameters())
     with torch.no_grad():
@@ -551,7 +554,7 @@ def test_endpoints_work_side_by_side() -> None:
     assert how_long(two, calls(two, counts), None).judges == (20 * 3.0 + 6.0,) * 2
 
 
-ROUND = Fitted(launch=1e-3, slowdown=3.0, traffic=10)
+ROUND = Fitted(launch=1e-3, started=4e-3, slowdown=3.0, traffic=10)
 
 
 def test_time_of_a_step() -> None:
@@ -570,7 +573,7 @@ def test_time_of_a_step() -> None:
     training = (
         3 * 2 * (whole * 2 * 800_000 + said * 2 * 200_000) / 1e9
         + 10 * whole * 4 * activation / 1e9
-        + 3 * math.ceil(whole / 2048) * launch
+        + math.ceil(whole / 2048) * 4 * 4e-3
     )
     assert found.training(3, 8) == pytest.approx(training)
     assert found.step() == pytest.approx(sampling + training)
@@ -597,13 +600,19 @@ def test_low_and_high_of_a_step() -> None:
     assert 0 < half < 0.6 * whole
 
 
-def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("plan_fit", BENCHMARKS / "plan_fit.py")
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    plan_fit = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "plan_fit", plan_fit)  # its dataclasses look themselves up
-    spec.loader.exec_module(plan_fit)
+    found = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, found)  # its dataclasses look themselves up
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan_fit = script("plan_fit", monkeypatch)
     shapes = [(3, 8, 100), (3, 8, 700), (1, 4, 20), (64, 4, 50)]
 
     def times(true: Fitted) -> list[Any]:
@@ -616,18 +625,57 @@ def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyP
         return found
 
     for true in (
-        Fitted(launch=1e-3, slowdown=3.0, traffic=10.0),
-        Fitted(launch=0.0, slowdown=2.0, traffic=5.0),
+        Fitted(launch=1e-3, started=4e-3, slowdown=3.0, traffic=10.0),
+        Fitted(launch=0.0, started=2e-3, slowdown=2.0, traffic=5.0),
     ):
         fitted = plan_fit.fit(times(true))
-        assert [fitted.launch, fitted.slowdown, fitted.traffic] == pytest.approx(
-            [true.launch, true.slowdown, true.traffic], abs=1e-9
-        )
+        assert asdict(fitted) == pytest.approx(asdict(true), abs=1e-9)
         assert plan_fit.off(times(true), fitted) == pytest.approx((1.0, 1.0))
     # Times that a figure below 0 would explain best: it is 0, and the others make up for it.
-    assert plan_fit.fit(times(Fitted(launch=-1e-4, slowdown=3.0, traffic=10.0))).launch == 0.0
+    assert plan_fit.fit(times(Fitted(launch=-1e-4, started=3e-3, slowdown=3.0, traffic=10.0))).launch == 0.0
     twice = [replace(t, seconds=2 * t.seconds) for t in times(true)]
     assert plan_fit.off(twice, true) == pytest.approx((2.0, 2.0))
+
+
+def test_a_fit_takes_the_points_of_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As benchmarks/gpu.py writes them; made here from known figures, which come out again."""
+    plan_fit = script("plan_fit", monkeypatch)
+    true = Fitted(launch=3e-4, started=6e-3, slowdown=2.0, traffic=12.0)
+    card = replace(RATES, device="cuda", dtype="bfloat16", train=1e12, decode=4e11, bytes=1e11)
+
+    def step(prompts: int, tokens: int, at_once: int, **more: Any) -> dict[str, Any]:
+        shape = {"prompts": prompts, "group_size": 8, "prompt_tokens": tokens, "completion_tokens": 256}
+        known = {"adapter": "lora", "dtype": "bfloat16", "tokens_at_once": at_once, "parameters": 1_000_000}
+        made = {
+            **shape,
+            **known,
+            **more,
+            "size": asdict(SIZE),
+            "rates": asdict(card),
+            "peak_device_mb": 900.0,
+        }
+        one = replace(plan_fit.pace_of(made), given=true)
+        made["seconds"] = {"sample": one.sampling(prompts, 8), "train": one.training(prompts, 8)}
+        return made
+
+    items = {
+        "grpo: a": {"refine": step(8, 64, 32_768)},
+        "grpo: b": {"refine": step(8, 700, 2048), "trl": {"seconds": {"sample": 1.0, "train": 1.0}}},
+        "grpo: c": {"refine": {"failed": "OutOfMemoryError"}},
+        "sweep: a": {"rows": [step(32, 512, n, asked=n) for n in (2048, 8192)]},
+        "qlora: no": {"failed": "bitsandbytes is not there"},
+    }
+    (tmp_path / "gpu.json").write_text(json.dumps({"items": items}))
+    monkeypatch.setattr(sys, "argv", ["plan_fit.py", "--points", str(tmp_path / "gpu.json")])
+    plan_fit.main()
+    said = capsys.readouterr().out
+    assert said.endswith('    "cuda": Fitted(launch=0.0003, started=0.006, slowdown=2, traffic=12),\n')
+    assert said.count(": sample |") == 2
+    assert said.count(": train |") == 4
+    assert "| 1 M, lora, 8 x 8 x (64 + 256), 32,768 at once | 900 | " in said
+    assert "new: off by a factor of 1.00 typically, 1.00 at worst" in said
 
 
 # -- groups in the place of those without spread ----------------------------------------------------
@@ -771,10 +819,10 @@ def test_memory_of_a_card_is_what_was_measured(tokens: int, measured: float) -> 
         vocabulary=151_936,
         context=32_768,
     )
-    there = memory.held(model, size, rates) - memory.program(rates)
-    moving = memory.training_bytes(model, size, rates, tokens)
+    there = training_memory.held(model, size, rates) - training_memory.program(rates)
+    moving = training_memory.training_bytes(model, size, rates, tokens)
     assert there + moving == pytest.approx(measured, rel=0.05)
-    assert memory.training_bytes(model, size, replace(rates, device="cpu"), tokens) > 2 * moving
+    assert training_memory.training_bytes(model, size, replace(rates, device="cpu"), tokens) > 2 * moving
 
 
 def test_memory_and_time_of_a_quantised_base() -> None:
@@ -811,7 +859,7 @@ def test_disk() -> None:
 
 def test_this_machine_is_measured() -> None:
     model = ModelSettings(name="tiny", device="cpu")
-    rates = machine.measure(model, machine.model_size(model), sampled=64, trained=2048)
+    rates = machine.measure(model, model_size(model), sampled=64, trained=2048)
     assert rates.device == "cpu"
     assert rates.dtype in ("float32", "bfloat16")
     assert 1e8 < rates.decode < 1e15
@@ -829,6 +877,30 @@ def test_a_run_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     assert said(64e9) == []
     assert said(0.5e9)[0].startswith("The run does not fit into this machine's 0.5 GB")
     assert said(1.0e9)[0].startswith("The run may not fit into this machine's 1.0 GB")
+
+
+def test_the_plan_says_how_many_tokens_a_card_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(recipe_folder("style"))
+    card = replace(TWO_CORES, device="cuda")
+    monkeypatch.setattr(machine, "installed_memory", lambda device: 80e9)
+
+    def planned(free: float, rates: Rates = card, settings: Settings = settings) -> Any:
+        monkeypatch.setattr(training_memory, "free_memory", lambda device: free)
+        return make_plan(settings, DEMO, rates=rates)
+
+    def said(plan: Any) -> list[str]:
+        return [n for n in plan.notes if "tokens_per_micro_batch" in n]
+
+    (small,) = said(planned(3e9))
+    # ((3e9 - 712e6 of program, weights and adapter) / 2 - 805e6 of tiles) / 4 layers of 11,264 bytes = 7,510
+    assert small.startswith("grpo.tokens_per_micro_batch: a run would take 7,424, as many as this card's")
+    assert planned(3e9).memory[1] <= 3e9
+    assert planned(80e9).work.step[1] < planned(2.4e9).work.step[1]  # 768 at once: more launches
+    assert said(planned(3e9, TWO_CORES)) == []
+    given = settings.model_copy(
+        update={"grpo": settings.grpo.model_copy(update={"tokens_per_micro_batch": 9})}
+    )
+    assert said(planned(3e9, card, given)) == []
 
 
 # -- what is looked at ----------------------------------------------------------------------------

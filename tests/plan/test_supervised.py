@@ -16,12 +16,13 @@ from refine_rl.errors import UserError
 from refine_rl.pipeline.sft import run
 from refine_rl.plan import Counts, Plan, calls, make_plan, survey
 from refine_rl.plan import supervised as planned
-from refine_rl.plan.memory import held, memory, sampling_bytes, training_bytes
+from refine_rl.plan.memory import memory, sampling_bytes
 from refine_rl.plan.pace import Fitted, Pace
 from refine_rl.plan.supervised import Rows, earliest, supervised
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
+from refine_rl.training.memory import held, training_bytes
 from sizes import RATES, SIZE
 
 MakeModel = Callable[..., Path]
@@ -80,7 +81,7 @@ def rows_of(settings: Settings) -> Rows:
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 def test_the_plan_counts_what_the_run_trains_on(
-    task: Callable[..., Settings], tmp_path: Path, kind: str, no_plots: None
+    task: Callable[..., Settings], tmp_path: Path, kind: str
 ) -> None:
     """Rows, tokens, targets and steps of a run's own record; the rows that it cuts and sets aside too."""
     model = {} if kind == "llama" else {"name": str(listening_model(tmp_path / "t5")), "prefix": "say: "}
@@ -194,7 +195,11 @@ def test_time_of_the_stage() -> None:
 def test_of_a_token_through_the_model_and_back() -> None:
     """900 tokens, 300 of them targets, in two micro-batches; once by hand."""
     pace = Pace(
-        settings=of({}), size=SIZE, rates=RATES, prompt=60, given=Fitted(launch=1e-3, slowdown=3, traffic=10)
+        settings=of({}),
+        size=SIZE,
+        rates=RATES,
+        prompt=60,
+        given=Fitted(launch=1e-3, started=3e-3, slowdown=3, traffic=10),
     )
     activation = 4 * (34 * 100 + 4 * 400) + 4 * (600 + 400)
     products = 2 * (900 * 2 * 800_000 + 300 * 2 * 2000 * 100)

@@ -38,7 +38,7 @@ def test_the_busiest_process_decides() -> None:
     slower = replace(GPUS, train=part * 1e9, decode=part * 5e8, bytes=part * 1e9)
     one = Pace(settings=settings, size=SIZE, rates=slower, prompt=100)
     said = 5 * 8 * 256
-    trained = one.once((500 + said) / 2, said / 2, settings.grpo.tokens_per_micro_batch)
+    trained = one.once((500 + said) / 2, said / 2, settings.grpo.at_once)
     assert found.step[1] == pytest.approx(one.sampling(3, 8) + trained)
     evaluated = 3 * one.sampling(3, 4) + 2 * (one.sampling(4, 4) + one.sampling(4, 1))
     assert found.evaluation[1] == pytest.approx(evaluated)
@@ -70,6 +70,11 @@ def test_more_processes_than_gpus() -> None:
     team = team_of(EngineSettings(processes=5), GPUS)
     assert (team.devices, team.on_one) == (2, 3)
     assert team.rates(GPUS).train == pytest.approx(1e9 * TOGETHER["cuda"] / 3)
+    assert list(team.words("cuda", 5)) == [
+        "engine.processes = 5 needs as many GPUs, and this machine has 2: the run would be refused here."
+    ]
+    assert list(team_of(EngineSettings(processes=2), GPUS).words("cuda", None)) == []
+    assert list(team_of(EngineSettings(processes=5), RATES).words("cpu", 5)) == []
 
 
 def test_rows_to_imitate_are_dealt_by_their_tokens() -> None:

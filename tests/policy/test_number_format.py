@@ -14,6 +14,7 @@ from refine_rl.policy import load, number_format
 from refine_rl.policy.load import choose_dtype, load_policy
 from refine_rl.policy.number_format import faster_format, one_layer
 from refine_rl.policy.origin import model_source
+from refine_rl.policy.size import model_size
 from refine_rl.settings import ModelSettings
 
 MakeModel = Callable[..., Path]
@@ -121,7 +122,7 @@ def test_a_plan_counts_with_the_format_that_a_run_takes(
 ) -> None:
     monkeypatch.setattr(load, "faster_here", lambda config, settings: dtype)
     model = ModelSettings(name="tiny", device="cpu")
-    rates = machine.measure(model, machine.model_size(model), sampled=64, trained=2048)
+    rates = machine.measure(model, model_size(model), sampled=64, trained=2048)
     assert rates.dtype == str(dtype).removeprefix("torch.")
     assert load_policy(model).compute_dtype == dtype
 

@@ -13,7 +13,7 @@ import torch
 
 from make import group, prompts
 from refine_rl.envs.play import sample
-from refine_rl.errors import GuardStop, Interrupted
+from refine_rl.errors import GuardStop, Interrupted, MachineError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
@@ -23,7 +23,7 @@ from refine_rl.training import checkpoint
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.kl import kl_per_token
 from refine_rl.training.grpo.setup import learner_of
-from refine_rl.training.local import adamw
+from refine_rl.training.local import LocalLearner, adamw
 from refine_rl.training.rows import Row
 from refine_rl.types import Group, Segment
 from taught import learned, references_of, rows_of
@@ -356,6 +356,28 @@ def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
     s = settings(tokens_per_micro_batch=1)
     with pytest.raises(Interrupted):
         learned(policy, batch, s, pause=pause)
+    assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "advice"),
+    [
+        (600, "600 tokens at once. Fewer .*: --set grpo.tokens_per_micro_batch=300$"),
+        (1, "one answer and its prompt of [0-9]+ tokens at once: model.gradient_checkpointing = true"),
+    ],
+)
+def test_memory_that_runs_out_says_what_needs_less(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, tokens: int, advice: str
+) -> None:
+    policy = policy_of(make_model)
+    before, batch = weights(policy), rows_of(groups_of(policy))
+
+    def full(self: LocalLearner, *_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(LocalLearner, "_forward", full)
+    with pytest.raises(MachineError, match=f"^Out of memory in training, with .*{advice}"):
+        learned(policy, batch, settings(tokens_per_micro_batch=tokens))
     assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
 
 

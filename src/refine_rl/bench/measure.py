@@ -27,6 +27,7 @@ from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.settings import Settings
 from refine_rl.settings.file import override, settings_from_dict
+from refine_rl.training.grpo.setup import settled_for
 from refine_rl.types import StepMetrics
 
 PRODUCTS = 8  # large matrix products that are timed, half of them before the steps and half after
@@ -45,7 +46,7 @@ class Bench:
     steps: int = 5
     warm_up: int = 2
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    adapter: Literal["lora", "none"] = "lora"
+    adapter: Literal["lora", "qlora", "none"] = "lora"
     overrides: tuple[str, ...] = ()
 
 
@@ -76,6 +77,7 @@ class Measured:
     group_size: int
     steps: int
     warm_up: int
+    tokens_at_once: int  # in training
     each_step: tuple[float, ...]  # seconds of each, in order
     device: str
     processor: str
@@ -128,6 +130,7 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
             "lower --prompt-tokens or --completion-tokens."
         )
     policy.hold_still(length)
+    settings = settled_for(settings, policy)
     rates = matmul_rates(device, dtype, times=PRODUCTS // 2)
     vocabulary = policy.vocabulary
     number = settings.grpo.steps * bench.prompts
@@ -172,6 +175,7 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
         group_size=bench.group_size,
         steps=bench.steps,
         warm_up=bench.warm_up,
+        tokens_at_once=settings.grpo.at_once,
         each_step=tuple(m.seconds["total"] for m in taken),
         device=str(device),
         processor=processor(device),

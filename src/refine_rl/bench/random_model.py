@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,12 +34,9 @@ class Shape:
 
 
 def write_random_model(folder: Path, shape: Shape, *, context: int) -> None:
-    """Model and tokenizer, as transformers reads them. Text is token ids in decimal ("17 4 1023"), so that a
-    prompt of n numbers is n tokens; id 0 ends an answer."""
+    """A model of this shape, by `write_model`."""
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
 
-    transformers.utils.logging.disable_progress_bar()
     heads = shape.hidden // HEAD
     config = transformers.Qwen3Config(
         vocab_size=shape.vocabulary,
@@ -54,11 +52,23 @@ def write_random_model(folder: Path, shape: Shape, *, context: int) -> None:
         pad_token_id=0,
         bos_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
+    write_model(folder, config)
+
+
+def write_model(
+    folder: Path, config: Any, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> None:
+    """A model of random weights (made on `device`) and a tokenizer, as transformers reads them. Text is token
+    ids in decimal ("17 4 1023"), so that a prompt of n numbers is n tokens; id 0 ends an answer."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    transformers.utils.logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(torch_seed(0, "random model"))
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(folder, safe_serialization=True)
-    words = Tokenizer(models.WordLevel({str(i): i for i in range(shape.vocabulary)}, unk_token="0"))
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(config.vocab_size)}, unk_token="0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0", pad_token="0")
     tokenizer.chat_template = "{{ messages[-1]['content'] }}"

@@ -42,7 +42,9 @@ def bench(
     steps: int = typer.Option(5, "--steps", min=1, help="Steps that are timed; the median counts."),
     warm_up: int = typer.Option(2, "--warm-up", min=0, help="Steps before them that are not."),
     dtype: Literal["auto", "float32", "bfloat16"] = typer.Option("auto", "--dtype", help="Number format."),
-    adapter: Literal["lora", "none"] = typer.Option("lora", "--adapter", help="none trains every weight."),
+    adapter: Literal["lora", "qlora", "none"] = typer.Option(
+        "lora", "--adapter", help="none trains every weight."
+    ),
     overrides: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="Another setting of the step: --set model.rank=8."
     ),
@@ -82,7 +84,8 @@ def bench(
 
 
 def _lines(m: Measured) -> list[str]:
-    trained = f"LoRA on {m.trained:,} of" if m.adapter == "lora" else "all of"
+    names = {"lora": "LoRA", "qlora": "QLoRA"}
+    trained = f"{names[m.adapter]} on {m.trained:,} of" if m.adapter in names else "all of"
     lines = [
         f"{m.model}: {trained} {m.parameters:,} weights, {m.dtype}",
         f"{m.processor}, {m.device}, {count_of(m.threads, 'thread')}, torch {m.torch}",

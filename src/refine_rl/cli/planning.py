@@ -19,8 +19,8 @@ from refine_rl.types.amounts import BYTES, COUNT, SECONDS, amount, dollars
 
 if TYPE_CHECKING:
     from refine_rl.plan import Plan
-    from refine_rl.plan.machine import Size
     from refine_rl.plan.probe import Probed
+    from refine_rl.policy.size import Size
     from refine_rl.report.columns import Columns
     from refine_rl.settings import RolloutSettings, Settings
     from refine_rl.types import Prompt
@@ -62,6 +62,11 @@ def plan(
         found = survey(settings)
     if probe and found.counts is None:
         raise UserError("--probe has answers scored, and this task has no reward; leave it out.")
+    if probe and settings.engine.kind == "tinker":
+        raise UserError(
+            '--probe lets the model answer in this process, and engine.kind = "tinker" has it at a service: '
+            "leave --probe out, or take [engine] out of the task to try the model here."
+        )
     if probe and not found.prompts:
         here = task if task is not None and task.is_file() else (task or Path()) / "task.toml"
         raise UserError(
@@ -116,9 +121,10 @@ def _show(settings: Settings, planned: Plan) -> None:
     for text in _heads(settings, planned):
         say(console, text)
     console.print()
-    if planned.lines:
-        _calls(planned).show(console)
-        console.print()
+    for table in (_calls(planned) if planned.lines else None, _passed(planned) if planned.service else None):
+        if table is not None:
+            table.show(console)
+            console.print()
     for name, text in _totals(settings, planned):
         say(console, f"{name:<{_NAME}}{text}", under=_NAME)
     for text in planned.over:
@@ -141,10 +147,12 @@ def _heads(settings: Settings, planned: Plan) -> Iterator[str]:
             f"{sft.batch_tokens:,} tokens: {r.epochs:.2f} passes"
         )
     if c is not None:
+        about_tools = f", {c.read - c.tokens} of them about the tools" if c.tools else ""
         yield (
             f"{c.train} training, {c.validation} validation, {c.held_out} held-out prompts of about "
-            f"{c.tokens} tokens; {settings.grpo.steps} steps of {settings.grpo.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} {_answers(settings.rollout)}"
+            f"{c.read} tokens{about_tools}; {settings.grpo.steps} steps of "
+            f"{settings.grpo.prompts_per_step} prompts x {settings.rollout.group_size} "
+            f"{_answers(settings.rollout)}"
         )
 
 
@@ -177,20 +185,31 @@ def _calls(planned: Plan) -> Columns:
     return table
 
 
+def _passed(planned: Plan) -> Columns:
+    """What goes through a model at a service."""
+    from refine_rl.report.columns import Columns
+
+    table = Columns(first="tokens at the service", headings=("prefilled", "sampled", "trained", "dollars"))
+    for one in planned.service:
+        cells = [amount(*span, COUNT) for span in (one.prefilled, one.sampled, one.trained)]
+        table.add(f"  {one.stage}", (*cells, "unknown" if one.dollars is None else dollars(*one.dollars)))
+    return table
+
+
 def _totals(settings: Settings, planned: Plan) -> list[tuple[str, str]]:
     cost, s, found = planned.cost, planned.seconds, []
     if planned.lines:
         calls = [line.calls for line in planned.lines]
         found.append(("calls", amount(sum(k.low for k in calls), sum(k.high for k in calls), COUNT)))
-        known = any(line.dollars is not None for line in planned.lines)
-        parts = [dollars(cost.low, cost.high)] if known else []
+    if planned.lines or planned.service:
+        parts = [dollars(cost.low, cost.high)] if planned.priced else []
         parts += [f"unknown for {', '.join(cost.unknown)}"] if cost.unknown else []
         found.append(("dollars", ", and ".join(parts)))
     waiting = amount(*s.judges, SECONDS)
     if s.total is not None and s.machine is not None:
         found.append(("time", amount(*s.total, SECONDS) + _parts(planned, waiting)))
     elif planned.lines:
-        found.append(("time", f"{waiting} of waiting for LLMs; the machine's is unknown"))
+        found.append(("time", f"{waiting} of waiting for LLMs; {planned.elsewhere} is unknown"))
     if planned.memory is not None and planned.disk is not None:
         found.append(("memory", planned.held()))
         found.append(("disk", amount(planned.disk, planned.disk, BYTES)))

@@ -26,6 +26,7 @@ from refine_rl.policy.protocol import Purpose
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.prompts.sources import unseen
+from refine_rl.report.page import render
 from refine_rl.report.versus import render_versus
 from refine_rl.rewards.build import build_scorers, isolation_of
 from refine_rl.rewards.combine import CombinedReward
@@ -129,7 +130,10 @@ class Match:
                 outcomes, cost = dict(self.recorded), None
             versus = self._set_beside(outcomes, cost)
             record = {"verdict": versus.standing, **dataclasses.asdict(versus)}
-            return versus, *home.save_versus(chosen, record, render_versus(versus))
+            files = home.save_versus(chosen, record, render_versus(versus))
+            if home.report.is_file():
+                home.save_report(render(home))  # which lists it
+            return versus, *files
 
     # -- what has to be made --------------------------------------------------------------------
 

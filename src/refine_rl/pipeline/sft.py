@@ -101,7 +101,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
             optimizer=sft.optimizer,
             weight_decay=sft.weight_decay,
             max_grad_norm=sft.max_grad_norm,
-            tokens=sft.tokens_per_micro_batch,
+            tokens=sft.at_once,
             dropout=ready.settings.sft_model.dropout,
             seed=sft.seed,
             table="sft",
@@ -150,7 +150,7 @@ def _train(ready: Ready, journal: Journal, pause: Pause, began: float) -> Positi
 
 
 def _validation_loss(ready: Ready) -> float:
-    return mean_loss(ready.engine.speaker, ready.validation, ready.sft.tokens_per_micro_batch)
+    return mean_loss(ready.engine.speaker, ready.validation, ready.sft.at_once)
 
 
 def _write_model(ready: Ready, losses: Losses, position: Position) -> None:

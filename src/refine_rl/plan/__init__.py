@@ -8,6 +8,9 @@
     pace.py      both -> seconds
     memory.py    both -> memory and disk
     team.py      several processes, and the share of the busiest
+    service.py   a model at a service -> its tokens, and dollars
+    durations.py machine and LLMs -> how long a run lasts
+    words.py     what exceeds the budget, is missing, dominates
     probe.py     a look at the untrained model, where the person agrees to it
     plan.py      all of it together
 

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 
 from refine_rl.llm.endpoints import Endpoint, resolve
 from refine_rl.llm.meter import NANO
-from refine_rl.llm.prices import find_price
+from refine_rl.llm.prices import find_price, price_advice
 from refine_rl.plan.calls import Calls
 from refine_rl.settings import EndpointSettings
 
 Endpoints = Mapping[str, EndpointSettings]
 
+SERVICE = "tinker"
+"""Stands in the place of an endpoint's name, as in the ledger, before a model that a service trains."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Dollars of all calls whose model has a known price; `unknown` are the models without one."""
+    """Dollars of all calls whose model has a known price; `unknown` are the models without one. What goes
+    through a service's model counts as calls."""
 
     low: float
     high: float
@@ -53,9 +57,22 @@ def cost(planned: Sequence[Calls], endpoints: Endpoints) -> Cost:
     return Cost(low=low, high=high, unknown=tuple(unknown))
 
 
-def missing_keys(models: Sequence[str], endpoints: Endpoints, environ: Mapping[str, str]) -> list[str]:
-    """Environment variables that a run will need and that are not set."""
-    names = dict.fromkeys(endpoint_of(model, endpoints).key_env for model in models)
+def advice(unknown: Sequence[str], endpoints: Endpoints) -> str:
+    """What to do about models without a known price."""
+    trained = [m for m in unknown if m.partition("/")[0] == SERVICE and SERVICE not in endpoints]
+    asked = [m for m in unknown if m not in trained]
+    words = [
+        "Write `prices = {prefill = 0.1, sample = 0.3, train = 0.3}`, with the service's figures (dollars a "
+        "million tokens; 0 for a service of your own), into [engine]."
+    ]
+    return "\n".join([*(words if trained else []), *([price_advice(asked, endpoints)] if asked else [])])
+
+
+def missing_keys(
+    models: Sequence[str], endpoints: Endpoints, environ: Mapping[str, str], others: Sequence[str] = ()
+) -> list[str]:
+    """Environment variables that a run will need and that are not set; `others` are not of an endpoint."""
+    names = dict.fromkeys([*(endpoint_of(model, endpoints).key_env for model in models), *others])
     return [name for name in names if name and not environ.get(name, "").strip()]
 
 

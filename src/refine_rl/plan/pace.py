@@ -3,8 +3,9 @@
 A forward pass over n tokens takes 2 * (weights in matrices) * n / (matrix rate * efficiency), and a fixed
 time a layer for everything that is started one by one. Training adds the way back, and the traffic of the
 activations to and from memory. The rates are measured where the run will be (machine.py); what a model
-makes of them, `FITTED`, comes from timed steps: `python benchmarks/plan_fit.py` times them again, and
-prints the figures that fit best and how far off they are.
+makes of them, `FITTED`, comes from timed steps: `python benchmarks/plan_fit.py` times them again, or takes
+those of a card that benchmarks/gpu.py wrote (`--points gpu.json`), and prints the figures that fit best and
+how far off they are.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 
 from refine_rl.plan.calls import compared, resampled, validations
 from refine_rl.plan.counts import Counts
-from refine_rl.plan.machine import MAX_ROWS, Rates, Size
-from refine_rl.plan.memory import SLACK, activation, disk, memory, packed
+from refine_rl.plan.machine import MAX_ROWS, Rates
+from refine_rl.plan.memory import disk, memory
 from refine_rl.plan.team import ALONE, Team
+from refine_rl.policy.size import Size
 from refine_rl.settings import Settings
+from refine_rl.training.memory import SLACK, activation, packed
 
 START = 5.0  # seconds: imports, prompts, the report
 VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw
@@ -25,16 +28,19 @@ UNPACKING = 2.0  # time of unpacking quantised weights, in times of reading them
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """What a model makes of a machine's rates. Seconds are linear in `launch`, `slowdown` and `traffic`."""
+    """What a model makes of a machine's rates. Seconds are linear in all four."""
 
-    launch: float  # seconds a layer and forward pass, its adapter included
+    launch: float  # seconds a layer and token of sampling, its adapter included
+    started: float  # seconds a layer and micro-batch of training, the way back included
     slowdown: float  # measured matrix rate over the one that is reached inside a whole model
     traffic: float  # times that a training pass reads or writes its activations, fresh memory included
 
 
 FITTED = {
-    "cpu": Fitted(launch=2.5e-3, slowdown=1 / 0.35, traffic=20),
-    "cuda": Fitted(launch=1.2e-3, slowdown=1 / 0.35, traffic=20),  # not measured
+    "cpu": Fitted(launch=2.5e-3, started=7.5e-3, slowdown=1 / 0.35, traffic=20),
+    # Of an H200 (benchmarks/RESULTS.md), 24 layers: 7.1 ms a token of sampling, which is recorded and
+    # repeated; 0.43 s for each further micro-batch of the same tokens. The others are a processor's.
+    "cuda": Fitted(launch=0.3e-3, started=6e-3, slowdown=1 / 0.35, traffic=20),
 }
 
 
@@ -88,7 +94,7 @@ class Pace:
         with answers of half the length on average it is taken to reach three quarters."""
         prompts = self.team.groups(prompts)
         rows = prompts * members
-        if not rows:
+        if not rows or self.settings.engine.served:  # the server's time is not known here
             return 0.0
         batches = -(-rows // MAX_ROWS)
         passes = batches * (1 + self.settings.rollout.most_tokens * (1 + self.share) / 2)
@@ -102,7 +108,7 @@ class Pace:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions."""
         g = self.settings.grpo
         said = prompts * members * self.answer
-        once = self.once(prompts * self.prompt + said, said, g.tokens_per_micro_batch)
+        once = self.once(prompts * self.prompt + said, said, g.at_once)
         return g.updates_per_step * once * self.again + (once / 3 if g.kl > 0 else 0.0)
 
     @property
@@ -126,7 +132,7 @@ class Pace:
         return (
             work / self.rates.train * self.fitted.slowdown
             + moved / self.rates.bytes * self.fitted.traffic
-            + -(-tokens // micro_batch) * (3 * self.launch + 2 * self.unpacking)
+            + -(-tokens // micro_batch) * (self.size.layers * self.fitted.started + 2 * self.unpacking)
         )
 
     def step(self, *, more: int = 0) -> float:
@@ -154,7 +160,7 @@ def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team:
     """Seconds, bytes in the memory of a device and bytes on disk of a run, on a machine of these rates."""
     own = team.rates(rates)
     low, high = (
-        Pace(settings=settings, size=size, rates=own, prompt=counts.tokens, share=share, team=team)
+        Pace(settings=settings, size=size, rates=own, prompt=counts.read, share=share, team=team)
         for share in (0.5, 1.0)
     )
     held = [team.on_one * memory(settings, size, rates, counts, slack, team) for slack in (1.0, SLACK)]

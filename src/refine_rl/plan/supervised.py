@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from refine_rl.errors import MachineError
 from refine_rl.plan.counts import tokens
-from refine_rl.plan.machine import Rates, Size
-from refine_rl.plan.memory import SLACK, held, kept_weights, sampling_bytes, training_bytes
+from refine_rl.plan.machine import Rates
+from refine_rl.plan.memory import kept_weights, sampling_bytes
 from refine_rl.plan.pace import Pace
 from refine_rl.plan.team import ALONE, Team
+from refine_rl.policy.size import Size
 from refine_rl.prompts.demonstrations import Shown
 from refine_rl.settings import Settings, SFTSettings
+from refine_rl.training.memory import SLACK, held, training_bytes
 from refine_rl.types import Demonstration
 
 LOOKED_AT = 10_000
@@ -138,7 +140,7 @@ def _seconds(
     pace = Pace(settings=own, size=size, rates=team.rates(rates), prompt=rows.prompt, share=share, team=team)
     said = rows.targets / rows.tokens
     tokens = rows.tokens * rows.epochs / rows.steps  # of a step
-    step = pace.once(tokens, tokens * said, sft.tokens_per_micro_batch) * pace.again
+    step = pace.once(tokens, tokens * said, sft.at_once) * pace.again
     if sft.optimizer == "muon":
         step += (
             MUON * size.linear * (2 if size.listens else 1) * size.hidden / rates.train * pace.fitted.slowdown
@@ -146,7 +148,7 @@ def _seconds(
     every, looks = looks_every(sft, rows), 0
     if rows.validation:
         looks = 1 + (steps // every + (steps == rows.steps and steps % every > 0) if every else 0)
-    look = pace.once(rows.looked, rows.looked * said, sft.tokens_per_micro_batch) / 3
+    look = pace.once(rows.looked, rows.looked * said, sft.at_once) / 3
     examples = min(sft.examples, rows.validation or rows.train)
     return steps * step + looks * look + 2 * pace.sampling(examples, 1)
 
@@ -159,7 +161,7 @@ def _memory(
     sampling = sampling_bytes(
         size, rates, asked=max(1, team.groups(sft.examples)), length=rows.longest + most
     )
-    training = training_bytes(model, size, rates, max(sft.tokens_per_micro_batch, rows.longest))
+    training = training_bytes(model, size, rates, max(sft.at_once, rows.longest))
     return held(model, size, rates) + slack * max(sampling, training)
 
 

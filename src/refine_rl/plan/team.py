@@ -6,6 +6,7 @@ by their tokens, in parts that are about equal.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from refine_rl.plan.machine import Rates
@@ -45,14 +46,18 @@ class Team:
             machine, train=machine.train * part, decode=machine.decode * part, bytes=machine.bytes * part
         )
 
-    def idle(self, groups: int) -> list[str]:
-        """A word about processes without an answer to give, where a step has so many groups."""
-        if groups >= self.processes:
-            return []
-        return [
-            f"A step has {groups} groups (grpo.prompts_per_step), and no group is divided: "
-            f"{self.processes - groups} of the {self.processes} processes wait while the others sample."
-        ]
+    def words(self, device: str, groups: int | None) -> Iterator[str]:
+        """What a run with so many groups a step (None: it has none) would find on this kind of device."""
+        if device == "cuda" and self.on_one > 1:
+            yield (
+                f"engine.processes = {self.processes} needs as many GPUs, and this machine has "
+                f"{self.devices}: the run would be refused here."
+            )
+        if groups is not None and groups < self.processes:
+            yield (
+                f"A step has {groups} groups (grpo.prompts_per_step), and no group is divided: "
+                f"{self.processes - groups} of the {self.processes} processes wait while the others sample."
+            )
 
 
 ALONE = Team()

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+AtOnce = Positive | Literal["auto"]
+"""Tokens that go through the model at once in training."""
+ON_A_PROCESSOR = 2048
+"""What "auto" is for a processor, and wherever nothing better is known."""
+
+
+def tokens_at_once(asked: AtOnce) -> int:
+    """
+    >>> tokens_at_once(512), tokens_at_once("auto")
+    (512, 2048)
+    """
+    return ON_A_PROCESSOR if asked == "auto" else asked
+
 
 S = TypeVar("S", contravariant=True)
 

@@ -96,3 +96,8 @@ class EngineSettings(Section):
     def served(self) -> bool:
         """Whether a server draws the answers: it draws for itself."""
         return self.kind in ("vllm", "tinker")
+
+    @property
+    def key_name(self) -> str:
+        """The environment variable in which the server's key is looked for; "" where it wants none."""
+        return self.key_env or ("TINKER_API_KEY" if self.kind == "tinker" else "")

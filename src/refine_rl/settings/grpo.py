@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from refine_rl.settings.base import Positive, Section
+from refine_rl.settings.base import AtOnce, Positive, Section, tokens_at_once
 
 
 class GRPOSettings(Section):
@@ -73,11 +73,12 @@ class GRPOSettings(Section):
     """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
     updates_per_step: Positive = 1
     """Optimizer updates on the same rollouts; the log-probs of the first stay the old ones."""
-    tokens_per_micro_batch: Positive = 2048
+    tokens_per_micro_batch: AtOnce = "auto"
     """Tokens that go through the model at once (a prompt once for all its completions), in all micro-batches
     that a processor works side by side; a group is cut only behind as many tokens as its prompt has. The
-    result does not depend on it but for rounding. 2,048 suits a processor; an accelerator with memory
-    to spare trains three times as fast with 8,192 (benchmarks/RESULTS.md)."""
+    result does not depend on it but for rounding. "auto": 2,048 on a processor; on a GPU as many as its
+    free memory holds by the high figure of `refine plan`, up to 32,768. What was found stands in the run's
+    config.toml, and stays when the run is resumed."""
     validate_every: Annotated[int, Field(ge=0)] = 10
     """Steps between scorings of the validation prompts; 0: never (the last checkpoint is used)."""
     checkpoint_every: Positive = 10
@@ -93,3 +94,8 @@ class GRPOSettings(Section):
     size."""
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run follows from it."""
+
+    @property
+    def at_once(self) -> int:
+        """tokens_per_micro_batch in force, as long as no card was asked."""
+        return tokens_at_once(self.tokens_per_micro_batch)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from refine_rl.settings.base import Impossible, Positive, Section
+from refine_rl.settings.base import AtOnce, Impossible, Positive, Section, tokens_at_once
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Whole = Annotated[int, Field(ge=0)]
@@ -71,10 +71,16 @@ class SFTSettings(Section):
     """The newest ones; the best on validation is kept beside them, always."""
     examples: Whole = 6
     """Validation prompts that are answered before and after (greedily, up to rollout.max_tokens)."""
-    tokens_per_micro_batch: Positive = 2048
-    """Tokens that go through the model at once. The result does not depend on it but for rounding."""
+    tokens_per_micro_batch: AtOnce = "auto"
+    """Tokens that go through the model at once, "auto" as in [grpo]. The result does not depend on it but for
+    rounding."""
     seed: Whole = 0
     """The order of the rows, the choice of the validation rows, and all other randomness follow from it."""
+
+    @property
+    def at_once(self) -> int:
+        """tokens_per_micro_batch in force, as long as no card was asked."""
+        return tokens_at_once(self.tokens_per_micro_batch)
 
     @field_validator("data")
     @classmethod

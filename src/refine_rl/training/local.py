@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from refine_rl.errors import MachineError
 from refine_rl.policy.protocol import Speaker
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import torch_seed
@@ -18,7 +19,7 @@ from refine_rl.training.checkpoint import Position
 from refine_rl.training.lanes import Gradients, in_lanes, lanes_of
 from refine_rl.training.learner import Learned, LearnerConfig, LossSums, Objective
 from refine_rl.training.muon import muon
-from refine_rl.training.rows import Row, micro_batch, micro_batches
+from refine_rl.training.rows import Row, length, micro_batch, micro_batches
 from refine_rl.training.update import Found, learn
 
 
@@ -83,6 +84,9 @@ class LocalLearner:
     def save(self, folder: Path, position: Position) -> None:
         checkpoint.save(folder, self.speaker, self.optimizer, position)
 
+    def forget(self, folder: Path) -> None:
+        """It has nothing elsewhere."""
+
     def load(self, folder: Path) -> Position:
         return checkpoint.load(folder, self.speaker, self.optimizer)
 
@@ -108,13 +112,31 @@ class LocalLearner:
             gradients.add(lane, part.sums.loss)
             return part.detached()
 
-        parts = in_lanes(work, len(self._chunks), self._lanes)
+        try:
+            parts = in_lanes(work, len(self._chunks), self._lanes)
+        except torch.OutOfMemoryError as error:
+            raise MachineError(self._too_many()) from error
         gradients.hand_over()
         self._starts: Sequence[torch.Tensor | None] = self._starts or [p.new_B_T for p in parts]
         return Found(
             loss=sum(p.sums.loss.item() for p in parts),
             clipped_tokens=sum(p.sums.clipped_tokens for p in parts),
             apart=torch.cat([p.new_minus_old for p in parts]) if parts else torch.empty(0),
+        )
+
+    def _too_many(self) -> str:
+        """What to do where the memory did not hold a micro-batch. It is not halved unasked: a run has one
+        number, which stands in its settings, or it could not be made again to the bit."""
+        longest = max(length(row.trajectory) for some in self._chunks for row in some)
+        if self.tokens <= longest:
+            return (
+                f"Out of memory in training, with one answer and its prompt of {longest:,} tokens at once: "
+                "model.gradient_checkpointing = true needs less, or take shorter answers or a smaller model."
+            )
+        key = f"{self.table}.tokens_per_micro_batch"
+        return (
+            f"Out of memory in training, with {self.tokens:,} tokens at once. Fewer at once give the same "
+            f"result but for rounding: --set {key}={max(1, self.tokens // 2)}"
         )
 
     def _forward(

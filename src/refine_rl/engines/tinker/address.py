@@ -12,9 +12,6 @@ from urllib.parse import urlsplit
 from refine_rl.errors import MachineError, RefineError, SettingsError, UserError
 from refine_rl.settings import EngineSettings
 
-KEY_ENV = "TINKER_API_KEY"
-"""The environment variable of the key, where engine.key_env names none."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
@@ -58,7 +55,7 @@ def address_of(settings: EngineSettings, model: str) -> Address:
         raise SettingsError(
             "engine.base_url has a name or a password in it. Keys come from the environment (engine.key_env)."
         )
-    key_env = settings.key_env or KEY_ENV
+    key_env = settings.key_name
     key = os.environ.get(key_env, "")
     if not key:
         raise UserError(

@@ -11,8 +11,10 @@ from refine_rl.envs.stage import Stage
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, Speaker, Spoken
+from refine_rl.policy.size import Size, model_size
 from refine_rl.progress import Pause, never
 from refine_rl.settings import Settings
+from refine_rl.settings.base import ON_A_PROCESSOR
 from refine_rl.training.check import Check
 from refine_rl.training.grpo.advantages import Advantages
 from refine_rl.training.grpo.choice import Choice, Schedule
@@ -24,6 +26,7 @@ from refine_rl.training.grpo.record import Record
 from refine_rl.training.guards import Guards
 from refine_rl.training.learner import Learner, LearnerConfig
 from refine_rl.training.local import LocalLearner, local_learner
+from refine_rl.training.memory import Place, free_memory, on_one_card, tokens_that_fit
 from refine_rl.training.rate import Rate
 from refine_rl.training.reference import References
 from refine_rl.types import Prompt, StepMetrics
@@ -65,7 +68,7 @@ def learner_config(settings: Settings) -> LearnerConfig:
     return LearnerConfig(
         weight_decay=g.weight_decay,
         max_grad_norm=g.max_grad_norm,
-        tokens=g.tokens_per_micro_batch,
+        tokens=g.at_once,
         dropout=settings.model.dropout,
         seed=g.seed,
         temperature=settings.rollout.temperature,
@@ -99,9 +102,7 @@ def distance_of(
     settings: Settings, speaker: Speaker, history: Callable[[], Sequence[StepMetrics]]
 ) -> Distance:
     g = settings.grpo
-    references = References(
-        speaker=speaker, temperature=settings.rollout.temperature, tokens=g.tokens_per_micro_batch
-    )
+    references = References(speaker=speaker, temperature=settings.rollout.temperature, tokens=g.at_once)
     return Distance(
         references=references,
         history=history,
@@ -199,3 +200,44 @@ def guards_of(settings: Settings) -> Guards:
         flat=settings.flat,
         resample=g.resample,
     )
+
+
+def settled(
+    settings: Settings, size: Size, *, device: str, dtype: str, free: float, packed: bool = True
+) -> Settings:
+    """The settings with a number for every "auto". `free`: bytes of the device that are free as long as
+    nothing of the run is there. On a processor the number is fixed, and so it is for a model whose rows are
+    not `packed`: what its attention keeps is not known."""
+    if device != "cuda" or not packed or size.listens:
+        return _with_at_once(settings, ON_A_PROCESSOR, ON_A_PROCESSOR)
+    place, model = Place(device=device, dtype=dtype), settings.model
+    reference = size.parameters * 4 if settings.grpo.kl > 0 and not model.adapted else 0
+    return _with_at_once(
+        settings,
+        tokens_that_fit(model, size, place, free - reference),
+        tokens_that_fit(settings.sft_model, size, place, free),
+    )
+
+
+def settled_for(settings: Settings, policy: Policy) -> Settings:
+    """`settled` on the device where the policy is, with the memory that is free there now."""
+    device = policy.device
+    if device.type != "cuda":
+        return _with_at_once(settings, ON_A_PROCESSOR, ON_A_PROCESSOR)
+    return settled(
+        settings,
+        model_size(settings.model),
+        device=device.type,
+        dtype=str(policy.compute_dtype).removeprefix("torch."),
+        free=free_memory(str(device)) / on_one_card(settings.engine.processes),
+        packed=policy.shares_prompts,
+    )
+
+
+def _with_at_once(settings: Settings, grpo: int, sft: int) -> Settings:
+    """With these numbers of tokens at once where the settings say "auto"."""
+    changed: dict[str, object] = {}
+    for name, section, found in (("grpo", settings.grpo, grpo), ("sft", settings.sft, sft)):
+        if section is not None and section.tokens_per_micro_batch == "auto":
+            changed[name] = section.model_copy(update={"tokens_per_micro_batch": found})
+    return settings.model_copy(update=changed) if changed else settings

@@ -1,0 +1,59 @@
+"""Who does which part: as even as can be, and the same every time."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations_with_replacement
+
+import pytest
+
+from refine_rl.engines.processes.deal import cut, dealt
+from refine_rl.engines.processes.place import Place, launched
+from refine_rl.errors import UserError
+
+
+def test_the_largest_come_first_and_held_pieces_stay() -> None:
+    assert dealt([3, 3, 2, 2, 2], 2) == [0, 1, 0, 1, 0]
+    assert dealt([7, 1, 1, 1], 3) == [0, 1, 2, 1]
+    assert dealt([1, 1, 1, 1], 2, held={0: 1, 1: 1}) == [1, 1, 0, 0]
+    assert dealt([], 2) == []
+
+
+def largest(keys: list[int], shared: list[int], own: list[int], parts: list[slice]) -> int:
+    """Tokens of the largest part."""
+
+    def tokens(part: slice) -> int:
+        rows = range(part.start, part.stop)
+        firsts = [n for n in rows if n == part.start or keys[n] != keys[n - 1]]
+        return sum(own[n] for n in rows) + sum(shared[n] for n in firsts)
+
+    return max(tokens(part) for part in parts)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_other_cut_has_a_smaller_largest_part(seed: int) -> None:
+    chance = random.Random(seed)
+    keys = sorted(chance.randint(0, 3) for _ in range(chance.randint(1, 7)))
+    prompts = [chance.randint(0, 9) for _ in range(4)]
+    shared, own = [prompts[key] for key in keys], [chance.randint(1, 9) for _ in keys]
+    ranks = chance.randint(1, 4)
+    parts = cut(keys, shared, own, ranks)
+    assert [n for part in parts for n in range(part.start, part.stop)] == list(range(len(keys)))
+    assert len(parts) == ranks
+    every = [
+        [slice(a, b) for a, b in zip((0, *ends), (*ends, len(keys)), strict=True)]
+        for ends in combinations_with_replacement(range(len(keys) + 1), ranks - 1)
+    ]
+    assert largest(keys, shared, own, parts) == min(largest(keys, shared, own, some) for some in every)
+
+
+def test_a_launcher_says_who_this_is() -> None:
+    said = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    assert launched(said) == Place(rank=3, size=4, local_rank=3, local_size=4)
+    two = launched({**said, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    assert two == Place(rank=3, size=4, local_rank=1, local_size=2)
+    assert not two.one_machine
+    assert launched({**said, "WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert launched({"RANK": "3", "WORLD_SIZE": "4"}) is None
+    with pytest.raises(UserError, match="RANK=three"):
+        launched({**said, "RANK": "three"})

@@ -1,0 +1,210 @@
+"""Runs in two processes: the weights of one process to rounding, of two to the bit; stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from make import Pause
+from refine_rl.engines.processes import crew
+from refine_rl.errors import Interrupted
+from refine_rl.pipeline.resume import reopen
+from refine_rl.pipeline.sft import run as run_sft
+from refine_rl.pipeline.train import run
+from refine_rl.run import RunFolder
+from refine_rl.settings import Settings
+from refine_rl.settings.file import settings_from_dict
+
+Task = Callable[..., Settings]
+WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
+STEPS = 4
+WORLD = """
+class Shorter:
+    def start(self, data, seed):
+        self.limit = 20
+        return "at most 20"
+
+    def step(self, reply):
+        over = len(reply) > self.limit
+        self.limit = len(reply) - 1
+        return f"now at most {self.limit}", -0.1 * len(reply), over
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_team() -> Iterator[None]:
+    """The other process stays from one test to the next: it takes seconds to come."""
+    crew.acquire(2, 60)
+    yield
+    crew.release()
+
+
+@pytest.fixture(scope="module")
+def task(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """task(processes, **sections) -> settings of a run of a second or two, of a random model whose every
+    fifth token ends an answer."""
+    folder = tmp_path_factory.mktemp("task")
+    model = folder / "model"
+    shutil.copytree(make_model("llama"), model)
+    config = json.loads((model / "generation_config.json").read_text())
+    ends = {"eos_token_id": list(range(100, 280, 5))}
+    (model / "generation_config.json").write_text(json.dumps({**config, **ends}))
+    lines = [
+        {"prompt": f"say something about the {a} and a {b}", "answer": f"{a} {a}"}
+        for a in WORDS
+        for b in WORDS
+        if a < b
+    ]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "world.py").write_text(WORLD)
+
+    def make(processes: int = 2, /, **sections: dict[str, Any]) -> Settings:
+        usual: dict[str, dict[str, Any]] = {
+            "model": {"name": str(model), "device": "cpu", "dtype": "float32", "rank": 4},
+            "prompts": {"source": "file:prompts.jsonl", "validation": 4, "held_out": 6},
+            "reward": {"rules": [{"rule": "chars", "max": 12}, {"rule": "words", "min": 1, "max": 2}]},
+            "rollout": {"group_size": 4, "max_tokens": 10},
+            "engine": {"processes": processes},
+            "grpo": {
+                "steps": STEPS,
+                "prompts_per_step": 3,
+                "learning_rate": 0.01,
+                "checkpoint_every": 2,
+                "validate_every": 2,
+                "all_cut_patience": 99,
+                "tokens_per_micro_batch": 256,
+            },
+            "evaluate": {"samples": 2, "bootstrap": 200},
+        }
+        for name, values in sections.items():
+            usual[name] = {**usual.get(name, {}), **values}
+        return settings_from_dict({"task": "Be short.", **usual}, folder)
+
+    return make
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(folder.checkpoint(folder.checkpoints()[-1]) / "weights.safetensors")
+
+
+def close(a: RunFolder, b: RunFolder, by: float = 2e-4) -> None:
+    """The same training, but for rounding: tokens, and weights up to `by` of an update's size."""
+    said = [[t["tokens"] for group in folder.groups() for t in group["trajectories"]] for folder in (a, b)]
+    assert said[0] == said[1]
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert (value - theirs[name]).abs().max() <= by, name
+
+
+def same(a: RunFolder, b: RunFolder) -> None:
+    """The same to the bit."""
+    for file in ("weights.safetensors", "optimizer.safetensors"):
+        last = a.checkpoints()[-1]
+        assert (a.checkpoint(last) / file).read_bytes() == (b.checkpoint(last) / file).read_bytes(), file
+    for file in ("groups.jsonl", "validation.jsonl", "comparison.json"):
+        assert (a.path / file).read_text() == (b.path / file).read_text(), file
+
+
+def trained(path: Path, settings: Settings) -> RunFolder:
+    folder = RunFolder.create(path, settings)
+    run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(task: Task, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return trained(tmp_path_factory.mktemp("runs") / "two", task())
+
+
+def test_two_processes_train_what_one_does(two: RunFolder, task: Task, tmp_path: Path) -> None:
+    one = trained(tmp_path / "one", task(1))
+    close(one, two)
+    for ours, theirs in zip(one.metrics(), two.metrics(), strict=True):
+        for name in ("loss", "grad_norm", "kl", "clip_share", "reward_mean", "mismatch_mean"):
+            assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
+    assert two.comparison().base == one.comparison().base  # type: ignore[union-attr]
+
+
+def test_two_runs_are_the_same_to_the_bit(two: RunFolder, task: Task, tmp_path: Path) -> None:
+    same(two, trained(tmp_path / "again", task()))
+
+
+@pytest.mark.parametrize("at", [30, 60])
+def test_stopped_and_resumed_to_the_bit(two: RunFolder, task: Task, tmp_path: Path, at: int) -> None:
+    folder = RunFolder.create(tmp_path / "run", task())
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(at))
+    run(folder)
+    same(two, folder)
+
+
+def test_resumed_in_one_process_and_in_two_again(two: RunFolder, task: Task, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", task())
+    stops = 0
+    for processes in (2, 1, 2, 1, 2):
+        try:
+            run(reopen(folder.path, [f"engine.processes={processes}"], None), pause=Pause(40))
+        except Interrupted:
+            stops += 1
+    assert stops >= 2
+    run(folder)
+    close(two, folder)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        pytest.param({"grpo": {"kl": 0.2, "steps": 2}}, id="KL in the loss"),
+        pytest.param({"grpo": {"kl": 0.2, "kl_in": "reward", "steps": 2}}, id="KL in the reward"),
+        pytest.param({"grpo": {"updates_per_step": 2, "steps": 2}, "model": {"dropout": 0.0}}, id="updates"),
+        pytest.param({"model": {"adapter": "none"}, "grpo": {"steps": 2, "learning_rate": 1e-3}}, id="all"),
+    ],
+)
+def test_other_ways_of_training(task: Task, tmp_path: Path, sections: dict[str, Any]) -> None:
+    close(trained(tmp_path / "one", task(1, **sections)), trained(tmp_path / "two", task(2, **sections)))
+
+
+def test_dropout_is_the_same_for_as_many_processes(task: Task, tmp_path: Path) -> None:
+    settings = task(2, model={"dropout": 0.3}, grpo={"steps": 2})
+    same(trained(tmp_path / "a", settings), trained(tmp_path / "b", settings))
+
+
+def test_several_turns(task: Task, tmp_path: Path) -> None:
+    sections = {
+        "rollout": {"environment": "world.py:Shorter", "turns": 3, "trajectory_tokens": 90},
+        "grpo": {"steps": 2},
+    }
+    one, two = (trained(tmp_path / str(n), task(n, **sections)) for n in (1, 2))
+    close(one, two)
+    turns = [len(t["spans"]) for g in two.groups() for t in g["trajectories"]]
+    assert max(turns) == 5
+
+
+def test_supervised_fine_tuning(task: Task, tmp_path: Path) -> None:
+    found = []
+    for processes in (1, 2):
+        sft = {
+            "data": "file:prompts.jsonl",
+            "steps": 4,
+            "batch_tokens": 200,
+            "learning_rate": 0.01,
+            "validate_every": 2,
+            "validation": 8,
+            "dropout": 0.0,  # it draws by process
+        }
+        folder = RunFolder.create(tmp_path / str(processes), task(processes, sft=sft), kind="sft")
+        run_sft(folder)
+        found.append(folder)
+    ours, theirs = (weights(folder) for folder in found)
+    for name, value in ours.items():
+        assert (value - theirs[name]).abs().max() <= 2e-4, name
+    losses = [[m.validation_loss for m in folder.sft_history()] for folder in found]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
