@@ -197,12 +197,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have their text and numbers, but no drawings."""
-    monkeypatch.setattr("refine_rl.report.chart.drawing", lambda paths: "")
-
-
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """make_model("llama", chat=True, **config) -> a folder with a small random model and tokenizer."""

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 PAGE = (Path(__file__).parents[1] / "docs" / "quickstart.md").read_text(encoding="utf-8")
 Refine = Callable[..., Any]
 FEW = {
@@ -43,7 +41,6 @@ def go(refine: Refine, words: list[str], *settings: str, **more: Any) -> Any:
     return done
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_offline(refine: Refine, tmp_path: Path) -> None:
     few = ("prompts.train=16", "prompts.validation=2", "prompts.held_out=5", "grpo.prompts_per_step=2")
     go(refine, ["demo"], *FEW["train"], *few)  # what `make demo` runs
@@ -60,7 +57,6 @@ def test_offline(refine: Refine, tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "my-task" / "report.html").is_file()
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_with_a_model_of_ones_own(refine: Refine, tmp_path: Path) -> None:
     init, plan, train = commands(way("On one GPU, with a model from the hub"))
     go(refine, init)
@@ -85,7 +81,6 @@ def test_the_reward_of_the_page() -> None:
     assert good("", "Wait. Wait. Wait. Thank you.", "order") == 0.25
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_with_an_endpoint(
     refine: Refine, tmp_path: Path, llm_server: Callable[..., Any], llm_brain: Callable[..., str]
 ) -> None:

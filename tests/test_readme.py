@@ -53,7 +53,6 @@ def test_the_plan_keeps_to_the_cap(
     assert (round(cost["low"]), round(cost["high"])) == (int(said[1]), int(said[2]))
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_it_trains(
     refine: Callable[..., Any], task: Path, llm_server: Callable[..., Any], llm_brain: Callable[..., str]
 ) -> None:

@@ -19,7 +19,6 @@ def block(name: str) -> str:
     return str(found)
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_exported_folders_load_as_the_page_says(
     refine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import tarfile
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -60,7 +60,6 @@ def mend() -> None:
     task.write_text(text)
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_every_command_of_the_page_works_in_its_order(refine: Refine, begun: Path) -> None:
     done: list[str] = []
     for command in commands():

@@ -52,7 +52,6 @@ def test_every_parameter_is_said_what_it_is(name: str) -> None:
     assert "Raises" in doc or "raises" in doc
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_beginning_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

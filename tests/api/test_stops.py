@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import queue
 import re
 import signal
@@ -20,6 +21,7 @@ from refine_rl.api import stops
 from refine_rl.api.words import in_python
 from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, RefineError, UserError
 from refine_rl.llm.client import EndpointDown
+from refine_rl.llm.endpoints import resolve
 from refine_rl.progress import Quiet
 from refine_rl.run import RunFolder
 from refine_rl.settings.file import settings_from_dict
@@ -57,7 +59,7 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "my run", settings_from_dict({"task": "t"}, tmp_path))
 
 
-@pytest.mark.usefixtures("usual_handler", "no_plots")
+@pytest.mark.usefixtures("usual_handler")
 def test_an_interrupt_saves_and_says_how_to_go_on(
     small: Small, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -301,3 +303,16 @@ def test_a_programs_interrupt_ends_with_the_message(small: Small, tmp_path: Path
     assert last.startswith("refine_rl.errors.Interrupted: Interrupted. The state was saved. Go on with: ")
     assert "During handling" not in "".join(said)
     assert sum(line.startswith("Traceback") for line in said) == 1
+
+
+def test_an_endpoint_of_ones_own_is_an_argument() -> None:
+    with pytest.raises(UserError) as caught:
+        refine.plan("Be brief.", prompts=PROMPTS, judge="olama/x")
+    text = str(caught.value)
+    assert "there is no endpoint `olama`; did you mean `ollama`?" in text
+    written = re.search(r"given by endpoints=(\{.*\}) \(\"\" where no key is needed\)$", text)
+    assert written is not None
+    own = ast.literal_eval(written[1])
+    own["olama"]["key_env"] = ""
+    settings = settings_from_dict({"task": "Be brief.", "endpoints": own}, Path())
+    assert resolve("olama/x", settings.endpoints, {}).base_url == "https://.../v1"

@@ -20,7 +20,6 @@ from refine_rl.api.arguments import Task
 from refine_rl.errors import GuardStop, SettingsError, UserError
 from refine_rl.progress import Quiet
 
-pytestmark = pytest.mark.usefixtures("no_plots")
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud"]
 PROMPTS = [f"say something about the {a} and a {b}" for a in WORDS for b in WORDS if a < b]
 

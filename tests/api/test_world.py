@@ -14,7 +14,6 @@ import refine_rl as refine
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.progress import Quiet
 
-pytestmark = pytest.mark.usefixtures("no_plots")
 Small = Callable[..., dict[str, Any]]
 PROMPTS = [
     {"prompt": f"Say something about {word} {n}.", "limit": n} for word in ("cats", "dogs") for n in range(9)
@@ -103,7 +102,7 @@ def test_a_run_in_a_class_goes_on(world: dict[str, Any], monkeypatch: pytest.Mon
     assert run.comparison.scores_missing == {"base": 0, "tuned": 0}
 
 
-def test_tools_from_python_are_told_to_the_model(small: Small, model: dict[str, Any]) -> None:
+def test_tools_from_python_are_told_to_the_model(small: Small, model: dict[str, Any], tmp_path: Path) -> None:
     rollout = {"group_size": 3, "max_tokens": 6, "turns": 2}
     rules = [{"rule": "words", "max": 3}]
     given = {"task": "Look it up.", "prompts": PROMPTS, "rules": rules, "tools": [look_up]}
@@ -112,6 +111,14 @@ def test_tools_from_python_are_told_to_the_model(small: Small, model: dict[str, 
     with pytest.raises(UserError, match=r"tools=\[look_up\]"):
         refine.generate(run, "Hello.")
     assert "Hello." in refine.generate(run, "Hello.", tools=[look_up])
+    twin = shutil.copytree(run.folder, tmp_path / "twin")
+    beside = refine.compare_runs(run, twin, tools=[look_up], again=True)
+    v = beside.versus
+    assert (v.a.answers, v.b.answers, v.seed) == ("anew", "anew", 1)
+    assert v.comparison.difference is not None
+    assert v.comparison.difference.mean == 0.0  # one model, the same draws
+    with pytest.raises(UserError, match=r"tools=\[look_up\]"):
+        refine.compare_runs(run, twin, again=True)
 
 
 def test_two_models_beside_one_another_in_a_world_from_python(world: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def test_prompts_from_a_writer(refine: Refine, tmp_path: Path, monkeypatch: pyte
         "kept 8 train, 2 validation, 4 held-out",
         "system message: You answer.",
         "facet  value  train  validation  held-out",
-        "5 calls for $1.2500; `refine train` takes the same prompts from the cache",
+        "5 calls for $1.25; `refine train` takes the same prompts from the cache",
     ):
         assert line in done.out.splitlines()
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

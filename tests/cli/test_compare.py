@@ -87,6 +87,7 @@ def test_the_files_and_the_terminal(refine: Refine, a: Path, other: Path, tmp_pa
     assert record["verdict"] in ("A is better", "B is better", "no difference shown")
     assert "<h1" in (a / "comparisons/b.html").read_text()
     assert not (other / "comparisons").exists()
+    assert 'href="comparisons/b.html"' in (a / "report.html").read_text()  # A's page lists it at once
     again = refine("compare", a, other, "--name", "b")
     assert f"written to {a}/comparisons/b-2.json" in again.out
     assert refine("compare", a, other, "--name", "x/y").code == 2

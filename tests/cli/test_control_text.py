@@ -20,8 +20,6 @@ CLOCK = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 @pytest.fixture
 def model(make_model: MakeModel, tmp_path: Path) -> Path:

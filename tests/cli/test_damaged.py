@@ -20,7 +20,6 @@ from refine_rl.training import checkpoint
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
 LAST = 6
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from refine_rl.types import StepMetrics
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def same(run: Path, whole: Path) -> None:

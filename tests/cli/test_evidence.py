@@ -13,8 +13,6 @@ import pytest
 from make import task_toml
 from refine_rl.evaluate.variety import variety
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 Refine = Callable[..., Any]  # its results have .code, .out and .err
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
 GONE = """

@@ -17,7 +17,6 @@ from refine_rl.pipeline.ways_on import ways
 from refine_rl.run import RunFolder
 
 Refine = Callable[..., Any]
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def shown(err: str) -> list[list[str]]:
@@ -117,3 +116,19 @@ def test_the_flags_of_other_guards(trained: tuple[Path, Any], stop: GuardStop, e
     folder = RunFolder.open(trained[0])
     assert folder.checkpoints()[-2:] == [4, 6]
     assert [flags(way) for way in ways(stop, folder)] == expected
+
+
+@pytest.mark.parametrize(
+    ("cut_at_first", "expected"),
+    [
+        (0.5, ["--set grpo.all_cut_patience=990"]),
+        (0.1, ["--from-step 4 --set grpo.learning_rate=0.01", "--set grpo.all_cut_patience=990"]),
+    ],
+)
+def test_answers_that_training_made_endless_go_back(
+    trained: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, cut_at_first: float, expected: list[str]
+) -> None:
+    folder = RunFolder.open(trained[0])
+    first, *rest = folder.metrics()
+    monkeypatch.setattr(folder, "metrics", lambda: [{**first, "clipped_share": cut_at_first}, *rest])
+    assert [flags(way) for way in ways(GuardStop("all_cut", "", ""), folder)] == expected

@@ -16,8 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 MakeModel = Callable[..., Path]
 Refine = Callable[..., Any]
 Weights = dict[str, torch.Tensor]

@@ -92,7 +92,6 @@ def results(folder: Path) -> list[str]:
     return [(folder / name).read_text() for name in names] + [file.read_text() for file in evaluations]
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_what_a_function_changes_does_not_change_the_run(
     make_model: Callable[..., Path], tmp_path: Path, refine: Refine
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,32 @@ def test_rows_that_cannot_be_imitated_are_told(refine: Refine, imitating: Path) 
     done = refine("plan", imitating)
     assert (done.code, done.out) == (2, "")
     assert "pairs.jsonl:2 has no column `answer`" in done.err
+
+
+TOOL = """
+def look_up(word: str) -> int:
+    \"\"\"The number that belongs to a word. WHAT\"\"\"
+    return 1
+"""
+
+
+def test_what_the_policy_is_told_of_its_tools_is_counted(refine: Refine, task: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(task.parent, tmp_path / "tools"))
+
+    def planned(*tools: str) -> tuple[int, int]:
+        """Tokens of a prompt, and how many of them are about the tools."""
+        done = refine("plan", folder, "--set", f"rollout.tools={list(tools)}")
+        assert done.code == 0, done.err
+        found = re.search(r"prompts of about (\d+) tokens(?:, (\d+) of them about the tools)?; ", done.out)
+        assert found is not None
+        return int(found[1]), int(found[2] or 0)
+
+    (folder / "tools.py").write_text(TOOL.replace("WHAT", ""))
+    bare, short = planned(), planned("tools.py:look_up")
+    assert bare[1] == 0
+    assert short[0] - short[1] == bare[0]
+    (folder / "tools.py").write_text(TOOL.replace("WHAT", "x" * 400))
+    assert planned("tools.py:look_up")[0] - short[0] in (100, 101)  # four characters a token
 
 
 def test_tokens_at_a_service(refine: Refine, task: Path) -> None:

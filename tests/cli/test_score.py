@@ -77,7 +77,7 @@ def test_a_file_is_scored_in_its_order(
         server.base_url,
     )  # fmt: skip
     assert (done.code, done.out) == (0, "out.jsonl\n")
-    assert done.err == "4 groups, 9 scores, 0 missing; 2 calls, $0.5000\n"
+    assert done.err == "4 groups, 9 scores, 0 missing; 2 calls, $0.50\n"
     a, seven, c, d = lines(tmp_path / "out.jsonl")
     assert a == {
         "id": "a",

@@ -14,8 +14,6 @@ import pytest
 import refine_rl
 from refine_rl.settings.toml_write import dump_toml
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 Refine = Callable[..., Any]
 PAIRS = [{"prompt": f"say {n}", "answer": f"{n} {n}", "other": n} for n in range(30)]
 

@@ -24,7 +24,6 @@ from refine_rl.run import RunFolder
 __all__ = ["browser"]
 Refine = Callable[..., Any]
 STEPS = 16
-pytestmark = pytest.mark.usefixtures("no_plots")
 # It does not come back from so many calls on as the file "calls" says, while that is there.
 REWARD = """
 from pathlib import Path

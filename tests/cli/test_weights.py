@@ -20,7 +20,6 @@ from refine_rl.pipeline.chat import HELP
 
 Refine = Callable[..., Any]
 Trained = tuple[Path, Any]
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture

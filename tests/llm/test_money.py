@@ -105,7 +105,7 @@ def test_threads_share_a_ledger() -> None:
 
 def test_the_cap_counts_earlier_parts_of_the_run() -> None:
     Ledger([].append, dollars=1.0, spent=0.999).check()
-    with pytest.raises(GuardStop, match=r"\$1\.0000; budget\.dollars is 1"):
+    with pytest.raises(GuardStop, match=r"\$1\.00; budget\.dollars is 1"):
         Ledger([].append, dollars=1.0, spent=1.0).check()
     Ledger([].append, spent=1e6).check()
 

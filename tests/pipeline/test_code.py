@@ -27,7 +27,7 @@ def task(
 
 
 def test_a_run_scores_programs(
-    tmp_path: Path, make_model: Callable[..., Path], refine: Callable[..., Any], no_plots: None
+    tmp_path: Path, make_model: Callable[..., Path], refine: Callable[..., Any]
 ) -> None:
     run = tmp_path / "run"
     done = refine("train", task(tmp_path, make_model("llama"), timeout=20.0), "--run", run)
@@ -56,7 +56,6 @@ def test_what_is_not_isolated_is_told_by_plan_and_at_the_start_of_a_run(
     make_model: Callable[..., Path],
     refine: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
-    no_plots: None,
 ) -> None:
     found = Isolation(root=False, calls=False, why="unshare: Operation not permitted")
     monkeypatch.setattr(Sandbox, "isolation", lambda self: found)

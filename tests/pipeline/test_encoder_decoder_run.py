@@ -23,8 +23,6 @@ from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import load_settings
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 Task = Callable[..., Settings]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
 KINDS: dict[str, dict[str, Any]] = {

@@ -31,8 +31,6 @@ from refine_rl.run import RunFolder
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 Task = Callable[..., Settings]
 WORDS = ["cat", "dog", "tree", "house", "river"]
 WORLD = '''

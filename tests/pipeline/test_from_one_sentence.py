@@ -26,7 +26,6 @@ from refine_rl.settings.file import load_settings
 from refine_rl.types import Prompt
 
 MakeModel = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("no_plots")
 IN, OUT = 3.0, 15.0  # dollars a million tokens
 TASK = "Answer the customer in short words."
 WORDS = ["lamp", "train", "soup", "coat", "bell", "garden", "letter", "clock", "chair", "ticket"]

@@ -23,7 +23,6 @@ from refine_rl.settings import Settings
 from refine_rl.settings.file import override, settings_from_dict
 
 pytest.importorskip("sacrebleu")
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]

@@ -16,7 +16,6 @@ from refine_rl.settings.file import settings_from_dict
 
 # The library leaves files open, and numpy has something to say of what its scorers hand it.
 pytestmark = [
-    pytest.mark.usefixtures("no_plots"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),

@@ -32,8 +32,6 @@ from refine_rl.training import check, checkpoint
 from refine_rl.training.grpo.setup import schedule_of
 from refine_rl.types import Comparison
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
 

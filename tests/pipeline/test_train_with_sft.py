@@ -23,8 +23,6 @@ from refine_rl.run.start import begun_from
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
 
 

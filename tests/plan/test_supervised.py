@@ -81,7 +81,7 @@ def rows_of(settings: Settings) -> Rows:
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 def test_the_plan_counts_what_the_run_trains_on(
-    task: Callable[..., Settings], tmp_path: Path, kind: str, no_plots: None
+    task: Callable[..., Settings], tmp_path: Path, kind: str
 ) -> None:
     """Rows, tokens, targets and steps of a run's own record; the rows that it cuts and sets aside too."""
     model = {} if kind == "llama" else {"name": str(listening_model(tmp_path / "t5")), "prefix": "say: "}

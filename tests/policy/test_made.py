@@ -194,7 +194,6 @@ def test_the_base_of_an_adapter_is_made_again(task: Path, monkeypatch: pytest.Mo
         find_origin(str(adapter))
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_a_run_from_begin_to_export(refine: Refine, task: Path) -> None:
     done = refine("train", task, "--run", "run")
     assert done.code == 0, done.err

@@ -67,7 +67,7 @@ def rows(folder: Path, answer: str, *prompts: str) -> None:
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_a_run_names_what_is_lost(
-    losing: Path, tmp_path: Path, refine: Callable[..., Any], no_plots: None, fits: bool
+    losing: Path, tmp_path: Path, refine: Callable[..., Any], fits: bool
 ) -> None:
     rows(tmp_path, "the cat" if fits else "{cat}", *(f"say {w}\nthe {{dog}}" for w in TEXTS[0].split()))
     reward = {"rules": [{"rule": "equals", "data": "answer"}]}
@@ -86,7 +86,7 @@ def test_a_run_names_what_is_lost(
 
 
 def test_supervised_fine_tuning_names_what_is_lost(
-    losing: Path, tmp_path: Path, refine: Callable[..., Any], no_plots: None
+    losing: Path, tmp_path: Path, refine: Callable[..., Any]
 ) -> None:
     rows(tmp_path, "the {cat}\nthe dog", *(f"say {w}\nthe dog" for w in TEXTS[0].split()))
     sft = {"data": "file:prompts.jsonl", "steps": 1, "examples": 0, "validation": 0}

@@ -264,7 +264,6 @@ def test_the_settings_for_codet5_base_are_valid() -> None:
 # -- the whole way ----------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_from_nothing_to_a_tuned_model(refine: Callable[..., Any], tmp_path: Path) -> None:
     """With a model, examples and steps that are too few: everything but the figures."""
     mine = copy_recipe("codet5", tmp_path / "mine").parent

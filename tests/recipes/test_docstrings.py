@@ -127,7 +127,6 @@ def test_missing_pairs_are_told_with_the_way_to_them(refine: Callable[..., Any],
     assert "pairs.jsonl is not there: README.md beside it has the command that makes it" in done.err
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_from_source_to_a_taught_model(refine: Callable[..., Any], tmp_path: Path) -> None:
     """The README's way with two small packages: pairs, then a few steps of supervised fine-tuning."""
     task = copy_recipe("docstrings", tmp_path / "docs")

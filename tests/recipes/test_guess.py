@@ -163,7 +163,6 @@ def test_a_turn_begins_as_its_demonstration_does() -> None:
     assert whole[-1] == words.eos_token_id
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_demo_from_the_first_word_to_the_report(refine: Callable[..., Any], tmp_path: Path) -> None:
     small = [
         "sft.data=file:pairs.py[:60]",

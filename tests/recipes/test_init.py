@@ -15,7 +15,6 @@ from refine_rl.settings.file import load_settings
 Refine = Callable[..., Any]
 MakeModel = Callable[..., Path]
 TASK = "Summarise the ticket in one sentence."
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def few(*more: str) -> list[str]:

@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from make import prompt, scored
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes import copy_recipe, recipe_folder
@@ -52,7 +50,6 @@ def test_the_bad_reward_looks_at_length_alone() -> None:
     assert rewards.near_twenty_characters("another", "b" * 13) == -7
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_collapse_is_named_by_the_run(refine: Callable[..., Any], tmp_path: Path) -> None:
     """While it trains, where the verdict is told, in the report and in the model's card."""
     task = copy_recipe("tldr", tmp_path / "mine").parent / "collapse.toml"

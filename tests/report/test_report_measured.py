@@ -18,8 +18,6 @@ from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.types import Beside, Comparison
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 def beside(mean: float, ahead: float, by: float = 0.02) -> Beside:
     own = make.estimate(mean, by=by)

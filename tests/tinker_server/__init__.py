@@ -7,7 +7,8 @@ gradients with a small model. It can be told to fail.
     server.asked("optim_step"), server.gradients(training.model_id), server.state(training.model_id)
     server.stop()
 
-Faults, each for the next `times` requests of a path once `after` of them went well:
+Faults, each for the next `times` requests of a path (of GET, its first word: "files", "training_runs",
+"get_server_capabilities") once `after` of them went well:
 
     server.fail("optim_step", status=503, times=2)      an error of HTTP in place of the request
     server.cut("forward_backward", when="after")        the connection ends: the request was carried out

@@ -137,12 +137,7 @@ class TinkerServer:
 
     def _carry_out(self, handler: _Handler, path: str, body: dict[str, Any]) -> None:
         fault = self._faults.meet(path)
-        if fault and fault.hold:
-            fault.hold()
-        if fault and fault.status:
-            raise RefusedError(fault.status, fault.text)
-        if fault and fault.cut == "before":
-            handler.end()
+        if fault and _instead(handler, fault):
             return
         if path == "retrieve_future":
             result = self.service.result(body["request_id"])
@@ -156,6 +151,9 @@ class TinkerServer:
         handler.send(200, result)
 
     def _get(self, handler: _Handler, path: str) -> None:
+        fault = self._faults.meet(path.partition("/")[0])
+        if fault and _instead(handler, fault):
+            return
         store = self.service.store
         if path == "healthz":
             handler.send(200, {"status": "ok"})
@@ -260,6 +258,17 @@ def _close(client: Any, there: bool) -> None:
         client.close("success").result(60)
     else:
         client._session_holder.close()
+
+
+def _instead(handler: _Handler, fault: Fault) -> bool:
+    """Waits where the fault says so; True: the request has had its answer, or never gets one."""
+    if fault.hold:
+        fault.hold()
+    if fault.status:
+        raise RefusedError(fault.status, fault.text)
+    if fault.cut == "before":
+        handler.end()
+    return fault.cut == "before"
 
 
 def _handler(server: TinkerServer) -> type[_Handler]:

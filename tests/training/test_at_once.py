@@ -15,6 +15,7 @@ from refine_rl.pipeline.train import run
 from refine_rl.run import RunFolder
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.settings.file import settings_from_dict
+from refine_rl.training.grpo import setup
 from refine_rl.training.grpo.setup import settled, settled_for
 from refine_rl.training.memory import LEAST, MOST, SLACK, TILES, Place, held, tokens_that_fit, training_bytes
 from sizes import SIZE
@@ -76,15 +77,16 @@ def test_the_reference_of_a_kl_term_is_counted_where_it_is_a_second_model() -> N
 
 
 def test_a_processor_and_what_is_not_packed_keep_the_fixed_number() -> None:
-    settings = made()
+    settings = made(sft={"data": "file:pairs.jsonl"})
     where: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16", "free": 80e9}
     for size, other in (
         (SIZE, {"device": "cpu"}),
         (replace(SIZE, listens=True), {}),
         (SIZE, {"packed": False}),
     ):
-        assert settled(settings, size, **{**where, **other}) is settings
-    assert settings.grpo.at_once == 2048
+        found = settled(settings, size, **{**where, **other})
+        assert found.sft is not None
+        assert (found.grpo.tokens_per_micro_batch, found.sft.tokens_per_micro_batch) == (2048, 2048)
 
 
 def test_what_was_found_stays_when_the_run_goes_on(
@@ -115,12 +117,42 @@ def test_what_was_found_stays_when_the_run_goes_on(
     run(folder)
     found = tokens_that_fit(MODEL, SIZE, CARD, 3.1e9)
     assert folder.settings().grpo.tokens_per_micro_batch == found < MOST
-    told = [e["text"] for e in folder.events() if e["name"] == "grpo_at_once"]
-    assert told == [f"grpo.tokens_per_micro_batch: {found:,} tokens go through the model at once"]
-    again = settled_for(folder.settings(), _Nowhere())  # type: ignore[arg-type]
-    assert again.grpo.tokens_per_micro_batch == found
-    assert as_on_a_card(folder.settings(), None).grpo.tokens_per_micro_batch == found
+    assert as_on_a_card(folder.settings(), None) == folder.settings()
 
 
-class _Nowhere:
-    device = torch.device("cpu")
+@pytest.mark.parametrize(("kind", "told"), [("grpo", ["grpo", "sft"]), ("sft", ["sft"])])
+def test_what_the_card_decided_is_told(kind: str, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[tuple[str, str]] = []
+
+    class Told:
+        def note(self, name: str, text: str, *, once: bool) -> None:
+            assert once
+            notes.append((name, text))
+
+    before = made(sft={"data": "file:pairs.jsonl"})
+    after = settled(before, SIZE, device="cuda", dtype="bfloat16", free=80e9)
+    beginning._tell_at_once(before, after, kind, Told())  # type: ignore[arg-type]
+    text = ".tokens_per_micro_batch: 32,768 tokens go through the model at once"
+    assert notes == [(f"{table}_at_once", table + text) for table in told]
+    beginning._tell_at_once(after, after, kind, Told())  # type: ignore[arg-type]
+    assert len(notes) == len(told)
+
+
+def test_the_device_of_the_model_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    class There:
+        device = torch.device("cuda:1")
+        compute_dtype = torch.bfloat16
+        shares_prompts = True
+
+    asked: list[str] = []
+
+    def free(device: str) -> float:
+        asked.append(device)
+        return 6.2e9
+
+    monkeypatch.setattr(setup, "model_size", lambda model: SIZE)
+    monkeypatch.setattr(setup, "free_memory", free)
+    settings = made(engine={"kind": "processes", "processes": 2})
+    found = settled_for(settings, There())  # type: ignore[arg-type]
+    assert found.grpo.at_once == tokens_that_fit(MODEL, SIZE, CARD, 3.1e9)  # both on one card
+    assert asked == ["cuda:1"]

@@ -57,6 +57,16 @@ def test_all_cut_names_every_limit_that_cuts() -> None:
         guards_of(settings()).stop(history({"clipped_share": 1.0}))
 
 
+def test_all_cut_that_training_brought_about_is_another_thing() -> None:
+    with pytest.raises(GuardStop) as began_so:
+        guards_of(settings()).stop(history({"clipped_share": 0.5}, {"clipped_share": 1.0}))
+    assert began_so.value.advice.startswith("Start anew with a larger rollout.max_tokens, ")
+    with pytest.raises(GuardStop) as became_so:
+        guards_of(settings()).stop(history({"clipped_share": 0.02}, {"clipped_share": 1.0}))
+    assert became_so.value.advice.startswith("In the first step 2 % were: it is training that took the end")
+    assert "lower grpo.learning_rate" in became_so.value.advice
+
+
 def test_no_variance_needs_the_whole_patience() -> None:
     flat = {"groups_zero_variance": 4}
     assert stopped(history(*[flat] * 3), zero_variance_patience=3) == "no_variance"

@@ -24,6 +24,7 @@ _INIT = "`refine init "
 _SPARED = re.compile(f"({_INIT}[^`]*`)")  # there is no call for it, so it stays a command
 _VERBS = {"eval": "evaluate"}
 _ARGUMENTS = {"from-step": "step", "base-url": "base_url", "resume": "run"}
+_TABLE = re.compile(r"a table:\n\[endpoints\.(.+)\]\nbase_url = (\".*\")\nkey_env = (\"\w+\")  # (.*)")
 _PLACES = (
     ("rollout.environment: `python:", "environment: `"),
     ("`python:", "`"),
@@ -54,6 +55,7 @@ def _in_python(text: str) -> str:
     text = re.sub(r"rollout\.tools, entry (\d+)", lambda m: f"tools[{int(m[1]) - 1}]", text)
     for old, new in _PLACES:
         text = text.replace(old, new)
+    text = _TABLE.sub(_endpoint, text)
     text = _RESUME.sub(_resume, text)
     text = _VERB.sub(lambda m: f"refine_rl.{_VERBS.get(m[1], m[1])}({_unquoted(m[2])!r})", text)
     text = _SET.sub(_set, text)
@@ -91,6 +93,12 @@ def _resume(found: re.Match[str]) -> str:
         return resume_call(folder, *more)
     verb = "resume_sft" if found[1] == "sft" else "resume"
     return f"refine_rl.{verb}({', '.join([repr(_unquoted(found[2])), *more])})"
+
+
+def _endpoint(found: re.Match[str]) -> str:
+    """The argument that an endpoint of one's own is."""
+    own = {found[1].strip('"'): {"base_url": found[2].strip('"'), "key_env": found[3].strip('"')}}
+    return f"endpoints={own!r} ({found[4]})"
 
 
 def _set(found: re.Match[str]) -> str:

@@ -147,10 +147,12 @@ def _heads(settings: Settings, planned: Plan) -> Iterator[str]:
             f"{sft.batch_tokens:,} tokens: {r.epochs:.2f} passes"
         )
     if c is not None:
+        about_tools = f", {c.read - c.tokens} of them about the tools" if c.tools else ""
         yield (
             f"{c.train} training, {c.validation} validation, {c.held_out} held-out prompts of about "
-            f"{c.tokens} tokens; {settings.grpo.steps} steps of {settings.grpo.prompts_per_step} prompts x "
-            f"{settings.rollout.group_size} {_answers(settings.rollout)}"
+            f"{c.read} tokens{about_tools}; {settings.grpo.steps} steps of "
+            f"{settings.grpo.prompts_per_step} prompts x {settings.rollout.group_size} "
+            f"{_answers(settings.rollout)}"
         )
 
 

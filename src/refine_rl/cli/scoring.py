@@ -12,6 +12,7 @@ import typer
 from refine_rl.cli.interrupt import interruptible
 from refine_rl.cli.training import JSON
 from refine_rl.errors import MachineError, UserError
+from refine_rl.types.amounts import price
 
 if TYPE_CHECKING:
     from refine_rl.pipeline.score import Judges
@@ -114,7 +115,7 @@ def _price(text: str) -> tuple[float, float]:
 
 
 def _summary(tally: Tally) -> str:
-    cost = "at unknown cost" if tally.cost_usd is None else f"${tally.cost_usd:.4f}"
+    cost = "at unknown cost" if tally.cost_usd is None else price(tally.cost_usd)
     some = "1 reply" if tally.unusable == 1 else f"{tally.unusable} replies"
     lost = f", {some} that could not be used" if tally.unusable else ""
     return (

@@ -11,6 +11,7 @@ from refine_rl.errors import GuardStop
 from refine_rl.llm.client import Call, Exchange, Request
 from refine_rl.llm.kept import Keep, forget
 from refine_rl.llm.meter import NANO, count
+from refine_rl.types.amounts import price
 
 ESTIMATE = "estimated_usd"
 """The key, in a line's `extra`, of what a call that was lost after sending may have cost."""
@@ -69,10 +70,10 @@ class Ledger:
             nano, lost = self._nano, self._lost_nano
         if nano + lost < round(self.dollars * NANO):
             return
-        perhaps = f" (and perhaps ${lost / NANO:.4f} for calls that were lost on the way)" if lost else ""
+        perhaps = f" (and perhaps {price(lost / NANO)} for calls that were lost on the way)" if lost else ""
         raise GuardStop(
             "budget",
-            f"The calls to LLMs have cost ${nano / NANO:.4f}{perhaps}; budget.dollars is {self.dollars:g}.",
+            f"The calls to LLMs have cost {price(nano / NANO)}{perhaps}; budget.dollars is {self.dollars:g}.",
             "Raise budget.dollars and go on with --resume.",
         )
 

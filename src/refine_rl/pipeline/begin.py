@@ -21,7 +21,8 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journa
         journal.warning("changed", text)
     model = settings.model.model_copy(update={"dtype": form})
     found = settled_for(settings.model_copy(update={"model": model}), policy)
-    _tell_at_once(settings, found, folder.config.kind(), journal)
+    if policy.device.type == "cuda":  # elsewhere it is a fixed number
+        _tell_at_once(settings, found, folder.config.kind(), journal)
     if found != settings:
         folder.config.save(found)
     return found

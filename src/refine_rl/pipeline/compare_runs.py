@@ -26,6 +26,7 @@ from refine_rl.policy.protocol import Purpose
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.prompts.sources import unseen
+from refine_rl.report.page import render
 from refine_rl.report.versus import render_versus
 from refine_rl.rewards.build import build_scorers, isolation_of
 from refine_rl.rewards.combine import CombinedReward
@@ -102,16 +103,16 @@ class Match:
             )
         parts = []
         if self.recorded:
-            parts.append(f"the answers of {' and '.join(names[s] for s in self.recorded)} are on record")
+            parts.append(f"The answers of {' and '.join(names[s] for s in self.recorded)} are on record")
         if self.to_answer:
             verb = "answer" if len(self.to_answer) > 1 else "answers"
             who = " and ".join(names[s] for s in self.to_answer)
             parts.append(f"{who} {verb} {count_of(len(self.prompts), 'prompt')}")
         if self.to_score:
             how = ", both sides' in one group a prompt" if self.relative else ""
-            parts.append(f"scores are given to {' and '.join(names[s] for s in self.to_score)}{how}")
-        text = "; ".join(parts)
-        return f"{text[0].upper()}{text[1:]}."
+            word = "scores" if parts else "Scores"
+            parts.append(f"{word} are given to {' and '.join(names[s] for s in self.to_score)}{how}")
+        return f"{'; '.join(parts)}."
 
     def play(
         self, *, name: str | None = None, observer: Observer | None = None, pause: Pause = never
@@ -129,7 +130,10 @@ class Match:
                 outcomes, cost = dict(self.recorded), None
             versus = self._set_beside(outcomes, cost)
             record = {"verdict": versus.standing, **dataclasses.asdict(versus)}
-            return versus, *home.save_versus(chosen, record, render_versus(versus))
+            files = home.save_versus(chosen, record, render_versus(versus))
+            if home.report.is_file():
+                home.save_report(render(home))  # which lists it
+            return versus, *files
 
     # -- what has to be made --------------------------------------------------------------------
 

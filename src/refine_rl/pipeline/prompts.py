@@ -14,6 +14,7 @@ from refine_rl.prompts import CurationReport, load_prompts
 from refine_rl.run.endpoints import connect
 from refine_rl.settings import Settings
 from refine_rl.types import Prompt, count_of
+from refine_rl.types.amounts import price
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class Gathered:
         if not self.calls:
             return "every reply was in the cache: nothing was spent"
         calls = count_of(self.calls, "call")
-        cost = "at a price that is not known" if self.cost_usd is None else f"for ${self.cost_usd:.4f}"
+        cost = "at a price that is not known" if self.cost_usd is None else f"for {price(self.cost_usd)}"
         some = "1 reply" if self.unusable == 1 else f"{self.unusable} replies"
         lost = f", {some} could not be used" if self.unusable else ""
         return f"{calls} {cost}{lost}; `refine train` takes the same prompts from the cache"

@@ -89,6 +89,11 @@ def _require_replayable(
     folder: RunFolder, recorded: dict[int, list[Group]], step: int, prompt_id: str | None
 ) -> None:
     """Raises UserError where the step or the prompt is not on record, or its settings are others now."""
+    if folder.settings().engine.kind == "tinker":
+        raise UserError(
+            f"{folder.path} was sampled and trained by a service, which keeps its weights and draws for "
+            "itself: nothing can be made again here. What it drew stands in the run's groups."
+        )
     if step not in recorded:
         there = f"it has 1 to {max(recorded)}" if recorded else "it has none yet"
         raise UserError(f"{folder.path} has no step {step}; {there}.")

@@ -47,7 +47,13 @@ def ways(stop: GuardStop, folder: RunFolder) -> list[Way]:
             return [_slower(folder, "grpo.learning_rate", settings.learning_rate)]
         case "all_cut":
             patience = {"grpo.all_cut_patience": 10 * g.all_cut_patience}
-            return [Way(when="To go on all the same", change=patience)]
+            all_the_same = Way(when="To go on all the same", change=patience)
+            from refine_rl.training.guards import ENDED  # late: torch
+
+            first = next(iter(folder.metrics()), None)
+            if first is None or first["clipped_share"] >= ENDED:
+                return [all_the_same]
+            return [_slower(folder, "grpo.learning_rate", settings.learning_rate), all_the_same]
         case "no_variance":
             last = max((int(metrics["step"]) for metrics in folder.metrics()), default=1)
             return [

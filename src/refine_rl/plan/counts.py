@@ -17,13 +17,15 @@ WRITTEN_CHARS = 240  # of a prompt, and of a system message, that a writer has y
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """Prompts by split; `chars`, the mean length of one with all its messages. For a quiz: different source
-    texts by split, and their mean length. `written`: the prompts are still to be written."""
+    """Prompts by split; `chars`, the mean length of one with all its messages; `tools`, the characters in
+    which the policy is told of its tools before each. For a quiz: different source texts by split, and their
+    mean length. `written`: the prompts are still to be written."""
 
     train: int
     validation: int
     held_out: int
     chars: float
+    tools: int = 0
     written: bool = False
     train_sources: int = 0
     other_sources: int = 0
@@ -37,6 +39,11 @@ class Counts:
     def tokens(self) -> int:
         """Of a prompt."""
         return tokens(self.chars)
+
+    @property
+    def read(self) -> int:
+        """Tokens that the policy reads before it answers: of its tools and a prompt."""
+        return tokens(self.tools + self.chars)
 
 
 def tokens(chars: float) -> int:

@@ -30,7 +30,7 @@ def memory(
     answers beside the other one, before anything is trained."""
     m, g, r = settings.model, settings.grpo, settings.rollout
     reference = size.parameters * 4 if g.kl > 0 and not m.adapted else 0
-    length = counts.tokens + r.most_tokens
+    length = counts.read + r.most_tokens
     own = team.groups
     asked = max(
         own(g.prompts_per_step) * r.group_size,
@@ -52,7 +52,7 @@ def disk(
     completion (about 25 bytes a sampled token, 6 a prompt's)."""
     g = grpo
     groups = g.steps * (g.prompts_per_step + resampled(g, counts))
-    record = groups * rollout.group_size * (25 * rollout.most_tokens + 6 * counts.tokens + 500)
+    record = groups * rollout.group_size * (25 * rollout.most_tokens + 6 * counts.read + 500)
     kept = min(g.keep_checkpoints, -(-g.steps // g.checkpoint_every)) + 1  # and the best one
     return kept_weights(model, size, kept) + record
 

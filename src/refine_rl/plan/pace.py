@@ -169,7 +169,7 @@ def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team:
     """Seconds, bytes in the memory of a device and bytes on disk of a run, on a machine of these rates."""
     own = team.rates(rates)
     low, high = (
-        Pace(settings=settings, size=size, rates=own, prompt=counts.tokens, share=share, team=team)
+        Pace(settings=settings, size=size, rates=own, prompt=counts.read, share=share, team=team)
         for share in (0.5, 1.0)
     )
     held = [team.on_one * memory(settings, size, rates, counts, slack, team) for slack in (1.0, SLACK)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from refine_rl.envs.stage import stage_of
+from refine_rl.envs.tools.tool import load_tools
 from refine_rl.errors import Together
 from refine_rl.llm.client import Client
 from refine_rl.llm.scripted import Scripted
 from refine_rl.plan.counts import Counts, count_prompts, written_counts
 from refine_rl.plan.money import Endpoints, endpoint_of
+from refine_rl.policy.tools import in_words
 from refine_rl.prompts import load_prompts
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.recipes.examples import require_own_reward
@@ -19,7 +22,7 @@ from refine_rl.rewards import CombinedReward, build_reward
 from refine_rl.rewards.build import isolation_of
 from refine_rl.rewards.judges.rubric import default_rubric, rubric_named
 from refine_rl.run.endpoints import check_models
-from refine_rl.settings import Settings
+from refine_rl.settings import RolloutSettings, Settings
 from refine_rl.types import Prompt
 
 
@@ -73,9 +76,16 @@ def survey(settings: Settings, functions: Sequence[Callable[..., Any]] = ()) -> 
     together.tell()
     if prompts is None:
         counts = written_counts(settings.prompts, settings.writer)
-        return Survey(prompts=(), counts=counts, shown=shown, isolation=isolation)
-    counts = count_prompts(prompts, settings.reward.quiz)
-    return Survey(prompts=prompts, counts=counts, lost=lost, shown=shown, isolation=isolation)
+    else:
+        counts = count_prompts(prompts, settings.reward.quiz)
+    counts = replace(counts, tools=_told_of_tools(settings.rollout, settings.folder))
+    return Survey(prompts=prompts or (), counts=counts, lost=lost, shown=shown, isolation=isolation)
+
+
+def _told_of_tools(rollout: RolloutSettings, folder: Path) -> int:
+    """Characters in which the policy is told of its tools; templates that know tools need about as many."""
+    schemas = tuple(tool.schema for tool in load_tools(rollout.tools, folder).values())
+    return len(in_words((), schemas, system=True)[0]["content"]) if schemas else 0
 
 
 class _Nobody:

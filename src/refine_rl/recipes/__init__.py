@@ -72,7 +72,7 @@ def _meant(path: Path) -> str:
         return f"did you mean {quoted(folder / near[0])}?"
     names = [recipe.name for recipe in recipes()] if path.name == str(path) else []
     if near := get_close_matches(path.name, names, n=1):
-        return f"a recipe of Re:Fine is named otherwise: --recipe {near[0]}"
+        return f"did you mean the recipe? --recipe {near[0]}"
     return ""
 
 

@@ -11,6 +11,7 @@ from refine_rl.report.standing import Json, standing
 from refine_rl.report.survey import Seen
 from refine_rl.run import RunFolder
 from refine_rl.types import count_of
+from refine_rl.types.amounts import price
 
 _GOOD = ("ok", "cached", "cut")
 _REPLIED = (*_GOOD, "unusable", "refusal")
@@ -79,7 +80,7 @@ def money(dollars: float | None, unknown: int) -> str:
     """
     if dollars is None:
         return "unknown" if unknown else "–"
-    shown = f"${dollars:.2f}" if dollars >= 0.1 else f"${dollars:.2g}"
+    shown = price(dollars)
     calls = count_of(unknown, "call")
     return f"{shown} and {calls} of unknown cost" if unknown else shown
 

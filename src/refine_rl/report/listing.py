@@ -15,6 +15,7 @@ from refine_rl.report.screen import shown
 from refine_rl.report.wrapping import wrap
 from refine_rl.run.glance import Glance
 from refine_rl.types import MIN_PROMPTS, decimals
+from refine_rl.types.amounts import SECONDS, amount
 
 _HEADINGS = ("run", "steps", "outcome", "tuned - base", "cost", "time", "began")
 _LONGEST_NAME = 32  # columns, in the wide form
@@ -105,7 +106,7 @@ def _cells(g: Glance) -> tuple[str, ...]:
         outcome(g),
         _difference(g),
         "" if g.dollars is None and not g.unpriced else money(g.dollars, g.unpriced),
-        _duration(g.seconds),
+        amount(g.seconds, g.seconds, SECONDS) if g.seconds else "",
         when(g.created),
     )
 
@@ -138,18 +139,6 @@ def _difference(g: Glance) -> str:
     if g.prompts is not None and g.prompts < MIN_PROMPTS:
         return mean
     return f"{mean} [{decimals(low, '+')}, {decimals(high, '+')}]"
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(0), _duration(42.3), _duration(600), _duration(20_000)
-    ('', '42 s', '10 min', '5.6 h')
-    """
-    if not seconds:
-        return ""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def when(moment: datetime | None) -> str:

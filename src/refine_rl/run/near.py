@@ -13,14 +13,15 @@ RUNS = Path("runs")
 
 
 def run_near(path: Path) -> Path | None:
-    """The run below `runs/` that is called so, the one that `path` is a part of, or one beside it, then below
-    `runs/`, whose name is nearly that; None where there is none."""
-    if not path.is_absolute() and _is_run(RUNS / path):
-        return RUNS / path
+    """The run in a folder runs/ beside `path` that is called so, the one that `path` is a part of, or one
+    beside it, then in runs/ there, whose name is nearly that; None where there is none."""
+    runs = path.parent / RUNS
+    if path.name and _is_run(runs / path.name):
+        return runs / path.name
     for outer in path.parents:
         if _is_run(outer):
             return outer
-    for folder in (path.parent, RUNS):
+    for folder in (path.parent, runs):
         if near := get_close_matches(path.name, _runs_in(folder), n=1):
             return folder / near[0]
     return None

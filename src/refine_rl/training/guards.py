@@ -21,6 +21,7 @@ WINDOW = 5  # steps over which the start and the present are averaged
 TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
 EXPLODED = 1000.0  # times the median of the gradient norms before
 EXPLODED_STEPS = 3
+ENDED = 0.5  # cut completions of the first step, below which the policy knew how to end an answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,13 +41,8 @@ class Guards:
         recent = history[-self.all_cut_patience :]
         if len(recent) == self.all_cut_patience and all(m.clipped_share == 1.0 for m in recent):
             cut = " or ".join(f"{name} = {limit}" for name, limit in self.limits.items())
-            raise GuardStop(
-                "all_cut",
-                f"Step {newest.step}: every completion was cut at {cut}; none reached its stop token.",
-                f"Start anew with a larger {' or '.join(self.limits)}, or a model that ends its answers (an "
-                "instruct model with its own chat template). If it should learn to stop, go on with a higher "
-                "grpo.all_cut_patience.",
-            )
+            what = f"Step {newest.step}: every completion was cut at {cut}; none reached its stop token."
+            raise GuardStop("all_cut", what, self._after_all_cut(history[0].clipped_share))
         patience = self.zero_variance_patience
         recent = history[-patience:]
         if len(recent) == patience and all(_without_signal(m) == m.groups for m in recent):
@@ -69,6 +65,20 @@ class Guards:
                 f"times its median ({median(before):.3g}).",
                 "Go back to an earlier checkpoint, with a lower grpo.learning_rate.",
             )
+
+    def _after_all_cut(self, at_first: float) -> str:
+        """What to try, by the share of completions that was cut in the first step."""
+        if at_first < ENDED:
+            return (
+                f"In the first step {at_first:.0%} were: it is training that took the end of the answers "
+                "away. Go back to an earlier checkpoint, with a lower grpo.learning_rate; where the reward "
+                "grows with length, mend it first."
+            ).replace("%", " %")
+        return (
+            f"Start anew with a larger {' or '.join(self.limits)}, or a model that ends its answers (an "
+            "instruct model with its own chat template). If it should learn to stop, go on with a higher "
+            "grpo.all_cut_patience."
+        )
 
     def _what_that_means(self) -> str:
         """The end of the sentence that no group had any spread."""

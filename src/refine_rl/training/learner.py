@@ -95,5 +95,8 @@ class Learner(Protocol):
     def save(self, folder: Path, position: Position) -> None:
         """Fills an empty folder with the state of training."""
 
+    def forget(self, folder: Path) -> None:
+        """A checkpoint that is about to be deleted: what it has elsewhere goes too."""
+
     def load(self, folder: Path) -> Position:
         """Puts that state back, to the bit."""

@@ -86,6 +86,9 @@ class LocalLearner:
     def save(self, folder: Path, position: Position) -> None:
         checkpoint.save(folder, self.speaker, self.optimizer, position)
 
+    def forget(self, folder: Path) -> None:
+        """It has nothing elsewhere."""
+
     def load(self, folder: Path) -> Position:
         return checkpoint.load(folder, self.speaker, self.optimizer)
 
@@ -114,7 +117,7 @@ class LocalLearner:
         try:
             parts = in_lanes(work, len(self._chunks), self._lanes)
         except torch.OutOfMemoryError as error:
-            raise MachineError(self._too_many(self._chunks)) from error
+            raise MachineError(self._too_many()) from error
         gradients.hand_over()
         self._starts: Sequence[torch.Tensor | None] = self._starts or [p.new_B_T for p in parts]
         return Found(
@@ -123,10 +126,10 @@ class LocalLearner:
             apart=torch.cat([p.new_minus_old for p in parts]) if parts else torch.empty(0),
         )
 
-    def _too_many(self, chunks: Sequence[Sequence[Row]]) -> str:
+    def _too_many(self) -> str:
         """What to do where the memory did not hold a micro-batch. It is not halved unasked: a run has one
         number, which stands in its settings, or it could not be made again to the bit."""
-        longest = max(length(row.trajectory) for some in chunks for row in some)
+        longest = max(length(row.trajectory) for some in self._chunks for row in some)
         if self.tokens <= longest:
             return (
                 f"Out of memory in training, with one answer and its prompt of {longest:,} tokens at once: "

@@ -34,6 +34,15 @@ def dollars(low: float, high: float) -> str:
     return f"${_span(low, high, '.2f' if high >= 0.1 or not high else '.4f')}"
 
 
+def price(amount: float) -> str:
+    """One sum, of which a small one keeps two digits.
+
+    >>> price(0.0), price(0.00042), price(0.0999), price(1.25)
+    ('$0', '$0.00042', '$0.1', '$1.25')
+    """
+    return f"${amount:.2f}" if amount >= 0.1 else f"${amount:.2g}"
+
+
 def _span(low: float, high: float, form: str) -> str:
     """Both numbers, or one where they look the same."""
     one, other = format(low, form), format(high, form)

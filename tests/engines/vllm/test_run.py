@@ -25,7 +25,6 @@ from vllm_server import VllmServer
 MakeModel = Callable[..., Path]
 Serve = Callable[..., VllmServer]
 Refine = Callable[..., Any]
-pytestmark = pytest.mark.usefixtures("no_plots")
 
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
 

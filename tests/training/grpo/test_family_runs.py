@@ -22,8 +22,6 @@ from refine_rl.training.grpo import kl
 from refine_rl.training.grpo.kl import Distance
 from refine_rl.types import Prompt
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
 

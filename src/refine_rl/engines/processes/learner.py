@@ -140,6 +140,9 @@ class TeamLearner:
         """See `Learner`: the files of a run in one process, by this process alone."""
         self.own.save(folder, position)
 
+    def forget(self, folder: Path) -> None:
+        """See `Learner`: nothing of it is elsewhere."""
+
     def load(self, folder: Path) -> Position:
         """See `Learner`: this process reads, the others are given what it read."""
         position = self.own.load(folder)

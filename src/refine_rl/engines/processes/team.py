@@ -47,6 +47,7 @@ class Team:
         self._heard = dict.fromkeys(self.channels, now)  # when each was last heard
         self._moved = dict.fromkeys(self.channels, (0, now))  # its signs, and since when there are so many
         self._gone: dict[int, str] = {}  # what became of those that are gone
+        self._lost: dict[int, str] = {}  # said by those that have lost another one
         self._number = 0
         self._over = False
         for rank in self.channels:
@@ -95,9 +96,7 @@ class Team:
         try:
             yield
         except RuntimeError as error:
-            until = self.clock() + LAST_WORDS
-            while not self._gone and self.clock() < until:
-                time.sleep(0.05)
+            self._wait_for_news()
             self.require()
             if isinstance(error, dist.DistError):
                 raise MachineError(f"The processes lost one another: {error}") from error
@@ -107,6 +106,10 @@ class Team:
         """Raises MachineError where a process is gone."""
         if self._gone and not self._over:
             raise MachineError(self._gone[min(self._gone)])
+
+    def heard(self, rank: int) -> float:
+        """When a process was last heard, by the clock."""
+        return self._heard[rank]
 
     def come(self, orders: Mapping[int, Order], *, seconds: float) -> Came | None:
         """The next message within that time. Raises MachineError where a process is gone, or silent for too
@@ -143,7 +146,7 @@ class Team:
             silent = now - self._heard[rank] > self.silence
             stuck = not order.patient and now - self._moved[rank][1] > self.silence
             if (silent or stuck) and rank not in self._gone:
-                does = "is stuck" if stuck else "is not heard any more"
+                does = "is not heard any more" if silent else "is stuck"
                 self._gone[rank] = (
                     f"{self._who(rank)} {does}: no sign of life in {self.silence:.0f} s (engine.timeout)."
                 )
@@ -160,13 +163,23 @@ class Team:
                         self._moved[rank] = (message.value, self.clock())
                 elif message.kind == "failed":
                     self._gone.setdefault(rank, message.value)
+                elif message.kind == "lost":
+                    self._lost[rank] = message.value
                 else:
                     self._moved[rank] = (self._moved[rank][0], self.clock())
                     self._inbox.put((rank, message))
         except (EOFError, OSError):
-            if not self._over:
+            if rank in self._lost:  # whoever went first is the news
+                self._wait_for_news()
+                self._gone.setdefault(rank, self._lost[rank])
+            elif not self._over:
                 self._gone.setdefault(rank, f"{self._who(rank)} {self._end_of(rank)}.")
         channel.close()
+
+    def _wait_for_news(self) -> None:
+        until = time.monotonic() + LAST_WORDS
+        while not self._gone and time.monotonic() < until:
+            time.sleep(0.05)
 
     def _who(self, rank: int) -> str:
         where = f"process id {child.pid}" if (child := self.children.get(rank)) else self.hosts[rank]

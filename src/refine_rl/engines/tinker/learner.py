@@ -10,6 +10,7 @@ a forward pass more than a loss of its own would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class TinkerLearner:
         return Learned(
             loss=losses[0],
             grad_norm=max(norms, default=None),
-            clip_share=clipped / tokens,
+            clip_share=clipped / tokens if tokens else None,
             seen=seen,
             apart=apart,
         )
@@ -120,6 +121,11 @@ class TinkerLearner:
         record = {"state": path, "base_url": address.url, "model": address.model, "rank": self.weights.rank}
         (folder / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         checkpoint.seal(folder, position, [STATE])
+
+    def forget(self, folder: Path) -> None:
+        """The service may let go of the state: it takes room there, which may cost."""
+        with contextlib.suppress(DamagedCheckpoint):
+            self.weights.forget(state_in(folder))
 
     def load(self, folder: Path) -> Position:
         """Puts the state back, the optimizer's with it."""

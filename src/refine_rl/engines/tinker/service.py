@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ GOODBYE = 5.0
 def in_background(work: Callable[[], T]) -> Future[T]:
     """What `work` gives, from a thread that nobody waits for at the end of the process."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # it cannot be cancelled
 
     def run() -> None:
         try:
@@ -110,9 +110,9 @@ class Service:
         return found
 
     def close(self) -> None:
-        """Ends the session, if the service still listens."""
-        with contextlib.suppress(Exception):
-            wait([in_background(lambda: self.client.close("success").result())], timeout=GOODBYE)
+        """Ends the session; where the service does not listen any more, nobody waits for that."""
+        goodbye = in_background(lambda: self.client.close("errored" if self.gone else "success").result())
+        wait([goodbye], timeout=0.0 if self.gone else GOODBYE)
 
 
 class _Pulse:

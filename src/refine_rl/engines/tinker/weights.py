@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,7 @@ import torch
 from refine_rl.engines.tinker.address import Address, sdk, status_of
 from refine_rl.engines.tinker.bill import Use
 from refine_rl.engines.tinker.datums import datums, logprobs_of
+from refine_rl.engines.tinker.export import export
 from refine_rl.engines.tinker.service import Service, in_background
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.tokens import TokenBatch
@@ -22,6 +23,8 @@ from refine_rl.progress import Pause, never
 
 AT_ONCE = 128
 """Rows of one request where a service takes means over the rows of a request: the SDK must not cut it."""
+FORGETTING = 10.0
+"""Seconds for which the deletion of a state is waited for."""
 LOSS = "importance_sampling"
 """The one loss that is asked for: its gradient is that of whatever loss was computed here (learner.py)."""
 
@@ -201,28 +204,21 @@ class Adapter:
         asked = self.service.ask(self.trainer().save_state(name, overwrite=True), "Saving the state")
         return str(self.service.result(asked).path)
 
-    def export(self) -> dict[str, bytes]:
-        """The adapter's files, by name."""
-        trainer, name = self.trainer(), f"adapter-{uuid.uuid4().hex[:12]}"
-        asked = self.service.ask(trainer.save_weights_external(name), "Saving the adapter")
-        path = str(self.service.result(asked).path)
-        return dict(self.service.result(self.service.ask(self._files(path), "Fetching the adapter")))
-
-    def _files(self, path: str) -> Future[dict[str, bytes]]:
+    def forget(self, path: str) -> None:
+        """Deletes a state; where the service does not do so, it stays there."""
         address = self.service.address
 
-        def fetch() -> dict[str, bytes]:
-            import httpx
-
+        def delete() -> None:
             rest = sdk().RestClient(base_url=address.url, api_key=address.key)
-            urls = rest.get_external_weights_urls(path).result().urls
-            found = {}
-            for name, url in urls.items():
-                answer = httpx.get(url, timeout=address.timeout, follow_redirects=True)
-                found[name] = answer.raise_for_status().content
-            return found
+            rest.delete_checkpoint_from_tinker_path(path).result()
 
-        return in_background(fetch)
+        if not self.service.gone:
+            wait([in_background(delete)], timeout=FORGETTING)
+
+    def export(self) -> dict[str, bytes]:
+        """The adapter's files, by name."""
+        name = f"adapter-{uuid.uuid4().hex[:12]}"
+        return export(self.service, self.trainer(), name)
 
 
 def gone(error: BaseException, address: Address) -> bool:

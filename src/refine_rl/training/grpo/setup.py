@@ -14,6 +14,7 @@ from refine_rl.policy.protocol import Purpose, Speaker, Spoken
 from refine_rl.policy.size import Size, model_size
 from refine_rl.progress import Pause, never
 from refine_rl.settings import Settings
+from refine_rl.settings.base import ON_A_PROCESSOR
 from refine_rl.training.check import Check
 from refine_rl.training.grpo.advantages import Advantages
 from refine_rl.training.grpo.choice import Choice, Schedule
@@ -205,28 +206,24 @@ def settled(
     settings: Settings, size: Size, *, device: str, dtype: str, free: float, packed: bool = True
 ) -> Settings:
     """The settings with a number for every "auto". `free`: bytes of the device that are free as long as
-    nothing of the run is there. As they are on a processor, where "auto" is a fixed number, and for a model
-    whose rows are not `packed`: what its attention keeps is not known."""
+    nothing of the run is there. On a processor the number is fixed, and so it is for a model whose rows are
+    not `packed`: what its attention keeps is not known."""
     if device != "cuda" or not packed or size.listens:
-        return settings
-    place = Place(device=device, dtype=dtype)
-    changed: dict[str, object] = {}
-    grpo, sft = settings.grpo, settings.sft
-    if grpo.tokens_per_micro_batch == "auto":
-        reference = size.parameters * 4 if grpo.kl > 0 and not settings.model.adapted else 0
-        found = tokens_that_fit(settings.model, size, place, free - reference)
-        changed["grpo"] = grpo.model_copy(update={"tokens_per_micro_batch": found})
-    if sft is not None and sft.tokens_per_micro_batch == "auto":
-        found = tokens_that_fit(settings.sft_model, size, place, free)
-        changed["sft"] = sft.model_copy(update={"tokens_per_micro_batch": found})
-    return settings.model_copy(update=changed) if changed else settings
+        return _with_at_once(settings, ON_A_PROCESSOR, ON_A_PROCESSOR)
+    place, model = Place(device=device, dtype=dtype), settings.model
+    reference = size.parameters * 4 if settings.grpo.kl > 0 and not model.adapted else 0
+    return _with_at_once(
+        settings,
+        tokens_that_fit(model, size, place, free - reference),
+        tokens_that_fit(settings.sft_model, size, place, free),
+    )
 
 
 def settled_for(settings: Settings, policy: Policy) -> Settings:
     """`settled` on the device where the policy is, with the memory that is free there now."""
     device = policy.device
     if device.type != "cuda":
-        return settings
+        return _with_at_once(settings, ON_A_PROCESSOR, ON_A_PROCESSOR)
     return settled(
         settings,
         model_size(settings.model),
@@ -235,3 +232,12 @@ def settled_for(settings: Settings, policy: Policy) -> Settings:
         free=free_memory(str(device)) / on_one_card(settings.engine.processes),
         packed=policy.shares_prompts,
     )
+
+
+def _with_at_once(settings: Settings, grpo: int, sft: int) -> Settings:
+    """With these numbers of tokens at once where the settings say "auto"."""
+    changed: dict[str, object] = {}
+    for name, section, found in (("grpo", settings.grpo, grpo), ("sft", settings.sft, sft)):
+        if section is not None and section.tokens_per_micro_batch == "auto":
+            changed[name] = section.model_copy(update={"tokens_per_micro_batch": found})
+    return settings.model_copy(update=changed) if changed else settings
