@@ -22,7 +22,7 @@ from refine_rl.engines.processes.engine import processes_engine
 from refine_rl.engines.processes.orders import Move
 from refine_rl.engines.processes.place import Place
 from refine_rl.envs.play import sample
-from refine_rl.errors import GuardStop, Interrupted, MachineError
+from refine_rl.errors import GuardStop, Interrupted, MachineError, UserError
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.sft import run as run_sft
 from refine_rl.pipeline.train import run
@@ -144,6 +144,15 @@ def test_two_processes_train_what_one_does(two: RunFolder, task: Task, tmp_path:
         for name in ("loss", "grad_norm", "kl", "clip_share", "reward_mean", "mismatch_mean"):
             assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
     assert two.comparison().base == one.comparison().base  # type: ignore[union-attr]
+
+
+def test_a_run_that_cannot_begin_lets_the_others_go(task: Task, tmp_path: Path) -> None:
+    """Nobody would end them in a notebook, which lives on."""
+    settings = task(rollout={"max_tokens": 100_000})
+    before = crew._HERE.engines
+    with pytest.raises(UserError, match=r"rollout\.max_tokens"):
+        run(RunFolder.create(tmp_path / "run", settings))
+    assert crew._HERE.engines == before
 
 
 def test_two_runs_are_the_same_to_the_bit(two: RunFolder, task: Task, tmp_path: Path) -> None:
