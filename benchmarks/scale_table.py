@@ -154,7 +154,7 @@ def taken(way: Way) -> Taken:
 
 def shown(span: Span, times: float = 1.0) -> str:
     low, high = (_figures(x * times) for x in span)
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low}\u2013{high}"
 
 
 def _figures(x: float) -> str:
@@ -163,13 +163,13 @@ def _figures(x: float) -> str:
 
 def by_cards() -> Iterator[str]:
     """A row a way."""
-    yield "| model | on | GB a card | sampling, s a step | training, s a step | hours | GPU-hours | dollars |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| model | on | GB a card | sampling, s | training, s | hours | dollars |"
+    yield "|---|---|---|---|---|---|---|"
     for way in WAYS:
         t = taken(way)
-        fits = "" if t.memory[1] <= HELD else ", may not fit" if t.memory[0] <= HELD else ": **does not fit**"
+        fits = "" if t.memory[1] <= HELD else ", may not fit" if t.memory[0] <= HELD else ", **too much**"
         sampling = "the server's" if way.served else shown(t.sampling)
-        more = " + the server's" if way.served else ""
+        more = " + server" if way.served else ""
         cells = [
             way.model,
             way.text,
@@ -177,7 +177,6 @@ def by_cards() -> Iterator[str]:
             sampling,
             shown(t.training),
             shown(t.hours) + more,
-            shown(t.hours, way.cards) + more,
             shown(t.hours, way.cards * AN_HOUR) + more,
         ]
         yield f"| {' | '.join(cells)} |"

@@ -23,10 +23,11 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """So many `retries` after a call that may succeed when it is made again; seconds before the first of
-    them, doubled each time up to `longest`."""
+    """So many `retries` after a call that may succeed when it is made again, and of a server that has never
+    answered `unknown`; seconds before the first of them, doubled each time up to `longest`."""
 
     retries: int = 6
+    unknown: int = 2
     base: float = 0.5
     longest: float = 30.0
 
@@ -130,7 +131,7 @@ class Server:
                 failure = self._failure(answer)
                 if failure.kind != "retry" or (final and failure.status is not None):
                     raise Refused(failure.status or 0, failure.text)
-                if attempt >= PACE.retries:
+                if attempt >= (PACE.retries if self._answered else PACE.unknown):
                     raise self._gone(failure, attempt + 1)
                 await asyncio.sleep(PACE.wait(attempt) if failure.wait is None else failure.wait)
                 attempt += 1
