@@ -30,6 +30,7 @@ SLOW_PLACES = {
     "tests/engines": "whole runs, in several processes",
     "tests/pipeline": "whole runs",
     "tests/plan/test_memory_page.py": "skeletons of models",
+    "tests/plan/test_scale_page.py": "skeletons of models",
     "tests/policy": "models",
     "tests/prompts/test_puzzles.py": "reasoning-gym's datasets",
     "tests/rewards/test_reasoning_gym.py": "reasoning-gym's datasets",

@@ -180,3 +180,34 @@ def test_stopped_in_the_middle_of_an_update_saves_no_half_moved_weights(
         run(folder)
     assert refine("train", "--resume", folder.path).code == 0
     same(whole, folder.path)
+
+
+IMPATIENT = """
+import atexit, os, signal
+import refine_rl.cli as cli
+from refine_rl.errors import Interrupted
+from refine_rl.report import screen
+
+def app(**_):
+    raise Interrupted("Interrupted. Go on with: that.")
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+
+say = screen.print_error
+screen.print_error = lambda error: (press(), say(error))
+if {at_exit}:
+    atexit.register(press)
+cli.app = app
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("at_exit", [False, True])
+def test_more_of_them_take_no_word_away_and_add_none(at_exit: bool) -> None:
+    """A person presses on while the run says how to go on, and while the interpreter ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT.format(at_exit=at_exit)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == "stopped  Interrupted. Go on with: that.\n"
+    assert done.returncode == (-signal.SIGINT if at_exit else Interrupted.exit_code)

@@ -51,6 +51,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
     EngineSettings: [
         {"kind": "local", "processes": 2},
+        {"kind": "local", "shard": True},
         {"kind": "vllm"},
         {"base_url": "http://a/v1"},
         {"adapter_folder": "a"},
@@ -109,6 +110,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"judge": {"shrink": True}, "reward": JUDGED},
         {"sft": {**PAIRS, "dropout": 0.1}, "model": {"adapter": "none"}},
         {"sft": {**PAIRS, "optimizer": "muon"}},
+        {"engine": {"shard": True}, "model": {"adapter": "none"}},
         {"engine": VLLM, "model": {"adapter": "none"}},
         {"engine": VLLM, "model": {"dropout": 0.1}},
         {"engine": VLLM, "rollout": {"temperature": 0.5, "top_k": 4}},

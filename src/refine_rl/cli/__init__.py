@@ -88,6 +88,7 @@ def main() -> None:
         require_text(sys.argv[1:])
         code = app(prog_name="refine", standalone_mode=False)
         sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.exit(code or 0)
     except StopNow as stop:
         _say(Interrupted(str(stop)))
@@ -146,6 +147,10 @@ def _usage(error: Any) -> UserError:
 
 
 def _say(error: RefineError) -> None:
+    """The last words. Another Ctrl-C neither cuts them off nor, while the interpreter ends, adds a traceback
+    to them."""
     from refine_rl.report.screen import print_error
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     print_error(error)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -89,6 +89,7 @@ def resolve(model: str, endpoints: Mapping[str, EndpointSettings], environ: Mapp
             f"endpoints.{name} needs its address, since `{name}` is none of the known endpoints: "
             'base_url = "http://.../v1"'
         )
+    _check_address(f"endpoints.{name}", base_url)  # before a word about its key
     key_env = settings.key_env
     if key_env is None and settings.base_url is not None and is_loopback(base_url):
         key_env = ""

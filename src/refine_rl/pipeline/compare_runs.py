@@ -103,16 +103,16 @@ class Match:
             )
         parts = []
         if self.recorded:
-            parts.append(f"the answers of {' and '.join(names[s] for s in self.recorded)} are on record")
+            parts.append(f"The answers of {' and '.join(names[s] for s in self.recorded)} are on record")
         if self.to_answer:
             verb = "answer" if len(self.to_answer) > 1 else "answers"
             who = " and ".join(names[s] for s in self.to_answer)
             parts.append(f"{who} {verb} {count_of(len(self.prompts), 'prompt')}")
         if self.to_score:
             how = ", both sides' in one group a prompt" if self.relative else ""
-            parts.append(f"scores are given to {' and '.join(names[s] for s in self.to_score)}{how}")
-        text = "; ".join(parts)
-        return f"{text[0].upper()}{text[1:]}."
+            word = "scores" if parts else "Scores"
+            parts.append(f"{word} are given to {' and '.join(names[s] for s in self.to_score)}{how}")
+        return f"{'; '.join(parts)}."
 
     def play(
         self, *, name: str | None = None, observer: Observer | None = None, pause: Pause = never

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
 from refine_rl.policy.quantised import is_quantised, number_format, quantised_layers, whole_weight
@@ -69,8 +70,9 @@ class at_rest:  # noqa: N801 - it is used as a function
         adapted: list[Any] = [m for m in self._model.modules() if hasattr(m, "whole")]
         packed = dict.fromkeys(layer for _, layer in quantised_layers(self._model))
         few = _bytes(packed) <= UNPACKED_BYTES
+        spread = any(isinstance(layer.base_layer.weight, DTensor) for layer in adapted)  # shard.py
         merge = few and all(number_format(layer.base_layer) == torch.float32 for layer in adapted)
-        merge = merge and _bytes(layer.base_layer for layer in adapted) <= MERGED_BYTES
+        merge = merge and not spread and _bytes(layer.base_layer for layer in adapted) <= MERGED_BYTES
         made: list[tuple[Any, str, Any]] = []
         for layer in adapted:
             base, (a, b) = layer.base_layer, _rounded(layer, number_format(layer.base_layer))

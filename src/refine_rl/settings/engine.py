@@ -56,6 +56,9 @@ class EngineSettings(Section):
     prices: EnginePrices | None = None
     """With "tinker": what the service takes, as in {prefill = 0.1, sample = 0.3, train = 0.3}. Without it,
     costs are unknown."""
+    shard: bool = False
+    """Whether each process keeps only a part of the layers' frozen weights (torch's FSDP2), for a model that
+    does not fit on one device. Slower: weights travel for each pass."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that the answers to one prompt, or an update, may take at a server; with several processes,
     seconds without a sign of life of one of them (between two tokens or micro-batches). Then the run ends,
@@ -68,6 +71,11 @@ class EngineSettings(Section):
             when=lambda it: it.processes > 1 and it.kind not in ("auto", "processes"),
             why="has `processes`, and its `kind` is {it.kind!r}",
             way_out='use `kind = "processes"`, or leave `processes` out',
+        ),
+        Impossible(
+            when=lambda it: it.shard and it.kind not in ("auto", "processes"),
+            why="has `shard`, which several processes do, and its `kind` is {it.kind!r}",
+            way_out='use `kind = "processes"`, or leave `shard` out',
         ),
         Impossible(
             when=lambda it: it.kind == "vllm" and not it.base_url,

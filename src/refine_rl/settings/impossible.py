@@ -249,6 +249,15 @@ _SFT: tuple[Impossible[Whole], ...] = (
     ),
 )
 
+_SHARD: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.engine.shard and (it.model.adapter != "lora" or it.sft_model.adapter != "lora"),
+        why="`engine.shard` spreads frozen weights that are not quantised, below an adapter that is trained: "
+        '`model.adapter` and `sft.adapter` must be "lora"',
+        way_out="use that, or leave it out",
+    ),
+)
+
 _VLLM: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.engine.kind == "vllm" and not it.model.adapted,
@@ -323,5 +332,5 @@ _TINKER: tuple[Impossible[Whole], ...] = (
     ),
 )
 
-IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _VLLM + _TINKER
+IMPOSSIBLE = _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _SHARD + _VLLM + _TINKER
 """All of them, in the order in which they are told."""

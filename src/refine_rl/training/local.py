@@ -36,7 +36,8 @@ def _parameters(speaker: Speaker) -> list[nn.Parameter]:
 class LocalLearner:
     """`check` compares sampler and trainer; `tokens` go through the model at once, in all lanes together;
     `dropout` draws from (seed, step, update, micro-batch). `table` is the table of the settings that has the
-    learning rate, for words; `share` which part of an update's rows comes here, and of how many."""
+    learning rate, for words; `share` which part of an update's rows comes here, and of how many; `lanes` are
+    as many as the speaker allows, or so many."""
 
     speaker: Speaker
     optimizer: torch.optim.Optimizer
@@ -47,6 +48,7 @@ class LocalLearner:
     seed: int = 0
     table: str = "grpo"
     share: tuple[int, int] = (0, 1)
+    lanes: int | None = None
     _chunks: list[list[Row]] = field(default_factory=list)
     _starts: list[torch.Tensor] = field(default_factory=list)  # log-probs [B, T] before any weight moved
 
@@ -171,7 +173,7 @@ class LocalLearner:
 
     @property
     def _lanes(self) -> int:
-        return lanes_of(self.speaker)
+        return self.lanes or lanes_of(self.speaker)
 
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from make import Pause
+from make import Pause, prompt
+from refine_rl.engines.base import Loading
 from refine_rl.engines.processes import crew
-from refine_rl.errors import Interrupted
+from refine_rl.engines.processes.engine import processes_engine
+from refine_rl.engines.processes.orders import Move
+from refine_rl.engines.processes.place import Place
+from refine_rl.envs.play import sample
+from refine_rl.errors import GuardStop, Interrupted, MachineError
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.sft import run as run_sft
 from refine_rl.pipeline.train import run
+from refine_rl.policy.draw import Sampling
+from refine_rl.policy.protocol import Purpose
+from refine_rl.progress import never
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
+from refine_rl.training.grpo.setup import learner_config, loss_of
+from refine_rl.training.rows import Row
 
 Task = Callable[..., Settings]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
@@ -177,6 +190,35 @@ def test_dropout_is_the_same_for_as_many_processes(task: Task, tmp_path: Path) -
     same(trained(tmp_path / "a", settings), trained(tmp_path / "b", settings))
 
 
+@pytest.mark.parametrize(
+    "model", [pytest.param({}, id="plain"), pytest.param({"gradient_checkpointing": True}, id="recomputed")]
+)
+def test_a_model_spread_over_both(two: RunFolder, task: Task, tmp_path: Path, model: dict[str, Any]) -> None:
+    """Neither has the whole model. Three groups for two give one of them passes over nothing."""
+    folder = RunFolder.create(tmp_path / "run", task(2, engine={"shard": True}, model=model))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(50))
+    run(folder)
+    close(two, folder)
+    adapter = "adapter_model.safetensors"
+    assert (folder.model / adapter).stat().st_size == (two.model / adapter).stat().st_size
+
+
+def test_of_a_spread_model_a_process_has_a_part(task: Task) -> None:
+    settings = task(2, engine={"shard": True})
+    place = Place(rank=0, size=2, local_rank=0, local_size=2)
+    loading = Loading(
+        model=settings.model, seed=0, adapter_from=None, keep_reference=False, moment=datetime(2026, 1, 2)
+    )
+    with closing(processes_engine(settings.engine, place, loading)) as engine:
+        layers = [
+            p for n, p in engine.policy.model.named_parameters() if ".layers." in n and not p.requires_grad
+        ]
+        assert sum(p.numel() for p in layers) == 2 * sum(p.to_local().numel() for p in layers) > 0
+        assert all(type(p) is torch.nn.Parameter for p in engine.policy.trainable().values())
+        assert "a part of the frozen weights" in engine.notes[0]
+
+
 def test_several_turns(task: Task, tmp_path: Path) -> None:
     sections = {
         "rollout": {"environment": "world.py:Shorter", "turns": 3, "trajectory_tokens": 90},
@@ -208,3 +250,37 @@ def test_supervised_fine_tuning(task: Task, tmp_path: Path) -> None:
         assert (value - theirs[name]).abs().max() <= 2e-4, name
     losses = [[m.validation_loss for m in folder.sft_history()] for folder in found]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_a_process_with_other_weights_is_found(task: Task) -> None:
+    """By the log-probs of what it sampled, which the others compute anew, and by the weights' check sum."""
+    settings = task()
+    place = Place(rank=0, size=2, local_rank=0, local_size=2)
+    loading = Loading(
+        model=settings.model, seed=0, adapter_from=None, keep_reference=False, moment=datetime(2026, 1, 2)
+    )
+    config = replace(learner_config(settings), tokens=200)
+    with closing(processes_engine(settings.engine, place, loading)) as engine:
+
+        def rows(step: int) -> list[Row]:
+            some = [prompt(n, f"say something about {word}") for n, word in enumerate(WORDS[:5])]
+            purpose = Purpose(seed=0, step=step, name="rollout")
+            groups = sample(
+                engine.speaker, some, members=4, sampling=Sampling(max_tokens=10), purpose=purpose
+            )
+            return [Row(trajectory=t, advantage=(-1.0) ** t.member, weight=0.01) for g in groups for t in g]
+
+        learner = engine.learner(config)
+        loss = loss_of(settings).objective(0.0)
+        learned = learner.learn(rows(1), loss, step=1, rate=0.01, pause=never)
+        assert float(learned.seen.mean()) < 1e-5  # type: ignore[union-attr]
+        learner.take(rows(2))
+        learner.gradient(loss, 2, 0, never)
+        with engine.team.asked({1: Move(model=engine.number, rate=0.05, norm=1.0)}) as asked:
+            asked.wait()  # the other one alone
+        with pytest.raises(GuardStop, match="sampler and trainer disagree") as stop:
+            learner.learn(rows(3), loss, step=3, rate=0.01, pause=never)
+        assert stop.value.guard == "mismatch"
+        careless = engine.learner(replace(config, allowed=1e9))
+        with pytest.raises(MachineError, match="The weights of process 1 are not those of the first one"):
+            careless.learn(rows(3), loss, step=3, rate=0.01, pause=never)

@@ -19,7 +19,7 @@ from refine_rl.engines.processes.place import Place, launched
 from refine_rl.engines.processes.speaker import TeamSpeaker
 from refine_rl.engines.processes.team import Team
 from refine_rl.errors import SettingsError, UserError
-from refine_rl.policy.load import DTYPES, choose_device
+from refine_rl.policy.load import DTYPES, choose_device, choose_dtype
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Speaker
 from refine_rl.settings import EngineSettings, ModelSettings
@@ -28,6 +28,7 @@ from refine_rl.training.learner import LearnerConfig
 from refine_rl.types import count_of
 
 _MODELS = itertools.count(1)
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(eq=False)
@@ -46,7 +47,9 @@ class ProcessesEngine:
         hosts = len({*self.team.hosts.values(), gethostname()})
         threads = torch.get_num_threads()
         shares = f", {count_of(threads, 'thread')} each" if self.policy.device.type == "cpu" else ""
-        return (f"{place.size} processes on {count_of(hosts, 'machine')} answer and learn together{shares}",)
+        spread = "; each has a part of the frozen weights" if self.hand.lockstep else ""
+        where = count_of(hosts, "machine")
+        return (f"{place.size} processes on {where} answer and learn together{shares}{spread}",)
 
     @property
     def speaker(self) -> Speaker:
@@ -86,6 +89,11 @@ def place_of(settings: EngineSettings) -> Place | None:
                 'engine.kind = "processes" and nobody says how many: set engine.processes = 2, or start the '
                 "run with torchrun or accelerate launch."
             )
+        if settings.processes == 1 and settings.shard:
+            raise SettingsError(
+                "engine.shard = true spreads a model over several processes: set engine.processes, or start "
+                "the run with torchrun or accelerate launch."
+            )
         if settings.processes == 1:
             return None
         return Place(rank=0, size=settings.processes, local_rank=0, local_size=settings.processes)
@@ -123,23 +131,32 @@ def processes_engine(settings: EngineSettings, place: Place, loading: Loading) -
     require_devices(place, loading.model)
     team = crew.acquire(place.size, settings.timeout)
     try:
+        spread = choose_device(loading.model.device).type if settings.shard else None
+        if spread is not None:
+            loading = _on_processor(loading, torch.device(spread))
         policy = loading.policy()  # the first one alone: what is downloaded is there for the others
         hand = Hand(place=team.place, policy=policy)
         number = next(_MODELS)
-        _load(team, hand, number, loading)
+        _load(team, hand, number, loading, spread)
     except BaseException:
         crew.release()
         raise
     return ProcessesEngine(policy=policy, hand=hand, team=team, number=number)
 
 
-def _load(team: Team, hand: Hand, number: int, loading: Loading) -> None:
+def _on_processor(loading: Loading, device: torch.device) -> Loading:
+    """The same model where there is room for the whole of it, in the number format of the device."""
+    dtype = choose_dtype(loading.model.dtype, device, lambda: torch.float32)
+    chosen = {"device": "cpu", "dtype": _NAMES[dtype]}
+    return replace(loading, model=loading.model.model_copy(update=chosen))
+
+
+def _load(team: Team, hand: Hand, number: int, loading: Loading, spread: str | None) -> None:
     """The same model in all the others, in the number format and on the kind of device that was chosen
     here."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    chosen = {"dtype": names[hand.policy.compute_dtype], "device": hand.policy.device.type}
+    chosen = {"dtype": _NAMES[hand.policy.compute_dtype], "device": hand.policy.device.type}
     same = replace(loading, model=loading.model.model_copy(update=chosen))
-    sums = team.all(Load(model=number, loading=same), lambda: hand.policy.check_sum(whole=True))
+    sums = team.all(Load(model=number, loading=same, spread=spread), lambda: hand.ready(spread))
     for rank, found in sums.items():
         if found != sums[0]:
             raise UserError(

@@ -15,9 +15,12 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.memory import Memory
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Purpose, Speaker, Spoken
+from refine_rl.policy.shard import Lockstep, shard
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause
-from refine_rl.training.local import LocalLearner
+from refine_rl.training.learner import LearnerConfig, Objective
+from refine_rl.training.local import LocalLearner, local_learner
+from refine_rl.training.update import Found
 
 BUCKET = 1 << 24
 """So many numbers of a gradient are added up over the processes at once."""
@@ -32,8 +35,25 @@ class Hand:
 
     place: Place
     policy: Policy
+    lockstep: Lockstep | None = None  # where no process has the whole model
     learner: LocalLearner | None = None
     memories: dict[int, Memory | None] = field(default_factory=dict)
+
+    def ready(self, spread: str | None) -> int:
+        """The check sum of the whole model; then the model is spread where it is to be on the device
+        `spread`. All processes call it."""
+        found = self.policy.check_sum(whole=True)
+        if spread is not None:
+            self.lockstep = shard(self.policy, torch.device(spread))
+        return found
+
+    def learn(self, config: LearnerConfig) -> LocalLearner:
+        """Makes ready to learn from this process's rows."""
+        self.learner = local_learner(self.policy, config)
+        self.learner.share = (self.place.rank, self.place.size)
+        if self.lockstep is not None:
+            self.learner.lanes = 1  # passes in no order are no lockstep
+        return self.learner
 
     def speaker(self, reference: bool) -> AbstractContextManager[Speaker]:
         """The model, or what it was before training."""
@@ -58,16 +78,26 @@ class Hand:
         reference: bool,
     ) -> Generator[Spoken]:
         """This process's share of groups."""
-        with self.speaker(reference) as speaker:
+        with self.together(), self.speaker(reference) as speaker:
             yield from speaker.speak(groups, sampling=sampling, purpose=purpose, pause=pause, memory=memory)
 
     @torch.no_grad()
     def logprobs(self, batch: TokenBatch | None, temperature: float, *, reference: bool) -> torch.Tensor:
         """[B, T] on the processor; without a batch, none."""
-        if batch is None:
-            return torch.empty(0, 0)
-        with self.speaker(reference) as speaker:
+        with self.together(), self.speaker(reference) as speaker:
+            if batch is None:
+                return torch.empty(0, 0)
             return speaker.logprobs(batch, temperature=temperature).cpu()
+
+    def gradient(self, objective: Objective, step: int, update: int, pause: Pause) -> Found:
+        """Of this process's rows."""
+        assert self.learner is not None
+        with self.together(learns=True):
+            return self.learner.gradient(objective, step, update, pause).on_processor()
+
+    def together(self, *, learns: bool = False) -> AbstractContextManager[None]:
+        """A block of passes that all processes make alike, where they have to."""
+        return nullcontext() if self.lockstep is None else self.lockstep.together(learns=learns)
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that training changes, in the order of their names: the same in each process."""

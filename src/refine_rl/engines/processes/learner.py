@@ -32,7 +32,7 @@ from refine_rl.progress import Pause, never
 from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.learner import Learned, LearnerConfig, Objective
-from refine_rl.training.local import LocalLearner, local_learner
+from refine_rl.training.local import LocalLearner
 from refine_rl.training.rows import Row, length
 from refine_rl.training.update import Found, learn
 
@@ -103,10 +103,10 @@ class TeamLearner:
         order = Gradient(model=self.number, objective=objective, step=step, update=update)
         with self.team.asked(dict.fromkeys(self.team.others, order)) as asked:
             with self.team.together():
-                found = self.own.gradient(objective, step, update, asked.pause(pause))
+                found = self.hand.gradient(objective, step, update, asked.pause(pause))
             # Nobody has moved yet; in later updates it is too late to stop.
             theirs = asked.wait(pause if update == 0 else never)
-        parts = [found.on_processor(), *(theirs[rank][0] for rank in self.team.others)]
+        parts = [found, *(theirs[rank][0] for rank in self.team.others)]
         masks = [self.hand.touched(), *(theirs[rank][1] for rank in self.team.others)]
         touched = [any(those) for those in zip(*masks, strict=True)]
         self.team.all(AddUp(model=self.number, touched=touched), lambda: self.hand.add_up(touched))
@@ -154,9 +154,7 @@ class TeamLearner:
 def team_learner(speaker: TeamSpeaker, config: LearnerConfig) -> TeamLearner:
     """The learner of a model that all processes have."""
     hand, team = speaker.hand, speaker.team
-    own = local_learner(speaker.policy, config)
-    own.share = (0, team.place.size)
-    hand.learner = own
+    own = hand.learn(config)
     team.all(Learn(model=speaker.number, config=config))
     check = Check(speaker=speaker, temperature=config.temperature, allowed=config.allowed)
     return TeamLearner(own=own, hand=hand, team=team, number=speaker.number, check=check, config=config)

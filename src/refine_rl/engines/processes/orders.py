@@ -18,7 +18,6 @@ from refine_rl.policy.protocol import Begun, Purpose
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause
 from refine_rl.training.learner import LearnerConfig, Objective
-from refine_rl.training.local import local_learner
 from refine_rl.training.rows import Row
 from refine_rl.training.update import Found
 
@@ -71,9 +70,10 @@ class Join(_Order):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load(_Order):
-    """Loads a model; gives its check sum."""
+    """Loads a model, to spread it where it is to be on the device `spread`; gives its check sum."""
 
     loading: Loading
+    spread: str | None
 
     @property
     def patient(self) -> bool:
@@ -81,7 +81,7 @@ class Load(_Order):
 
     def __call__(self, at: At) -> int:
         hand = at.hands[self.model] = Hand(place=at.place, policy=self.loading.policy())
-        return hand.policy.check_sum(whole=True)
+        return hand.ready(self.spread)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +145,7 @@ class Learn(_Order):
 
     def __call__(self, at: At) -> None:
         hand = at.hands[self.model]
-        hand.learner = local_learner(hand.policy, self.config)
-        hand.learner.share = (at.place.rank, at.place.size)
+        hand.learn(self.config)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,9 +170,7 @@ class Gradient(_Order):
 
     def __call__(self, at: At) -> tuple[Found, list[bool]]:
         hand = at.hands[self.model]
-        assert hand.learner is not None
-        found = hand.learner.gradient(self.objective, self.step, self.update, at.pause)
-        return found.on_processor(), hand.touched()
+        return hand.gradient(self.objective, self.step, self.update, at.pause), hand.touched()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from multiprocessing.connection import Client
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from refine_rl.engines.processes.channel import Channel, Message
@@ -77,7 +78,7 @@ class _Serving:
         except RefineError as error:
             kind, value = "refused", _told(error, self.place)
         except BaseException as error:
-            self._send("failed", _failed(error, self.place))
+            self._send("lost" if _lost(error) else "failed", _failed(error, self.place))
             raise SystemExit(MachineError.exit_code) from None
         self.signs += 1
         self._send(kind, value)
@@ -122,6 +123,12 @@ def _told(error: RefineError, place: Place) -> RefineError:
         return error
     kind = UserError if isinstance(error, UserError) else MachineError
     return kind(f"Process {place.rank} of {place.size} on {socket.gethostname()}: {error}")
+
+
+def _lost(error: BaseException) -> bool:
+    """Whether it says no more than that another process is gone."""
+    words = ("closed by peer", "reset by peer", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
 def _failed(error: BaseException, place: Place) -> str:

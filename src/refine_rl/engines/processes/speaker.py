@@ -81,11 +81,16 @@ class TeamSpeaker:
                 memory=memory,
                 reference=self.reference_only,
             )
-            with contextlib.closing(own), self.team.together():
-                for n, said in own:
-                    yield shares[0][n], said
-                    for rank, (place, theirs) in asked.come():
-                        yield shares[rank][place], theirs
+            try:
+                with self.team.together():
+                    for n, said in own:
+                        yield shares[0][n], said
+                        for rank, (place, theirs) in asked.come():
+                            yield shares[rank][place], theirs
+            except BaseException:
+                asked.take_back()  # before this process waits for the others to end
+                own.close()
+                raise
             for rank, (place, theirs) in asked.rest(pause):
                 yield shares[rank][place], theirs
 

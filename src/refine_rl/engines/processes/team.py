@@ -47,6 +47,7 @@ class Team:
         self._heard = dict.fromkeys(self.channels, now)  # when each was last heard
         self._moved = dict.fromkeys(self.channels, (0, now))  # its signs, and since when there are so many
         self._gone: dict[int, str] = {}  # what became of those that are gone
+        self._lost: dict[int, str] = {}  # said by those that have lost another one
         self._number = 0
         self._over = False
         for rank in self.channels:
@@ -67,12 +68,11 @@ class Team:
         now = self.clock()
         for rank, order in orders.items():
             self._moved[rank] = (self._moved[rank][0], now)
-            self._send(rank, Message(kind="order", about=self._number, value=order))
+            self.send(rank, Message(kind="order", about=self._number, value=order))
         try:
             yield asked
         finally:
-            for rank in asked.waiting:
-                self._send(rank, Message(kind="cancel", about=asked.number))
+            asked.take_back()
 
     def all(
         self, order: Order, own: Callable[[], Any] = lambda: None, pause: Pause = never
@@ -87,7 +87,7 @@ class Team:
         """An order that nobody waits for, to those that are there."""
         self._number += 1
         for rank in self.channels:
-            self._send(rank, Message(kind="order", about=self._number, value=order))
+            self.send(rank, Message(kind="order", about=self._number, value=order))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -96,9 +96,7 @@ class Team:
         try:
             yield
         except RuntimeError as error:
-            until = self.clock() + LAST_WORDS
-            while not self._gone and self.clock() < until:
-                time.sleep(0.05)
+            self._wait_for_news()
             self.require()
             if isinstance(error, dist.DistError):
                 raise MachineError(f"The processes lost one another: {error}") from error
@@ -107,7 +105,11 @@ class Team:
     def require(self) -> None:
         """Raises MachineError where a process is gone."""
         if self._gone and not self._over:
-            raise MachineError(self._gone[min(self._gone)])
+            raise MachineError(next(iter(self._gone.values())))
+
+    def heard(self, rank: int) -> float:
+        """When a process was last heard, by the clock."""
+        return self._heard[rank]
 
     def come(self, orders: Mapping[int, Order], *, seconds: float) -> Came | None:
         """The next message within that time. Raises MachineError where a process is gone, or silent for too
@@ -134,7 +136,7 @@ class Team:
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
 
-    def _send(self, rank: int, message: Message) -> None:
+    def send(self, rank: int, message: Message) -> None:
         with contextlib.suppress(OSError):  # it is gone: whoever listens to it says how
             self.channels[rank].send(message)
 
@@ -144,7 +146,7 @@ class Team:
             silent = now - self._heard[rank] > self.silence
             stuck = not order.patient and now - self._moved[rank][1] > self.silence
             if (silent or stuck) and rank not in self._gone:
-                does = "is stuck" if stuck else "is not heard any more"
+                does = "is not heard any more" if silent else "is stuck"
                 self._gone[rank] = (
                     f"{self._who(rank)} {does}: no sign of life in {self.silence:.0f} s (engine.timeout)."
                 )
@@ -161,13 +163,23 @@ class Team:
                         self._moved[rank] = (message.value, self.clock())
                 elif message.kind == "failed":
                     self._gone.setdefault(rank, message.value)
+                elif message.kind == "lost":
+                    self._lost[rank] = message.value
                 else:
                     self._moved[rank] = (self._moved[rank][0], self.clock())
                     self._inbox.put((rank, message))
         except (EOFError, OSError):
-            if not self._over:
+            if rank in self._lost:  # whoever went first is the news
+                self._wait_for_news()
+                self._gone.setdefault(rank, self._lost[rank])
+            elif not self._over:
                 self._gone.setdefault(rank, f"{self._who(rank)} {self._end_of(rank)}.")
         channel.close()
+
+    def _wait_for_news(self) -> None:
+        until = time.monotonic() + LAST_WORDS
+        while not self._gone and time.monotonic() < until:
+            time.sleep(0.05)
 
     def _who(self, rank: int) -> str:
         where = f"process id {child.pid}" if (child := self.children.get(rank)) else self.hosts[rank]
@@ -238,10 +250,19 @@ class Asked:
         """For this process's own share: it also hears of a process that is gone."""
 
         def both() -> None:
-            pause()
-            self.team.require()
+            try:
+                pause()
+                self.team.require()
+            except BaseException:
+                self.take_back()  # before this process waits for the others to end
+                raise
 
         return both
+
+    def take_back(self) -> None:
+        """What is not done is no longer wanted."""
+        for rank in self.waiting:
+            self.team.send(rank, Message(kind="cancel", about=self.number))
 
     def come(self) -> Iterator[tuple[int, Any]]:
         """The parts of results that are here."""
