@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from refine_rl.errors import GuardStop
-from refine_rl.pipeline.given import resume_call
+from refine_rl.pipeline.given import call_to_resume, resume_call
 from refine_rl.pipeline.ways_on import Value, ways
 from refine_rl.run import RunFolder
 
@@ -91,8 +91,7 @@ def _resume(found: re.Match[str]) -> str:
     more += change({key: _value(raw) for key, _, raw in pairs})
     if folder.begun:
         return resume_call(folder, *more)
-    verb = "resume_sft" if found[1] == "sft" else "resume"
-    return f"refine_rl.{verb}({', '.join([repr(_unquoted(found[2])), *more])})"
+    return call_to_resume(found[1], _unquoted(found[2]), *more)
 
 
 def _endpoint(found: re.Match[str]) -> str:

@@ -130,7 +130,7 @@ def _elsewhere(error: MachineError, go_on: str) -> str:
 @contextlib.contextmanager
 def going_on(folder: RunFolder) -> Iterator[Pause]:
     """Long work on a run; whatever ends it early says how to go on."""
-    report, go_on = folder.report, f"{program()} {folder.config.verb()} --resume {quoted(folder.path)}"
+    report, go_on = folder.report, folder.config.resume(program=program())
     try:
         with interruptible() as pause:
             yield pause

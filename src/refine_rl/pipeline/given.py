@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import UserError
@@ -81,14 +82,18 @@ def resume_call(folder: RunFolder, *more: str) -> str:
 
     >>> from unittest.mock import Mock
     >>> run = Mock(path="runs/a")
-    >>> run.config.kind.return_value = "sft"
+    >>> run.config.kind.return_value = run.config.verb.return_value = "sft"
     >>> resume_call(run, "step=3")
     "refine_rl.resume_sft('runs/a', step=3)"
     """
-    sft = folder.config.kind() == "sft"
-    own = "" if sft else wanted(folder).arguments
-    arguments = ", ".join(filter(None, (repr(str(folder.path)), own, *more)))
-    return f"refine_rl.resume{'_sft' if sft else ''}({arguments})"
+    own = "" if folder.config.kind() == "sft" else wanted(folder).arguments
+    return call_to_resume(folder.config.verb(), folder.path, own, *more)
+
+
+def call_to_resume(verb: str, path: Path | str, *arguments: str) -> str:
+    """The call that does what `refine VERB --resume PATH` does; an empty argument is left out."""
+    whole = ", ".join(filter(None, (repr(str(path)), *arguments)))
+    return f"refine_rl.resume{'_sft' if verb == 'sft' else ''}({whole})"
 
 
 def require_given(folder: RunFolder, given: Given, *, scores: bool = True, verb: str = "") -> None:

@@ -15,7 +15,7 @@ from refine_rl.run import RunFolder
 from refine_rl.run.follow import Watched
 from refine_rl.run.lock import Hold
 from refine_rl.run.state import State, end_of, held_again, patience, state_of, turn_of
-from refine_rl.types import count_of
+from refine_rl.types.amounts import long_time
 
 _SAID: Mapping[State, str] = {
     "not begun": "Not begun",
@@ -152,14 +152,13 @@ def standing_of(
 
 def _minutes(seconds: float) -> str:
     """
-    >>> _minutes(20), _minutes(61), _minutes(4000), _minutes(300_000)
-    ('less than a minute', '1 minute', '1 h 6 min', '3 days 11 h')
+    Those that are over: what is said to have lasted so long has.
+
+    >>> _minutes(20), _minutes(119), _minutes(4000), _minutes(300_000)
+    ('less than a minute', '1 min', '1 h 6 min', '3 days 11 h')
     """
     minutes = max(0, int(seconds)) // 60
-    if minutes < 60:
-        return count_of(minutes, "minute") if minutes else "less than a minute"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{count_of(hours // 24, 'day')} {hours % 24} h"
+    return long_time(minutes) if minutes else "less than a minute"
 
 
 def _left(run: Watched, at: float) -> str:

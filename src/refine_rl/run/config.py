@@ -95,7 +95,7 @@ class Config:
             raise UserError(
                 f"{', '.join(changed)} has changed since the base model was scored with it: base and tuned "
                 f"would be measured by different rewards. Put it back; or start the training over, base "
-                f"model included, with: {self._start_over}"
+                f"model included, with: {self.resume('--from-step 0')}"
             )
         self.note(reward_files=now)
 
@@ -110,16 +110,17 @@ class Config:
             self.note(model=dict(now))
         elif then:
             names = [part.replace("_", " ") for part in changed]
+            over = self.resume("--from-step 0")
             raise UserError(
                 f"The base model of {self._run} ({self.settings().model.name}) is another one than when the "
                 f"run began; other are: {', '.join(names)}. What was trained and measured does not belong to "
                 "it. Put its files back; or "
-                + ("start a new run." if scored("tuned") else f"start the training over: {self._start_over}")
+                + ("start a new run." if scored("tuned") else f"start the training over: {over}")
             )
 
-    @property
-    def _start_over(self) -> str:
-        return f"refine {self.verb()} --resume {quoted(self._run)} --from-step 0"
+    def resume(self, *flags: str, program: str = "refine") -> str:
+        """The command that goes on with the run; `program` is how this one is called."""
+        return " ".join([program, self.verb(), "--resume", quoted(self._run), *flags])
 
 
 def versions_now(settings: Settings) -> dict[str, str]:

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refine_rl.errors import quoted
 from refine_rl.llm.client import Call
 from refine_rl.run import shapes
 from refine_rl.run.checkpoints import Checkpoints
@@ -124,12 +123,14 @@ class Tables(Checkpoints):
         if table is self.groups:
             last -= 1  # the line may have been one of that step's
         to = max((step for step in self.checkpoints() if step <= last), default=0)
-        return f"Put it back as it was; or train again from before it: {self.resume} --from-step {to}"
+        return (
+            f"Put it back as it was; or train again from before it: {self.config.resume(f'--from-step {to}')}"
+        )
 
     @property
     def resume(self) -> str:
         """The command that goes on with the run."""
-        return f"refine {self.config.verb()} --resume {quoted(self.path)}"
+        return self.config.resume()
 
     def _replace(self, file: str, text: str) -> Path:
         replace(self._root / file, text)
