@@ -14,6 +14,7 @@ from refine_rl.api.stops import in_own_words, training
 from refine_rl.errors import UserError
 from refine_rl.foreign.given import given as given_code
 from refine_rl.pipeline.given import Given, require_given, resume_call
+from refine_rl.pipeline.launch import take_part
 from refine_rl.progress import Observer, Pause
 from refine_rl.run import RunFolder, new_run
 from refine_rl.run.life import taken_by
@@ -63,6 +64,7 @@ def train(
     the training, MachineError where an endpoint or the machine failed, Interrupted after Ctrl-C or a
     kernel's interrupt: these three say how `resume` goes on.
     """
+    take_part()
     code = Given(rewards=rewards, environment=environment, tools=tools)
     asked = Task(
         task=task,
@@ -109,6 +111,7 @@ def resume(
     Raises UserError where there is no such run, where the code is other code, or where a setting cannot
     change; else what `train` raises.
     """
+    take_part()
     code = Given(rewards=rewards, environment=environment, tools=tools)
     path = folder_of(run)
     _check(lambda: checks.code(code), None, observer)
@@ -157,6 +160,7 @@ def sft(
     the training, MachineError where the machine failed, Interrupted after Ctrl-C or a kernel's interrupt:
     these say how `resume_sft` goes on.
     """
+    take_part()
     rows: str | None = None
     sections = {"rollout": rollout, "budget": budget}
     given = {name: section for name, section in sections.items() if section is not None}
@@ -196,6 +200,7 @@ def resume_sft(
     Raises UserError where there is no such run, or where rows or model would be others; else what `sft`
     raises.
     """
+    take_part()
     path = folder_of(run)
     checks.number("step", step, least=0)
     checks.number("steps", steps, least=1)

@@ -43,7 +43,10 @@ _HERE = _Here()
 
 
 def gather(place: Place) -> None:
-    """In the first process that a launcher started: waits for the others, which stay until it ends."""
+    """In the first process that a launcher started: waits for the others, which stay until it ends. They come
+    once; from then on it does nothing."""
+    if _HERE.team is not None:
+        return
     store = board(place)
     _HERE.team, _HERE.store = _met(place, store, {}, None), store
     atexit.register(_HERE.team.close)

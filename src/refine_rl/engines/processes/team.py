@@ -105,7 +105,7 @@ class Team:
     def require(self) -> None:
         """Raises MachineError where a process is gone."""
         if self._gone and not self._over:
-            raise MachineError(self._gone[min(self._gone)])
+            raise MachineError(next(iter(self._gone.values())))
 
     def heard(self, rank: int) -> float:
         """When a process was last heard, by the clock."""
