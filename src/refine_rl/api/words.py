@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from refine_rl.errors import GuardStop
-from refine_rl.pipeline.given import call_to_resume, resume_call
+from refine_rl.pipeline.given import resume_call
 from refine_rl.pipeline.ways_on import Value, ways
 from refine_rl.run import RunFolder
+from refine_rl.run.from_python import call_to_resume
 
 _WORD = r"(?:'[^']*'|[^\s`;,()']+)"
 _RESUME = re.compile(rf"`?refine (train|sft) --resume ({_WORD})((?: --from-step \d+| --set {_WORD})*)`?")

@@ -179,7 +179,10 @@ def print_after(folder: RunFolder, comparison: Comparison) -> None:
     console = results()
     for command in after_verdict(folder, folder.settings(), comparison):
         say(console, f"\n{command.what}")
-        say(console, f"  {program()}{command.text.removeprefix('refine')}", under=4)
+        shown = command.text
+        if shown.startswith("refine "):  # a call stays as it is
+            shown = program() + shown.removeprefix("refine")
+        say(console, f"  {shown}", under=4)
 
 
 def print_places(folder: RunFolder) -> None:
