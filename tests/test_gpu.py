@@ -24,6 +24,7 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import taken, target_logprobs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs
+from refine_rl.policy.norm import _in_one_launch, _inverse, _RMSNorm, _scaled
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import _blocks, pack
 from refine_rl.policy.protocol import Purpose
@@ -357,3 +358,18 @@ def test_flash_attention_of_a_packed_row_is_attention(
         )
     for _ in range(3):
         assert all(torch.equal(a, b) for a, b in zip(gradients(), found, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_in_one_launch_is_the_norm(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, slopes = (torch.randn(300, 896, generator=generator).to("cuda", dtype) for _ in range(2))
+    weight = torch.randn(896, generator=generator).to("cuda", dtype)
+    assert _in_one_launch(x, weight)
+    x.requires_grad_()
+    got = torch.nn.functional.rms_norm(x, (896,), weight, 1e-6)
+    near = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(got, _scaled(x, weight, _inverse(x, 1e-6)), rtol=near, atol=near)
+    want = _RMSNorm.apply(x, weight, 1e-6)  # type: ignore[no-untyped-call]
+    (mine,), (other,) = (torch.autograd.grad((y * slopes).sum(), x) for y in (got, want))
+    torch.testing.assert_close(mine, other, rtol=near, atol=2 * near)
