@@ -58,6 +58,8 @@ COUNTS = Counts(train=256, validation=32, held_out=64, chars=PROMPT * CHARS)
 MATRICES, MEMORY, HELD = 989e12, 3.35e12, 80.0
 """An H100 SXM's products a second in bfloat16 without sparsity, bytes a second of its memory, and GB:
 https://www.nvidia.com/en-us/data-center/h100/ (1,979 TFLOPS with sparsity, 3.35 TB/s, 80 GB)."""
+LINK = 450e9
+"""Bytes a second that it gets from the others by NVLink: half of the 900 GB/s of both directions, ibidem."""
 AN_HOUR = 3.0
 """Dollars that an hour of such a card is taken at; 2.1 to 4.3 were asked in autumn 2026."""
 TINKER = {"prefill": 0.195, "sample": 0.60, "train": 0.44}
@@ -77,6 +79,7 @@ class Way:
     cards: int = 1
     prompts: int = PROMPTS
     adapter: str = "lora"
+    shard: bool = False
     served: bool = False  # a server elsewhere samples
 
 
@@ -87,12 +90,13 @@ WAYS = (
     Way(model="8B", text='one H100 to learn, `kind = "vllm"`', served=True),
     Way(model="70B", text="one H100, 4 bits", adapter="qlora"),
     Way(model="70B", text="8 H100, 4 bits, `processes = 8`", cards=8, adapter="qlora"),
+    Way(model="70B", text="8 H100, `shard = true`", cards=8, shard=True),
 )
 
 
 def settings(way: Way, **engine: Any) -> Settings:
     """A run with every other number as it is by default, and more tokens at once, as on a GPU."""
-    where: dict[str, Any] = {"processes": way.cards} if way.cards > 1 else {}
+    where: dict[str, Any] = {"processes": way.cards, "shard": way.shard} if way.cards > 1 else {}
     if way.served:
         where = {"kind": "vllm", "base_url": "http://127.0.0.1:8000/v1"}
     return settings_from_dict(
@@ -117,6 +121,7 @@ def rates(rows: int, devices: int) -> Rates:
         decode=min(MATRICES, rows * MEMORY),
         bytes=MEMORY,
         devices=devices,
+        link=LINK,
     )
 
 

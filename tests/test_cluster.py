@@ -27,7 +27,6 @@ SKY = {
     "autostop": "idle_minutes wait_for down hook hook_timeout",
 }
 """https://docs.skypilot.co/en/latest/reference/yaml-spec.html, read in November 2026."""
-MODULE = ["-m", "refine_rl"]
 
 
 @pytest.fixture
@@ -61,10 +60,12 @@ def flags(told: list[str]) -> dict[str, str]:
 
 
 def refined(told: list[str]) -> str:
-    """The command that each process would be; the command line takes it."""
-    at = told.index("-m")
-    assert told[at : at + 2] == MODULE
-    command = " ".join(["refine", *told[at + 2 :]])
+    """The command that each process would be, as torchrun itself reads it; our command line takes it."""
+    from torch.distributed.run import get_args_parser  # type: ignore[attr-defined,unused-ignore]
+
+    read = get_args_parser().parse_args(told)
+    assert (read.module, read.training_script) == (True, "refine_rl")
+    command = " ".join(["refine", *read.training_script_args])
     parsed(command)
     return command
 
@@ -90,7 +91,7 @@ def test_slurm(bash: Callable[..., list[str]], tmp_path: Path) -> None:
         "--rdzv-backend": "c10d",
         "--rdzv-endpoint": "n1:29500",
     }
-    assert refined(told) == "refine train my-task/task.toml --run runs/mine"
+    assert refined(told) == "refine train my-task/task.toml --set name=mine"
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     assert "--resume" not in bash(text, "my-task/task.toml", **SLURM)  # nothing has begun there
     (tmp_path / "runs" / "mine" / "config.toml").touch()
@@ -131,7 +132,7 @@ def test_skypilot(bash: Callable[..., list[str]], tmp_path: Path) -> None:
         "--master-port": "29500",
         "--master-addr": "10.0.0.1",
     }
-    assert refined(told) == "refine train examples/short_answers/task.toml --run runs/sky"
+    assert refined(told) == "refine train examples/short_answers/task.toml --set name=sky"
     (tmp_path / "runs" / "sky").mkdir(parents=True)
     (tmp_path / "runs" / "sky" / "config.toml").touch()
     assert refined(bash(task["run"], **there)) == "refine train --resume runs/sky"

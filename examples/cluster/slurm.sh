@@ -12,7 +12,7 @@
 set -euo pipefail
 
 run=runs/$SLURM_JOB_NAME
-work=("$1" --run "$run")
+work=("$1" --set "name=$SLURM_JOB_NAME")  # torchrun takes --run for a flag of its own
 if [[ -f $run/config.toml ]]; then work=(--resume "$run"); fi
 
 srun torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$SLURM_GPUS_ON_NODE" \

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 _INNER = re.compile(r"[/\\](?:refine_rl|site-packages|asyncio)[/\\]")
 """Files that are not the caller's."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DISK = {*_FULL, errno.EROFS, errno.EIO, errno.ESTALE}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK = {*_FULL, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 class RefineError(Exception):
@@ -145,7 +145,10 @@ def disk_error(error: BaseException, path: Path | None = None) -> DiskError | No
     what = path or named
     if isinstance(what, bytes):
         what = os.fsdecode(what)
-    way_out = {errno.EROFS: "Make that disk writable, or take a folder on another one."}
+    way_out = {
+        errno.EROFS: "Make that disk writable, or take a folder on another one.",
+        errno.EFBIG: "Raise the limit on a file's size (ulimit -f), or take a folder on another disk.",
+    }
     advice = way_out.get(number, "Make room on that disk." if number in _FULL else "Look at that disk.")
     place = f"{what} cannot be written: " if what else "The output cannot be written: "
     return DiskError(f"{place}{os.strerror(number)}. {advice}")

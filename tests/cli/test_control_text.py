@@ -12,6 +12,8 @@ import pytest
 import transformers
 
 from make import task_toml
+from refine_rl.errors import UserError
+from refine_rl.report.screen import print_error, results, say
 
 Refine = Callable[..., Any]
 MakeModel = Callable[..., Path]
@@ -128,3 +130,12 @@ def test_a_thought_that_the_template_opens_is_in_what_rewards_and_people_read(
         assert len(t["tokens"]) <= 6  # it was not sampled
     assert refine("chat", "run", stdin="hello\n").out.startswith("tuned: <think>\n")
     assert refine("replay", "run", "--step", "2").code == 0
+
+
+def test_a_line_number_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    """`:100:` is an emoji's name to the library that prints."""
+    print_error(UserError("task.toml:100: no such key"))
+    say(results(), "prompts.jsonl:100: fire :fire:")
+    said = capsys.readouterr()
+    assert said.err == "error  task.toml:100: no such key\n"
+    assert said.out == "prompts.jsonl:100: fire :fire:\n"

@@ -149,7 +149,7 @@ def test_a_quota_on_the_size_of_files(task: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (4, "")
-    assert "cannot be written: File too large. Make room on that disk." in done.stderr
+    assert "cannot be written: File too large. Raise the limit on a file's size (ulimit -f)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -325,7 +325,7 @@ def test_printed_commands_are_words_of_a_shell(
     done = refine("train", mine, "--run", run, *short)
     assert printed(done.out, of="chat") == ["chat", str(run)]
     again = refine("train", mine, "--run", run)
-    assert f"refine train --resume '{run}'" in again.err
+    assert f"refine chat '{run}'" in again.err
     assert printed(refine("train", "--resume", run).err.replace("\n          ", " "), of="eval") == [
         "eval",
         str(run),

@@ -104,6 +104,7 @@ def test_a_reward_that_is_always_the_same_is_ended(refine: Refine, task: Path, t
         (GuardStop("mismatch", "", "", limit=0.0625), ["--set grpo.mismatch_tolerance=0.062"]),
         (GuardStop("no_thoughts", "", ""), ["--set rollout.early_exit.ends=TEXT"]),
         (GuardStop("budget", "budget.hours", ""), ["--set budget.hours=2"]),
+        (GuardStop("budget", "budget.hours", "", limit=3.14159), ["--set budget.hours=3.14"]),
         (GuardStop("judge", "", ""), [""]),
         (GuardStop("missing", "why", ""), ["", "--from-step 0"]),
         (

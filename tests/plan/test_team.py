@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refine_rl.plan import Counts, make_plan, pace
+from refine_rl.plan import Counts, make_plan, memory, pace
 from refine_rl.plan.pace import Pace
 from refine_rl.plan.supervised import Rows, supervised
-from refine_rl.plan.team import TOGETHER, Team, team_of
+from refine_rl.plan.team import LINK, TOGETHER, Team, team_of
 from refine_rl.settings import EngineSettings, Settings
 from refine_rl.settings.file import settings_from_dict
 from sizes import RATES, SIZE
@@ -75,6 +76,35 @@ def test_more_processes_than_gpus() -> None:
     ]
     assert list(team_of(EngineSettings(processes=2), GPUS).words("cuda", None)) == []
     assert list(team_of(EngineSettings(processes=5), RATES).words("cpu", 5)) == []
+
+
+def test_a_spread_model() -> None:
+    """800,000 weights of four layers in two bytes, over 4 GPUs: a quarter is there, and two layers at a time;
+    the other three quarters come for every token, and twice for every micro-batch."""
+    rates = replace(GPUS, dtype="bfloat16", devices=4, link=1e9)
+    shard, copies = (
+        make(engine={"processes": 4, "shard": s}, grpo={"prompts_per_step": 4}) for s in (True, False)
+    )
+    team, usual = (team_of(s.engine, rates) for s in (shard, copies))
+    whole = 2 * 800_000
+    assert team.apart(SIZE, rates) == whole - whole / 4 - 2 * whole / 4
+    assert usual.apart(SIZE, rates) == 0
+    assert team.gathering(SIZE, rates) == pytest.approx(0.75 * whole / 1e9)
+    assert team.gathering(SIZE, replace(rates, link=None)) == pytest.approx(0.75 * whole / LINK["cuda"])
+    held, kept = (memory.memory(s, SIZE, rates, COUNTS, 1.0, t) for s, t in ((copies, usual), (shard, team)))
+    assert held - kept == team.apart(SIZE, rates)
+    one, other = (
+        Pace(settings=s, size=SIZE, rates=rates, prompt=100, team=t)
+        for s, t in ((copies, usual), (shard, team))
+    )
+    plain = 4 * (pace.UNCAPTURED - one.fitted.launch)  # a step that takes all processes is not recorded
+    assert other.sampling(4, 8) - one.sampling(4, 8) == pytest.approx(
+        257 * (plain + team.gathering(SIZE, rates))
+    )
+    batches = math.ceil((400 + 32 * 256) / 4 / shard.grpo.at_once)
+    assert other.training(4, 8) - one.training(4, 8) == pytest.approx(
+        batches * 2 * team.gathering(SIZE, rates)
+    )
 
 
 def test_rows_to_imitate_are_dealt_by_their_tokens() -> None:

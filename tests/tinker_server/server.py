@@ -182,6 +182,13 @@ class TinkerServer:
         else:
             raise RefusedError(404, "Not Found")
 
+    def _delete(self, handler: _Handler, path: str) -> None:
+        found = re.fullmatch("training_runs/(.+)/checkpoints/(.+)", path)
+        if found is None:
+            raise RefusedError(404, "Not Found")
+        self.service.store.forget(f"tinker://{found[1]}/{found[2]}")
+        handler.send(200, {})
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -199,6 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(lambda path: self.server_of._get(self, path))
+
+    def do_DELETE(self) -> None:
+        self._answer(lambda path: self.server_of._delete(self, path))
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,11 @@ class Store:
             for name, file in self.files(path).items():
                 archive.add(file, name)
         return out.getvalue()
+
+    def forget(self, path: str) -> None:
+        """Deletes a checkpoint."""
+        self.info(path)
+        shutil.rmtree(self._folder(path))
 
     def listed(self, model_id: str) -> list[dict[str, Any]]:
         found = []

@@ -75,6 +75,7 @@ class Ledger:
             "budget",
             f"The calls to LLMs have cost {price(nano / NANO)}{perhaps}; budget.dollars is {self.dollars:g}.",
             "Raise budget.dollars and go on with --resume.",
+            limit=2 * (nano + lost) / NANO,
         )
 
     def send(self, killed: Call) -> int:

@@ -78,10 +78,16 @@ def _slower(folder: RunFolder, key: str, rate: float) -> Way:
 
 
 def _more(stop: GuardStop, settings: Settings) -> dict[str, Value]:
+    """Twice the budget, or twice what is used of it where that is more: the base model's answers alone may
+    have taken all of it."""
     budget = settings.budget
+
+    def more(given: float | None) -> float:
+        return float(f"{max(2 * (given or 1.0), stop.limit or 0.0):.3g}")
+
     if "budget.dollars" in stop.what and budget.dollars is not None:
-        return {"budget.dollars": 2 * budget.dollars}
-    return {"budget.hours": 2 * (budget.hours or 1.0)}
+        return {"budget.dollars": more(budget.dollars)}
+    return {"budget.hours": more(budget.hours)}
 
 
 def _earlier(folder: RunFolder) -> int:

@@ -30,6 +30,7 @@ class Rates:
     decode: float
     bytes: float
     devices: int = 1  # GPUs of this machine; a processor's cores are one
+    link: float | None = None  # bytes a second that a process gets from others; None: not known
 
 
 def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> Rates:

@@ -39,8 +39,9 @@ def memory(
     served = settings.engine.served
     sampling = 0.0 if served else sampling_bytes(size, rates, asked=asked, length=length)
     training = training_bytes(m, size, rates, max(g.at_once, length))
-    trained = held(m, size, rates) + slack * max(sampling, training)
-    two = program(rates) + 2 * whole(m, size, form_of(rates)) + slack * sampling
+    apart = team.apart(size, rates)
+    trained = held(m, size, rates) - apart + slack * max(sampling, training)
+    two = program(rates) + 2 * (whole(m, size, form_of(rates)) - apart) + slack * sampling
     return reference + (trained if settings.sft is None else max(trained, two))
 
 

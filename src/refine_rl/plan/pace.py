@@ -23,6 +23,9 @@ from refine_rl.training.memory import SLACK, activation, packed
 
 START = 5.0  # seconds: imports, prompts, the report
 VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw
+UNCAPTURED = 3.3e-3
+"""Seconds a layer and token of sampling on a GPU where a step is not recorded and repeated (RESULTS.md: 78 ms
+in 24 layers)."""
 UNPACKING = 2.0  # time of unpacking quantised weights, in times of reading them and writing them whole
 
 
@@ -78,7 +81,8 @@ class Pace:
 
     @property
     def launch(self) -> float:
-        return self.size.layers * self.fitted.launch
+        plain = UNCAPTURED if self.team.shard and self.rates.device == "cuda" else 0.0
+        return self.size.layers * max(self.fitted.launch, plain)
 
     @property
     def unpacking(self) -> float:
@@ -88,6 +92,11 @@ class Pace:
             return 0.0
         whole = 2 if self.rates.dtype == "bfloat16" else 4
         return UNPACKING * self.size.linear * (packed(bits) + whole) / self.rates.bytes
+
+    @property
+    def fetching(self) -> float:
+        """Seconds in which all weights come to where they are used, once: unpacked, or from others."""
+        return self.unpacking + self.team.gathering(self.size, self.rates)
 
     def sampling(self, prompts: int, members: int) -> float:
         """Seconds of sampling; the longest answer of a batch decides how many forward passes there are, and
@@ -102,7 +111,7 @@ class Pace:
         prefill = prompts * self.prompt * 2 * self.size.linear / self.rates.train
         decode = rows * self.answer * 2 * (self.size.linear + head) / self.rates.decode
         drawing = rows * self.answer * self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
-        return passes * (self.launch + self.unpacking) + (prefill + decode) * self.fitted.slowdown + drawing
+        return passes * (self.launch + self.fetching) + (prefill + decode) * self.fitted.slowdown + drawing
 
     def training(self, prompts: int, members: int) -> float:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions."""
@@ -132,7 +141,7 @@ class Pace:
         return (
             work / self.rates.train * self.fitted.slowdown
             + moved / self.rates.bytes * self.fitted.traffic
-            + -(-tokens // micro_batch) * (self.size.layers * self.fitted.started + 2 * self.unpacking)
+            + -(-tokens // micro_batch) * (self.size.layers * self.fitted.started + 2 * self.fetching)
         )
 
     def step(self, *, more: int = 0) -> float:

@@ -162,7 +162,7 @@ def _memory(
         size, rates, asked=max(1, team.groups(sft.examples)), length=rows.longest + most
     )
     training = training_bytes(model, size, rates, max(sft.at_once, rows.longest))
-    return held(model, size, rates) + slack * max(sampling, training)
+    return held(model, size, rates) - team.apart(size, rates) + slack * max(sampling, training)
 
 
 Counted = tuple[list[tuple[int, int]], list[tuple[int, int]], tuple[str, ...]]

@@ -10,19 +10,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from refine_rl.plan.machine import Rates
+from refine_rl.policy.size import Size
 from refine_rl.settings import EngineSettings
+from refine_rl.training.memory import form_of
 
 TOGETHER = {"cpu": 1.0, "cuda": 0.9}
 """What several processes reach together, of the rates of the devices that they use (all cores of a processor
 are one device): what it takes to add gradients up, and to wait for one another. Of GPUs it is assumed."""
+LINK = {"cpu": 0.35e9, "cuda": 50e9}
+"""Bytes a second in which a process gets its parts of a spread model from the others: two of one processor,
+by gloo, measured; what PCIe 5 gives a GPU, assumed (NVLink gives it several times that)."""
+AT_HAND = 2
+"""Layers of a spread model that are together at once: one is computed while the next one comes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Team:
-    """So many processes, on so many devices of this machine."""
+    """So many processes, on so many devices of this machine. `shard`: each keeps a part of the layers'
+    frozen weights."""
 
     processes: int = 1
     devices: int = 1
+    shard: bool = False
 
     @property
     def on_one(self) -> int:
@@ -46,6 +55,21 @@ class Team:
             machine, train=machine.train * part, decode=machine.decode * part, bytes=machine.bytes * part
         )
 
+    def apart(self, size: Size, machine: Rates) -> float:
+        """Bytes of the layers' weights that a process does not have, as others keep them."""
+        if not self.shard:
+            return 0.0
+        whole = size.linear * form_of(machine)
+        kept = whole / self.processes + AT_HAND * whole / size.layers
+        return max(0.0, whole - kept)
+
+    def gathering(self, size: Size, machine: Rates) -> float:
+        """Seconds in which all layers are brought together once."""
+        if not self.shard:
+            return 0.0
+        moved = size.linear * form_of(machine) * (1 - 1 / self.processes)
+        return moved / (machine.link or LINK.get(machine.device, LINK["cuda"]))
+
     def words(self, device: str, groups: int | None) -> Iterator[str]:
         """What a run with so many groups a step (None: it has none) would find on this kind of device."""
         if device == "cuda" and self.on_one > 1:
@@ -66,4 +90,4 @@ ALONE = Team()
 def team_of(engine: EngineSettings, rates: Rates | None) -> Team:
     """The processes that `refine train` starts on a machine with these rates."""
     devices = 1 if rates is None else rates.devices
-    return Team(processes=engine.processes, devices=min(devices, engine.processes))
+    return Team(processes=engine.processes, devices=min(devices, engine.processes), shard=engine.shard)

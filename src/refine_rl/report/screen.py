@@ -40,7 +40,7 @@ SILENCE = 30.0
 
 def results() -> Console:
     """Standard output."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _FILE
     return console
@@ -48,7 +48,7 @@ def results() -> Console:
 
 def talk() -> Console:
     """Standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(console: Console, text: str, style: str = "", *, under: int | None = None) -> None:
@@ -88,7 +88,7 @@ class Screen(Follower):
 
     def __enter__(self) -> Self:
         if moves(self._console):
-            self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+            self._console = Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
             plain = not self._console.encoding.startswith("utf")
             self._bottom = Bottom(
                 sys.stderr, self._console, lambda width: line_of(self.now, self.seconds, width, plain=plain)

@@ -12,10 +12,11 @@ _VERBS = (
     "bench"  # as cli/__init__.py
 )
 # A command: in backticks up to their end; else, at a line's beginning or behind a colon, up to the end of
-# the line or of the sentence.
+# the line or of the sentence; or a whole line that begins with a variable's value.
 _COMMAND = re.compile(
     rf"`(?:\S*refine|\S+ -m refine_rl) (?:{_VERBS})\b[^`]*`"
     rf"|(?:(?<=: )|^ *)(?:\S*refine|\S+ -m refine_rl) (?:{_VERBS})\b.*?(?=[.;,] |$)"
+    r"|^ *[A-Z][A-Z0-9_]*=\S+ \w.*$"
 )
 _WORD = re.compile(  # of a command: what is quoted stays in one, and a flag with its value
     r"(?:--[\w-]+ (?!-))?(?:'[^']*'|[^\s'])(?:'[^']*'|\S)*"
@@ -41,6 +42,9 @@ def wrap(text: str, width: int, *, first: int = 0, under: int | None = None) -> 
     >>> print(wrap("To go on: refine train --resume runs/a --set grpo.steps=9", 40))
     To go on: refine train --resume runs/a \\
       --set grpo.steps=9
+    >>> print(wrap("GPU=1 vllm serve a/b --port 8000 --dtype bfloat16", 40))
+    GPU=1 vllm serve a/b --port 8000 \\
+      --dtype bfloat16
     """
     lines: list[str] = []
     for number, line in enumerate(text.split("\n")):

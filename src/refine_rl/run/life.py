@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 from refine_rl.run.config import CONFIG, versions_now, where_from
 from refine_rl.run.files import names, saving
 from refine_rl.run.lock import LOCK, Lock
 from refine_rl.run.near import did_you_mean
+from refine_rl.run.state import end_of
 from refine_rl.run.tables import Tables
 from refine_rl.settings import Settings
 
@@ -154,8 +155,8 @@ def taken_by(path: Path) -> bool:
 
 def _taken(path: Path) -> str:
     if (path / CONFIG).is_file():
-        return (
-            f"{path} already exists. Go on with it: {Tables(path).resume}; "
-            "or choose another folder with --run."
-        )
+        run = Tables(path)
+        over = end_of(run.events()) == "finished"
+        on = f"It is finished: refine chat {quoted(path)}" if over else f"Go on with it: {run.resume}"
+        return f"{path} already exists. {on}; or choose another folder with --run."
     return f"{path} already exists and is no run; choose another folder with --run."

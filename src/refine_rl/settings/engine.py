@@ -79,7 +79,7 @@ class EngineSettings(Section):
         ),
         Impossible(
             when=lambda it: it.kind == "vllm" and not it.base_url,
-            why="`kind` is {it.kind!r}, and asks a server",
+            why='asks a server with `kind = "{it.kind}"`',
             way_out='give its address, as in `base_url = "http://127.0.0.1:8000/v1"`',
         ),
         Impossible(

@@ -198,4 +198,5 @@ def require_hours(hours: float | None, position: Position, steps: int) -> None:
             "budget",
             f"Step {position.step}: the {hours:g} hours of budget.hours are used up.",
             "Raise budget.hours and go on with --resume.",
+            limit=2 * position.seconds / 3600,
         )

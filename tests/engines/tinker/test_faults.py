@@ -212,7 +212,7 @@ def test_a_failure_in_the_middle_stops_and_keeps_nothing_half_done(
 def test_a_service_that_goes_away_is_noticed(
     engines: Make, server: TinkerServer, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "SILENCE", 0.5)
+    monkeypatch.setattr(services, "EVERY", 0.02)
     engine = engines(server, model)
     group = sampled(engine)
     server.vanish()
@@ -300,6 +300,21 @@ def test_a_checkpoint_is_the_services_state(
         other.learner(CONFIG).load(tmp_path / "gone")
     with pytest.raises(UserError, match=r"has no state tinker://.*--from-step 0"):
         other.weights.restore(json.loads(text)["state"], optimizer=True)
+
+
+def test_a_state_goes_with_its_checkpoint(
+    engines: Make, server: TinkerServer, model: Path, tmp_path: Path
+) -> None:
+    engine = engines(server, model)
+    learn(engine, sampled(engine))
+    learner = engine.learner(CONFIG)
+    learner.save(tmp_path, Position(step=1))
+    path = json.loads((tmp_path / STATE).read_text())["state"]
+    assert server.service.store.info(path)["lora_rank"] == 4
+    learner.forget(tmp_path)
+    learner.forget(tmp_path)  # it is not there any more, and nothing comes of it
+    with pytest.raises(Exception, match="no checkpoint"):
+        server.service.store.info(path)
 
 
 def test_an_adapter_comes_in_an_archive_where_there_is_no_other_way(

@@ -135,7 +135,7 @@ def test_a_service_that_goes_away_and_comes_back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(services, "SILENCE", 0.5)
+    monkeypatch.setattr(services, "EVERY", 0.02)
     server = tinker_server(model)
     server.hold("optim_step", server.vanish, after=4)  # the trial's three, and a step
     stopped = refine("train", task(server), "--run", "run")

@@ -17,8 +17,9 @@ from refine_rl.progress import Pause, never
 
 T = TypeVar("T")
 
-SILENCE = 60.0
-"""Seconds for which nobody answers at the service's address until it is given up."""
+EVERY, MISSED = 10.0, 6
+"""Seconds between two looks whether anybody answers at the service's address, while something is waited for;
+and after how many in vain it is given up."""
 GOODBYE = 5.0
 """Seconds that the end of a session may take."""
 
@@ -64,7 +65,7 @@ class Service:
     _pulse: _Pulse = field(init=False)
 
     def __post_init__(self) -> None:
-        self._pulse = _Pulse(self.address)
+        self._pulse = _Pulse(self.address.url)
 
     def ask(self, asked: Any, doing: str, line: Line | None = None) -> Asked:
         """A future of the SDK's, as a request under way."""
@@ -82,7 +83,7 @@ class Service:
                 pause()
                 if time.monotonic() - began > self.address.timeout:
                     raise self._silent(asked.doing, f"in {self.address.timeout:g} seconds (engine.timeout)")
-                if self._pulse.missing() > min(SILENCE, self.address.timeout):
+                if self._pulse.stopped:
                     raise self._silent(asked.doing, "for too long: it cannot be reached any more")
         except BaseException:
             asked.give_up()
@@ -118,30 +119,29 @@ class Service:
 class _Pulse:
     """Whether anybody answers at an address: asked beside the requests, some of which take minutes."""
 
-    def __init__(self, address: Address) -> None:
-        self._url, self._every = address.url, min(SILENCE, address.timeout) / 6
-        self._seen = self._asked = time.monotonic()
-        self._probe: Future[Any] | None = None
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.begin()
 
     def begin(self) -> None:
         """From here on somebody waits."""
-        self._seen = self._asked = time.monotonic()
+        self._asked, self._missed = time.monotonic(), 0
+        self._probe: Future[Any] | None = None
 
-    def missing(self) -> float:
-        """Seconds since somebody answered."""
-        now = time.monotonic()
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody answered several times in a row."""
         if self._probe is not None and self._probe.done():
-            if self._probe.exception() is None:
-                self._seen = now
+            self._missed = 0 if self._probe.exception() is None else self._missed + 1
             self._probe = None
-        if self._probe is None and now - self._asked > self._every:
-            self._asked, self._probe = now, in_background(self._look)
-        return now - self._seen
+        if self._probe is None and time.monotonic() - self._asked > EVERY:
+            self._asked, self._probe = time.monotonic(), in_background(self._look)
+        return self._missed >= MISSED
 
     def _look(self) -> None:
         import httpx
 
-        httpx.get(f"{self._url}/api/v1/healthz", timeout=self._every)
+        httpx.get(f"{self._url}/api/v1/healthz", timeout=10.0)
 
 
 def session(address: Address, bill: Bill) -> Service:

@@ -80,7 +80,7 @@ class Adapters:
     def drop(self, name: str) -> None:
         """The server and the disk let go of what went by a name."""
         with contextlib.suppress(Refused, MachineError):  # then it goes with the server
-            self.server.ask("unload_lora_adapter", {"lora_name": name}, final=True)
+            self.server.ask("unload_lora_adapter", {"lora_name": name}, once=True)
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def close(self) -> None:
@@ -95,6 +95,7 @@ class Adapters:
             return
         now = self.probe.seen(name)
         if why := why_stale(self.probe, now, self._seen, self._held):
+            self.drop(name)
             raise GuardStop(
                 "mismatch",
                 f"{self.server.shown} does not answer by the weights that it was given as {name}: {why}.",

@@ -151,8 +151,9 @@ def _rank(policy: Policy, own: int) -> int:
 
 def _notes(server: Server, met: Met, speaker: ServedSpeaker) -> tuple[str, ...]:
     return (
-        f"answers are sampled by {server.shown} ({met.base}): its log-probs and those of here differ by "
-        f"{met.probe.noise:.1g} nats a token, and each step lets {speaker.tolerance:.1g} through",
+        f"answers are sampled by {server.shown} ({met.base}, which reads {speaker.context_length:,} tokens): "
+        f"its log-probs and those of here differ by {met.probe.noise:.1e} nats a token, and each step lets "
+        f"{speaker.tolerance:.1e} through",
         "the server draws for itself: the record of what it sampled is the truth, and a replay compares "
         "log-probs instead of tokens",
     )

@@ -23,13 +23,20 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """So many `retries` after a call that may succeed when it is made again, and of a server that has never
-    answered `unknown`; seconds before the first of them, doubled each time up to `longest`."""
+    """So many `retries` after a call that may succeed when it is made again, `unknown` of a server that has
+    never answered, `late` after one that did not in its time; seconds before the first of them, doubled each
+    time up to `longest`."""
 
     retries: int = 6
     unknown: int = 2
+    late: int = 1
     base: float = 0.5
     longest: float = 30.0
+
+    def most(self, failure: Failure, answered: bool) -> int:
+        """Retries after such failures."""
+        most = self.retries if answered else self.unknown
+        return min(self.late, most) if failure.outcome == "timeout" else most
 
     def wait(self, attempt: int) -> float:
         """Seconds behind the attempt of that number, from 0 on."""
@@ -56,7 +63,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._wire: Wire | None = None
         self._answered = False
-        self._thread = threading.Thread(target=self._loop.run_forever, name="refine-vllm", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
 
     @property
@@ -64,18 +71,18 @@ class Server:
         """It in a sentence."""
         return f"the vLLM server at {self.endpoint.base_url}"
 
-    def ask(self, path: str, body: Body | None = None, *, final: bool = False) -> Any:
+    def ask(self, path: str, body: Body | None = None, *, final: bool = False, once: bool = False) -> Any:
         """The value of the JSON that comes back, or the text where it is none; without a body, of what is
         there to be got. Raises Refused (where answers are `final`, for an error of any kind), and
-        MachineError where nothing comes."""
-        text = wait(self._begin(self._call(path, body, final)), never)
+        MachineError where nothing comes; asked `once`, at once."""
+        text = wait(self._begin(self._call(path, body, final or once, once)), never)
         value = read_json(text)
         return text if value is None else value
 
     def ask_each(self, path: str, bodies: Sequence[Body], pause: Pause) -> Iterator[tuple[int, Any]]:
         """The place of each body and what comes back, as soon as it does. Raises what `ask` raises; where it
         is left early, so are the calls under way."""
-        places = {self._begin(self._call(path, body, False)): n for n, body in enumerate(bodies)}
+        places = {self._begin(self._call(path, body)): n for n, body in enumerate(bodies)}
         waiting: set[Future[str]] = set(places)
         try:
             while waiting:
@@ -118,7 +125,7 @@ class Server:
         if self._wire is not None:
             await self._wire.close()
 
-    async def _call(self, path: str, body: Body | None, final: bool) -> str:
+    async def _call(self, path: str, body: Body | None, final: bool = False, once: bool = False) -> str:
         if self._wire is None:
             self._wire = await open_wire(self.endpoint)
         async with self._wire.slots:
@@ -131,9 +138,10 @@ class Server:
                 failure = self._failure(answer)
                 if failure.kind != "retry" or (final and failure.status is not None):
                     raise Refused(failure.status or 0, failure.text)
-                if attempt >= (PACE.retries if self._answered else PACE.unknown):
+                if once or attempt >= PACE.most(failure, self._answered):
                     raise self._gone(failure, attempt + 1)
-                await asyncio.sleep(PACE.wait(attempt) if failure.wait is None else failure.wait)
+                seconds = PACE.wait(attempt) if failure.wait is None else min(failure.wait, 60.0)
+                await asyncio.sleep(seconds)
                 attempt += 1
 
     def _failure(self, answer: Answered | Failure) -> Failure:
