@@ -157,8 +157,3 @@ def test_under_torchrun(task: Path, started: Callable[..., subprocess.Popen[str]
     assert out.count("report: ") == 1
     assert "2 processes on 1 machine answer and learn together" in out
     assert steps_of(run) == 2
-
-    refused = started(*launcher, *words[:-3], str(tmp_path / "no"), "--set", "engine.processes=3")
-    out, _ = refused.communicate(timeout=PATIENCE)
-    assert refused.returncode != 0
-    assert out.count("engine.processes = 3, and a launcher started 2.") == 1
