@@ -45,7 +45,7 @@ def test_a_run_whose_process_lives_goes_on(mine: Hold) -> None:
     held = replace(mine, since=AT - 5)
     assert told(hold=held) == ("running", "Running", "")
     assert told("started", hold=held) == ("running", "Running", "")
-    long = "Nothing was written for 6 minutes; its process is there."
+    long = "Nothing was written for 6 min; its process is there."
     assert told("started", "guard", "resumed", hold=held, silent=400) == ("running", "Running", long)
 
 
@@ -74,7 +74,7 @@ def test_a_process_that_is_gone_without_a_word(mine: Hold) -> None:
     gone = replace(mine, began="1")
     state, said, more = told("started", hold=gone, silent=65)
     assert (state, said) == ("broken off", "Broken off")
-    assert "killed, ended by an error, or its machine went down. Nothing was written for 1 minute." in more
+    assert "killed, ended by an error, or its machine went down. Nothing was written for 1 min." in more
     assert more.endswith(RESUME)
     assert told("started", "interrupted", "resumed", hold=gone)[0] == "broken off"
     assert told("started")[:2] == ("broken off", "Broken off")  # let go of, without a word
@@ -243,7 +243,7 @@ def test_supervised_fine_tuning_alone_and_before(tmp_path: Path) -> None:
         both.sft.config.note(sft_steps=9)
         both.sft.metrics.append(sft_step(1, 2.0)["metrics"])
         assert watched(both.path).doing == "supervised fine-tuning first: step 1 of 9"
-        both.event("note", "sft", "loss 2.0 -> 1.0")
+        both.sft.end("loss 2.0 -> 1.0", 9)
         assert watched(both.path).doing == "the untrained model answers the held-out prompts"
 
 
