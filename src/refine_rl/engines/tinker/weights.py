@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -21,8 +21,9 @@ from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 
-AT_ONCE = 128
-"""Rows of one request where a service takes means over the rows of a request: the SDK must not cut it."""
+AT_ONCE, TOKENS_AT_ONCE = 128, 100_000
+"""Rows and tokens of one request where a service takes means over the rows of a request: the SDK must not cut
+it, which it does behind 1,024 rows or 5 MB (20 bytes a token)."""
 FORGETTING = 10.0
 """Seconds for which the deletion of a state is waited for."""
 LOSS = "importance_sampling"
@@ -163,8 +164,7 @@ class Adapter:
         if self.reduction == "sum":
             self._backward(batch, now_B_T, -slopes_B_T, rows, pause)
             return
-        for start in range(0, len(rows), AT_ONCE):
-            some = rows[start : start + AT_ONCE]
+        for some in requests(batch.lengths):
             # Such a service divides each row by its targets, and the sum by the rows.
             factors = torch.tensor([(length - 1) * len(some) for length in batch.lengths])
             self._backward(batch, now_B_T, -slopes_B_T * factors[:, None], some, pause)
@@ -219,6 +219,22 @@ class Adapter:
         """The adapter's files, by name."""
         name = f"adapter-{uuid.uuid4().hex[:12]}"
         return export(self.service, self.trainer(), name)
+
+
+def requests(lengths: Sequence[int]) -> Iterator[range]:
+    """Rows of these lengths in their order, as many in each request as it may have, at least one.
+
+    >>> list(requests([60_000, 40_000, 1, 150_000, 7]))
+    [range(0, 2), range(2, 3), range(3, 4), range(4, 5)]
+    """
+    start = tokens = 0
+    for row, length in enumerate(lengths):
+        if row > start and (row - start == AT_ONCE or tokens + length > TOKENS_AT_ONCE):
+            yield range(start, row)
+            start, tokens = row, 0
+        tokens += length
+    if lengths:
+        yield range(start, len(lengths))
 
 
 def gone(error: BaseException, address: Address) -> bool:
