@@ -22,7 +22,7 @@ from refine_rl.settings import ModelSettings, Settings
 from refine_rl.training import checkpoint
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.kl import kl_per_token
-from refine_rl.training.grpo.setup import learner_of
+from refine_rl.training.grpo.setup import learner_of, loss_of
 from refine_rl.training.local import LocalLearner, adamw
 from refine_rl.training.rows import Row
 from refine_rl.types import Group, Segment
@@ -357,6 +357,32 @@ def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
     with pytest.raises(Interrupted):
         learned(policy, batch, s, pause=pause)
     assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
+
+
+def test_a_pause_is_for_the_first_update_and_a_sign_of_life_for_each(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a weight has moved nobody may leave; whoever computes a gradient for another process tells it
+    between micro-batches that it lives, whatever the update."""
+    monkeypatch.setattr("refine_rl.training.local.lanes_of", lambda speaker: 1)
+    policy = policy_of(make_model)
+    batch = rows_of(groups_of(policy))
+    s = settings(tokens_per_micro_batch=1, updates_per_step=3)
+    calls = 0
+
+    def pause() -> None:
+        nonlocal calls
+        calls += 1
+
+    learned(policy, batch, s, pause=pause)
+    worked = [row for row in batch if row.teaches]
+    rows = len(worked)
+    assert calls == rows
+    learner = learner_of(s, policy)
+    learner.take(worked)
+    for update in range(2):
+        learner.gradient(loss_of(s).objective(0.0), 1, update, pause)
+    assert calls == 3 * rows
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journa
     number format, and how many tokens go through the model at once. Gives the settings in force. A resume
     goes on with what the start found, and says what else has changed since."""
     resumed = any(e["kind"] == "started" for e in folder.events())
-    form = policy.form
+    form = policy.form if policy.form != "auto" else settings.model.dtype  # a service's own affair
     journal.event("resumed" if resumed else "started", "run", policy.where)
     for change in folder.config.changes() if resumed else []:
         text = f"Since the run began, {change}: it may not go on exactly as it would have."

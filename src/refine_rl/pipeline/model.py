@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from refine_rl.engines.base import Engine, Loading
@@ -42,8 +43,19 @@ def run_engine(
         asked = EngineSettings(kind="local")  # nothing is sampled
     engine = engine_of(asked, loading, learner_config(settings), ledger)
     if not known:
-        require_same_model(folder, record=record)
+        with closed_on_error(engine):
+            require_same_model(folder, record=record)
     return engine
+
+
+@contextmanager
+def closed_on_error(engine: Engine) -> Iterator[None]:
+    """Inside, whatever is raised closes the engine: other processes, and who serves it, are let go."""
+    try:
+        yield
+    except BaseException:
+        engine.close()
+        raise
 
 
 def run_policy(

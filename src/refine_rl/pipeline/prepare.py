@@ -18,7 +18,7 @@ from refine_rl.llm.ledger import Ledger
 from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
-from refine_rl.pipeline.model import hold_positions, run_engine
+from refine_rl.pipeline.model import closed_on_error, hold_positions, run_engine
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.pipeline.sft import begin_with_sft
 from refine_rl.policy.hub import downloading
@@ -86,21 +86,24 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         check_sanity(scorers.validation, settings.reward.sanity, closing=connections.close, pause=pause)
     engine = _loaded(folder, settings, stage, journal, connections.ledger)
     policy = engine.policy
-    if not given:
-        settings = _settle_rubric(folder, settings, connections, journal, pause)
-        scorers = scorers_of(settings)
-        if costs:
-            check_sanity(scorers.validation, settings.reward.sanity, closing=connections.close, pause=pause)
-    if read is None:
-        journal.stage(f"{settings.writer.model} writes prompts")
-        read = read_prompts(folder, settings, connections, journal.observer, pause)
-        check_prompts(settings, scorers.validation, read)
-        looks.at_quiz(read.prompts)
-    prompts = settle_prompts(folder, settings, policy, read, journal)
-    every = [p for some in prompts.values() for p in some]
-    hold_positions(settings.rollout, engine, every, journal.observer)
-    settings = begin(folder, settings, policy, journal)
-    journal.note("parameters", policy.share.text, once=True)
+    with closed_on_error(engine):
+        if not given:
+            settings = _settle_rubric(folder, settings, connections, journal, pause)
+            scorers = scorers_of(settings)
+            if costs:
+                check_sanity(
+                    scorers.validation, settings.reward.sanity, closing=connections.close, pause=pause
+                )
+        if read is None:
+            journal.stage(f"{settings.writer.model} writes prompts")
+            read = read_prompts(folder, settings, connections, journal.observer, pause)
+            check_prompts(settings, scorers.validation, read)
+            looks.at_quiz(read.prompts)
+        prompts = settle_prompts(folder, settings, policy, read, journal)
+        every = [p for some in prompts.values() for p in some]
+        hold_positions(settings.rollout, engine, every, journal.observer)
+        settings = begin(folder, settings, policy, journal)
+        journal.note("parameters", policy.share.text, once=True)
     if _untouched(folder, settings):
         engine.close()
         del engine, policy  # the fine-tuning has the memory to itself
@@ -110,7 +113,8 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         others = [p for p in apart if said(p.messages) not in trained]
         begin_with_sft(folder, settings, journal, pause, others)
         engine = _loaded(folder, settings, stage, journal, connections.ledger)
-        hold_positions(settings.rollout, engine, every, journal.observer)
+        with closed_on_error(engine):
+            hold_positions(settings.rollout, engine, every, journal.observer)
     return Prepared(
         settings=settings,
         connections=connections,
@@ -195,7 +199,8 @@ def _loaded(
     if policy.why_plain:
         why = f"no shared prompts for this model ({policy.why_plain}): the same results, more slowly"
         journal.observer.note(why)
-    world_at(settings, engine.speaker, 1, stage).fits()
+    with closed_on_error(engine):
+        world_at(settings, engine.speaker, 1, stage).fits()
     return engine
 
 

@@ -11,7 +11,7 @@ from refine_rl.engines.base import Engine
 from refine_rl.engines.build import require_engine
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.begin import begin
-from refine_rl.pipeline.model import run_engine
+from refine_rl.pipeline.model import closed_on_error, run_engine
 from refine_rl.policy.hub import downloading
 from refine_rl.policy.load import require_model
 from refine_rl.policy.origin import model_source
@@ -69,14 +69,16 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
         engine = run_engine(folder, keep_reference=False, record=True, ledger=ledger)
     policy = engine.policy
     journal.stage(f"{count_of(len(shown.rows), 'row')} become tokens")
-    fitted = fit(shown.rows, policy, sft, shown.lines)
-    rows, validation = fitted.train, fitted.validation
+    with closed_on_error(engine):
+        fitted = fit(shown.rows, policy, sft, shown.lines)
+        rows, validation = fitted.train, fitted.validation
+        if policy.moving:
+            longest = max(len(t.ids) for t in (*rows, *validation))
+            engine.hold_still(longest + settings.rollout.max_tokens)
+        order = Order(lengths=tuple(len(t.ids) for t in rows), batch_tokens=sft.batch_tokens, seed=sft.seed)
+        steps = sft.steps or order.steps(sft.epochs or 1.0)
+        settings = begin(folder, settings, policy, journal)
     lines = [*shown.lines, *fitted.lines]
-    if policy.moving:
-        engine.hold_still(max(len(t.ids) for t in (*rows, *validation)) + settings.rollout.max_tokens)
-    order = Order(lengths=tuple(len(t.ids) for t in rows), batch_tokens=sft.batch_tokens, seed=sft.seed)
-    steps = sft.steps or order.steps(sft.epochs or 1.0)
-    settings = begin(folder, settings, policy, journal)
     folder.config.note(sft_data_sha256=shown.sha256, sft_steps=steps, sft_rows=len(rows))
     told = {e["name"] for e in folder.events()}
     tokens, targets = sum(order.lengths), sum(t.targets for t in rows)

@@ -59,8 +59,8 @@ class GRPOSettings(Section):
     importance_cap: Annotated[float, Field(gt=0)] | None = None
     """With it, each token weighs min(p / q, importance_cap), p its probability for the trainer before the
     step's updates and q for the sampler, and the ratio is of new to p: for a sampler that is not the trainer,
-    or lags. Without it, q is the old probability. Not with model.dropout. With engine.kind = "vllm" it is 2
-    where nothing else is said."""
+    or lags. Without it, q is the old probability. Not with model.dropout. Where a server samples
+    (engine.kind = "vllm" or "tinker") it is 2 if nothing else is said."""
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL term. At 0 the KL is still measured, on a few completions a step."""
     kl_target: Annotated[float, Field(gt=0)] | None = None

@@ -107,7 +107,7 @@ class LocalLearner:
         starts: Sequence[torch.Tensor | None] = self._starts or [None] * len(self._chunks)
 
         def work(n: int, lane: int) -> _Part:
-            if update == 0 and lane == 0:
+            if lane == 0:
                 pause()
             place, of = self.share
             part = self._forward(self._chunks[n], starts[n], objective, (step, update, n * of + place))

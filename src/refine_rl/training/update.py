@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from refine_rl.progress import Pause
+from refine_rl.progress import Pause, never
 from refine_rl.training.check import Check, require_finite
 from refine_rl.training.learner import Learned, Objective
 from refine_rl.training.rows import Row
@@ -35,7 +35,7 @@ class Worker(Protocol):
         """The rows of the gradients that follow."""
 
     def gradient(self, objective: Objective, step: int, update: int, pause: Pause) -> Found:
-        """The gradient of all rows, kept until `move`."""
+        """The gradient of all rows, kept until `move`. `pause` is called between micro-batches."""
 
     def clipped_norm(self) -> float:
         """The gradient's norm; a larger one than allowed is scaled down."""
@@ -76,7 +76,8 @@ def learn(
     if worked:
         worker.take(worked)
     for update in range(updates if worked else 0):
-        found = worker.gradient(objective, step, update, pause)
+        # Where a weight has moved it is too late to leave.
+        found = worker.gradient(objective, step, update, never if update else pause)
         norms.append(worker.clipped_norm())
         losses.append(found.loss)
         clipped += found.clipped_tokens

@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch._C._distributed_c10d import PrefixStore
 
 from make import task_toml
+from refine_rl.engines.processes import crew
+from refine_rl.engines.processes.crew import _store
+from refine_rl.engines.processes.orders import Forget
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run as finish
 from refine_rl.run import RunFolder
@@ -157,3 +161,24 @@ def test_under_torchrun(task: Path, started: Callable[..., subprocess.Popen[str]
     assert out.count("report: ") == 1
     assert "2 processes on 1 machine answer and learn together" in out
     assert steps_of(run) == 2
+
+
+def test_what_the_processes_of_one_machine_say_is_for_it_alone() -> None:
+    """Orders are whole objects: who knows the secret may have anything done. It stands where no other user
+    reads it, and the store listens to this machine alone."""
+    store = _store()
+    listening = [
+        line.split()[1].partition(":")[0]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{store.port:04X}") and line.split()[3] == "0A"
+    ]
+    assert listening == ["0100007F"]  # 127.0.0.1
+    team = crew.acquire(2, 60)
+    try:
+        words = PrefixStore("words", crew._HERE.store)
+        assert words.check(["port"])
+        assert not words.check(["secret"])
+        assert team.all(Forget(model=9)) == {0: None, 1: None}
+    finally:
+        crew.release()

@@ -158,6 +158,15 @@ def test_two_processes_train_what_one_does(two: RunFolder, task: Task, tmp_path:
     assert two.comparison().base == one.comparison().base  # type: ignore[union-attr]
 
 
+def test_a_run_that_cannot_begin_lets_the_others_go(task: Task, tmp_path: Path) -> None:
+    """Nobody would end them in a notebook, which lives on."""
+    settings = task(rollout={"max_tokens": 100_000})
+    before = crew._HERE.engines
+    with pytest.raises(UserError, match=r"rollout\.max_tokens"):
+        run(RunFolder.create(tmp_path / "run", settings))
+    assert crew._HERE.engines == before
+
+
 def test_two_runs_are_the_same_to_the_bit(two: RunFolder, task: Task, tmp_path: Path) -> None:
     same(two, trained(tmp_path / "again", task()))
 

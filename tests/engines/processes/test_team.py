@@ -189,6 +189,17 @@ def test_silence_ends_it(pair: Callable[..., Pair], alive: bool) -> None:
         assert number
 
 
+def test_what_has_come_is_no_silence(pair: Callable[..., Pair]) -> None:
+    """Another process was done long ago, and this one was busy with a share of its own until now."""
+    now = 0.0
+    team, other = pair(silence=10.0, clock=lambda: now)
+    with team.asked({1: ORDER}) as asked:
+        other.say("done", other.order().about, 7)
+        until(lambda: team._inbox.qsize())
+        now = 60.0
+        assert asked.wait() == {1: 7}
+
+
 def test_a_model_may_load_for_long(pair: Callable[..., Pair]) -> None:
     now = 0.0
     team, other = pair(silence=10.0, clock=lambda: now)

@@ -6,6 +6,7 @@ import atexit
 import os
 import queue
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from refine_rl.engines.processes.channel import Channel
 from refine_rl.engines.processes.meet import PATIENCE, Hello, board, join, versions
 from refine_rl.engines.processes.orders import Join
-from refine_rl.engines.processes.place import ADDRESS, PARENT, Place, launched
+from refine_rl.engines.processes.place import ADDRESS, PARENT, SECRET, Place, launched
 from refine_rl.engines.processes.team import Child, Team
 from refine_rl.errors import MachineError, UserError
 
@@ -47,8 +48,9 @@ def gather(place: Place) -> None:
     once; from then on it does nothing."""
     if _HERE.team is not None:
         return
-    store = board(place)
-    _HERE.team, _HERE.store = _met(place, store, {}, None), store
+    store, secret = board(place), secrets.token_hex(32)
+    PrefixStore("words", store).set("secret", secret)
+    _HERE.team, _HERE.store = _met(place, store, {}, None, secret), store
     atexit.register(_HERE.team.close)
 
 
@@ -93,14 +95,15 @@ def release() -> None:
 def _start(processes: int) -> None:
     """Starts the others on this machine, which share its cores."""
     place = Place(rank=0, size=processes, local_rank=0, local_size=processes)
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    secret = secrets.token_hex(32)
+    store = _store()
     threads = max(1, torch.get_num_threads() // processes)
     children: dict[int, Child] = {}
     try:
         for rank in range(1, processes):
             own = Place(rank=rank, size=processes, local_rank=rank, local_size=processes)
-            children[rank] = _child(own, store.port, threads)
-        _HERE.team = _met(place, store, children, threads)
+            children[rank] = _child(own, store.port, threads, secret)
+        _HERE.team = _met(place, store, children, threads, secret)
     except BaseException:
         for child in children.values():
             child.end(at_once=True)
@@ -109,12 +112,28 @@ def _start(processes: int) -> None:
     atexit.register(_HERE.team.close)
 
 
-def _child(place: Place, port: int, threads: int) -> Child:
+def _store() -> TCPStore:
+    """Where the processes of this machine leave word for one another: torch's own would listen to every other
+    machine, too."""
+    here = socket.create_server(("127.0.0.1", 0))
+    port = here.getsockname()[1]
+    return TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=PATIENCE,
+        master_listen_fd=here.detach(),  # it is the store's from here on
+    )
+
+
+def _child(place: Place, port: int, threads: int, secret: str) -> Child:
     environment = {
         **os.environ,
         **place.environment(),
         **dict(zip(ADDRESS, ("127.0.0.1", str(port)), strict=True)),
         PARENT: str(os.getpid()),
+        SECRET: secret,
         _THREADS: str(threads),
     }
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
@@ -130,14 +149,11 @@ def _child(place: Place, port: int, threads: int) -> Child:
     return Child(process, errors)
 
 
-def _met(place: Place, store: Store, children: Mapping[int, Child], threads: int | None) -> Team:
-    """The team, once everybody is here."""
-    secret = secrets.token_hex(32)
+def _met(place: Place, store: Store, children: Mapping[int, Child], threads: int | None, secret: str) -> Team:
+    """The team, once everybody is here who knows the secret."""
     came: queue.Queue[tuple[Channel, Hello]] = queue.Queue()
     with Listener(("127.0.0.1" if place.one_machine else "0.0.0.0", 0), authkey=secret.encode()) as listener:
-        words = PrefixStore("words", store)
-        words.set("port", str(listener.address[1]))
-        words.set("secret", secret)
+        PrefixStore("words", store).set("port", str(listener.address[1]))
         threading.Thread(target=_accept, args=(listener, place.size - 1, came), daemon=True).start()
         channels: dict[int, Channel] = {}
         hosts: dict[int, str] = {}

@@ -104,8 +104,7 @@ class TeamLearner:
         with self.team.asked(dict.fromkeys(self.team.others, order)) as asked:
             with self.team.together():
                 found = self.hand.gradient(objective, step, update, asked.pause(pause))
-            # Nobody has moved yet; in later updates it is too late to stop.
-            theirs = asked.wait(pause if update == 0 else never)
+            theirs = asked.wait(pause)
         parts = [found, *(theirs[rank][0] for rank in self.team.others)]
         masks = [self.hand.touched(), *(theirs[rank][1] for rank in self.team.others)]
         touched = [any(those) for those in zip(*masks, strict=True)]

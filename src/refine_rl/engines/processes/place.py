@@ -12,6 +12,9 @@ ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 PARENT = "REFINE_PARENT"
 """The environment variable by which a process that this package starts knows who started it."""
+SECRET = "REFINE_SECRET"
+"""That by which it proves to be one: nobody but its user reads it there. Processes of a launcher find theirs
+on its store, which torch lets everybody read who reaches it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from refine_rl.engines.processes.channel import Channel, Message
 from refine_rl.engines.processes.meet import Hello, address, board, versions
 from refine_rl.engines.processes.orders import At, Order
-from refine_rl.engines.processes.place import PARENT, Place, launched
+from refine_rl.engines.processes.place import PARENT, SECRET, Place, launched
 from refine_rl.errors import GuardStop, MachineError, RefineError, UserError
 
 ALIVE_EVERY = 2.0
@@ -43,7 +43,8 @@ def serve(place: Place) -> None:
         store = board(place)
         words = PrefixStore("words", store)
         listens = (address(place), int(words.get("port")))
-        channel = Channel(Client(listens, authkey=words.get("secret")))
+        own = os.environ.pop(SECRET, None)
+        channel = Channel(Client(listens, authkey=words.get("secret") if own is None else own.encode()))
     except (RuntimeError, OSError, EOFError, AuthenticationError) as error:
         raise MachineError(
             f"Process {place.rank} of {place.size} on {socket.gethostname()} did not find the first one "

@@ -114,9 +114,12 @@ class Team:
     def come(self, orders: Mapping[int, Order], *, seconds: float) -> Came | None:
         """The next message within that time. Raises MachineError where a process is gone, or silent for too
         long."""
+        # What is here counts before any silence: this process may have been busy for long.
+        with contextlib.suppress(queue.Empty):
+            return self._inbox.get_nowait()
         self._require_signs(orders)
         try:
-            return self._inbox.get(timeout=seconds) if seconds else self._inbox.get_nowait()
+            return self._inbox.get(timeout=seconds) if seconds else None
         except queue.Empty:
             self.require()
             return None

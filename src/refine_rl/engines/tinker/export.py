@@ -49,7 +49,10 @@ def _unpacked(service: Service, path: str) -> dict[str, bytes]:
 
 
 def _read(url: str, timeout: float, headers: dict[str, str] | None = None) -> bytes:
+    """What is at an address, or where that leads; the `headers`, which may hold the key, go there alone."""
     import httpx
 
-    answer = httpx.get(url, headers=headers, timeout=timeout, follow_redirects=True)
+    answer = httpx.get(url, headers=headers, timeout=timeout)
+    if answer.next_request is not None:
+        answer = httpx.get(answer.next_request.url, timeout=timeout, follow_redirects=True)
     return answer.raise_for_status().content
