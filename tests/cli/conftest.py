@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,3 +48,29 @@ def trained(task: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     done = subprocess.run(executable("train", str(task)), cwd=place, env=env, capture_output=True, text=True)
     return place / "runs" / "shorter", SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+@pytest.fixture(scope="session")
+def patient_task(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """The task in a folder of its own, of so many steps, with the function `patient` of a code as a reward."""
+
+    def make(code: str, steps: int) -> Path:
+        folder = Path(shutil.copytree(task.parent, tmp_path_factory.mktemp("patient") / "task"))
+        text = task.read_text().replace("[reward]", '[reward]\nfunctions = ["rewards.py:patient"]')
+        (folder / "task.toml").write_text(text.replace("steps = 6", f"steps = {steps}"))
+        (folder / "rewards.py").write_text(code)
+        return folder / "task.toml"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(patient: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the module's patient task that nobody watched or stopped."""
+    from refine_rl.pipeline.train import run
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import load_settings
+
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole", load_settings(patient))
+    run(folder)
+    return folder.path
