@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One more than there are cores, for a test often waits (for a server, a process, a limit of time); 4 at most.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) && echo $$((cores < 4 ? cores + 1 : 4)))
 # Every version is fixed, of build tools as well; pip reads the variable in its build environments too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,7 +25,7 @@ demo: $(VENV)/.installed
 	$(BIN)/refine demo
 
 test: $(VENV)/.installed-dev browser
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m quick -n 2 --dist worksteal

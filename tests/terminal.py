@@ -81,7 +81,7 @@ def terminal() -> Iterator[tuple[TextIO, list[str]]]:
 
 def until(there: Callable[[], bool]) -> None:
     """Waits for what another thread does."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 250
     while not there():
         assert time.monotonic() < deadline
         time.sleep(0.005)

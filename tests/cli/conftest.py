@@ -16,6 +16,7 @@ import pytest
 from make import task_toml
 
 MakeModel = Callable[..., Path]
+Once = Callable[[str, Callable[[Path], None]], Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
 TABLES = {
     "prompts": {"validation": 4},
@@ -30,29 +31,39 @@ def executable(*arguments: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def task(make_model: MakeModel, once: Once) -> Path:
     """A task.toml of a run of a second, in a folder with its prompts."""
-    folder = tmp_path_factory.mktemp("tasks") / "shorter"
-    folder.mkdir()
-    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "task.toml").write_text(task_toml(make_model("llama"), **TABLES))
-    return folder / "task.toml"
+
+    def make(folder: Path) -> None:
+        (folder / "shorter").mkdir()
+        lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
+        (folder / "shorter/prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "shorter/task.toml").write_text(task_toml(make_model("llama"), **TABLES))
+
+    return once("tasks", make) / "shorter/task.toml"
 
 
 @pytest.fixture(scope="session")
-def trained(task: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespace]:
+def trained(task: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespace]:
     """A finished run (not to be changed by anybody), and what the terminal showed."""
-    place = tmp_path_factory.mktemp("work")
-    # The test that comes first may have set another width.
-    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    done = subprocess.run(executable("train", str(task)), cwd=place, env=env, capture_output=True, text=True)
-    return place / "runs" / "shorter", SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    def make(place: Path) -> None:
+        # The test that comes first may have set another width.
+        env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        done = subprocess.run(
+            executable("train", str(task)), cwd=place, env=env, capture_output=True, text=True
+        )
+        said = {"code": done.returncode, "out": done.stdout, "err": done.stderr}
+        (place / "said.json").write_text(json.dumps(said))
+
+    whole = once("trained", make)
+    runs = shutil.copytree(whole / "runs", tmp_path_factory.mktemp("work") / "runs")
+    return runs / "shorter", SimpleNamespace(**json.loads((whole / "said.json").read_text()))
 
 
 @pytest.fixture(scope="session")
 def patient_task(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
-    """The task in a folder of its own, of so many steps, with the function `patient` of a code as a reward."""
+    """The task in a folder of its own, of so many steps, the function `patient` of a code its reward."""
 
     def make(code: str, steps: int) -> Path:
         folder = Path(shutil.copytree(task.parent, tmp_path_factory.mktemp("patient") / "task"))

@@ -1,10 +1,8 @@
-"""refine check, as a person types it."""
+"""refine check: good and bad answers, scored."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,13 @@ from typing import Any
 Refine = Callable[..., Any]  # its results have .code, .out and .err
 
 
-def test_as_a_process(refine: Refine, task: Path, tmp_path: Path) -> None:
+def test_what_is_shown(refine: Refine, task: Path, tmp_path: Path) -> None:
     answers = tmp_path / "a.jsonl"
     row = {"prompt": "say something about the cat and a dog", "good": ["meow"], "bad": ["far too many words"]}
     answers.write_text(json.dumps(row) + "\n")
-    command = [str(Path(sys.executable).with_name("refine")), "check", str(task), "--answers", str(answers)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    done = refine("check", task, "--answers", answers)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
     assert lines[0].endswith("say something about the cat and a dog")
     assert lines[1].split() == ["answer", "reward", "chars", "words", "advantage"]
     assert lines[2].split() == ["good", "1", "2.000", "1.000", "1.000", "+0.707"]
@@ -27,7 +24,7 @@ def test_as_a_process(refine: Refine, task: Path, tmp_path: Path) -> None:
         "No bad answer gets as much as a good one of its prompt; the highest has 0.500. Every component "
         "tells answers apart."
     )
-    made = json.loads(refine(*command[1:], "--json").out)
+    made = json.loads(refine("check", task, "--answers", answers, "--json").out)
     good, bad = made["prompts"][0]["answers"]
     assert (good["reward"], good["worth"], good["status"], good["breakdown"]) == (
         2.0,

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,13 +73,12 @@ def test_what_both_have_on_record_is_set_side_by_side(refine: Refine, a: Path, o
     assert [versus[side][key] for side in "ab" for key in ("answers", "scores")] == ["on record"] * 4
 
 
-def test_the_files_and_the_terminal(refine: Refine, a: Path, other: Path, tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).with_name("refine")), "compare", str(a), str(other)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "a (A)" in done.stdout
-    assert "b (B)" in done.stdout
-    assert "Only 6 prompts" in done.stdout
+def test_the_files_and_the_terminal(refine: Refine, a: Path, other: Path) -> None:
+    done = refine("compare", a, other)
+    assert done.code == 0, done.err
+    assert "a (A)" in done.out
+    assert "b (B)" in done.out
+    assert "Only 6 prompts" in done.out
     record = json.loads((a / "comparisons/b.json").read_text())
     assert record["comparison"]["prompts"] == 6
     assert record["verdict"] in ("A is better", "B is better", "no difference shown")

@@ -37,7 +37,7 @@ def works(tmp_path: Path) -> Works:
             if stop:
                 terminal.until(lambda: stop in "".join(seen) or process.poll() is not None)
                 process.send_signal(signal.SIGINT)
-            code = process.wait(120)
+            code = process.wait(250)
         there = terminal.Screen(columns=columns)
         there.feed("".join(seen))
         return code, there

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
 from refine_rl.policy.quantised import is_quantised, number_format, quantised_layers, whole_weight
@@ -67,6 +66,8 @@ class at_rest:  # noqa: N801 - it is used as a function
 
     @torch.no_grad()
     def _products(self) -> list[tuple[Any, str, Any]]:
+        from torch.distributed.tensor import DTensor
+
         adapted: list[Any] = [m for m in self._model.modules() if hasattr(m, "whole")]
         packed = dict.fromkeys(layer for _, layer in quantised_layers(self._model))
         few = _bytes(packed) <= UNPACKED_BYTES

@@ -8,8 +8,10 @@ from itertools import combinations_with_replacement
 import pytest
 
 from refine_rl.engines.processes.deal import cut, dealt
+from refine_rl.engines.processes.engine import place_of
 from refine_rl.engines.processes.place import Place, launched
 from refine_rl.errors import UserError
+from refine_rl.settings import EngineSettings
 
 
 def test_the_largest_come_first_and_held_pieces_stay() -> None:
@@ -57,3 +59,14 @@ def test_a_launcher_says_who_this_is() -> None:
     assert launched({"RANK": "3", "WORLD_SIZE": "4"}) is None
     with pytest.raises(UserError, match="RANK=three"):
         launched({**said, "RANK": "three"})
+
+
+def test_a_launcher_and_settings_that_want_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    two = Place(rank=0, size=2, local_rank=0, local_size=2)
+    assert place_of(EngineSettings(processes=2)) == place_of(EngineSettings()) == two
+    with pytest.raises(UserError, match=r"engine\.processes = 3, and a launcher started 2"):
+        place_of(EngineSettings(processes=3))
+    with pytest.raises(UserError, match=r"started 2 processes, and engine\.kind = 'vllm' is for one"):
+        place_of(EngineSettings(kind="vllm", base_url="http://127.0.0.1:1/v1"))

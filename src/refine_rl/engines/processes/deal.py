@@ -11,7 +11,7 @@ def dealt(work: Sequence[float], ranks: int, held: Mapping[int, int] | None = No
     are.
 
     >>> dealt([1, 5, 2, 4], 2), dealt([1, 1, 1], 2, held={2: 0})
-    ([0, 0, 1, 1], [1, 1, 0])
+    ([0, 0, 1, 1], [1, 0, 0])
     """
     held = held or {}
     loads = [0.0] * ranks
