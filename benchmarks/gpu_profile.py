@@ -5,8 +5,8 @@ under torch's profiler.
 
 8 prompts x 8 members, 512 + 64 tokens, and 64 rows of 20 to 500; random weights of gpu.py's sizes, LoRA.
 Training once with flash attention and once without it. Writes DIR/profile.json, and DIR/profile.md: of each
-the kernels that took most, how many kernels there were, and for how much of the time the card worked. It takes
-about a minute and a half, most of it the profiler's.
+the kernels that took most, how many kernels there were, and for how much of the time the card worked.
+It takes about a minute and a half, most of it the profiler's.
 """
 
 from __future__ import annotations
