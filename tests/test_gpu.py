@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,17 @@ from refine_rl.envs.play import sample
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline.sft import run as run_sft
 from refine_rl.pipeline.train import run
-from refine_rl.policy import decode_static, decoder_only
+from refine_rl.policy import captured, decode_static, decoder_only, flash
+from refine_rl.policy.captured import Captured
 from refine_rl.policy.decode import SharedPrompts
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.head import taken, target_logprobs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs
+from refine_rl.policy.norm import _in_one_launch, _inverse, _RMSNorm, _scaled
 from refine_rl.policy.policy import Policy
+from refine_rl.policy.prefix import _blocks, pack
 from refine_rl.policy.protocol import Purpose
 from refine_rl.policy.size import model_size
 from refine_rl.policy.tokens import TokenBatch, token_batch
@@ -261,3 +265,111 @@ def test_logits_never_stand_whole_in_the_card_s_memory() -> None:
     torch.cuda.reset_peak_memory_stats()
     target_logprobs(hidden, weight, None, targets).sum().backward()
     assert torch.cuda.max_memory_allocated() - before < tokens * vocabulary * 4 / 4
+
+
+def test_after_a_recording_that_failed_all_goes_on() -> None:
+    """Looking at a number while it is recorded is not possible; the device's memory and generator, and the
+    next record, do not feel it."""
+    device = torch.device("cuda", 0)
+    x = torch.arange(4.0, device=device)
+    torch.cuda.manual_seed(5)
+    expected = [torch.rand(3, device=device) for _ in range(2)]
+    torch.cuda.manual_seed(5)
+    recorded = Captured(device)
+    doubled = recorded(lambda: (x * 2,))[0]
+    assert recorded.why_not == ""
+    for _ in range(2):
+        looking = Captured(device)
+        (found,) = looking(lambda: (x * float(x.sum()),))
+        assert found.tolist() == [0, 6, 12, 18]
+        assert looking.why_not
+        assert torch.equal(looking(lambda: (x + 1,))[0], x + 1)
+    assert torch.equal(torch.rand(3, device=device), expected[0])
+    another = Captured(device)
+    assert another(lambda: (x * 3,))[0].tolist() == [0, 3, 6, 9]
+    assert another.why_not == ""
+    x += 1
+    recorded(lambda: (x * 2,))
+    another(lambda: (x * 3,))
+    assert doubled.tolist() == [2, 4, 6, 8]
+    assert torch.equal(torch.rand(3, device=device), expected[1])
+
+
+def test_a_record_that_is_garbage_does_not_break_the_next() -> None:
+    device = torch.device("cuda", 0)
+    x = torch.arange(4.0, device=device)
+    old = Captured(device)
+    old(lambda: (x * 2,))
+    ring: list[object] = [old]
+    ring.append(ring)
+    captured._LAST.clear()
+    del old, ring
+
+    def work() -> tuple[torch.Tensor, ...]:
+        [[] for _ in range(5000)]  # would call the collector
+        return (x * 3,)
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        new = Captured(device)
+        new(work)
+    finally:
+        gc.set_threshold(*threshold)
+    assert new.why_not == ""
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("prompts", "suffixes"),
+    [
+        ([100, 37], [[60, 60], [130, 1, 70]]),
+        ([40, 60], [[5, 5], []]),
+        ([300, 200, 20], [[], [], []]),
+    ],
+)
+def test_flash_attention_of_a_packed_row_is_attention(
+    prompts: list[int], suffixes: list[list[int]], dtype: str
+) -> None:
+    packed = pack([[0] * n for n in prompts], [[[0] * n for n in some] for some in suffixes]).packed
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(heads, packed.tokens, 64, generator=generator).to(getattr(torch, dtype))
+        for heads in (14, 2, 2)
+    ]
+    slopes = torch.randn(packed.tokens, 14, 64, generator=generator)
+    exact = [x.double().requires_grad_() for x in parts]
+    want = _blocks(*exact, packed, 0.125, 0)[0]
+    wanted = torch.autograd.grad((want * slopes).sum(), exact)
+    here = [x.cuda().requires_grad_() for x in parts]
+    assert flash.able(here[0], here[2])
+    got = flash.flash(*here, packed.layout(here[0].device), scale=0.125)
+    torch.testing.assert_close(got.double().cpu(), want, rtol=0, atol=0.02)
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        out = flash.flash(*here, packed.layout(here[0].device), scale=0.125)
+        return torch.autograd.grad((out * slopes.cuda()).sum(), here)
+
+    found = gradients()
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(
+            mine.double().cpu(), other, rtol=0.02, atol=0.02 * float(other.abs().max())
+        )
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(gradients(), found, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_in_one_launch_is_the_norm(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, slopes = (torch.randn(300, 896, generator=generator).to("cuda", dtype) for _ in range(2))
+    weight = torch.randn(896, generator=generator).to("cuda", dtype)
+    assert _in_one_launch(x, weight)
+    x.requires_grad_()
+    got = torch.nn.functional.rms_norm(x, (896,), weight, 1e-6)
+    near = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(got, _scaled(x, weight, _inverse(x, 1e-6)), rtol=near, atol=near)
+    want = _RMSNorm.apply(x, weight, 1e-6)  # type: ignore[no-untyped-call]
+    (mine,), (other,) = (torch.autograd.grad((y * slopes).sum(), x) for y in (got, want))
+    torch.testing.assert_close(mine, other, rtol=near, atol=2 * near)

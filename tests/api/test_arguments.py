@@ -389,7 +389,7 @@ def test_a_wrong_argument(
     def loaded(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("refine_rl.pipeline.model.load_policy", loaded)
+    monkeypatch.setattr("refine_rl.engines.base.load_policy", loaded)
     given_as = value if name in ("sections", "settings", "rubric", "kind") else {name: value}
     with pytest.raises(UserError, match=message):
         call(verb, {**VERBS[verb], **given_as})

@@ -70,6 +70,10 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
             ["init", "x", "--recipe", "dots", "--model", "m"],
             r"leave --model out.* `name` .* x/task.toml then",
         ),
+        (["score", "no.jsonl"], "^error  no.jsonl: no such file or folder.$"),
+        (["score", "TASK"], "Missing option '--out'. See: refine score --help"),
+        (["export", "nowhere"], "^error  nowhere: no such file or folder.$"),
+        (["replay", "."], "Missing option '--step'"),
         (["init"], "Missing argument.* See: refine init --help"),
         (["trian", "TASK"], "No such command"),
         *(

@@ -60,6 +60,9 @@ def test_a_run_and_what_can_be_done_with_it(
     again = refine("sft", "--resume", "runs/mine-sft")
     assert again.code == 0
     assert "nothing is left to train" in again.err
+    named = refine("train", "runs/mine-sft").err
+    assert "`refine sft --resume runs/mine-sft` goes on with it" in " ".join(named.split())
+    assert "`refine sft runs/mine-sft/config.toml` trains its task anew" in " ".join(named.split())
     assert refine("chat", "runs/mine-sft", stdin="say 3\n").out.startswith("tuned:")
     exported = refine("export", "runs/mine-sft", "--out", "out", "--merged")
     assert exported.code == 0, exported.err

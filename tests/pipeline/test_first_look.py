@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from refine_rl.errors import MachineError
-from refine_rl.pipeline import model
 from refine_rl.pipeline.prepare import prepare
 from refine_rl.progress import Quiet, never
 from refine_rl.run import RunFolder
@@ -31,7 +30,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **options: Any) -> None:
         raise Loading
 
-    monkeypatch.setattr(model, "load_policy", load)
+    monkeypatch.setattr("refine_rl.engines.base.load_policy", load)
 
 
 def sane(body: dict[str, Any]) -> str:

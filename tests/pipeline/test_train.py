@@ -273,7 +273,7 @@ def test_two_writers_are_refused(whole: RunFolder) -> None:
 
 
 def test_a_used_folder_is_refused(whole: RunFolder, task: Callable[..., Settings]) -> None:
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="already exists"):
         RunFolder.create(whole.path, task())
 
 

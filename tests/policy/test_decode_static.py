@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,29 @@ def test_without_records_it_is_computed_as_it_stands() -> None:
         calls.append(1)
         return (torch.tensor([float(len(calls))]),)
 
-    step = Captured(work, torch.device("cpu"))
-    assert [step()[0].item(), step()[0].item()] == [1.0, 2.0]
+    step = Captured(torch.device("cpu"))
+    assert [step(work)[0].item(), step(work)[0].item()] == [1.0, 2.0]
     assert step.why_not == "there are no records on cpu"
+
+
+def test_what_is_recorded_goes_with_its_sampling(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that only the garbage collector finds goes while another is made, and breaks it."""
+    policy = policy_of(make_model)
+    records: list[weakref.ref[Captured]] = []
+
+    class Remembered(Captured):
+        def __init__(self, device: torch.device) -> None:
+            super().__init__(device)
+            records.append(weakref.ref(self))
+
+    monkeypatch.setattr(decode_static, "Captured", Remembered)
+    monkeypatch.setattr(decoder_only, "SharedPrompts", decode_static.StaticPrompts)
+    gc.disable()
+    try:
+        sample(policy, UNEVEN, members=2, sampling=Sampling(max_tokens=6), purpose=PURPOSE)
+        assert records
+        assert not any(record() for record in records)
+    finally:
+        gc.enable()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import html
+import inspect
 import re
 import shlex
 from collections.abc import Callable
@@ -11,10 +13,14 @@ from pathlib import Path
 import pytest
 
 import make
+import refine_rl
 from refine_rl.errors import SettingsError
+from refine_rl.foreign.given import PYTHON
 from refine_rl.report.next_steps import after_verdict, next_steps
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
+from refine_rl.run.from_python import PLACE
+from refine_rl.settings import Settings
 from refine_rl.settings.file import load_settings
 from refine_rl.types import Verdict
 from test_advice import parsed
@@ -104,13 +110,70 @@ def test_few_prompts_want_more_of_them_whatever_the_verdict(tmp_path: Path, make
     assert [c.text.split()[3] for c in after_verdict(run, run.settings(), few)] == ["--prompts"]
 
 
-def test_code_from_python_is_found_by_no_command(tmp_path: Path, make_run: MakeRun) -> None:
-    run = make_run(tmp_path / "run", steps=1)
-    flat = make.comparison("not better", make.contrast(0.2, 0.2))
+def test_code_from_python_is_given_again_in_calls(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "a run", steps=3)
     run.config.note(python_rewards=["brevity"])
-    assert after_verdict(run, run.settings(), flat) == []
+    path, settings = str(run.path), run.settings()
+    begun = "refine_rl.train(..., rewards=[brevity], "
+    wanted = {
+        "not better": [
+            f"refine_rl.evaluate({path!r}, rewards=[brevity], samples=16)",
+            f"{begun}grpo={{'steps': {2 * settings.grpo.steps}}})",
+        ],
+        "worse": [f"{begun}grpo={{'learning_rate': 0.0005}})"],
+        "no signal": ["refine_rl.check(..., rewards=[brevity])", f"{begun}rollout={{'group_size': 16}})"],
+        "not possible": [f"refine_rl.evaluate({path!r}, rewards=[brevity])"],
+    }
+    verdict: Verdict
+    for verdict in ("not better", "worse", "no signal", "not possible"):
+        compared = make.comparison(verdict, make.contrast(0.2, 0.3), prompts=64, samples=4)
+        assert [c.text for c in after_verdict(run, settings, compared)] == wanted[verdict]
+    few = make.comparison("better", make.contrast(0.2, 0.9), prompts=19)
+    (more,) = after_verdict(run, settings, few)
+    assert more.text == f"refine_rl.evaluate({path!r}, rewards=[brevity], prompts='FILE')"
+    for text in [*(text for texts in wanted.values() for text in texts), more.text]:
+        is_call(text)
     with pytest.raises(SettingsError, match=r"started from Python with reward functions \(brevity\)"):
-        load_settings(run.path / "config.toml")
+        load_settings(run.config.path)  # so that no command trains it anew
+
+
+def is_call(text: str) -> None:
+    """Of a function of ours that takes these arguments."""
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert isinstance(call.func, ast.Attribute)
+    takes = inspect.signature(getattr(refine_rl, call.func.attr)).parameters
+    sections = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    for argument in call.keywords:
+        assert argument.arg in takes or (sections and argument.arg in Settings.model_fields), text
+
+
+@pytest.mark.parametrize("given", ["rewards", "environment", "tools"])
+def test_what_was_given_from_python_goes_on_in_python(tmp_path: Path, make_run: MakeRun, given: str) -> None:
+    run = make_run(tmp_path / "run", steps=3, compared=False)
+    run.write_checkpoint(3, lambda folder: None)
+    settings = run.settings()
+    code = {"rewards": "rewards=[f]", "environment": "environment=f", "tools": "tools=[f]"}[given]
+    if given == "rewards":
+        run.config.note(python_rewards=["f"])
+    else:
+        value: object = "python:f" if given == "environment" else ["python:f"]
+        rollout = settings.rollout.model_copy(update={given: value})
+        run.config.save(settings.model_copy(update={"rollout": rollout}))
+    path = repr(str(run.path))
+    resume, talk, compare, export = [c.text for c in next_steps(run, run.settings())]
+    assert resume == f"refine_rl.resume({path}, {code})" == run.resume
+    assert compare == f"refine_rl.evaluate({path}, {code}, checkpoint='last')"
+    for text in (resume, compare):
+        is_call(text)
+    if given == "rewards":
+        parsed(talk)  # no reward is needed for that
+    else:
+        assert talk == f"refine_rl.chat({path}, {code}, checkpoint='last')"
+        is_call(talk)
+    parsed(export)
+    assert run.config.resume(step=2) == f"refine_rl.resume({path}, {code}, step=2)"
+    assert f"{PYTHON}:" == PLACE
 
 
 def test_the_commands_stand_in_head_and_list_of_the_page(tmp_path: Path, make_run: MakeRun) -> None:

@@ -45,7 +45,7 @@ def test_a_run_whose_process_lives_goes_on(mine: Hold) -> None:
     held = replace(mine, since=AT - 5)
     assert told(hold=held) == ("running", "Running", "")
     assert told("started", hold=held) == ("running", "Running", "")
-    long = "Nothing was written for 6 minutes; its process is there."
+    long = "Nothing was written for 6 min; its process is there."
     assert told("started", "guard", "resumed", hold=held, silent=400) == ("running", "Running", long)
 
 
@@ -74,7 +74,7 @@ def test_a_process_that_is_gone_without_a_word(mine: Hold) -> None:
     gone = replace(mine, began="1")
     state, said, more = told("started", hold=gone, silent=65)
     assert (state, said) == ("broken off", "Broken off")
-    assert "killed, ended by an error, or its machine went down. Nothing was written for 1 minute." in more
+    assert "killed, ended by an error, or its machine went down. Nothing was written for 1 min." in more
     assert more.endswith(RESUME)
     assert told("started", "interrupted", "resumed", hold=gone)[0] == "broken off"
     assert told("started")[:2] == ("broken off", "Broken off")  # let go of, without a word

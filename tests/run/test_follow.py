@@ -164,6 +164,12 @@ def test_the_newest_groups_are_read_from_the_end(run: RunFolder, monkeypatch: py
     with run.groups.path.open("a") as file:
         file.write('{"step": 4, "half')
     assert watched.newest_groups() == newest
+    run.groups.repair()
+    lines = run.groups.path.read_bytes().splitlines(keepends=True)
+    for damaged in (b'{"step": 3, "half\n', b"\xff\n", b"[3]\n", b'{"step": 3}\n'):
+        run.groups.path.write_bytes(b"".join([*lines[:-2], damaged, *lines[-1:], damaged]))
+        assert watched.newest_groups() == [newest[0], newest[2]]  # all but the damaged ones
+    run.groups.path.write_bytes(b"".join(lines))
     run.groups.rewind(1)
     assert watched.newest_groups() == run.groups()
 

@@ -8,13 +8,10 @@ was at work (in a notebook, as long as it is the last one), the model on its dev
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any, TypeVar
 
 from refine_rl.api.words import in_python, ways_on
@@ -25,7 +22,6 @@ from refine_rl.progress import Pause, never
 from refine_rl.run import RunFolder
 
 T = TypeVar("T")
-_STOPPING = "Stopping at the next safe place (interrupt again: at once) ...\n"
 
 
 def training(folder: RunFolder, work: Callable[[Pause], T]) -> T:
@@ -92,29 +88,10 @@ def interruptible() -> Iterator[Pause]:
     if threading.current_thread() is not threading.main_thread() or not _is_usual():
         yield never
         return
-    from refine_rl.report.bottom import say_at_once  # late: rich
+    from refine_rl.report import stopping  # late: rich
 
-    asked = False
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        if isinstance(sys.stderr, io.TextIOWrapper) or hasattr(sys.stderr, "above"):
-            say_at_once(_STOPPING)  # write() may be what was interrupted, and is not entered twice
-        else:
-            sys.stderr.write(f"\n{_STOPPING}")  # a notebook's
-
-    def pause() -> None:
-        if asked:
-            raise Interrupted("Interrupted.")
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
+    with stopping.interruptible(KeyboardInterrupt, "interrupt again") as pause:
         yield pause
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _is_usual() -> bool:

@@ -11,6 +11,7 @@ from refine_rl.errors import GuardStop
 from refine_rl.pipeline.given import resume_call
 from refine_rl.pipeline.ways_on import Value, ways
 from refine_rl.run import RunFolder
+from refine_rl.run.from_python import call_to_resume
 
 _WORD = r"(?:'[^']*'|[^\s`;,()']+)"
 _RESUME = re.compile(rf"`?refine (train|sft) --resume ({_WORD})((?: --from-step \d+| --set {_WORD})*)`?")
@@ -91,8 +92,7 @@ def _resume(found: re.Match[str]) -> str:
     more += change({key: _value(raw) for key, _, raw in pairs})
     if folder.begun:
         return resume_call(folder, *more)
-    verb = "resume_sft" if found[1] == "sft" else "resume"
-    return f"refine_rl.{verb}({', '.join([repr(_unquoted(found[2])), *more])})"
+    return call_to_resume(found[1], _unquoted(found[2]), *more)
 
 
 def _endpoint(found: re.Match[str]) -> str:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -140,10 +141,21 @@ def _known(error: Exception) -> RefineError | None:
 
 def _usage(error: Any) -> UserError:
     """A command that cannot be understood; its own class is no public name of the parser's."""
+    if type(error).__name__ == "MissingParameter" and (gone := _not_there(error)):
+        return UserError(gone)
     message = str(error.format_message())
     end = "" if message.endswith((".", "?", "!")) else "."
     where = getattr(getattr(error, "ctx", None), "command_path", "refine")
     return UserError(f"{message}{end} See: {where} --help")
+
+
+def _not_there(error: Any) -> str:
+    """That a file or folder which the command names is not there, which no option mends that is missing; ""
+    where all of them are."""
+    from refine_rl.run.near import did_you_mean
+
+    given = [value for value in getattr(error.ctx, "params", {}).values() if isinstance(value, Path)]
+    return "\n".join(f"{p}: no such file or folder.{did_you_mean(p)}" for p in given if not p.exists())
 
 
 def _say(error: RefineError) -> None:

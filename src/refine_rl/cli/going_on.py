@@ -6,7 +6,6 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from refine_rl.errors import quoted
 from refine_rl.report.screen import shown
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ def told_of_earlier(folder: RunFolder, name: str, program: str) -> None:
     """Says, of a run that got another name because `name` was taken, that the newest one before it was left
     unfinished, and how to go on with that: who gives a command again after a kill may mean this."""
     from refine_rl.report.screen import say, talk
+    from refine_rl.run import RunFolder
     from refine_rl.run.files import names
     from refine_rl.run.glance import find_runs
 
@@ -33,12 +33,11 @@ def told_of_earlier(folder: RunFolder, name: str, program: str) -> None:
         return
     halted = [g for g in find_runs(before) if g.path == before and g.state in _HALTED]
     for run in halted:
-        verb = "sft" if run.kind == "sft" else "train"
         of = f" of {run.planned}" if run.planned else ""
         say(
             talk(),
             f"{before} is not finished ({run.state}, step {run.steps}{of}), and this is a new run. "
-            f"To go on with that one: {program} {verb} --resume {quoted(before)}",
+            f"To go on with that one: {RunFolder(before).config.resume(program=program)}",
         )
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator
 from types import FrameType
 
 from refine_rl.cli.streams import results_apart
-from refine_rl.errors import Interrupted
 from refine_rl.progress import Pause
-
-_STOPPING = "Stopping at the next safe place (Ctrl-C again: at once) ...\n"
 
 
 class StopNow(BaseException):
@@ -31,24 +27,10 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 def interruptible() -> Iterator[Pause]:
     """Long work: gives the Pause that raises Interrupted after the first Ctrl-C; the second raises StopNow.
     What foreign code prints meanwhile does not land among the results."""
-    from refine_rl.report.bottom import say_at_once  # late: rich
+    from refine_rl.report import stopping  # late: rich
 
-    asked = False
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise StopNow("Stopped at once.")
-        asked = True
-        say_at_once(_STOPPING)  # print() may be what was interrupted, and cannot be entered twice
-
-    def pause() -> None:
-        if asked:
-            raise Interrupted("Interrupted.")
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        with results_apart():
-            yield pause
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with (
+        stopping.interruptible(lambda: StopNow("Stopped at once."), "Ctrl-C again") as pause,
+        results_apart(),
+    ):
+        yield pause

@@ -130,7 +130,7 @@ def _elsewhere(error: MachineError, go_on: str) -> str:
 @contextlib.contextmanager
 def going_on(folder: RunFolder) -> Iterator[Pause]:
     """Long work on a run; whatever ends it early says how to go on."""
-    report, go_on = folder.report, f"{program()} {folder.config.verb()} --resume {quoted(folder.path)}"
+    report, go_on = folder.report, folder.config.resume(program=program())
     try:
         with interruptible() as pause:
             yield pause
@@ -179,7 +179,10 @@ def print_after(folder: RunFolder, comparison: Comparison) -> None:
     console = results()
     for command in after_verdict(folder, folder.settings(), comparison):
         say(console, f"\n{command.what}")
-        say(console, f"  {program()}{command.text.removeprefix('refine')}", under=4)
+        shown = command.text
+        if shown.startswith("refine "):  # a call stays as it is
+            shown = program() + shown.removeprefix("refine")
+        say(console, f"  {shown}", under=4)
 
 
 def print_places(folder: RunFolder) -> None:

@@ -4,16 +4,14 @@ the class of a world, tools. A run has their names on record, and wants things o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from refine_rl.errors import UserError
-from refine_rl.foreign.given import PYTHON
 from refine_rl.rewards.functions.own import function_reward
 from refine_rl.run import RunFolder
-
-_PLACE = f"{PYTHON}:"
+from refine_rl.run.from_python import Names, call
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,60 +41,17 @@ NOTHING = Given()
 """As from the command line."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Names:
-    """The names of what was given.
-
-    >>> Names(rewards=("brevity",), environment="Guess").arguments
-    'rewards=[brevity], environment=Guess'
-    """
-
-    rewards: tuple[str, ...] = ()
-    environment: str = ""
-    tools: tuple[str, ...] = ()
-
-    @property
-    def arguments(self) -> str:
-        """As they stand in a call; "" where nothing was given."""
-        lists = {"rewards": self.rewards, "tools": self.tools}
-        listed = {name: f"{name}=[{', '.join(names)}]" for name, names in lists.items() if names}
-        world = {"environment": f"environment={self.environment}"} if self.environment else {}
-        found = {**listed, **world}
-        return ", ".join(found[name] for name in ("rewards", "environment", "tools") if name in found)
-
-
-def wanted(folder: RunFolder) -> Names:
-    """The names of what was given to a run."""
-    rollout = folder.settings().rollout
-    found = rollout.environment
-    return Names(
-        rewards=tuple(folder.config.python_rewards()),
-        environment=found.removeprefix(_PLACE) if found.startswith(_PLACE) else "",
-        tools=tuple(tool.removeprefix(_PLACE) for tool in rollout.tools if tool.startswith(_PLACE)),
-    )
-
-
 def resume_call(folder: RunFolder, *more: str) -> str:
-    """The call that goes on with a run from Python; `more` are further arguments.
-
-    >>> from unittest.mock import Mock
-    >>> run = Mock(path="runs/a")
-    >>> run.config.kind.return_value = "sft"
-    >>> resume_call(run, "step=3")
-    "refine_rl.resume_sft('runs/a', step=3)"
-    """
-    sft = folder.config.kind() == "sft"
-    own = "" if sft else wanted(folder).arguments
-    arguments = ", ".join(filter(None, (repr(str(folder.path)), own, *more)))
-    return f"refine_rl.resume{'_sft' if sft else ''}({arguments})"
+    """The call that goes on with a run from Python; `more` are further arguments."""
+    return folder.config.call_to_resume(*more)
 
 
 def require_given(folder: RunFolder, given: Given, *, scores: bool = True, verb: str = "") -> None:
     """Raises UserError unless what is given has the names of what the run was started with; its reward
     functions apart where nothing `scores`. `verb` is what is done with it, where that is not to go on."""
-    asked, named = wanted(folder), given.names
+    asked, named = folder.config.given(), given.names
     if not scores:
-        asked = replace(asked, rewards=())
+        asked = asked.world
     if asked == named:
         return
     if not asked.arguments:
@@ -104,10 +59,11 @@ def require_given(folder: RunFolder, given: Given, *, scores: bool = True, verb:
             f"{folder.path} was started without any code from Python (Python reward functions, a class, "
             f"tools): leave {named.arguments} out."
         )
-    call = f"refine_rl.{verb}({str(folder.path)!r}, ..., {asked.arguments})" if verb else resume_call(folder)
+    path = repr(str(folder.path))
+    again = call(verb, path, "...", asked.arguments) if verb else resume_call(folder)
     raise UserError(
         f"{folder.path} was started with code from Python, {asked.arguments}, not with "
-        f"{named.arguments or 'none'}; {'do it' if verb else 'go on'} from Python, with the same: {call}"
+        f"{named.arguments or 'none'}; {'do it' if verb else 'go on'} from Python, with the same: {again}"
     )
 
 

@@ -55,7 +55,7 @@ def replay(
         raise UserError(
             f"{folder.path} is a run of supervised fine-tuning: it sampled nothing that could be made again. "
             "To make its steps again, from the start or a checkpoint: "
-            f"{folder.resume} --from-step 0"
+            f"{folder.config.resume(step=0)}"
         )
     observer = observer or Quiet()
     settings = folder.settings()

@@ -179,6 +179,6 @@ def newest_whole(run: RunFolder, journal: Journal) -> int:
         raise UserError(
             f"{run.path}: the newest checkpoint that can be used is that of step {newest}, but the steps up "
             f"to {changed} were made under other settings, and cannot be made again from the record. Train "
-            f"them anew: {run.resume} --from-step {newest}"
+            f"them anew: {run.config.resume(step=newest)}"
         )
     return newest

@@ -50,7 +50,8 @@ def words_about(engine: EngineSettings) -> Iterator[str]:
     if at_service(engine):
         yield (
             "The model answers and learns at the service: the time and memory that it takes there are not "
-            "known here. Tokens are counted as its bill would; a trial at the start takes a few hundred."
+            "known here. Tokens are counted as its bill would; a trial at the start takes a thousand or two "
+            "more."
         )
     elif engine.served:
         yield (

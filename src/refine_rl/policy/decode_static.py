@@ -206,13 +206,13 @@ class StaticPrompts(SharedPrompts):
         if self._step is None:
             self._token = token.clone()
             self._uniform = self._draws_T_R[0].clone()
-            self._step = Captured(self._compute, token.device)
+            self._step = Captured(token.device)
             if why := why_uncaptured.get(self._network.model):
                 self._step.why_not = why
         self._token.copy_(token)
         self._uniform.copy_(self._draws_T_R[state.t + 1])
         state.at()
-        drawn, logprob = self._step()
+        drawn, logprob = self._step(self._compute)
         if self._step.why_not and token.device.type == "cuda":
             why_uncaptured[self._network.model] = self._step.why_not
         state.keep()

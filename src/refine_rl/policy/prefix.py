@@ -26,6 +26,7 @@ import torch
 
 from refine_rl.policy.attention import shared_attention
 from refine_rl.policy.causal import causal_attention
+from refine_rl.policy.flash import Layout, able, flash, layout_of
 from refine_rl.policy.side_by_side import Tables, side_by_side, tables_of
 
 NAME = "refine_packed"
@@ -103,6 +104,14 @@ class Packed:
         found: Tables | None = self.cache["tables"]
         return found
 
+    def layout(self, device: torch.device) -> Layout:
+        """For flash attention (flash.py), made once."""
+        if "layout" not in self.cache:
+            lengths, suffixes = [b.length for b in self.blocks], [b.suffixes for b in self.blocks]
+            self.cache["layout"] = layout_of(lengths, suffixes, device)
+        found: Layout = self.cache["layout"]
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRow:
@@ -173,6 +182,10 @@ def _blocks(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scale: float, window: int
 ) -> torch.Tensor:
     """[H, N, D], [K, N, D], [K, N, D] -> [1, N, H, D]."""
+    if able(q, v):
+        layout = packed.layout(q.device)
+        if not 0 < window < layout.widest:
+            return flash(q, k, v, layout, scale=scale)[None]
     if q.device.type != "cpu" and (tables := packed.tables(q.device)):
         return side_by_side(q, k, v, tables, scale=scale, window=window).transpose(0, 1)[None]
     parts = []

@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 
 from refine_rl.policy.causal import causal_attention
+from refine_rl.policy.flash import Layout, able, flash, layout_of
 from refine_rl.policy.prefix import PackedRow
 
 PADDING = 0.8
@@ -45,11 +46,19 @@ class Whole:
 
     parts: tuple[_Rows, ...]
     cache: dict[int, torch.Tensor] = field(default_factory=dict)  # places on the device, by part
+    layouts: dict[torch.device, Layout] = field(default_factory=dict)
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int
     ) -> torch.Tensor:
         """[1, H, N, D], [1, K, N, D], [1, K, N, D] -> [1, N, H, D]."""
+        if able(q, v):
+            if q.device not in self.layouts:
+                lengths = [n for part in self.parts for n in part.lengths]
+                self.layouts[q.device] = layout_of(lengths, [()] * len(lengths), q.device)
+            layout = self.layouts[q.device]
+            if not 0 < window < layout.widest:
+                return flash(q[0], k[0], v[0], layout, scale=scale)[None]
         found = [self._part(number, q[0], k[0], v[0], scale, window) for number in range(len(self.parts))]
         return torch.cat(found, dim=1).transpose(0, 1)[None]
 

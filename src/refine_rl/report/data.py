@@ -17,6 +17,7 @@ from refine_rl.report.standing import Json, standing
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Dialogue, Estimate, Example, Message, Prompt
+from refine_rl.types.amounts import long_time
 
 GLUE = "\N{NO-BREAK SPACE}"
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -101,19 +102,19 @@ def share(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """A time that was measured, for people.
 
-    >>> duration(7.23), duration(92), duration(4000), duration(0.066), duration(0.0001)
-    ('7.2 s', '1 min 32 s', '1 h 06 min', '66 ms', 'under 1 ms')
+    >>> duration(7.23), duration(59.97), duration(92), duration(0.066), duration(0.0001)
+    ('7.2 s', '1 min', '1 min 32 s', '66 ms', 'under 1 ms')
+    >>> duration(3599.7), duration(4000), duration(300_000)
+    ('1 h', '1 h 6 min', '3 days 11 h')
     """
     if 0 < seconds < 0.1:
         return f"{1000 * seconds:.0f} ms" if seconds >= 0.0005 else "under 1 ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest} s" if rest and minutes < 60 else long_time(minutes)
 
 
 def measures(comparison: Comparison) -> list[Measure]:

@@ -1,4 +1,5 @@
-"""What one can do with a run now, as commands that work as they stand where the page was made."""
+"""What one can do with a run now, as commands that work as they stand where the page was made; as calls,
+where code of it was given from Python."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from refine_rl.errors import quoted
 from refine_rl.evaluate.verdict import FEW_PROMPTS
 from refine_rl.run import RunFolder
+from refine_rl.run.from_python import call
 from refine_rl.run.state import end_of
 from refine_rl.settings import Settings
 from refine_rl.types import Comparison
@@ -14,7 +16,7 @@ from refine_rl.types import Comparison
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A command, and what it is for."""
+    """A command or a call, and what it is for."""
 
     text: str
     what: str
@@ -22,45 +24,66 @@ class Command:
 
 def after_verdict(run: RunFolder, settings: Settings, comparison: Comparison) -> list[Command]:
     """What to try where a comparison did not show that the tuned model is better, or rests on few prompts.
-    FILE stands for what a person has. Nothing for a run with
-    code that was given from Python: no command finds that."""
-    path, c = quoted(run.path), comparison
-    if _from_python(run, settings):
-        return []
+    FILE stands for what a person has, "..." for what a call was given that is on no record."""
+    act, c = _Actions(run), comparison
     if c.verdict == "not possible":
-        return [Command(text=f"refine eval {path}", what="Once it is mended, compare again:")]
+        return [Command(text=act.evaluate(), what="Once it is mended, compare again:")]
     found = []
     if c.prompts < FEW_PROMPTS:
-        more = Command(text=f"refine eval {path} --prompts FILE", what="Compare on more prompts, of a file:")
-        found.append(more)
-    anew = quoted(run.config.path)
-    rate, size = settings.learning_rate / 2, 2 * settings.rollout.group_size
+        more = act.evaluate(prompts="FILE")
+        found.append(Command(text=more, what="Compare on more prompts, of a file:"))
     match c.verdict:
         case "no signal":
+            larger = act.train("rollout", "group_size", 2 * settings.rollout.group_size)
             found += [
-                Command(text=f"refine check {anew}", what="See whether the reward tells answers apart:"),
-                Command(
-                    text=f"refine train {anew} --set rollout.group_size={size}",
-                    what="Train anew with larger groups, whose rewards differ more often:",
-                ),
+                Command(text=act.check(), what="See whether the reward tells answers apart:"),
+                Command(text=larger, what="Train anew with larger groups, whose rewards differ more often:"),
             ]
         case "worse":
-            slower = f"refine train {anew} --set grpo.learning_rate={rate:g}"
+            slower = act.train("grpo", "learning_rate", settings.learning_rate / 2)
             found.append(Command(text=slower, what="Train anew at half the learning rate:"))
         case "not better":
             if c.prompts >= FEW_PROMPTS:
-                again = f"refine eval {path} --samples {4 * c.samples}"
+                again = act.evaluate(samples=4 * c.samples)
                 found.append(Command(text=again, what="More answers to each prompt may narrow the interval:"))
-            longer = f"refine train {anew} --set grpo.steps={2 * settings.grpo.steps}"
+            longer = act.train("grpo", "steps", 2 * settings.grpo.steps)
             found.append(
                 Command(text=longer, what="More training may move it; a new run of twice as many steps:")
             )
     return found
 
 
-def _from_python(run: RunFolder, settings: Settings) -> bool:
-    code = (settings.rollout.environment, *settings.rollout.tools)
-    return bool(run.config.python_rewards()) or any(name.startswith("python:") for name in code)
+class _Actions:
+    """What can be done with a run, as commands; as calls where code was given from Python, which no command
+    finds."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._path, self._config = run.path, run.config
+        self._given = run.config.given()
+
+    def evaluate(self, **how: str | int) -> str:
+        if own := self._given.arguments:
+            return call("evaluate", repr(str(self._path)), own, *(f"{k}={v!r}" for k, v in how.items()))
+        return " ".join(["refine eval", quoted(self._path), *(f"--{k} {v}" for k, v in how.items())])
+
+    def check(self) -> str:
+        if own := self._given.arguments:
+            return call("check", "...", own)
+        return f"refine check {quoted(self._config.path)}"
+
+    def train(self, section: str, key: str, value: float) -> str:
+        """A new run of the same task, one setting apart."""
+        if own := self._given.arguments:
+            return call("train", "...", own, f"{section}={{{key!r}: {value:g}}}")
+        return f"refine train {quoted(self._config.path)} --set {section}.{key}={value:g}"
+
+    def talk(self, checkpoint: str | None, flags: str) -> str:
+        """The reward is not needed for that."""
+        if own := self._given.world.arguments:
+            return call(
+                "chat", repr(str(self._path)), own, f"checkpoint={checkpoint!r}" if checkpoint else ""
+            )
+        return f"refine chat {quoted(self._path)}{f' --checkpoint {checkpoint}' if checkpoint else ''}{flags}"
 
 
 def over(run: RunFolder) -> bool:
@@ -73,27 +96,25 @@ def next_steps(run: RunFolder, settings: Settings) -> list[Command]:
     """What to do next with a run, the nearest thing first."""
     path = quoted(run.path)
     sft = run.config.kind() == "sft"
-    found: list[Command] = []
+    act, found = _Actions(run), list[Command]()
     model = run.model.is_dir()
     if not over(run):
         found.append(Command(text=run.resume, what="Go on exactly where it stopped."))
     if not model and not run.checkpoints():
         return found
+    checkpoint = None if model else "last"
     weights = "" if model else " --checkpoint last"
     which = "tuned model" if model else "model of the last checkpoint"
-    beside = "" if sft else " --base"
-    answers = "" if sft else ", the untrained one’s answers beside its own"
-    found.append(Command(text=f"refine chat {path}{weights}{beside}", what=f"Talk to the {which}{answers}."))
-    if settings.rollout.several_turns and not sft:
+    beside = "" if sft else ", the untrained one’s answers beside its own"
+    talk = act.talk(checkpoint, "" if sft else " --base")
+    found.append(Command(text=talk, what=f"Talk to the {which}{beside}."))
+    if settings.rollout.several_turns and not sft and not run.config.given().world.arguments:
         found.append(
             Command(text=f"refine play {path}", what="Play in its world yourself, and watch the model play.")
         )
     if not sft:
-        found.append(
-            Command(
-                text=f"refine eval {path}{weights}", what="Compare base and tuned again, with fresh draws."
-            )
-        )
+        again = act.evaluate(**({} if checkpoint is None else {"checkpoint": checkpoint}))
+        found.append(Command(text=again, what="Compare base and tuned again, with fresh draws."))
     out = quoted(run.path.with_name(f"{run.name}-model"))
     found.append(
         Command(

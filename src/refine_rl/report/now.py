@@ -10,12 +10,12 @@ from datetime import datetime
 from refine_rl.report.asked import bills, total
 from refine_rl.report.data import number
 from refine_rl.report.standing import Json
-from refine_rl.report.time_left import about, ended_early, left_of
+from refine_rl.report.time_left import about, ended_early, fine_tuning, left_of
 from refine_rl.run import RunFolder
 from refine_rl.run.follow import Watched
 from refine_rl.run.lock import Hold
 from refine_rl.run.state import State, end_of, held_again, patience, state_of, turn_of
-from refine_rl.types import count_of
+from refine_rl.types.amounts import long_time
 
 _SAID: Mapping[State, str] = {
     "not begun": "Not begun",
@@ -82,7 +82,7 @@ def now_of(run: Watched, at: float | None = None) -> Now:
         name=run.name,
         standing=standing,
         left=_left(run, at) if going else "",
-        doing=_doing(run, metrics, events) if going else "",
+        doing=_doing(run, metrics) if going else "",
         done=len(metrics),
         steps=run.planned_steps(),
         facts=(*_facts(run, metrics), *_money(run)),
@@ -152,14 +152,13 @@ def standing_of(
 
 def _minutes(seconds: float) -> str:
     """
-    >>> _minutes(20), _minutes(61), _minutes(4000), _minutes(300_000)
-    ('less than a minute', '1 minute', '1 h 6 min', '3 days 11 h')
+    Those that are over: what is said to have lasted so long has.
+
+    >>> _minutes(20), _minutes(119), _minutes(4000), _minutes(300_000)
+    ('less than a minute', '1 min', '1 h 6 min', '3 days 11 h')
     """
     minutes = max(0, int(seconds)) // 60
-    if minutes < 60:
-        return count_of(minutes, "minute") if minutes else "less than a minute"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{count_of(hours // 24, 'day')} {hours % 24} h"
+    return long_time(minutes) if minutes else "less than a minute"
 
 
 def _left(run: Watched, at: float) -> str:
@@ -173,7 +172,7 @@ def _left(run: Watched, at: float) -> str:
     return "" if seconds is None else f"{about(seconds)} left"
 
 
-def _doing(run: Watched, metrics: Sequence[Json], events: Sequence[Json]) -> str:
+def _doing(run: Watched, metrics: Sequence[Json]) -> str:
     """What a run that goes on is at, by what is there and what is not; "" while it trains."""
     done, steps = len(metrics), run.planned_steps()
     if run.config.kind() == "sft":
@@ -182,11 +181,11 @@ def _doing(run: Watched, metrics: Sequence[Json], events: Sequence[Json]) -> str
         return "ending: the model and its answers" if steps else "preparing: the rows, the model"
     if "prompts_sha256" not in run.config.source():
         return "preparing: the prompts, the judges, the model"
-    if run.settings().sft is not None and not any(e["name"] == "sft" for e in events):
-        tuned = run.sft
-        fine_tuning = tuned.begun and tuned.planned_steps()
-        at = f": step {len(tuned.metrics())} of {fine_tuning}" if fine_tuning else ""
-        return f"supervised fine-tuning first{at}"
+    if run.settings().sft is not None and not run.sft.begun:
+        return "supervised fine-tuning first"
+    if (tuning := fine_tuning(run)) is not None:
+        its = tuning.planned_steps()
+        return "supervised fine-tuning first" + (f": step {len(tuning.metrics())} of {its}" if its else "")
     if not metrics and not run.answers("base").exists():
         return "the untrained model answers the held-out prompts"
     if done < steps and not ended_early(run, done):

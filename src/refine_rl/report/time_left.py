@@ -9,6 +9,7 @@ from statistics import median
 
 from refine_rl.run import RunFolder
 from refine_rl.run.state import end_of
+from refine_rl.types.amounts import long_time
 
 NEWEST = 25
 """So many of a kind say what the next one takes: answers become shorter or longer while a model learns."""
@@ -164,11 +165,5 @@ def about(seconds: float) -> str:
         tidy = 5 if seconds < 57.5 else 10
         return f"about {tidy * round(seconds / tidy)} s"
     minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"about {minutes} min"
-    tidy = 5 if minutes < 600 else 30
-    hours, minutes = divmod(tidy * round(seconds / 60 / tidy), 60)
-    if hours < 48:
-        return f"about {hours} h {minutes} min" if minutes else f"about {hours} h"
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f"about {days} days {hours} h" if hours else f"about {days} days"
+    tidy = 1 if minutes < 60 else 5 if minutes < 600 else 30 if minutes < 2880 else 60
+    return f"about {long_time(tidy * round(seconds / 60 / tidy))}"

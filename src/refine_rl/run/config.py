@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Any
 
 from refine_rl.errors import UserError, quoted
 from refine_rl.run.files import read_text, replace, sha256
+from refine_rl.run.from_python import PLACE, Names, call_to_resume
 from refine_rl.settings import Settings
 from refine_rl.settings.file import dump_settings, run_tables, settings_from_run
 from refine_rl.settings.toml_write import dump_toml
@@ -95,7 +97,7 @@ class Config:
             raise UserError(
                 f"{', '.join(changed)} has changed since the base model was scored with it: base and tuned "
                 f"would be measured by different rewards. Put it back; or start the training over, base "
-                f"model included, with: {self._start_over}"
+                f"model included, with: {self.resume(step=0)}"
             )
         self.note(reward_files=now)
 
@@ -110,16 +112,39 @@ class Config:
             self.note(model=dict(now))
         elif then:
             names = [part.replace("_", " ") for part in changed]
+            over = self.resume(step=0)
             raise UserError(
                 f"The base model of {self._run} ({self.settings().model.name}) is another one than when the "
                 f"run began; other are: {', '.join(names)}. What was trained and measured does not belong to "
                 "it. Put its files back; or "
-                + ("start a new run." if scored("tuned") else f"start the training over: {self._start_over}")
+                + ("start a new run." if scored("tuned") else f"start the training over: {over}")
             )
 
-    @property
-    def _start_over(self) -> str:
-        return f"refine {self.verb()} --resume {quoted(self._run)} --from-step 0"
+    # -- how to go on -------------------------------------------------------------------------
+
+    def given(self) -> Names:
+        """The names of the code that was given from Python."""
+        rollout = tomllib.loads(read_text(self._file)).get("rollout", {})
+        world, tools = rollout.get("environment") or "", rollout.get("tools", [])
+        return Names(
+            rewards=tuple(self.python_rewards()),
+            environment=world.removeprefix(PLACE) if world.startswith(PLACE) else "",
+            tools=tuple(tool.removeprefix(PLACE) for tool in tools if tool.startswith(PLACE)),
+        )
+
+    def resume(self, step: int | None = None, program: str = "refine") -> str:
+        """The command that goes on with the run, back from the checkpoint of `step`; the call, where code was
+        given from Python, which no command finds. `program` is how this one is called."""
+        verb = self.verb()
+        if verb == "train" and self.given().arguments:
+            return self.call_to_resume("" if step is None else f"step={step}")
+        back = "" if step is None else f" --from-step {step}"
+        return f"{program} {verb} --resume {quoted(self._run)}{back}"
+
+    def call_to_resume(self, *more: str) -> str:
+        """The call that goes on with the run; `more` are further arguments."""
+        own = "" if self.kind() == "sft" else self.given().arguments
+        return call_to_resume(self.verb(), self._run, own, *more)
 
 
 def versions_now(settings: Settings) -> dict[str, str]:

@@ -92,6 +92,23 @@ def saving(path: Path) -> Iterator[None]:
         raise
 
 
+def record_of(line: bytes) -> tuple[Record | None, str]:
+    """What a line of a file of records holds, and ""; or None, and what is wrong with it.
+
+    >>> record_of(b'{"step": 1}'), record_of(b"[1]"), record_of(b'{"step": ')
+    (({'step': 1}, ''), (None, 'it is no JSON object'), (None, 'it is no JSON: Expecting value at column 10'))
+    """
+    try:
+        record = json.loads(line.decode("utf-8"))  # from bytes it would guess UTF-16
+    except json.JSONDecodeError as error:
+        return None, f"it is no JSON: {error.msg} at column {error.colno}"
+    except RecursionError:
+        return None, "it is nested too deeply"
+    except ValueError:
+        return None, "it is no UTF-8 text"
+    return (record, "") if isinstance(record, dict) else (None, "it is no JSON object")
+
+
 def as_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 

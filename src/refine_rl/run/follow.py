@@ -3,13 +3,12 @@ is not read again, no lock is taken, and nothing is written."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from refine_rl.run.config import Config
 from refine_rl.run.files import Record
@@ -74,32 +73,31 @@ class Following(Table[R]):
                 self._tail = (self._tail + line)[-_TAIL:]
 
     def newest(self, steps: int = 1) -> list[Record]:
-        """The whole lines of the last `steps` steps that are there, read from the end of the file."""
+        """The whole lines of the last `steps` steps that are there, read from the end of the file. A damaged
+        one is left out: who reads the file from its beginning tells of it."""
         try:
             with self._file.open("rb") as file:
-                return _newest(file, steps)
+                return self._newest(file, steps)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-
-def _newest(file: Any, steps: int) -> list[Record]:
-    size, block = file.seek(0, os.SEEK_END), _BLOCK
-    while True:
-        start = max(0, size - block)
-        file.seek(start)
-        lines = file.read(size - start).split(b"\n")[:-1]  # behind the last line end nothing is whole
-        found: list[Record] = []
-        for line in reversed(lines if start == 0 else lines[1:]):
-            try:
-                record = json.loads(line)
+    def _newest(self, file: BinaryIO, steps: int) -> list[Record]:
+        size, block = file.seek(0, os.SEEK_END), _BLOCK
+        while True:
+            start = max(0, size - block)
+            file.seek(start)
+            lines = file.read(size - start).split(b"\n")[:-1]  # behind the last line end nothing is whole
+            found: list[Record] = []
+            for line in reversed(lines if start == 0 else lines[1:]):
+                _, record, _ = self._parsed(0, line)
+                if record is None:
+                    continue
                 if found and record["step"] <= found[0]["step"] - steps:
                     return found[::-1]
-            except (ValueError, KeyError, TypeError, RecursionError):
+                found.append(record)
+            if start == 0:
                 return found[::-1]
-            found.append(record)
-        if start == 0:
-            return found[::-1]
-        block *= 2
+            block *= 2
 
 
 class _FollowedConfig(Config):

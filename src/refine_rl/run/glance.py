@@ -6,7 +6,6 @@ TOML and JSON, and what cannot be read is a word in the result and never an erro
 
 from __future__ import annotations
 
-import json
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from refine_rl.errors import UserError
 from refine_rl.run.config import CONFIG
-from refine_rl.run.files import Record, read_text
+from refine_rl.run.files import Record, read_text, record_of
 from refine_rl.run.follow import Watched
 from refine_rl.run.life import taken_by
 from refine_rl.run.state import State, patience, state_of, turn_of
@@ -182,11 +181,8 @@ def _lines(file: Path, problems: list[str]) -> Iterator[Record]:
         problems.append(f"{file.name}: {error.strerror}")
         return
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict):
+        record, _ = record_of(line)
+        if record is not None:
             yield record
         elif not any(p.startswith(file.name) for p in problems):
             problems.append(f"{file.name}:{number} is damaged")
@@ -194,12 +190,12 @@ def _lines(file: Path, problems: list[str]) -> Iterator[Record]:
 
 def _json(file: Path, problems: list[str]) -> Record:
     try:
-        found = json.loads(file.read_bytes().decode("utf-8"))
+        found, _ = record_of(file.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
+    except OSError:
         found = None
-    if not isinstance(found, dict):
+    if found is None:
         problems.append(f"{file.name} is damaged")
         return {}
     return found

@@ -7,13 +7,12 @@ and `repair` removes. Anything else that is not what was written is named, with 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from refine_rl.errors import UserError
-from refine_rl.run.files import PUT_BACK, Record, append, as_line, cut_torn_line, replace, sha256
+from refine_rl.run.files import PUT_BACK, Record, append, as_line, cut_torn_line, record_of, replace, sha256
 from refine_rl.run.shapes import Shape
 
 R = TypeVar("R")
@@ -97,12 +96,10 @@ class Table(Generic[R]):
 
     def _parsed(self, number: int, line: bytes) -> tuple[int, Record | None, str]:
         """As in `_scan`."""
-        try:
-            record = json.loads(line.decode("utf-8"))  # from bytes it would guess UTF-16
-        except (ValueError, RecursionError) as error:
-            return number, None, _why_no_json(error)
-        wrong = self._shape.flaw(record)
-        return number, record if wrong is None else None, wrong or ""
+        record, wrong = record_of(line)
+        if record is not None and (flaw := self._shape.flaw(record)) is not None:
+            return number, None, flaw
+        return number, record, wrong
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -186,9 +183,3 @@ def first_of_each_step() -> Callable[[Record], bool]:
         return new
 
     return first
-
-
-def _why_no_json(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"it is no JSON: {error.msg} at column {error.colno}"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else "it is no UTF-8 text"

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refine_rl.errors import quoted
 from refine_rl.llm.client import Call
 from refine_rl.run import shapes
 from refine_rl.run.checkpoints import Checkpoints
@@ -95,10 +94,14 @@ class Tables(Checkpoints):
 
     def answers(self, which: str) -> Table[Record]:
         """What a model did with prompts of the run: `which` is "base", "tuned", or of an eval."""
-        again = f"Put it back as it was, or remove it: {self.resume} makes the same answers again."
-        way_out = again if which in ("base", "sft", "tuned") else PUT_BACK
         path = self.path / f"evaluations/{which}.jsonl"
-        return Table(path, shapes.OUTCOMES, grows=False, way_out=lambda line: way_out)
+        made_again = which in ("base", "sft", "tuned")
+
+        def way_out(line: int | None) -> str:
+            again = "Put it back as it was, or remove it: {} makes the same answers again."
+            return again.format(self.resume) if made_again else PUT_BACK
+
+        return Table(path, shapes.OUTCOMES, grows=False, way_out=way_out)
 
     def likelihoods(self, which: str) -> Table[Record]:
         """How likely a model found the references of the held-out prompts; `which` as above."""
@@ -124,12 +127,12 @@ class Tables(Checkpoints):
         if table is self.groups:
             last -= 1  # the line may have been one of that step's
         to = max((step for step in self.checkpoints() if step <= last), default=0)
-        return f"Put it back as it was; or train again from before it: {self.resume} --from-step {to}"
+        return f"Put it back as it was; or train again from before it: {self.config.resume(step=to)}"
 
     @property
     def resume(self) -> str:
-        """The command that goes on with the run."""
-        return f"refine {self.config.verb()} --resume {quoted(self.path)}"
+        """The command (or the call) that goes on with the run."""
+        return self.config.resume()
 
     def _replace(self, file: str, text: str) -> Path:
         replace(self._root / file, text)

@@ -83,12 +83,22 @@ def _task_of_run(data: dict[str, Any], path: Path) -> Path:
 def _way_out(path: Path) -> str:
     """What to do where there is no such task."""
     if path.name == "task.toml" and (path.parent / "config.toml").is_file():
-        run = quoted(path.parent)
+        run, config = quoted(path.parent), path.parent / "config.toml"
+        command = f"refine {_verb_of(config)}"
         return (
-            f"{path.parent} is a run: `refine train --resume {run}` goes on with it, and "
-            f"`refine train {quoted(path.parent / 'config.toml')}` trains its task anew"
+            f"{path.parent} is a run: `{command} --resume {run}` goes on with it, and "
+            f"`{command} {quoted(config)}` trains its task anew"
         )
     return "`refine init my-task` makes a task to start from"
+
+
+def _verb_of(config: Path) -> str:
+    """The command that began a run, by its config, which may be damaged."""
+    try:
+        sft = tomllib.loads(config.read_text(encoding="utf-8"))["source"]["kind"] == "sft"
+    except (OSError, ValueError, KeyError, TypeError):
+        sft = False
+    return "sft" if sft else "train"
 
 
 def override(settings: Settings, overrides: Sequence[str]) -> Settings:

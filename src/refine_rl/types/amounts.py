@@ -9,6 +9,8 @@ Units = tuple[tuple[float, float, str, str], ...]
 
 COUNT: Units = ((1e4, 1, ",.0f", ""), (1e6, 1e3, ".0f", " k"), (math.inf, 1e6, ".2f", " M"))
 SECONDS: Units = ((120, 1, ".0f", " s"), (7200, 60, ".0f", " min"), (math.inf, 3600, ".1f", " h"))
+"""For a span, and in a column: one number with one unit, which can be set beside another. A time that stands
+alone has the form of `long_time`."""
 BYTES: Units = ((1e9, 1e6, ".0f", " MB"), (math.inf, 1e9, ".1f", " GB"))
 
 
@@ -41,6 +43,23 @@ def price(amount: float) -> str:
     ('$0', '$0.00042', '$0.1', '$1.25')
     """
     return f"${amount:.2f}" if amount >= 0.1 else f"${amount:.2g}"
+
+
+def long_time(minutes: int) -> str:
+    """Whole minutes, up to two days as hours, then as days.
+
+    >>> long_time(1), long_time(60), long_time(66), long_time(2879)
+    ('1 min', '1 h', '1 h 6 min', '47 h 59 min')
+    >>> long_time(2880), long_time(3330)
+    ('2 days', '2 days 7 h')
+    """
+    hours, minutes = divmod(minutes, 60)
+    days, of_day = divmod(hours, 24)
+    if hours >= 48:
+        return f"{days} days {of_day} h" if of_day else f"{days} days"
+    return " ".join(
+        [*([f"{hours} h"] if hours else []), *([f"{minutes} min"] if minutes or not hours else [])]
+    )
 
 
 def _span(low: float, high: float, form: str) -> str:

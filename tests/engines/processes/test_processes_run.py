@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from make import Pause, prompt
+from models import listening_model
 from refine_rl.engines.base import Loading
 from refine_rl.engines.processes import crew
 from refine_rl.engines.processes.engine import processes_engine
 from refine_rl.engines.processes.orders import Move
 from refine_rl.engines.processes.place import Place
 from refine_rl.envs.play import sample
-from refine_rl.errors import GuardStop, Interrupted, MachineError
+from refine_rl.errors import GuardStop, Interrupted, MachineError, UserError
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.sft import run as run_sft
 from refine_rl.pipeline.train import run
@@ -103,6 +104,17 @@ def task(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     return make
 
 
+SFT = {
+    "data": "file:prompts.jsonl",
+    "steps": 4,
+    "batch_tokens": 200,
+    "learning_rate": 0.01,
+    "validate_every": 2,
+    "validation": 8,
+    "dropout": 0.0,  # it draws by process
+}
+
+
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     return load_file(folder.checkpoint(folder.checkpoints()[-1]) / "weights.safetensors")
 
@@ -179,10 +191,20 @@ def test_resumed_in_one_process_and_in_two_again(two: RunFolder, task: Task, tmp
         pytest.param({"grpo": {"kl": 0.2, "kl_in": "reward", "steps": 2}}, id="KL in the reward"),
         pytest.param({"grpo": {"updates_per_step": 2, "steps": 2}, "model": {"dropout": 0.0}}, id="updates"),
         pytest.param({"model": {"adapter": "none"}, "grpo": {"steps": 2, "learning_rate": 1e-3}}, id="all"),
+        pytest.param({"model": {"adapter": "qlora"}, "grpo": {"steps": 2}}, id="quantised"),
+        pytest.param({"sft": SFT, "grpo": {"steps": 2}}, id="after fine-tuning"),
     ],
 )
 def test_other_ways_of_training(task: Task, tmp_path: Path, sections: dict[str, Any]) -> None:
     close(trained(tmp_path / "one", task(1, **sections)), trained(tmp_path / "two", task(2, **sections)))
+
+
+def test_an_encoder_decoder(task: Task, tmp_path: Path) -> None:
+    model = {"name": str(listening_model(tmp_path / "t5"))}
+    sections = {"model": model, "grpo": {"steps": 2}}
+    close(trained(tmp_path / "one", task(1, **sections)), trained(tmp_path / "two", task(2, **sections)))
+    with pytest.raises(UserError, match="spreads the frozen weights of a decoder-only"):
+        trained(tmp_path / "spread", task(2, **sections, engine={"shard": True}))
 
 
 def test_dropout_is_the_same_for_as_many_processes(task: Task, tmp_path: Path) -> None:
@@ -233,16 +255,7 @@ def test_several_turns(task: Task, tmp_path: Path) -> None:
 def test_supervised_fine_tuning(task: Task, tmp_path: Path) -> None:
     found = []
     for processes in (1, 2):
-        sft = {
-            "data": "file:prompts.jsonl",
-            "steps": 4,
-            "batch_tokens": 200,
-            "learning_rate": 0.01,
-            "validate_every": 2,
-            "validation": 8,
-            "dropout": 0.0,  # it draws by process
-        }
-        folder = RunFolder.create(tmp_path / str(processes), task(processes, sft=sft), kind="sft")
+        folder = RunFolder.create(tmp_path / str(processes), task(processes, sft=SFT), kind="sft")
         run_sft(folder)
         found.append(folder)
     ours, theirs = (weights(folder) for folder in found)

@@ -81,6 +81,7 @@ def told(folder: RunFolder) -> list[dict[str, Any]]:
     return [{k: v for k, v in m.items() if k not in clocks} for m in folder.metrics()]
 
 
+@pytest.mark.timeout(600)  # two runs, a process and a resume: 20 s of a core that others may want
 def test_a_run_and_one_that_was_killed_in_the_middle(
     refine: Callable[..., Any],
     tinker_server: Callable[..., TinkerServer],
@@ -112,7 +113,7 @@ def test_a_run_and_one_that_was_killed_in_the_middle(
     path = tmp_path / "killed"
     folder = RunFolder.create(path, load_settings(tmp_path / "task.toml"))
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not folder.metrics() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,3 +209,44 @@ def test_supervised_fine_tuning_asks_no_server(
     server.requests.clear()
     assert refine("eval", "run").code == 0
     assert server.requests == []
+
+
+WORLD = '''
+class Again:
+    """Asks for more once."""
+
+    def start(self, data, seed):
+        self.asked = 0
+        return "say it"
+
+    def step(self, reply):
+        self.asked += 1
+        return "and more", len(reply) / 99, self.asked == 2
+'''
+
+
+def test_several_turns_go_on_from_what_was_said(
+    make_model: MakeModel, serve: Serve, task: Callable[..., Path], refine: Refine, tmp_path: Path
+) -> None:
+    """A random model that ends its answers: every fifth token is one that stops."""
+    folder = tmp_path / "stops"
+    shutil.copytree(make_model(), folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    stops = [config["eos_token_id"], *range(100, 280, 5)]
+    (folder / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": stops}))
+    (tmp_path / "world.py").write_text(WORLD)
+    server = serve(folder)
+    rollout = {"environment": "world.py:Again", "turns": 2, "max_tokens": 12}
+    given = task(
+        server, model={"name": str(folder)}, rollout=rollout, grpo={"steps": 2}, reward={"rules": []}
+    )
+    done = refine("train", given, "--run", "run")
+    assert done.code == 0, done.err
+    run = RunFolder.open(Path("run"))
+    assert all(m["mismatch_mean"] < 1e-4 for m in run.metrics())
+    asked = [body["prompt"] for body in server.asked("/v1/completions")]
+    turns = [t for groups in run.recorded_steps().values() for g in groups for t in g.trajectories]
+    second = [t for t in turns if sum(s.sampled for s in t.segments) == 2]
+    assert second
+    for t in second:  # what stood before the second turn went over the wire as it had been sampled
+        assert [i for s in t.segments[:3] for i in s.token_ids] in asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -13,6 +14,7 @@ import traceback
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -49,7 +51,11 @@ def serve(place: Place) -> None:
         ) from error
     hello = Hello(rank=place.rank, host=socket.gethostname(), versions=versions())
     channel.send(Message(kind="here", value=hello))
-    _Serving(place, channel, store).run()
+    with Path(os.devnull).open("w") as nobody, contextlib.ExitStack() as quiet:
+        if PARENT not in os.environ:  # all that a launcher started share a terminal
+            quiet.enter_context(contextlib.redirect_stdout(nobody))
+            quiet.enter_context(contextlib.redirect_stderr(nobody))
+        _Serving(place, channel, store).run()
 
 
 @dataclass(eq=False)
