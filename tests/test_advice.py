@@ -252,6 +252,7 @@ def test_commands_of_our_messages_are_understood() -> None:
     for where, text in messages():
         commands = re.findall(r"`(refine \w+ [^`]+)`", text)
         commands += re.findall(r"(?m): (refine \w+(?: [^\s;,`]+)+)", text)
+        commands += re.findall(r"\((refine [a-z]\w*(?: [^\s;,`)]+)+)", text)
         for command in commands:
             try:
                 parsed(command.rstrip("."))

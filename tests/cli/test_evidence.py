@@ -100,7 +100,7 @@ def test_the_last_held_out_score_is_lost_and_the_training_is_not(
     assert found["details"].keys() == {"cut"}
     assert "ConnectionError: the scoring service is gone" in warnings()["missing_in_tuned"]
     assert "compare again" in warnings()["not_possible"]
-    assert "refine eval run" in page()
+    assert "refine eval run" in done.out
     assert "Trained, but a comparison was not possible: scores of both models on 0 of 1" in page()
     card = Path("run/model/README.md").read_text()
     assert "**not possible**" in card

@@ -335,7 +335,61 @@ def test_two_models_in_one_world(whole: RunFolder, task: Task, tmp_path: Path) -
     assert versus.comparison.prompts == 4
     assert "at most 3" in page.read_text()  # what the world said stands on the page
 
-    twin = Path(shutil.copytree(a.path, tmp_path / "twin"))
-    difference = lay_out(a.path, twin, again=True).play()[0].comparison.difference
-    assert difference is not None
-    assert (difference.mean, difference.ci95) == (0.0, (0.0, 0.0))  # one model, the same draws
+
+def test_two_models_in_one_world_from_the_command_line(
+    whole: RunFolder, task: Task, tmp_path: Path, refine: Callable[..., Any]
+) -> None:
+    a, twin = (Path(shutil.copytree(whole.path, tmp_path / name)) for name in ("a", "twin"))
+    log = task().folder / "steps.log"
+    played = log.stat().st_size
+    versus = compared(refine("compare", a, twin, "--again", "--json"))
+    assert log.stat().st_size > played
+    assert (versus["a"]["answers"], versus["b"]["answers"], versus["seed"]) == ("anew", "anew", 1)
+    assert (versus["comparison"]["prompts"], versus["difference"]) == (4, (0.0, [0.0, 0.0]))
+    own = whole.comparison()
+    assert own is not None
+    assert own.tuned is not None
+    assert versus["comparison"]["base"]["mean"] != own.tuned.mean  # other draws
+
+
+TOOLS = '''
+def count(word: str, *, data: dict) -> int:
+    """How many letters a word has."""
+    return len(word)
+'''
+
+
+def test_two_models_with_tools_from_the_command_line(
+    model: Path, task: Task, tmp_path: Path, refine: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    """Tools of a file are found again by the command; without the file nobody answers anew."""
+    roomy = tmp_path / "roomy"
+    shutil.copytree(make_model("llama", max_position_embeddings=1024), roomy)
+    shutil.copy(model / "generation_config.json", roomy)
+    (task().folder / "tools.py").write_text(TOOLS)
+    settings = task(
+        model={"name": str(roomy)},
+        rollout={"environment": "", "tools": ["tools.py:count"], "trajectory_tokens": 400},
+        reward={"rules": [{"rule": "words", "max": 3}]},
+        grpo={"steps": 1, "validate_every": 0},
+    )
+    a = RunFolder.create(tmp_path / "a", settings)
+    run(a)
+    twin = shutil.copytree(a.path, tmp_path / "twin")
+    for how, seed in (((), settings.grpo.seed), (("--again",), 1)):
+        versus = compared(refine("compare", a.path, twin, *how, "--json"))
+        made = "anew" if how else "on record"
+        assert (versus["a"]["answers"], versus["b"]["answers"]) == (made, made)
+        assert (versus["seed"], versus["difference"]) == (seed, (0.0, [0.0, 0.0]))
+    (task().folder / "tools.py").unlink()
+    gone = refine("compare", a.path, twin, "--again")
+    assert gone.code == 2
+    assert "tools.py" in gone.err
+
+
+def compared(result: Any) -> dict[str, Any]:
+    """What the command found, with the difference by its mean and interval."""
+    assert result.code == 0, result.err
+    versus = dict(json.loads(result.out))
+    found = versus["comparison"]["difference"]
+    return {**versus, "difference": (found["mean"], found["ci95"])}

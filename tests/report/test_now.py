@@ -243,7 +243,7 @@ def test_supervised_fine_tuning_alone_and_before(tmp_path: Path) -> None:
         both.sft.config.note(sft_steps=9)
         both.sft.metrics.append(sft_step(1, 2.0)["metrics"])
         assert watched(both.path).doing == "supervised fine-tuning first: step 1 of 9"
-        both.event("note", "sft", "loss 2.0 -> 1.0")
+        both.sft.end("loss 2.0 -> 1.0", 9)
         assert watched(both.path).doing == "the untrained model answers the held-out prompts"
 
 

@@ -68,7 +68,7 @@ def test_metrics_and_controls_come_back_as_they_went(folder: RunFolder) -> None:
     assert list(folder.evaluations()) == ["b", "a"]  # the oldest first
     assert folder.evaluations()["b"] == measured(40)
     (folder.path / "evaluations" / "c.json").write_text('{"prompts": 3')
-    with pytest.raises(UserError, match=r"c\.json is damaged. Remove it: refine eval makes another"):
+    with pytest.raises(UserError, match=r"c\.json is damaged. Remove it: `refine eval \S+ --name c` makes"):
         folder.evaluations()
 
 

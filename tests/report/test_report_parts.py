@@ -55,6 +55,32 @@ def test_the_page_shows_facets_with_intervals_where_there_are_enough_prompts(
     assert "By facet" not in render(plain)
 
 
+def test_values_that_are_numbers_stand_in_their_order(
+    tmp_path: Path, make_run: Callable[..., RunFolder]
+) -> None:
+    """On record the most frequent come first; the page counts up, and cuts off the rarest all the same."""
+    frequent_first = ["10", "9", "-1.5", "100", "+2", "0.5"]
+    numbers = {value: part(20 - n, 0.5) for n, value in enumerate(frequent_first)}
+    words = {value: part(20 - n, 0.5) for n, value in enumerate(["ten", "9", "many"])}
+    run = make_run(tmp_path / "run", steps=1)
+    run.save_comparison(comparison(run, facets={"size": numbers, "said": words}, combinations={}))
+    found = run.comparison()
+    assert found is not None
+    assert [[row.label for row in block.rows] for block in by_facet(found)] == [
+        ["-1.5", "0.5", "+2", "9", "10", "100"],
+        ["ten", "9", "many"],
+    ]
+    html = render(run)
+    table = html[html.index('<table class="numbers by-facet">') :]
+    shown = re.findall(r'<td class="value">([^<]*)</td>', table[: table.index("</table>")])
+    assert shown == ["-1.5", "0.5", "+2", "9", "10", "100", "ten", "9", "many"]
+    many = {str(n): part(1 + (n % 45), 0.5) for n in range(45)}
+    rarest_last = dict(sorted(many.items(), key=lambda item: -item[1].prompts))
+    (block,) = by_facet(comparison(run, facets={"size": rarest_last}, combinations={}))
+    assert [int(row.label) for row in block.rows] == list(range(5, 45))  # 0 to 4 are the rarest
+    assert block.left_out == 5
+
+
 def test_the_page_without_anything_to_compare(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
     run = make_run(tmp_path / "run", steps=1, held_out=4)
     nothing = {"base": None, "tuned": None, "difference": None, "facets": {}}

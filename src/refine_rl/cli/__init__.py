@@ -154,7 +154,8 @@ def _not_there(error: Any) -> str:
     where all of them are."""
     from refine_rl.run.near import did_you_mean
 
-    given = [value for value in getattr(error.ctx, "params", {}).values() if isinstance(value, Path)]
+    arguments = {p.name for p in error.ctx.command.params if p.param_type_name == "argument"}
+    given = [v for name, v in error.ctx.params.items() if name in arguments and isinstance(v, Path)]
     return "\n".join(f"{p}: no such file or folder.{did_you_mean(p)}" for p in given if not p.exists())
 
 

@@ -123,7 +123,9 @@ def _show_harvest(screen: Console, found: Harvest, out: Path) -> None:
             say(screen, f"  ... and {len(found.unread) - _SHOWN} more")
     here = quoted(out)
     say(screen, f"\nwritten to {out}")
-    say(screen, f'`sft.data = "file:{out}"` trains on them; {program()} data describe {here} looks at them')
+    say(
+        screen, f'`sft.data = "file:{out}"` trains on them; to look at them: {program()} data describe {here}'
+    )
 
 
 @app.command("describe")

@@ -71,7 +71,7 @@ def model_size(model: ModelSettings) -> Size:
         return size_of(config, model.targets)
     except (OSError, ValueError, KeyError) as error:
         raise UnknownSize(
-            f"{model.name} is not on this machine yet, so its size is unknown (refine train loads it)"
+            f"{model.name} is not on this machine yet, so its size is unknown (`refine train` loads it)"
         ) from error
 
 

@@ -124,6 +124,7 @@ class Config:
 
     def given(self) -> Names:
         """The names of the code that was given from Python."""
+        self._tables()  # names what is damaged
         rollout = tomllib.loads(read_text(self._file)).get("rollout", {})
         world, tools = rollout.get("environment") or "", rollout.get("tools", [])
         return Names(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, quoted
 from refine_rl.run.checkpoints import write_folder
 from refine_rl.run.files import Record, free, read_text
 from refine_rl.run.records import comparison_from, comparison_text, outcome_from, outcome_record
@@ -119,10 +119,12 @@ class Evidence(Tables):
         files = sorted(
             (self._root / "evaluations").glob("*.json"), key=lambda f: (f.stat().st_mtime_ns, f.name)
         )
-        found = {
-            f.stem: self._comparison(f"evaluations/{f.name}", "refine eval makes another.") for f in files
-        }
+        found = {f.stem: self._comparison(f"evaluations/{f.name}", self._another(f.stem)) for f in files}
         return {name: comparison for name, comparison in found.items() if comparison is not None}
+
+    def _another(self, name: str) -> str:
+        """How a later comparison is made again."""
+        return f"`refine eval {quoted(self.path)} --name {quoted(name)}` makes another."
 
     def versus_page(self, name: str) -> str:
         """The page of a comparison with another model, as a path within the run's folder."""
