@@ -12,7 +12,7 @@ Who has less work, or none, makes passes over nothing (`Lockstep`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,13 +23,16 @@ from refine_rl.errors import UserError
 from refine_rl.policy.decode_static import why_uncaptured
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.policy import Policy
+from refine_rl.progress import never
 
 
 class Lockstep:
-    """Passes of all processes together. A block of work begins and ends for all at once."""
+    """Passes of all processes together. A block of work begins and ends for all at once. `sign` is called
+    with each pass over nothing: the process lives."""
 
     def __init__(self, body: nn.Module, device: torch.device) -> None:
         self._body, self._device, self._works = body, device, False
+        self.sign: Callable[[], None] = never
         body.register_forward_pre_hook(self._before)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
@@ -47,6 +50,7 @@ class Lockstep:
             self._works = False
             while self._anybody(False):
                 self._nothing(learns)
+                self.sign()
 
     def _anybody(self, working: bool) -> bool:
         """Whether any process makes a pass now; all say it of themselves."""

@@ -47,6 +47,7 @@ def task(tmp_path: Path, model: Path) -> Callable[..., Path]:
             [model]
             name = {json.dumps(str(model))}
             rank = 4
+            dtype = "float32"
             [prompts]
             source = "file:prompts.jsonl"
             validation = 2
@@ -103,6 +104,7 @@ def test_a_run_and_one_that_was_killed_in_the_middle(
     assert all(c["outcome"] == "ok" and c["cost_usd"] is not None for c in calls)
     wrote = [p for p in whole.path.rglob("*") if p.is_file()]
     assert not any(KEY.encode() in p.read_bytes() for p in wrote)
+    assert whole.settings().model.dtype == "float32"  # for here; the service has its own
     _, policy = open_model(whole)
     assert policy.trainable()
 

@@ -408,6 +408,21 @@ def test_a_server_that_was_started_anew_gets_the_adapter_again(both: Both) -> No
     assert len(server.adapters) == 1
 
 
+def test_nothing_stays_in_the_folder_of_adapters(make_model: MakeModel, serve: Serve, tmp_path: Path) -> None:
+    """Which is the user's own: of a server that was started anew, and of one that is gone."""
+    server = serve(make_model())
+    one = meet(make_model(), server.base_url, adapter_folder=str(tmp_path / "adapters"))
+    said(one)
+    server.adapters.clear()
+    said(one)
+    move(one)
+    server.fault = lambda path, number: "die"
+    with pytest.raises(MachineError):
+        said(one)
+    one.close()
+    assert not list((tmp_path / "adapters").iterdir())
+
+
 def test_a_server_that_is_gone_is_a_machine_error(
     make_model: MakeModel, serve: Serve, engine: Engine
 ) -> None:

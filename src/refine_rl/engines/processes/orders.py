@@ -25,13 +25,15 @@ from refine_rl.training.update import Found
 @dataclass(frozen=True, kw_only=True)
 class At:
     """Where an order is carried out: `hands` are the process's models by number; `say` sends a part of the
-    result ahead; `pause` is called at safe places, and raises where the order is taken back."""
+    result ahead; `pause` is called at safe places, and raises where the order is taken back;
+    `sign` says that the process gets on."""
 
     place: Place
     store: Store
     hands: dict[int, Hand]
     say: Callable[[Any], None]
     pause: Pause
+    sign: Callable[[], None]
 
 
 class Order(Protocol):
@@ -81,7 +83,10 @@ class Load(_Order):
 
     def __call__(self, at: At) -> int:
         hand = at.hands[self.model] = Hand(place=at.place, policy=self.loading.policy())
-        return hand.ready(self.spread)
+        found = hand.ready(self.spread)
+        if hand.lockstep is not None:
+            hand.lockstep.sign = at.sign
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -72,7 +72,9 @@ class _Serving:
     def run(self) -> None:
         for work in (self._listen, self._live):
             threading.Thread(target=work, daemon=True).start()
-        at = At(place=self.place, store=self.store, hands={}, say=self._say, pause=self._pause)
+        at = At(
+            place=self.place, store=self.store, hands={}, say=self._say, pause=self._pause, sign=self._sign
+        )
         while (message := self.orders.get()).kind != "end":
             self.now = message.about
             self._carry_out(message.value, at)
@@ -100,8 +102,11 @@ class _Serving:
         except OSError:
             _leave()
 
-    def _pause(self) -> None:
+    def _sign(self) -> None:
         self.signs += 1
+
+    def _pause(self) -> None:
+        self._sign()
         if self.now <= self.taken_back:
             raise TakenBack
 

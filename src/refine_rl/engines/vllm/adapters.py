@@ -84,10 +84,12 @@ class Adapters:
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def close(self) -> None:
-        """Lets go of what the server has."""
+        """Lets go of what the server has, and of what is on the disk, whatever became of the server."""
         if self.name:
             self.drop(self.name)
         self.forget()
+        for left in self.folder.glob(f"{self._prefix}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _prove(self, name: str) -> None:
         """Raises GuardStop where the server has other weights than these under a name."""
