@@ -6,6 +6,7 @@ under torch's profiler.
 8 prompts x 8 members, 512 + 64 tokens, and 64 rows of 20 to 500; random weights of gpu.py's sizes, LoRA.
 Training once with flash attention and once without it. Writes DIR/profile.json, and DIR/profile.md: of each
 the kernels that took most, how many kernels there were, and for how much of the time the card worked.
+It takes about a minute and a half, most of it the profiler's.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def works(
         found = policy.logprobs(batch)
         loss = found.sum() / batch.trainable.sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        return {"loss": float(loss), "tokens": sum(batch.lengths)}
+        return {"loss": float(loss.detach()), "tokens": sum(batch.lengths)}
 
     yield "a training micro-batch", train
     with without_flash():
@@ -125,7 +126,7 @@ def fine_tuning(policy: Any, rows: list[list[int]]) -> Callable[[], dict[str, An
         found = policy.logprobs(batch)
         loss = found.sum() / batch.trainable.sum()
         loss.backward()
-        return {"loss": float(loss), "tokens": sum(batch.lengths)}
+        return {"loss": float(loss.detach()), "tokens": sum(batch.lengths)}
 
     return work
 

@@ -59,3 +59,29 @@ def trained(task: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) ->
     whole = once("trained", make)
     runs = shutil.copytree(whole / "runs", tmp_path_factory.mktemp("work") / "runs")
     return runs / "shorter", SimpleNamespace(**json.loads((whole / "said.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def patient_task(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """The task in a folder of its own, of so many steps, the function `patient` of a code its reward."""
+
+    def make(code: str, steps: int) -> Path:
+        folder = Path(shutil.copytree(task.parent, tmp_path_factory.mktemp("patient") / "task"))
+        text = task.read_text().replace("[reward]", '[reward]\nfunctions = ["rewards.py:patient"]')
+        (folder / "task.toml").write_text(text.replace("steps = 6", f"steps = {steps}"))
+        (folder / "rewards.py").write_text(code)
+        return folder / "task.toml"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(patient: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the module's patient task that nobody watched or stopped."""
+    from refine_rl.pipeline.train import run
+    from refine_rl.run import RunFolder
+    from refine_rl.settings.file import load_settings
+
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole", load_settings(patient))
+    run(folder)
+    return folder.path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,24 +39,8 @@ def patient(completion):
 
 
 @pytest.fixture(scope="module")
-def patient(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(shutil.copytree(task.parent, tmp_path_factory.mktemp("patient") / "task"))
-    text = task.read_text().replace("[reward]", '[reward]\nfunctions = ["rewards.py:patient"]')
-    (folder / "task.toml").write_text(text.replace("steps = 6", f"steps = {STEPS}"))
-    (folder / "rewards.py").write_text(REWARD)
-    return folder / "task.toml"
-
-
-@pytest.fixture(scope="module")
-def whole(patient: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never stopped."""
-    from refine_rl.pipeline.train import run
-    from refine_rl.run import RunFolder
-    from refine_rl.settings.file import load_settings
-
-    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole", load_settings(patient))
-    run(folder)
-    return folder.path
+def patient(patient_task: Callable[[str, int], Path]) -> Path:
+    return patient_task(REWARD, STEPS)
 
 
 def same(a: Path, b: Path) -> None:

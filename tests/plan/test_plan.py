@@ -637,6 +637,21 @@ def test_a_fit_finds_the_figures_that_made_the_times(monkeypatch: pytest.MonkeyP
     assert plan_fit.off(twice, true) == pytest.approx((2.0, 2.0))
 
 
+def test_the_figures_of_a_card_are_near_what_was_measured_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds, and the most that was held in memory, of the steps that benchmarks/gpu.py timed on an H200."""
+    plan_fit = script("plan_fit", monkeypatch)
+    measured = json.loads((BENCHMARKS / "gpu_points.json").read_text())
+    found = list(plan_fit.points(measured))
+    assert len(found) == 10
+    middle, most = plan_fit.off(found, pace.FITTED["cuda"])
+    assert middle < 1.1
+    assert most < 1.25
+    rows = [line.split("|") for line in plan_fit.memory_table(measured)][2:]
+    assert len(rows) == 5
+    for _, _, peak, formulas, _ in rows:
+        assert 1.0 < float(formulas.replace(",", "")) / float(peak.replace(",", "")) < 1.15
+
+
 def test_a_fit_takes_the_points_of_a_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

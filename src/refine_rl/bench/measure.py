@@ -22,6 +22,7 @@ from refine_rl.bench.machine import matmul_rates, peak_rss_mb, processor
 from refine_rl.bench.random_model import Shape, write_random_model
 from refine_rl.bench.steps import random_prompts, take_steps
 from refine_rl.errors import UserError
+from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.flops import Load, costs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
@@ -78,6 +79,7 @@ class Measured:
     steps: int
     warm_up: int
     tokens_at_once: int  # in training
+    why_uncaptured: str | None  # why a step of sampling is not repeated from a record; "" where it is
     each_step: tuple[float, ...]  # seconds of each, in order
     device: str
     processor: str
@@ -176,6 +178,7 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
         steps=bench.steps,
         warm_up=bench.warm_up,
         tokens_at_once=settings.grpo.at_once,
+        why_uncaptured=_why_uncaptured(policy),
         each_step=tuple(m.seconds["total"] for m in taken),
         device=str(device),
         processor=processor(device),
@@ -183,6 +186,13 @@ def _measured(bench: Bench, settings: Settings, policy: Policy, tell: Callable[[
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
+
+
+def _why_uncaptured(policy: Policy) -> str | None:
+    """None where no step is ever recorded: on a processor, and of models that are no decoder alone."""
+    if policy.device.type != "cuda" or not isinstance(policy, DecoderOnly):
+        return None
+    return policy.why_uncaptured or policy.why_plain
 
 
 def _operations(bench: Bench, settings: Settings, policy: Policy) -> dict[str, int] | None:

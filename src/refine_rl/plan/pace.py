@@ -19,7 +19,7 @@ from refine_rl.plan.memory import disk, memory
 from refine_rl.plan.team import ALONE, Team
 from refine_rl.policy.size import Size
 from refine_rl.settings import Settings
-from refine_rl.training.memory import SLACK, activation, packed
+from refine_rl.training.memory import SLACK, activation, form_of, packed
 
 START = 5.0  # seconds: imports, prompts, the report
 VOCABULARY_BYTES = 60  # a vocabulary entry and sampled token: softmax, its sum, the draw
@@ -41,9 +41,8 @@ class Fitted:
 
 FITTED = {
     "cpu": Fitted(launch=2.5e-3, started=7.5e-3, slowdown=1 / 0.35, traffic=20),
-    # Of an H200 (benchmarks/RESULTS.md), 24 layers: 7.1 ms a token of sampling, which is recorded and
-    # repeated; 0.43 s for each further micro-batch of the same tokens. The others are a processor's.
-    "cuda": Fitted(launch=0.3e-3, started=6e-3, slowdown=1 / 0.35, traffic=20),
+    # Of an H200: benchmarks/plan_fit.py --points benchmarks/gpu_points.json.
+    "cuda": Fitted(launch=0.19e-3, started=7e-3, slowdown=4.5, traffic=9),
 }
 
 
@@ -109,7 +108,12 @@ class Pace:
         passes = batches * (1 + self.settings.rollout.most_tokens * (1 + self.share) / 2)
         head = self.size.vocabulary * self.size.hidden
         prefill = prompts * self.prompt * 2 * self.size.linear / self.rates.train
-        decode = rows * self.answer * 2 * (self.size.linear + head) / self.rates.decode
+        weights = self.size.linear + head
+        if self.rates.device == "cpu":
+            decode = rows * self.answer * 2 * weights / self.rates.decode
+        else:  # products asked for one by one are slower there than those of a recorded step, which reads all
+            reading = passes * weights * form_of(self.rates) / self.rates.bytes
+            decode = reading + rows * self.answer * 2 * weights / self.rates.train
         drawing = rows * self.answer * self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
         return passes * (self.launch + self.fetching) + (prefill + decode) * self.fitted.slowdown + drawing
 

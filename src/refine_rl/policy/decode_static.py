@@ -4,7 +4,8 @@ A token of decode.py is some two thousand launches, and asking for them takes lo
 every tensor that a step reads or writes stays where it is, so that the whole step, head and draw included,
 can be recorded once and repeated (captured.py). For that the keys and values of what members write stand in a
 buffer of fixed size, all of which is looked at: the token that is being computed is in the first slot, those
-before it are behind it, and the slots that are still empty are masked. The result is that of decode.py.
+before it are behind it, from slot `EVEN` on, and the slots that are still empty are masked. The result is
+that of decode.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ AHEAD = 8
 LOOKED_AT = 256
 """Slots that are looked at in the beginning; twice as many each time they are full."""
 
+EVEN = 8
+"""Lengths of what is looked at are multiples of this: of others an accelerator's products are slow."""
+
 why_uncaptured: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Models whose step could not be recorded, and why; they sample by decode.py."""
 
@@ -47,7 +51,7 @@ class StaticDecoding(ByPrompt):
         device = next(iter(prefill.values()))[0].device
         lengths = [len(p) for p in prompt_ids]
         starts = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
-        columns = torch.arange(max(lengths))
+        columns = torch.arange(_even(max(lengths)))
         places = (
             (starts[:, None] + columns).clamp(max=sum(lengths) - 1).to(device)
         )  # [P, L]; others' are masked
@@ -55,7 +59,7 @@ class StaticDecoding(ByPrompt):
             layer: (k[:, places].permute(1, 0, 3, 2).contiguous(), v[:, places].transpose(0, 1).contiguous())
             for layer, (k, v) in prefill.items()
         }
-        self._room, self.t = room, 0
+        self._room, self.t = _even(room), 0
         self._length_of = torch.tensor(lengths, device=device)
         self.prompt_of = torch.tensor([p for p, n in enumerate(counts) for _ in range(n)], device=device)
         # Buffers of the same shape are one tensor: what a token leaves is copied once for all layers.
@@ -68,7 +72,7 @@ class StaticDecoding(ByPrompt):
         self._place: dict[tuple[int, int], tuple[int, int]] = {}
         for (dtype, K, D), entries in where.items():
             self._buffers.append(
-                torch.zeros(len(entries), R, K, 1 + room, D, dtype=dtype, device=device)  # type: ignore[call-overload]
+                torch.zeros(len(entries), R, K, EVEN + self._room, D, dtype=dtype, device=device)  # type: ignore[call-overload]
             )
             self._place |= {entry: (len(self._buffers) - 1, n) for n, entry in enumerate(entries)}
         self._regroup()
@@ -90,7 +94,7 @@ class StaticDecoding(ByPrompt):
         while self._slots < min(self.t + 1, self._room):
             self._slots *= 2
         self._slots = min(self._slots, self._room)
-        own = [b[:, :, :, : 1 + self._slots] for b in self._buffers]
+        own = [b[:, :, :, : EVEN + self._slots] for b in self._buffers]
         self._own = {place: own[buffer][n] for place, (buffer, n) in self._place.items()}
 
     @property
@@ -115,7 +119,7 @@ class StaticDecoding(ByPrompt):
     def keep(self) -> None:
         """The token of the first slot is written."""
         for buffer in self._buffers:
-            buffer[:, :, :, 1 + self.t] = buffer[:, :, :, 0]
+            buffer[:, :, :, EVEN + self.t] = buffer[:, :, :, 0]
         self.t += 1
 
     def positions(self) -> torch.Tensor:
@@ -143,8 +147,8 @@ class StaticDecoding(ByPrompt):
         early = scale_queries(query.dtype, scale)
         q = (query[0] * scale if early else query[0]).transpose(0, 1).reshape(R, K, rep, D)
         before = torch.bmm(self._by_prompt(q), prefix_k)
-        own = q @ own_k.transpose(2, 3)  # [R, K, rep, 1 + slots]
-        scores = torch.cat([before, self._by_prompt(own)], dim=-1)  # [P' K, M rep, L + 1 + slots]
+        own = q @ own_k.transpose(2, 3)  # [R, K, rep, EVEN + slots]
+        scores = torch.cat([before, self._by_prompt(own)], dim=-1)  # [P' K, M rep, L + EVEN + slots]
         if not early:
             scores = scores.float().mul_(scale)
         scores.view(P, -1, scores.shape[-1]).masked_fill_(self._mask(L, window)[:, None], float("-inf"))
@@ -154,7 +158,7 @@ class StaticDecoding(ByPrompt):
         return out.reshape(1, R, H, D)
 
     def _mask(self, L: int, window: int) -> torch.Tensor:
-        """What the rows of a prompt do not see, [P', L + 1 + slots]."""
+        """What the rows of a prompt do not see, [P', L + EVEN + slots]."""
         if window not in self._masks:
             length = self._length_of[:, None]
             before = torch.arange(L, device=length.device)[None].expand(len(length), L)
@@ -163,8 +167,14 @@ class StaticDecoding(ByPrompt):
             if window:
                 outside = outside | (length + self._written - before >= window)
                 empty = empty | (self._written - own >= window)
-            self._masks[window] = torch.cat([outside, torch.zeros_like(empty[:, :1]), empty], dim=1)
+            between = torch.ones_like(outside[:, : EVEN - 1])
+            now = torch.zeros_like(outside[:, :1])
+            self._masks[window] = torch.cat([outside, now, between, empty], dim=1)
         return self._masks[window]
+
+
+def _even(n: int) -> int:
+    return -(-n // EVEN) * EVEN
 
 
 class StaticPrompts(SharedPrompts):

@@ -18,8 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from refine_rl.errors import UserError
 from refine_rl.policy.decode_static import why_uncaptured
@@ -84,6 +82,9 @@ def shard(policy: Policy, device: torch.device) -> Lockstep:
     body = bare.base_model
     frozen = {p for layer in _layers(body) for p in layer.parameters() if not p.requires_grad}
     whole = {p for p in bare.parameters() if p not in frozen}
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # late: half a second that other runs need not wait
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in (*_layers(body), body):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=whole)

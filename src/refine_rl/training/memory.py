@@ -1,8 +1,8 @@
 """What training takes of a device's memory, and how many tokens it can work at once.
 
 On an accelerator attention leaves no scores behind, an adapter's inputs no copy, and the head works in tiles
-whatever the vocabulary: 374 million weights in bfloat16 with LoRA took 9.1 GB with 8,192 tokens at once and
-13.6 GB with 12,288 on an H200 (benchmarks/RESULTS.md).
+whatever the vocabulary: 0.5 billion weights in bfloat16 with LoRA took 22.4 GB with 16,896 tokens at once and
+41.2 GB with 32,768 on an H200 (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
