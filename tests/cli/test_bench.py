@@ -15,7 +15,7 @@ Refine = Callable[..., Any]
 
 FIGURES = {"seconds_per_step", "seconds", "tokens_per_second", "peak_rss_mb", "peak_device_mb", "each_step"}
 FIGURES |= {"share_of_matmul_rate", "share", "matmul_gflops", "model_gflop_per_step", "model_gflop"}
-FIGURES |= {"mismatch_mean", "mismatch_max"}
+FIGURES |= {"mismatch_mean", "mismatch_max", "why_uncaptured"}
 SETUP = {"model", "parameters", "trained", "adapter", "prompt_tokens", "completion_tokens", "prompts"}
 SETUP |= {
     "group_size",

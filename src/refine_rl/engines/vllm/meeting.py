@@ -83,7 +83,7 @@ def meet(policy: Policy, adapters: Adapters, *, allowed: float | None) -> Met:
         adapters.drop(name)
     if far > min(most, effect / 4):
         raise UserError(_without_effect(server, far, effect))
-    noise = max(apart, behind, far, policy.tolerance / (2 * MARGIN))
+    noise = max(apart, behind, far, policy.tolerance / MARGIN)
     return Met(base=base, processed=processed, probe=replace(probe, noise=noise))
 
 
