@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import torch
 
@@ -16,13 +15,13 @@ from refine_rl.engines.vllm.server import Refused
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.memory import Memory
-from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Purpose, Speaker, Spoken
 from refine_rl.policy.sample import exact, spoken_turn
+from refine_rl.policy.spoken_for import SpokenFor
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import generator
-from refine_rl.types import Message, Segment, Trajectory
+from refine_rl.types import Trajectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,16 +32,14 @@ class _Stem:
     members: tuple[Begun, ...]
 
 
-@dataclass(kw_only=True, eq=False)
-class ServedSpeaker:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedSpeaker(SpokenFor):
     """`tolerance` is what was measured when the server was met; `processed` says that its log-probs are those
     of the distribution that it draws from, and not those at temperature 1."""
 
-    policy: Policy
     adapters: Adapters
     tolerance: float
     processed: bool
-    context_length: int
 
     def speak(
         self,
@@ -133,65 +130,12 @@ class ServedSpeaker:
             vocabulary=self.policy.vocabulary,
         )
 
-    @property
-    def device(self) -> torch.device:
-        return self.policy.device
-
-    @property
-    def shares_prompts(self) -> bool:
-        return self.policy.shares_prompts
-
-    @property
-    def has_reference(self) -> bool:
-        return self.policy.has_reference
-
-    @property
-    def moving(self) -> str:
-        return self.policy.moving
-
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return self.policy.encode(messages)
-
-    def encode_words(self, text: str) -> tuple[int, ...]:
-        return self.policy.encode_words(text)
-
-    def next_turn(
-        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
-    ) -> tuple[int, ...]:
-        return self.policy.next_turn(messages, more, as_sampled=as_sampled)
-
-    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
-        self.policy.check_turns(messages, role, as_sampled=as_sampled)
-
-    def demonstrate(
-        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
-    ) -> tuple[Segment, ...]:
-        return self.policy.demonstrate(messages, every=every, given=given)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self.policy.decode(token_ids)
-
-    def answer_room(self, prompt: int) -> int:
-        return self.policy.answer_room(prompt)
-
     def memory(self) -> None:
         """The server keeps its own."""
 
     def logprobs(self, batch: TokenBatch, *, temperature: float) -> torch.Tensor:
         return self.policy.logprobs(batch, temperature=temperature)
 
-    def dropout(self, rate: float, seed: int) -> AbstractContextManager[None]:
-        return self.policy.dropout(rate, seed)
-
     def reference(self) -> AbstractContextManager[Speaker]:
         """In this process."""
         return self.policy.reference()
-
-    def trainable(self) -> dict[str, torch.nn.Parameter]:
-        return self.policy.trainable()
-
-    def matrices(self) -> dict[str, float]:
-        return self.policy.matrices()
-
-    def save(self, folder: Path) -> None:
-        self.policy.save(folder)
