@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 
@@ -16,20 +15,11 @@ from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.memory import Memory
 from refine_rl.policy.protocol import Begun, Purpose, Speaker, Spoken
-from refine_rl.policy.sample import exact, spoken_turn
+from refine_rl.policy.sample import Ending, Stem, exact, spoken_turn, stems_of
 from refine_rl.policy.spoken_for import SpokenFor
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import generator
-from refine_rl.types import Trajectory
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Stem:
-    """Members of a group whose tokens so far are the same; `place` is their group's."""
-
-    place: int
-    members: tuple[Begun, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,23 +43,15 @@ class ServedSpeaker(SpokenFor):
         """Each member with one more turn. What is drawn is the server's affair: `purpose` seeds it, and yet
         the same seed may give other tokens another time."""
         self.require_logprobs(sampling)
-        stems = [
-            _Stem(place=place, members=tuple(some))
-            for place, group in enumerate(groups)
-            for _, some in groupby(group, key=lambda b: b.token_ids)
-        ]
-        ended: dict[int, list[Trajectory]] = {place: [] for place in range(len(groups))}
-        for place, group in enumerate(groups):
-            if not group:
-                yield place, ()
-        for stem, said in self._answers(stems, sampling, purpose, pause):
+        ending = Ending(groups)
+        yield from ending.empty()
+        for stem, said in self._answers(stems_of(groups), sampling, purpose, pause):
             opening = self.policy.opening(stem.members[0].asked)
-            for member, its in zip(stem.members, said, strict=True):
-                logprobs = [exact(x) for x in its.logprobs]
-                ended[stem.place].append(spoken_turn(self.policy, member, opening, its.tokens, logprobs))
-            if len(ended[stem.place]) == len(groups[stem.place]):
-                order = {b.member: n for n, b in enumerate(groups[stem.place])}
-                yield stem.place, tuple(sorted(ended[stem.place], key=lambda t: order[t.member]))
+            turns = [
+                spoken_turn(self.policy, member, opening, its.tokens, [exact(x) for x in its.logprobs])
+                for member, its in zip(stem.members, said, strict=True)
+            ]
+            yield from ending.add(stem.place, turns)
 
     def require_logprobs(self, sampling: Sampling) -> None:
         """Raises UserError where the server's log-probs are not those that training needs: at the sampling
@@ -88,8 +70,8 @@ class ServedSpeaker(SpokenFor):
             )
 
     def _answers(
-        self, stems: Sequence[_Stem], sampling: Sampling, purpose: Purpose, pause: Pause
-    ) -> Iterator[tuple[_Stem, list[Said]]]:
+        self, stems: Sequence[Stem], sampling: Sampling, purpose: Purpose, pause: Pause
+    ) -> Iterator[tuple[Stem, list[Said]]]:
         """Each stem with what its members say, as it comes. A server that was started anew in between is
         given the adapter once more."""
         left = dict(enumerate(stems))
@@ -117,12 +99,12 @@ class ServedSpeaker(SpokenFor):
         except Nonsense as error:
             raise self.adapters.server.nonsense(str(error)) from None
 
-    def _asked(self, stem: _Stem, name: str, sampling: Sampling, purpose: Purpose) -> Asked:
+    def _asked(self, stem: Stem, name: str, sampling: Sampling, purpose: Purpose) -> Asked:
         first = stem.members[0]
         seed = generator(purpose.seed, purpose.step, first.prompt.id, first.member, purpose.name, "served")
         return Asked(
             model=name,
-            ids=first.token_ids,
+            ids=stem.token_ids,
             n=len(stem.members),
             seed=int(seed.integers(2**62)),
             sampling=sampling,
