@@ -79,7 +79,7 @@ def vllm_engine(settings: EngineSettings, loading: Loading, config: LearnerConfi
         settings,
         loading.model,
         rank=_rank(policy, loading.model.rank),
-        dtype=str(policy.compute_dtype).removeprefix("torch."),
+        dtype=policy.form,
         temperature=config.temperature,
     )
     temporary = None if settings.adapter_folder else tempfile.TemporaryDirectory(prefix="refine-adapters-")
