@@ -12,10 +12,9 @@ from refine_rl.plan import Counts, make_plan, memory, pace
 from refine_rl.plan.money import Cost, advice
 from refine_rl.plan.pace import Pace
 from refine_rl.plan.service import Passed, passed, with_service
-from refine_rl.plan.supervised import Rows
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
-from sizes import RATES, SIZE
+from sizes import RATES, ROWS, SIZE
 
 COUNTS = Counts(train=40, validation=5, held_out=7, chars=400)
 GRPO = {"steps": 20, "prompts_per_step": 3, "validate_every": 10}
@@ -77,21 +76,8 @@ def test_later_turns_read_all_that_stands() -> None:
 
 
 def test_rows_to_imitate() -> None:
-    rows = Rows(
-        train=100,
-        validation=10,
-        tokens=20_000,
-        targets=5000,
-        looked=1000,
-        prompt=150,
-        longest=400,
-        steps=40,
-        epochs=3.0,
-        guessed=False,
-        lines=(),
-    )
     sft = {"data": "file:pairs.jsonl", "validate_every": 10, "patience": 1, "examples": 6}
-    (found,) = passed(make(sft=sft), None, rows)
+    (found,) = passed(make(sft=sft), None, ROWS)
     assert found.stage == "supervised fine-tuning"
     assert found.trained == (30_000, 60_000)  # half of it where patience ends it as early as it can
     looks = (1 + 2, 1 + 4)

@@ -11,11 +11,11 @@ import pytest
 
 from refine_rl.plan import Counts, make_plan, memory, pace
 from refine_rl.plan.pace import Pace
-from refine_rl.plan.supervised import Rows, supervised
+from refine_rl.plan.supervised import supervised
 from refine_rl.plan.team import LINK, TOGETHER, Team, team_of
 from refine_rl.settings import EngineSettings, Settings
 from refine_rl.settings.file import settings_from_dict
-from sizes import RATES, SIZE
+from sizes import RATES, ROWS, SIZE
 
 COUNTS = Counts(train=40, validation=5, held_out=7, chars=400)
 GPUS = replace(RATES, device="cuda", devices=2)
@@ -110,24 +110,11 @@ def test_a_spread_model() -> None:
 def test_rows_to_imitate_are_dealt_by_their_tokens() -> None:
     settings = make(sft={"data": "file:pairs.jsonl", "examples": 5})
     assert settings.sft is not None
-    rows = Rows(
-        train=100,
-        validation=10,
-        tokens=20_000,
-        targets=5000,
-        looked=1000,
-        prompt=150,
-        longest=400,
-        steps=40,
-        epochs=3.0,
-        guessed=False,
-        lines=(),
-    )
     team = Team(processes=2, devices=2)
-    found = supervised(settings, settings.sft, rows, SIZE, GPUS, team)
-    half = replace(rows, tokens=10_000, targets=2500, looked=500)
+    found = supervised(settings, settings.sft, ROWS, SIZE, GPUS, team)
+    half = replace(ROWS, tokens=10_000, targets=2500, looked=500)
     fewer = settings.sft.model_copy(update={"examples": 3})
-    assert found == replace(supervised(settings, fewer, half, SIZE, team.rates(GPUS)), rows=rows)
+    assert found == replace(supervised(settings, fewer, half, SIZE, team.rates(GPUS)), rows=ROWS)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_what_the_card_decided_is_told(kind: str, told: list[str], monkeypatch: 
 def test_the_device_of_the_model_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     class There:
         device = torch.device("cuda:1")
-        compute_dtype = torch.bfloat16
+        form = "bfloat16"
         shares_prompts = True
 
     asked: list[str] = []

@@ -46,22 +46,20 @@ def speak(
     if memory is not None:
         going_on = [b for group in groups for b in group]
         memory.begin(network.model, going_on, sampling.max_cached // 2)
-    ended: list[list[Trajectory]] = [[] for _ in groups]
-    for place, group in enumerate(groups):
-        if not group:
-            yield place, ()
-    for stems in _batches(_stems(groups, memory), sampling, memory):
+    ending = Ending(groups)
+    yield from ending.empty()
+    for stems in _batches(_in_turn(groups, memory), sampling, memory):
         for stem, written in _batch(network, stems, sampling, purpose, pause, memory):
             opening = network.opening(stem.members[0].asked)
-            for member, (tokens, logprobs) in zip(stem.members, written, strict=True):
-                ended[stem.place].append(spoken_turn(network, member, opening, tokens, logprobs))
-            if len(ended[stem.place]) == len(groups[stem.place]):
-                order = {b.member: n for n, b in enumerate(groups[stem.place])}
-                yield stem.place, tuple(sorted(ended[stem.place], key=lambda t: order[t.member]))
+            said = [
+                spoken_turn(network, member, opening, tokens, logprobs)
+                for member, (tokens, logprobs) in zip(stem.members, written, strict=True)
+            ]
+            yield from ending.add(stem.place, said)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stem:
+class Stem:
     """Neighbours of one group whose tokens so far are the same; `place` is their group's."""
 
     place: int
@@ -77,22 +75,48 @@ class _Stem:
         return len(self.members[0].segments) > 1
 
 
-def _stems(groups: Sequence[Sequence[Begun]], memory: Memory | None) -> list[_Stem]:
-    """With a memory, those of whom only the prompt stands come first; all others are stems of their own."""
-    stems = [
-        _Stem(place=place, members=tuple(some))
+def stems_of(groups: Sequence[Sequence[Begun]]) -> list[Stem]:
+    """The groups' stems, in order; a group of nobody has none."""
+    return [
+        Stem(place=place, members=tuple(some))
         for place, group in enumerate(groups)
         for _, some in groupby(group, key=lambda b: b.token_ids)
     ]
+
+
+class Ending:
+    """Groups whose members end in any order; each is handed out, in its own, once its last has ended."""
+
+    def __init__(self, groups: Sequence[Sequence[Begun]]) -> None:
+        self._groups = groups
+        self._ended: list[list[Trajectory]] = [[] for _ in groups]
+
+    def empty(self) -> list[Spoken]:
+        """The groups of nobody."""
+        return [(place, ()) for place, group in enumerate(self._groups) if not group]
+
+    def add(self, place: int, said: Sequence[Trajectory]) -> list[Spoken]:
+        """The group at `place`, if these were the last of it."""
+        group, ended = self._groups[place], self._ended[place]
+        ended += said
+        if len(ended) < len(group):
+            return []
+        order = {b.member: n for n, b in enumerate(group)}
+        return [(place, tuple(sorted(ended, key=lambda t: order[t.member])))]
+
+
+def _in_turn(groups: Sequence[Sequence[Begun]], memory: Memory | None) -> list[Stem]:
+    """With a memory, those of whom only the prompt stands come first; all others are stems of their own."""
+    stems = stems_of(groups)
     if memory is None:
         return stems
     going_on = [s for s in stems if s.goes_on]
     return [s for s in stems if not s.goes_on] + [
-        _Stem(place=s.place, members=(member,)) for s in going_on for member in s.members
+        Stem(place=s.place, members=(member,)) for s in going_on for member in s.members
     ]
 
 
-def _batches(stems: Sequence[_Stem], sampling: Sampling, memory: Memory | None) -> Iterator[list[_Stem]]:
+def _batches(stems: Sequence[Stem], sampling: Sampling, memory: Memory | None) -> Iterator[list[Stem]]:
     """As many stems as may be sampled at once, beside what is kept in memory, at least one."""
     longest = max((len(s.token_ids) for s in stems), default=0)
 
@@ -100,7 +124,7 @@ def _batches(stems: Sequence[_Stem], sampling: Sampling, memory: Memory | None) 
         room = sampling.max_cached - (memory.tokens if memory else 0)
         return min(sampling.max_rows, room // (longest + sampling.max_tokens))
 
-    batch: list[_Stem] = []
+    batch: list[Stem] = []
     rows, most_now = 0, most()
     for stem in stems:
         other = memory is not None and bool(batch) and stem.goes_on != batch[0].goes_on
@@ -119,12 +143,12 @@ Written = list[tuple[list[int], list[float]]]
 
 def _batch(
     network: Network,
-    stems: Sequence[_Stem],
+    stems: Sequence[Stem],
     sampling: Sampling,
     purpose: Purpose,
     pause: Pause,
     memory: Memory | None,
-) -> Iterator[tuple[_Stem, Written]]:
+) -> Iterator[tuple[Stem, Written]]:
     """Stems, with what their members have written, as they end."""
     key = {"seed": purpose.seed, "step": purpose.step, "purpose": purpose.name}
     draws_R_T = np.stack(

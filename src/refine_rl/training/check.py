@@ -21,12 +21,21 @@ PROBE_ROWS = 4
 """Trajectories that are looked at where no training pass covers them anyway."""
 
 
-@torch.no_grad()
 def difference(speaker: Speaker, trajectories: Sequence[Trajectory], temperature: float) -> torch.Tensor:
     """|log-prob of the trainer - of the sampler| of every sampled token, [N]."""
+    return (trainers(speaker, trajectories, temperature) - samplers(trajectories)).abs()
+
+
+@torch.no_grad()
+def trainers(speaker: Speaker, trajectories: Sequence[Trajectory], temperature: float) -> torch.Tensor:
+    """The trainer's log-probs of sampled tokens, [N]."""
     batch = token_batch(trajectories)
-    new = speaker.logprobs(batch, temperature=temperature).cpu()[batch.sampled]
-    return (new - torch.tensor([x for t in trajectories for x in sampled_logprobs(t)])).abs()
+    return speaker.logprobs(batch, temperature=temperature).cpu()[batch.sampled]
+
+
+def samplers(trajectories: Sequence[Trajectory]) -> torch.Tensor:
+    """The sampler's log-probs of the tokens that it sampled, [N]."""
+    return torch.tensor([x for t in trajectories for x in sampled_logprobs(t)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

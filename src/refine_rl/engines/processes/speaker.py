@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
@@ -18,11 +16,10 @@ from refine_rl.engines.processes.orders import Logprobs, Order, Speak
 from refine_rl.engines.processes.team import Team
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.memory import Memory
-from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Purpose, Speaker, Spoken
+from refine_rl.policy.spoken_for import SpokenFor
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
-from refine_rl.types import Message, Segment
 
 _PLAYS = itertools.count(1)
 
@@ -37,10 +34,9 @@ class Dealt(Memory):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TeamSpeaker:
+class TeamSpeaker(SpokenFor):
     """The model of this process, with the others beside it. `reference`: as it was before training."""
 
-    policy: Policy
     hand: Hand
     team: Team
     number: int  # the model's
@@ -152,65 +148,8 @@ class TeamSpeaker:
         yield replace(self, reference_only=True)
 
     @property
-    def context_length(self) -> int:
-        return self.policy.context_length
-
-    @property
-    def device(self) -> torch.device:
-        return self.policy.device
-
-    @property
     def tolerance(self) -> float:
         return self.policy.tolerance
-
-    @property
-    def shares_prompts(self) -> bool:
-        return self.policy.shares_prompts
-
-    @property
-    def has_reference(self) -> bool:
-        return self.policy.has_reference
-
-    @property
-    def moving(self) -> str:
-        return self.policy.moving
-
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return self.policy.encode(messages)
-
-    def encode_words(self, text: str) -> tuple[int, ...]:
-        return self.policy.encode_words(text)
-
-    def next_turn(
-        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
-    ) -> tuple[int, ...]:
-        return self.policy.next_turn(messages, more, as_sampled=as_sampled)
-
-    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
-        self.policy.check_turns(messages, role, as_sampled=as_sampled)
-
-    def demonstrate(
-        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
-    ) -> tuple[Segment, ...]:
-        return self.policy.demonstrate(messages, every=every, given=given)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self.policy.decode(token_ids)
-
-    def answer_room(self, prompt: int) -> int:
-        return self.policy.answer_room(prompt)
-
-    def dropout(self, rate: float, seed: int) -> AbstractContextManager[None]:
-        return self.policy.dropout(rate, seed)
-
-    def trainable(self) -> Mapping[str, torch.nn.Parameter]:
-        return self.policy.trainable()
-
-    def matrices(self) -> Mapping[str, float]:
-        return self.policy.matrices()
-
-    def save(self, folder: Path) -> None:
-        self.policy.save(folder)
 
 
 def _part(batch: TokenBatch, rows: slice) -> TokenBatch | None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, fields, replace
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from refine_rl.policy.memory import Memory
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Purpose, Spoken
-from refine_rl.policy.sample import exact, spoken_turn
+from refine_rl.policy.sample import Ending, Stem, exact, spoken_turn, stems_of
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import generator
@@ -83,62 +83,50 @@ class TinkerPolicy(DecoderOnly):
     ) -> Iterator[Spoken]:
         """A request for the members of a group whose tokens so far are the same; whatever answers first comes
         out first. Draws are the service's own, from seeds that follow from what they are for."""
-        left = [sum(1 for _ in self._stems(group)) for group in groups]
-        ended: list[list[Trajectory]] = [[] for _ in groups]
-        for place, count in enumerate(left):
-            if not count:
-                yield place, ()
-        stems = ((place, stem) for place, group in enumerate(groups) for stem in self._stems(group))
-        under_way: list[tuple[Asked, int, list[Begun]]] = []
+        ending = Ending(groups)
+        yield from ending.empty()
+        stems = iter(stems_of(groups))
+        under_way: list[tuple[Asked, Stem]] = []
         try:
             while True:
-                for place, stem in islice(stems, self.at_once - len(under_way)):
-                    under_way.append((self._ask(stem, sampling, purpose, pause), place, stem))
+                for stem in islice(stems, self.at_once - len(under_way)):
+                    asked = self._ask(stem, sampling, purpose, pause)
+                    under_way.append((asked, stem))
                 if not under_way:
                     return
-                wait([asked.future for asked, _, _ in under_way], timeout=0.02, return_when="FIRST_COMPLETED")
+                wait([asked.future for asked, _ in under_way], timeout=0.02, return_when="FIRST_COMPLETED")
                 first = next((each for each in under_way if each[0].future.done()), under_way[0])
-                asked, place, stem = first
-                ended[place] += self._heard(asked, stem, pause)
+                said = self._heard(*first, pause)
                 under_way.remove(first)
-                left[place] -= 1
-                if not left[place]:
-                    order = {b.member: n for n, b in enumerate(groups[place])}
-                    yield place, tuple(sorted(ended[place], key=lambda t: order[t.member]))
+                yield from ending.add(first[1].place, said)
         finally:
-            for asked, _, _ in under_way:
+            for asked, _ in under_way:
                 asked.give_up()
 
-    @staticmethod
-    def _stems(group: Sequence[Begun]) -> Iterator[list[Begun]]:
-        """Neighbours of whom the same stands."""
-        for _, stem in groupby(group, key=lambda b: (b.token_ids, b.messages)):
-            yield list(stem)
-
-    def _ask(self, stem: Sequence[Begun], sampling: Sampling, purpose: Purpose, pause: Pause) -> Asked:
-        types, ids, first = sdk().types, list(stem[0].token_ids), stem[0]
+    def _ask(self, stem: Stem, sampling: Sampling, purpose: Purpose, pause: Pause) -> Asked:
+        types, ids, first = sdk().types, list(stem.token_ids), stem.members[0]
         params = types.SamplingParams(
             max_tokens=max(1, min(sampling.max_tokens, self.answer_room(len(ids)))),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k or -1,
             stop=sorted(self.stop_ids),
-            seed=seed_of(purpose, first, len(stem)),
+            seed=seed_of(purpose, first, len(stem.members)),
         )
         sampler, line = self.weights.sampler(pause), self.service.bill.begin("sample", first.prompt.id)
-        asked = sampler.sample(types.ModelInput.from_ints(ids), len(stem), params)
+        asked = sampler.sample(types.ModelInput.from_ints(ids), len(stem.members), params)
         return self.service.ask(asked, "Sampling", line)
 
-    def _heard(self, asked: Asked, stem: Sequence[Begun], pause: Pause) -> list[Trajectory]:
+    def _heard(self, asked: Asked, stem: Stem, pause: Pause) -> list[Trajectory]:
         """The trajectories of a stem, once they are there. Raises MachineError where what came cannot be
         trained on."""
         sequences = self.service.result(asked, pause).sequences
         if asked.line is not None:
             written = sum(len(s.tokens) for s in sequences)
-            asked.line.end(Use(prefill=len(stem[0].token_ids), sample=written))
-        if len(sequences) != len(stem):
-            raise self._unusable(f"{len(sequences)} answers came where {len(stem)} were asked for")
-        return [self._trajectory(member, s) for member, s in zip(stem, sequences, strict=True)]
+            asked.line.end(Use(prefill=len(stem.token_ids), sample=written))
+        if len(sequences) != len(stem.members):
+            raise self._unusable(f"{len(sequences)} answers came where {len(stem.members)} were asked for")
+        return [self._trajectory(member, s) for member, s in zip(stem.members, sequences, strict=True)]
 
     def _trajectory(self, member: Begun, sequence: Any) -> Trajectory:
         tokens, logprobs = sequence.tokens, sequence.logprobs

@@ -79,7 +79,7 @@ def vllm_engine(settings: EngineSettings, loading: Loading, config: LearnerConfi
         settings,
         loading.model,
         rank=_rank(policy, loading.model.rank),
-        dtype=str(policy.compute_dtype).removeprefix("torch."),
+        dtype=policy.form,
         temperature=config.temperature,
     )
     temporary = None if settings.adapter_folder else tempfile.TemporaryDirectory(prefix="refine-adapters-")
@@ -132,13 +132,7 @@ def _server(
 def _speaker(policy: Policy, adapters: Adapters, met: Met, temperature: float) -> ServedSpeaker:
     adapters.probe = met.probe
     tolerance = max(policy.tolerance, MARGIN * met.probe.noise)
-    speaker = ServedSpeaker(
-        policy=policy,
-        adapters=adapters,
-        tolerance=tolerance,
-        processed=met.processed,
-        context_length=policy.context_length,
-    )
+    speaker = ServedSpeaker(policy=policy, adapters=adapters, tolerance=tolerance, processed=met.processed)
     speaker.require_logprobs(Sampling(max_tokens=1, temperature=temperature))
     return speaker
 

@@ -19,9 +19,8 @@ from refine_rl.engines.vllm.probe import (
     MARGIN,
     Probe,
     beginnings_of,
-    difference,
     holding,
-    logprobs_here,
+    mean_difference,
     mean_of,
     put_in,
 )
@@ -35,6 +34,7 @@ from refine_rl.policy.protocol import begun
 from refine_rl.policy.sample import spoken_turn
 from refine_rl.progress import never
 from refine_rl.randomness import torch_seed
+from refine_rl.training.check import trainers
 from refine_rl.types import Prompt, Trajectory
 
 _QUESTIONS = ("Say hello.", "Name three animals.", "What is two and three?", "Write a line about the sea.")
@@ -70,16 +70,16 @@ def meet(policy: Policy, adapters: Adapters, *, allowed: float | None) -> Met:
     most = max(_ALIKE, allowed or 0.0)
     name = adapters.load()
     texts = _sampled(policy, server, name, 1.0)
-    apart = difference(policy, texts, 1.0)
+    apart = mean_difference(policy, texts, 1.0)
     if apart > most:
         raise UserError(_not_this_model(server, base, policy.source, apart, most))
     processed = _processed(policy, server, name)
     probe = Probe(policy=policy, server=server, beginnings=beginnings_of(texts), noise=0.0)
-    behind = difference(policy, probe.seen(name), 1.0)
+    behind = mean_difference(policy, probe.seen(name), 1.0)
     adapters.drop(name)
     with _random_weights(policy, texts) as effect:
         name = adapters.load()
-        far = difference(policy, _sampled(policy, server, name, 1.0), 1.0)
+        far = mean_difference(policy, _sampled(policy, server, name, 1.0), 1.0)
         adapters.drop(name)
     if far > min(most, effect / 4):
         raise UserError(_without_effect(server, far, effect))
@@ -183,7 +183,7 @@ def _processed(policy: Policy, server: Server, name: str) -> bool:
     """Whether log-probs are those of the distribution that is drawn from (--logprobs-mode processed_logprobs)
     and not those at temperature 1: at another temperature they tell."""
     texts = _sampled(policy, server, name, 0.5)
-    return difference(policy, texts, 0.5) < difference(policy, texts, 1.0)
+    return mean_difference(policy, texts, 0.5) < mean_difference(policy, texts, 1.0)
 
 
 @contextlib.contextmanager
@@ -193,11 +193,11 @@ def _random_weights(policy: Policy, texts: list[Trajectory]) -> Iterator[float]:
     own = {name: weight.detach().clone() for name, weight in policy.trainable().items()}
     draws = torch.Generator().manual_seed(torch_seed("a random adapter"))
     noise = {n: torch.randn(w.shape, generator=draws).to(w.device, w.dtype) for n, w in own.items()}
-    old, effect = logprobs_here(policy, texts, 1.0), 0.0
+    old, effect = trainers(policy, texts, 1.0), 0.0
     with holding(policy, own):
         for doublings in range(_DOUBLINGS):
             put_in(policy, {n: w + _SMALLEST * 2**doublings * noise[n] for n, w in own.items()})
-            effect = mean_of(logprobs_here(policy, texts, 1.0) - old)
+            effect = mean_of(trainers(policy, texts, 1.0) - old)
             if effect >= _EFFECT:
                 break
         yield effect

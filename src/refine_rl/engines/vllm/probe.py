@@ -21,8 +21,7 @@ from refine_rl.engines.vllm.reply import Asked, Nonsense, Said, choices_of
 from refine_rl.engines.vllm.server import Server
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.tokens import token_batch
-from refine_rl.training.rows import sampled_logprobs
+from refine_rl.training.check import difference, samplers, trainers
 from refine_rl.types import Segment, Trajectory
 
 MARGIN = 5.0
@@ -89,11 +88,11 @@ def why_stale(
     """Why what the server has, as `now` was drawn, cannot be the weights of here; "" where it may be them.
     `before` was drawn when it had the weights `old` (both empty: that is not known)."""
     policy, noise = probe.policy, probe.noise
-    here, there = logprobs_here(policy, now, 1.0), logprobs_there(now)
+    here, there = trainers(policy, now, 1.0), samplers(now)
     far = mean_of(there - here)
     if old:
         with holding(policy, old):
-            here_before = logprobs_here(policy, now, 1.0)
+            here_before = trainers(policy, now, 1.0)
         moved = mean_of(here - here_before)
         same = _drawn(now) == _drawn(before) and moved > _FELT * noise
         if same or (moved > 2 * noise and mean_of(there - here_before) < far):
@@ -125,26 +124,14 @@ def put_in(policy: Policy, weights: Mapping[str, torch.Tensor]) -> None:
         weight.copy_(weights[name])
 
 
-def difference(policy: Policy, texts: Sequence[Trajectory], temperature: float) -> float:
+def mean_difference(policy: Policy, texts: Sequence[Trajectory], temperature: float) -> float:
     """Mean |log-prob of here - of the server| of sampled tokens, in nats a token."""
-    return mean_of(logprobs_here(policy, texts, temperature) - logprobs_there(texts))
+    return float(difference(policy, texts, temperature).mean())
 
 
-@torch.no_grad()
-def logprobs_here(policy: Policy, texts: Sequence[Trajectory], temperature: float) -> torch.Tensor:
-    """The trainer's log-probs of sampled tokens, [N]."""
-    batch = token_batch(texts)
-    return policy.logprobs(batch, temperature=temperature).cpu()[batch.sampled]
-
-
-def logprobs_there(texts: Sequence[Trajectory]) -> torch.Tensor:
-    """The server's log-probs of the tokens that it sampled, [N]."""
-    return torch.tensor([x for t in texts for x in sampled_logprobs(t)])
-
-
-def mean_of(difference: torch.Tensor) -> float:
+def mean_of(apart: torch.Tensor) -> float:
     """The mean size of differences, [N]."""
-    return float(difference.abs().mean())
+    return float(apart.abs().mean())
 
 
 def _with(ids: tuple[int, ...], said: Said, number: int) -> Trajectory:

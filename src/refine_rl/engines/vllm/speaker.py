@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
 
 import torch
 
@@ -16,33 +14,22 @@ from refine_rl.engines.vllm.server import Refused
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.memory import Memory
-from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Begun, Purpose, Speaker, Spoken
-from refine_rl.policy.sample import exact, spoken_turn
+from refine_rl.policy.sample import Ending, Stem, exact, spoken_turn, stems_of
+from refine_rl.policy.spoken_for import SpokenFor
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import generator
-from refine_rl.types import Message, Segment, Trajectory
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Stem:
-    """Members of a group whose tokens so far are the same; `place` is their group's."""
-
-    place: int
-    members: tuple[Begun, ...]
-
-
-@dataclass(kw_only=True, eq=False)
-class ServedSpeaker:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedSpeaker(SpokenFor):
     """`tolerance` is what was measured when the server was met; `processed` says that its log-probs are those
     of the distribution that it draws from, and not those at temperature 1."""
 
-    policy: Policy
     adapters: Adapters
     tolerance: float
     processed: bool
-    context_length: int
 
     def speak(
         self,
@@ -56,23 +43,15 @@ class ServedSpeaker:
         """Each member with one more turn. What is drawn is the server's affair: `purpose` seeds it, and yet
         the same seed may give other tokens another time."""
         self.require_logprobs(sampling)
-        stems = [
-            _Stem(place=place, members=tuple(some))
-            for place, group in enumerate(groups)
-            for _, some in groupby(group, key=lambda b: b.token_ids)
-        ]
-        ended: dict[int, list[Trajectory]] = {place: [] for place in range(len(groups))}
-        for place, group in enumerate(groups):
-            if not group:
-                yield place, ()
-        for stem, said in self._answers(stems, sampling, purpose, pause):
+        ending = Ending(groups)
+        yield from ending.empty()
+        for stem, said in self._answers(stems_of(groups), sampling, purpose, pause):
             opening = self.policy.opening(stem.members[0].asked)
-            for member, its in zip(stem.members, said, strict=True):
-                logprobs = [exact(x) for x in its.logprobs]
-                ended[stem.place].append(spoken_turn(self.policy, member, opening, its.tokens, logprobs))
-            if len(ended[stem.place]) == len(groups[stem.place]):
-                order = {b.member: n for n, b in enumerate(groups[stem.place])}
-                yield stem.place, tuple(sorted(ended[stem.place], key=lambda t: order[t.member]))
+            turns = [
+                spoken_turn(self.policy, member, opening, its.tokens, [exact(x) for x in its.logprobs])
+                for member, its in zip(stem.members, said, strict=True)
+            ]
+            yield from ending.add(stem.place, turns)
 
     def require_logprobs(self, sampling: Sampling) -> None:
         """Raises UserError where the server's log-probs are not those that training needs: at the sampling
@@ -91,8 +70,8 @@ class ServedSpeaker:
             )
 
     def _answers(
-        self, stems: Sequence[_Stem], sampling: Sampling, purpose: Purpose, pause: Pause
-    ) -> Iterator[tuple[_Stem, list[Said]]]:
+        self, stems: Sequence[Stem], sampling: Sampling, purpose: Purpose, pause: Pause
+    ) -> Iterator[tuple[Stem, list[Said]]]:
         """Each stem with what its members say, as it comes. A server that was started anew in between is
         given the adapter once more."""
         left = dict(enumerate(stems))
@@ -120,12 +99,12 @@ class ServedSpeaker:
         except Nonsense as error:
             raise self.adapters.server.nonsense(str(error)) from None
 
-    def _asked(self, stem: _Stem, name: str, sampling: Sampling, purpose: Purpose) -> Asked:
+    def _asked(self, stem: Stem, name: str, sampling: Sampling, purpose: Purpose) -> Asked:
         first = stem.members[0]
         seed = generator(purpose.seed, purpose.step, first.prompt.id, first.member, purpose.name, "served")
         return Asked(
             model=name,
-            ids=first.token_ids,
+            ids=stem.token_ids,
             n=len(stem.members),
             seed=int(seed.integers(2**62)),
             sampling=sampling,
@@ -133,65 +112,12 @@ class ServedSpeaker:
             vocabulary=self.policy.vocabulary,
         )
 
-    @property
-    def device(self) -> torch.device:
-        return self.policy.device
-
-    @property
-    def shares_prompts(self) -> bool:
-        return self.policy.shares_prompts
-
-    @property
-    def has_reference(self) -> bool:
-        return self.policy.has_reference
-
-    @property
-    def moving(self) -> str:
-        return self.policy.moving
-
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return self.policy.encode(messages)
-
-    def encode_words(self, text: str) -> tuple[int, ...]:
-        return self.policy.encode_words(text)
-
-    def next_turn(
-        self, messages: Sequence[Message], more: Sequence[Message], *, as_sampled: bool = False
-    ) -> tuple[int, ...]:
-        return self.policy.next_turn(messages, more, as_sampled=as_sampled)
-
-    def check_turns(self, messages: Sequence[Message], role: str, *, as_sampled: bool = False) -> None:
-        self.policy.check_turns(messages, role, as_sampled=as_sampled)
-
-    def demonstrate(
-        self, messages: Sequence[Message], *, every: bool, given: Collection[int] = ()
-    ) -> tuple[Segment, ...]:
-        return self.policy.demonstrate(messages, every=every, given=given)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self.policy.decode(token_ids)
-
-    def answer_room(self, prompt: int) -> int:
-        return self.policy.answer_room(prompt)
-
     def memory(self) -> None:
         """The server keeps its own."""
 
     def logprobs(self, batch: TokenBatch, *, temperature: float) -> torch.Tensor:
         return self.policy.logprobs(batch, temperature=temperature)
 
-    def dropout(self, rate: float, seed: int) -> AbstractContextManager[None]:
-        return self.policy.dropout(rate, seed)
-
     def reference(self) -> AbstractContextManager[Speaker]:
         """In this process."""
         return self.policy.reference()
-
-    def trainable(self) -> dict[str, torch.nn.Parameter]:
-        return self.policy.trainable()
-
-    def matrices(self) -> dict[str, float]:
-        return self.policy.matrices()
-
-    def save(self, folder: Path) -> None:
-        self.policy.save(folder)

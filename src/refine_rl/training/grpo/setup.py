@@ -228,7 +228,7 @@ def settled_for(settings: Settings, policy: Policy) -> Settings:
         settings,
         model_size(settings.model),
         device=device.type,
-        dtype=str(policy.compute_dtype).removeprefix("torch."),
+        dtype=policy.form,
         free=free_memory(str(device)) / on_one_card(settings.engine.processes),
         packed=policy.shares_prompts,
     )
