@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ from refine_rl.engines.tinker.address import Address, sdk, status_of
 from refine_rl.engines.tinker.bill import Use
 from refine_rl.engines.tinker.datums import datums, logprobs_of
 from refine_rl.engines.tinker.export import export
-from refine_rl.engines.tinker.service import Service, in_background
+from refine_rl.engines.tinker.service import Asked, Service, in_background
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
@@ -73,6 +73,16 @@ class Base:
             for one in asked:
                 one.give_up()
         return torch.where(batch.trainable, found, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slopes:
+    """Rows, and dL/dlogp of a loss at their log-probs `now_B_T`, which are those of the weights as they
+    are."""
+
+    batch: TokenBatch
+    now_B_T: torch.Tensor
+    slopes_B_T: torch.Tensor
 
 
 @dataclass(kw_only=True, eq=False)
@@ -145,42 +155,63 @@ class Adapter:
 
     def logprobs(self, batch: TokenBatch, pause: Pause) -> torch.Tensor:
         """The trainer's: what the sampler's are held against."""
-        trainer, zeros = self.trainer(pause), torch.zeros(batch.ids.shape)
-        line = self.service.bill.begin("forward")
-        asked = trainer.forward(datums(batch, zeros, zeros), LOSS)
-        given = self.service.billed(
-            self.service.ask(asked, "The log-probs of the trainer", line),
-            Use(prefill=sum(batch.lengths)),
-            pause,
-        )
-        return logprobs_of(given.loss_fn_outputs, batch)
+        (found,) = self.logprobs_each([batch], pause)
+        return found
 
-    def gradient(
-        self, batch: TokenBatch, now_B_T: torch.Tensor, slopes_B_T: torch.Tensor, pause: Pause
-    ) -> None:
-        """Adds up the gradient of sum(slopes * log-probs): `slopes_B_T` are dL/dlogp of a loss at the
-        log-probs `now_B_T`, which are those of the weights as they are."""
-        rows = range(len(batch.lengths))
+    def logprobs_each(self, batches: Sequence[TokenBatch], pause: Pause) -> list[torch.Tensor]:
+        """`logprobs` of each of several batches, a request each."""
+        trainer = self.trainer(pause)
+
+        def send() -> Iterator[tuple[Asked, Use]]:
+            for batch in batches:
+                zeros, line = torch.zeros(batch.ids.shape), self.service.bill.begin("forward")
+                asked = trainer.forward(datums(batch, zeros, zeros), LOSS)
+                yield (
+                    self.service.ask(asked, "The log-probs of the trainer", line),
+                    Use(prefill=sum(batch.lengths)),
+                )
+
+        given = self._given(send(), pause)
+        return [logprobs_of(g.loss_fn_outputs, batch) for g, batch in zip(given, batches, strict=True)]
+
+    def gradient(self, parts: Sequence[Slopes], pause: Pause) -> None:
+        """Adds up the gradient of sum(slopes * log-probs) over all parts, a request each where that is not
+        too much for one."""
+        trainer = self.trainer()
+
+        def send() -> Iterator[tuple[Asked, Use]]:
+            for part in parts:
+                for rows, factors in self._requests(part.batch.lengths):
+                    advantages = -part.slopes_B_T * factors[:, None]
+                    line = self.service.bill.begin("update")
+                    asked = trainer.forward_backward(datums(part.batch, part.now_B_T, advantages, rows), LOSS)
+                    use = Use(train=sum(part.batch.lengths[row] for row in rows))
+                    yield self.service.ask(asked, "The gradient", line), use
+
+        self._given(send(), pause)
+
+    def _requests(self, lengths: Sequence[int]) -> Iterator[tuple[range, torch.Tensor]]:
+        """The rows of each request for a gradient, and by what the slopes of all rows, [B], are multiplied
+        in it."""
         if self.reduction == "sum":
-            self._backward(batch, now_B_T, -slopes_B_T, rows, pause)
+            yield range(len(lengths)), torch.ones(len(lengths))
             return
-        for some in requests(batch.lengths):
+        for rows in requests(lengths):
             # Such a service divides each row by its targets, and the sum by the rows.
-            factors = torch.tensor([(length - 1) * len(some) for length in batch.lengths])
-            self._backward(batch, now_B_T, -slopes_B_T * factors[:, None], some, pause)
+            yield rows, torch.tensor([(length - 1.0) * len(rows) for length in lengths])
 
-    def _backward(
-        self,
-        batch: TokenBatch,
-        now_B_T: torch.Tensor,
-        advantages_B_T: torch.Tensor,
-        rows: Sequence[int],
-        pause: Pause,
-    ) -> None:
-        trainer, line = self.trainer(), self.service.bill.begin("update")
-        asked = trainer.forward_backward(datums(batch, now_B_T, advantages_B_T, rows), LOSS)
-        use = Use(train=sum(batch.lengths[row] for row in rows))
-        self.service.billed(self.service.ask(asked, "The gradient", line), use, pause)
+    def _given(self, requests: Iterable[tuple[Asked, Use]], pause: Pause) -> list[Any]:
+        """What requests gave: all are sent before the first is waited for, and each has the time-out's
+        seconds behind the one before."""
+        sent: list[tuple[Asked, Use]] = []
+        try:
+            for request in requests:
+                sent.append(request)
+                pause()
+            return [self.service.billed(asked, use, pause) for asked, use in sent]
+        finally:
+            for asked, _ in sent:
+                asked.give_up()
 
     def step(self, *, rate: float, weight_decay: float, max_norm: float, last: bool = True) -> float | None:
         """Moves the weights along the gradient; its norm before clipping, where the service says it. Nothing
