@@ -15,6 +15,14 @@ from refine_rl.training import checkpoint
 from refine_rl.training.checkpoint import DamagedCheckpoint, Position
 from refine_rl.types import count_of
 
+UNFELT = {
+    "vllm": ("base_url", "key_env", "adapter_folder", "timeout", "concurrency"),
+    "tinker": ("base_url", "key_env", "timeout", "concurrency", "prices"),
+    "processes": ("processes", "timeout"),
+}
+"""The keys of [engine], by its kind, that say where it is and how it is asked: no result depends on them, but
+for the rounding of sums that more or fewer processes add up in another order."""
+
 
 def reopen(
     path: Path,
@@ -29,8 +37,9 @@ def reopen(
     Python that it was started with.
 
     New settings count from the newest checkpoint on: steps recorded after it were made under the old
-    ones, and are made anew, unless only `budget`, `endpoints` and where the engine's server is are other
-    ones: no result depends on these. Raises UserError where that cannot be, or where other code was given.
+    ones, and are made anew, unless only `budget`, `endpoints` and how an engine is reached (`UNFELT`) are
+    other ones: no result depends on these, and on the number of processes by rounding alone. Raises
+    UserError where that cannot be, or where other code was given.
     """
     folder = RunFolder.open(path)
     if folder.config.kind() == "sft":
@@ -51,9 +60,9 @@ def reopen(
     with folder.writing():
         if from_step is None:
             folder.repair()
-        same = {"budget": after.budget, "endpoints": after.endpoints}
-        if before.engine.served and before.engine.kind == after.engine.kind:
-            same["engine"] = after.engine  # where its server is, and how it is asked
+        reached = {name: getattr(after.engine, name) for name in UNFELT.get(before.engine.kind, ())}
+        engine = before.engine.model_copy(update=reached)
+        same = {"budget": after.budget, "endpoints": after.endpoints, "engine": engine}
         if from_step is None and before.model_copy(update=same) == after:
             folder.change(before, after, folder.recorded_to())
             return folder
