@@ -29,6 +29,9 @@ from refine_rl.training.rows import MicroBatch, Row, micro_batch, micro_batches
 
 STATE = "service.json"
 """Where a checkpoint says which state of the service's it is."""
+STATES = "service-states.txt"
+"""Beside the checkpoints of a run: all states that the service keeps for them, a path a line. A checkpoint
+may go without a word to the service; its state is found here then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,19 +138,29 @@ class TinkerLearner:
         return [norm]
 
     def save(self, folder: Path, position: Position) -> None:
-        """The service keeps the state; the checkpoint says where."""
+        """The service keeps the state; the checkpoint says where, and the list beside it."""
         if not self.whole:
             raise MachineError("The weights at the service are not those of a whole step: they are not kept.")
         address = self.weights.service.address
         path = self.weights.save(f"step-{position.step:06d}")
+        with (folder.parent / STATES).open("a", encoding="utf-8") as states:
+            states.write(f"{path}\n")
         record = {"state": path, "base_url": address.url, "model": address.model, "rank": self.weights.rank}
         (folder / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         checkpoint.seal(folder, position, [STATE])
 
-    def forget(self, folder: Path) -> None:
-        """The service may let go of the state: it takes room there, which may cost."""
-        with contextlib.suppress(DamagedCheckpoint):
-            self.weights.forget(state_in(folder))
+    def keep_only(self, checkpoints: Sequence[Path]) -> None:
+        """The service may let go of all states but theirs: each takes room there, which may cost. That of a
+        checkpoint which was gone back on or set aside is known from the list beside them."""
+        if not checkpoints or self.weights.service.gone:
+            return
+        with contextlib.suppress(DamagedCheckpoint, OSError):  # then they stay
+            kept = list(map(state_in, checkpoints))
+            states = checkpoints[0].parent / STATES
+            lost = sorted(set(states.read_text(encoding="utf-8").splitlines()) - {*kept})
+            if lost:
+                self.weights.forget(lost)
+                states.write_text("".join(f"{path}\n" for path in kept), encoding="utf-8")
 
     def load(self, folder: Path) -> Position:
         """Puts the state back, the optimizer's with it."""

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -25,7 +26,7 @@ AT_ONCE, TOKENS_AT_ONCE = 128, 100_000
 """Rows and tokens of one request where a service takes means over the rows of a request: the SDK must not cut
 it, which it does behind 1,024 rows or 5 MB (20 bytes a token)."""
 FORGETTING = 10.0
-"""Seconds for which the deletion of a state is waited for."""
+"""Seconds for which the deletion of states is waited for."""
 LOSS = "importance_sampling"
 """The one loss that is asked for: its gradient is that of whatever loss was computed here (learner.py)."""
 
@@ -235,16 +236,15 @@ class Adapter:
         asked = self.service.ask(self.trainer().save_state(name, overwrite=True), "Saving the state")
         return str(self.service.result(asked).path)
 
-    def forget(self, path: str) -> None:
-        """Deletes a state; where the service does not do so, it stays there."""
+    def forget(self, paths: Sequence[str]) -> None:
+        """Deletes states; one that the service does not delete stays there."""
         address = self.service.address
 
-        def delete() -> None:
+        def delete(path: str) -> None:
             rest = sdk().RestClient(base_url=address.url, api_key=address.key)
             rest.delete_checkpoint_from_tinker_path(path).result()
 
-        if not self.service.gone:
-            wait([in_background(delete)], timeout=FORGETTING)
+        wait([in_background(partial(delete, path)) for path in paths], timeout=FORGETTING)
 
     def export(self) -> dict[str, bytes]:
         """The adapter's files, by name."""
