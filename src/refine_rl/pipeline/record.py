@@ -75,9 +75,8 @@ class FolderRecord:
         if best:
             text = f"validation reward {position.best_reward:.5g}"
             self._journal.event("best", "validation", text, step)
-        self._run.prune_checkpoints(
-            keep_newest=self._newest_kept, keep={position.best_step}, forget=self._learner.forget
-        )
+        left = self._run.prune_checkpoints(keep_newest=self._newest_kept, keep={position.best_step})
+        self._learner.keep_only(left)
         self._journal.kept(step)
 
 

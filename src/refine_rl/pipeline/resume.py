@@ -29,8 +29,8 @@ def reopen(
     Python that it was started with.
 
     New settings count from the newest checkpoint on: steps recorded after it were made under the old
-    ones, and are made anew, unless only `budget`, `endpoints` and where the engine's server is are other
-    ones: no result depends on these. Raises UserError where that cannot be, or where other code was given.
+    ones, and are made anew, unless only `budget`, `endpoints` and how an engine is reached are other
+    ones (`with_same_results`). Raises UserError where that cannot be, or where other code was given.
     """
     folder = RunFolder.open(path)
     if folder.config.kind() == "sft":
@@ -51,10 +51,7 @@ def reopen(
     with folder.writing():
         if from_step is None:
             folder.repair()
-        same = {"budget": after.budget, "endpoints": after.endpoints}
-        if before.engine.served and before.engine.kind == after.engine.kind:
-            same["engine"] = after.engine  # where its server is, and how it is asked
-        if from_step is None and before.model_copy(update=same) == after:
+        if from_step is None and with_same_results(before, after):
             folder.change(before, after, folder.recorded_to())
             return folder
         to = newest_whole(folder, Journal(folder, observer or Quiet())) if from_step is None else from_step
@@ -65,6 +62,21 @@ def reopen(
             folder.repair()  # what was damaged in the part that is forgotten does no harm
         folder.change(before, after, to)
     return folder
+
+
+def with_same_results(before: Settings, after: Settings) -> bool:
+    """Whether a run's steps are the same under both: no result depends on a cap, on where LLMs and the
+    engine's server are, how they are asked and what they take. On the number of processes it depends by
+    rounding alone, which adds up sums in another order (with dropout, which each process draws for itself, by
+    more)."""
+    engine, reached = before.engine, ["timeout"]
+    if engine.served:
+        reached += ["base_url", "key_env", "adapter_folder", "concurrency", "prices"]
+    elif (engine.kind == "processes" or engine.processes > 1) and not before.model.dropout:
+        reached += ["processes"]
+    engine = engine.model_copy(update={name: getattr(after.engine, name) for name in reached})
+    same = {"budget": after.budget, "endpoints": after.endpoints, "engine": engine}
+    return before.model_copy(update=same) == after
 
 
 def reopen_sft(

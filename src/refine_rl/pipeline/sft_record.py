@@ -51,7 +51,6 @@ class SFTRecord:
                 self._run.write_checkpoint(step, lambda folder: self._learner.save(folder, position))
         if best:
             self._journal.event("best", "validation", f"validation loss {self._looks[step]:.5g}", step)
-        self._run.prune_checkpoints(
-            keep_newest=self._keep_newest, keep={position.best_step}, forget=self._learner.forget
-        )
+        left = self._run.prune_checkpoints(keep_newest=self._keep_newest, keep={position.best_step})
+        self._learner.keep_only(left)
         self._journal.kept(step)

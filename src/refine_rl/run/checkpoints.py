@@ -50,19 +50,17 @@ class Checkpoints:
         remove(aside)
         return place.rename(aside)
 
-    def prune_checkpoints(
-        self, *, keep_newest: int, keep: Iterable[int], forget: Callable[[Path], None] = lambda path: None
-    ) -> None:
-        """Deletes all but the newest ones and `keep` (the best); `forget` sees the folder of each before."""
+    def prune_checkpoints(self, *, keep_newest: int, keep: Iterable[int]) -> list[Path]:
+        """Deletes all but the newest ones and `keep` (the best); the folders of those that are left."""
         steps = self.checkpoints()
         kept = {*steps[-max(1, keep_newest) :], *keep}
         for step in steps:
             if step not in kept:
-                forget(self.checkpoint(step))
                 # Renamed first, so that a kill in the middle leaves no checkpoint with files missing.
                 doomed = self._checkpoints / f".old-{step}"
                 self.checkpoint(step).rename(doomed)
                 remove(doomed)
+        return [self.checkpoint(step) for step in steps if step in kept]
 
     def remove_leftovers(self) -> None:
         if self._checkpoints.is_dir():

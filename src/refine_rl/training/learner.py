@@ -95,8 +95,8 @@ class Learner(Protocol):
     def save(self, folder: Path, position: Position) -> None:
         """Fills an empty folder with the state of training."""
 
-    def forget(self, folder: Path) -> None:
-        """A checkpoint that is about to be deleted: what it has elsewhere goes too."""
+    def keep_only(self, checkpoints: Sequence[Path]) -> None:
+        """All checkpoints that a run has by now, beside each other: what earlier ones have elsewhere goes."""
 
     def load(self, folder: Path) -> Position:
         """Puts that state back, to the bit."""

@@ -86,7 +86,7 @@ class LocalLearner:
     def save(self, folder: Path, position: Position) -> None:
         checkpoint.save(folder, self.speaker, self.optimizer, position)
 
-    def forget(self, folder: Path) -> None:
+    def keep_only(self, checkpoints: Sequence[Path]) -> None:
         """It has nothing elsewhere."""
 
     def load(self, folder: Path) -> Position:

@@ -8,7 +8,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from refine_rl.engines.tinker.address import Address
+from refine_rl.engines.tinker.bill import Bill
 from refine_rl.engines.tinker.export import _read
+from refine_rl.engines.tinker.service import Service, in_background
+from refine_rl.errors import MachineError
+from refine_rl.llm.client import Call
+from refine_rl.llm.ledger import Ledger
 
 
 class _Storage(HTTPServer):
@@ -23,6 +29,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys[self.path] = self.headers.get("X-API-Key")
+        if self.path.startswith("/refused"):
+            self.send_error(403)
+            return
         stored = self.path == "/stored"
         self.send_response(200 if stored else 302)
         self.send_header("Location", f"http://localhost:{self.server.server_port}/stored")
@@ -48,3 +57,18 @@ def test_the_key_does_not_follow_to_where_a_service_leads(storage: _Storage) -> 
     url = f"http://127.0.0.1:{storage.server_port}/archive"
     assert _read(url, 60.0, {"X-API-Key": "tml-secret"}) == b"file"
     assert storage.keys == {"/archive": "tml-secret", "/stored": None}
+
+
+def test_a_signed_address_that_is_refused_is_told_without_its_signature(storage: _Storage) -> None:
+    """Neither a person's screen nor the ledger is a place for what lets anybody in."""
+    where = f"http://127.0.0.1:{storage.server_port}/refused"
+    lines: list[Call] = []
+    bill = Bill(model="m", ledger=Ledger(lines.append))
+    address = Address(url="http://s", model="m", key_env="KEY", key="tml-secret", timeout=60.0)
+    service = Service(address=address, bill=bill, client=None)
+    asked = in_background(lambda: _read(f"{where}?X-Signature=abc&X-Date=1", 60.0))
+    with pytest.raises(MachineError, match="403 Forbidden") as caught:
+        service.result(service.ask(asked, "Fetching the adapter", bill.begin("export")))
+    for text in (str(caught.value), lines[0].extra["error"]):
+        assert f"'{where}'" in text
+        assert "Signature" not in text

@@ -308,13 +308,23 @@ def test_a_state_goes_with_its_checkpoint(
     engine = engines(server, model)
     learn(engine, sampled(engine))
     learner = engine.learner(CONFIG)
-    learner.save(tmp_path, Position(step=1))
-    path = json.loads((tmp_path / STATE).read_text())["state"]
-    assert server.service.store.info(path)["lora_rank"] == 4
-    learner.forget(tmp_path)
-    learner.forget(tmp_path)  # it is not there any more, and nothing comes of it
-    with pytest.raises(Exception, match="no checkpoint"):
-        server.service.store.info(path)
+    folders = [tmp_path / f"step-00000{step}" for step in (1, 2, 3, 4)]
+    for step, folder in enumerate(folders, 1):
+        folder.mkdir()
+        learner.save(folder, Position(step=step))
+    paths = [json.loads((folder / STATE).read_text())["state"] for folder in folders]
+    assert all(server.service.store.info(path)["lora_rank"] == 4 for path in paths)
+    (folders[0] / STATE).unlink()  # gone back on, and set aside: the learner is not told
+    folders[1].rename(tmp_path / "step-000002.damaged")
+    for _ in range(2):  # what is not there any more is not asked for again
+        learner.keep_only(folders[2:])
+    for path in paths[:2]:
+        with pytest.raises(Exception, match="no checkpoint"):
+            server.service.store.info(path)
+    assert all(server.service.store.info(path)["lora_rank"] == 4 for path in paths[2:])
+    (folders[2] / STATE).write_text("cut")
+    learner.keep_only(folders[2:])  # nobody knows what it needs
+    assert server.service.store.info(paths[2])["lora_rank"] == 4
 
 
 def test_an_adapter_comes_in_an_archive_where_there_is_no_other_way(

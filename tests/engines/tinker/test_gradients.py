@@ -22,7 +22,7 @@ from refine_rl.settings import ModelSettings
 from refine_rl.training.check import Check
 from refine_rl.training.grpo.learn import Loss
 from refine_rl.training.learner import LearnerConfig, Objective
-from refine_rl.training.rows import Row, micro_batch
+from refine_rl.training.rows import Row, length, micro_batch, micro_batches
 from refine_rl.training.sft.rows import likelihood, rows_of, tokens_of
 from refine_rl.types import Group, Prompt, Score, Segment, Trajectory
 from tinker_server import TinkerServer
@@ -53,8 +53,11 @@ class Stale:
     learner: TinkerLearner
     here: Policy
 
-    def at_the_service(self, rows: Sequence[Row], objective: Objective) -> tuple[Gradients, float | None]:
-        learned = self.learner.learn(rows, objective, step=1, rate=0.1)
+    def at_the_service(
+        self, rows: Sequence[Row], objective: Objective, *, tokens: int = CONFIG.tokens
+    ) -> tuple[Gradients, float | None]:
+        learner = replace(self.learner, config=replace(CONFIG, tokens=tokens))
+        learned = learner.learn(rows, objective, step=1, rate=0.1)
         return self.adapter.found, learned.loss
 
     def by_autograd(self, rows: Sequence[Row], objective: Objective) -> tuple[Gradients, float]:
@@ -127,6 +130,11 @@ def require_same(found: Gradients, wanted: Gradients) -> None:
     assert apart < 1e-5 * size
 
 
+def asked(server: TinkerServer) -> list[Any]:
+    """The requests with rows, whatever is wanted of them."""
+    return [*server.asked("forward"), *server.asked("forward_backward")]
+
+
 CASES: dict[str, tuple[Loss, float]] = {
     name: (Loss(name=name, clip_low=low, clip_high=high, max_tokens=9), 0.0)
     for name, low, high in (
@@ -194,6 +202,29 @@ def test_a_service_that_takes_means_gives_the_same_gradient(stale: Stale) -> Non
     finally:
         stale.server.manners.reduction = stale.adapter.reduction = "sum"
     require_same(found, wanted)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("case", ["grpo", "gspo", "kl", "cap"])
+def test_micro_batches_add_up_to_the_same_gradient(stale: Stale, case: str, reduction: Any) -> None:
+    """Each is a request of its own, and no larger than it may be."""
+    loss, kl = CASES[case]
+    rows = loss.rows(stale.groups, references(stale) if kl else None)
+    objective = loss.objective(kl)
+    wanted, here = stale.by_autograd(rows, objective)
+    tokens = 2 * max(length(row.trajectory) for row in rows)
+    count = len(list(micro_batches([row.trajectory for row in rows], tokens)))
+    before = len(asked(stale.server))
+    stale.server.manners.reduction = stale.adapter.reduction = reduction
+    try:
+        found, said = stale.at_the_service(rows, objective, tokens=tokens)
+    finally:
+        stale.server.manners.reduction = stale.adapter.reduction = "sum"
+
+    require_same(found, wanted)
+    assert said == pytest.approx(here, abs=1e-6)
+    assert count >= 4
+    assert len(asked(stale.server)) == before + 2 * count  # log-probs, and then the gradient
 
 
 def test_log_probs_of_the_reference_are_the_base_models(stale: Stale) -> None:

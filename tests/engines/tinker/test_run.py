@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from refine_rl.engines.tinker import service as services
+from refine_rl.engines.tinker.learner import STATE
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run
 from refine_rl.pipeline.weights import open_model
@@ -154,6 +155,11 @@ def test_a_service_that_goes_away_and_comes_back(
     assert gone_on.code == 0, gone_on.err
     assert [m["step"] for m in folder.metrics()] == [1, 2, 3]
     assert [len(g["trajectories"]) for g in folder.groups()] == [4] * 9
+    # The service keeps the states of the checkpoints that are left, and no others.
+    kept = {json.loads((folder.checkpoint(n) / STATE).read_text())["state"] for n in folder.checkpoints()}
+    store = back.service.store.folder
+    there = {f"tinker://{place.relative_to(store)}" for place in store.glob("*/weights/*")}
+    assert there == kept
 
 
 def test_a_state_that_is_gone_is_named_and_an_earlier_one_serves(

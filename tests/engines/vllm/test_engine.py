@@ -351,6 +351,7 @@ def test_an_adapter_of_random_weights_must_have_its_effect(
 @pytest.mark.parametrize("wrong", ["stale", "half", "base"])
 def test_weights_that_are_not_those_of_here_stop_the_run(wrong: str, by: float, both: Both) -> None:
     one, server = both
+    before = list(server.adapters)
     server.wrong = wrong
     move(one, by, seed=2)
     with pytest.raises(GuardStop, match="does not answer by the weights that it was given") as found:
@@ -358,8 +359,10 @@ def test_weights_that_are_not_those_of_here_stop_the_run(wrong: str, by: float, 
     assert found.value.guard == "mismatch"
     if wrong == "stale":
         assert "those before the update" in str(found.value)
+    assert list(server.adapters) == before
     server.wrong = ""
     said(one)  # another name, and it goes on
+    assert list(server.adapters) == [one.speaker.adapters.name] != before
 
 
 @pytest.mark.parametrize(
@@ -406,6 +409,25 @@ def test_a_server_that_was_started_anew_gets_the_adapter_again(both: Both) -> No
     server.adapters.clear()
     assert said(one) == before
     assert len(server.adapters) == 1
+
+
+def test_positions_that_are_computed_otherwise_leave_no_adapter_behind(both: Both) -> None:
+    one, server = both
+    before = list(server.adapters)
+    one.hold_still(64)
+    assert server.adapters == {}
+    said(one)
+    assert list(server.adapters) == [one.speaker.adapters.name] != before
+
+
+def test_an_adapter_that_could_not_be_looked_at_is_not_kept(both: Both) -> None:
+    one, server = both
+    before = list(server.adapters)
+    move(one)
+    server.fault = lambda path, number: "text" if path == "/v1/completions" else ""
+    with pytest.raises(MachineError, match="text in place of token ids"):
+        said(one)
+    assert list(server.adapters) == before
 
 
 def test_nothing_stays_in_the_folder_of_adapters(make_model: MakeModel, serve: Serve, tmp_path: Path) -> None:

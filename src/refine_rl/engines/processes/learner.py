@@ -139,7 +139,7 @@ class TeamLearner:
         """See `Learner`: the files of a run in one process, by this process alone."""
         self.own.save(folder, position)
 
-    def forget(self, folder: Path) -> None:
+    def keep_only(self, checkpoints: Sequence[Path]) -> None:
         """See `Learner`: nothing of it is elsewhere."""
 
     def load(self, folder: Path) -> Position:

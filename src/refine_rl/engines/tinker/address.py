@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 
 from refine_rl.errors import MachineError, RefineError, SettingsError, UserError
 from refine_rl.settings import EngineSettings
+
+_QUERY = re.compile(r"(https?://[^\s'\"<>?#]+)[?#][^\s'\"<>]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +27,9 @@ class Address:
     timeout: float
 
     def mask(self, text: str) -> str:
-        """The text without the key: services repeat it in their errors."""
-        return text.replace(self.key, "***")
+        """The text without the key, which services repeat in their errors, and its addresses without their
+        queries: whoever has that of a signed one may read what is there."""
+        return _QUERY.sub(r"\1", text.replace(self.key, "***"))
 
 
 def sdk() -> Any:

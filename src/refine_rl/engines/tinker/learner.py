@@ -18,17 +18,20 @@ from pathlib import Path
 
 import torch
 
-from refine_rl.engines.tinker.weights import Adapter
+from refine_rl.engines.tinker.weights import Adapter, Slopes
 from refine_rl.errors import GuardStop, MachineError
 from refine_rl.progress import Pause, never
 from refine_rl.training import checkpoint
 from refine_rl.training.check import Check, require_finite
 from refine_rl.training.checkpoint import DamagedCheckpoint, Position
 from refine_rl.training.learner import Learned, LearnerConfig, Objective
-from refine_rl.training.rows import Row, micro_batch
+from refine_rl.training.rows import MicroBatch, Row, micro_batch, micro_batches
 
 STATE = "service.json"
 """Where a checkpoint says which state of the service's it is."""
+STATES = "service-states.txt"
+"""Beside the checkpoints of a run: all states that the service keeps for them, a path a line. A checkpoint
+may go without a word to the service; its state is found here then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,26 +65,28 @@ class TinkerLearner:
             seen = self.check.compare(sampled, step)
         if not worked:
             return Learned(loss=None, grad_norm=None, clip_share=None, seen=seen, apart=None)
-        batch = micro_batch(worked, torch.device("cpu"))
+        chunks = self._chunks(worked)
         losses: list[float] = []
         norms: list[float] = []
         clipped = 0
-        start: torch.Tensor | None = None
+        starts: list[torch.Tensor] = []  # log-probs [B, T] before any weight moved
         apart = torch.zeros(0)
         for update in range(updates):
-            now = self.weights.logprobs(batch.tokens, pause).requires_grad_(True)
-            sums = objective(now, batch, start)
-            (slopes,) = torch.autograd.grad(sums.loss, now)
-            losses.append(sums.loss.item())
-            clipped += sums.clipped_tokens
-            require_finite(losses[-1], float(slopes.norm()), step, self.config.table)
-            if start is None:
-                start = now.detach()
-                apart = (start - batch.old_B_T)[batch.tokens.sampled]
+            found = self._slopes(chunks, objective, starts, pause)
+            losses.append(sum(f.loss for f in found))
+            clipped += sum(f.clipped_tokens for f in found)
+            size = float(torch.stack([f.slopes.slopes_B_T.norm() for f in found]).norm())
+            require_finite(losses[-1], size, step, self.config.table)
+            if not starts:
+                starts = [f.slopes.now_B_T for f in found]
+                masks = [chunk.tokens.sampled for chunk in chunks]
+                olds = [chunk.old_B_T for chunk in chunks]
+                parts = zip(starts, olds, masks, strict=True)
+                apart = torch.cat([(start - old)[mask] for start, old, mask in parts])
                 if seen is None and sampled:
                     seen = apart.abs()
                     self.check.require_match([r.trajectory for r in worked], seen, step)
-            self.weights.gradient(batch.tokens, now.detach(), slopes, pause)
+            self.weights.gradient([f.slopes for f in found], pause)
             norms += self._moved(rate, step, last=update == updates - 1)
         tokens = sum(r.trajectory.completion_tokens for r in worked) * len(losses)
         return Learned(
@@ -91,6 +96,26 @@ class TinkerLearner:
             seen=seen,
             apart=apart,
         )
+
+    def _chunks(self, rows: Sequence[Row]) -> list[MicroBatch]:
+        """The micro-batches of an update."""
+        chunks = micro_batches([r.trajectory for r in rows], self.config.tokens)
+        return [micro_batch([rows[i] for i in chunk], torch.device("cpu")) for chunk in chunks]
+
+    def _slopes(
+        self, chunks: Sequence[MicroBatch], objective: Objective, starts: Sequence[torch.Tensor], pause: Pause
+    ) -> list[_Part]:
+        """What the loss is and where it leads, for each micro-batch. No gradient is asked for yet: what is
+        found here may forbid it."""
+        found = []
+        before: Sequence[torch.Tensor | None] = starts or [None] * len(chunks)
+        given = self.weights.logprobs_each([chunk.tokens for chunk in chunks], pause)
+        for chunk, now, start in zip(chunks, given, before, strict=True):
+            sums = objective(now.requires_grad_(True), chunk, start)
+            (slopes_B_T,) = torch.autograd.grad(sums.loss, now)
+            slopes = Slopes(batch=chunk.tokens, now_B_T=now.detach(), slopes_B_T=slopes_B_T)
+            found.append(_Part(loss=sums.loss.item(), clipped_tokens=sums.clipped_tokens, slopes=slopes))
+        return found
 
     def _moved(self, rate: float, step: int, *, last: bool) -> list[float]:
         """A step of the optimizer; the gradient's norm, where the service says it."""
@@ -113,25 +138,44 @@ class TinkerLearner:
         return [norm]
 
     def save(self, folder: Path, position: Position) -> None:
-        """The service keeps the state; the checkpoint says where."""
+        """The service keeps the state; the checkpoint says where, and the list beside it."""
         if not self.whole:
             raise MachineError("The weights at the service are not those of a whole step: they are not kept.")
         address = self.weights.service.address
         path = self.weights.save(f"step-{position.step:06d}")
+        with (folder.parent / STATES).open("a", encoding="utf-8") as states:
+            states.write(f"{path}\n")
         record = {"state": path, "base_url": address.url, "model": address.model, "rank": self.weights.rank}
         (folder / STATE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         checkpoint.seal(folder, position, [STATE])
 
-    def forget(self, folder: Path) -> None:
-        """The service may let go of the state: it takes room there, which may cost."""
-        with contextlib.suppress(DamagedCheckpoint):
-            self.weights.forget(state_in(folder))
+    def keep_only(self, checkpoints: Sequence[Path]) -> None:
+        """The service may let go of all states but theirs: each takes room there, which may cost. That of a
+        checkpoint which was gone back on or set aside is known from the list beside them."""
+        if not checkpoints or self.weights.service.gone:
+            return
+        with contextlib.suppress(DamagedCheckpoint, OSError):  # then they stay
+            kept = list(map(state_in, checkpoints))
+            states = checkpoints[0].parent / STATES
+            lost = sorted(set(states.read_text(encoding="utf-8").splitlines()) - {*kept})
+            if lost:
+                self.weights.forget(lost)
+                states.write_text("".join(f"{path}\n" for path in kept), encoding="utf-8")
 
     def load(self, folder: Path) -> Position:
         """Puts the state back, the optimizer's with it."""
         position = checkpoint.check(folder)
         self.weights.restore(state_in(folder), optimizer=True)
         return position
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What the loss made of a micro-batch: its share, and what is sent back."""
+
+    loss: float
+    clipped_tokens: int
+    slopes: Slopes
 
 
 def tinker_learner(weights: Adapter, check: Check, config: LearnerConfig) -> TinkerLearner:

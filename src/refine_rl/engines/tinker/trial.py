@@ -16,7 +16,7 @@ import torch
 from refine_rl.engines.tinker.bill import Use
 from refine_rl.engines.tinker.datums import datums
 from refine_rl.engines.tinker.speaker import TinkerPolicy
-from refine_rl.engines.tinker.weights import LOSS, Adapter
+from refine_rl.engines.tinker.weights import LOSS, Adapter, Slopes
 from refine_rl.errors import GuardStop, SettingsError
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose, begun
@@ -107,7 +107,7 @@ def _norm(weights: Adapter, batch: TokenBatch, now: torch.Tensor, times: int) ->
 def _clips(weights: Adapter, batch: TokenBatch, now: torch.Tensor, apart: float) -> bool:
     """Whether a gradient that is clipped to next to nothing moves next to nothing: below the eps of AdamW,
     which would make any other gradient a step of the learning rate's size."""
-    weights.gradient(batch, now, _slopes(batch), never)
+    weights.gradient([Slopes(batch=batch, now_B_T=now, slopes_B_T=_slopes(batch))], never)
     weights.step(rate=1e-2, weight_decay=0.0, max_norm=1e-12)
     after = weights.logprobs(batch, never)
     return float((after - now)[batch.sampled].abs().mean()) <= apart

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from refine_rl.engines.tinker.address import Address, sdk, status_of
 from refine_rl.engines.tinker.bill import Use
 from refine_rl.engines.tinker.datums import datums, logprobs_of
 from refine_rl.engines.tinker.export import export
-from refine_rl.engines.tinker.service import Service, in_background
+from refine_rl.engines.tinker.service import Asked, Service, in_background
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
@@ -25,7 +26,7 @@ AT_ONCE, TOKENS_AT_ONCE = 128, 100_000
 """Rows and tokens of one request where a service takes means over the rows of a request: the SDK must not cut
 it, which it does behind 1,024 rows or 5 MB (20 bytes a token)."""
 FORGETTING = 10.0
-"""Seconds for which the deletion of a state is waited for."""
+"""Seconds for which the deletion of states is waited for."""
 LOSS = "importance_sampling"
 """The one loss that is asked for: its gradient is that of whatever loss was computed here (learner.py)."""
 
@@ -73,6 +74,16 @@ class Base:
             for one in asked:
                 one.give_up()
         return torch.where(batch.trainable, found, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slopes:
+    """Rows, and dL/dlogp of a loss at their log-probs `now_B_T`, which are those of the weights as they
+    are."""
+
+    batch: TokenBatch
+    now_B_T: torch.Tensor
+    slopes_B_T: torch.Tensor
 
 
 @dataclass(kw_only=True, eq=False)
@@ -145,42 +156,63 @@ class Adapter:
 
     def logprobs(self, batch: TokenBatch, pause: Pause) -> torch.Tensor:
         """The trainer's: what the sampler's are held against."""
-        trainer, zeros = self.trainer(pause), torch.zeros(batch.ids.shape)
-        line = self.service.bill.begin("forward")
-        asked = trainer.forward(datums(batch, zeros, zeros), LOSS)
-        given = self.service.billed(
-            self.service.ask(asked, "The log-probs of the trainer", line),
-            Use(prefill=sum(batch.lengths)),
-            pause,
-        )
-        return logprobs_of(given.loss_fn_outputs, batch)
+        (found,) = self.logprobs_each([batch], pause)
+        return found
 
-    def gradient(
-        self, batch: TokenBatch, now_B_T: torch.Tensor, slopes_B_T: torch.Tensor, pause: Pause
-    ) -> None:
-        """Adds up the gradient of sum(slopes * log-probs): `slopes_B_T` are dL/dlogp of a loss at the
-        log-probs `now_B_T`, which are those of the weights as they are."""
-        rows = range(len(batch.lengths))
+    def logprobs_each(self, batches: Sequence[TokenBatch], pause: Pause) -> list[torch.Tensor]:
+        """`logprobs` of each of several batches, a request each."""
+        trainer = self.trainer(pause)
+
+        def send() -> Iterator[tuple[Asked, Use]]:
+            for batch in batches:
+                zeros, line = torch.zeros(batch.ids.shape), self.service.bill.begin("forward")
+                asked = trainer.forward(datums(batch, zeros, zeros), LOSS)
+                yield (
+                    self.service.ask(asked, "The log-probs of the trainer", line),
+                    Use(prefill=sum(batch.lengths)),
+                )
+
+        given = self._given(send(), pause)
+        return [logprobs_of(g.loss_fn_outputs, batch) for g, batch in zip(given, batches, strict=True)]
+
+    def gradient(self, parts: Sequence[Slopes], pause: Pause) -> None:
+        """Adds up the gradient of sum(slopes * log-probs) over all parts, a request each where that is not
+        too much for one."""
+        trainer = self.trainer()
+
+        def send() -> Iterator[tuple[Asked, Use]]:
+            for part in parts:
+                for rows, factors in self._requests(part.batch.lengths):
+                    advantages = -part.slopes_B_T * factors[:, None]
+                    line = self.service.bill.begin("update")
+                    asked = trainer.forward_backward(datums(part.batch, part.now_B_T, advantages, rows), LOSS)
+                    use = Use(train=sum(part.batch.lengths[row] for row in rows))
+                    yield self.service.ask(asked, "The gradient", line), use
+
+        self._given(send(), pause)
+
+    def _requests(self, lengths: Sequence[int]) -> Iterator[tuple[range, torch.Tensor]]:
+        """The rows of each request for a gradient, and by what the slopes of all rows, [B], are multiplied
+        in it."""
         if self.reduction == "sum":
-            self._backward(batch, now_B_T, -slopes_B_T, rows, pause)
+            yield range(len(lengths)), torch.ones(len(lengths))
             return
-        for some in requests(batch.lengths):
+        for rows in requests(lengths):
             # Such a service divides each row by its targets, and the sum by the rows.
-            factors = torch.tensor([(length - 1) * len(some) for length in batch.lengths])
-            self._backward(batch, now_B_T, -slopes_B_T * factors[:, None], some, pause)
+            yield rows, torch.tensor([(length - 1.0) * len(rows) for length in lengths])
 
-    def _backward(
-        self,
-        batch: TokenBatch,
-        now_B_T: torch.Tensor,
-        advantages_B_T: torch.Tensor,
-        rows: Sequence[int],
-        pause: Pause,
-    ) -> None:
-        trainer, line = self.trainer(), self.service.bill.begin("update")
-        asked = trainer.forward_backward(datums(batch, now_B_T, advantages_B_T, rows), LOSS)
-        use = Use(train=sum(batch.lengths[row] for row in rows))
-        self.service.billed(self.service.ask(asked, "The gradient", line), use, pause)
+    def _given(self, requests: Iterable[tuple[Asked, Use]], pause: Pause) -> list[Any]:
+        """What requests gave: all are sent before the first is waited for, and each has the time-out's
+        seconds behind the one before."""
+        sent: list[tuple[Asked, Use]] = []
+        try:
+            for request in requests:
+                sent.append(request)
+                pause()
+            return [self.service.billed(asked, use, pause) for asked, use in sent]
+        finally:
+            for asked, _ in sent:
+                asked.give_up()
 
     def step(self, *, rate: float, weight_decay: float, max_norm: float, last: bool = True) -> float | None:
         """Moves the weights along the gradient; its norm before clipping, where the service says it. Nothing
@@ -204,16 +236,15 @@ class Adapter:
         asked = self.service.ask(self.trainer().save_state(name, overwrite=True), "Saving the state")
         return str(self.service.result(asked).path)
 
-    def forget(self, path: str) -> None:
-        """Deletes a state; where the service does not do so, it stays there."""
+    def forget(self, paths: Sequence[str]) -> None:
+        """Deletes states; one that the service does not delete stays there."""
         address = self.service.address
 
-        def delete() -> None:
+        def delete(path: str) -> None:
             rest = sdk().RestClient(base_url=address.url, api_key=address.key)
             rest.delete_checkpoint_from_tinker_path(path).result()
 
-        if not self.service.gone:
-            wait([in_background(delete)], timeout=FORGETTING)
+        wait([in_background(partial(delete, path)) for path in paths], timeout=FORGETTING)
 
     def export(self) -> dict[str, bytes]:
         """The adapter's files, by name."""

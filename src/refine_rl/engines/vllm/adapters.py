@@ -43,9 +43,13 @@ class Adapters:
         now = self.policy.trainable()
         if self.name and all(torch.equal(now[n].detach().cpu(), held) for n, held in self._held.items()):
             return self.name
-        before, self.name = self.name, ""
+        before = self.name  # it stays the name of what the server has, until another is proved
         name = self.load()
-        self._prove(name)
+        try:
+            self._prove(name)
+        except BaseException:
+            self.drop(name)
+            raise
         self._held = {n: p.detach().cpu().clone() for n, p in now.items()}
         self.name = name
         if before:
@@ -83,11 +87,15 @@ class Adapters:
             self.server.ask("unload_lora_adapter", {"lora_name": name}, once=True)
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def close(self) -> None:
-        """Lets go of what the server has, and of what is on the disk, whatever became of the server."""
+    def let_go(self) -> None:
+        """The server keeps nothing, and what it had says nothing about what it will answer."""
         if self.name:
             self.drop(self.name)
         self.forget()
+
+    def close(self) -> None:
+        """Lets go of what the server has, and of what is on the disk, whatever became of the server."""
+        self.let_go()
         for left in self.folder.glob(f"{self._prefix}-*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -97,7 +105,6 @@ class Adapters:
             return
         now = self.probe.seen(name)
         if why := why_stale(self.probe, now, self._seen, self._held):
-            self.drop(name)
             raise GuardStop(
                 "mismatch",
                 f"{self.server.shown} does not answer by the weights that it was given as {name}: {why}.",

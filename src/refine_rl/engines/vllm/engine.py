@@ -38,7 +38,7 @@ class VllmEngine:
     temporary: Any = field(default=None, repr=False)  # a folder that goes with the engine
 
     def hold_still(self, longest: int) -> bool:
-        self.speaker.adapters.forget()  # positions that are computed otherwise move log-probs as well
+        self.speaker.adapters.let_go()  # positions that are computed otherwise move log-probs as well
         return self.policy.hold_still(longest)
 
     def learner(self, config: LearnerConfig) -> LocalLearner:
