@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import json
 import os
+import queue
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
@@ -17,8 +24,11 @@ from torch._C._distributed_c10d import PrefixStore
 
 from make import task_toml
 from refine_rl.engines.processes import crew
-from refine_rl.engines.processes.crew import _store
+from refine_rl.engines.processes.channel import Channel, Message
+from refine_rl.engines.processes.crew import _met, _store
+from refine_rl.engines.processes.meet import Hello, versions
 from refine_rl.engines.processes.orders import Forget
+from refine_rl.engines.processes.place import Place
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run as finish
 from refine_rl.run import RunFolder
@@ -182,3 +192,46 @@ def test_what_the_processes_of_one_machine_say_is_for_it_alone() -> None:
         assert team.all(Forget(model=9)) == {0: None, 1: None}
     finally:
         crew.release()
+
+
+def test_a_stranger_that_says_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of the ports connects and waits; another one talks nonsense."""
+    place, store = Place(rank=0, size=2, local_rank=0, local_size=2), _store()
+    monkeypatch.setattr(crew, "PATIENCE", timedelta(seconds=30))
+    with concurrent.futures.ThreadPoolExecutor() as pool, contextlib.ExitStack() as held:
+        met = pool.submit(_met, place, store, {}, None, "secret")
+        words = PrefixStore("words", store)
+        wait_for(lambda: words.check(["port"]), "the port")  # `get` would keep the store from `set`
+        address = ("127.0.0.1", int(words.get("port")))
+        strangers = [held.enter_context(socket.create_connection(address)) for _ in range(3)]
+        strangers[0].sendall(b"GET / HTTP/1.1\r\n\r\n")
+        channel = Channel(Client(address, authkey=b"secret"))
+        channel.send(Message(kind="here", value=Hello(rank=1, host="there", versions=versions())))
+        team = met.result()
+        assert team.others == [1]
+        team.tell(Forget(model=9))
+        assert channel.receive().value == Forget(model=9)
+        team.close()
+        channel.close()
+
+
+def test_who_knows_the_secret_has_no_time_limit_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_GREETING", 1)
+    came: queue.Queue[tuple[Channel, Hello]] = queue.Queue()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        threading.Thread(target=lambda: crew._welcome(listener.accept()[0], b"secret", came)).start()
+        far = Channel(Client(address, authkey=b"secret"))
+        far.send(Message(kind="here", value="hello"))
+        near, hello = came.get(timeout=PATIENCE)
+        assert hello == "hello"  # type: ignore[comparison-overlap]
+        threading.Timer(1.5, lambda: far.send(Message(kind="alive"))).start()
+        assert near.receive() == Message(kind="alive")
+        threading.Thread(target=lambda: crew._welcome(listener.accept()[0], b"secret", came)).start()
+        with socket.create_connection(address) as silent:
+            silent.settimeout(PATIENCE)
+            while silent.recv(1000):  # until this end is closed
+                pass
+        near.close()
+        far.close()
+    assert came.empty()

@@ -19,7 +19,8 @@ from make import Pause, prompt
 from models import listening_model
 from refine_rl.engines.base import Loading
 from refine_rl.engines.processes import crew
-from refine_rl.engines.processes.engine import processes_engine
+from refine_rl.engines.processes.engine import _load, processes_engine
+from refine_rl.engines.processes.hand import Hand
 from refine_rl.engines.processes.orders import Move
 from refine_rl.engines.processes.place import Place
 from refine_rl.envs.play import sample
@@ -248,6 +249,21 @@ def test_of_a_spread_model_a_process_has_a_part(task: Task) -> None:
         assert sum(p.numel() for p in layers) == 2 * sum(p.to_local().numel() for p in layers) > 0
         assert all(type(p) is torch.nn.Parameter for p in engine.policy.trainable().values())
         assert "a part of the frozen weights" in engine.notes[0]
+
+
+def test_who_cannot_load_a_model_to_be_spread_says_so(task: Task) -> None:
+    """Before the first process waits for it in a collective, where it would until engine.timeout."""
+    settings, team, place = task(2), crew.acquire(2, 60), Place(rank=0, size=2, local_rank=0, local_size=2)
+    loading = Loading(
+        model=settings.model, seed=0, adapter_from=None, keep_reference=False, moment=datetime(2026, 1, 2)
+    )
+    hand = Hand(place=place, policy=loading.policy())
+    elsewhere = replace(loading, model=settings.model.model_copy(update={"name": "./not-here"}))
+    try:
+        with pytest.raises(UserError, match=r"Process 1 of 2 .*not-here"):
+            _load(team, hand, 99, elsewhere, "cpu")
+    finally:
+        crew.release()
 
 
 def test_several_turns(task: Task, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from multiprocessing.connection import Client, Listener
 from typing import Any
 
 import pytest
+from torch.distributed import HashStore
 
 from refine_rl.engines.base import Loading
+from refine_rl.engines.processes import serve
 from refine_rl.engines.processes.channel import Channel, Message
 from refine_rl.engines.processes.orders import Forget, Load
 from refine_rl.engines.processes.place import Place
@@ -28,7 +30,6 @@ PATIENT = Load(
     loading=Loading(
         model=ModelSettings(), seed=0, adapter_from=None, keep_reference=False, moment=datetime(2026, 1, 2)
     ),
-    spread=None,
 )
 
 
@@ -134,6 +135,38 @@ def test_the_last_words_of_who_failed_are_told(pair: Callable[..., Pair]) -> Non
 
     with pytest.raises(MachineError, match="out of memory"):
         asks(team, fails)
+
+
+def breaks() -> None:
+    raise ImportError("no module named there")
+
+
+class Unreadable:
+    patient = True
+
+    def __reduce__(self) -> Any:
+        return breaks, ()
+
+
+def test_what_cannot_be_read_is_told_at_once(pair: Callable[..., Pair]) -> None:
+    team, other = pair()
+    words = r"Process 1 of 2 \(there\) sent what cannot be read here: ImportError: no module named there"
+    with pytest.raises(MachineError, match=words):
+        asks(team, lambda asked: other.say("done", other.order().about, Unreadable()))
+
+
+def test_an_order_that_cannot_be_read_is_told_at_once(
+    pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, other = pair()
+    left = threading.Event()
+    monkeypatch.setattr(serve, "_leave", left.set)
+    serving = serve._Serving(Place(rank=1, size=2, local_rank=1, local_size=2), other.channel, HashStore())
+    threading.Thread(target=serving._listen, daemon=True).start()
+    with pytest.raises(MachineError, match=r"(?s)Process 1 of 2 on .* failed:.*no module named there"):
+        with team.asked({1: Unreadable()}) as asked:  # type: ignore[dict-item]
+            asked.wait()
+    assert left.wait(60)
 
 
 def test_who_went_first_is_the_news(pair: Callable[..., Pair]) -> None:

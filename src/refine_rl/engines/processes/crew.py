@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import secrets
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -14,8 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Listener
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
 import torch
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
@@ -28,6 +29,8 @@ from refine_rl.engines.processes.team import Child, Team
 from refine_rl.errors import MachineError, UserError
 
 _THREADS = "OMP_NUM_THREADS"
+_GREETING = 60
+"""Seconds in which one that connects has to say something."""
 
 
 @dataclass(eq=False)
@@ -152,15 +155,18 @@ def _child(place: Place, port: int, threads: int, secret: str) -> Child:
 def _met(place: Place, store: Store, children: Mapping[int, Child], threads: int | None, secret: str) -> Team:
     """The team, once everybody is here who knows the secret."""
     came: queue.Queue[tuple[Channel, Hello]] = queue.Queue()
-    with Listener(("127.0.0.1" if place.one_machine else "0.0.0.0", 0), authkey=secret.encode()) as listener:
-        PrefixStore("words", store).set("port", str(listener.address[1]))
-        threading.Thread(target=_accept, args=(listener, place.size - 1, came), daemon=True).start()
+    with socket.create_server(("127.0.0.1" if place.one_machine else "0.0.0.0", 0)) as listener:
+        listener.settimeout(0.1)
+        PrefixStore("words", store).set("port", str(listener.getsockname()[1]))
         channels: dict[int, Channel] = {}
         hosts: dict[int, str] = {}
         until = time.monotonic() + PATIENCE.total_seconds()
         while len(channels) < place.size - 1:
+            with contextlib.suppress(OSError):  # nobody, or one that is gone again
+                end, _ = listener.accept()
+                threading.Thread(target=_welcome, args=(end, secret.encode(), came), daemon=True).start()
             try:
-                channel, hello = came.get(timeout=0.1)
+                channel, hello = came.get_nowait()
             except queue.Empty:
                 _require_coming(children, channels, place, until)
                 continue
@@ -186,16 +192,19 @@ def _require_coming(
         raise MachineError(f"Of {place.size} processes, numbers {missing} did not come within {PATIENCE}.")
 
 
-def _accept(listener: Listener, number: int, came: queue.Queue[tuple[Channel, Hello]]) -> None:
-    while number:
-        try:
-            channel = Channel(listener.accept())
-            hello = channel.receive().value
-        except AuthenticationError:  # a stranger
-            continue
-        except (OSError, EOFError):
-            if listener._listener is None:  # type: ignore[attr-defined]
-                return  # it is closed
-            continue
-        came.put((channel, hello))
-        number -= 1
+def _welcome(end: socket.socket, secret: bytes, came: queue.Queue[tuple[Channel, Hello]]) -> None:
+    """One that has come says who it is. A stranger does not know the secret, or says nothing at all."""
+    # Not `settimeout`: a Connection reads from the descriptor itself.
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _GREETING, 0))
+    connection = Connection(end.detach())
+    try:
+        deliver_challenge(connection, secret)
+        answer_challenge(connection, secret)
+        channel = Channel(connection)
+        hello = channel.receive().value
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+    except Exception:
+        connection.close()
+        return
+    came.put((channel, hello))

@@ -14,7 +14,7 @@ from refine_rl.engines.processes import crew
 from refine_rl.engines.processes.hand import Hand
 from refine_rl.engines.processes.learner import TeamLearner, give_weights, team_learner
 from refine_rl.engines.processes.meet import cards
-from refine_rl.engines.processes.orders import Forget, HoldStill, Load
+from refine_rl.engines.processes.orders import Forget, HoldStill, Load, Spread
 from refine_rl.engines.processes.place import Place, launched
 from refine_rl.engines.processes.speaker import TeamSpeaker
 from refine_rl.engines.processes.team import Team
@@ -156,10 +156,13 @@ def _load(team: Team, hand: Hand, number: int, loading: Loading, spread: str | N
     here."""
     chosen = {"dtype": _NAMES[hand.policy.compute_dtype], "device": hand.policy.device.type}
     same = replace(loading, model=loading.model.model_copy(update=chosen))
-    sums = team.all(Load(model=number, loading=same, spread=spread), lambda: hand.ready(spread))
+    sums = team.all(Load(model=number, loading=same), lambda: hand.policy.check_sum(whole=True))
     for rank, found in sums.items():
         if found != sums[0]:
             raise UserError(
                 f"The model of process {rank} (on {team.hosts[rank]}) has other weights than that of the "
                 f"first one: {loading.model.name} must be the same on every machine."
             )
+    if spread is not None:  # once all have it: who waits in a collective does not hear of one that refuses
+        device = spread
+        team.all(Spread(model=number, device=device), lambda: hand.spread(device))

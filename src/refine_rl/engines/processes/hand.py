@@ -39,13 +39,9 @@ class Hand:
     learner: LocalLearner | None = None
     memories: dict[int, Memory | None] = field(default_factory=dict)
 
-    def ready(self, spread: str | None) -> int:
-        """The check sum of the whole model; then the model is spread where it is to be on the device
-        `spread`. All processes call it."""
-        found = self.policy.check_sum(whole=True)
-        if spread is not None:
-            self.lockstep = shard(self.policy, torch.device(spread))
-        return found
+    def spread(self, device: str) -> None:
+        """Spreads the model over the devices of that kind. All processes call it, at once."""
+        self.lockstep = shard(self.policy, torch.device(device))
 
     def learn(self, config: LearnerConfig) -> LocalLearner:
         """Makes ready to learn from this process's rows."""

@@ -72,10 +72,9 @@ class Join(_Order):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load(_Order):
-    """Loads a model, to spread it where it is to be on the device `spread`; gives its check sum."""
+    """Loads a model; gives its check sum."""
 
     loading: Loading
-    spread: str | None
 
     @property
     def patient(self) -> bool:
@@ -83,10 +82,24 @@ class Load(_Order):
 
     def __call__(self, at: At) -> int:
         hand = at.hands[self.model] = Hand(place=at.place, policy=self.loading.policy())
-        found = hand.ready(self.spread)
-        if hand.lockstep is not None:
-            hand.lockstep.sign = at.sign
-        return found
+        return hand.policy.check_sum(whole=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread(_Order):
+    """Of the model that all have, each keeps a part."""
+
+    device: str
+
+    @property
+    def patient(self) -> bool:
+        return True
+
+    def __call__(self, at: At) -> None:
+        hand = at.hands[self.model]
+        hand.spread(self.device)
+        assert hand.lockstep is not None
+        hand.lockstep.sign = at.sign
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,6 +120,9 @@ class _Serving:
                     self.orders.put(message)
         except (EOFError, OSError):
             _leave()
+        except Exception as error:  # unpickling raises anything
+            self._send("failed", _failed(error, self.place))
+            _leave()
 
     def _live(self) -> None:
         parent = os.environ.get(PARENT)

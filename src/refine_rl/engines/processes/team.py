@@ -177,6 +177,10 @@ class Team:
                 self._gone.setdefault(rank, self._lost[rank])
             elif not self._over:
                 self._gone.setdefault(rank, f"{self._who(rank)} {self._end_of(rank)}.")
+        except Exception as error:  # unpickling raises anything
+            self._gone.setdefault(
+                rank, f"{self._who(rank)} sent what cannot be read here: {type(error).__name__}: {error}"
+            )
         channel.close()
 
     def _wait_for_news(self) -> None:
