@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -192,7 +193,18 @@ def test_no_more_than_so_many_prompts_are_asked_at_once(
     make_model: MakeModel, serve: Serve, engine: Engine
 ) -> None:
     one = engine(server := serve(make_model()), concurrency=2)
+    said(one)  # the adapter is there
     server.most_at_once = 0
+    second = threading.Event()
+
+    def hold(path: str, number: int) -> str:
+        """The first request stays under way until there is another."""
+        if server.most_at_once > 1:
+            second.set()
+        second.wait(60.0)
+        return ""
+
+    server.fault = hold
     groups = [begun(one.policy.encode(CAT.messages), prompt(n, "cat"), 2) for n in range(7)]
     purpose = Purpose(seed=0, step=1, name="rollout")
     found = list(one.speaker.speak(groups, sampling=Sampling(max_tokens=3), purpose=purpose))
