@@ -15,8 +15,8 @@ _HERE = ("127.0.0.1", "::1", "localhost")
 PARENT = "REFINE_PARENT"
 """The environment variable by which a process that this package starts knows who started it."""
 SECRET = "REFINE_SECRET"
-"""That by which it proves to be one: nobody but its user reads it there. Processes of a launcher find theirs
-on its store, which torch lets everybody read who reaches it."""
+"""That by which it proves to be one: nobody but its user reads it there. Processes of a launcher that have
+none find theirs on its store, which torch lets everybody read who reaches it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
