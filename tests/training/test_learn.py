@@ -359,6 +359,29 @@ def test_an_interrupt_moves_nothing(make_model: MakeModel) -> None:
     assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
 
 
+def test_weights_between_two_optimizer_steps_are_not_whole(make_model: MakeModel, tmp_path: Path) -> None:
+    """A processor that fails in the second update leaves what no checkpoint may keep."""
+    policy = policy_of(make_model)
+    batch = rows_of(groups_of(policy))
+    s = settings(updates_per_step=2)
+    learner, loss = learner_of(s, policy), loss_of(s).objective(0.0)
+    learner.save(tmp_path, Position())
+    learner.learn(batch, loss, step=1, rate=0.01, updates=2)
+    assert learner.whole
+    learner.load(tmp_path)  # where the rollouts came from
+
+    def fails(*args: Any) -> Any:
+        if not learner.whole:  # a weight has moved
+            raise MachineError("Out of memory.")
+        return loss(*args)
+
+    with pytest.raises(MachineError):
+        learner.learn(batch, fails, step=2, rate=0.01, updates=2)
+    assert not learner.whole
+    learner.load(tmp_path)
+    assert learner.whole
+
+
 def test_a_pause_is_for_the_first_update_and_a_sign_of_life_for_each(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

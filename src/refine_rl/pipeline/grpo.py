@@ -71,7 +71,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         hours=settings.budget.hours,
         guards=guards_of(settings),
         weights=scorer.weights,
-        whole=lambda: g.updates_per_step == 1 and not settings.ahead and learner.whole,
+        whole=lambda: learner.whole and not settings.ahead,
     )
     # What an earlier process spent on steps that came after its last checkpoint counts.
     lost = sum(m.seconds["total"] for m in record.history() if m.step > start.step)

@@ -49,13 +49,9 @@ class LocalLearner:
     table: str = "grpo"
     share: tuple[int, int] = (0, 1)
     lanes: int | None = None
+    whole: bool = True  # see `Learner`: an update of several optimizer steps may break off between two
     _chunks: list[list[Row]] = field(default_factory=list)
     _starts: list[torch.Tensor] = field(default_factory=list)  # log-probs [B, T] before any weight moved
-
-    @property
-    def whole(self) -> bool:
-        """A step whose update is broken off has moved no weight, where it has one update."""
-        return True
 
     def learn(
         self,
@@ -69,7 +65,7 @@ class LocalLearner:
         pause: Pause = never,
     ) -> Learned:
         """See `Learner`."""
-        return learn(
+        learned = learn(
             self,
             self.check,
             rows,
@@ -82,6 +78,8 @@ class LocalLearner:
             drops=self.dropout > 0,
             table=self.table,
         )
+        self.whole = True
+        return learned
 
     def save(self, folder: Path, position: Position) -> None:
         checkpoint.save(folder, self.speaker, self.optimizer, position)
@@ -90,7 +88,9 @@ class LocalLearner:
         """It has nothing elsewhere."""
 
     def load(self, folder: Path) -> Position:
-        return checkpoint.load(folder, self.speaker, self.optimizer)
+        position = checkpoint.load(folder, self.speaker, self.optimizer)
+        self.whole = True
+        return position
 
     def take(self, rows: Sequence[Row]) -> None:
         """See `Worker`."""
@@ -162,6 +162,7 @@ class LocalLearner:
 
     def move(self, rate: float) -> None:
         """See `Worker`."""
+        self.whole = False
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         self.optimizer.step()

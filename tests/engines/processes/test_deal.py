@@ -51,18 +51,35 @@ def test_no_other_cut_has_a_smaller_largest_part(seed: int) -> None:
 
 def test_a_launcher_says_who_this_is() -> None:
     said = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    assert launched(said) == Place(rank=3, size=4, local_rank=3, local_size=4)
+    assert launched({**said, "MASTER_ADDR": "localhost"}) == Place(rank=3, size=4, local_rank=3, local_size=4)
     two = launched({**said, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
     assert two == Place(rank=3, size=4, local_rank=1, local_size=2)
     assert not two.one_machine
     assert launched({**said, "WORLD_SIZE": "1", "RANK": "0"}) is None
     assert launched({"RANK": "3", "WORLD_SIZE": "4"}) is None
     with pytest.raises(UserError, match="RANK=three"):
-        launched({**said, "RANK": "three"})
+        launched({**said, "RANK": "three", "MASTER_ADDR": "127.0.0.1"})
+
+
+def test_a_launcher_that_does_not_say_who_shares_a_machine() -> None:
+    """One process a pod: were all taken for one machine's, the first would listen to that alone."""
+    said = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "pod-0", "MASTER_PORT": "1"}
+    with pytest.raises(UserError, match=r"LOCAL_RANK and LOCAL_WORLD_SIZE missing.*LOCAL_WORLD_SIZE=1"):
+        launched(said)
+    with pytest.raises(UserError, match=r": LOCAL_RANK missing"):
+        launched({**said, "LOCAL_WORLD_SIZE": "1"})
+    place = launched({**said, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+    assert place == Place(rank=1, size=2, local_rank=0, local_size=1)
+    assert launched({**said, "WORLD_SIZE": "1"}) is None
 
 
 def test_a_launcher_and_settings_that_want_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     two = Place(rank=0, size=2, local_rank=0, local_size=2)
     assert place_of(EngineSettings(processes=2)) == place_of(EngineSettings()) == two

@@ -20,15 +20,16 @@ from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import HashStore, PrefixStore
 
 from make import task_toml
-from refine_rl.engines.processes import crew
+from refine_rl.engines.processes import crew, serve
 from refine_rl.engines.processes.channel import Channel, Message
 from refine_rl.engines.processes.crew import _met, _store
 from refine_rl.engines.processes.meet import Hello, versions
 from refine_rl.engines.processes.orders import Forget
-from refine_rl.engines.processes.place import Place
+from refine_rl.engines.processes.place import PARENT, SECRET, Place
+from refine_rl.errors import UserError
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run as finish
 from refine_rl.run import RunFolder
@@ -235,3 +236,34 @@ def test_who_knows_the_secret_has_no_time_limit_afterwards(monkeypatch: pytest.M
         near.close()
         far.close()
     assert came.empty()
+
+
+def test_under_a_launcher_a_secret_of_the_environment_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, store = Place(rank=0, size=2, local_rank=0, local_size=2), HashStore()
+    used: list[str] = []
+
+    class Met(Exception):  # noqa: N818 - no mistake
+        pass
+
+    def met(*args: object) -> None:
+        used.append(str(args[-1]))
+        raise Met
+
+    monkeypatch.setattr(crew, "_HERE", crew._Here())
+    monkeypatch.setattr(crew, "board", lambda place: store)
+    monkeypatch.setattr(crew, "_met", met)
+    monkeypatch.delenv(PARENT, raising=False)
+    other, words = Place(rank=1, size=2, local_rank=1, local_size=2), PrefixStore("words", store)
+    for own in ("known to all", ""):
+        monkeypatch.setenv(SECRET, own)
+        with pytest.raises(Met):
+            crew.gather(place)
+        monkeypatch.setenv(SECRET, own)
+        assert serve._secret(other, words) == used[-1].encode()
+        assert SECRET not in os.environ  # no program of the user's gets it
+        monkeypatch.setenv(SECRET, "" if own else "known to one")
+        alone, without = (0, 1) if own else (1, 0)
+        with pytest.raises(UserError, match=f"for process {alone} and not for process {without}"):
+            serve._secret(other, words)
+    assert used[0] == "known to all"
+    assert len(used[1]) == 64

@@ -10,11 +10,13 @@ from refine_rl.errors import UserError
 
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_HERE = ("127.0.0.1", "::1", "localhost")
+"""A first process with such an address has all others on its machine."""
 PARENT = "REFINE_PARENT"
 """The environment variable by which a process that this package starts knows who started it."""
 SECRET = "REFINE_SECRET"
-"""That by which it proves to be one: nobody but its user reads it there. Processes of a launcher find theirs
-on its store, which torch lets everybody read who reaches it."""
+"""That by which it proves to be one: nobody but its user reads it there. Processes of a launcher that have
+none find theirs on its store, which torch lets everybody read who reaches it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,13 +42,21 @@ class Place:
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> Place | None:
-    """What a launcher says; None where none started this process, or only this one.
+    """What a launcher says; None where none started this process, or only this one. Raises UserError where
+    it leaves open who is on which machine.
 
     >>> launched({}) is None
     True
     """
     if not all(environ.get(name) for name in ("RANK", "WORLD_SIZE", *ADDRESS)):
         return None
+    missing = [name for name in _NUMBERS if not environ.get(name)]
+    if missing and environ["WORLD_SIZE"] != "1" and environ["MASTER_ADDR"] not in _HERE:
+        raise UserError(
+            f"A launcher started {environ['WORLD_SIZE']} processes and does not say how they share their "
+            f"machines: {' and '.join(missing)} missing in the environment. With one process on each, set "
+            "LOCAL_RANK=0 LOCAL_WORLD_SIZE=1; torchrun and accelerate launch set both by themselves."
+        )
     defaults = {"LOCAL_RANK": environ["RANK"], "LOCAL_WORLD_SIZE": environ["WORLD_SIZE"]}
     texts = [environ.get(name) or defaults[name] for name in _NUMBERS]
     if not all(text.isdecimal() for text in texts):

@@ -43,8 +43,7 @@ def serve(place: Place) -> None:
         store = board(place)
         words = PrefixStore("words", store)
         listens = (address(place), int(words.get("port")))
-        own = os.environ.pop(SECRET, None)
-        channel = Channel(Client(listens, authkey=words.get("secret") if own is None else own.encode()))
+        channel = Channel(Client(listens, authkey=_secret(place, words)))
     except (RuntimeError, OSError, EOFError, AuthenticationError) as error:
         raise MachineError(
             f"Process {place.rank} of {place.size} on {socket.gethostname()} did not find the first one "
@@ -57,6 +56,19 @@ def serve(place: Place) -> None:
             quiet.enter_context(contextlib.redirect_stdout(nobody))
             quiet.enter_context(contextlib.redirect_stderr(nobody))
         _Serving(place, channel, store).run()
+
+
+def _secret(place: Place, words: Store) -> bytes:
+    """That of the environment, or of the store where the first process has none there."""
+    own = os.environ.pop(SECRET, "")
+    told = b"" if PARENT in os.environ else words.get("secret")
+    if bool(own) == bool(told):
+        with_it, without = (place.rank, 0) if own else (0, place.rank)
+        raise UserError(
+            f"{SECRET} is set for process {with_it} and not for process {without}: set the same for all of "
+            "them, or for none."
+        )
+    return own.encode() or told
 
 
 @dataclass(eq=False)

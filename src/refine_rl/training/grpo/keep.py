@@ -66,9 +66,9 @@ class Keeper:
         require_hours(self.hours, position, self.steps)
 
     def broken_off(self, position: Position) -> None:
-        """Keeps the last whole step where its weights still stand. Otherwise (several updates a step, or
-        steps sampled ahead by older weights) the last checkpoint and the recorded groups lead to the same
-        place."""
+        """Keeps the last whole step where its weights still stand. Otherwise (broken off between two
+        optimizer steps, or steps sampled ahead by older weights) the last checkpoint and the recorded groups
+        lead to the same place."""
         if position.step > self.start.step and self.whole():
             self.record.checkpoint(position, best=False)
 
