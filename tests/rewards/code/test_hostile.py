@@ -385,3 +385,18 @@ def test_a_run_that_ends_leaves_no_process(how: str, by: signal.Signals) -> None
         while processes(name):
             assert time.monotonic() < until + 60
             time.sleep(0.01)
+
+
+ORPHAN = """
+import os
+from refine_rl.rewards.code.jail.keeper import Keeper, Layers
+keeper = Keeper.__new__(Keeper)
+keeper._layers = Layers(root=False, calls=False)
+keeper._become_program(None, keeper=os.getpid() + 1)
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="the kernel's signal at a parent's end is Linux's")
+def test_a_program_whose_keeper_is_gone_already_does_not_begin() -> None:
+    """It was killed between the fork and the program's first line: whoever inherits it is no keeper."""
+    assert subprocess.run([sys.executable, "-c", ORPHAN], check=False).returncode == 1

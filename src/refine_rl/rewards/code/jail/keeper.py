@@ -86,9 +86,10 @@ class Keeper:
 
     def _begin(self, channel: socket.socket) -> None:
         if not self._layers.root:
+            keeper = os.getpid()  # asked in the child, it may be that of who inherits orphans
             self._program = os.fork()
             if not self._program:
-                self._become_program(channel)
+                self._become_program(channel, keeper)
             return
         told, tells = os.pipe()
         between = os.fork()
@@ -111,11 +112,12 @@ class Keeper:
             raise OSError(said or "no process can be made")
         self._program = int(said)
 
-    def _become_program(self, channel: socket.socket) -> None:
+    def _become_program(self, channel: socket.socket, keeper: int | None = None) -> None:
+        """`keeper`: the process with which it ends; without namespaces, which see to that."""
         try:
             os.setsid()
-            if not self._layers.root:
-                kernel.die_with_parent(os.getppid())
+            if keeper is not None:
+                kernel.die_with_parent(keeper)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             kernel.only_descriptors(self._null, channel.fileno())
             if self._layers.root:
