@@ -185,6 +185,8 @@ def test_resumed_in_one_process_and_in_two_again(two: RunFolder, task: Task, tmp
     folder = RunFolder.create(tmp_path / "run", task())
     stops = 0
     for processes in (2, 1, 2, 1, 2):
+        if folder.outcomes("tuned") is not None:  # how often a pause is asked for depends on the machine
+            break
         try:
             run(reopen(folder.path, [f"engine.processes={processes}"], None), pause=Pause(40))
         except Interrupted:
