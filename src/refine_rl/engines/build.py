@@ -5,6 +5,7 @@ from __future__ import annotations
 from refine_rl.engines.base import Engine, Loading
 from refine_rl.engines.local import LocalEngine
 from refine_rl.engines.processes.engine import place_of, processes_engine, require_devices
+from refine_rl.engines.tinker.engine import require_service, tinker_engine
 from refine_rl.engines.vllm.engine import require_server, vllm_engine
 from refine_rl.llm.ledger import Ledger
 from refine_rl.settings import EngineSettings, ModelSettings
@@ -16,8 +17,6 @@ def require_engine(settings: EngineSettings, model: ModelSettings, *, samples: b
     compute cannot be reached: as far as that can be told before anything is loaded or paid for. `samples`:
     whether anything is to be answered."""
     if settings.kind == "tinker":
-        from refine_rl.engines.tinker.engine import require_service
-
         require_service(settings, model)
     if settings.kind == "vllm" and samples:
         require_server(settings, model)
@@ -32,8 +31,6 @@ def engine_of(
     asked for, and `ledger` gets what a service's calls cost. Raises UserError where the model cannot be had,
     MachineError where whoever is to compute with it cannot be reached."""
     if settings.kind == "tinker":
-        from refine_rl.engines.tinker.engine import tinker_engine
-
         return tinker_engine(settings, loading, config, ledger)
     if settings.kind == "vllm":
         return vllm_engine(settings, loading, config)

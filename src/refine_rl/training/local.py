@@ -11,75 +11,43 @@ from torch import nn
 
 from refine_rl.errors import MachineError
 from refine_rl.policy.protocol import Speaker
-from refine_rl.progress import Pause, never
+from refine_rl.progress import Pause
 from refine_rl.randomness import torch_seed
 from refine_rl.training import checkpoint
 from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.lanes import Gradients, in_lanes, lanes_of
-from refine_rl.training.learner import Learned, LearnerConfig, LossSums, Objective
+from refine_rl.training.learner import LearnerConfig, LossSums, Objective
 from refine_rl.training.muon import muon
 from refine_rl.training.rows import Row, length, micro_batch, micro_batches
-from refine_rl.training.update import Found, learn
+from refine_rl.training.update import Found, Updating
 
 
 def adamw(speaker: Speaker, *, weight_decay: float = 0.0) -> torch.optim.AdamW:
     """Over the trainable parameters, in the order of their names; a learner sets the rate of each step."""
-    return torch.optim.AdamW(_parameters(speaker), weight_decay=weight_decay)
+    return torch.optim.AdamW(parameters_of(speaker), weight_decay=weight_decay)
 
 
-def _parameters(speaker: Speaker) -> list[nn.Parameter]:
+def parameters_of(speaker: Speaker) -> list[nn.Parameter]:
+    """Those that training changes, in the order of their names: the same in each process."""
     return [p for _, p in sorted(speaker.trainable().items())]
 
 
 @dataclass(kw_only=True)
-class LocalLearner:
-    """`check` compares sampler and trainer; `tokens` go through the model at once, in all lanes together;
-    `dropout` draws from (seed, step, update, micro-batch). `table` is the table of the settings that has the
-    learning rate, for words; `share` which part of an update's rows comes here, and of how many; `lanes` are
-    as many as the speaker allows, or so many."""
+class LocalLearner(Updating):
+    """`tokens` go through the model at once, in all lanes together; `dropout` draws from (seed, step, update,
+    micro-batch). `share`: which part of an update's rows comes here, and of how many; `lanes` are as many as
+    the speaker allows, or so many."""
 
     speaker: Speaker
     optimizer: torch.optim.Optimizer
-    check: Check
     tokens: int
     max_grad_norm: float = 1.0
-    dropout: float = 0.0
     seed: int = 0
-    table: str = "grpo"
     share: tuple[int, int] = (0, 1)
     lanes: int | None = None
-    whole: bool = True  # see `Learner`: an update of several optimizer steps may break off between two
     _chunks: list[list[Row]] = field(default_factory=list)
     _starts: list[torch.Tensor] = field(default_factory=list)  # log-probs [B, T] before any weight moved
-
-    def learn(
-        self,
-        rows: Sequence[Row],
-        objective: Objective,
-        *,
-        step: int,
-        rate: float,
-        updates: int = 1,
-        seen: torch.Tensor | None = None,
-        pause: Pause = never,
-    ) -> Learned:
-        """See `Learner`."""
-        learned = learn(
-            self,
-            self.check,
-            rows,
-            objective,
-            step=step,
-            rate=rate,
-            updates=updates,
-            seen=seen,
-            pause=pause,
-            drops=self.dropout > 0,
-            table=self.table,
-        )
-        self.whole = True
-        return learned
 
     def save(self, folder: Path, position: Position) -> None:
         checkpoint.save(folder, self.speaker, self.optimizer, position)
@@ -93,7 +61,7 @@ class LocalLearner:
         return position
 
     def take(self, rows: Sequence[Row]) -> None:
-        """See `Worker`."""
+        """See `Updating`."""
         lanes = self._lanes
         # The lanes' micro-batches are in memory at once.
         packed = self.speaker.shares_prompts
@@ -101,9 +69,9 @@ class LocalLearner:
         self._chunks, self._starts = [[rows[i] for i in chunk] for chunk in chunks], []
 
     def gradient(self, objective: Objective, step: int, update: int, pause: Pause) -> Found:
-        """See `Worker`; in the parameters' `grad`."""
+        """See `Updating`; in the parameters' `grad`."""
         self.optimizer.zero_grad(set_to_none=True)
-        gradients = Gradients(_parameters(self.speaker), self._lanes)
+        gradients = Gradients(parameters_of(self.speaker), self._lanes)
         starts: Sequence[torch.Tensor | None] = self._starts or [None] * len(self._chunks)
 
         def work(n: int, lane: int) -> _Part:
@@ -157,18 +125,17 @@ class LocalLearner:
         return _Part(sums=sums, new_B_T=new.detach(), new_minus_old=new_minus_old)
 
     def clipped_norm(self) -> float:
-        """See `Worker`."""
-        return float(nn.utils.clip_grad_norm_(_parameters(self.speaker), self.max_grad_norm))
+        """See `Updating`."""
+        return float(nn.utils.clip_grad_norm_(parameters_of(self.speaker), self.max_grad_norm))
 
     def move(self, rate: float) -> None:
-        """See `Worker`."""
-        self.whole = False
+        """See `Updating`."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         self.optimizer.step()
 
     def rest(self) -> None:
-        """See `Worker`."""
+        """See `Updating`."""
         self.optimizer.zero_grad(set_to_none=True)
         self._chunks, self._starts = [], []
 

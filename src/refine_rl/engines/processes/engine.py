@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from socket import gethostname
 
@@ -21,7 +22,6 @@ from refine_rl.engines.processes.team import Team
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.policy.load import DTYPES, choose_device, choose_dtype
 from refine_rl.policy.policy import Policy
-from refine_rl.policy.protocol import Speaker
 from refine_rl.settings import EngineSettings, ModelSettings
 from refine_rl.training import checkpoint
 from refine_rl.training.learner import LearnerConfig
@@ -51,12 +51,8 @@ class ProcessesEngine:
         where = count_of(hosts, "machine")
         return (f"{place.size} processes on {where} answer and learn together{shares}{spread}",)
 
-    @property
-    def speaker(self) -> Speaker:
-        return self._speaker
-
-    @property
-    def _speaker(self) -> TeamSpeaker:
+    @cached_property
+    def speaker(self) -> TeamSpeaker:
         return TeamSpeaker(policy=self.policy, hand=self.hand, team=self.team, number=self.number)
 
     def hold_still(self, longest: int) -> bool:
@@ -64,7 +60,7 @@ class ProcessesEngine:
         return bool(self.team.all(order, lambda: self.policy.hold_still(longest))[0])
 
     def learner(self, config: LearnerConfig) -> TeamLearner:
-        return team_learner(self._speaker, config)
+        return team_learner(self.speaker, config)
 
     def take(self, folder: Path) -> None:
         checkpoint.load(folder, self.policy)

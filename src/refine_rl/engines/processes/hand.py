@@ -19,7 +19,7 @@ from refine_rl.policy.shard import Lockstep, shard
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause
 from refine_rl.training.learner import LearnerConfig, Objective
-from refine_rl.training.local import LocalLearner, local_learner
+from refine_rl.training.local import LocalLearner, local_learner, parameters_of
 from refine_rl.training.update import Found
 
 BUCKET = 1 << 24
@@ -95,18 +95,14 @@ class Hand:
         """A block of passes that all processes make alike, where they have to."""
         return nullcontext() if self.lockstep is None else self.lockstep.together(learns=learns)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that training changes, in the order of their names: the same in each process."""
-        return [p for _, p in sorted(self.policy.trainable().items())]
-
     def touched(self) -> list[bool]:
         """Which of the parameters have a gradient here."""
-        return [p.grad is not None for p in self.parameters()]
+        return [p.grad is not None for p in parameters_of(self.policy)]
 
     def add_up(self, touched: Sequence[bool]) -> None:
         """The sum of all processes' gradients, in the `grad` of the parameters that any of them `touched`.
         All processes call it."""
-        some = [p for p, has in zip(self.parameters(), touched, strict=True) if has]
+        some = [p for p, has in zip(parameters_of(self.policy), touched, strict=True) if has]
         for p in some:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -123,14 +119,14 @@ class Hand:
         """The optimizer's step along a gradient of that norm; the check sum of the weights after it."""
         learner = self.learner
         assert learner is not None
-        nn.utils.clip_grads_with_norm_(self.parameters(), learner.max_grad_norm, torch.tensor(norm))
+        nn.utils.clip_grads_with_norm_(parameters_of(self.policy), learner.max_grad_norm, torch.tensor(norm))
         learner.move(rate)
         return self.policy.check_sum()
 
     @torch.no_grad()
     def take_weights(self) -> None:
         """The first process's weights in all. All processes call it."""
-        for parameter in self.parameters():
+        for parameter in parameters_of(self.policy):
             everywhere(parameter.data, _from_the_first)
 
     @torch.no_grad()

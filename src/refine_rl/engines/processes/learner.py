@@ -8,7 +8,7 @@ the weights after each step proves that they have stayed the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,17 +28,17 @@ from refine_rl.engines.processes.orders import (
 from refine_rl.engines.processes.speaker import TeamSpeaker
 from refine_rl.engines.processes.team import Team
 from refine_rl.errors import MachineError
-from refine_rl.progress import Pause, never
+from refine_rl.progress import Pause
 from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
-from refine_rl.training.learner import Learned, LearnerConfig, Objective
+from refine_rl.training.learner import LearnerConfig, Objective
 from refine_rl.training.local import LocalLearner
 from refine_rl.training.rows import Row, length
-from refine_rl.training.update import Found, learn
+from refine_rl.training.update import Found, Updating
 
 
 @dataclass(kw_only=True, eq=False)
-class TeamLearner:
+class TeamLearner(Updating):
     """`own` learns in this process, on its part of the rows. `whole`: see `Learner`; where a process is lost
     while weights move, others may have moved already."""
 
@@ -46,42 +46,10 @@ class TeamLearner:
     hand: Hand
     team: Team
     number: int  # the model's
-    check: Check
-    config: LearnerConfig
-    whole: bool = True
     _norm: float = 0.0
-    _pause: Pause = field(default=never)
-
-    def learn(
-        self,
-        rows: Sequence[Row],
-        objective: Objective,
-        *,
-        step: int,
-        rate: float,
-        updates: int = 1,
-        seen: torch.Tensor | None = None,
-        pause: Pause = never,
-    ) -> Learned:
-        """See `Learner`."""
-        learned = learn(
-            self,
-            self.check,
-            rows,
-            objective,
-            step=step,
-            rate=rate,
-            updates=updates,
-            seen=seen,
-            pause=pause,
-            drops=self.config.dropout > 0,
-            table=self.config.table,
-        )
-        self.whole = True
-        return learned
 
     def take(self, rows: Sequence[Row]) -> None:
-        """See `Worker`. Groups stay together where they can: their prompt is computed once."""
+        """See `Updating`. Groups stay together where they can: their prompt is computed once."""
         some = [r.trajectory for r in rows]
         packed = self.own.speaker.shares_prompts
         shared = [len(t.segments[0].token_ids) if packed else 0 for t in some]
@@ -99,7 +67,7 @@ class TeamLearner:
             asked.wait()
 
     def gradient(self, objective: Objective, step: int, update: int, pause: Pause) -> Found:
-        """See `Worker`: the sum of all processes'."""
+        """See `Updating`: the sum of all processes'."""
         order = Gradient(model=self.number, objective=objective, step=step, update=update)
         with self.team.asked(dict.fromkeys(self.team.others, order)) as asked:
             with self.team.together():
@@ -116,14 +84,13 @@ class TeamLearner:
         )
 
     def clipped_norm(self) -> float:
-        """See `Worker`."""
+        """See `Updating`."""
         self._norm = self.own.clipped_norm()
         return self._norm
 
     def move(self, rate: float) -> None:
-        """See `Worker`."""
+        """See `Updating`."""
         order = Move(model=self.number, rate=rate, norm=self._norm)
-        self.whole = False
 
         def own() -> int:
             self.own.move(rate)
@@ -132,7 +99,7 @@ class TeamLearner:
         _require_same(self.team.all(order, own), "after an optimizer step")
 
     def rest(self) -> None:
-        """See `Worker`."""
+        """See `Updating`."""
         self.team.all(Rest(model=self.number), self.own.rest)
 
     def save(self, folder: Path, position: Position) -> None:
@@ -156,7 +123,15 @@ def team_learner(speaker: TeamSpeaker, config: LearnerConfig) -> TeamLearner:
     own = hand.learn(config)
     team.all(Learn(model=speaker.number, config=config))
     check = Check(speaker=speaker, temperature=config.temperature, allowed=config.allowed)
-    return TeamLearner(own=own, hand=hand, team=team, number=speaker.number, check=check, config=config)
+    return TeamLearner(
+        own=own,
+        hand=hand,
+        team=team,
+        number=speaker.number,
+        check=check,
+        dropout=config.dropout,
+        table=config.table,
+    )
 
 
 def give_weights(team: Team, hand: Hand, number: int, *, states: bool) -> None:

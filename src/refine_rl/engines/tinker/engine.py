@@ -8,7 +8,7 @@ from pathlib import Path
 from refine_rl.engines.base import Loading
 from refine_rl.engines.tinker.address import address_of
 from refine_rl.engines.tinker.bill import Bill
-from refine_rl.engines.tinker.learner import TinkerLearner, state_in, tinker_learner
+from refine_rl.engines.tinker.learner import TinkerLearner, state_in
 from refine_rl.engines.tinker.service import offered, session
 from refine_rl.engines.tinker.speaker import TinkerPolicy, tinker_policy
 from refine_rl.engines.tinker.trial import tried
@@ -42,7 +42,7 @@ class TinkerEngine:
 
     def learner(self, config: LearnerConfig) -> TinkerLearner:
         check = Check(speaker=self.policy, temperature=config.temperature, allowed=config.allowed)
-        return tinker_learner(self.weights, check, config)
+        return TinkerLearner(weights=self.weights, check=check, config=config)
 
     def take(self, folder: Path) -> None:
         checkpoint.check(folder)

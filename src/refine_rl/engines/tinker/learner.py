@@ -178,11 +178,6 @@ class _Part:
     slopes: Slopes
 
 
-def tinker_learner(weights: Adapter, check: Check, config: LearnerConfig) -> TinkerLearner:
-    """The learner of an adapter at a service."""
-    return TinkerLearner(weights=weights, check=check, config=config)
-
-
 def state_in(folder: Path) -> str:
     """The path at the service of a checkpoint's state. Raises DamagedCheckpoint."""
     try:
