@@ -41,7 +41,7 @@ SLOW_PLACES = {
     "tests/test_notebook.py": "whole runs",
     "tests/test_own_notebooks.py": "whole runs",
     "tests/tinker_server": "imports the SDK, which imports torch",
-    "tests/test_tinker_*.py": "a model, a server, and the imports of peft and the SDK",
+    "tests/tinker_sdk": "a model, a server, and the imports of peft and the SDK",
     "src/refine_rl/assets/make_tiny": "imports transformers' models",
 }
 SLOW_FIXTURES = {

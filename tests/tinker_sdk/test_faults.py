@@ -9,7 +9,6 @@ import tarfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,6 @@ from tinker import types
 
 from tinker_server import KEY, TinkerServer
 from tinker_server.asking import ADAM, PROMPTS, apart, new, params, sample, some_rows
-
-
-@pytest.fixture(scope="module")
-def folder(make_model: Callable[..., Path]) -> Path:
-    return make_model("qwen3", tie_word_embeddings=True)
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINKER_TELEMETRY", "0")
-        server = TinkerServer(folder, store=tmp_path_factory.mktemp("store"))
-        yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")

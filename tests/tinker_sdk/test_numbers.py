@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,6 @@ from torch import Tensor
 
 from tinker_server import KEY, TinkerServer
 from tinker_server.asking import ADAM, PROMPTS, Row, apart, new, params, sample, some_rows
-
-
-@pytest.fixture(scope="module")
-def folder(make_model: Callable[..., Path]) -> Path:
-    """Embeddings and head share a weight, as in small models; the head's adapter moves the head alone."""
-    return make_model("qwen3", tie_word_embeddings=True)
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINKER_TELEMETRY", "0")
-        server = TinkerServer(folder, store=tmp_path_factory.mktemp("store"))
-        yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")
