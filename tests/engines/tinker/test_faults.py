@@ -26,6 +26,7 @@ from refine_rl.settings import EnginePrices, ModelSettings
 from refine_rl.training.checkpoint import Position, check, load
 from refine_rl.training.grpo.learn import Loss
 from refine_rl.training.learner import LearnerConfig
+from refine_rl.training.passes import Passes
 from refine_rl.types import Group, Prompt, Score
 from tinker_server import KEY, TinkerServer
 
@@ -60,7 +61,7 @@ def sampled(engine: TinkerEngine, step: int = 1, pause: Callable[[], None] = lam
 def learn(engine: TinkerEngine, group: Group, *, step: int = 1, rate: float = 0.05, updates: int = 1) -> Any:
     learner = engine.learner(CONFIG)
     objective = LOSS.objective(0.0)
-    return learner.learn(LOSS.rows([group]), objective, step=step, rate=rate, updates=updates)
+    return learner.learn(LOSS.rows([group]), objective, step=step, rate=rate, passes=Passes(updates=updates))
 
 
 # What is drawn
