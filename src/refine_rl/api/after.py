@@ -35,6 +35,7 @@ def evaluate(
     judge: str | None = None,
     metrics: Sequence[str] | None = None,
     reference: str | None = None,
+    rivals: Sequence[str] | None = None,
     checkpoint: Checkpoint | None = None,
     name: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command line's --set
@@ -55,9 +56,11 @@ def evaluate(
         metrics: of the greedy answers: "bleu", "chrf", "rouge", "bertscore", "perplexity", "length",
             "win_rate".
         reference: the key of the prompts' data that has the reference answers.
+        rivals: other ways to the same end beside tuned, made where they are not yet: "prompt", "best_of_n",
+            "sft".
         checkpoint: "best", "last" or a step, in the place of the tuned model.
         name: of the file in evaluations/.
-        set: settings of `budget` and `endpoints` to change.
+        set: settings of `budget` and `endpoints` to change, `evaluate.best_of` and `evaluate.rival_calls`.
         rewards, environment, tools: the code that was given to `train`, given again.
         observer: hears the progress; without it, it is shown.
 
@@ -72,6 +75,7 @@ def evaluate(
         lambda: checks.checkpoint(checkpoint),
         lambda: checks.other_prompts(prompts),
         lambda: checks.evaluation(samples, seed, judge, metrics, reference, name),
+        lambda: checks.texts("rivals", rivals, 'a list, as in rivals=["best_of_n"]'),
     )
     how = {
         "samples": samples,
@@ -79,6 +83,7 @@ def evaluate(
         "judge": judge,
         "metrics": None if metrics is None else list(metrics),
         "reference": reference,
+        "rivals": None if rivals is None else list(rivals),
         "overrides": checks.overrides(set),
     }
     folder = opened_run(path)

@@ -19,6 +19,7 @@ from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import closed_on_error, hold_positions, run_engine
+from refine_rl.pipeline.rivals.contest import require_rivals
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.pipeline.sft import begin_with_sft
 from refine_rl.policy.hub import downloading
@@ -143,6 +144,8 @@ def _checked(
         stage = stage_of(settings.rollout, settings.folder)
     with together:
         require_packages(settings)
+    with together:
+        require_rivals(settings)
     with together:
         require_extra(settings.model)
     with together:

@@ -17,6 +17,7 @@ from refine_rl.pipeline.model import require_same_model
 from refine_rl.pipeline.on_record import on_record
 from refine_rl.pipeline.prepare import prepare
 from refine_rl.pipeline.renewal import RenewedReport
+from refine_rl.pipeline.rivals.contest import of_rivals
 from refine_rl.pipeline.work import Work
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -61,6 +62,7 @@ def run(
                 cost=spending(settings, made.connections.ledger),
                 journal=journal,
                 pause=pause,
+                connections=made.connections,
                 stage=made.stage,
                 began=began,
                 warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
@@ -70,9 +72,11 @@ def run(
                 untuned = of_untuned(work, held_out)
             position = train_grpo(work, made.prompts["train"], made.prompts["validation"])
             load_best(work, position)
+            with folder.timed("rivals"):
+                rivals, contest = of_rivals(work, made.prompts["train"], held_out)
             with folder.timed("tuned"):
-                sides = of_tuned(work, held_out, untuned)
-            comparison = compared(work, sides)
+                sides = of_tuned(work, held_out, {**untuned, **rivals})
+            comparison = compared(work, sides, contest)
             folder.save_comparison(comparison)
             texts = {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}
             for name, text in texts.items():

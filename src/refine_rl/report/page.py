@@ -15,6 +15,7 @@ from refine_rl.report.next_steps import Command, after_verdict, next_steps, over
 from refine_rl.report.now import standing_when_made
 from refine_rl.report.plots import reward_chart, training_plots
 from refine_rl.report.points import SMOOTH_FROM
+from refine_rl.report.rivals import contest
 from refine_rl.report.sft import render_sft
 from refine_rl.report.standing import Json
 from refine_rl.report.survey import Seen, survey
@@ -72,8 +73,9 @@ def _evidence(run: RunFolder, settings: Settings, comparison: Comparison | None)
     return {
         "comparison": c,
         "start": Path(settings.model.start).name,
-        "others": [] if c is None else data.others(c.others),
+        "others": [] if c is None else data.others(c.stages),
         "measures": [] if c is None else data.measures(c),
+        "contest": None if c is None else contest(c),
         "intervals": c is not None and c.prompts >= MIN_PROMPTS,
         "parts": [] if c is None else parts.by_facet(c),
         "variety": [] if c is None else parts.variety(c),

@@ -203,6 +203,7 @@ EXCHANGES: Shape[Any] = Shape(
     from_line=lambda record: record,  # what a reader wants of the call is in it
 )
 QUIZ = plain({"key": str, "made": dict})
+TRIED = plain({"key": str, "made": dict})
 UNDER_WAY = plain(
     {"ticket": int}, lambda record: _fields_flaw(record["call"], Call) if "call" in record else None
 )

@@ -18,6 +18,7 @@ from refine_rl.run.config import Config
 from refine_rl.run.files import PUT_BACK, Record, as_bytes, replace, sha256
 from refine_rl.run.shapes import Shape
 from refine_rl.run.table import TAKE_OUT, Flaw, InOrder, Table
+from refine_rl.settings.evaluate import RIVALS
 from refine_rl.types import Prompt
 
 R = TypeVar("R")
@@ -89,13 +90,16 @@ class Tables(Checkpoints):
         self.quiz = QuizShelf(Table(path / "quiz.jsonl", shapes.QUIZ))
         self.under_way = UnderWay(self._log(".calls_under_way.jsonl", shapes.UNDER_WAY))
         self._stepped: tuple[Table[Any], ...] = (self.groups, self.metrics, self.validation, self.pool)
+        self.tried: dict[str, Table[Record]] = {
+            name: self._log(f"rivals/{name}.jsonl", shapes.TRIED) for name in RIVALS
+        }
         logs = (self.events, self.calls, self.exchanges, self.quiz.table, self.times, self.under_way.table)
-        self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs)
+        self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs, *self.tried.values())
 
     def answers(self, which: str) -> Table[Record]:
         """What a model did with prompts of the run: `which` is "base", "tuned", or of an eval."""
         path = self.path / f"evaluations/{which}.jsonl"
-        made_again = which in ("base", "sft", "tuned")
+        made_again = which in ("base", "tuned", *RIVALS)
 
         def way_out(line: int | None) -> str:
             again = "Put it back as it was, or remove it: {} makes the same answers again."

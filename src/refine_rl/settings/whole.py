@@ -143,6 +143,23 @@ class Settings(Section):
         return 2e-5 if whole else 2e-4
 
     @property
+    def best_of(self) -> int:
+        """Answers of which a rival takes the best one."""
+        return self.evaluate.best_of or self.rollout.group_size
+
+    @property
+    def rival_calls(self) -> int:
+        """Answers that may be scored to make one rival: those of training, unless it is said."""
+        trained = self.grpo.steps * self.grpo.prompts_per_step * self.rollout.group_size
+        return self.evaluate.rival_calls or trained
+
+    @property
+    def reflects(self) -> str:
+        """ "ENDPOINT/MODEL" that thinks about a better system prompt: the writer, else the first judge; ""
+        where the settings name neither."""
+        return self.writer.model or next(iter(self.reward.judges), "")
+
+    @property
     def clip_low(self) -> float:
         """The lower clip range in force."""
         if self.grpo.clip_low is not None:
