@@ -37,7 +37,8 @@ def manners_of(policy: Policy) -> Manners:
     words = {i: str(policy.tokenizer.decode([i])) for i in sorted(policy.stop_ids)}
     beyond = tuple(i for i in sorted(policy.stop_ids) if i >= policy.vocabulary)
     asked: Message = {"role": "user", "content": _ASKED}
-    end = policy.render([asked])[-_SHOWN:]
+    whole = policy.render([asked])
+    end = whole if len(whole) <= _SHOWN else f"…{whole[-_SHOWN:]}"
     if isinstance(policy, EncoderDecoder):
         return Manners(end=end, gap="", stops=words, beyond=beyond, turn_ends=None, named=None)
     turn = end_of_turn(policy.tokenizer)

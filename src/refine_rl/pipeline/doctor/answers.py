@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from refine_rl.engines.base import Engine
 from refine_rl.envs.base import Members
@@ -24,8 +24,9 @@ MANY_CUT = 0.5  # share of cut answers from which a word is said
 LITTLE_SIGNAL = 0.75  # share of groups without spread from which a word is said
 _FINER = (
     "GRPO learns from differences within a group alone: make the reward finer (partial credit), the prompts "
-    "easier or harder, or begin with supervised fine-tuning ([sft]). Try the reward with: refine check"
+    "easier or harder, or begin with supervised fine-tuning ([sft]). All of the reward on example answers:\n"
 )
+_BEFORE = ", before the fine-tuning with which the run begins"
 
 
 def look_at_answers(
@@ -53,10 +54,12 @@ def look_at_answers(
     cut = sum(t.stop_reason == "length" for t in every)
     tokens = sum(t.completion_tokens for t in every) / len(every)
     most = settings.rollout.max_tokens
+    report = _gravest(exam, settings)
     words = f"{len(every)} to {len(prompts)} prompts, {tokens:.0f} tokens each; {cut} cut at {most} tokens"
+    words += "" if settings.sft is None else _BEFORE
     longer = f"{again} --set rollout.max_tokens={2 * most}"
     if cut == len(every):
-        exam.fail(
+        report(
             "answers",
             f"{words}. None ends by itself: the limit is too low, or the model never says its stop token",
             longer,
@@ -101,7 +104,12 @@ def look_at_rewards(
         return
     with exam.looking("reward"):
         probed = sum_up(groups, scores, seconds=seconds, cost_usd=connections.ledger.known_usd, asks=asks)
-        _spread(exam, settings, reward, every, probed)
+        _spread(exam, settings, reward, every, probed, again.replace(" doctor ", " check "))
+
+
+def _gravest(exam: Examination, settings: Settings) -> Callable[[str, str, str], None]:
+    """How it is said that nothing could be learned: as an error, unless the model is taught before."""
+    return exam.fail if settings.sft is None else exam.warn
 
 
 def _asking(reward: CombinedReward) -> set[str]:
@@ -118,6 +126,7 @@ def _spread(
     reward: CombinedReward,
     every: Sequence[Score],
     probed: Probed,
+    check: str,
 ) -> None:
     values = [s.value for s in every if s.value is not None]
     low, high = probed.no_signal_ci95
@@ -129,12 +138,13 @@ def _spread(
     if lowest := sum(v == min(values) for v in values) if min(values) < max(values) else 0:
         words += f", {lowest} at the lowest that was given ({decimals(min(values))})"
     if min(values) == max(values):
-        exam.fail(
+        before = "" if settings.sft is None else _BEFORE
+        _gravest(exam, settings)(
             "reward",
-            f"Each of {len(values)} answers got {decimals(values[0])}: nothing could be learned",
-            _FINER,
+            f"Each of {len(values)} answers got {decimals(values[0])}: nothing could be learned{before}",
+            _FINER + check,
         )
     elif probed.no_signal > LITTLE_SIGNAL:
-        exam.warn("reward", f"{words} ({low:.0%} to {high:.0%} of all, with 95 % confidence)", _FINER)
+        exam.warn("reward", f"{words} ({low:.0%} to {high:.0%} of all, with 95 % confidence)", _FINER + check)
     else:
         exam.ok("reward", words)

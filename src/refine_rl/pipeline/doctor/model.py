@@ -127,7 +127,7 @@ def look_at_reach(exam: Examination, settings: Settings, policy: Policy, again: 
     with exam.looking("adapter"):
         reach, share = reach_of(policy), policy.share.text
         if not policy.adapter:
-            exam.ok("adapter", f"none: every weight is trained ({share})")
+            exam.ok("adapter", f"none: {share}")
             return
         words = (
             f"{settings.model.method} on {reach.adapted} of {reach.linear} linear layers "
