@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from statistics import fmean
 from refine_rl.envs.play import sample
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import MachineError, UserError
+from refine_rl.evaluate.agreement import wilson
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
 from refine_rl.policy.control import readable
@@ -141,17 +141,3 @@ def sum_up(
         seconds=seconds,
         cost_usd=cost_usd,
     )
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927); it stays within [0, 1], and is honest for few cases.
-
-    >>> [round(x, 3) for x in wilson(0, 8)], [round(x, 3) for x in wilson(4, 8)]
-    ([0.0, 0.324], [0.215, 0.785])
-    """
-    z = 1.959964
-    share = count / of
-    middle = share + z * z / (2 * of)
-    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    whole = 1 + z * z / of
-    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
