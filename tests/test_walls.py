@@ -33,6 +33,8 @@ RUN_FILES = {
     "quiz.jsonl",
     "pool.jsonl",
     "times.jsonl",
+    "votes.jsonl",
+    "calibrations.jsonl",
     "examples.jsonl",
     "comparison.json",
     "report.html",
