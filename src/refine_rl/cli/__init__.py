@@ -17,6 +17,7 @@ import typer
 
 from refine_rl.cli import (
     bench,
+    chat,
     check,
     compare,
     data,
@@ -60,7 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "watch": watch.watch,
     "replay": evidence.replay,
     "runs": runs.runs,
-    "chat": model.chat,
+    "chat": chat.chat,
     "serve": serve.serve,
     "play": play.play,
     "export": model.export,

@@ -19,7 +19,7 @@ from refine_rl.pipeline.serve.asked import Asked, Names
 from refine_rl.pipeline.serve.front import Backend, Door, front
 from refine_rl.pipeline.serve.own import Own, Sent
 from refine_rl.pipeline.serve.vllm import Vllm, start_vllm, why_not_vllm
-from refine_rl.pipeline.weights import Weights, open_model
+from refine_rl.pipeline.weights import Weights, open_model, system_of
 from refine_rl.report.loopback import NAMES
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
@@ -86,13 +86,6 @@ class Serving:
                     Difference(model=model, prompt=prompt[-1]["content"], served=served, recorded=recorded)
                 )
         return asked, found
-
-
-def system_of(folder: RunFolder) -> str:
-    """The system message with which all of a run's prompts begin, whoever wrote it; "" where they do not."""
-    prompts = folder.prompts()
-    said = {p.messages[0]["content"] if p.messages[0]["role"] == "system" else "" for p in prompts}
-    return said.pop() if len(said) == 1 else folder.settings().prompts.system
 
 
 def key_from(name: str | None, environ: Mapping[str, str]) -> str:
