@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from refine_rl.cli.serve import _check
+from refine_rl.cli.serve import _check, _greet
 from refine_rl.pipeline.serve.opened import Serving, greedy_on_record, serving
 from refine_rl.pipeline.serve.vllm import why_not_vllm
 from refine_rl.pipeline.weights import choose_weights
@@ -103,26 +102,28 @@ def test_why_a_run_is_not_vllms(trained: Trained) -> None:
     assert 'model.adapter = "none"' in why_not_vllm(whole, wanted=True)
 
 
-def test_ctrl_c_ends_it_well(refine: Refine, trained: Trained) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    seen: list[str] = []
+def test_ctrl_c_ends_it_well(refine: Refine, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    greeted = threading.Event()
+    addresses: list[str] = []
+    names: list[str] = []
 
-    def watch_and_stop() -> None:
-        address, told = f"http://127.0.0.1:{port}/v1/models", 0
-        while not seen and told < 6000:
-            told += 1
-            try:
-                with urllib.request.urlopen(address, timeout=60) as reply:
-                    seen.extend(m["id"] for m in json.load(reply)["data"])
-            except OSError:
-                time.sleep(0.01)
+    def greet(served: Serving, host: str, world: bool) -> None:
+        _greet(served, host, world)
+        addresses.append(served.address)
+        greeted.set()
+
+    def ask_and_stop() -> None:
+        assert greeted.wait(250)
+        with urllib.request.urlopen(f"{addresses[0]}/models", timeout=60) as reply:
+            names.extend(m["id"] for m in json.load(reply)["data"])
         os.kill(os.getpid(), signal.SIGINT)
 
-    watching = threading.Thread(target=watch_and_stop)
-    watching.start()
-    done = refine("serve", trained[0], "--port", str(port), "--no-check", "--no-system")
-    watching.join()
-    assert seen[:2] == ["tuned", "base"]
-    assert (done.code, "is no longer served" in done.err) == (0, True)
+    monkeypatch.setattr("refine_rl.cli.serve._greet", greet)
+    asking = threading.Thread(target=ask_and_stop)
+    asking.start()
+    done = refine("serve", trained[0], "--port", "0", "--no-check", "--system", "Be kind.")
+    asking.join()
+    assert (done.code, names[:2]) == (0, ["tuned", "base"])
+    assert f"Serving {trained[0]}: {addresses[0]}" in " ".join(done.out.split())
+    assert "System message: 'Be kind.' goes before messages that have none" in " ".join(done.err.split())
+    assert "is no longer served" in done.err
