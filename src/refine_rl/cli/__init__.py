@@ -17,6 +17,7 @@ import typer
 
 from refine_rl.cli import (
     bench,
+    chat,
     check,
     compare,
     data,
@@ -28,6 +29,7 @@ from refine_rl.cli import (
     review,
     runs,
     scoring,
+    serve,
     sft,
     tasks,
     training,
@@ -63,7 +65,8 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "review": review.review,
     "replay": evidence.replay,
     "runs": runs.runs,
-    "chat": model.chat,
+    "chat": chat.chat,
+    "serve": serve.serve,
     "play": play.play,
     "export": model.export,
     "bench": bench.bench,

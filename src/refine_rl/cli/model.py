@@ -1,4 +1,4 @@
-"""refine chat, refine export: the tuned model in use."""
+"""refine export, and what commands that open a model share."""
 
 from __future__ import annotations
 
@@ -16,56 +16,6 @@ CHECKPOINT = typer.Option(
     metavar="best|last|STEP",
     help="These weights in place of the tuned model; also of a run that is not finished.",
 )
-
-
-def chat(
-    run: Path = typer.Argument(..., help="A run with a tuned model; one without with --checkpoint."),
-    checkpoint: str | None = CHECKPOINT,
-    base: bool = typer.Option(False, "--base", help="Show the untrained model's answer as well."),
-    temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: the most likely answer."),
-    max_tokens: int | None = typer.Option(
-        None, "--max-tokens", min=1, help="An answer is cut here; without it, the run's limit."
-    ),
-    system: str | None = typer.Option(None, "--system", help="Without it, the run's own system message."),
-) -> None:
-    """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
-    an empty line ends."""
-    from refine_rl.pipeline.chat import COLUMN, open_chat
-    from refine_rl.pipeline.weights import choose_weights
-    from refine_rl.report.screen import print_error, results, say, talk
-    from refine_rl.run import RunFolder
-
-    folder = RunFolder.open(run)
-    weights = choose_weights(folder, checkpoint)
-    messages, console = talk(), results()
-    settings = folder.settings()
-    messages.print(f"Loading {settings.model.name} ...", markup=False)
-    talked = open_chat(
-        folder, weights, temperature=temperature, max_tokens=max_tokens, system=system, base=base
-    )
-    which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(folder.planned_steps())}"
-    say(messages, f"{settings.model.name}, {which}: {settings.task.strip()}")
-    if talked.stage is None:
-        say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
-    else:
-        known = [p.id for p in folder.prompts() if p.split == "held_out"]
-        say(
-            messages,
-            f"Each message sets a world of {settings.rollout.world} going, which you see played: a "
-            f"prompt's id ({', '.join(known[:3])} ... {known[-1]}) takes its data, any other text has none. "
-            "/help says what else there is; an empty line ends.",
-        )
-    line_editing()
-    while (text := next_message()) and text != "/quit":
-        try:
-            if text.startswith("/") and not text.startswith("//"):
-                for line in talked.command(text).split("\n"):
-                    say(messages, line, under=COLUMN if line.startswith("/") else None)
-                continue
-            for who, answer in talked.answers(text[1:] if text.startswith("//") else text):
-                say(console, f"{who + ':':<6} {answer}")
-        except UserError as mistake:
-            print_error(mistake)
 
 
 def line_editing() -> None:

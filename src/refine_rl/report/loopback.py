@@ -181,7 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Silent: the terminal is the person's."""
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """Threads that end with the program; closing it also closes what browsers keep open."""
+
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
@@ -218,7 +220,7 @@ def server(port: int, routes: Routes, posts: Posts | None = None) -> ThreadingHT
     last = min(port + _TRIED, 65536) if port else 1
     for tried in range(port, last):
         try:
-            return _Server((HOST, tried), handler)
+            return Server((HOST, tried), handler)
         except PermissionError as error:
             raise UserError(
                 f"--port {tried}: this machine does not allow it: take one from 1024 on."
