@@ -20,7 +20,7 @@ from refine_rl.policy.decode_look import Rows, attend
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.drawer import Drawer
 from refine_rl.policy.fast import Fast
-from refine_rl.policy.fused import agrees, fused
+from refine_rl.policy.fused import Fused, agreed, compare, fused
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.memory import KeysAndValues, Memory
 from refine_rl.policy.prefix import pack
@@ -211,7 +211,8 @@ class SharedPrompts:
         self._rest = at_rest(network.model)
         self._draw = Drawer(fast, network.compute_dtype, sampling, draws_R_T)
         self._spread: torch.Tensor | None = None  # whose hidden state each row's first token is drawn from
-        self._lanes: Lanes | Literal[False] | None = None  # nobody has asked yet
+        self._fused: Fused | Literal[False] | None = None  # nobody has asked yet
+        self._lanes: Lanes | None = None
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -230,6 +231,30 @@ class SharedPrompts:
     def _decoding(self, prefill: KeysAndValues) -> Any:
         return Decoding(self._prompt_ids, self._counts, prefill, self._sampling.max_tokens)
 
+    def _through(self, ids: torch.Tensor, positions: torch.Tensor, layout: Any) -> torch.Tensor:
+        """Last hidden states [N, hidden] of tokens [1, N]: through fused layers, if they agree with those of
+        the body's own, which is seen the first time."""
+        body, dtype = self._fast.body, self._network.compute_dtype
+        if self._fused is None:
+            self._fused = fused(body, dtype) or False
+            self._angles = self._fused.angles(self._longest) if self._fused else ()
+        if not self._fused:
+            return self._fast.hidden(ids, positions, layout)
+        found = self._fused.hidden(ids[0], [angle[positions[0]] for angle in self._angles], layout)
+        if not agreed(body):
+            want = self._fast.hidden(ids, positions, layout)
+            if not compare(body, found, want, dtype):
+                self._fused = False
+                return want
+            # Of what was kept on the way, keys and values, the last are those of the body's own modules.
+            return self._through(ids, positions, layout)
+        return found
+
+    @property
+    def _longest(self) -> int:
+        """No row has more tokens."""
+        return max(map(len, self._prompt_ids)) + self._sampling.max_tokens
+
     def _prefill(self, prompt_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, KeysAndValues]:
         """Last hidden states, [N, hidden], and keys and values, [K, N, D], of prompts one after the other; a
         memory keeps them."""
@@ -237,7 +262,7 @@ class SharedPrompts:
         row = pack(prompt_ids, [[] for _ in prompt_ids])
         found: KeysAndValues = {}
         layout = replace(row.packed, keep=lambda layer, k, v: found.update({layer: (k, v)}))
-        hidden = self._fast.hidden(row.ids.to(device), row.positions.to(device), layout)
+        hidden = self._through(row.ids.to(device), row.positions.to(device), layout)
         if self._memory is not None:
             for ids, block in zip(prompt_ids, row.packed.blocks, strict=True):
                 part = slice(block.start, block.end)
@@ -262,22 +287,11 @@ class SharedPrompts:
     def step(self, token: torch.Tensor) -> None:
         """Where there are lanes, they do it when they draw."""
         state = self._state
-        if self._lanes is None:
-            self._lanes = self._in_lanes(token) or False
-        if self._lanes:
+        if self._fused and token.device.type == "cpu":
+            if self._lanes is None:
+                self._lanes = Lanes(self._fused, self._angles, state, self._draw)
+                self._inside.enter_context(self._lanes.inside())
             self._token = token
             return
-        self._hidden = self._fast.hidden(token[None], state.positions(), state)
+        self._hidden = self._through(token[None], state.positions(), state)
         state.t += 1
-
-    def _in_lanes(self, token: torch.Tensor) -> Lanes | None:
-        """On a processor, where the layers can be fused, and agree on these tokens."""
-        state = self._state
-        if token.device.type != "cpu" or not (layers := fused(self._fast.body, self._network.compute_dtype)):
-            return None
-        longest = max(map(len, self._prompt_ids)) + state.start + self._sampling.max_tokens
-        lanes = Lanes(layers, state, self._draw, longest)
-        if not agrees(self._fast, layers, lanes.angles, token, state.positions(), state):
-            return None
-        self._inside.enter_context(lanes.inside())
-        return lanes

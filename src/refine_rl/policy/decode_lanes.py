@@ -10,7 +10,7 @@ dealt out anew. On one core it is the same with one lane.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any
@@ -32,12 +32,12 @@ Drawn = tuple[torch.Tensor, torch.Tensor]
 
 
 class Lanes:
-    """Computes and draws the next token of the rows of a `decode.Decoding`, whose positions are below
-    `longest`."""
+    """Computes and draws the next token of the rows of a `decode.Decoding`; `angles` as of
+    `Fused.angles`."""
 
-    def __init__(self, fused: Fused, state: Any, draw: Drawer, longest: int) -> None:
+    def __init__(self, fused: Fused, angles: Sequence[torch.Tensor], state: Any, draw: Drawer) -> None:
         self._fused, self._state, self._draw = fused, state, draw
-        self.angles = fused.angles(longest)
+        self._angles = angles
         program = scripted(step)
         self._step: Callable[..., torch.Tensor] = program or step
         self._threads = torch.get_num_threads()
@@ -53,7 +53,7 @@ class Lanes:
         positions = state.positions()[0]
         if state.moved != self._moved:
             self._deal_out()
-        x, (cos, sin) = fused.words[token], (angle[positions] for angle in self.angles)
+        x, (cos, sin) = fused.words[token], (angle[positions] for angle in self._angles)
 
         def work(lane: int) -> Drawn:
             part, rows = self._parts[lane]

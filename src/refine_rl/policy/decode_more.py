@@ -103,9 +103,13 @@ class GoingOn(SharedPrompts):
                     v[row, :, places] = old_v
         layout = _New(self._state, list(map(len, fresh)))
         ids_N = torch.tensor([[i for new in fresh for i in new]], device=device)
-        hidden = self._fast.hidden(ids_N, layout.positions, layout)
+        hidden = self._through(ids_N, layout.positions, layout)
         last = torch.tensor(list(map(len, fresh)), device=device).cumsum(0) - 1
         self._hidden = hidden[last]
+
+    @property
+    def _longest(self) -> int:
+        return max(len(b.token_ids) for b in self._begun) + self._sampling.max_tokens
 
     def _all_prompts(self, memory: Memory) -> KeysAndValues:
         """All prompts' keys and values, one behind the other; those that are not kept are computed."""

@@ -235,7 +235,7 @@ class StaticPrompts(SharedPrompts):
 
     def _compute(self) -> tuple[torch.Tensor, torch.Tensor]:
         with _no_cached_casts():
-            hidden = self._fast.hidden(self._token[None], self._static.positions(), self._static)
+            hidden = self._through(self._token[None], self._static.positions(), self._static)
             return self._draw.from_uniform(hidden, self._uniform)
 
     @property

@@ -9,16 +9,18 @@ from typing import NamedTuple
 
 import torch
 
+from refine_rl.policy import onednn
 from refine_rl.policy.decode_look import Rows, attend
 
 
 class Product(NamedTuple):
     """x weight^T + bias, and an adapter's x a^T b^T; what is empty is not there."""
 
-    weight: torch.Tensor  # [out, in]
+    weight: torch.Tensor  # [out, in], packed where oneDNN multiplies
     bias: torch.Tensor  # [out]
     a: torch.Tensor  # [r, in]
     b: torch.Tensor  # [out, r]
+    dnn: bool
 
 
 class Layer(NamedTuple):
@@ -29,7 +31,7 @@ class Layer(NamedTuple):
     heads: torch.Tensor  # [H + K, D]: the weights of the norms of queries and keys; empty without them
     out: Product
     after: torch.Tensor  # the second norm
-    inner: Product  # gate and up
+    inner: list[Product]  # gate and up, as one, or as two that oneDNN joins
     down: Product
     H: int
     K: int
@@ -50,10 +52,20 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def product(x: torch.Tensor, by: Product) -> torch.Tensor:
     """[R, in] -> [R, out], in the weights' format."""
     x = x.to(by.weight.dtype)
-    found = torch.addmm(by.bias, x, by.weight.t()) if len(by.bias) else torch.mm(x, by.weight.t())
-    if len(by.a):
-        found = found.addmm_(torch.mm(x, by.a.t()), by.b.t())
-    return found
+    if by.dnn:
+        found = onednn.product(x, by.weight, by.bias, "none")
+    elif len(by.bias):
+        found = torch.addmm(by.bias, x, by.weight.t())
+    else:
+        found = torch.mm(x, by.weight.t())
+    return found.addmm_(torch.mm(x, by.a.t()), by.b.t()) if len(by.a) else found
+
+
+def added(x: torch.Tensor, to: torch.Tensor, by: Product) -> torch.Tensor:
+    """The product and what it is added to."""
+    if by.dnn and not len(by.a) and x.dtype == to.dtype:
+        return onednn.product_with(x, by.weight, by.bias, to, "add")
+    return to + product(x, by)
 
 
 def asks(
@@ -73,11 +85,18 @@ def asks(
 
 def answers(x: torch.Tensor, found: torch.Tensor, layer: Layer) -> torch.Tensor:
     """The layer's hidden states [R, hidden], from those before it and what attention has found, [R, H D]."""
-    x = x + product(found, layer.out)
-    both = product(rms_norm(x, layer.after, layer.eps), layer.inner)
-    n = both.shape[-1] // 2
-    inner = torch.nn.functional.silu(both[:, :n]).mul_(both[:, n:])
-    return x + product(inner, layer.down)
+    x = added(found, x, layer.out)
+    y = rms_norm(x, layer.after, layer.eps)
+    gate = layer.inner[0]
+    if len(layer.inner) == 2:
+        up, y = layer.inner[1], y.to(gate.weight.dtype)
+        inner = onednn.product(y, gate.weight, gate.bias, "swish")
+        inner = onednn.product_with(y, up.weight, up.bias, inner, "mul")
+    else:
+        both = product(y, gate)
+        n = both.shape[-1] // 2
+        inner = torch.nn.functional.silu(both[:, :n]).mul_(both[:, n:])
+    return added(inner, x, layer.down)
 
 
 def step(

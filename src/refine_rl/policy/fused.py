@@ -15,10 +15,11 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import nn
 
+from refine_rl.policy import onednn
 from refine_rl.policy.attention import scale_queries
 from refine_rl.policy.decode_step import Layer, Product, answers, asks, rms_norm
-from refine_rl.policy.fast import Fast
 from refine_rl.policy.norm import eps_of, is_lean
+from refine_rl.policy.prefix import attended
 from refine_rl.policy.quantised import is_quantised
 from refine_rl.policy.rope import moving_kinds
 
@@ -54,15 +55,16 @@ class Fused:
         """What the head reads of the layers' last states, [R, hidden]."""
         return rms_norm(x, self.norm, self.eps)
 
-    def hidden(self, token: torch.Tensor, angles: Sequence[torch.Tensor], layout: Any) -> torch.Tensor:
-        """Last hidden states [R, hidden] of a token a row, [R], at these cos and sin, [R, 1, D]. `layout` is
-        a sampler's (see `prefix.packed_attention`)."""
-        x = self.words[token]
-        for n, layer in enumerate(self.layers):
-            q, k, v = (y.transpose(0, 1)[None] for y in asks(x, layer, *angles))
-            found = layout.attend(n, q, k, v, layer.scale, layer.window)
-            x = answers(x, found[0].flatten(1), layer)
-        return self.normed(x)
+    def hidden(self, ids: torch.Tensor, angles: Sequence[torch.Tensor], layout: Any) -> torch.Tensor:
+        """Last hidden states of N tokens, [N] -> [N, hidden], at these cos and sin, [N, 1, D], in a layout of
+        theirs (prefix.py). Under autocast as without."""
+        with torch.autocast(ids.device.type, enabled=False):
+            x = self.words[ids]
+            for n, layer in enumerate(self.layers):
+                q, k, v = (y.transpose(0, 1)[None] for y in asks(x, layer, *angles))
+                found = attended(layout, n, q, k, v, layer.scale, layer.window)
+                x = answers(x, found[0].flatten(1), layer)
+            return self.normed(x)
 
 
 AGREE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
@@ -82,27 +84,19 @@ def why_not_fused(body: Any) -> str:
     return _UNFIT[body]
 
 
-@torch.no_grad()
-def agrees(
-    fast: Fast,
-    fused: Fused,
-    angles: Sequence[torch.Tensor],
-    token: torch.Tensor,
-    positions: torch.Tensor,
-    layout: Any,
-) -> bool:
-    """Whether a token of each row, [R], at these positions, gives what the body's own modules give. Asked of
-    a body once; where it does not, it is not fused again."""
-    if fast.body in _AGREED:
+def agreed(body: nn.Module) -> bool:
+    """Whether the body's fused layers have given what its own modules give."""
+    return body in _AGREED
+
+
+def compare(body: nn.Module, got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether fused layers agree with the body's own modules, by last hidden states of both. A body is asked
+    once; where they do not, it is not fused again."""
+    off = float((got.float() - want.float()).abs().mean() / want.float().abs().mean())
+    if off <= AGREE[dtype]:
+        _AGREED.add(body)
         return True
-    want = fast.hidden(token[None], positions, layout).float()
-    with torch.autocast(token.device.type, enabled=False):
-        got = fused.hidden(token, [x[positions[0]] for x in angles], layout).float()
-    off = float((got - want).abs().mean() / want.abs().mean())
-    if off <= AGREE[fused.layers[0].into.weight.dtype]:
-        _AGREED.add(fast.body)
-        return True
-    _UNFIT[fast.body] = f"its layers compute something else: {off:.2g} of it"
+    _UNFIT[body] = f"its layers compute something else: {off:.2g} of it"
     return False
 
 
@@ -181,20 +175,22 @@ def _packed(layer: Any) -> bool:
 
 def _layer(layer: Any, dtype: torch.dtype) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    into = _product([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
     width = attention.head_dim
     H, K = attention.q_proj.out_features // width, attention.k_proj.out_features // width
     heads, heads_eps = torch.empty(0), 0.0
     if hasattr(attention, "q_norm"):
         both = (attention.q_norm.weight.expand(H, -1), attention.k_norm.weight.expand(K, -1))
         heads, heads_eps = torch.cat(both).detach(), eps_of(attention.q_norm)
+    inner = [_product([mlp.gate_proj, mlp.up_proj], dtype)]
+    if inner[0].dnn and not len(inner[0].a):
+        inner = [_product([m], dtype) for m in (mlp.gate_proj, mlp.up_proj)]
     return Layer(
         norm=layer.input_layernorm.weight.detach(),
-        into=into,
+        into=_product([attention.q_proj, attention.k_proj, attention.v_proj], dtype),
         heads=heads,
         out=_product([attention.o_proj], dtype),
         after=layer.post_attention_layernorm.weight.detach(),
-        inner=_product([mlp.gate_proj, mlp.up_proj], dtype),
+        inner=inner,
         down=_product([mlp.down_proj], dtype),
         H=H,
         K=K,
@@ -208,22 +204,24 @@ def _layer(layer: Any, dtype: torch.dtype) -> Layer:
 def _product(layers: Sequence[Any], dtype: torch.dtype) -> Product:
     """The product of linear layers that have the same input, one behind the other."""
     weights, biases, adapters = zip(*map(_parts, layers), strict=True)
-    a = b = torch.empty(0)
+    a = b = bias = torch.empty(0)
     if any(x is not None for x in adapters):
         a = torch.cat([x[0] for x in adapters if x is not None])
         b = torch.block_diag(  # type: ignore[no-untyped-call]
-            *(
-                weight.new_zeros(len(weight), 0) if x is None else x[1]
-                for weight, x in zip(weights, adapters, strict=True)
-            )
+            *(w.new_zeros(len(w), 0) if x is None else x[1] for w, x in zip(weights, adapters, strict=True))
         )
-    bias = torch.empty(0)
     if any(x is not None for x in biases):
-        bias = torch.cat(
-            [w.new_zeros(len(w)) if x is None else x for w, x in zip(weights, biases, strict=True)]
-        )
-    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-    return Product(weight=weight.to(dtype), bias=bias.to(dtype), a=a.to(dtype), b=b.to(dtype))
+        every = zip(weights, biases, strict=True)
+        bias = torch.cat([w.new_zeros(len(w)) if x is None else x for w, x in every])
+    weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype)
+    dnn = onednn.at_hand(weight.device, dtype)
+    return Product(
+        weight=onednn.packed(weight) if dnn else weight,
+        bias=bias.to(dtype),
+        a=a.to(dtype),
+        b=b.to(dtype),
+        dnn=dnn,
+    )
 
 
 def _parts(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]:
