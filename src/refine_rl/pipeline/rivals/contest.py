@@ -12,10 +12,10 @@ from typing import Any
 
 from refine_rl.engines.local import LocalEngine
 from refine_rl.engines.processes.engine import place_of
-from refine_rl.errors import DiskError, GuardStop, Interrupted, RefineError, SettingsError, quoted
+from refine_rl.errors import DiskError, GuardStop, Interrupted, RefineError, SettingsError, UserError, quoted
 from refine_rl.evaluate.answer import unscored
 from refine_rl.evaluate.rivals import NAMES, Contest, Made
-from refine_rl.pipeline.evidence import Sides, examined, hold_as_run
+from refine_rl.pipeline.evidence import Sides, examined, hold_as_run, of_tuned
 from refine_rl.pipeline.model import run_policy
 from refine_rl.pipeline.rivals.best_of_n import BestOfN
 from refine_rl.pipeline.rivals.gepa_search import require_gepa
@@ -50,6 +50,26 @@ def require_rivals(settings: Settings) -> None:
         )
 
 
+def of_tuned_and_rivals(
+    work: Work, train: Sequence[Prompt], held_out: Sequence[Prompt], before: Sides
+) -> tuple[Sides, Contest]:
+    """All sides on the held-out prompts. Tuned comes first, so that no rival uses up what its scores cost;
+    but where scores compare only within a group all are scored together, in the end."""
+    relative = work.scorers.exam.relative
+    if not relative:
+        with work.folder.timed("tuned"):
+            before = of_tuned(work, held_out, before)
+    if work.settings.evaluate.rivals:
+        with work.folder.timed("rivals"):
+            rivals, contest = of_rivals(work, train, held_out)
+    else:
+        rivals, contest = {}, Contest(took=_training(work))
+    if not relative:
+        return {**before, **rivals}, contest
+    with work.folder.timed("tuned"):
+        return of_tuned(work, held_out, {**before, **rivals}), contest
+
+
 def of_rivals(work: Work, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> tuple[Sides, Contest]:
     """The rivals' answers to the held-out prompts, on record like those of base and tuned. Where scores
     compare only within a group they are still missing: `of_tuned` has them given beside the others'."""
@@ -59,11 +79,15 @@ def of_rivals(work: Work, train: Sequence[Prompt], held_out: Sequence[Prompt]) -
         known, files = work.folder.outcomes(name), work.folder.rival(name)
         used = files.used()
         if known is None or used is None:
+            relative = work.scorers.exam.relative
+            if relative and work.folder.outcomes("tuned") is not None:
+                raise UserError(
+                    "Base and tuned were judged without it before, and scores compare only within a group."
+                )
             answered = answer()
             said = answered.answers
             used = use_of(answered)
             files.save_use(used)
-            relative = work.scorers.exam.relative
             known = unscored(said) if relative else list(examined(work, {name: said})[name])
             work.folder.save_outcomes(name, known)
         sides[name] = known

@@ -72,7 +72,7 @@ def gepa_search(
     def spent(state: object) -> bool:
         return adapter.failure is not None or ring.tries.answers + round_ > ring.settings.rival_calls
 
-    top = work.scorers.validation.top
+    top = None if trial.relative else work.scorers.validation.top
     try:
         result = optimize(
             seed_candidate={_PART: first},

@@ -53,6 +53,8 @@ class BetterPrompt:
         how += (
             f"; {count_of(len(found.tried), 'text')} tried on {count_of(len(measured), 'training prompt')}: "
         )
+        if trial.relative:
+            how += "reward beyond that of the base model's answers "
         if text is None:
             how += f"none is better than the prompts as they are ({decimals(before)}), so they stay so"
         else:

@@ -12,13 +12,13 @@ from refine_rl.pipeline.rivals.tries import key_of
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.policy import Policy
 from refine_rl.settings.evaluate import TRIED_EACH
-from refine_rl.types import Message, Prompt, Trajectory, mean_of
+from refine_rl.types import Message, Prompt, Score, Trajectory, mean_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tried:
-    """What came of a candidate on one prompt: the mean reward of its answers (None where none has a score),
-    what was said, and what the reward said of it."""
+    """What came of a text on one prompt: what it is worth, the mean reward of its answers (None where none
+    has a score); what was said, and what the reward said of it."""
 
     value: float | None
     said: list[str]
@@ -28,7 +28,8 @@ class Tried:
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """Tries texts on training prompts, with the same draws for each. Where scores compare only within a
-    group, the base model's own answers stand in every group, so that candidates are measured by the same."""
+    group, the base model's answers to the prompts as they are stand in every group, and a text is worth what
+    its answers earn more than those: the prompts as they are are worth 0."""
 
     ring: Ring
     _beside: dict[str, tuple[Trajectory, ...]] = field(default_factory=dict)
@@ -76,9 +77,11 @@ class Trial:
         found: list[dict[str, object]] = []
         for own, scores in zip(said, score(prompts, groups), strict=True):
             last = scores[-len(own) :]
-            values = [s.value for s in last if s.value is not None]
             why = [_why(s.value, dict(s.breakdown), s.explanation) for s in last]
-            value = mean_of(values) if values else None
+            value = _mean(last)
+            if self.relative and value is not None:
+                usual = _mean(scores[: -len(own)])
+                value = None if usual is None else value - usual
             found.append({"value": value, "said": [t.said for t in own], "why": why})
         return found
 
@@ -101,6 +104,11 @@ class Trial:
             stage=work.stage,
             pause=work.pause,
         )
+
+
+def _mean(scores: Sequence[Score]) -> float | None:
+    values = [s.value for s in scores if s.value is not None]
+    return mean_of(values) if values else None
 
 
 def _numbered(group: Sequence[Trajectory]) -> list[Trajectory]:
