@@ -14,7 +14,7 @@ import typer
 
 from refine_rl.cli import watch
 from refine_rl.cli.interrupt import StopNow
-from refine_rl.cli.training import JSON
+from refine_rl.cli.training import JSON, SET
 from refine_rl.errors import UserError, quoted
 from refine_rl.types import count_of, decimals
 
@@ -49,17 +49,18 @@ def review(
     yes: bool = typer.Option(
         False, "--yes", help="With --calibrate: ask the judges without asking you first."
     ),
+    overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
     """Vote on the answers of base and tuned, blind. In the browser, by keyboard; the votes are stored in the
     run, and its report shows them. With --json, only what was voted so far."""
     from refine_rl.run import RunFolder
 
-    if (judges or rubrics or yes) and not calibrate:
-        raise UserError("--judge, --rubric and --yes go with --calibrate.")
+    if (judges or rubrics or yes or overrides) and not calibrate:
+        raise UserError("--judge, --rubric, --set and --yes go with --calibrate.")
     folder = RunFolder.open(run)
     if calibrate:
-        _calibrate(folder, judges, rubrics, yes=yes, as_json=as_json)
+        _calibrate(folder, judges, rubrics, overrides, yes=yes, as_json=as_json)
     elif as_json:
         from refine_rl.pipeline.review import tally_of
 
@@ -97,16 +98,23 @@ def _serve(folder: RunFolder, votes: int, reviewer: str, port: int, open_browser
 
 
 def _calibrate(
-    folder: RunFolder, judges: list[str], rubrics: list[Path], *, yes: bool, as_json: bool
+    folder: RunFolder,
+    judges: list[str],
+    rubrics: list[Path],
+    overrides: list[str],
+    *,
+    yes: bool,
+    as_json: bool,
 ) -> None:
+    from refine_rl.cli.evidence import advice_for_an_evaluation
     from refine_rl.cli.interrupt import interruptible
     from refine_rl.pipeline.calibrate import bench_of
     from refine_rl.report.screen import Screen, results
 
-    bench = bench_of(folder, judges, rubrics)
+    bench = bench_of(folder, judges, rubrics, overrides)
     if not yes and not _agreed(bench):
         return
-    with interruptible() as pause, Screen() as screen:
+    with interruptible() as pause, advice_for_an_evaluation(folder, overrides), Screen() as screen:
         found = bench.judged(screen, pause)
     if as_json:
         rows = [dataclasses.asdict(one) for one in found]

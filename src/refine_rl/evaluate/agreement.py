@@ -63,11 +63,11 @@ def agreement(choices: Sequence[tuple[str, str]], seed: int = 0) -> Agreement:
 def _kappa(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of tables [..., 3, 3] of counts or chances. Where both always chose one and the same, chance agrees as
     well and the quotient is 0 / 0: that counts as full agreement."""
-    p = tables / tables.sum(axis=(-1, -2), keepdims=True)
-    observed = np.trace(p, axis1=-2, axis2=-1)
-    by_chance = (p.sum(axis=-1) * p.sum(axis=-2)).sum(axis=-1)
-    certain = by_chance > 1 - 1e-12
-    return np.where(certain, 1.0, (observed - by_chance) / np.where(certain, 1.0, 1 - by_chance))
+    whole = tables.sum(axis=(-1, -2)) ** 2  # all three times this: with counts, whole numbers
+    observed = np.trace(tables, axis1=-2, axis2=-1) * tables.sum(axis=(-1, -2))
+    by_chance = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1)
+    certain = by_chance > (1 - 1e-12) * whole
+    return np.where(certain, 1.0, (observed - by_chance) / np.where(certain, 1.0, whole - by_chance))
 
 
 def wilson(count: int, of: int) -> tuple[float, float]:

@@ -117,8 +117,8 @@ class Review:
             "chosen": own[pair.prompt.id],
             "judged": pair.judged,
             "left": left,
-            "base": {"said": _last(pair.said("base")), "reward": pair.base[1].value},
-            "tuned": {"said": _last(pair.said("tuned")), "reward": pair.tuned[1].value},
+            "base": {"said": _shown(pair.said("base")), "reward": pair.base[1].value},
+            "tuned": {"said": _shown(pair.said("tuned")), "reward": pair.tuned[1].value},
         }
 
     def _commands(self) -> list[str]:
@@ -218,10 +218,6 @@ def named(reviewer: str) -> str:
 
 def _shown(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": m["role"], "content": m["content"]} for m in messages]
-
-
-def _last(messages: Sequence[Message]) -> str:
-    return messages[-1]["content"].strip() if messages else ""
 
 
 def _posted(body: bytes, take: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Answer:

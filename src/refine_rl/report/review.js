@@ -47,18 +47,18 @@ async function exchange(path, body) {
   }
 }
 
-function turns(messages, alone) {
+function parts(messages, alone) {
   return messages.map((message) => {
-    const turn = element("div", "turn");
-    if (!alone) turn.append(element("span", "role", message.role));
+    const part = element("div", "rv-part");
+    if (!alone) part.append(element("span", "rv-role", message.role === "assistant" ? "the model" : message.role));
     const text = message.content.trim();
-    turn.append(text ? element("span", "", text) : element("span", "nothing", "(nothing)"));
-    return turn;
+    part.append(text ? element("span", "", text) : element("span", "rv-nothing", "(nothing)"));
+    return part;
   });
 }
 
 function put(id, messages, alone) {
-  by(id).replaceChildren(...turns(messages, alone));
+  by(id).replaceChildren(...parts(messages, alone));
   by(id).scrollTop = 0;
 }
 
@@ -107,13 +107,15 @@ function reveal(result) {
 function revealed(pair) {
   const entry = element("li");
   entry.append(element("p", "asked-for", pair.prompt));
-  const sides = element("div", "sides");
+  const sides = element("div", "rv-columns");
   const right = pair.left === "base" ? "tuned" : "base";
   for (const name of [pair.left, right]) {
-    const side = element("div", pair.chosen === name ? "side taken" : "side");
+    const side = element("div", pair.chosen === name ? "rv-column rv-taken" : "rv-column");
     const title = element("h2");
     title.append(element("strong", `name-${name}`, name), `, reward ${number(pair[name].reward)}`);
-    side.append(title, element("div", "said", pair[name].said || "(nothing)"));
+    const box = element("div", "rv-box");
+    box.append(...parts(pair[name].said, pair[name].said.length === 1));
+    side.append(title, box);
     sides.append(side);
   }
   const yours = pair.chosen === "tie" ? "You saw no difference" : `You took ${pair.chosen}`;

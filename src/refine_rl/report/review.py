@@ -30,7 +30,9 @@ def review_page(name: str) -> str:
 def told(found: Tally, *, own_alone: bool = False) -> list[str]:
     """What votes say, a line each: which model was preferred, whether that is more than chance, and how far
     the reward agrees. `own_alone`: they are one reviewer's."""
-    lines = [preferred(found.all, "You" if own_alone else "Most reviewers")]
+    names = list(found.reviewers)
+    who = "You" if own_alone else names[0] if len(names) == 1 else "Most reviewers"
+    lines = [preferred(found.all, who)]
     if found.with_reward.pairs:
         lines.append(f"With the order of the rewards: {agreeing(found.with_reward)}.")
     if not own_alone:
@@ -43,7 +45,7 @@ def preferred(count: Count, who: str) -> str:
     >>> said, means = preferred(Count(tuned=15, base=3, tie=2), "You").split(". ")
     >>> said.partition(" (")[0]
     'You preferred the tuned model in 15 of 18 pairs with a winner'
-    >>> print(said.partition(" (")[2], means, sep="/")
+    >>> print((said.partition(" (")[2] + "/" + means).replace("\u00a0", " "))
     83 %, 95 % interval 61 % to 94 %); 2 ties/That is more than chance gives.
     """
     ties = f"; {count_of(count.tie, 'tie')}" if count.tie else ""
@@ -60,13 +62,13 @@ def preferred(count: Count, who: str) -> str:
     )
     return (
         f"{who} preferred the tuned model in {count.tuned} of {count_of(decided, 'pair')} with a winner "
-        f"({_percent(count.share)}, 95 % interval {_percent(low)} to {_percent(high)}){ties}. {says}"
+        f"({_percent(count.share)}, 95\u00a0% interval {_percent(low)} to {_percent(high)}){ties}. {says}"
     )
 
 
 def agreeing(found: Agreement) -> str:
     """
-    >>> print(agreeing(Agreement(pairs=20, alike=0.7, kappa=0.4512, ci95=(0.1, 0.7))))
+    >>> print(agreeing(Agreement(pairs=20, alike=0.7, kappa=0.4512, ci95=(0.1, 0.7))).replace("\u00a0", " "))
     alike on 14 of 20 pairs, Cohen’s kappa 0.451 (95 % interval 0.100 to 0.700)
     """
     if found.kappa is None:
@@ -74,9 +76,13 @@ def agreeing(found: Agreement) -> str:
     low, high = found.ci95
     return (
         f"alike on {round(found.alike * found.pairs)} of {count_of(found.pairs, 'pair')}, Cohen’s kappa "
-        f"{decimals(found.kappa)} (95 % interval {decimals(low)} to {decimals(high)})"
+        f"{_number(found.kappa)} (95\u00a0% interval {_number(low)} to {_number(high)})"
     )
 
 
+def _number(value: float) -> str:
+    return decimals(value).replace("-", "−")
+
+
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"

@@ -60,7 +60,7 @@ def collect(run: RunFolder) -> Reviewed | None:
 
 
 def _is_stale(record: Json, marks: Mapping[str, str]) -> bool:
-    return record["vote"] != "undone" and marks.get(record["prompt_id"]) != record["mark"]
+    return bool(record["vote"] != "undone" and marks.get(record["prompt_id"]) != record["mark"])
 
 
 def _newest(records: Sequence[Json]) -> tuple[Json, ...]:
