@@ -32,6 +32,7 @@ SLOW_PLACES = {
     "tests/plan/test_memory_page.py": "skeletons of models",
     "tests/plan/test_scale_page.py": "skeletons of models",
     "tests/policy": "models",
+    "tests/prompts/test_from_hub.py": "a server, and datasets",
     "tests/prompts/test_puzzles.py": "reasoning-gym's datasets",
     "tests/rewards/test_reasoning_gym.py": "reasoning-gym's datasets",
     "tests/report/test_report_*": "pages of whole runs, a tenth of a second each",
