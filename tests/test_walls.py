@@ -35,6 +35,7 @@ RUN_FILES = {
     "times.jsonl",
     "examples.jsonl",
     "comparison.json",
+    "trackers.json",
     "report.html",
     "evaluations/",
     "comparisons/",

@@ -34,6 +34,7 @@ from refine_rl.rewards.judges.rubric import write_rubric
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.run.journal import Journal
+from refine_rl.run.trackers.build import require_trackers
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.setup import world_at
 from refine_rl.types import Prompt, Split
@@ -145,6 +146,8 @@ def _checked(
         require_packages(settings)
     with together:
         require_extra(settings.model)
+    with together:
+        require_trackers(settings.track)
     with together:
         require_engine(settings.engine, settings.model)
     with together:
