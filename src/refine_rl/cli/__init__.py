@@ -27,6 +27,7 @@ from refine_rl.cli import (
     runs,
     scoring,
     sft,
+    skills,
     tasks,
     training,
     watch,
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "play": play.play,
     "export": model.export,
     "bench": bench.bench,
+    "skills": skills.skills,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
