@@ -36,6 +36,7 @@ SLOW_PLACES = {
     "tests/prompts/test_puzzles.py": "reasoning-gym's datasets",
     "tests/rewards/test_reasoning_gym.py": "reasoning-gym's datasets",
     "tests/report/test_report_*": "pages of whole runs, a tenth of a second each",
+    "tests/run/trackers/test_real.py": "imports torch and the trackers",
     "tests/foreign/test_workers.py": "waits until time limits have passed",
     "tests/test_examples.py": "whole runs",
     "tests/api/test_docs.py": "whole runs",

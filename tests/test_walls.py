@@ -37,6 +37,7 @@ RUN_FILES = {
     "calibrations.jsonl",
     "examples.jsonl",
     "comparison.json",
+    "trackers.json",
     "report.html",
     "evaluations/",
     "comparisons/",

@@ -265,6 +265,7 @@ WRONG: dict[str, dict[str, Wrong]] = {
         "observer": OBSERVER,
         "rollout": SECTION,
         "budget": SECTION,
+        "track": SECTION,
         "settings": [
             ({"stepz": 3}, "did you mean `sft.steps`"),
             ({"steps": "many"}, "`sft.steps` must be a whole number"),

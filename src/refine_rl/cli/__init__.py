@@ -31,6 +31,7 @@ from refine_rl.cli import (
     scoring,
     serve,
     sft,
+    skills,
     tasks,
     training,
     watch,
@@ -70,6 +71,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "play": play.play,
     "export": model.export,
     "bench": bench.bench,
+    "skills": skills.skills,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
