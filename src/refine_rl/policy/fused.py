@@ -123,20 +123,24 @@ def fused(body: Any, dtype: torch.dtype) -> Fused | None:
 
 def _strange(body: Any) -> str:
     """What of the body is not known here, by its name; "" if nothing."""
-    if unknown := _unlike(body, _BODY) or type(body.embed_tokens) is not nn.Embedding:
-        return f"its body has {unknown}"
+    if unknown := _unlike(body, _BODY):
+        return f"its body: {unknown}"
+    if type(body.embed_tokens) is not nn.Embedding:
+        return "its embeddings are of another kind"
     norms = [body.norm]
     for layer in body.layers:
         attention: Any = getattr(layer, "self_attn", None)
         mlp: Any = getattr(layer, "mlp", None)
         for part, known in ((layer, _INSIDE), (attention, _ATTENTION), (mlp, _INNER)):
             if part is None or (unknown := _unlike(part, known, optional={"q_norm", "k_norm"})):
-                return f"its layers have {unknown or 'other parts'}"
+                return f"its layers: {unknown or 'other parts'}"
         if type(mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
             return f"its activation is {type(mlp.act_fn).__name__}"
         norms += [layer.input_layernorm, layer.post_attention_layernorm]
         norms += [n for name in ("q_norm", "k_norm") if (n := getattr(attention, name, None)) is not None]
-        width = attention.head_dim
+        width = getattr(attention, "head_dim", 0)
+        if not width or not hasattr(attention, "scaling") or not hasattr(attention, "config"):
+            return "its attention does not tell its sizes"
         if any(len(n.weight) != width for n in norms[-2:] if hasattr(attention, "q_norm")):
             return "its norms of queries and keys are not of a head's width"
         if not all(type(_base(m)) is nn.Linear or is_quantised(_base(m)) for m in _linear(layer)):
@@ -195,10 +199,15 @@ def _layer(layer: Any, dtype: torch.dtype) -> Layer:
         H=H,
         K=K,
         scale=float(attention.scaling),
-        window=int(getattr(attention, "sliding_window", None) or 0),
+        window=_window(attention),
         eps=eps_of(layer.input_layernorm),
         heads_eps=heads_eps,
     )
+
+
+def _window(attention: Any) -> int:
+    """Mistral's layers ask their configuration each time; others, whose layers differ, have it themselves."""
+    return int(getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)) or 0)
 
 
 def _product(layers: Sequence[Any], dtype: torch.dtype) -> Product:

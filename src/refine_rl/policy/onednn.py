@@ -4,10 +4,11 @@ In float32 torch multiplies with Intel's MKL, which on other makers' processors 
 width unused: an AMD EPYC with AVX-512 reaches 107 GFLOP/s a core with it, and 250 with oneDNN, which torch
 brings along as well and uses for bfloat16. The numbers are float32 all the way either way. Weights may be
 packed beforehand for it, which is worth a fifth at few rows. The functions are those that torch's own
-compiler calls, and can be compiled themselves (scripted.py).
+compiler calls, and can be compiled themselves (scripted.py): so types are written as it reads them, and no
+comment begins as one on a type does.
 """
 
-from typing import Optional, Union  # what torch compiles knows no other way to say it
+from typing import Optional, Union
 
 import torch
 
@@ -28,7 +29,7 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, then: str) -> torch.Tensor:
     """x weight^T + bias, [N, in] and [out, in] -> [N, out]; an empty bias is none. `then` is "none", or
     "swish": silu of it."""
-    nothing = torch.jit.annotate(list[Optional[Union[int, float, complex]]], [])  # type: ignore[no-untyped-call]  # noqa: UP007, UP045
+    nothing: list[Optional[Union[int, float, complex]]] = []  # noqa: UP007, UP045
     b = bias if len(bias) else None
     found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, b, then, nothing, "")
     return found
