@@ -187,14 +187,25 @@ def packed_attention(
     if strange or attention_mask is not None:
         raise NotImplementedError(f"its attention has {', '.join(strange) or 'a mask of its own'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = sliding_window or 0
-    if isinstance(packed, Packed):
-        if packed.keep is not None:
-            packed.keep(module.layer_idx, key[0], value[0])
-        out = _blocks(query[0], key[0], value[0], packed, scale, window)
-    else:  # a sampler's own layout
-        out = packed.attend(module.layer_idx, query, key, value, scale, window)
-    return out, None
+    return attended(packed, module.layer_idx, query, key, value, scale, sliding_window or 0), None
+
+
+def attended(
+    layout: Any,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    """Attention in a layout, a `Packed` or a sampler's own: [1, H, N, D], [1, K, N, D] -> [1, N, H, D]."""
+    if not isinstance(layout, Packed):
+        found: torch.Tensor = layout.attend(layer, query, key, value, scale, window)
+        return found
+    if layout.keep is not None:
+        layout.keep(layer, key[0], value[0])
+    return _blocks(query[0], key[0], value[0], layout, scale, window)
 
 
 def _blocks(
