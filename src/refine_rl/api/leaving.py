@@ -9,8 +9,7 @@ from refine_rl.api import checks
 from refine_rl.api.observing import showing
 from refine_rl.api.records import Run, SFTRun
 from refine_rl.api.runs import folder_of, opened_run
-from refine_rl.api.stops import in_own_words, once
-from refine_rl.errors import UserError
+from refine_rl.api.stops import once
 from refine_rl.progress import Observer, Pause
 
 Checkpoint = int | Literal["best", "last"]
@@ -85,7 +84,7 @@ def export(
     training changed.
     """
     path = folder_of(run)
-    asked = {
+    asked: dict[str, Any] = {
         "out": out,
         "merged": merged,
         "dtype": dtype,
@@ -102,12 +101,9 @@ def export(
     from refine_rl.pipeline.weights import choose_weights
 
     form = Form(**{**asked, **{n: _path(asked[n]) for n in ("out", "gguf", "llama_cpp")}})
-    try:
-        form.require_possible()
-    except UserError as mistake:
-        raise in_own_words(mistake) from None
 
     def work(pause: Pause) -> str | Path:
+        form.require_possible()
         weights = choose_weights(folder, None if checkpoint is None else str(checkpoint))
         with showing(None, observer) as shown:
             where = export_as(folder, form, weights=weights, check=check, observer=shown)

@@ -167,9 +167,13 @@ def look(aside: Path, out: Path, written: Written, observer: Observer, *, keep: 
             rounded=written.rounded,
             adapter=not written.merged,
         )
-    except UserError as error:
-        reason = str(error).replace(str(aside), str(out))
-        found = [Check(held=False, text=f"it cannot be loaded: {reason}")]
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise MachineError(
+            "Memory ran out while the written model was loaded for a look. --no-check writes it without one."
+        ) from error
+    except Exception as error:  # of transformers or peft, of whatever kind: their users would see it too
+        reason = str(error).replace(str(aside), str(out)).strip() or type(error).__name__
+        found = [Check(held=False, text=f"it cannot be loaded and asked: {reason}")]
     judge(found, aside, out, observer, keep=keep)
 
 

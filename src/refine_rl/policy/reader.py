@@ -71,11 +71,18 @@ class Reader:
         import transformers
 
         how = transformers.GenerationConfig.from_pretrained(
-            str(self.folder), **PLAINLY, max_new_tokens=max_tokens, max_length=None
+            str(self.folder),
+            **PLAINLY,
+            max_new_tokens=max_tokens,
+            max_length=None,
+            # transformers' cache has as many layers as the encoder, whatever the decoder has.
+            use_cache=not self.listens,
         )
         ids = torch.tensor([list(prompt)], device=self.model.device)
         found = self.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=how
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=how,
         )[0].tolist()
         return tuple(found[len(self.start) if self.listens else len(prompt) :])
 
@@ -86,10 +93,12 @@ class Reader:
         ids = torch.tensor([list(prompt)], device=device)
         if self.listens:
             written = torch.tensor([[*self.start, *answer[:-1]]], device=device)
-            logits = self.model(input_ids=ids, decoder_input_ids=written).logits[0, len(self.start) - 1 :]
+            said = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=written)
+            logits = said.logits[0, len(self.start) - 1 :]
         else:
             ids = torch.tensor([[*prompt, *answer[:-1]]], device=device)
-            logits = self.model(input_ids=ids).logits[0, len(prompt) - 1 :]
+            said = self.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            logits = said.logits[0, len(prompt) - 1 :]
         every = torch.log_softmax(logits.float(), dim=-1)
         chosen = torch.tensor(list(answer), device=device)
         found = every.gather(1, chosen[:, None])[:, 0]

@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,28 +113,32 @@ def _prompts(server: Server, witness: Witness) -> Check:
 
 
 def _answers(server: Server, witness: Witness) -> Check:
-    same, pairs = 0, []
+    same, ours, theirs = 0, [], []
     for said in witness.said:
-        tokens, logprobs, ended = _greedy(server, said, witness.max_tokens)
+        tokens, found, ended = _greedy(server, said, witness.max_tokens)
         if ended and tokens and tokens[-1] in witness.stop_ids:  # some versions give it, some do not
             tokens = tokens[:-1]
         words = said.answer[:-1] if said.ended else said.answer
         same += tokens == words and ended == said.ended
-        alike = next((n for n, (a, b) in enumerate(zip(tokens, words, strict=False)) if a != b), len(words))
-        alike = min(alike, len(logprobs))
-        pairs.append((logprobs[:alike], said.logprobs[:alike]))
-    apart, asked = mean_apart(pairs), len(witness.said)
+        for own, other, logprob, there in zip(words, tokens, said.logprobs, found, strict=False):
+            if own != other:
+                break
+            if there is not None:
+                ours.append(logprob)
+                theirs.append(there)
+    apart, asked = mean_apart([(ours, theirs)]), len(witness.said)
     which = "the same" if same == asked else f"{same} of {asked} the same"
     text = (
         f"served answers: {which}; log-probs {apart:.1g} nats a token apart, training moved them by "
         f"{witness.moved:.2g}"
     )
-    near = apart <= witness.rounded and any(len(p[0]) for p in pairs)
+    near = apart <= witness.rounded and bool(ours)
     return Check(text=text, held=near and same > 0, fatal=not (apart < witness.moved and same > 0))
 
 
-def _greedy(server: Server, said: Said, most: int) -> tuple[tuple[int, ...], tuple[float, ...], bool]:
-    """The most likely answer's tokens, their log-probs, and whether it ended."""
+def _greedy(server: Server, said: Said, most: int) -> tuple[tuple[int, ...], tuple[float | None, ...], bool]:
+    """The most likely answer's tokens, their log-probs, and whether it ended. A token that is a part of a
+    character has no log-prob there."""
     asked = {
         "prompt": list(said.prompt),
         "n_predict": most,
@@ -144,8 +148,17 @@ def _greedy(server: Server, said: Said, most: int) -> tuple[tuple[int, ...], tup
         "return_tokens": True,
         "cache_prompt": False,
     }
-    found = server.ask("/completion", asked)
-    shown = found.get("completion_probabilities") or []
-    tokens = found.get("tokens") or [p["id"] for p in shown]
-    logprobs = tuple(float(p["logprob"]) for p in shown)
-    return tuple(map(int, tokens)), logprobs, found.get("stop_type") == "eos"
+    answer = server.ask("/completion", asked)
+    shown = [(int(p["id"]), float(p["logprob"])) for p in answer.get("completion_probabilities") or []]
+    tokens = tuple(int(i) for i in answer.get("tokens") or [i for i, _ in shown])
+    return tokens, in_place(tokens, shown), answer.get("stop_type") == "eos"
+
+
+def in_place(tokens: Sequence[int], shown: Sequence[tuple[int, float]]) -> tuple[float | None, ...]:
+    """The log-probs of tokens of which some were passed over, each in its token's place.
+
+    >>> in_place((5, 7, 9), [(5, -1.0), (9, -2.0)])
+    (-1.0, None, -2.0)
+    """
+    left = list(shown)
+    return tuple(left.pop(0)[1] if left and left[0][0] == token else None for token in tokens)
