@@ -8,8 +8,6 @@ from pathlib import Path
 
 import typer
 
-from refine_rl.errors import UserError
-
 CHECKPOINT = typer.Option(
     None,
     "--checkpoint",
