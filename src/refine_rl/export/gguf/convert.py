@@ -75,8 +75,8 @@ def _refusal(said: str, tools: LlamaCpp, file: Path) -> RefineError:
     if found := re.search(r"Can not map tensor '([^']+)'", said):
         return UserError(
             f"llama.cpp has no place for the weight {found[1]} of this model: it knows the architecture in "
-            "another shape (a T5 with more layers in its decoder than in its encoder is one such). transformers "
-            "takes the model as it is: export with --merged."
+            "another shape (a T5 with more layers in its decoder than in its encoder is one such). "
+            "transformers takes the model as it is: export with --merged."
         )
     last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
     if disk := disk_error(OSError(last) if "[Errno" not in last else RuntimeError(last), file):
