@@ -23,6 +23,7 @@ FILLED = {
     "first look ": ["first look MODEL"],
     "missing_beside_": ["missing_beside_NAME"],
     "missing_in_win_rate": ["missing_in_win_rate"],
+    "tracker_": ["tracker_NAME"],
 }
 """Names that are put together: the beginning, and what the page is to have."""
 

@@ -80,4 +80,4 @@ def test_its_reward_grades() -> None:
     exec(code, space)  # noqa: S102
     assert space["polite"]("?", "Please wait.") == pytest.approx(1 / 3)
     [row] = re.findall(r"a line: (\{.*\})", TEXT)
-    assert json.loads(row).keys() == {"prompt", "data"}
+    assert json.loads(row).keys() == {"prompt", "answer"}
