@@ -44,7 +44,7 @@ class References:
         with self.speaker.reference() as reference:
             lanes = lanes_of(reference)
             packed = reference.shares_prompts
-            chunks = list(micro_batches(trajectories, self.tokens // lanes, packed=packed))
+            chunks = list(micro_batches(trajectories, self.tokens, packed=packed, lanes=lanes))
 
             def work(n: int, lane: int) -> None:
                 some = [trajectories[i] for i in chunks[n]]
