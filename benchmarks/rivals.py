@@ -71,6 +71,7 @@ def judged(folder: Path, more: list[str]) -> Comparison:
             "reward.sanity=[]",
             'reward.combine="sum"',
             'writer.model="loop/writer"',
+            "judge.anchors=false",
             "evaluate.rival_calls=640",
             *more,
         ]
@@ -82,8 +83,8 @@ def train(task: list[str], folder: Path, changes: list[str]) -> Comparison:
     changes = ['evaluate.rivals=["prompt", "best_of_n", "sft"]', *changes]
     command = [sys.executable, "-m", "refine_rl", "train", *task, "--json", "--run", str(folder / "run")]
     command += [part for change in changes for part in ("--set", change)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return comparison_from(json.loads(done.stdout))
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return comparison_from(json.loads((folder / "run" / "comparison.json").read_text(encoding="utf-8")))
 
 
 @contextmanager
