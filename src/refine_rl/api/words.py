@@ -19,7 +19,8 @@ _VERB = re.compile(rf"`?refine (eval|chat|export|plan|prompts|check) ({_WORD})`?
 _SET = re.compile(rf"--set ({_WORD})")
 _FLAG = re.compile(
     r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|answers|"
-    rf"base-url|dtype|rivals|outtype|out|gguf|ollama|hub|llama-cpp)\b(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
+    r"base-url|dtype|rivals|outtype|out|gguf|ollama|hub|llama-cpp)\b"
+    rf"(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
 )
 _INIT = "`refine init "
 _SPARED = re.compile(f"({_INIT}[^`]*`)")  # there is no call for it, so it stays a command
