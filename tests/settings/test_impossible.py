@@ -127,6 +127,10 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"engine": SERVICE, "model": {"gradient_checkpointing": True}},
         {"engine": SERVICE, "rollout": {"temperature": 0.8}},
         {"engine": SERVICE, "budget": {"dollars": 2.0}},
+        {"evaluate": {"rivals": ["best_of_n"]}, "engine": SERVICE},
+        {"evaluate": {"rivals": ["sft"]}, "sft": PAIRS},
+        {"evaluate": {"rivals": ["sft"]}, "engine": VLLM},
+        {"evaluate": {"rivals": ["sft"]}, "rollout": {"tools": ["tools.py:add"]}},
     ],
 }
 

@@ -35,6 +35,7 @@ def evaluate(
     judge: str | None = None,
     metrics: Sequence[str] | None = None,
     reference: str | None = None,
+    rivals: Sequence[str] | None = None,
     checkpoint: Checkpoint | None = None,
     name: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command line's --set
@@ -55,9 +56,11 @@ def evaluate(
         metrics: of the greedy answers: "bleu", "chrf", "rouge", "bertscore", "perplexity", "length",
             "win_rate".
         reference: the key of the prompts' data that has the reference answers.
+        rivals: other ways to the same end beside tuned, made where they are not yet: "prompt", "best_of_n",
+            "sft".
         checkpoint: "best", "last" or a step, in the place of the tuned model.
         name: of the file in evaluations/.
-        set: settings of `budget` and `endpoints` to change.
+        set: settings of `budget` and `endpoints` to change, `evaluate.best_of` and `evaluate.rival_calls`.
         rewards, environment, tools: the code that was given to `train`, given again.
         observer: hears the progress; without it, it is shown.
 
@@ -72,6 +75,7 @@ def evaluate(
         lambda: checks.checkpoint(checkpoint),
         lambda: checks.other_prompts(prompts),
         lambda: checks.evaluation(samples, seed, judge, metrics, reference, name),
+        lambda: checks.texts("rivals", rivals, 'a list, as in rivals=["best_of_n"]'),
     )
     how = {
         "samples": samples,
@@ -79,6 +83,7 @@ def evaluate(
         "judge": judge,
         "metrics": None if metrics is None else list(metrics),
         "reference": reference,
+        "rivals": None if rivals is None else list(rivals),
         "overrides": checks.overrides(set),
     }
     folder = opened_run(path)
@@ -287,45 +292,3 @@ def generate(
         tools=tools,
     )
     return talk.base(prompts) if base else talk(prompts)
-
-
-def export(
-    run: str | Path | Run | SFTRun,
-    out: str | Path,
-    *,
-    merged: bool = False,
-    dtype: Literal["float32", "bfloat16"] | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> Path:
-    """Writes the tuned model to the new folder `out`, as transformers and peft load it; returns the folder.
-
-    Args:
-        run: a run with a tuned model; one without with `checkpoint`.
-        out: the folder to write; it must not exist yet.
-        merged: one ordinary model, the adapter merged in.
-        dtype: with `merged`: the weights' number format; without it, the run's.
-        checkpoint: "best", "last" or a step, in the place of the tuned model.
-
-    Raises UserError for what the arguments or the run do not allow. Warns where rounding takes a good part
-    of what training changed.
-    """
-    path = folder_of(run)
-    checks.every(
-        lambda: checks.path("out", out, "a new folder"),
-        lambda: checks.flag("merged", merged),
-        lambda: checks.dtype(dtype, merged),
-        lambda: checks.checkpoint(checkpoint),
-    )
-    folder, target = opened_run(path), Path(out).expanduser()
-    from refine_rl.pipeline.export import export_model, told_of  # late: torch
-    from refine_rl.pipeline.weights import choose_weights
-
-    def work(pause: Pause) -> Path:
-        weights = choose_weights(folder, None if checkpoint is None else str(checkpoint))
-        lost = export_model(folder, target, merged=merged, dtype=dtype, weights=weights)
-        if told := told_of(lost):
-            with showing(None, None) as shown:
-                shown.warning(told)
-        return target
-
-    return once(work)

@@ -41,6 +41,7 @@ class Task:
     writer: str | Section | None = None
     judge: Judge = None
     given: Given = NOTHING
+    rivals: Sequence[str] | None = None
     sections: Section = field(default_factory=dict)
 
     def check(self) -> None:
@@ -54,6 +55,7 @@ class Task:
             lambda: checks.writer(self.writer),
             lambda: checks.judge(self.judge),
             lambda: checks.code(self.given),
+            lambda: checks.texts("rivals", self.rivals, 'a list, as in rivals=["best_of_n"]'),
         )
 
     @property
@@ -91,6 +93,8 @@ class Task:
             _put(given, "rollout", environment=f"{PYTHON}:{name_of(self.given.environment)}")
         if self.given.tools:
             _put(given, "rollout", tools=[f"{PYTHON}:{name_of(tool)}" for tool in self.given.tools])
+        if self.rivals is not None:
+            _put(given, "evaluate", rivals=list(self.rivals))
         return begun_from(self._over_a_file(given))
 
     def _put_judges(self, given: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ def train(
     judge: Judge = None,
     environment: type[Any] | None = None,
     tools: Sequence[Function] = (),
+    rivals: Sequence[str] | None = None,
     run: str | Path | None = None,
     observer: Observer | None = None,
     **sections: Any,
@@ -55,6 +56,8 @@ def train(
         environment: the class of a world in which the policy takes several turns, with
             `start(self, data, seed)` and `step(self, reply)`; or one with Gymnasium's methods.
         tools: functions that the policy may call, with type hints and a docstring.
+        rivals: other ways to the same end, to stand beside the tuned model: "prompt", "best_of_n", "sft";
+            `run.comparison.others` has what came of them.
         run: the run's folder; without it, a new one below runs/.
         observer: hears the progress; without it, it is shown.
         sections: further settings by section: `grpo={"steps": 50}, rollout={"group_size": 8}`; they go
@@ -74,6 +77,7 @@ def train(
         writer=writer,
         judge=judge,
         given=code,
+        rivals=rivals,
         sections=sections,
     )
     _check(asked.check, run, observer)
@@ -142,6 +146,7 @@ def sft(
     observer: Observer | None = None,
     rollout: Section | None = None,
     budget: Section | None = None,
+    track: Section | None = None,
     **settings: Any,
 ) -> SFTRun:
     """Trains a model on answers to imitate (supervised fine-tuning).
@@ -153,7 +158,7 @@ def sft(
         model: a hub id, a folder or "tiny"; or the [model] section as a dict.
         run: the run's folder; without it, a new one below runs/.
         observer: hears the progress; without it, it is shown.
-        rollout, budget: these sections as dicts.
+        rollout, budget, track: these sections as dicts.
         settings: those of [sft]: `steps=500`, `epochs=3`, `learning_rate=2e-4`, `validation=50` ...
 
     Raises UserError for what the arguments, files or model do not allow, GuardStop where a guard ended
@@ -162,7 +167,7 @@ def sft(
     """
     take_part()
     rows: str | None = None
-    sections = {"rollout": rollout, "budget": budget}
+    sections = {"rollout": rollout, "budget": budget, "track": track}
     given = {name: section for name, section in sections.items() if section is not None}
     checks.data(data)
     if isinstance(data, str | Path):

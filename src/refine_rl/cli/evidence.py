@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from refine_rl.run import RunFolder
 
 
+RIVALS = typer.Option(
+    None,
+    "--rivals",
+    metavar="NAMES",
+    help="Other ways to the same end beside tuned: prompt, best_of_n, sft. Made where they are not yet.",
+)
+
+
 def evaluate(
     run: Path = typer.Argument(..., help="A run; one that is not finished with --checkpoint."),
     checkpoint: str | None = CHECKPOINT,
@@ -42,6 +50,7 @@ def evaluate(
     reference: str | None = typer.Option(
         None, "--reference", metavar="COLUMN", help="Of the prompts' data: the reference answers."
     ),
+    rivals: str | None = RIVALS,
     name: str | None = typer.Option(
         None,
         "--name",
@@ -70,8 +79,9 @@ def evaluate(
             samples=samples,
             seed=seed,
             judge=judge,
-            metrics=None if metrics is None else [n.strip() for n in metrics.split(",") if n.strip()],
+            metrics=names_in(metrics),
             reference=reference,
+            rivals=names_in(rivals),
             weights=weights,
             overrides=overrides,
             name=name,
@@ -85,6 +95,14 @@ def evaluate(
     judged = f"judged by {judge}; " if judge else ""
     say(results(), f"\n{judged}written to {written}")
     print_after(folder, comparison)
+
+
+def names_in(listed: str | None) -> list[str] | None:
+    """
+    >>> names_in("prompt, sft"), names_in(""), names_in(None)
+    (['prompt', 'sft'], [], None)
+    """
+    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def prompts_named(prompts: str | None) -> str | None:

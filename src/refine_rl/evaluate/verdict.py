@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from refine_rl.evaluate.content import content_loss
 from refine_rl.evaluate.metrics.names import not_beaten
+from refine_rl.evaluate.rivals import NAMES, shipping
 from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of, decimals
 
 FEW_PROMPTS = 20  # with fewer, it promises more than it holds
@@ -102,6 +103,10 @@ def cautions(comparison: Comparison) -> dict[str, str]:
     if loss := lost_content(c):
         found["content_loss"] = loss
     found |= _beside_others(c)
+    found |= {
+        f"missing_{name}": f"{NAMES[name][0].upper()}{NAMES[name][1:]} is missing: {why}"
+        for name, why in c.others_missing.items()
+    }
     if mostly_cut(c):
         found["mostly_cut"] = (
             "Most answers of the tuned model were cut at rollout.max_tokens before their end: what is "
@@ -117,9 +122,9 @@ def cautions(comparison: Comparison) -> dict[str, str]:
 
 
 def _beside_others(c: Comparison) -> dict[str, str]:
-    """What a further model takes away from a claim."""
+    """What a model from which training began takes away from a claim."""
     found = {}
-    for name, other in c.others.items():
+    for name, other in c.stages.items():
         low, high = other.tuned_minus.ci95
         if c.prompts >= MIN_PROMPTS and low <= 0:
             what = "is worse than" if high < 0 else "is not shown to be better than"
@@ -150,10 +155,10 @@ def unexpected(comparison: Comparison) -> dict[str, str]:
 
 
 def said_with(comparison: Comparison) -> list[str]:
-    """The sentences that stand beside the verdict wherever it is told: how many answers were cut, and every
-    caution."""
-    cut = cut_text(comparison)
-    return [*([cut] if cut else []), *cautions(comparison).values()]
+    """The sentences that stand beside the verdict wherever it is told: which of its rivals to ship, how many
+    answers were cut, and every caution."""
+    first = (shipping(comparison), cut_text(comparison))
+    return [*(text for text in first if text), *cautions(comparison).values()]
 
 
 def cut_text(comparison: Comparison) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from refine_rl.engines.local import LocalEngine
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import UserError
 from refine_rl.evaluate.answer import Answers
+from refine_rl.evaluate.rivals import Contest
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.pipeline.evidence import Sides, compared, examined, hold_as_run
@@ -16,6 +18,8 @@ from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.given import NOTHING, Given, require_given
 from refine_rl.pipeline.metrics import Losses, losses_of, require_data, require_packages
 from refine_rl.pipeline.model import hold_positions, run_policy
+from refine_rl.pipeline.rivals.contest import hold, require_rivals, use_of
+from refine_rl.pipeline.rivals.rival import Answered
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.control import readable
@@ -29,8 +33,8 @@ from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect, spending
 from refine_rl.run.journal import Journal
-from refine_rl.settings import RolloutSettings, Settings
-from refine_rl.settings.evaluate import metrics_flaw
+from refine_rl.settings import EngineSettings, RolloutSettings, Settings
+from refine_rl.settings.evaluate import metrics_flaw, rivals_flaw
 from refine_rl.settings.file import override
 from refine_rl.settings.toml_write import toml_value
 from refine_rl.types import Comparison, Prompt, count_of
@@ -46,6 +50,7 @@ def evaluate_again(
     judge: str | None = None,
     metrics: Sequence[str] | None = None,
     reference: str | None = None,
+    rivals: Sequence[str] | None = None,
     weights: Weights | None = None,
     overrides: Sequence[str] = (),
     given: Given = NOTHING,
@@ -55,11 +60,11 @@ def evaluate_again(
     """Base against tuned with other draws (of `seed`; without one, of the run's plus 1), and on other prompts
     where `source` names some (prompts too close to a training prompt are left out), and by another judge
     ("ENDPOINT/MODEL") where one is named, and by other `metrics`, whose references are the column `reference`
-    of the prompts' data. `weights` may be other ones than those of the tuned model, also of a run that is not
-    finished.
+    of the prompts' data, and beside other `rivals`, which are made where they are not yet. `weights` may be
+    other ones than those of the tuned model, also of a run that is not finished.
     Returns the comparison and its file; a report that is there shows it from then on. Calls to LLMs go into
-    the run's ledger, under its cap; `overrides` may raise that, and say where LLMs answer, for this
-    evaluation.
+    the run's ledger, under its cap; `overrides` may raise that, and say where LLMs answer and what rivals may
+    take, for this evaluation.
 
     `given` is the code from Python that the run was started with. Raises UserError where it is other code,
     or where the run or the prompts do not allow an evaluation.
@@ -68,15 +73,12 @@ def evaluate_again(
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     _require_reward(folder, given)
     now, seed = _asked(folder.settings(), overrides, source, seed)
-    settings = _settings(folder.settings(), now, samples, judge, metrics, reference)
-    require_packages(settings)
+    settings = _settings(folder.settings(), now, samples, judge, metrics, reference, rivals)
     journal = Journal(folder, observer or Quiet())
     with folder.writing():
         folder.repair()
         weights = weights or choose_weights(folder)
-        if weights.checkpoint is not None:
-            trained = weights.trained.text(folder.planned_steps())
-            journal.observer.note(f"tuned is the checkpoint after {trained}")
+        _tell_weights(weights, folder, journal)
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
@@ -100,12 +102,20 @@ def evaluate_again(
                 cost=spending(settings, connections.ledger),
                 journal=journal,
                 pause=pause,
+                connections=connections,
                 stage=stage,
                 evaluation=name,
             )
-            sides, losses = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-            comparison = compared(work, sides, seed=seed, losses=losses)
+            sides, losses, contest = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
+            comparison = compared(work, sides, contest, seed=seed, losses=losses)
         return comparison, _told(folder, name, comparison, journal)
+
+
+def _tell_weights(weights: Weights, folder: RunFolder, journal: Journal) -> None:
+    """Says which weights are tuned, where they are not the run's last word."""
+    if weights.checkpoint is not None:
+        trained = weights.trained.text(folder.planned_steps())
+        journal.observer.note(f"tuned is the checkpoint after {trained}")
 
 
 def _warn_of_isolation(scorers: Scorers, journal: Journal) -> None:
@@ -141,11 +151,13 @@ def _asked(
     """The settings with another cap or other endpoints, and the seed; raises UserError for any other change,
     and for what could not be another evaluation."""
     now = override(settings, list(overrides))
-    same = {"budget": now.budget, "endpoints": now.endpoints}
+    asked = {"best_of": now.evaluate.best_of, "rival_calls": now.evaluate.rival_calls}
+    evaluation = settings.evaluate.model_copy(update=asked)
+    same = {"budget": now.budget, "endpoints": now.endpoints, "evaluate": evaluation}
     if settings.model_copy(update=same) != now:
         raise UserError(
-            "--set: an evaluation takes other settings of `budget` and `endpoints` alone; the rest is as the "
-            "run had it."
+            "--set: an evaluation takes other settings of `budget`, `endpoints`, `evaluate.best_of` and "
+            "`evaluate.rival_calls` alone; the rest is as the run had it."
         )
     if seed is None:
         seed = now.grpo.seed + 1
@@ -161,8 +173,10 @@ def _settings(
     judge: str | None,
     metrics: Sequence[str] | None,
     reference: str | None,
+    rivals: Sequence[str] | None,
 ) -> Settings:
-    """The run's settings, with what is another in this evaluation."""
+    """The run's settings, with what is another in this evaluation. Raises UserError for what cannot be, or is
+    not installed."""
     if metrics is not None and (wrong := metrics_flaw(metrics)):
         raise UserError(f"--metrics {','.join(metrics)}: {wrong}")
     measured = settings.evaluate.metrics if metrics is None else metrics
@@ -173,7 +187,9 @@ def _settings(
         )
     if "win_rate" in measured and not (judge or settings.evaluate.judge or settings.reward.judges):
         raise UserError("--metrics win_rate: a judge decides it, name one with --judge ENDPOINT/MODEL.")
-    settings = settings.model_copy(update={"budget": now.budget, "endpoints": now.endpoints})
+    settings = settings.model_copy(
+        update={"budget": now.budget, "endpoints": now.endpoints, "evaluate": now.evaluate}
+    )
     if samples is not None:
         evaluation = settings.evaluate.model_copy(update={"samples": samples})
         settings = settings.model_copy(update={"evaluate": evaluation})
@@ -187,7 +203,21 @@ def _settings(
     if judge is None and not settings.reward.judges and "win_rate" not in measured:
         given["judge"] = '""'  # nothing is left for it to judge
     asked = [f"evaluate.{key}={value}" for key, value in given.items() if value is not None]
-    return override(settings, asked) if asked else settings
+    settings = _with_rivals(override(settings, asked) if asked else settings, rivals)
+    require_packages(settings)
+    require_rivals(settings)
+    return settings
+
+
+def _with_rivals(settings: Settings, rivals: Sequence[str] | None) -> Settings:
+    """The settings with these rivals, made and asked in this process whatever engine the run had."""
+    if rivals is None:
+        return settings
+    if wrong := rivals_flaw(rivals):
+        raise UserError(f"--rivals {','.join(rivals)}: {wrong}")
+    here = settings.model_copy(update={"engine": EngineSettings(kind="local")})
+    found = override(here, [f"evaluate.rivals={toml_value(list(rivals))}"])
+    return settings.model_copy(update={"evaluate": found.evaluate})
 
 
 def _prompts(folder: RunFolder, settings: Settings, source: str | None, journal: Journal) -> list[Prompt]:
@@ -236,8 +266,11 @@ def _first_looks(
     ).at_judges(prompts)
 
 
-def _all_sides(work: Work, prompts: Sequence[Prompt], purpose: Purpose) -> tuple[Sides, dict[str, Losses]]:
-    """What each model did, and how likely it finds the references where a perplexity is wanted."""
+def _all_sides(
+    work: Work, prompts: Sequence[Prompt], purpose: Purpose
+) -> tuple[Sides, dict[str, Losses], Contest]:
+    """What each model did, how likely it finds the references where a perplexity is wanted, and what came of
+    the rivals."""
     answers: dict[str, list[Answers]] = {}
     losses: dict[str, Losses] = {}
 
@@ -253,5 +286,13 @@ def _all_sides(work: Work, prompts: Sequence[Prompt], purpose: Purpose) -> tuple
         ask("base", "base", policy)
     with work.speaker.reference() as untrained:
         ask(*(("base", "base") if work.settings.sft is None else ("sft", "fine-tuned")), untrained)
+    train = [p for p in work.folder.prompts() if p.split == "train"]
+
+    def keep(name: str, answer: Callable[[], Answered]) -> Mapping[str, Any]:
+        answered = answer()
+        answers[name] = list(answered.answers)
+        return use_of(answered)
+
+    contest = hold(work, train, prompts, purpose, keep)
     ask("tuned", "tuned", work.speaker)
-    return examined(work, answers), losses
+    return examined(work, answers), losses, contest

@@ -10,6 +10,7 @@ from pathlib import Path
 from refine_rl.engines.base import Engine
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answers_of, scored, unscored
 from refine_rl.evaluate.compare import compare, met_in_training
+from refine_rl.evaluate.rivals import Contest, with_rivals
 from refine_rl.evaluate.verdict import said_with, updated
 from refine_rl.pipeline.metrics import Losses, losses_wanted, measured, note_losses
 from refine_rl.pipeline.model import hold_positions, run_engine
@@ -93,10 +94,16 @@ def examined(work: Work, sides: Mapping[str, Sequence[Answers]]) -> Sides:
 
 
 def compared(
-    work: Work, sides: Sides, *, seed: int | None = None, losses: Mapping[str, Losses] | None = None
+    work: Work,
+    sides: Sides,
+    contest: Contest | None = None,
+    *,
+    seed: int | None = None,
+    losses: Mapping[str, Losses] | None = None,
 ) -> Comparison:
-    """The sides beside one another, measured as the settings say; `seed` draws the resamples, without one
-    the run's. `losses` are the references', where they are not those on record."""
+    """The sides beside one another, measured as the settings say, with what is known of the rivals among
+    them; `seed` draws the resamples, without one the run's. `losses` are the references', where they are not
+    those on record. Metrics are of base and tuned, and of what training began with."""
     seed = work.settings.grpo.seed if seed is None else seed
     comparison = compare(
         sides["base"],
@@ -108,6 +115,10 @@ def compared(
         seen=met_in_training(work.folder.prompts()),
         others={side: outcomes for side, outcomes in sides.items() if side not in ("base", "tuned")},
     )
+    if contest is not None and (contest.made or contest.missing):
+        resamples = work.settings.evaluate.bootstrap
+        comparison = with_rivals(comparison, sides, contest, resamples=resamples, seed=seed)
+        sides = {side: outcomes for side, outcomes in sides.items() if side not in contest.made}
     return measured(work, comparison, sides, seed, losses)
 
 
@@ -119,7 +130,8 @@ def _last_look(work: Work, which: str) -> ScoreGroups:
         "sft": "The fine-tuned model's answers",
         "tuned": "The tuned model's answers",
     }
-    where, name = whose[which], f"missing_in_{which}"
+    where = whose.get(which, f"The answers of the rival {which}")
+    name = f"missing_in_{which}"
     if work.evaluation:  # its events stand among the run's
         where, name = f"Evaluation {work.evaluation}: {where}", f"{name}_of_{work.evaluation}"
     return work.scorer(work.scorers.exam, where, name, stops=False)

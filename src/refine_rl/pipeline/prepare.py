@@ -19,6 +19,7 @@ from refine_rl.pipeline.begin import begin
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import closed_on_error, hold_positions, run_engine
+from refine_rl.pipeline.rivals.contest import require_rivals
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.pipeline.sft import begin_with_sft
 from refine_rl.policy.hub import downloading
@@ -34,6 +35,7 @@ from refine_rl.rewards.judges.rubric import write_rubric
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.run.journal import Journal
+from refine_rl.run.trackers.build import require_trackers
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.setup import world_at
 from refine_rl.types import Prompt, Split
@@ -144,7 +146,11 @@ def _checked(
     with together:
         require_packages(settings)
     with together:
+        require_rivals(settings)
+    with together:
         require_extra(settings.model)
+    with together:
+        require_trackers(settings.track)
     with together:
         require_engine(settings.engine, settings.model)
     with together:

@@ -10,13 +10,15 @@ from typing import Any
 from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.verdict import unexpected
-from refine_rl.pipeline.evidence import compared, of_tuned, of_untuned, write_model
+from refine_rl.pipeline.evidence import compared, of_untuned, write_model
 from refine_rl.pipeline.grpo import load_best, train_grpo
 from refine_rl.pipeline.looking import look_at_judges
 from refine_rl.pipeline.model import require_same_model
 from refine_rl.pipeline.on_record import on_record
 from refine_rl.pipeline.prepare import prepare
 from refine_rl.pipeline.renewal import RenewedReport
+from refine_rl.pipeline.rivals.contest import of_tuned_and_rivals
+from refine_rl.pipeline.tracked import tracked
 from refine_rl.pipeline.work import Work
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -43,7 +45,7 @@ def run(
         raise UserError(f"{folder.path} is a run of supervised fine-tuning. Go on with it: {folder.resume}")
     began = time.perf_counter()
     journal = Journal(folder, observer or Quiet(), RenewedReport(folder))
-    with folder.writing(), on_record(folder, journal):
+    with folder.writing(), tracked(folder, journal), on_record(folder, journal):
         folder.repair()
         folder.config.require_same_reward(folder.scored)
         if (comparison := _finished(folder, journal)) is not None:
@@ -61,6 +63,7 @@ def run(
                 cost=spending(settings, made.connections.ledger),
                 journal=journal,
                 pause=pause,
+                connections=made.connections,
                 stage=made.stage,
                 began=began,
                 warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
@@ -70,9 +73,8 @@ def run(
                 untuned = of_untuned(work, held_out)
             position = train_grpo(work, made.prompts["train"], made.prompts["validation"])
             load_best(work, position)
-            with folder.timed("tuned"):
-                sides = of_tuned(work, held_out, untuned)
-            comparison = compared(work, sides)
+            sides, contest = of_tuned_and_rivals(work, made.prompts["train"], held_out, untuned)
+            comparison = compared(work, sides, contest)
             folder.save_comparison(comparison)
             texts = {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}
             for name, text in texts.items():

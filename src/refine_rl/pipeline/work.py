@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from refine_rl.engines.base import Engine
 from refine_rl.envs.stage import Stage
 from refine_rl.evaluate.answer import Answers, ScoreGroups, answer
+from refine_rl.llm.client import Connections
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, Speaker
 from refine_rl.progress import Pause, wait
@@ -40,6 +41,7 @@ class Work:
     cost: Callable[[], float | None]  # dollars since it was last asked
     journal: Journal
     pause: Pause
+    connections: Connections | None = None
     stage: Stage | None = None  # the environment, where answers have several turns
     began: float = 0.0  # time.perf_counter() when the process took up the run
     warned: set[str] = field(default_factory=set)  # names of warnings that were given before

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.plan.counts import Counts, tokens
+from refine_rl.plan.rivals import rival_groups, thoughts
 from refine_rl.settings import (
     GRPOSettings,
     JudgeSettings,
@@ -24,6 +25,7 @@ from refine_rl.settings import (
     StepSettings,
     WriterSettings,
 )
+from refine_rl.settings.evaluate import MINIBATCH, TRIED_EACH
 
 Range = tuple[int, int]
 
@@ -37,6 +39,7 @@ ANCHORS = "anchors"
 FIRST = "first validation"
 COMPARISON = "held-out comparison"
 WIN_RATE = "win rate"
+RIVAL = "rival"
 STEPS = "steps of wrong answers"
 SHOWN_PROMPTS = 20  # prompts there are already, shown to the writer
 
@@ -79,6 +82,7 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
         found.append(_of_writer(s.writer, "rubric", (1, 1), tokens_in, (150, 500), purpose="rubric"))
     if reward.judges:
         found += [call for group in judged(s, counts) for call in judges.calls(group)]
+    found += _reflections(s, counts)
     if "win_rate" in s.evaluate.metrics:
         found += _duels(judges, counts.held_out, compared(s))
     if quiz is not None:
@@ -87,6 +91,13 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
         answers = s.grpo.steps * s.grpo.prompts_per_step * s.rollout.group_size
         found += _grading_of_steps(judges, reward.steps, answers)
     return [c for c in found if c.high]
+
+
+def examined(settings: Settings) -> int:
+    """Answers to a held-out prompt that are scored in the comparison, those of rivals among them; the best of
+    n has no greedy one."""
+    samples, rivals = settings.evaluate.samples, settings.evaluate.rivals
+    return (samples + 1) * (compared(settings) + len(rivals)) - ("best_of_n" in rivals)
 
 
 def calls_for_groups(
@@ -183,11 +194,8 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
             answers=settings.rollout.group_size,
         ),
         Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
-        Judged(
-            stage=COMPARISON,
-            groups=counts.held_out * (1 if relative else compared(settings)),
-            answers=(samples + 1) * (compared(settings) if relative else 1),  # the greedy answer included
-        ),
+        _compared(settings, counts, relative=relative),
+        *_of_rivals(settings, counts),
     ]
     if settings.judge.anchors:
         from refine_rl.rewards.judges.anchors import KINDS  # late: few plans need it
@@ -202,6 +210,38 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
             )
         )
     return found
+
+
+def _compared(settings: Settings, counts: Counts, *, relative: bool) -> Judged:
+    """The groups of the comparison, the greedy answers among them."""
+    samples, rivals = settings.evaluate.samples, settings.evaluate.rivals
+    if relative or (rivals and settings.judge.kind == "absolute"):  # which is asked of each answer alone
+        return Judged(stage=COMPARISON, groups=counts.held_out, answers=examined(settings))
+    sides = compared(settings) + len(rivals)
+    return Judged(stage=COMPARISON, groups=counts.held_out * sides, answers=samples + 1)
+
+
+def _of_rivals(settings: Settings, counts: Counts) -> list[Judged]:
+    relative = is_relative(settings.reward, settings.judge)
+    return [
+        Judged(
+            stage=f"{RIVAL} {one.rival}",
+            groups=one.groups[0],
+            more=one.groups[1] - one.groups[0],
+            answers=one.answers,
+        )
+        for one in rival_groups(settings, counts, relative=relative)
+    ]
+
+
+def _reflections(settings: Settings, counts: Counts) -> list[Calls]:
+    """An LLM that reads answers and writes another system prompt."""
+    number = thoughts(settings, counts, relative=is_relative(settings.reward, settings.judge))
+    each = counts.tokens + MEMBER + TRIED_EACH * VERDICT[0]
+    read = INSTRUCTIONS + tokens(len(settings.task)) + MINIBATCH * each
+    low, high = (read + MINIBATCH * TRIED_EACH * n for n in _answer(settings.rollout.most_tokens))
+    out = (100, min(400 + REASONING, settings.writer.max_tokens))
+    return [_calls("rival prompt", f"{RIVAL} prompt", settings.reflects, number, ((low, high), out))]
 
 
 def is_relative(reward: RewardSettings, judge: JudgeSettings) -> bool:
@@ -381,7 +421,10 @@ def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Rang
     # Beside a relative judge the base model's answers come up again; their replies are in the cache.
     again = 2 if is_relative(settings.reward, settings.judge) else 1
     probed = counts.train * probe
-    exam = compared(settings) * counts.held_out * (samples + 1)
+    exam = counts.held_out * examined(settings)
+    rivals = {
+        g.stage: (g.groups * g.answers, (g.groups + g.more) * g.answers) for g in _of_rivals(settings, counts)
+    }
     low, high = (number + counts.other_sources + cases for number in used)
     return {
         # One source is tried, two more where its questions cannot be used; a writer's prompts have none.
@@ -392,4 +435,5 @@ def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Rang
         "training": (groups[0] * members, groups[1] * members),
         "validation": (n * later * samples, n * later * samples * again),
         COMPARISON: (exam, exam),
+        **rivals,
     }, (low, high)

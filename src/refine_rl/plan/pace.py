@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refine_rl.plan.calls import compared, resampled, validations
+from refine_rl.plan.calls import compared, is_relative, resampled, validations
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.memory import disk, memory
+from refine_rl.plan.rivals import sampled
 from refine_rl.plan.team import ALONE, Team
 from refine_rl.policy.size import Size
 from refine_rl.settings import Settings
+from refine_rl.settings.evaluate import PASSES
 from refine_rl.training.memory import SLACK, activation, form_of, packed
 
 START = 5.0  # seconds: imports, prompts, the report
@@ -171,7 +173,20 @@ class Pace:
         if self.settings.prompts.probe:
             validation += self.sampling(counts.train, self.settings.prompts.probe)
         comparison = self.sampling(counts.held_out, samples) + self.sampling(counts.held_out, 1)
-        return validation + compared(self.settings) * comparison
+        return validation + compared(self.settings) * comparison + self.rivals(counts)
+
+    def rivals(self, counts: Counts) -> float:
+        """Seconds in which rivals are made and answer."""
+        settings = self.settings
+        relative = is_relative(settings.reward, settings.judge)
+        seconds = sum(self.sampling(*one) for one in sampled(settings, counts, relative=relative))
+        if "sft" in settings.evaluate.rivals:  # three passes over an answer to each prompt
+            prompts = min(counts.train, max(1, settings.rival_calls // settings.best_of))
+            said = PASSES * prompts * self.answer
+            seconds += (
+                self.once(PASSES * prompts * self.prompt + said, said, settings.grpo.at_once) * self.again
+            )
+        return seconds
 
 
 def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team: Team = ALONE) -> Work:

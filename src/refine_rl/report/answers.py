@@ -21,7 +21,13 @@ from refine_rl.types import Comparison, Dialogue, Message, Played, Prompt, mean_
 
 Sense = Literal["better", "worse", "same", "open"]
 
-SIDES = {"base": "Base", "sft": "After SFT", "tuned": "Tuned"}
+SIDES = {
+    "base": "Base",
+    "prompt": "Better prompt",
+    "best_of_n": "Best of n",
+    "sft": "After SFT",
+    "tuned": "Tuned",
+}
 _CARD, _ANSWER = 700, 330  # bytes that the page spends on a prompt, on an answer, beside their texts
 _TURN, _TILE = 120, 58  # of a turn in a dialogue, of a tile in it
 _EQUAL = 1e-9  # rewards that differ by less are the same

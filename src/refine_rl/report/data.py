@@ -127,12 +127,12 @@ def measures(comparison: Comparison) -> list[Measure]:
     rows = []
     if c.reward is not None:
         tuned = c.reward.tuned
-        rewards = {n: Contrast(base=o, tuned=tuned, difference=o.tuned_minus) for n, o in c.others.items()}
+        rewards = {n: Contrast(base=o, tuned=tuned, difference=o.tuned_minus) for n, o in c.stages.items()}
         rows.append(measure("Reward, sampled answers", c.reward, rewards, intervals=enough))
     names = [n for n in _LABELS if n in c.details]
     names += [n for n in c.details if n.startswith("component:")]
     for name in names:
-        beside = {n: o.details[name] for n, o in c.others.items() if name in o.details}
+        beside = {n: o.details[name] for n, o in c.stages.items() if name in o.details}
         label = _LABELS.get(name, name.removeprefix("component:"))
         component = name not in _LABELS
         rows.append(measure(label, c.details[name], beside, component=component, intervals=enough))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from refine_rl.evaluate.rivals import shipping
 from refine_rl.evaluate.verdict import called, lost_content, mostly_cut, said_with
 from refine_rl.report.data import GLUE, number, share
 from refine_rl.report.next_steps import Command
@@ -88,7 +89,8 @@ def claim(comparison: Comparison) -> str:
 
 def _compared(comparison: Comparison, stop: Sequence[str], after: Sequence[Command]) -> Headline:
     c = comparison
-    notes = list(stop)
+    ship = shipping(c)
+    notes = [*stop, *([ship] if ship else [])]
     if "success" in c.details:
         sampled = c.details["success"]
         words = f"Full successes: {share(sampled.base.mean)} → {share(sampled.tuned.mean)} of sampled answers"
@@ -96,8 +98,9 @@ def _compared(comparison: Comparison, stop: Sequence[str], after: Sequence[Comma
             greedy = c.details["success_greedy"]
             words += f", {share(greedy.base.mean)} → {share(greedy.tuned.mean)} of greedy ones"
         notes.append(words + ".")
-    notes += [_beyond(name, other, c.prompts) for name, other in c.others.items()]
-    notes += [*said_with(c), *(f"{command.what} {command.text}" for command in after)]
+    notes += [_beyond(name, other, c.prompts) for name, other in c.stages.items()]
+    notes += [text for text in said_with(c) if text != ship]
+    notes += [f"{command.what} {command.text}" for command in after]
     tone = _CLAIMS[c.verdict][0]
     return Headline(tone=tone, claim=claim(c), numbers=told(c), notes=tuple(notes))
 

@@ -12,6 +12,7 @@ from refine_rl.evaluate.metrics.names import CONTROLS, label
 from refine_rl.report.columns import Columns
 from refine_rl.report.data import Measure, examples, measure, measures, others, share
 from refine_rl.report.headline import claim, told
+from refine_rl.report.rivals import Contest, contest
 from refine_rl.run import RunFolder
 from refine_rl.run.records import comparison_from
 from refine_rl.types import (
@@ -95,8 +96,8 @@ def _how(metric: Metric) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Later:
-    """A later evaluation of the run; `measures` as those of its own comparison, beside `others`, and some
-    `examples`."""
+    """A later evaluation of the run; `measures` as those of its own comparison, beside `others`; `contest`
+    are its rivals; and some `examples`."""
 
     name: str
     claim: str
@@ -105,6 +106,7 @@ class Later:
     metrics: Metrics | None
     measures: tuple[Measure, ...]
     others: tuple[tuple[str, str], ...]
+    contest: Contest | None
     intervals: bool
     examples: tuple[Example, ...]
 
@@ -119,7 +121,8 @@ def later(run: RunFolder) -> list[Later]:
             notes=_notes(found),
             metrics=metrics(found),
             measures=tuple(measures(found)),
-            others=tuple(others(found.others)),
+            others=tuple(others(found.stages)),
+            contest=contest(found),
             intervals=found.prompts >= MIN_PROMPTS,
             examples=tuple(examples(found)[:LATER_EXAMPLES]),
         )

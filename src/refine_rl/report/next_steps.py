@@ -32,6 +32,9 @@ def after_verdict(run: RunFolder, settings: Settings, comparison: Comparison) ->
     if c.prompts < FEW_PROMPTS:
         more = act.evaluate(prompts="FILE")
         found.append(Command(text=more, what="Compare on more prompts, of a file:"))
+    if c.ship is not None and c.ship.name in c.rivals and (folder := c.rivals[c.ship.name].folder):
+        what = "Talk to the model to ship, which `refine export` takes as well:"
+        found.append(Command(text=f"refine chat {quoted(run.path / folder)}", what=what))
     match c.verdict:
         case "no signal":
             larger = act.train("rollout", "group_size", 2 * settings.rollout.group_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import quoted
-from refine_rl.report import answers, data, exchanges, measured, parts, rollouts, turns
+from refine_rl.report import answers, data, exchanges, measured, parts, reviewed, rollouts, turns
 from refine_rl.report.asked import asked
 from refine_rl.report.fill import fill_page
 from refine_rl.report.headline import headline
@@ -15,6 +15,7 @@ from refine_rl.report.next_steps import Command, after_verdict, next_steps, over
 from refine_rl.report.now import standing_when_made
 from refine_rl.report.plots import reward_chart, training_plots
 from refine_rl.report.points import SMOOTH_FROM
+from refine_rl.report.rivals import contest
 from refine_rl.report.sft import render_sft
 from refine_rl.report.standing import Json
 from refine_rl.report.survey import Seen, survey
@@ -51,6 +52,7 @@ def render(run: RunFolder, *, page_bytes: int = 2_900_000) -> str:
         **_training(run, settings, events, comparison, groups, after),
         "judged": bool(settings.reward.judges),
         "answers": answered,
+        "people": reviewed.collect(run),
         "later": measured.later(run),
         "rivals": measured.rivals(run),
         "prompts": data.prompts(run, events),
@@ -72,8 +74,9 @@ def _evidence(run: RunFolder, settings: Settings, comparison: Comparison | None)
     return {
         "comparison": c,
         "start": Path(settings.model.start).name,
-        "others": [] if c is None else data.others(c.others),
+        "others": [] if c is None else data.others(c.stages),
         "measures": [] if c is None else data.measures(c),
+        "contest": None if c is None else contest(c),
         "intervals": c is not None and c.prompts >= MIN_PROMPTS,
         "parts": [] if c is None else parts.by_facet(c),
         "variety": [] if c is None else parts.variety(c),
@@ -125,6 +128,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         "about": ("The run", True),
         "evidence": ("Evidence", page["comparison"]),
         "answers": ("Answers", page["answers"]),
+        "people": ("People", page["people"]),
         "turns": ("Turn by turn", page["turns"]),
         "later": ("Later evaluations", page["later"] or page["rivals"]),
         "training": ("Training", page["families"]),

@@ -61,10 +61,10 @@ def _levels(validation: Sequence[Json], comparison: Comparison | None) -> list[L
     if comparison is None or comparison.base is None:
         return []
     found = [Level(label="base on held-out prompts", value=comparison.base.mean)]
-    if "sft" in comparison.others:
+    if "sft" in comparison.stages:
         found.append(
             Level(
-                label="after SFT on held-out prompts", value=comparison.others["sft"].mean, colour="between"
+                label="after SFT on held-out prompts", value=comparison.stages["sft"].mean, colour="between"
             )
         )
     return found

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from refine_rl.errors import RefineError
+from refine_rl.evaluate.rivals import label_of, shipping
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.bottom import Bottom
 from refine_rl.report.columns import Columns
@@ -21,6 +22,7 @@ from refine_rl.report.follow import Follower
 from refine_rl.report.measured import print_metrics
 from refine_rl.report.moment import line_of
 from refine_rl.report.parts import in_order
+from refine_rl.report.rivals import print_rivals
 from refine_rl.report.safe import shown as shown
 from refine_rl.report.tiles import tinted
 from refine_rl.report.wrapping import wrap
@@ -192,8 +194,11 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
                 table.add(shown(label), _numbers(m, intervals))
         table.show(console)
         _print_others(c, console)
+        print_rivals(c, console)
         _print_parts(c, console)
     print_metrics(c, console)
+    if ship := shipping(c):
+        say(console, ship, "bold")
     for text in cautions(c).values():
         say(console, text, "yellow")
     if c.reward is not None:
@@ -209,11 +214,14 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
         console.print()
         answers = {"base": example.base, **example.others, "tuned": example.tuned}
         answers |= {side: told(dialogue) for side, dialogue in example.dialogues.items()}
-        for side, text in {"prompt": example.prompt, **answers}.items():
-            line = f"{side:<6}  {shown(_one_line(text))}"
-            line = wrap(line, console.width, under=8) if console.is_terminal else line
-            answer = tinted(line[8:], "dim") if coloured(console) else Text(line[8:])
-            console.print(Text(line[:8]) + answer)
+        labels = {side: label_of(side, c.rivals[side]) if side in c.rivals else side for side in answers}
+        column = max(map(len, ("prompt", *labels.values()))) + 2
+        lines = [("prompt", example.prompt), *((labels[side], text) for side, text in answers.items())]
+        for side, text in lines:
+            line = f"{side:<{column}}{shown(_one_line(text))}"
+            line = wrap(line, console.width, under=column) if console.is_terminal else line
+            answer = tinted(line[column:], "dim") if coloured(console) else Text(line[column:])
+            console.print(Text(line[:column]) + answer)
 
 
 def _compared_on(c: Comparison, what: str) -> str:
@@ -241,10 +249,10 @@ def _numbers(m: Contrast, intervals: bool) -> tuple[str, str, str, str]:
 
 
 def _print_others(c: Comparison, console: Console) -> None:
-    """Each further model beside the tuned one."""
+    """Each model from which training began beside the tuned one."""
     if c.tuned is None:
         return
-    for name, other in c.others.items():
+    for name, other in c.stages.items():
         table = Columns(first=f"beside {name}", headings=(shown(name), *_COLUMNS[1:]))
         reward = Contrast(base=other, tuned=c.tuned, difference=other.tuned_minus)
         for measure, m in {"reward": reward, **other.details}.items():

@@ -12,13 +12,14 @@ from refine_rl.run.checkpoints import write_folder
 from refine_rl.run.files import Record, free, read_text
 from refine_rl.run.records import comparison_from, comparison_text, outcome_from, outcome_record
 from refine_rl.run.tables import Tables
+from refine_rl.settings.evaluate import RIVALS
 from refine_rl.types import Comparison, Outcome, Split
 
 Loss = tuple[float, int]
 """Nats over a reference's tokens, and their number."""
 _ANSWERED_BY: dict[str, Split] = {
     "base": "held_out",
-    "sft": "held_out",
+    **dict.fromkeys(RIVALS, "held_out"),
     "tuned": "held_out",
     "validation": "validation",
     "probe": "train",

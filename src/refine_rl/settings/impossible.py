@@ -369,7 +369,36 @@ _TINKER: tuple[Impossible[Whole], ...] = (
     ),
 )
 
+_FINE_TUNED = "sft"
+
+_RIVALS: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: bool(it.evaluate.rivals) and _tinker(it),
+        why=f"`evaluate.rivals`: {_AT_A_SERVICE} would be paid for their answers, which no estimate counts",
+        way_out="leave them out, and make one on this machine afterwards: refine eval RUN --rivals best_of_n",
+    ),
+    Impossible(
+        when=lambda it: _FINE_TUNED in it.evaluate.rivals and it.sft is not None,
+        why='`evaluate.rivals` has "sft", and the model after the fine-tuning of [sft] is compared already, '
+        "under that name",
+        way_out="leave it out",
+    ),
+    Impossible(
+        when=lambda it: _FINE_TUNED in it.evaluate.rivals and it.engine.kind in ("processes", "vllm"),
+        why='`evaluate.rivals` has "sft", which is trained in this process, beside the model of '
+        '`engine.kind = "{it.engine.kind}"`',
+        way_out="leave it out, and make it afterwards: refine eval RUN --rivals sft",
+    ),
+    Impossible(
+        when=lambda it: _FINE_TUNED in it.evaluate.rivals and it.rollout.several_turns,
+        why='`evaluate.rivals` has "sft", which imitates single answers, and `rollout.environment` and '
+        "`rollout.tools` have turns",
+        way_out="leave it out",
+    ),
+)
+
 IMPOSSIBLE = (
-    _UPDATES + _THRIFT + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _SHARD + _VLLM + _TINKER
+    *(_UPDATES + _THRIFT + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _SHARD),
+    *(_VLLM + _TINKER + _RIVALS),
 )
 """All of them, in the order in which they are told."""

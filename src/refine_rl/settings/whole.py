@@ -20,6 +20,7 @@ from refine_rl.settings.prompts import GYM, PromptSettings
 from refine_rl.settings.reward import ReasoningGymSettings, RewardSettings
 from refine_rl.settings.rollout import RolloutSettings
 from refine_rl.settings.sft import SFTSettings
+from refine_rl.settings.track import TrackSettings
 from refine_rl.settings.writer import WriterSettings
 
 
@@ -55,6 +56,8 @@ class Settings(Section):
     """Base against tuned on held-out prompts."""
     budget: BudgetSettings = BudgetSettings()
     """A hard cap."""
+    track: TrackSettings = TrackSettings()
+    """Experiment trackers."""
     folder: Path = Field(default=Path(), exclude=True)
 
     @field_validator("task")
@@ -141,6 +144,23 @@ class Settings(Section):
         if self.model.name == "tiny":
             return 5e-4 if whole else 2e-3
         return 2e-5 if whole else 2e-4
+
+    @property
+    def best_of(self) -> int:
+        """Answers of which a rival takes the best one."""
+        return self.evaluate.best_of or self.rollout.group_size
+
+    @property
+    def rival_calls(self) -> int:
+        """Answers that may be scored to make one rival: those of training, unless it is said."""
+        trained = self.grpo.steps * self.grpo.prompts_per_step * self.rollout.group_size
+        return self.evaluate.rival_calls or trained
+
+    @property
+    def reflects(self) -> str:
+        """ "ENDPOINT/MODEL" that thinks about a better system prompt: the writer, else the first judge; ""
+        where the settings name neither."""
+        return self.writer.model or next(iter(self.reward.judges), "")
 
     @property
     def clip_low(self) -> float:

@@ -62,9 +62,55 @@ class Beside(Estimate):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Other(Beside):
     """Another model's reward. `details` holds the same for other measures, named as those of the comparison:
-    `base` is the other model's there."""
+    `base` is the other model's there.
+
+    A rival, which was made to stand beside the tuned model, says `how`; `over_base` is what it has more than
+    base (paired by prompt). It took so many scored `answers`, `calls` to LLMs, `cost_usd` (None: unknown) and
+    `seconds` to make. `at_use` is what one of its answers costs in words, `draws` how many are drawn for it,
+    and `tokens` what is sampled for it on average; `found` is a system prompt, `folder` where its weights lie
+    in the run's folder.
+    """
 
     details: Mapping[str, Contrast] = field(default_factory=dict)
+    how: str = ""
+    over_base: Estimate | None = None
+    answers: int = 0
+    calls: int = 0
+    cost_usd: float | None = None
+    seconds: float | None = None
+    at_use: str = ""
+    tokens: float | None = None
+    draws: int = 1
+    found: str = ""
+    folder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Took:
+    """What training took: scored answers, dollars (None: unknown) and seconds.
+
+    >>> Took(answers=512, cost_usd=0.0, seconds=64.5).answers
+    512
+    """
+
+    answers: int
+    cost_usd: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ship:
+    """Which of all models to use: the one that costs least at use among the best. `as_well` are the others
+    from which the prompts could not tell the best one; `unsure` those that are neither surely better than
+    base nor surely behind the best.
+
+    >>> Ship(name="tuned", as_well=("best_of_n",)).name
+    'tuned'
+    """
+
+    name: str
+    as_well: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,8 +192,9 @@ class Comparison:
     "unseen" ones; it is empty where every combination was seen. `variety` is of the sampled answers of
     "base" and "tuned", and of the greedy ones ("base_greedy", "tuned_greedy"); `content` is of the sampled
     answers of "base" and "tuned". `others` are further models on the same prompts: "sft", from which training
-    began. `metrics` are of the greedy answers; `controls` has the same of answers that no model gave (and
-    "reward"), by the control's name and the metric's.
+    began, and rivals, of which `others_missing` says why one could not be had, and `ship` which of all to
+    use; `took` is what training took where there are any. `metrics` are of the greedy answers; `controls`
+    has the same of answers that no model gave (and "reward"), by the control's name and the metric's.
     """
 
     prompts: int
@@ -165,6 +212,9 @@ class Comparison:
     variety: Mapping[str, Variety] = field(default_factory=dict)
     content: Mapping[str, Content] = field(default_factory=dict)
     others: Mapping[str, Other] = field(default_factory=dict)
+    others_missing: Mapping[str, str] = field(default_factory=dict)
+    took: Took | None = None
+    ship: Ship | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     controls: Mapping[str, Mapping[str, Beside]] = field(default_factory=dict)
 
@@ -172,6 +222,16 @@ class Comparison:
     def prompts_asked(self) -> int:
         """The prompts that both models answered, scored or not."""
         return self.prompts + self.prompts_missing
+
+    @property
+    def rivals(self) -> Mapping[str, Other]:
+        """Those of the others that were made to stand beside the tuned model."""
+        return {name: other for name, other in self.others.items() if other.how}
+
+    @property
+    def stages(self) -> Mapping[str, Other]:
+        """The others: models from which training began."""
+        return {name: other for name, other in self.others.items() if not other.how}
 
     @property
     def reward(self) -> Contrast | None:
