@@ -1,6 +1,6 @@
 # make demo   a fresh machine: environment, installation, the demo (offline once installed)
 # make test   a fresh machine: environment, installation, every test
-.PHONY: help demo test quick slow check bench docs site notebook clean browser
+.PHONY: help demo test quick slow check bench docs package site notebook clean browser
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -19,6 +19,7 @@ help:
 	@echo "make slow   the tests that take minutes        make check  format, lint, types"
 	@echo "make bench  the figures of the documentation   make docs   generated pages      make clean"
 	@echo "make notebook   runs the notebook anew and stores its tables and plots"
+	@echo "make package    wheel and source archive, each installed and used in an environment that has nothing"
 	@echo "make site   the documentation as a site, in build/site; nothing is fetched"
 
 demo: $(VENV)/.installed
@@ -48,6 +49,9 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m refine_rl.api.docs > docs/python.md
 	$(BIN)/python -c "from refine_rl.rewards.rules.table import rules_table_markdown as t; print(t(), end='')" > docs/rules.md
 	$(BIN)/python benchmarks/memory_table.py docs/memory.md
+
+package: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m network tests/test_packaging.py
 
 site: $(VENV)/.installed-dev
 	$(BIN)/python docs/site/build.py

@@ -26,6 +26,33 @@ needs_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)"
 )
 
+CONTRAST = """() => {
+    const read = (color) => (color.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+    const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+        .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (e) => {
+        for (let at = e; at; at = at.parentElement) {
+            const color = read(getComputedStyle(at).backgroundColor);
+            if (color.length < 4 || color[3] === 1) return color;
+        }
+        return [255, 255, 255];
+    };
+    const found = {};
+    for (const e of document.querySelectorAll("body *")) {
+        const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+        const silent = "script, noscript, .unseen, [aria-disabled=true], option";
+        if (!own || !e.checkVisibility() || e.closest(silent)) continue;
+        const ink = light(read(getComputedStyle(e).color)), paper = light(behind(e));
+        const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+        const name = e.tagName + "." + e.className;
+        found[name] = Math.min(found[name] ?? 99, contrast);
+    }
+    return [found, light(behind(document.body))];
+}"""
+"""A script: the least contrast of each kind of element that has words, by tag and class; and how light the
+page is."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

@@ -28,6 +28,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as refine_rl.policy does; her
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its processes; a test that wants it sets its own
 # Models of a few thousand weights gain nothing by more, and wait for it; here and in every child.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# peft imports bitsandbytes, and that compiles functions as it is imported: a second of every child's.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 if importlib.util.find_spec("hypothesis"):  # not where only the tests of a card are run (benchmarks/gpu.py)
     from hypothesis import HealthCheck

@@ -5,6 +5,7 @@
     server.stop()
 
 `brain` gets the request's body and gives the answer's text, a whole message, or bytes: a body as it is.
+`models` are the names that it lists.
 `hold` is called with a request's number before it is answered, in a thread of its own, and may wait for
 whatever the test wants to happen first: `hold=Barrier(5).wait`, `hold=lambda n: free.wait(60)`.
 `moods` is one mood for all requests, a sequence (one a request, then "ok"), or a function of the number
@@ -37,7 +38,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -79,12 +80,14 @@ class LlmServer:
         hold: Callable[[int], Any] = lambda number: None,
         late: float = 5.0,
         cost: float | None = None,
+        models: Sequence[str] = ("model",),
     ) -> None:
         self.brain = brain
         self.moods = moods
         self.delay = delay
         self.hold = hold
         self.late = late
+        self.models = models  # that it lists
         self.cost = cost  # put into usage.cost, as routers do
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -127,8 +130,13 @@ class LlmServer:
                     server.connections += 1
 
             def do_GET(self) -> None:
-                models = {"object": "list", "data": [{"id": "model", "object": "model"}]}
-                send(self, 200, models)
+                if server.moods in ("401", "402"):  # a key that is refused is so for every question
+                    code, words = _WORDS[int(server.moods)]
+                    said = words.format(key=self.headers.get("Authorization", "").removeprefix("Bearer "))
+                    send(self, int(server.moods), {"error": {"code": code, "message": said}})
+                    return
+                listed = [{"id": name, "object": "model"} for name in server.models]
+                send(self, 200, {"object": "list", "data": listed})
 
             def do_POST(self) -> None:
                 try:

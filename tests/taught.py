@@ -14,7 +14,7 @@ import torch
 from refine_rl.policy.policy import Policy
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.learn import Loss
-from refine_rl.training.grpo.setup import distance_of, learner_of, loss_of
+from refine_rl.training.grpo.setup import distance_of, learner_of, loss_of, passes_of
 from refine_rl.training.learner import Learned
 from refine_rl.training.rows import MemberKey, Row
 from refine_rl.types import Group, Trajectory
@@ -41,7 +41,7 @@ def learned(
         loss_of(settings).objective(settings.grpo.kl),
         step=step,
         rate=settings.learning_rate if rate is None else rate,
-        updates=settings.grpo.updates_per_step,
+        passes=passes_of(settings),
         pause=pause,
     )
 

@@ -33,6 +33,7 @@ _PLACES = [
     "examples/**/*.md",
     "benchmarks/*.md",
     "src/refine_rl/recipes/*/README.md",
+    "src/refine_rl/assets/skills/*/SKILL.md",
 ]
 PAGES = sorted(page for place in _PLACES for page in ROOT.glob(place))
 TASKS = [*ROOT.glob("examples/*/task.toml"), *SOURCE.glob("recipes/[!_]*/task.toml")]

@@ -24,8 +24,12 @@ pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider"], plugins=[Seen()
 
 
 @pytest.fixture(scope="module")
-def why_slow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def why_slow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Every test, and why it is not quick."""
+    config = request.config
+    if config.args == config.getini("testpaths") and not config.option.keyword and not config.option.deselect:
+        # The suite runs as a whole, and has been collected but for what its own -m leaves out.
+        return {item.nodeid: quick.why_slow(item) for item in request.session.items}
     file = tmp_path_factory.mktemp("collected") / "why.json"
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n{COLLECT}"
     subprocess.run([sys.executable, "-c", code, file], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -25,7 +25,7 @@ def test_the_exported_folders_load_as_the_page_says(
     task = ROOT / "examples" / "short_answers"
     flags = [flag for setting in FEW for flag in ("--set", setting)]
     assert refine("train", task, "--run", "runs/demo", *flags).code == 0
-    shown = re.findall(r"(?m)^refine (export [^#\n]*)", PAGE)
+    shown = re.findall(r"(?m)^refine (export [^#\n]* --out [^#\n]*)", PAGE)
     assert len(shown) == 2
     for command in shown:
         assert refine(*command.split()).code == 0

@@ -26,6 +26,7 @@ FILLED = {
     "rival_": [f"rival_{name}" for name in NAMES],
     "missing_": [f"missing_{name}" for name in NAMES],
     "missing_in_win_rate": ["missing_in_win_rate"],
+    "tracker_": ["tracker_NAME"],
 }
 """Names that are put together: the beginning, and what the page is to have."""
 

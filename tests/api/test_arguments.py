@@ -269,6 +269,7 @@ WRONG: dict[str, dict[str, Wrong]] = {
         "observer": OBSERVER,
         "rollout": SECTION,
         "budget": SECTION,
+        "track": SECTION,
         "settings": [
             ({"stepz": 3}, "did you mean `sft.steps`"),
             ({"steps": "many"}, "`sft.steps` must be a whole number"),
@@ -332,7 +333,15 @@ WRONG: dict[str, dict[str, Wrong]] = {
             ("float16", 'dtype=\'float16\': give "float32" or "bfloat16"'),
             ("float32", "dtype='float32': it goes with merged=True"),
         ],
+        "gguf": [(5, "gguf=5: give the path of a new file")],
+        "ollama": [("", "ollama='': give the name"), (5, "ollama=5: give the name")],
+        "outtype": [("q4", 'outtype=\'q4\': give "f32", "f16", "bf16" or "q8_0"')],
+        "llama_cpp": [(5, r"llama_cpp=5: give the path of llama\.cpp's folder")],
+        "hub": [(5, 'hub=5: give "OWNER/NAME"')],
+        "private": [("yes", "private='yes': give True or False")],
         "checkpoint": CHECKPOINT,
+        "check": [("no", "check='no': give True or False")],
+        "observer": OBSERVER,
     },
     "score_group": {
         "messages": [

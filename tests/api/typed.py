@@ -126,7 +126,9 @@ reveal_type(refine.generate(tuned, ["Hello."]))  # is: list[str]
 refine.generate(run, 5)  # wrong: call-overload
 
 reveal_type(refine.export(tuned, "out", merged=True, dtype="bfloat16"))  # is: Path
-refine.export(run, "out", dtype="float16")  # wrong: arg-type
+reveal_type(refine.export(run, gguf="a.gguf", outtype="q8_0"))  # is: Path
+reveal_type(refine.export(run, hub="me/mine", merged=True))  # is: str
+refine.export(run, "out", dtype="float16")  # wrong: call-overload
 
 
 async def scores() -> None:

@@ -255,7 +255,7 @@ def test_the_browser_is_opened_where_that_is_asked_for(
         return False
 
     monkeypatch.setattr("webbrowser.open", opens)
-    monkeypatch.setattr("refine_rl.cli.watch._until_stopped", stop)
+    monkeypatch.setattr("refine_rl.cli.watch.until_stopped", stop)
     done = refine("watch", trained[0], "--port", "0", "--open")
     assert done.code == 0
     assert opened == re.findall(r"http://127\.0\.0\.1:\d+/", done.out)
@@ -273,7 +273,7 @@ def test_from_afar_it_says_how_to_see_it(
     def stop() -> None:
         raise StopNow("Interrupted.")
 
-    monkeypatch.setattr("refine_rl.cli.watch._until_stopped", stop)
+    monkeypatch.setattr("refine_rl.cli.watch.until_stopped", stop)
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 5 10.0.0.2 22")
     done = refine("watch", trained[0], "--port", "0")
     port = done.out.rstrip("/\n").rpartition(":")[2]

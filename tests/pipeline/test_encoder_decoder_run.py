@@ -27,8 +27,18 @@ Task = Callable[..., Settings]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
 KINDS: dict[str, dict[str, Any]] = {
     "t5": {"model": {"prefix": "say: "}, "grpo": {"kl": 0.05}},
-    "bart": {"model": {"adapter": "none"}, "grpo": {"learning_rate": 1e-3, "updates_per_step": 2}},
-    "mt5": {"model": {"gradient_checkpointing": True, "dropout": 0.1}, "rollout": {"ahead": 1}},
+    "bart": {
+        "model": {"adapter": "none"},
+        "grpo": {
+            **{"learning_rate": 1e-3, "updates_per_step": 2, "minibatches": 2, "kl_stop": 0.5},
+            **{"replay": 1, "oversample": 1.5},
+        },
+    },
+    "mt5": {
+        "model": {"gradient_checkpointing": True, "dropout": 0.1},
+        "rollout": {"ahead": 1},
+        "grpo": {"minibatches": 2},
+    },
 }
 
 

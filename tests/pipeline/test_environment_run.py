@@ -191,8 +191,10 @@ def test_another_evaluation_plays_the_same_world(whole: RunFolder) -> None:
 
 
 def test_stopped_and_resumed_to_the_bit(task: Task, tmp_path: Path) -> None:
-    """With the next step's games under way while this one's are scored."""
-    unbroken, folder = (RunFolder.create(tmp_path / name, task(rollout={"ahead": 1})) for name in "ab")
+    """With the next step's games under way while this one's are scored, and more games than are scored."""
+    more = {"minibatches": 2, "updates_per_step": 2, "kl_stop": 0.5, "replay": 1, "oversample": 1.5}
+    settings = task(rollout={"ahead": 1}, grpo=more)
+    unbroken, folder = (RunFolder.create(tmp_path / name, settings) for name in "ab")
     run(unbroken)
     stops = 0
     while folder.comparison() is None:

@@ -389,6 +389,75 @@ def test_other_settings_run_and_resume_to_the_bit(
     assert a.pool() == b.pool()
 
 
+THRIFT = {
+    "prompts": {"pool": "informative", "facets": {"animal": WORDS[:2]}, "validation": 0},
+    "rollout": {"ahead": 1, "temperature": 0.5},
+    "grpo": {
+        **{"steps": 6, "checkpoint_every": 3, "flat": "drop"},
+        **{"minibatches": 2, "updates_per_step": 3, "kl_stop": 0.05, "replay": 2, "oversample": 2.0},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def thrift(task: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run with all that makes more of a scored group, never stopped."""
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "thrift", task(**THRIFT))
+    run(folder)
+    return folder
+
+
+def test_more_is_sampled_than_scored_and_a_step_ends_where_it_has_gone_far_enough(thrift: RunFolder) -> None:
+    metrics, groups = thrift.metrics(), list(thrift.groups())
+    for m in metrics:
+        (line,) = [p for p in thrift.pool() if (p["state"], p["step"]) == ("sampled", m["step"])]
+        assert line["scored"] == [g["prompt_id"] for g in groups if g["step"] == m["step"]]
+        assert (m["groups_sampled"], m["groups"]) == (len(line["diversity"]), len(line["scored"])) == (6, 3)
+        least = min(line["diversity"][name] for name in line["scored"])
+        assert all(line["diversity"][name] <= least for name in {*line["diversity"]} - {*line["scored"]})
+        assert 1 <= m["updates"] <= 6
+    stopped = [m for m in metrics if m["updates"] < 6 and m["moved_kl"] > 0.05]
+    assert stopped
+    better = [
+        sum(
+            t["advantage"] is not None and t["advantage"] > 0
+            for g in groups
+            for t in g["trajectories"]
+            if s(g)
+        )
+        for s in (lambda g, k=k: k - 2 <= g["step"] < k for k in range(1, 7))
+    ]
+    assert [m["replayed"] for m in metrics] == better
+    assert better[0] == 0 < better[2]
+
+
+@pytest.mark.parametrize("at", [25, 88])
+def test_thrift_is_stopped_and_resumed_to_the_bit(
+    thrift: RunFolder, task: Callable[..., Settings], tmp_path: Path, at: int
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", task(**THRIFT))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(at))
+    run(folder)
+    for file in ("weights.safetensors", "optimizer.safetensors"):
+        assert (thrift.checkpoint(6) / file).read_bytes() == (folder.checkpoint(6) / file).read_bytes()
+    assert list(thrift.groups()) == list(folder.groups())
+    assert thrift.pool() == folder.pool()
+    timeless = [
+        [{k: v for k, v in m.items() if k not in ("seconds", "tokens_per_second")} for m in r.metrics()]
+        for r in (thrift, folder)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_thrift_is_made_again_to_the_token(thrift: RunFolder, step: int) -> None:
+    """With the prompts that were not scored beside those that were, and earlier answers in the update."""
+    again = replay(thrift, step=step)
+    assert len(again) == 3 * 4
+    assert all(member.same for member in again)
+
+
 def test_positions_that_follow_the_length_of_a_text_are_held_for_a_run(
     task: Callable[..., Settings], make_model: MakeModel, tmp_path: Path
 ) -> None:

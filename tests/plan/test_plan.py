@@ -810,6 +810,36 @@ def test_resampling_takes_time_and_disk() -> None:
     assert after.disk - before.disk == 20 * 2 * 8 * (25 * 256 + 600 + 500)
 
 
+THRIFT = {"updates_per_step": 4, "kl_stop": 0.03, "oversample": 2.0}
+
+
+def test_more_groups_are_sampled_than_judged() -> None:
+    """6 of the 3 a step that are judged; the passes may end after the first."""
+    plain, more = (make(grpo=g, **judging("e/j", anchors=False)) for g in (GRPO, {**GRPO, **THRIFT}))
+    assert numbers(calls(plain, COUNTS)) == numbers(calls(more, COUNTS))
+    low, high = (Pace(settings=more, size=SIZE, rates=RATES, prompt=100, share=s) for s in (0.5, 1.0))
+    once, often = low.training(3, 8) / 4, high.training(3, 8)
+    found = pace.estimate(more, SIZE, RATES, COUNTS).step
+    assert found == pytest.approx((low.sampling(6, 8) + once, high.sampling(6, 8) + often))
+    few = replace(COUNTS, train=5)
+    assert pace.estimate(more, SIZE, RATES, few).step[1] == pytest.approx(high.sampling(5, 8) + often)
+
+
+def test_what_is_sampled_to_choose_from_is_told() -> None:
+    tiny = {"model": {"name": "tiny", "device": "cpu"}}
+
+    def notes(counts: Counts = COUNTS, **grpo: Any) -> str:
+        return "\n".join(make_plan(make(**tiny, grpo={**GRPO, **grpo}), counts, rates=RATES).notes)
+
+    told = notes(**THRIFT)
+    assert "a step samples 6 groups, and has 3 of them scored" in told
+    assert "may end a step's 4 passes early: the low figures count one" in told
+    few = notes(replace(COUNTS, train=4), **THRIFT)
+    assert "a step samples 4 groups, no more, as there are 4 training prompts" in few
+    assert "grpo.oversample" not in notes()
+    assert "grpo.kl_stop" not in notes(minibatches=2, kl_stop=0.1)
+
+
 def test_resampling_waits_for_judges_again() -> None:
     settings = make(**judging("e/j", anchors=False), grpo={**GRPO, "resample": 2})
     counts = Counts(train=40, validation=0, held_out=0, chars=400)

@@ -59,6 +59,20 @@ def test_more_updates_and_a_reference() -> None:
     assert found[2] == (2 * rows * 228, 2 * rows * 356)
 
 
+def test_passes_that_may_end_and_groups_to_choose_from() -> None:
+    """6 groups are sampled and 3 trained on, at least once; as some are trained on before others had their
+    first pass, all are read for that once more. With the answers of the step before, half of which come
+    again, it is half as much more."""
+    rows = 20 * 3 * 8
+    thrift = {"updates_per_step": 4, "minibatches": 3, "kl_stop": 0.03, "oversample": 2.0}
+    found = numbers(make(grpo={**GRPO, **thrift}))["training"]
+    assert found[0] == (12_000 + 2 * rows * 228, 12_000 + 5 * rows * 356)
+    assert found[1] == (2 * rows * 128, 2 * rows * 256)
+    assert found[2] == (rows * 228, 4 * rows * 356)
+    again = numbers(make(grpo={**GRPO, **thrift, "replay": 1}))["training"]
+    assert again[2] == (1.5 * rows * 228, 6 * rows * 356)
+
+
 def test_groups_in_the_place_of_others() -> None:
     """Up to 2 more a step, in the high figures; those without spread are dropped, and so not trained on."""
     found = numbers(make(grpo={**GRPO, "resample": 2}))["training"]

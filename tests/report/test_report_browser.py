@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from browsing import Visit, browser, needs_browser
+from browsing import CONTRAST, Visit, browser, needs_browser
 from games import games_run
 from refine_rl.llm.client import Call
 from refine_rl.report.page import render
@@ -491,32 +491,6 @@ def test_tables_are_reached_without_the_script_too(browser: Any, report: Path) -
         assert box.get_attribute("tabindex") == "0"
         assert box.get_attribute("role") == "region"
     visit.context.close()
-
-
-CONTRAST = """() => {
-    const read = (color) => (color.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
-    const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
-        .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-    const behind = (e) => {
-        for (let at = e; at; at = at.parentElement) {
-            const color = read(getComputedStyle(at).backgroundColor);
-            if (color.length < 4 || color[3] === 1) return color;
-        }
-        return [255, 255, 255];
-    };
-    const found = {};
-    for (const e of document.querySelectorAll("body *")) {
-        const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-        const silent = "script, noscript, .unseen, [aria-disabled=true], option";
-        if (!own || !e.checkVisibility() || e.closest(silent)) continue;
-        const ink = light(read(getComputedStyle(e).color)), paper = light(behind(e));
-        const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-        const name = e.tagName + "." + e.className;
-        found[name] = Math.min(found[name] ?? 99, contrast);
-    }
-    return [found, light(behind(document.body))];
-}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -200,6 +200,9 @@ def test_what_only_some_runs_have_is_drawn_where_they_have_it(run: RunFolder) ->
         ("importance_mean", (1.0, 1.1, 0.9), "Importance weight before it is cut, mean"),
         ("importance_max", (1.0, 3.0, 2.0), "Importance weight before it is cut, largest"),
         ("groups_by_steps", (0, 1, 0), "Share of groups told apart by their steps"),
+        ("updates", (4, 2, 4), "Optimizer steps a step"),
+        ("moved_kl", (0.01, 0.04, 0.02), "From the policy that sampled, at the end of a step, nats a token"),
+        ("groups_sampled", (8, 8, 8), "Share of sampled groups of one text"),
         ("groups_missing", (0, 2, 0), "Share of groups with a missing score"),
         ("kept_share", (0.5, 0.5, 0.25), "Share of the prompt’s words that answers keep"),
         ("by_length", (0.1, 0.9, 0.2), "How far rewards follow from lengths alone"),
@@ -208,11 +211,16 @@ def test_what_only_some_runs_have_is_drawn_where_they_have_it(run: RunFolder) ->
         with_it = [{**m, name: value} for m, value in zip(rows, values, strict=True)]
         assert title in charts(with_it, []), title
         assert title not in charts(rows, []), title
-    still = [{**m, "kl_coefficient": 0.05, "clip_share": 0.0, "cost_usd": 0.0} for m in rows]
+    alike = [{**m, "groups_sampled": 8, "groups_alike": n} for n, m in enumerate(rows)]
+    found = charts(alike, [])["Share of sampled groups of one text"].data["series"][0]["values"]
+    assert found == [0.0, 0.125, 0.25]
+    same = {"kl_coefficient": 0.05, "clip_share": 0.0, "cost_usd": 0.0, "updates": 4}
+    still = [{**m, **same} for m in rows]
     assert not {
         "KL coefficient",
         "Share of tokens outside the clip range",
         "Dollars for LLMs, all steps so far",
+        "Optimizer steps a step",
     } & (charts(still, []).keys())
 
 

@@ -141,3 +141,19 @@ def test_what_says_what_is_good(says: dict[str, Any]) -> None:
     shown = {"data": "file:pairs.jsonl"}
     assert settings(sft=shown, **says).scored
     assert not settings(sft=shown).scored
+
+
+@pytest.mark.parametrize(
+    ("track", "wrong"),
+    [
+        ({"to": ["wandb", "wandb"]}, 'names "wandb" twice'),
+        ({"to": ["tensorbord"]}, "tensorboard"),
+        ({"project": "a/b"}, "is a name of letters"),
+        ({"project": " "}, "is a name of letters"),
+        ({"rollouts": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_trackers_are_named_once_and_as_they_are_called(track: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValidationError, match=wrong):
+        settings(track=track)
+    assert settings().track.to == []

@@ -114,6 +114,12 @@ def named(first: dict[str, Any], last: dict[str, Any]) -> set[str]:
 LONG = {"tokens_mean": 40.0, "kept_share": 0.25, "by_length": 0.9, "reward_mean": -40.0}
 SHORT = {"tokens_mean": 8.0, "kept_share": 0.05, "by_length": None, "reward_mean": -2.0}
 
+CHOSEN = {
+    "groups_sampled": 8,
+    "facets_sampled": {"tone = dry": 4, "tone = warm": 4},
+    "facets_scored": {"tone = dry": 0, "tone = warm": 4},
+}
+
 
 @pytest.mark.parametrize(
     ("first", "last", "names"),
@@ -127,6 +133,13 @@ SHORT = {"tokens_mean": 8.0, "kept_share": 0.05, "by_length": None, "reward_mean
         ({"tokens_mean": 10.0}, {"tokens_mean": 26.0}, {"length_growth"}),
         ({"entropy": 2.0}, {"entropy": 0.19}, {"entropy_collapse"}),
         ({"entropy": 2.0}, {"entropy": 0.21}, set()),
+        ({"entropy": 1.0}, {"entropy": 2.01}, {"entropy_rise"}),
+        ({"entropy": 1.0}, {"entropy": 1.99}, set()),
+        ({"entropy": 0.1}, {"entropy": 0.59}, set()),  # less than half a nat more
+        ({"entropy": 0.1}, {"entropy": 0.61}, {"entropy_rise"}),
+        (CHOSEN, CHOSEN | {"facets_scored": {"tone = dry": 0, "tone = warm": 4}}, {"starved_facet"}),
+        (CHOSEN, CHOSEN | {"facets_scored": {"tone = dry": 1, "tone = warm": 3}}, set()),
+        (CHOSEN | {"groups_sampled": 99}, CHOSEN, set()),  # so few are scored that chance may do it
         ({}, {"clipped_share": 0.6}, {"many_cut"}),
         ({}, {"groups_zero_variance": 4}, {"little_signal"}),
         ({}, {"groups_zero_variance": 3}, set()),

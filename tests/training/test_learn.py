@@ -24,6 +24,7 @@ from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.kl import kl_per_token
 from refine_rl.training.grpo.setup import learner_of, loss_of
 from refine_rl.training.local import LocalLearner, adamw
+from refine_rl.training.passes import Passes
 from refine_rl.training.rows import Row
 from refine_rl.types import Group, Segment
 from taught import learned, references_of, rows_of
@@ -366,7 +367,7 @@ def test_weights_between_two_optimizer_steps_are_not_whole(make_model: MakeModel
     s = settings(updates_per_step=2)
     learner, loss = learner_of(s, policy), loss_of(s).objective(0.0)
     learner.save(tmp_path, Position())
-    learner.learn(batch, loss, step=1, rate=0.01, updates=2)
+    learner.learn(batch, loss, step=1, rate=0.01, passes=Passes(updates=2))
     assert learner.whole
     learner.load(tmp_path)  # where the rollouts came from
 
@@ -376,7 +377,7 @@ def test_weights_between_two_optimizer_steps_are_not_whole(make_model: MakeModel
         return loss(*args)
 
     with pytest.raises(MachineError):
-        learner.learn(batch, fails, step=2, rate=0.01, updates=2)
+        learner.learn(batch, fails, step=2, rate=0.01, passes=Passes(updates=2))
     assert not learner.whole
     learner.load(tmp_path)
     assert learner.whole

@@ -13,9 +13,10 @@ print(run.comparison)
 
 import warnings
 
-from refine_rl.api.after import Talk, chat, evaluate, export, generate
+from refine_rl.api.after import Talk, chat, evaluate, generate
 from refine_rl.api.before import check, plan, prompts
 from refine_rl.api.beside import compare_runs
+from refine_rl.api.leaving import export
 from refine_rl.api.records import Evaluation, PromptList, RewardCheck, Run, SFTRun, SideBySide
 from refine_rl.api.runs import open_run, resume, resume_sft, sft, train
 from refine_rl.api.score import score_group

@@ -241,7 +241,10 @@ def _is_code(value: object) -> bool:
     return any(callable(one) for one in listed)
 
 
-def path(name: str, value: object, what: str = "a folder") -> None:
+def path(name: str, value: object, what: str = "a folder", *, none: bool = False) -> None:
+    """A path; or None, where `none` allows that."""
+    if none and value is None:
+        return
     if not isinstance(value, str | Path) or not str(value).strip():
         raise refuse(name, value, f"give the path of {what}")
 
@@ -348,6 +351,11 @@ def dtype(value: object, merged: object) -> None:
         raise refuse("dtype", value, 'give "float32" or "bfloat16"')
     if value is not None and merged is not True:
         raise refuse("dtype", value, "it goes with merged=True: an adapter by itself is float32 always")
+
+
+def outtype(value: object) -> None:
+    if value not in (None, "f32", "f16", "bf16", "q8_0"):
+        raise refuse("outtype", value, 'give "f32", "f16", "bf16" or "q8_0"')
 
 
 def evaluation(

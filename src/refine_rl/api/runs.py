@@ -146,6 +146,7 @@ def sft(
     observer: Observer | None = None,
     rollout: Section | None = None,
     budget: Section | None = None,
+    track: Section | None = None,
     **settings: Any,
 ) -> SFTRun:
     """Trains a model on answers to imitate (supervised fine-tuning).
@@ -157,7 +158,7 @@ def sft(
         model: a hub id, a folder or "tiny"; or the [model] section as a dict.
         run: the run's folder; without it, a new one below runs/.
         observer: hears the progress; without it, it is shown.
-        rollout, budget: these sections as dicts.
+        rollout, budget, track: these sections as dicts.
         settings: those of [sft]: `steps=500`, `epochs=3`, `learning_rate=2e-4`, `validation=50` ...
 
     Raises UserError for what the arguments, files or model do not allow, GuardStop where a guard ended
@@ -166,7 +167,7 @@ def sft(
     """
     take_part()
     rows: str | None = None
-    sections = {"rollout": rollout, "budget": budget}
+    sections = {"rollout": rollout, "budget": budget, "track": track}
     given = {name: section for name, section in sections.items() if section is not None}
     checks.data(data)
     if isinstance(data, str | Path):

@@ -19,7 +19,7 @@ _VERB = re.compile(rf"`?refine (eval|chat|export|plan|prompts|check) ({_WORD})`?
 _SET = re.compile(rf"--set ({_WORD})")
 _FLAG = re.compile(
     r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|answers|"
-    rf"base-url|dtype|rivals)\b(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
+    rf"base-url|dtype|rivals|outtype|out|gguf|ollama|hub|llama-cpp)\b(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
 )
 _INIT = "`refine init "
 _SPARED = re.compile(f"({_INIT}[^`]*`)")  # there is no call for it, so it stays a command
@@ -62,7 +62,7 @@ def _in_python(text: str) -> str:
     text = _RESUME.sub(_resume, text)
     text = _VERB.sub(lambda m: f"refine_rl.{_VERBS.get(m[1], m[1])}({_unquoted(m[2])!r})", text)
     text = _SET.sub(_set, text)
-    text = re.sub(r"--(merged|again)\b", r"\1=True", text)
+    text = re.sub(r"--(merged|again|private)\b", r"\1=True", text)
     return _FLAG.sub(_argument, text)
 
 

@@ -14,6 +14,7 @@ from refine_rl.settings import Settings
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.learn import step_metrics
 from refine_rl.training.grpo.pool import Chosen, Seen
+from refine_rl.training.grpo.selection import Selection
 from refine_rl.training.grpo.setup import collector_of, distance_of, learn_of, learner_of, play_of
 from refine_rl.types import Group, Message, Prompt, Score, StepMetrics, Trajectory
 
@@ -78,7 +79,7 @@ def take_steps(
             total = time.perf_counter() - began
             _require_whole(collected.groups, settings.rollout.max_tokens)
             seconds = {**collected.seconds, "train": total - sum(collected.seconds.values())}
-            taken.append(step_metrics(step, collected.groups, update, seconds, None))
+            taken.append(step_metrics(step, collected.groups, update, seconds, None, collected.told))
             tell(taken[-1])
     return taken
 
@@ -118,7 +119,11 @@ class _Record:
     def seen(self) -> Sequence[Seen]:
         return ()
 
+    def selection(self, step: int) -> None:
+        return None
+
     def pool(self, step: int, chosen: Chosen) -> None: ...
+    def selected(self, step: int, selection: Selection) -> None: ...
     def groups(self, groups: Sequence[Group]) -> None: ...
     def step(self, metrics: StepMetrics) -> None: ...
     def warning(self, step: int, name: str, text: str) -> None: ...

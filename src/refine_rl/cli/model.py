@@ -1,4 +1,4 @@
-"""refine chat, refine export: the tuned model in use."""
+"""refine export, and what commands that open a model share."""
 
 from __future__ import annotations
 
@@ -8,64 +8,12 @@ from pathlib import Path
 
 import typer
 
-from refine_rl.errors import UserError
-
 CHECKPOINT = typer.Option(
     None,
     "--checkpoint",
     metavar="best|last|STEP",
     help="These weights in place of the tuned model; also of a run that is not finished.",
 )
-
-
-def chat(
-    run: Path = typer.Argument(..., help="A run with a tuned model; one without with --checkpoint."),
-    checkpoint: str | None = CHECKPOINT,
-    base: bool = typer.Option(False, "--base", help="Show the untrained model's answer as well."),
-    temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: the most likely answer."),
-    max_tokens: int | None = typer.Option(
-        None, "--max-tokens", min=1, help="An answer is cut here; without it, the run's limit."
-    ),
-    system: str | None = typer.Option(None, "--system", help="Without it, the run's own system message."),
-) -> None:
-    """Talk to the tuned model. Every message stands alone, as in training; /help says what else there is, and
-    an empty line ends."""
-    from refine_rl.pipeline.chat import COLUMN, open_chat
-    from refine_rl.pipeline.weights import choose_weights
-    from refine_rl.report.screen import print_error, results, say, talk
-    from refine_rl.run import RunFolder
-
-    folder = RunFolder.open(run)
-    weights = choose_weights(folder, checkpoint)
-    messages, console = talk(), results()
-    settings = folder.settings()
-    messages.print(f"Loading {settings.model.name} ...", markup=False)
-    talked = open_chat(
-        folder, weights, temperature=temperature, max_tokens=max_tokens, system=system, base=base
-    )
-    which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(folder.planned_steps())}"
-    say(messages, f"{settings.model.name}, {which}: {settings.task.strip()}")
-    if talked.stage is None:
-        say(messages, "Every message stands alone. /help says what else there is; an empty line ends.")
-    else:
-        known = [p.id for p in folder.prompts() if p.split == "held_out"]
-        say(
-            messages,
-            f"Each message sets a world of {settings.rollout.world} going, which you see played: a "
-            f"prompt's id ({', '.join(known[:3])} ... {known[-1]}) takes its data, any other text has none. "
-            "/help says what else there is; an empty line ends.",
-        )
-    line_editing()
-    while (text := next_message()) and text != "/quit":
-        try:
-            if text.startswith("/") and not text.startswith("//"):
-                for line in talked.command(text).split("\n"):
-                    say(messages, line, under=COLUMN if line.startswith("/") else None)
-                continue
-            for who, answer in talked.answers(text[1:] if text.startswith("//") else text):
-                say(console, f"{who + ':':<6} {answer}")
-        except UserError as mistake:
-            print_error(mistake)
 
 
 def line_editing() -> None:
@@ -85,7 +33,7 @@ def next_message() -> str:
 
 def export(
     run: Path = typer.Argument(..., help="A run with a tuned model; one without with --checkpoint."),
-    out: Path = typer.Option(..., "--out", help="The folder to write; it must not exist yet."),
+    out: Path | None = typer.Option(None, "--out", help="The folder to write; it must not exist yet."),
     merged: bool = typer.Option(False, "--merged", help="One ordinary model, the adapter merged in."),
     dtype: str | None = typer.Option(
         None,
@@ -93,27 +41,50 @@ def export(
         metavar="float32|bfloat16",
         help="With --merged: the weights' number format; without it, the run's.",
     ),
+    gguf: Path | None = typer.Option(None, "--gguf", metavar="FILE", help="One file for llama.cpp."),
+    ollama: str | None = typer.Option(
+        None, "--ollama", metavar="NAME", help="A model of Ollama; with --out, its files in that folder."
+    ),
+    outtype: str | None = typer.Option(
+        None,
+        "--outtype",
+        metavar="f32|f16|bf16|q8_0",
+        help="With --gguf or --ollama: the weights' number format; without it, the run's.",
+    ),
+    llama_cpp: Path | None = typer.Option(
+        None, "--llama-cpp", metavar="DIR", help="llama.cpp's folder; without it, LLAMA_CPP's or on PATH."
+    ),
+    hub: str | None = typer.Option(
+        None, "--hub", metavar="OWNER/NAME", help="Onto the hub, as an adapter or --merged."
+    ),
+    private: bool = typer.Option(False, "--private", help="With --hub: a new repository is private."),
     checkpoint: str | None = CHECKPOINT,
+    check: bool = typer.Option(
+        True, "--check/--no-check", help="Load it as its readers do and compare, or not (a large model)."
+    ),
 ) -> None:
-    """Write the tuned model to a new folder. transformers loads it, and so does all that reads its form."""
-    from refine_rl.pipeline.export import export_model, told_of
+    """Write the tuned model for other programs: a folder that transformers and peft load (--out), one file
+    for llama.cpp (--gguf), a model of Ollama (--ollama), a repository of the hub (--hub). What was written is
+    loaded as its readers load it, and compared with the tuned model."""
+    from refine_rl.pipeline.export_forms import Form, export_as
     from refine_rl.pipeline.weights import choose_weights
+    from refine_rl.report.screen import Screen
     from refine_rl.run import RunFolder
 
     folder = RunFolder.open(run)
-    if dtype is not None and not merged:
-        raise UserError("--dtype goes with --merged: an adapter by itself is float32 always.")
-    if dtype not in (None, "float32", "bfloat16"):
-        raise UserError(f"--dtype {dtype}: it is float32 or bfloat16.")
+    form = Form(
+        out=out,
+        merged=merged,
+        dtype=dtype,
+        gguf=gguf,
+        ollama=ollama,
+        outtype=outtype,
+        llama_cpp=llama_cpp,
+        hub=hub,
+        private=private,
+    )
+    form.require_possible()
     weights = choose_weights(folder, checkpoint)
-    lost = export_model(folder, out, merged=merged, dtype=dtype, weights=weights)
-    if merged:
-        if bits := folder.settings().model.quantised:
-            from refine_rl.report.screen import Screen
-
-            Screen().note(f"the base was trained on in {bits} bits: these are its weights unpacked")
-        if told := told_of(lost):
-            from refine_rl.report.screen import Screen
-
-            Screen().warning(told)
-    typer.echo(out)
+    with Screen() as shown:
+        where = export_as(folder, form, weights=weights, check=check, observer=shown)
+    typer.echo(where)

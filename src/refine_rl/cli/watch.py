@@ -36,21 +36,28 @@ def watch(
             say(talk(), f"Port {port} is taken; this is the next free one.")
         if not watched.run.begun:
             say(talk(), f"There is no run in {run} yet: the page waits for it to begin.{did_you_mean(run)}")
-        if from_afar := _from_afar(served):
-            say(talk(), from_afar)
-        say(talk(), "Ctrl-C ends the watching, not the run.")
-        if open_browser or (open_browser is None and _has_screen()):
-            import webbrowser
-
-            if not webbrowser.open(address) and open_browser:
-                say(talk(), f"No browser could be opened: open {address} yourself.")
+        introduce(address, served, open_browser, "Ctrl-C ends the watching, not the run.")
         try:
-            _until_stopped()
+            until_stopped()
         except StopNow:
             say(talk(), f"\n{run} is no longer watched.")
 
 
-def _until_stopped() -> None:
+def introduce(address: str, port: int, open_browser: bool | None, ending: str) -> None:
+    """Says how a page of this machine is seen from another one and how it ends, and opens it."""
+    from refine_rl.report.screen import say, talk
+
+    if from_afar := _from_afar(port):
+        say(talk(), from_afar)
+    say(talk(), ending)
+    if open_browser or (open_browser is None and _has_screen()):
+        import webbrowser
+
+        if not webbrowser.open(address) and open_browser:
+            say(talk(), f"No browser could be opened: open {address} yourself.")
+
+
+def until_stopped() -> None:
     """Raises StopNow at Ctrl-C."""
     threading.Event().wait()
 

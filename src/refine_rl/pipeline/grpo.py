@@ -40,7 +40,8 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         tell("steps", start.step, g.steps)
     work.cost()  # what is counted from here on belongs to the steps
     record = FolderRecord(work.folder, learner, settings, work.journal, start)
-    learn = learn_of(settings, learner, distance_of(settings, work.speaker, record.history), pause=work.pause)
+    distance = distance_of(settings, work.speaker, record.history)
+    learn = learn_of(settings, learner, distance, recorded=record.recorded, pause=work.pause)
     play = play_of(settings, work.speaker, stage=work.stage, pause=work.pause)
 
     def rollouts(some: Sequence[Prompt], step: int) -> Iterator[Spoken]:

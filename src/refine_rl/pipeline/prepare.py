@@ -35,6 +35,7 @@ from refine_rl.rewards.judges.rubric import write_rubric
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.run.journal import Journal
+from refine_rl.run.trackers.build import require_trackers
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.setup import world_at
 from refine_rl.types import Prompt, Split
@@ -148,6 +149,8 @@ def _checked(
         require_rivals(settings)
     with together:
         require_extra(settings.model)
+    with together:
+        require_trackers(settings.track)
     with together:
         require_engine(settings.engine, settings.model)
     with together:

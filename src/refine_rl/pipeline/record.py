@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.pool import Chosen, Seen, worth
+from refine_rl.training.grpo.selection import Selection
 from refine_rl.training.learner import Learner
 from refine_rl.training.missing import missing_text
 from refine_rl.types import Group, StepMetrics
+
+SAMPLED = "sampled"
+"""The state of a line in the pool's table that says which groups were sampled, and which of them scored."""
 
 
 class FolderRecord:
@@ -22,10 +26,11 @@ class FolderRecord:
     ) -> None:
         self._run, self._learner, self._journal = run, learner, journal
         self._steps, self._newest_kept = settings.grpo.steps, settings.grpo.keep_checkpoints
-        self._recorded = run.recorded_steps(after=start.step)
+        self._recorded = run.recorded_steps(after=start.step - settings.grpo.replay)
         self._history = run.history()
-        self._seen = _seen(run)
-        self._pooled = {record["step"] for record in run.pool()}
+        self._selections = selections(run)
+        self._seen = _seen(run, self._selections)
+        self._pooled = {record["step"] for record in run.pool() if record["state"] != SAMPLED}
 
     def recorded(self, step: int) -> Sequence[Group] | None:
         return self._recorded.get(step)
@@ -51,8 +56,21 @@ class FolderRecord:
             drawn = [{"step": step, "state": "drawn", "promised": promised, "pool": dict(d.pool)}]
         self._run.pool.append(*drawn, *aside, *back)
 
+    def selected(self, step: int, selection: Selection) -> None:
+        if step in self._selections:
+            return
+        self._selections[step] = selection
+        pairs = zip(selection.prompts, selection.diversity, strict=True)
+        diversity = {prompt.id: value for prompt, value in pairs}
+        scored = [p.id for p in selection.prompts if p.id in selection.scored]
+        self._run.pool.append({"step": step, "state": SAMPLED, "diversity": diversity, "scored": scored})
+
+    def selection(self, step: int) -> Selection | None:
+        return self._selections.get(step)
+
     def groups(self, groups: Sequence[Group]) -> None:
         self._seen += map(Seen.of, groups)
+        self._seen += _passed_over(groups[0].step, self._selections)
         self._run.append_groups(groups)
         if text := missing_text([s for g in groups for s in g.scores]):
             self.warning(groups[0].step, "missing_in_training", text)
@@ -80,7 +98,29 @@ class FolderRecord:
         self._journal.kept(step)
 
 
-def _seen(run: RunFolder) -> list[Seen]:
+def selections(run: RunFolder) -> dict[int, Selection]:
+    """Which groups were sampled and which of them scored, by step."""
+    prompts = {p.id: p for p in run.prompts()}
+    return {
+        line["step"]: Selection(
+            prompts=[prompts[name] for name in line["diversity"]],
+            diversity=[*line["diversity"].values()],
+            scored=frozenset(line["scored"]),
+        )
+        for line in run.pool()
+        if line["state"] == SAMPLED
+    }
+
+
+def _passed_over(step: int, selections: Mapping[int, Selection]) -> list[Seen]:
+    """The turns of those that were sampled and not scored."""
+    if step not in selections:
+        return []
+    its = selections[step]
+    return [Seen(step=step, prompt_id=p.id, values=()) for p in its.prompts if p.id not in its.scored]
+
+
+def _seen(run: RunFolder, selections: Mapping[int, Selection]) -> list[Seen]:
     """What the groups on record were worth, a probe's first."""
     probed = [
         Seen(
@@ -90,7 +130,7 @@ def _seen(run: RunFolder) -> list[Seen]:
         )
         for o in run.outcomes("probe") or []
     ]
-    return probed + [
+    found = [
         Seen(
             step=g["step"],
             prompt_id=g["prompt_id"],
@@ -98,3 +138,6 @@ def _seen(run: RunFolder) -> list[Seen]:
         )
         for g in run.groups.lines()
     ]
+    recorded = dict.fromkeys(seen.step for seen in found)
+    found += [seen for step in recorded for seen in _passed_over(step, selections)]
+    return probed + sorted(found, key=lambda seen: seen.step)

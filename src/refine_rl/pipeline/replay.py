@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,6 +13,7 @@ from refine_rl.errors import UserError
 from refine_rl.evaluate.compare import dialogue_of
 from refine_rl.pipeline.counting import sampled
 from refine_rl.pipeline.model import hold_positions, run_policy
+from refine_rl.pipeline.record import selections
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Quiet, count
 from refine_rl.report.dialogue import told
@@ -73,16 +75,27 @@ def replay(
         return [r for group in chosen for r in _held_against(policy, group, settings, limit)]
     observer.stage(f"Sampling step {step}")
     play, again = play_of(settings, policy, stage=stage), []
-    for wave in waves(recorded[step], settings.grpo.prompts_per_step):
-        played = play([g.prompt for g in wave], step)
+    for wave, scored in _together(folder, recorded[step], settings.grpo.prompts_per_step):
+        played = play(wave, step)
         groups = dict(sampled(played, len(wave), partial(count, observer, "groups sampled")))
-        again += [groups[place] for place in range(len(wave))]
+        again += [groups[place] for place, prompt in enumerate(wave) if prompt.id in scored]
     return [
         _compare(new, old, group.prompt)
         for group, trajectories in zip(recorded[step], again, strict=True)
         if prompt_id in (None, group.prompt.id)
         for new, old in zip(trajectories, group.trajectories, strict=True)
     ]
+
+
+def _together(
+    folder: RunFolder, groups: Sequence[Group], per_step: int
+) -> list[tuple[Sequence[Prompt], Collection[str]]]:
+    """A step's prompts as they were sampled together, and the ids of those whose groups are on record."""
+    selection = selections(folder).get(groups[0].step)
+    if selection is not None:
+        return [(selection.prompts, selection.scored)]
+    prompts = [[g.prompt for g in wave] for wave in waves(groups, per_step)]
+    return [(wave, {p.id for p in wave}) for wave in prompts]
 
 
 def _require_replayable(
@@ -129,7 +142,7 @@ def _to_weights_of(
         )
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     history = folder.history()
-    learn = learn_of(settings, learner, distance_of(settings, policy, lambda: history))
+    learn = learn_of(settings, learner, distance_of(settings, policy, lambda: history), recorded=recorded.get)
     seen = None
     for earlier in range(start.step + 1, weights + 1):
         ahead = None

@@ -29,8 +29,8 @@ def reopen(
     Python that it was started with.
 
     New settings count from the newest checkpoint on: steps recorded after it were made under the old
-    ones, and are made anew, unless only `budget`, `endpoints` and how an engine is reached are other
-    ones (`with_same_results`). Raises UserError where that cannot be, or where other code was given.
+    ones, and are made anew, unless only `budget`, `endpoints`, `track` and how an engine is reached are
+    other ones (`with_same_results`). Raises UserError where that cannot be, or where other code was given.
     """
     folder = RunFolder.open(path)
     if folder.config.kind() == "sft":
@@ -38,10 +38,13 @@ def reopen(
     require_given(folder, given)
     if not overrides and from_step is None:
         return folder
-    if folder.outcomes("tuned") is not None:
-        raise UserError(f"{path}: training is done and the held-out prompts are read; start a new run.")
     before = folder.settings()
     after = override(before, overrides)
+    if folder.outcomes("tuned") is not None:
+        if from_step is None and before.model_copy(update={"track": after.track}) == after:
+            folder.config.save(after)  # what is done can still be shown elsewhere
+            return folder
+        raise UserError(f"{path}: training is done and the held-out prompts are read; start a new run.")
     for key, value in _fixed(before).items():
         if _fixed(after)[key] != value:
             raise UserError(
@@ -75,7 +78,7 @@ def with_same_results(before: Settings, after: Settings) -> bool:
     elif (engine.kind == "processes" or engine.processes > 1) and not before.model.dropout:
         reached += ["processes"]
     engine = engine.model_copy(update={name: getattr(after.engine, name) for name in reached})
-    same = {"budget": after.budget, "endpoints": after.endpoints, "engine": engine}
+    same = {"budget": after.budget, "endpoints": after.endpoints, "engine": engine, "track": after.track}
     return before.model_copy(update=same) == after
 
 
@@ -106,7 +109,7 @@ def reopen_sft(
     with folder.writing():
         if from_step is None:
             folder.repair()
-            if before.model_copy(update={"budget": after.budget}) == after:
+            if before.model_copy(update={"budget": after.budget, "track": after.track}) == after:
                 folder.change(before, after, folder.recorded_to())
                 return folder
         journal = Journal(folder, observer or Quiet())

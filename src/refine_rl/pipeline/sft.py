@@ -17,6 +17,7 @@ from refine_rl.pipeline.sft_examples import answer_after, answer_before
 from refine_rl.pipeline.sft_outcome import Losses, losses_of, sft_card
 from refine_rl.pipeline.sft_prepare import Ready, prepare_sft
 from refine_rl.pipeline.sft_record import SFTRecord
+from refine_rl.pipeline.tracked import tracked
 from refine_rl.policy.card import Trained
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -38,16 +39,17 @@ def run(
     observer: Observer | None = None,
     pause: Pause = never,
     held_out: Sequence[Prompt] = (),
+    part_of: str = "",
 ) -> Losses:
     """Everything, from wherever the folder stands: rows, training, model, report. Rows that ask what a prompt
-    of `held_out` asks are left out.
+    of `held_out` asks are left out. `part_of` is the name of the run that begins with this one.
 
     A new folder (of the kind "sft") starts at the beginning; one that was stopped goes on exactly where it
     was. Whatever ends it early, the folder can be resumed, and after a guard the report is there.
     """
     began = time.perf_counter()
     journal = Journal(folder, observer or Quiet(), RenewedReport(folder))
-    with folder.writing(), on_record(folder, journal):
+    with folder.writing(), tracked(folder, journal, part_of=part_of), on_record(folder, journal):
         folder.repair()
         if folder.finished():
             return _finished(folder, journal)
@@ -78,7 +80,7 @@ def begin_with_sft(
         own.config.save(settings)  # the budget may be another one
     else:
         RunFolder.create(own.path, settings, kind="sft")
-    losses = run(own, observer=journal.observer, pause=pause, held_out=apart_from)
+    losses = run(own, observer=journal.observer, pause=pause, held_out=apart_from, part_of=folder.name)
     journal.note("sft", f"supervised fine-tuning: {losses}", once=True)
 
 

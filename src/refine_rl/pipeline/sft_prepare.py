@@ -21,6 +21,7 @@ from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import ledger_of
 from refine_rl.run.journal import Journal
+from refine_rl.run.trackers.build import require_trackers
 from refine_rl.settings import Settings, SFTSettings
 from refine_rl.training.sft.fitting import fit
 from refine_rl.training.sft.rows import Order, Tokens
@@ -59,6 +60,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
             'data = "file:pairs.jsonl".'
         )
     require_engine(settings.engine, settings.model, samples=False)
+    require_trackers(settings.track)
     require_model(settings.model)
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)

@@ -18,6 +18,7 @@ from refine_rl.pipeline.on_record import on_record
 from refine_rl.pipeline.prepare import prepare
 from refine_rl.pipeline.renewal import RenewedReport
 from refine_rl.pipeline.rivals.contest import of_tuned_and_rivals
+from refine_rl.pipeline.tracked import tracked
 from refine_rl.pipeline.work import Work
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
@@ -44,7 +45,7 @@ def run(
         raise UserError(f"{folder.path} is a run of supervised fine-tuning. Go on with it: {folder.resume}")
     began = time.perf_counter()
     journal = Journal(folder, observer or Quiet(), RenewedReport(folder))
-    with folder.writing(), on_record(folder, journal):
+    with folder.writing(), tracked(folder, journal), on_record(folder, journal):
         folder.repair()
         folder.config.require_same_reward(folder.scored)
         if (comparison := _finished(folder, journal)) is not None:

@@ -94,3 +94,10 @@ def open_model(folder: RunFolder, weights: Weights | None = None) -> tuple[Setti
     if weights.checkpoint is not None:
         checkpoints.load(weights.checkpoint, policy)
     return folder.settings(), policy
+
+
+def system_of(folder: RunFolder) -> str:
+    """The system message with which all of a run's prompts begin, whoever wrote it; "" where they do not."""
+    prompts = folder.prompts()
+    said = {p.messages[0]["content"] if p.messages[0]["role"] == "system" else "" for p in prompts}
+    return said.pop() if len(said) == 1 else folder.settings().prompts.system

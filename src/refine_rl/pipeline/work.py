@@ -142,8 +142,8 @@ def training_at(step: int, grpo: GRPOSettings, prompts: Sequence[Prompt]) -> Abs
     passes = grpo.prompts_per_step / max(1, sum(p.split == "train" for p in prompts))
     return trainer_state(
         TrainerState(
-            global_step=(step - 1) * grpo.updates_per_step,
-            max_steps=grpo.steps * grpo.updates_per_step,
+            global_step=(step - 1) * grpo.updates_per_step * grpo.minibatches,
+            max_steps=grpo.steps * grpo.updates_per_step * grpo.minibatches,
             epoch=(step - 1) * passes,
             num_train_epochs=math.ceil(grpo.steps * passes),
         )

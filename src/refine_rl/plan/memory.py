@@ -33,7 +33,7 @@ def memory(
     length = counts.read + r.most_tokens
     own = team.groups
     asked = max(
-        own(g.prompts_per_step) * r.group_size,
+        own(g.candidates(counts.train)) * r.group_size,
         own(max(counts.held_out, counts.validation)) * settings.evaluate.samples,
     )
     served = settings.engine.served

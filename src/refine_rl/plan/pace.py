@@ -50,8 +50,8 @@ FITTED = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Estimates, low and high. Low: completions of half of what they may have; high: all reach it, and
-    grpo.resample adds as many groups as it may."""
+    """Estimates, low and high. Low: completions of half of what they may have, and with grpo.kl_stop one pass
+    through them; high: all reach it, and grpo.resample adds as many groups as it may."""
 
     step: tuple[float, float]  # seconds of sampling and training in a step
     evaluation: tuple[float, float]  # seconds of all validations and the comparison
@@ -69,6 +69,7 @@ class Pace:
     rates: Rates
     prompt: int  # tokens
     share: float = 1.0
+    stopped: bool = False  # by grpo.kl_stop, after one pass
     given: Fitted | None = None
     team: Team = ALONE
 
@@ -120,11 +121,14 @@ class Pace:
         return passes * (self.launch + self.fetching) + (prefill + decode) * self.fitted.slowdown + drawing
 
     def training(self, prompts: int, members: int) -> float:
-        """Seconds of one step's updates: a prompt goes through the model once for all its completions."""
+        """Seconds of one step's updates: a prompt goes through the model once for all its completions. About
+        half of the answers are better than their group, and come again with grpo.replay."""
         g = self.settings.grpo
         said = prompts * members * self.answer
         once = self.once(prompts * self.prompt + said, said, g.at_once)
-        return g.updates_per_step * once * self.again + (once / 3 if g.kl > 0 else 0.0)
+        looked = int(g.kl > 0) + int(g.minibatches > 1 and self.settings.importance_cap is not None)
+        passes = 1 if self.stopped else g.updates_per_step
+        return passes * once * (1 + g.replay / 2) * self.again + looked * once / 3
 
     @property
     def passes(self) -> int:
@@ -150,12 +154,13 @@ class Pace:
             + -(-tokens // micro_batch) * (self.size.layers * self.fitted.started + 2 * self.fetching)
         )
 
-    def step(self, *, more: int = 0) -> float:
-        """Seconds of a step to which grpo.resample adds `more` groups, at worst one after the other."""
+    def step(self, *, sampled: int | None = None, more: int = 0) -> float:
+        """Seconds of a step of so many `sampled` groups (None: those that are scored), to which grpo.resample
+        adds `more`, at worst one after the other."""
         g, members = self.settings.grpo, self.settings.rollout.group_size
         trained = g.prompts_per_step + (0 if self.settings.flat == "drop" else more)
-        sampled = self.sampling(g.prompts_per_step, members) + more * self.sampling(1, members)
-        return sampled + self.training(trained, members)
+        sampling = self.sampling(sampled or g.prompts_per_step, members) + more * self.sampling(1, members)
+        return sampling + self.training(trained, members)
 
     def evaluation(self, counts: Counts) -> float:
         """Seconds of all sampling outside of training. After supervised fine-tuning three models are
@@ -188,12 +193,24 @@ def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team:
     """Seconds, bytes in the memory of a device and bytes on disk of a run, on a machine of these rates."""
     own = team.rates(rates)
     low, high = (
-        Pace(settings=settings, size=size, rates=own, prompt=counts.read, share=share, team=team)
+        Pace(
+            settings=settings,
+            size=size,
+            rates=own,
+            prompt=counts.read,
+            share=share,
+            stopped=share < 1 and settings.grpo.kl_stop is not None,
+            team=team,
+        )
         for share in (0.5, 1.0)
     )
+    sampled = settings.grpo.candidates(counts.train)
     held = [team.on_one * memory(settings, size, rates, counts, slack, team) for slack in (1.0, SLACK)]
     return Work(
-        step=(low.step(), high.step(more=resampled(settings.grpo, counts))),
+        step=(
+            low.step(sampled=sampled),
+            high.step(sampled=sampled, more=resampled(settings.grpo, counts)),
+        ),
         evaluation=(low.evaluation(counts), high.evaluation(counts)),
         memory=(held[0], held[1]),
         disk=disk(settings.model, settings.grpo, settings.rollout, size, counts),

@@ -177,7 +177,7 @@ def make_plan(
         notes=(
             *([isolation] if isolation else []),
             *found.notes,
-            *high_figures(planned, more=more, steps=grpo.steps),
+            *(() if counts is None else high_figures(planned, grpo, more=more, train=counts.train)),
             *told,
         ),
     )

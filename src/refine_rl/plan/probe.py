@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -12,11 +11,13 @@ from statistics import fmean
 from refine_rl.envs.play import sample
 from refine_rl.envs.stage import stage_of
 from refine_rl.errors import MachineError, UserError
+from refine_rl.evaluate.agreement import wilson
 from refine_rl.plan.calls import Calls, calls_for_groups
 from refine_rl.plan.counts import Counts
 from refine_rl.policy.control import readable
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.load import load_policy
+from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose
 from refine_rl.progress import Observer, Pause, count, never
 from refine_rl.randomness import generator
@@ -24,7 +25,7 @@ from refine_rl.rewards import build_reward
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.settings import Settings
-from refine_rl.types import Prompt, same_value
+from refine_rl.types import Prompt, Score, Trajectory, same_value
 
 PROMPTS = 8  # that are looked at
 
@@ -70,17 +71,7 @@ def probe(
     observer.stage(f"Loading {settings.model.name}")
     policy = load_policy(settings.model, seed=settings.grpo.seed)
     r = settings.rollout
-    limit = min(settings.prompts.max_tokens, policy.prompt_room(r.max_tokens))
-    read, lines = readable([p for p in prompts if p.split == "train"], policy.encode, policy.control)
-    for line in lines:
-        observer.note(line)
-    train = [p for p in read if len(policy.encode(p.messages)) <= limit]
-    if not train:
-        raise UserError(f"No training prompt has at most {limit} tokens, so none can be tried.")
-    longest = max(len(policy.encode(p.messages)) for p in train) + r.max_tokens
-    policy.hold_still(policy.context_length if r.several_turns else longest)
-    order = generator(settings.grpo.seed, "plan").permutation(len(train))
-    chosen = [train[i] for i in order[:PROMPTS]]
+    chosen = choose(settings, policy, prompts, observer.note)
     observer.stage(f"It answers {len(chosen)} training prompts, {r.group_size} times each")
     began = time.perf_counter()
     groups = sample(
@@ -97,6 +88,38 @@ def probe(
     observer.stage("The answers are scored")
     with ScoringLoop(closing=connections.close) as loop:
         scores = loop.score(reward, list(zip(chosen, groups, strict=True)), pause)
+    return sum_up(groups, scores, seconds=seconds, cost_usd=connections.ledger.known_usd, asks=asks)
+
+
+def choose(
+    settings: Settings, policy: Policy, prompts: Sequence[Prompt], note: Callable[[str], None]
+) -> list[Prompt]:
+    """A few training prompts that fit the policy, drawn by the seed; its positions are held still for the
+    longest of all. Raises UserError where none fits."""
+    r = settings.rollout
+    limit = min(settings.prompts.max_tokens, policy.prompt_room(r.max_tokens))
+    read, lines = readable([p for p in prompts if p.split == "train"], policy.encode, policy.control)
+    for line in lines:
+        note(line)
+    train = [p for p in read if len(policy.encode(p.messages)) <= limit]
+    if not train:
+        raise UserError(f"No training prompt has at most {limit} tokens, so none can be tried.")
+    longest = max(len(policy.encode(p.messages)) for p in train) + r.max_tokens
+    policy.hold_still(policy.context_length if r.several_turns else longest)
+    order = generator(settings.grpo.seed, "plan").permutation(len(train))
+    return [train[i] for i in order[:PROMPTS]]
+
+
+def sum_up(
+    groups: Sequence[Sequence[Trajectory]],
+    scores: Sequence[Sequence[Score]],
+    *,
+    seconds: float,
+    cost_usd: float,
+    asks: bool,
+) -> Probed:
+    """What came of groups that were sampled in so many `seconds`. Raises UserError (MachineError where the
+    reward `asks` LLMs) when no group can be scored."""
     values = [[s.value for s in group if s.value is not None] for group in scores]
     whole = [v for v in values if len(v) > 1]
     if not whole:
@@ -116,19 +139,5 @@ def probe(
         clipped_share=fmean(t.stop_reason == "length" for t in answers),
         missing=len(answers) - sum(map(len, values)),
         seconds=seconds,
-        cost_usd=connections.ledger.known_usd,
+        cost_usd=cost_usd,
     )
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927); it stays within [0, 1], and is honest for few cases.
-
-    >>> [round(x, 3) for x in wilson(0, 8)], [round(x, 3) for x in wilson(4, 8)]
-    ([0.0, 0.324], [0.215, 0.785])
-    """
-    z = 1.959964
-    share = count / of
-    middle = share + z * z / (2 * of)
-    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    whole = 1 + z * z / of
-    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)

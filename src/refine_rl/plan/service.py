@@ -119,6 +119,12 @@ class _Pace:
     share: float
 
     @property
+    def passes(self) -> int:
+        """Of a step: one, where grpo.kl_stop may end it there."""
+        g = self.settings.grpo
+        return 1 if g.kl_stop is not None and self.share < 1 else g.updates_per_step
+
+    @property
     def answer(self) -> float:
         return self.share * self.settings.rollout.most_tokens
 
@@ -133,8 +139,9 @@ class _Pace:
         rows = groups * members
         tokens = rows * (self.prompt + self.answer)
         looked = 1 if g.kl > 0 else 0
-        read = tokens * (g.updates_per_step + looked)
-        return read, float(rows * looked), tokens * g.updates_per_step
+        started = 1 if g.minibatches > 1 and self.settings.importance_cap is not None else 0
+        learned = tokens * (1 + g.replay / 2) * self.passes  # about half are better than their group
+        return learned + tokens * (looked + started), float(rows * looked), learned
 
 
 def _stages(settings: Settings, counts: Counts) -> Iterator[_Tokens]:
@@ -152,7 +159,7 @@ def _stages(settings: Settings, counts: Counts) -> Iterator[_Tokens]:
     yield stage("first validation", counts.validation if times else 0, samples)
     low, high = (
         _sum(
-            pace.answered(g.steps * (g.prompts_per_step + extra), members),
+            pace.answered(g.steps * (g.candidates(counts.train) + extra), members),
             pace.learned(g.steps * (g.prompts_per_step + (0 if settings.flat == "drop" else extra)), members),
         )
         for pace, extra in zip(paces, (0, more), strict=True)

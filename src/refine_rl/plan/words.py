@@ -10,7 +10,7 @@ from refine_rl.plan.durations import Seconds
 from refine_rl.plan.money import Cost, Endpoints, advice
 from refine_rl.plan.pace import Work
 from refine_rl.plan.supervised import Rows, Supervised, earliest
-from refine_rl.settings import BudgetSettings, SFTSettings
+from refine_rl.settings import BudgetSettings, GRPOSettings, SFTSettings
 
 Span = tuple[float, float]
 
@@ -69,8 +69,19 @@ def about_rows(sft: SFTSettings, rows: Rows) -> Iterator[str]:
         yield f"sft.patience may end it from step {first} on: the low figures count so many steps."
 
 
-def high_figures(planned: Sequence[Calls], *, more: int, steps: int) -> Iterator[str]:
-    """What only the high figures count."""
+def high_figures(planned: Sequence[Calls], grpo: GRPOSettings, *, more: int, train: int) -> Iterator[str]:
+    """What only some of the figures count. A step may have `more` groups added, of `train` prompts."""
+    steps, sampled = grpo.steps, grpo.candidates(train)
+    if grpo.oversample > 1:
+        few = f", no more, as there are {train} training prompts" if sampled == train else ""
+        yield (
+            f"grpo.oversample: a step samples {sampled} groups{few}, and has {grpo.prompts_per_step} of them "
+            "scored: the calls count these alone."
+        )
+    if grpo.kl_stop is not None and grpo.updates_per_step > 1:
+        yield (
+            f"grpo.kl_stop may end a step's {grpo.updates_per_step} passes early: the low figures count one."
+        )
     if more:
         yield (
             f"grpo.resample may add up to {more} groups to a step, {more * steps} in all: the high figures "

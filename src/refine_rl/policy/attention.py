@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,18 +47,8 @@ class _SharedAttention(torch.autograd.Function):
         scale: float,
         window: int,
     ) -> torch.Tensor:
-        K, G, R, C, _ = q.shape
-        out = torch.empty(K, G, R, C, v.shape[-1], dtype=v.dtype, device=v.device)
-        with torch.autocast(q.device.type, enabled=False):
-            for tile in _tiles(q, prefix_k, window):
-                weights = _weights(q, k, prefix_k, tile, scale, window)[1]  # [g, R c, L + own]
-                L, own = prefix_k.shape[1], slice(tile.own, tile.last)
-                value = torch.bmm(weights[..., L:], v[tile.head, tile.rows, own])
-                if L:
-                    value += (weights.flatten(0, 1)[:, :L] @ prefix_v[tile.head]).view_as(value)
-                out[tile.head, tile.rows, :, tile.first : tile.last] = value.view(
-                    len(value), R, -1, value.shape[-1]
-                )
+        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=v.dtype, device=q.device)
+        look(q, k, v, prefix_k, prefix_v, out, scale=scale, window=window)
         ctx.save_for_backward(q, k, v, prefix_k, prefix_v)
         ctx.scale, ctx.window = scale, window
         return out
@@ -66,39 +57,82 @@ class _SharedAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         q, k, v, prefix_k, prefix_v = ctx.saved_tensors
-        L, R = prefix_k.shape[1], q.shape[2]
         for_q = torch.empty_like(q)
         # Sums over tiles, in float32 whatever the format.
-        for_k, for_v, for_prefix_k, for_prefix_v = (
-            torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k, v, prefix_k, prefix_v)
-        )
-        with torch.autocast(q.device.type, enabled=False):
-            for tile in _tiles(q, prefix_k, ctx.window):
-                head, rows, own = tile.head, tile.rows, slice(tile.own, tile.last)
-                asked, weights = _weights(q, k, prefix_k, tile, ctx.scale, ctx.window)
-                given = grad[head, rows, :, tile.first : tile.last].to(v.dtype)
-                given = given.reshape(asked.shape[0], asked.shape[1], -1)  # [g, R c, D]
-                slope = torch.empty_like(weights)
-                flat = slope.flatten(0, 1)
-                slope[..., L:] = torch.bmm(given, v[head, rows, own].transpose(1, 2))
-                if L:
-                    torch.mm(given.flatten(0, 1), prefix_v[head].T, out=flat[:, :L])
-                    for_prefix_v[head] += weights.flatten(0, 1)[:, :L].T @ given.flatten(0, 1)
-                for_v[head, rows, own] += torch.bmm(weights[..., L:].transpose(1, 2), given)
-                slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
-                flat = slope.flatten(0, 1)
-                moved = torch.bmm(slope[..., L:], k[head, rows, own])
-                if L:
-                    moved += (flat[:, :L] @ prefix_k[head]).view_as(moved)
-                    for_prefix_k[head] += flat[:, :L].T @ asked.flatten(0, 1)
-                for_k[head, rows, own] += torch.bmm(slope[..., L:].transpose(1, 2), asked)
-                for_q[head, rows, :, tile.first : tile.last] = moved.view(len(moved), R, -1, moved.shape[-1])
-        for_q *= ctx.scale
-        for_k *= ctx.scale
-        for_prefix_k *= ctx.scale
-        found = (for_k, for_v, for_prefix_k, for_prefix_v)
-        formats = (k, v, prefix_k, prefix_v)
-        return for_q, *(f.to(x.dtype) for f, x in zip(found, formats, strict=True)), None, None
+        keys = (k, v, prefix_k, prefix_v)
+        found = tuple(torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in keys)
+        look_back(q, *keys, grad.to(v.dtype), for_q, *found, scale=ctx.scale, window=ctx.window)
+        return for_q, *(f.to(x.dtype) for f, x in zip(found, keys, strict=True)), None, None
+
+
+def look(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    scale: float,
+    window: int,
+) -> None:
+    """`shared_attention` written into `out`, without a gradient."""
+    with torch.autocast(q.device.type, enabled=False):
+        for tile in _tiles(q, prefix_k, window):
+            weights = _weights(q, k, prefix_k, tile, scale, window)[1]  # [g, R c, L + own]
+            L, own = prefix_k.shape[1], slice(tile.own, tile.last)
+            value = torch.bmm(weights[..., L:], v[tile.head, tile.rows, own])
+            if L:
+                value += (weights.flatten(0, 1)[:, :L] @ prefix_v[tile.head]).view_as(value)
+            out[tile.head, tile.rows, :, tile.first : tile.last] = value.view(
+                len(value), q.shape[2], -1, value.shape[-1]
+            )
+
+
+def look_back(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    grad: torch.Tensor,
+    for_q: torch.Tensor,
+    for_k: torch.Tensor,
+    for_v: torch.Tensor,
+    for_prefix_k: torch.Tensor,
+    for_prefix_v: torch.Tensor,
+    *,
+    scale: float,
+    window: int,
+) -> None:
+    """The gradient of `look`, with `grad` that of its result: the one of the queries is written into `for_q`,
+    those of keys and values are added to the others, which are float32."""
+    L, R, early = prefix_k.shape[1], q.shape[2], scale_queries(q.dtype, scale)
+    with torch.autocast(q.device.type, enabled=False):
+        for tile in _tiles(q, prefix_k, window):
+            head, rows, own = tile.head, tile.rows, slice(tile.own, tile.last)
+            asked, weights = _weights(q, k, prefix_k, tile, scale, window)
+            given = grad[head, rows, :, tile.first : tile.last]
+            given = given.reshape(asked.shape[0], asked.shape[1], -1)  # [g, R c, D]
+            slope = torch.empty_like(weights)
+            flat = slope.flatten(0, 1)
+            slope[..., L:] = torch.bmm(given, v[head, rows, own].transpose(1, 2))
+            if L:
+                torch.mm(given.flatten(0, 1), prefix_v[head].T, out=flat[:, :L])
+                for_prefix_v[head] += weights.flatten(0, 1)[:, :L].T @ given.flatten(0, 1)
+            for_v[head, rows, own] += torch.bmm(weights[..., L:].transpose(1, 2), given)
+            slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
+            if not early:
+                slope *= scale
+            flat = slope.flatten(0, 1)
+            moved = torch.bmm(slope[..., L:], k[head, rows, own])
+            if L:
+                moved += (flat[:, :L] @ prefix_k[head]).view_as(moved)
+                for_prefix_k[head] += flat[:, :L].T @ asked.flatten(0, 1)
+            for_k[head, rows, own] += torch.bmm(slope[..., L:].transpose(1, 2), asked)
+            if early:
+                moved *= scale
+            for_q[head, rows, :, tile.first : tile.last] = moved.view(len(moved), R, -1, moved.shape[-1])
 
 
 def shared_attention(
@@ -133,8 +167,9 @@ def scale_queries(dtype: torch.dtype, scale: float) -> bool:
 def _tiles(q: torch.Tensor, prefix_k: torch.Tensor, window: int) -> Iterator[_Tile]:
     K, G, R, C, _ = q.shape
     L = prefix_k.shape[1]
-    rows = max(1, SCORES // max(1, R * C * (L + C)))
-    step = C if rows > 1 or SCORES >= R * C * (L + C) else max(16, SCORES // (R * (L + C)))
+    most = max(1, SCORES // max(1, R * C * (L + C)))
+    rows = -(-G // -(-G // most))  # in equal parts
+    step = C if most > 1 or SCORES >= R * C * (L + C) else max(16, SCORES // (R * (L + C)))
     for head in range(K):
         for row in range(0, G, rows):
             for first in range(0, C, step):
@@ -150,26 +185,35 @@ def _tiles(q: torch.Tensor, prefix_k: torch.Tensor, window: int) -> Iterator[_Ti
 def _weights(
     q: torch.Tensor, k: torch.Tensor, prefix_k: torch.Tensor, tile: _Tile, scale: float, window: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A tile's queries [g, R c, D], and its attention weights [g, R c, L + own keys]."""
+    """A tile's queries [g, R c, D], scaled where `scale_queries` says so, and its attention weights
+    [g, R c, L + own keys]."""
     asked = q[tile.head, tile.rows, :, tile.first : tile.last]  # [g, R, c, D]
     g, R, c, D = asked.shape
-    asked = asked.reshape(g, R * c, D)
-    L, own = prefix_k.shape[1], slice(tile.own, tile.last)
     early = scale_queries(q.dtype, scale)
-    scaled = asked * scale if early else asked
+    asked = (asked * scale if early else asked).reshape(g, R * c, D)
+    L, own = prefix_k.shape[1], slice(tile.own, tile.last)
     scores = torch.empty(g, R * c, L + tile.last - tile.own, dtype=q.dtype, device=q.device)
     if L:
-        torch.mm(scaled.flatten(0, 1), prefix_k[tile.head].T, out=scores.flatten(0, 1)[:, :L])
-    scores[..., L:] = torch.bmm(scaled, k[tile.head, tile.rows, own].transpose(1, 2))
+        torch.mm(asked.flatten(0, 1), prefix_k[tile.head].T, out=scores.flatten(0, 1)[:, :L])
+    # What is hidden is -inf before the product is added.
+    hidden = _hidden(R, tile.first - tile.own, c, window, q.dtype)
+    torch.baddbmm(hidden, asked, k[tile.head, tile.rows, own].transpose(1, 2), out=scores[..., L:])
     if not early:
         scores *= scale
-    here = torch.arange(tile.first, tile.last, device=q.device)[:, None]
-    there = torch.arange(tile.own, tile.last, device=q.device)[None]
+    if window and L and L + tile.last > window:
+        here = torch.arange(tile.first, tile.last)[:, None]
+        far = L + here - torch.arange(L)[None] >= window
+        scores.view(g, R, c, -1)[..., :L].masked_fill_(far, float("-inf"))
+    return asked, torch.softmax(scores, dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _hidden(R: int, before: int, c: int, window: int, dtype: torch.dtype) -> torch.Tensor:
+    """c queries for each of R heads and `before` + c keys, of which the last is the last query's own: 0 where
+    a query sees a key, -inf where it does not, [R c, before + c]."""
+    here = torch.arange(before, before + c)[:, None]
+    there = torch.arange(before + c)[None]
     hidden = there > here
     if window:
         hidden |= here - there >= window
-        if L and L + tile.last > window:
-            far = L + here - torch.arange(L, device=q.device)[None] >= window
-            scores.view(g, R, c, -1)[..., :L].masked_fill_(far, float("-inf"))
-    scores.view(g, R, c, -1)[..., L:].masked_fill_(hidden, float("-inf"))
-    return asked, torch.softmax(scores, dim=-1)
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf")).repeat(R, 1)

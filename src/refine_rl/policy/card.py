@@ -69,20 +69,20 @@ class Supervised:
 def base_of(name: str) -> Base:
     """What can be told about the base model that the settings call `name`. A hub's own card is asked for
     where it is not at hand; where it cannot be had, the licence stays unsaid."""
-    source, listens = Path(model_source(name)), _listens(name)
+    source, hears = Path(model_source(name)), listens(name)
     if not source.is_dir():
         licence = _licence(_metadata(_hub_card(name)))
-        return Base(id=name, called=name, licence=licence, listens=listens)
+        return Base(id=name, called=name, licence=licence, listens=hears)
     said = _metadata(source / "README.md")
     called = "The bundled model `tiny`" if name == "tiny" else source.resolve().name
     if maker := maker_of(name):
         called = f"The untrained model of `{maker.called}` (seed {maker.seed})"
     ancestor = said.get("base_model")  # a folder has no id; what it was made of may have one
     known = ancestor if isinstance(ancestor, str) else ""
-    return Base(id=known, called=called, licence=_licence(said), listens=listens)
+    return Base(id=known, called=called, licence=_licence(said), listens=hears)
 
 
-def _listens(name: str) -> bool:
+def listens(name: str) -> bool:
     """Whether it is an encoder-decoder, by its configuration on this machine."""
     import transformers
 

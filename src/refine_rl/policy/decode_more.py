@@ -11,7 +11,9 @@ from itertools import groupby
 
 import torch
 
+from refine_rl.policy.attention import scale_queries
 from refine_rl.policy.decode import Decoding, SharedPrompts
+from refine_rl.policy.decode_look import look
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.memory import KeysAndValues, Memory
@@ -42,8 +44,9 @@ class _New:
         """[1, H, N, D], [1, K, N, D], [1, K, N, D] -> [1, N, H, D]."""
         state, rows = self._state, self._rows
         (_, H, _, D), K, R, wide = q.shape, k.shape[1], len(state.behind), self._widest
-        own_k, own_v = state.own[layer]
-        own_k[rows, :, self._columns] = k[0].transpose(0, 1).to(own_k.dtype)
+        number = state.number[layer]
+        own_k, own_v = state.own[number]
+        own_k[rows, :, :, self._columns] = k[0].transpose(0, 1).to(own_k.dtype)
         own_v[rows, :, self._columns] = v[0].transpose(0, 1).to(own_v.dtype)
         # What stands in front of a shorter row's new tokens asks too, and nobody hears the answer.
         padded = q.new_zeros(R, wide, H, D)
@@ -54,23 +57,13 @@ class _New:
         for first in range(0, wide, step):
             last = min(first + step, wide)
             columns = state.end - wide + last
-            found = state.look(
-                layer,
-                padded[:, :, :, first:last],
-                columns,
-                self._hidden(last - first, columns),
-                scale,
-                window,
-            )
+            there = torch.arange(columns, device=q.device)
+            later = there[None] > there[columns - (last - first) :, None]
+            early = scale_queries(q.dtype, scale)
+            asked = padded[:, :, :, first:last]
+            found = look(state.rows, number, asked, columns, later, columns - 1, scale, early, window)
             out[:, :, :, first:last] = found
         return out.permute(0, 3, 1, 2, 4).reshape(R, wide, H, D)[rows, self._places][None]
-
-    def _hidden(self, m: int, columns: int) -> torch.Tensor:
-        """What the m tokens that end in the last of these columns do not see: [R, m, columns]."""
-        state = self._state
-        there = torch.arange(columns, device=state.behind.device)
-        later = there[None] > there[columns - m :, None]
-        return later[None] | (there[None] < state.end - state.behind[:, None])[:, None]
 
 
 class GoingOn(SharedPrompts):
@@ -105,17 +98,18 @@ class GoingOn(SharedPrompts):
             if own:
                 first = self._state.start - len(ids)
                 places = slice(first, first + known)
-                for (k, v), old_k, old_v in zip(self._state.own.values(), own.keys, own.values, strict=True):
-                    k[row, :, places] = old_k
+                for (k, v), old_k, old_v in zip(self._state.own, own.keys, own.values, strict=True):
+                    k[row, :, :, places] = old_k.transpose(1, 2)
                     v[row, :, places] = old_v
         layout = _New(self._state, list(map(len, fresh)))
         ids_N = torch.tensor([[i for new in fresh for i in new]], device=device)
-        hidden = self._fast.hidden(ids_N, layout.positions, layout)
+        hidden = self._through(ids_N, layout.positions, layout)
         last = torch.tensor(list(map(len, fresh)), device=device).cumsum(0) - 1
         self._hidden = hidden[last]
 
-    def draw(self, rows: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._draw(self._hidden, rows, t)
+    @property
+    def _longest(self) -> int:
+        return max(len(b.token_ids) for b in self._begun) + self._sampling.max_tokens
 
     def _all_prompts(self, memory: Memory) -> KeysAndValues:
         """All prompts' keys and values, one behind the other; those that are not kept are computed."""

@@ -19,7 +19,8 @@ from torch import nn
 
 from refine_rl.policy.attention import scale_queries
 from refine_rl.policy.captured import Captured
-from refine_rl.policy.decode import ByPrompt, SharedPrompts
+from refine_rl.policy.decode import SharedPrompts, group
+from refine_rl.policy.decode_look import by_prompt, by_row
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import Fast
 from refine_rl.policy.memory import KeysAndValues
@@ -38,7 +39,7 @@ why_uncaptured: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Models whose step could not be recorded, and why; they sample by decode.py."""
 
 
-class StaticDecoding(ByPrompt):
+class StaticDecoding:
     """Keys and values of R rows that are being sampled, `counts[p]` members of prompt p (see Decoding)."""
 
     def __init__(
@@ -79,7 +80,8 @@ class StaticDecoding(ByPrompt):
 
     def _regroup(self) -> None:
         """Which rows belong to which prompt, and everything of a fixed place."""
-        prompts, counts = self._group(self.prompt_of)
+        prompts, counts, self._table, self._back = group(self.prompt_of)
+        self._full = len(self._back) == self._table.numel()
         if len(prompts) < len(self._length_of):
             self._prefix = {layer: (k[prompts], v[prompts]) for layer, (k, v) in self._prefix.items()}
             self._length_of = self._length_of[prompts]
@@ -146,15 +148,18 @@ class StaticDecoding(ByPrompt):
         P, rep = len(prefix_k) // K, H // K
         early = scale_queries(query.dtype, scale)
         q = (query[0] * scale if early else query[0]).transpose(0, 1).reshape(R, K, rep, D)
-        before = torch.bmm(self._by_prompt(q), prefix_k)
+        before = torch.bmm(by_prompt(q, self._table, self._full), prefix_k)
         own = q @ own_k.transpose(2, 3)  # [R, K, rep, EVEN + slots]
-        scores = torch.cat([before, self._by_prompt(own)], dim=-1)  # [P' K, M rep, L + EVEN + slots]
+        scores = torch.cat(
+            [before, by_prompt(own, self._table, self._full)], dim=-1
+        )  # [P' K, M rep, L + EVEN + slots]
         if not early:
             scores = scores.float().mul_(scale)
         scores.view(P, -1, scores.shape[-1]).masked_fill_(self._mask(L, window)[:, None], float("-inf"))
         weights = scores.softmax(-1).to(value.dtype)
         inner = torch.bmm(weights[..., :L], prefix_v)
-        out: torch.Tensor = self._by_row(inner, K) + self._by_row(weights[..., L:], K) @ own_v
+        there = self._table, self._back, self._full
+        out: torch.Tensor = by_row(inner, K, *there) + by_row(weights[..., L:], K, *there) @ own_v
         return out.reshape(1, R, H, D)
 
     def _mask(self, L: int, window: int) -> torch.Tensor:
@@ -230,7 +235,7 @@ class StaticPrompts(SharedPrompts):
 
     def _compute(self) -> tuple[torch.Tensor, torch.Tensor]:
         with _no_cached_casts():
-            hidden = self._fast.hidden(self._token[None], self._static.positions(), self._static)
+            hidden = self._through(self._token[None], self._static.positions(), self._static)
             return self._draw.from_uniform(hidden, self._uniform)
 
     @property

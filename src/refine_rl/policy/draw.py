@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from refine_rl.policy.head import LEAST
+from refine_rl.policy.scripted import scripted, unoptimised
 
 BLOCK = 256
 """Tokens whose probabilities are added up at once when one is drawn."""
@@ -58,19 +59,48 @@ def draw(
         token = logits_R_V.argmax(-1)
         chosen = logits_R_V.gather(1, token[:, None]).squeeze(1)
         return token, chosen - logits_R_V.logsumexp(-1)
-    scaled = logits_R_V if sampling.temperature == 1 else logits_R_V / sampling.temperature
-    highest = scaled.amax(-1, keepdim=True)
-    weights = (scaled - highest).clamp_(min=LEAST).exp_()  # in [0, 1], the likeliest token's 1
+    if sampling.whole(logits_R_V.shape[1]):
+        if logits_R_V.device.type == "cpu" and (program := scripted(draw_whole)):
+            with unoptimised():
+                return program(logits_R_V, uniform_R, sampling.temperature)
+        return draw_whole(logits_R_V, uniform_R, sampling.temperature)
+    scaled, highest, weights = _weights(logits_R_V, sampling.temperature)
+    totals = _in_blocks(weights).sum(-1).to(uniform_R.dtype)  # [R, V / BLOCK]
+    probs = _truncate(weights / totals.sum(-1, keepdim=True), sampling)
+    return _drawn(scaled, highest, totals, _in_blocks(probs), uniform_R)
+
+
+def draw_whole(
+    logits_R_V: torch.Tensor, uniform_R: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`draw` from the whole distribution."""
+    scaled, highest, weights = _weights(logits_R_V, temperature)
     blocks = _in_blocks(weights)
-    totals = blocks.sum(-1).to(uniform_R.dtype)  # [R, V / BLOCK]
-    chosen_blocks, sums = blocks, totals
-    if not sampling.whole(weights.shape[1]):
-        probs = _truncate(weights / totals.sum(-1, keepdim=True), sampling)
-        chosen_blocks = _in_blocks(probs)
-        sums = chosen_blocks.sum(-1).to(uniform_R.dtype)
-    block, rest = _block(sums, uniform_R)
-    inside = chosen_blocks.gather(1, block[..., None].expand(-1, 1, BLOCK)).squeeze(1)
-    token = (block * BLOCK + _place(inside, rest)).squeeze(1)
+    return _drawn(scaled, highest, blocks.sum(-1).to(uniform_R.dtype), blocks, uniform_R)
+
+
+def _weights(
+    logits_R_V: torch.Tensor, temperature: float, least: float = LEAST
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits at the temperature, each row's highest [R, 1], and weights [0, 1], the likeliest token's 1."""
+    scaled = logits_R_V if temperature == 1 else logits_R_V / temperature
+    highest = scaled.amax(-1, keepdim=True)
+    return scaled, highest, (scaled - highest).clamp_(min=least).exp_()
+
+
+def _drawn(
+    scaled: torch.Tensor,
+    highest: torch.Tensor,
+    totals: torch.Tensor,
+    blocks: torch.Tensor,
+    uniform_R: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The token that these weights, [R, V / BLOCK, BLOCK], make of each draw, and its log-prob; `totals` are
+    the sums of the blocks of the whole distribution, [R, V / BLOCK]."""
+    width = blocks.shape[2]
+    block, rest = _block(blocks.sum(-1).to(uniform_R.dtype), uniform_R)
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, width)).squeeze(1)
+    token = (block * width + _place(inside, rest)).squeeze(1)
     chosen = (scaled.gather(1, token[:, None]) - highest).squeeze(1)
     return token, chosen - totals.sum(-1).log().to(chosen.dtype)
 
@@ -108,12 +138,12 @@ def draw_tiled(
     return token, chosen - totals.sum(-1).log().to(chosen.dtype)
 
 
-def _in_blocks(weights_R_V: torch.Tensor) -> torch.Tensor:
+def _in_blocks(weights_R_V: torch.Tensor, width: int = BLOCK) -> torch.Tensor:
     """[R, V] -> [R, V / BLOCK, BLOCK], filled up with zeros."""
     R, V = weights_R_V.shape
-    if V % BLOCK == 0:
-        return weights_R_V.view(R, -1, BLOCK)
-    return torch.nn.functional.pad(weights_R_V, (0, -V % BLOCK)).view(R, -1, BLOCK)
+    if V % width == 0:
+        return weights_R_V.view(R, -1, width)
+    return torch.nn.functional.pad(weights_R_V, [0, -V % width]).view(R, -1, width)
 
 
 def _truncate(probs: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -142,10 +172,12 @@ def _place(inside: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
     return _first_beyond(inside.to(rest.dtype).cumsum(-1), rest, inside)
 
 
-def _first_beyond(cumulative: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def _first_beyond(
+    cumulative: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, none: float = NONE
+) -> torch.Tensor:
     """The first entry whose cumulative weight exceeds the target, [R, 1]. Rounding may put the target on the
     very end, behind the last entry that has any weight."""
     place = torch.searchsorted(cumulative, target, right=True)
     n = weights.shape[-1]
-    last = n - 1 - (weights > NONE).flip(-1).int().argmax(-1, keepdim=True)
+    last = n - 1 - (weights > none).flip([-1]).int().argmax(-1, keepdim=True)
     return torch.minimum(place, last)

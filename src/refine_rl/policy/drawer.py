@@ -24,7 +24,11 @@ class Drawer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A token and its log-prob for each of the rows, [R] each. `spread`: which of the hidden states is
         each row's, [R], where one stands for several."""
-        return self.from_uniform(hidden, self._draws[rows, t], spread)
+        return self.from_uniform(hidden, self.uniform(rows, t), spread)
+
+    def uniform(self, rows: torch.Tensor, t: int) -> torch.Tensor:
+        """The numbers that decide the t-th token of these rows, [R]."""
+        return self._draws[rows, t]
 
     def from_uniform(
         self, hidden: torch.Tensor, uniform: torch.Tensor, spread: torch.Tensor | None = None

@@ -124,6 +124,9 @@ def fetch(kind: Any, source: str, **options: Any) -> Any:
     """`kind`.from_pretrained; never code that lies beside a model. Raises UserError for whatever it raises,
     MachineError where the disk is at fault."""
     local = Path(source).is_dir() or not hub_answers()
+    # Else transformers has weights that are pickles converted by a service on the hub, under the person's
+    # token, and takes what that proposes (safetensors_conversion.py).
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     try:
         return kind.from_pretrained(source, trust_remote_code=False, local_files_only=local, **options)
     except Exception as error:
@@ -142,7 +145,21 @@ def refusal(error: Exception, source: str) -> Exception:
             "is not in its cache on this machine. Check the network; offline, use a folder or "
             'model.name = "tiny".'
         )
+    if not Path(source).is_dir() and (broken := _broken_off(error)):
+        return MachineError(
+            f"Cannot load the model {source!r}: the download from {hub_address()} broke off ({broken}). "
+            "Check the network, and start the same command again."
+        )
     return UserError(f"Cannot load the model {source!r}: {_cause(error, source)}")
+
+
+def _broken_off(error: BaseException | None) -> str:
+    """What the client of the hub says of a connection that ended; "" where no cause of the error is one."""
+    while error is not None:
+        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # httpx's, or httpx2's
+            return str(error) or type(error).__name__
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 _MEANINGS = {  # of what transformers says: a pattern, and the text with its groups
@@ -152,7 +169,13 @@ _MEANINGS = {  # of what transformers says: a pattern, and the text with its gro
     "which transformers {version[transformers]} does not know. Update transformers, or take another model.",
     r"Unrecognized configuration class .*?(\w+)Config'>": "{0} is a kind of model that does not write: "
     "decoder-only models and encoder-decoders are trained here.",
-    "gated repo": "it is gated. Accept its terms on the hub's page of it, then log in: hf auth login",
+    "gated repo": "it is gated. Accept its terms on its page, {page}, then log in: hf auth login",
+    "not a valid model identifier": "there is no model of that name on the hub, or it is private ({page}). "
+    "Check the name; where it is private, log in: hf auth login; offline, use a folder or "
+    'model.name = "tiny".',
+    "cannot be loaded with `safetensors`": "it has no weights in safetensors files, and no others are taken: "
+    "reading a pickle may run code. Take a model with *.safetensors; or where you trust this one, save it "
+    "anew (AutoModelForCausalLM.from_pretrained, then save_pretrained), and name that folder.",
     "untagged enum": "its tokenizer.json has a form that tokenizers {version[tokenizers]} does not read. "
     "Update tokenizers and transformers, or take the model's own tokenizer.json.",
     "backend tokenizer": "its tokenizer cannot be made from what is there: tokenizer.json is missing or "
@@ -169,7 +192,7 @@ def _cause(error: Exception, source: str) -> str:
     version = {name: metadata.version(name) for name in ("transformers", "tokenizers")}
     for sign, meaning in _MEANINGS.items():
         if found := re.search(sign, words):
-            return meaning.format(*found.groups(), version=version)
+            return meaning.format(*found.groups(), version=version, page=f"{hub_address()}/{source}")
     if isinstance(error, ImportError):
         return f"{text} Install that package, or take a model that does without."
     if isinstance(error, KeyError):

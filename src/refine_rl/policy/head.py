@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from refine_rl.policy.onednn import linear
+
 ROWS = 1024  # tokens that are worked off at once
 TILE = 1024  # of the vocabulary: a tile's passes should find it in the processor's cache
 WIDE = (2048, 32768)  # rows and tile where every product is a launch
@@ -209,7 +211,7 @@ class Head:
     ) -> torch.Tensor:
         """[N, hidden] -> [N, V] float32, or those of a part of the vocabulary; `head` as of `rounded`."""
         bias = None if head[1] is None else head[1][start:end]
-        logits = torch.nn.functional.linear(hidden.to(head[0].dtype), head[0][start:end], bias).float()
+        logits = linear(hidden.to(head[0].dtype), head[0][start:end], bias).float()
         if self.cap:
             logits = torch.tanh(logits / self.cap) * self.cap
         return logits if self.scale == 1.0 else logits * self.scale

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +21,15 @@ LOSS_WORTH_A_WORD = 0.1
 """Shares of a change that rounding takes, from which on a person is told."""
 
 
+Rounding = Callable[[torch.Tensor], torch.Tensor]
+"""A weight matrix as a number format keeps it."""
+
+
 @torch.no_grad()
-def merge(adapted: Any, dtype: torch.dtype) -> tuple[Any, float]:
+def merge(adapted: Any, dtype: torch.dtype, rounding: Rounding | None = None) -> tuple[Any, float]:
     """The model of a PeftModel (which is used up) with all weights in `dtype`, and the share of the adapter's
-    change that rounding took: |change kept - change| / |change|, over all adapted weights, 0 to 1.
+    change that rounding took: |change kept - change| / |change|, over all adapted weights, 0 to 1. `rounding`
+    is another one than to `dtype`, which somebody else will do later: then its loss is measured.
 
     A quantised base is unpacked: its weights as the adapter knew them, not those that were packed.
     Tied weights of which one has an adapter are untied: the sum belongs to that one alone.
@@ -44,7 +50,8 @@ def merge(adapted: Any, dtype: torch.dtype) -> tuple[Any, float]:
             change = change.T
         after = (before + change).to(dtype)
         # Of a float32 weight that is stored in bfloat16, the weight's own rounding is no loss of the change.
-        kept = after.float() - before.to(dtype).float()
+        stored = rounding or (lambda weight: weight.to(dtype))
+        kept = stored(before + change).float() - stored(before).float()
         lost += float((change - kept).double().square().sum())
         whole += float(change.double().square().sum())
         weight.data = after

@@ -79,7 +79,13 @@ def lean_norms(model: nn.Module) -> int:
     return lean
 
 
-def _eps(module: Any) -> float:
+def is_lean(module: Any) -> bool:
+    """Whether it has got that forward pass."""
+    return type(module) in _LEAN.values()
+
+
+def eps_of(module: Any) -> float:
+    """What an RMSNorm adds to the mean square."""
     found = getattr(module, "variance_epsilon", None)
     return float(getattr(module, "eps", 0.0) if found is None else found)
 
@@ -99,7 +105,7 @@ def _same(module: Any) -> bool:
         weight.data = drawn
         with torch.no_grad():
             want = module(x)
-        got = _scaled(x, drawn, _inverse(x, _eps(module)))
+        got = _scaled(x, drawn, _inverse(x, eps_of(module)))
     finally:
         weight.data = kept
     return want.shape == got.shape and bool((want - got).abs().max() < TOLERANCE)
@@ -115,11 +121,11 @@ def _lean_class(plain: type[nn.Module]) -> type[nn.Module]:
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         if _in_one_launch(x, self.weight):
-            return torch.nn.functional.rms_norm(x, x.shape[-1:], self.weight, _eps(self))
+            return torch.nn.functional.rms_norm(x, x.shape[-1:], self.weight, eps_of(self))
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            found: torch.Tensor = _RMSNorm.apply(x, self.weight, _eps(self))  # type: ignore[no-untyped-call]
+            found: torch.Tensor = _RMSNorm.apply(x, self.weight, eps_of(self))  # type: ignore[no-untyped-call]
             return found
-        return _scaled(x, self.weight, _inverse(x, _eps(self)))
+        return _scaled(x, self.weight, _inverse(x, eps_of(self)))
 
     _LEAN[plain] = type(plain.__name__, (plain,), {"forward": forward})
     return _LEAN[plain]

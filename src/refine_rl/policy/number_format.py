@@ -24,6 +24,7 @@ from refine_rl.policy.decode import Decoding
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fast import gather
 from refine_rl.policy.fetch import is_encoder_decoder
+from refine_rl.policy.fused import fused
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.memory import KeysAndValues
 from refine_rl.policy.norm import lean_norms
@@ -134,8 +135,14 @@ def _works(policy: DecoderOnly) -> Works:
             head = fast.rounded(policy.compute_dtype)
             fast.hidden(row.ids, row.positions, layout)
             state = Decoding([prompt], [ROWS], prefill, 1)
+            layers = fused(fast.body, policy.compute_dtype)
+            angles = layers.angles(PROMPT + 1) if layers else ()
             began = time.thread_time()
-            hidden = fast.hidden(token, state.positions(), state)
+            positions = state.positions()
+            if layers:
+                hidden = layers.hidden(token[0], [angle[positions[0]] for angle in angles], state)
+            else:
+                hidden = fast.hidden(token, positions, state)
             fast.logits(hidden, head).exp_().sum(-1)
             return (time.thread_time() - began) / ROWS
 

@@ -25,7 +25,7 @@ from refine_rl.policy.draw import Sampling
 from refine_rl.policy.dropout import Dropping, dropping
 from refine_rl.policy.files import as_other_files
 from refine_rl.policy.memory import Memory
-from refine_rl.policy.merging import merge
+from refine_rl.policy.merging import Rounding, merge
 from refine_rl.policy.protocol import Begun, Purpose, Spoken, Way
 from refine_rl.policy.quantised import share_of
 from refine_rl.policy.rope import hold_still, moving_kinds
@@ -295,13 +295,16 @@ class Policy(ABC):
         save_adapter(self.model, folder, self.start)
         as_other_files(folder)
 
-    def save_merged(self, folder: Path, dtype: torch.dtype | None = None) -> float:
+    def save_merged(
+        self, folder: Path, dtype: torch.dtype | None = None, rounding: Rounding | None = None
+    ) -> float:
         """One ordinary model, the adapter's product added into its weights, in `dtype` (without one, the
-        policy's). Returns the share of what training changed that rounding to it took (see merging.py)."""
+        policy's). Returns the share of what training changed that rounding to it took, or that another
+        `rounding` would take (see merging.py)."""
         form, lost = dtype or self.compute_dtype, 0.0
         copied = copy.deepcopy(self.model)
         if self.adapter:
-            copied, lost = merge(copied, form)
+            copied, lost = merge(copied, form, rounding)
         else:
             copied = copied.to(form)
         copied.save_pretrained(folder, safe_serialization=True)

@@ -27,10 +27,14 @@ import torch
 from refine_rl.policy.attention import shared_attention
 from refine_rl.policy.causal import causal_attention
 from refine_rl.policy.flash import Layout, able, flash, layout_of
+from refine_rl.policy.in_pieces import Piece, in_pieces
 from refine_rl.policy.side_by_side import Tables, side_by_side, tables_of
 
 NAME = "refine_packed"
 """Our attention function's name in transformers' registry."""
+
+STEP = 128
+"""Tokens of a prompt that make a piece: more look at more that they do not see, fewer make thin products."""
 
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions", "return_dict"}
 
@@ -104,6 +108,21 @@ class Packed:
         found: Tables | None = self.cache["tables"]
         return found
 
+    def pieces(self, window: int) -> list[Piece]:
+        """For attention on a processor (in_pieces.py): a prompt's tokens in steps, then its suffixes."""
+        found = []
+        for block in self.blocks:
+            behind = block.start + block.length
+            for start in range(block.start, behind, STEP):
+                first = max(block.start, start - window + 1) if window else block.start
+                end = min(start + STEP, behind)
+                found.append(Piece(start=start, end=end, first=first, last=start, texts=1))
+            if block.end > behind:
+                G = len(block.suffixes)
+                piece = Piece(start=behind, end=block.end, first=block.start, last=behind, texts=G)
+                found.append(piece if block.even else replace(piece, places=block.places, real=block.real))
+        return found
+
     def layout(self, device: torch.device) -> Layout:
         """For flash attention (flash.py), made once."""
         if "layout" not in self.cache:
@@ -168,14 +187,25 @@ def packed_attention(
     if strange or attention_mask is not None:
         raise NotImplementedError(f"its attention has {', '.join(strange) or 'a mask of its own'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = sliding_window or 0
-    if isinstance(packed, Packed):
-        if packed.keep is not None:
-            packed.keep(module.layer_idx, key[0], value[0])
-        out = _blocks(query[0], key[0], value[0], packed, scale, window)
-    else:  # a sampler's own layout
-        out = packed.attend(module.layer_idx, query, key, value, scale, window)
-    return out, None
+    return attended(packed, module.layer_idx, query, key, value, scale, sliding_window or 0), None
+
+
+def attended(
+    layout: Any,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    """Attention in a layout, a `Packed` or a sampler's own: [1, H, N, D], [1, K, N, D] -> [1, N, H, D]."""
+    if not isinstance(layout, Packed):
+        found: torch.Tensor = layout.attend(layer, query, key, value, scale, window)
+        return found
+    if layout.keep is not None:
+        layout.keep(layer, key[0], value[0])
+    return _blocks(query[0], key[0], value[0], layout, scale, window)
 
 
 def _blocks(
@@ -188,6 +218,8 @@ def _blocks(
             return flash(q, k, v, layout, scale=scale)[None]
     if q.device.type != "cpu" and (tables := packed.tables(q.device)):
         return side_by_side(q, k, v, tables, scale=scale, window=window).transpose(0, 1)[None]
+    if q.device.type == "cpu":
+        return in_pieces(q, k, v, packed.pieces(window), scale=scale, window=window)[None]
     parts = []
     for block in packed.blocks:
         a, b, c = block.start, block.start + block.length, block.end

@@ -74,7 +74,7 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     for holder in (getattr(model, "generation_config", None), getattr(model, "config", None)):
         value = getattr(holder, "eos_token_id", None)
         ids.update([value] if isinstance(value, int) else value or [])
-    ids.update(i for i in (tokenizer.eos_token_id, _end_of_turn(tokenizer)) if i is not None)
+    ids.update(i for i in (tokenizer.eos_token_id, end_of_turn(tokenizer)) if i is not None)
     if not ids:
         raise UserError(
             "The model and its tokenizer name no stop token: set eos_token in tokenizer_config.json."
@@ -82,7 +82,7 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _end_of_turn(tokenizer: Any) -> int | None:
+def end_of_turn(tokenizer: Any) -> int | None:
     """The special token that the template puts behind an assistant's words, where it puts one."""
     word = "refine"
     try:

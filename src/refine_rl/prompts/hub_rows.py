@@ -182,12 +182,31 @@ def _refusal(error: Exception, source: str) -> UserError | MachineError:
         return UserError(f"{source}: it has several configurations, {found[1]}; name one behind a colon")
     if found := re.search(r"BuilderConfig '(.*?)' not found. Available: (\[.*?\])", text):
         return UserError(f"{source}: it has no configuration {found[1]!r}; there are {found[2]}")
+    if (page := _page(error, source)) and "gated" in text.lower():
+        return UserError(
+            f"{source}: it is gated. Accept its terms on its page, {page}, then log in: hf auth login"
+        )
+    if page and isinstance(error, FileNotFoundError):  # datasets' DatasetNotFoundError is one
+        return UserError(
+            f"{source}: the hub ({page}) has no data set of that name, or it is private. Check the name; "
+            "where it is private, log in: hf auth login"
+        )
     if "scripts are no longer supported" in text or "trust_remote_code" in text:
         return UserError(
             f"{source}: it is read by a Python program of its own, and no such program is run here. Take a "
             "data set in parquet or JSON; many have such a copy on the hub."
         )
     return UserError(f"{source}: it cannot be read ({type(error).__name__}: {line})")
+
+
+def _page(error: Exception, source: str) -> str:
+    """Where the hub shows a data set that it did not give; "" where the error is about something else."""
+    from refine_rl.policy.hub import hub_address
+
+    if type(error).__name__ != "DatasetNotFoundError":
+        return ""
+    name = source.removeprefix("hub:").partition("@")[0].partition(":")[0]
+    return f"{hub_address()}/datasets/{name}"
 
 
 def _unreachable(source: str) -> UserError | MachineError:

@@ -1,8 +1,9 @@
 """Pages on this machine's own address, for the person at it: asked for by a browser, and by nobody else.
 
-The server listens on 127.0.0.1 alone, answers GET and HEAD alone, and refuses a request that calls it by
-another name: a page elsewhere could have its own name led here (DNS rebinding) and read what it must not.
-What a path is answered with is looked up in a table; no part of it reaches the disk.
+The server listens on 127.0.0.1 alone, and refuses a request that calls it by another name: a page elsewhere
+could have its own name led here (DNS rebinding) and read what it must not. What a path is answered with is
+looked up in a table; no part of it reaches the disk. Where nothing may be sent, GET and HEAD alone are
+answered. What is sent is JSON of a page of its own: of the same origin, so that no other page can send it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ NAMES = frozenset({HOST, "localhost", "[::1]"})
 HTML = "text/html; charset=utf-8"
 _TRIED = 100  # ports from the wanted one on
 _COMPRESSED_FROM = 1000  # bytes
+_LONGEST = 10_000  # bytes that may be sent
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",  # the page has a policy of its own besides
@@ -41,10 +43,13 @@ class Answer:
 
     body: bytes
     kind: str = HTML
+    status: int = 200
 
 
 Routes = Mapping[str, Callable[[], Answer]]
 """By path, without what follows a question mark."""
+Posts = Mapping[str, Callable[[bytes], Answer]]
+"""Those to which JSON may be sent."""
 
 
 def called_by_own_name(host: str | None) -> bool:
@@ -63,8 +68,21 @@ def called_by_own_name(host: str | None) -> bool:
     return name in NAMES and port.isascii() and port.isdecimal()
 
 
+def sent_by_own_page(origin: str | None, host: str) -> bool:
+    """Whether an Origin header names a page of this very server.
+
+    >>> sent_by_own_page("http://localhost:8711", "localhost:8711")
+    True
+    >>> others = ("http://localhost:8712", "http://evil.example", "null", None)
+    >>> [sent_by_own_page(origin, "localhost:8711") for origin in others]
+    [False, False, False, False]
+    """
+    return origin is not None and origin.strip().lower() == f"http://{host.strip().lower()}"
+
+
 class _Handler(BaseHTTPRequestHandler):
     routes: ClassVar[Routes] = {}
+    posts: ClassVar[Posts] = {}
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds until a connection that asks for nothing is closed
 
@@ -77,19 +95,46 @@ class _Handler(BaseHTTPRequestHandler):
     def _refused(self) -> None:
         self.send_error(405)
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refused
+    def do_POST(self) -> None:
+        """Takes JSON for a path of `posts`, from a page of this server."""
+        post = self.posts.get(self.path.partition("?")[0])
+        if post is None:
+            self.send_error(404 if self.posts else 405)
+            return
+        host, length = self._host(), self.headers.get("Content-Length", "")
+        if host is None:
+            return
+        if not sent_by_own_page(self.headers.get("Origin"), host):
+            self.send_error(403, "Forbidden", "Only a page of this server may send anything here.")
+        elif self.headers.get_content_type() != "application/json":
+            self.send_error(415)
+        elif not (length.isascii() and length.isdecimal()):
+            self.send_error(411)
+        elif int(length) > _LONGEST:
+            self.send_error(413)
+        else:
+            answer = post(self.rfile.read(int(length)))
+            self._send(answer.status, answer.body, answer.kind, with_body=True)
+
+    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refused
+
+    def _host(self) -> str | None:
+        """The name by which this server is called; None where that is not its own, which is said."""
+        hosts = self.headers.get_all("Host") or []
+        if len(hosts) == 1 and called_by_own_name(hosts[0]):
+            return str(hosts[0])
+        self.send_error(403, "Forbidden", "Ask for it by the name localhost or 127.0.0.1.")
+        return None
 
     def _answer(self, *, with_body: bool) -> None:
-        hosts = self.headers.get_all("Host") or []
-        if len(hosts) != 1 or not called_by_own_name(hosts[0]):
-            self.send_error(403, "Forbidden", "Ask for it by the name localhost or 127.0.0.1.")
+        if self._host() is None:
             return
         route = self.routes.get(self.path.partition("?")[0])
         if route is None:
             self.send_error(404)
             return
         answer = route()
-        self._send(200, answer.body, answer.kind, with_body=with_body, tagged=True)
+        self._send(answer.status, answer.body, answer.kind, with_body=with_body, tagged=answer.status == 200)
 
     def _send(self, status: int, body: bytes, kind: str, *, with_body: bool, tagged: bool = False) -> None:
         headers = {**_HEADERS, "Content-Type": kind}
@@ -136,7 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Silent: the terminal is the person's."""
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """Threads that end with the program; closing it also closes what browsers keep open."""
+
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
@@ -165,14 +212,15 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def server(port: int, routes: Routes) -> ThreadingHTTPServer:
-    """A server for `routes` that is bound, and answers from `serve_forever` on: on `port`, or where that is
-    taken on the next free one (0: any). Raises UserError where there is none."""
-    handler = type("Handler", (_Handler,), {"routes": dict(routes)})
+def server(port: int, routes: Routes, posts: Posts | None = None) -> ThreadingHTTPServer:
+    """A server for `routes`, and for what may be sent to `posts`, that is bound, and answers from
+    `serve_forever` on: on `port`, or where that is taken on the next free one (0: any). Raises UserError
+    where there is none."""
+    handler = type("Handler", (_Handler,), {"routes": dict(routes), "posts": dict(posts or {})})
     last = min(port + _TRIED, 65536) if port else 1
     for tried in range(port, last):
         try:
-            return _Server((HOST, tried), handler)
+            return Server((HOST, tried), handler)
         except PermissionError as error:
             raise UserError(
                 f"--port {tried}: this machine does not allow it: take one from 1024 on."

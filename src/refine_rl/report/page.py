@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import quoted
-from refine_rl.report import answers, data, exchanges, measured, parts, rollouts, turns
+from refine_rl.report import answers, data, exchanges, measured, parts, reviewed, rollouts, turns
 from refine_rl.report.asked import asked
 from refine_rl.report.fill import fill_page
 from refine_rl.report.headline import headline
@@ -52,6 +52,7 @@ def render(run: RunFolder, *, page_bytes: int = 2_900_000) -> str:
         **_training(run, settings, events, comparison, groups, after),
         "judged": bool(settings.reward.judges),
         "answers": answered,
+        "people": reviewed.collect(run),
         "later": measured.later(run),
         "rivals": measured.rivals(run),
         "prompts": data.prompts(run, events),
@@ -127,6 +128,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         "about": ("The run", True),
         "evidence": ("Evidence", page["comparison"]),
         "answers": ("Answers", page["answers"]),
+        "people": ("People", page["people"]),
         "turns": ("Turn by turn", page["turns"]),
         "later": ("Later evaluations", page["later"] or page["rivals"]),
         "training": ("Training", page["families"]),

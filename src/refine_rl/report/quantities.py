@@ -16,6 +16,10 @@ def _share_of_groups(count: str) -> Callable[[Json], float | None]:
     return lambda m: m.get(count, 0) / m["groups"] if m["groups"] else None
 
 
+def _share_of_sampled(m: Json) -> float | None:
+    return m.get("groups_alike", 0) / m["groups_sampled"] if m.get("groups_sampled") else None
+
+
 def _some(name: str) -> Callable[[Sequence[Json]], bool]:
     """Whether a quantity is ever anything but 0 or absent."""
     return lambda metrics: any(m.get(name) for m in metrics)
@@ -77,6 +81,14 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
             "is learnt.",
             value=_share_of_groups("groups_zero_variance"),
             unit=True,
+        ),
+        Quantity(
+            name="alike",
+            title="Share of sampled groups of one text",
+            good="Good: low. They are not scored; where most are, there is little to choose from.",
+            value=_share_of_sampled,
+            unit=True,
+            is_shown=_some("groups_sampled"),
         ),
         Quantity(
             name="by-steps",
@@ -162,6 +174,22 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
             value=key("clip_share"),
             unit=True,
             is_shown=_some("clip_share"),
+        ),
+        Quantity(
+            name="updates",
+            title="Optimizer steps a step",
+            good="Good: several, and level. One alone: grpo.kl_stop ends each step at once, and a lower "
+            "learning rate would use the answers more often.",
+            value=key("updates"),
+            is_shown=lambda metrics: len({m.get("updates") for m in metrics}) > 1,
+        ),
+        Quantity(
+            name="moved-kl",
+            title="From the policy that sampled, at the end of a step, nats a token",
+            good="Good: at or below grpo.kl_stop. Far above it, a single optimizer step goes too far: lower "
+            "the learning rate.",
+            value=key("moved_kl"),
+            is_shown=_some("moved_kl"),
         ),
         Quantity(
             name="importance-mean",

@@ -9,7 +9,7 @@ from typing import Any
 
 from refine_rl.settings import Settings
 
-_NO_RESULT_DEPENDS_ON = ("budget.", "endpoints.")
+_NO_RESULT_DEPENDS_ON = ("budget.", "endpoints.", "track.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

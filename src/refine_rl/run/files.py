@@ -27,8 +27,9 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}:{line}: not UTF-8 text. {PUT_BACK}") from error
 
 
-def append(path: Path, text: str) -> None:
-    """All of the text, or nothing of it where the disk does not take it."""
+def append(path: Path, text: str, *, at_once: bool = False) -> None:
+    """All of the text, or nothing of it where the disk does not take it; `at_once`: it is on the disk when
+    this returns."""
     data = as_bytes(text)
     with saving(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -41,6 +42,8 @@ def append(path: Path, text: str) -> None:
                 # What fitted is half a line, and the next one would be glued to it.
                 os.ftruncate(descriptor, before)
                 raise
+            if at_once:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

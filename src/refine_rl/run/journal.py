@@ -24,8 +24,12 @@ class Listeners:
     exception; of each of the others the first one is told to `failed`, and every one is dropped."""
 
     def __init__(self, first: Observer, *others: Observer, failed: Callable[[str], object]) -> None:
-        self._first, self._others, self._failed = first, others, failed
+        self._first, self._others, self._failed = first, [*others], failed
         self._known: set[int] = set()  # places of those that failed before
+
+    def add(self, other: Observer) -> None:
+        """One more of the others."""
+        self._others.append(other)
 
     def stage(self, text: str) -> None:
         self._each(lambda observer: observer.stage(text))
@@ -67,6 +71,10 @@ class Journal:
         self._folder = folder
         self.observer = Listeners(first, *others, failed=lambda text: self.warning("listener", text))
 
+    def listen(self, other: Observer) -> None:
+        """One more listener, which changes nothing where it fails."""
+        self.observer.add(other)
+
     def event(self, kind: str, name: str, text: str, step: int | None = None) -> None:
         """On record only: started, guard, best ..."""
         self._folder.event(kind, name, text, step)
@@ -103,6 +111,11 @@ class Journal:
     def kept(self, step: int) -> None:
         """A validation or a checkpoint of `step` is on record."""
         self.observer.kept(step)
+
+    @property
+    def resume(self) -> str:
+        """The command (or the call) that goes on with the run."""
+        return self._folder.resume
 
     def told(self, name: str) -> bool:
         """Whether a warning or note of this name is on record."""

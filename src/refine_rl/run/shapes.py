@@ -16,6 +16,16 @@ from refine_rl.types import Metrics, Prompt, SFTMetrics, StepMetrics
 
 R = TypeVar("R")
 Keys = Mapping[str, type | tuple[type, ...]]
+_OF_SOME = frozenset(
+    {
+        *("turns_mean", "ends", "updates", "moved_kl", "replayed"),
+        *("groups_sampled", "groups_alike", "facets_sampled", "facets_scored"),
+    }
+)
+_POOL_KEYS: Mapping[str, Keys] = {
+    "drawn": {"promised": dict, "pool": dict},
+    "sampled": {"diversity": dict, "scored": list},
+}
 _ATTEMPT = frozenset(
     {"member", "messages", "tokens", "logprobs", "spans", "stop_reason", "reward", "status", "breakdown"}
 )
@@ -90,9 +100,9 @@ def _metrics_flaw(record: Record) -> str | None:
 
 
 def _metrics_line(metrics: Metrics) -> Record:
-    """Without what only a world of several turns says, where there was none."""
+    """Without what only some runs have: a world of several turns, several updates, a choice of groups."""
     line = dataclasses.asdict(metrics)
-    return {k: v for k, v in line.items() if k not in ("turns_mean", "ends") or line["ends"]}
+    return {k: v for k, v in line.items() if k not in _OF_SOME or (v is not None and v != {})}
 
 
 def _look_flaw(record: Record) -> str | None:
@@ -135,14 +145,24 @@ def _tokens_flaw(attempt: Mapping[str, Any]) -> str | None:
 
 
 def _pool_flaw(record: Record) -> str | None:
-    """Of a prompt that was set aside or came back, or of what a curriculum drew."""
-    drawn = record["state"] == "drawn"
-    for key, kind in {"promised": dict, "pool": dict}.items() if drawn else [("prompt_id", str)]:
+    """Of a prompt that was set aside or came back, of what a curriculum drew, or of groups that were sampled
+    to choose from."""
+    keys = _POOL_KEYS.get(record["state"], {"prompt_id": str})
+    for key, kind in keys.items():
         if key not in record:
             return f"`{key}` is missing"
         if not isinstance(record[key], kind):
             return f"`{key}` is {_short(record[key])}"
-    return _numbers_flaw({key: record[key] for key in ("promised", "pool")}) if drawn else None
+    if "scored" in keys and not record["diversity"].keys() >= {*map(str, record["scored"])}:
+        return f"`scored` is {_short(record['scored'])}"
+    return _numbers_flaw({key: record[key] for key, kind in keys.items() if kind is dict})
+
+
+def _vote_flaw(record: Record) -> str | None:
+    for key, known in (("left", ("base", "tuned")), ("vote", ("left", "right", "tie", "undone"))):
+        if record[key] not in known:
+            return f"`{key}` is {_short(record[key])}"
+    return None
 
 
 def _short(value: object) -> str:
@@ -191,6 +211,12 @@ EXCHANGES: Shape[Any] = Shape(
 )
 QUIZ = plain({"key": str, "made": dict})
 TRIED = plain({"key": str, "made": dict})
+VOTES = plain(
+    {"time": str, "reviewer": str, "prompt_id": str, "kind": str, "member": int, "mark": str, "left": str}
+    | {"vote": str},
+    _vote_flaw,
+)
+CALIBRATIONS = plain({"time": str, "judge": str, "rubric": str, "pairs": int, "alike": float, "ci95": list})
 UNDER_WAY = plain(
     {"ticket": int}, lambda record: _fields_flaw(record["call"], Call) if "call" in record else None
 )

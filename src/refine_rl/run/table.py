@@ -22,7 +22,8 @@ TAKE_OUT = "Put the line back as it was, or take it out: no result depends on it
 
 class Table(Generic[R]):
     """The records of a file, a line each, of the form that its shape says. `sequence` makes what finds a flaw
-    in the order of the lines; `way_out` says what to do about a damaged line, or about the file (None)."""
+    in the order of the lines; `way_out` says what to do about a damaged line, or about the file (None). Lines
+    of a table `at_once` are on the disk when `append` returns: a power cut loses none."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Table(Generic[R]):
         shape: Shape[R],
         *,
         grows: bool = True,
+        at_once: bool = False,
         sequence: Callable[[], Flaw] | None = None,
         way_out: Callable[[int | None], str] = lambda line: PUT_BACK,
     ) -> None:
@@ -37,6 +39,7 @@ class Table(Generic[R]):
         # Where the file is, whatever becomes of the current folder: a reward function may change it.
         self._file = path.absolute()
         self._shape, self._grows, self._sequence, self._way_out = shape, grows, sequence, way_out
+        self._at_once = at_once
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -106,7 +109,7 @@ class Table(Generic[R]):
     def append(self, *records: R) -> None:
         """In one write: they are there together or not at all."""
         if records:
-            append(self._file, self.text(records))
+            append(self._file, self.text(records), at_once=self._at_once)
 
     def replace(self, records: Iterable[R]) -> None:
         """These instead of all that were there."""

@@ -88,13 +88,16 @@ class Tables(Checkpoints):
         self.calls = self._log("llm_calls.jsonl", shapes.CALLS)
         self.exchanges = self._log("llm_replies.jsonl", shapes.EXCHANGES)
         self.quiz = QuizShelf(Table(path / "quiz.jsonl", shapes.QUIZ))
+        self.votes = self._log("votes.jsonl", shapes.VOTES, at_once=True)
+        self.calibrations = self._log("calibrations.jsonl", shapes.CALIBRATIONS)
         self.under_way = UnderWay(self._log(".calls_under_way.jsonl", shapes.UNDER_WAY))
         self._stepped: tuple[Table[Any], ...] = (self.groups, self.metrics, self.validation, self.pool)
         self.tried: dict[str, Table[Record]] = {
             name: self._log(f"rivals/{name}.jsonl", shapes.TRIED) for name in RIVALS
         }
         logs = (self.events, self.calls, self.exchanges, self.quiz.table, self.times, self.under_way.table)
-        self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs, *self.tried.values())
+        people = (self.votes, self.calibrations)
+        self._growing: tuple[Table[Any], ...] = (*self._stepped, *logs, *people, *self.tried.values())
 
     def answers(self, which: str) -> Table[Record]:
         """What a model did with prompts of the run: `which` is "base", "tuned", or of an eval."""
@@ -119,9 +122,9 @@ class Tables(Checkpoints):
         )
         return table
 
-    def _log(self, file: str, shape: Shape[R]) -> Table[R]:
-        """No result depends on it."""
-        return Table(self.path / file, shape, way_out=lambda line: TAKE_OUT)
+    def _log(self, file: str, shape: Shape[R], *, at_once: bool = False) -> Table[R]:
+        """No result of training depends on it."""
+        return Table(self.path / file, shape, at_once=at_once, way_out=lambda line: TAKE_OUT)
 
     def _train_again(self, table: Table[R], line: int | None) -> str:
         """What to do about a damaged line of a step."""

@@ -26,6 +26,7 @@ from refine_rl.settings.reward import (
 )
 from refine_rl.settings.rollout import EarlyExitSettings, RolloutSettings
 from refine_rl.settings.sft import SFTSettings
+from refine_rl.settings.track import TrackSettings
 from refine_rl.settings.whole import Settings
 from refine_rl.settings.writer import WriterSettings
 
@@ -54,6 +55,7 @@ __all__ = [
     "SanityCase",
     "Settings",
     "StepSettings",
+    "TrackSettings",
     "WorldSettings",
     "WriterSettings",
 ]

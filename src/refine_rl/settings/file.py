@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from refine_rl.errors import SettingsError, UserError, quoted
 from refine_rl.settings import Settings
 from refine_rl.settings.problems import Problem, dotted, find_problems, unknown_key
+from refine_rl.settings.thrifty import unsaid, with_preset
 from refine_rl.settings.toml_lines import KeyPath, key_lines
 from refine_rl.settings.toml_write import dump_toml
 
@@ -104,7 +105,12 @@ def _verb_of(config: Path) -> str:
 def override(settings: Settings, overrides: Sequence[str]) -> Settings:
     """The settings with "KEY=VALUE" texts put over them, checked as a whole again."""
     data = tomllib.loads(dump_settings(settings))
-    return _validate(data, settings.folder, _Places(overrides=_put_over(data, overrides)))
+    put = _put_over(data, overrides)
+    if not settings.grpo.thrifty and data["grpo"].get("thrifty"):
+        data["grpo"] = unsaid(
+            data["grpo"], {str(path[1]) for path in put if path[0] == "grpo" and len(path) > 1}
+        )
+    return _validate(data, settings.folder, _Places(overrides=put))
 
 
 def settings_from_dict(mapping: Mapping[str, Any], folder: Path) -> Settings:
@@ -256,6 +262,8 @@ def _validate(data: Mapping[str, Any], folder: Path, places: _Places) -> Setting
         problems += find_problems(error, data)
     else:
         if not problems:
-            return _rooted(settings, folder)
+            given = data.get("grpo", {})
+            said = given.keys() if isinstance(given, Mapping) else given.model_fields_set
+            return _rooted(with_preset(settings, said), folder)
     placed = sorted((*places.find(problem), problem.text) for problem in problems)
     raise SettingsError("\n".join(f"{label}{text}" for _, label, text in placed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -71,8 +72,28 @@ class GRPOSettings(Section):
     of k1 is 0 on average: use it in the reward."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
+    thrifty: bool = False
+    """For half of the scored groups: minibatches = 4, updates_per_step = 4, kl_stop = 0.03, flat = "drop" and
+    schedule = "linear", and where an LLM is asked for scores oversample = 2; each only where it is not set
+    and can be. What it came to stands in the run's config.toml. See docs/algorithms.md."""
     updates_per_step: Positive = 1
-    """Optimizer updates on the same rollouts; the log-probs of the first stay the old ones."""
+    """Passes through a step's answers, each of one optimizer step for each of grpo.minibatches; the log-probs
+    before the first stay the old ones. With grpo.kl_stop, at most so many."""
+    minibatches: Positive = 1
+    """A step's groups are shuffled, by the seed, into so many parts of about the same size, with an optimizer
+    step each; the loss's denominators are of the part. More steps for the same answers and scores. The
+    learning rate and its schedule are of grpo.steps as ever: each of them takes the step's rate."""
+    kl_stop: Annotated[float, Field(gt=0)] | None = None
+    """Before each optimizer step but the first: how far the policy has moved from the one that sampled, in
+    nats a token (e^d - 1 - d, d = log pi - log mu, averaged over the tokens at hand). Above this the step is
+    over. 0.03 is a good value. Not with model.dropout."""
+    replay: Annotated[int, Field(ge=0)] = 0
+    """Answers of the last so many steps that were better than their group (advantage above 0) are learned
+    from once more, each token weighed by min(p / q, 2), p its probability now and q when it was sampled."""
+    oversample: Annotated[float, Field(ge=1, le=16)] = 1.0
+    """Answers are sampled for so many times grpo.prompts_per_step prompts (never two groups of one prompt),
+    and the prompts_per_step groups whose answers differ most are scored; fewer where the others are of one
+    text. Saves a judge's calls, costs sampling. Not with grpo.resample or rollout.early_exit."""
     tokens_per_micro_batch: AtOnce = "auto"
     """Tokens that go through the model at once (a prompt once for all its completions), in all micro-batches
     that a processor works side by side; a group is cut only behind as many tokens as its prompt has. The
@@ -94,6 +115,15 @@ class GRPOSettings(Section):
     size."""
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run follows from it."""
+
+    def candidates(self, prompts: int) -> int:
+        """Of so many training prompts, how many a step samples.
+
+        >>> GRPOSettings(prompts_per_step=8, oversample=1.5).candidates(100), GRPOSettings().candidates(100)
+        (12, 8)
+        """
+        wanted = math.ceil(round(self.prompts_per_step * self.oversample, 9))
+        return min(wanted, max(prompts, self.prompts_per_step))
 
     @property
     def at_once(self) -> int:

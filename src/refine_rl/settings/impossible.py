@@ -41,6 +41,12 @@ def _looks(it: Whole) -> int:
     return int(it.judge.repeats) * len(it.reward.judges)
 
 
+def _one_step(grpo: Whole) -> bool:
+    """Whether a step has one optimizer step; not where grpo.thrifty is yet to give it more."""
+    to_come = grpo.thrifty and not {"minibatches", "updates_per_step"} <= grpo.model_fields_set
+    return bool(grpo.updates_per_step * grpo.minibatches == 1 and not to_come)
+
+
 _UPDATES: tuple[Impossible[Whole], ...] = (
     Impossible(
         when=lambda it: it.grpo.warmup_steps > it.grpo.steps,
@@ -94,6 +100,37 @@ _UPDATES: tuple[Impossible[Whole], ...] = (
         when=lambda it: it.grpo.resample > 0 and it.rollout.ahead == 1,
         why="`grpo.resample` waits for the rewards of a step",
         way_out="use `rollout.ahead = 0`",
+    ),
+)
+
+_THRIFT: tuple[Impossible[Whole], ...] = (
+    Impossible(
+        when=lambda it: it.grpo.kl_stop is not None and _one_step(it.grpo),
+        why="`grpo.kl_stop` is looked at before the second optimizer step of a step, and there is one",
+        way_out="set `grpo.updates_per_step` or `grpo.minibatches` above 1, or leave it out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.kl_stop is not None and it.model.dropout > 0,
+        why="`grpo.kl_stop` compares log-probs that dropout disturbs",
+        way_out="set `model.dropout = 0`",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.minibatches > it.grpo.prompts_per_step,
+        why="`grpo.minibatches` is {it.grpo.minibatches}, and a step has only {it.grpo.prompts_per_step} "
+        "groups to share out (`grpo.prompts_per_step`)",
+        way_out="lower it",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.oversample > 1 and it.grpo.resample > 0,
+        why="`grpo.oversample` chooses groups before they are scored, and `grpo.resample` replaces them "
+        "afterwards",
+        way_out="leave one out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.oversample > 1 and _exits(it),
+        why="`grpo.oversample` looks for answers that differ, and those of `rollout.early_exit` are one "
+        "thought, cut",
+        way_out="leave one out",
     ),
 )
 
@@ -361,6 +398,7 @@ _RIVALS: tuple[Impossible[Whole], ...] = (
 )
 
 IMPOSSIBLE = (
-    _UPDATES + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _SHARD + _VLLM + _TINKER + _RIVALS
+    *(_UPDATES + _THRIFT + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _SHARD),
+    *(_VLLM + _TINKER + _RIVALS),
 )
 """All of them, in the order in which they are told."""

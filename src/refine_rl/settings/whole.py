@@ -20,6 +20,7 @@ from refine_rl.settings.prompts import GYM, PromptSettings
 from refine_rl.settings.reward import ReasoningGymSettings, RewardSettings
 from refine_rl.settings.rollout import RolloutSettings
 from refine_rl.settings.sft import SFTSettings
+from refine_rl.settings.track import TrackSettings
 from refine_rl.settings.writer import WriterSettings
 
 
@@ -55,6 +56,8 @@ class Settings(Section):
     """Base against tuned on held-out prompts."""
     budget: BudgetSettings = BudgetSettings()
     """A hard cap."""
+    track: TrackSettings = TrackSettings()
+    """Experiment trackers."""
     folder: Path = Field(default=Path(), exclude=True)
 
     @field_validator("task")

@@ -7,6 +7,7 @@ any weight moves; too many missing scores in collect.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -21,6 +22,11 @@ WINDOW = 5  # steps over which the start and the present are averaged
 TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
 EXPLODED = 1000.0  # times the median of the gradient norms before
 EXPLODED_STEPS = 3
+WILDER = 2.0  # times the entropy of the start, and
+WILDER_BY = 0.5  # nats a token above it: training takes the policy apart
+STARVING = 20  # steps over which the scored groups of a facet's value are counted
+EXPECTED = 8.0  # of which so many would be scored by chance, where fewer than
+STARVED = 0.25  # times as many are
 ENDED = 0.5  # cut completions of the first step, below which the policy knew how to end an answer
 
 
@@ -143,6 +149,14 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             f"Entropy fell from {entropy_then:.3f} to {entropy_now:.3f} nats a token: the policy hardly "
             "tries anything new. Stop here, or lower grpo.learning_rate, add grpo.kl, raise clip_high."
         )
+    if entropy_then > 0 and entropy_now > max(WILDER * entropy_then, entropy_then + WILDER_BY):
+        found["entropy_rise"] = (
+            f"Entropy rose from {entropy_then:.3f} to {entropy_now:.3f} nats a token: updates take the "
+            "policy apart faster than rewards put it together. Go back to an earlier checkpoint, with a "
+            "lower grpo.learning_rate; with several updates_per_step a grpo.kl_stop; or less grpo.replay."
+        )
+    if text := _starved(history[-STARVING:]):
+        found["starved_facet"] = text
     if text := collapse(_distinct(first), _distinct(last), last[-1].openings):
         found["same_answers"] = text
     if fmean(m.clipped_share for m in last) > 0.5:
@@ -161,6 +175,33 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             "nothing: training may be done, or the reward is too coarse or too hard."
         )
     return found
+
+
+def _starved(recent: Sequence[StepMetrics]) -> str:
+    """Whether groups of a kind of prompt are sampled and hardly ever scored."""
+    sampled, scored = Counter[str](), Counter[str]()
+    for m in recent:
+        sampled.update(m.facets_sampled)
+        scored.update(m.facets_scored)
+    groups = sum(m.groups_sampled or 0 for m in recent)
+    if not groups:
+        return ""
+    share = sum(m.groups for m in recent) / groups
+    few = [
+        name
+        for name, number in sampled.items()
+        if number * share >= EXPECTED and scored[name] < STARVED * number * share
+    ]
+    if not few:
+        return ""
+    told = ", ".join(f"{name} ({scored[name]} of {sampled[name]})" for name in few[:3])
+    more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+    return (
+        f"In the last {len(recent)} steps {share:.0%} of the groups were scored, but of these kinds of "
+        f"prompt hardly any: {told}{more}. Their answers differ least, so grpo.oversample passes them over, "
+        "and the policy is hardly trained on them. Read some; where they are not yet good, lower "
+        "grpo.oversample or raise rollout.temperature."
+    )
 
 
 def _content_loss(history: Sequence[StepMetrics]) -> str:

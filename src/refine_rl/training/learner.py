@@ -13,6 +13,7 @@ import torch
 from refine_rl.progress import Pause
 from refine_rl.training.check import Check
 from refine_rl.training.checkpoint import Position
+from refine_rl.training.passes import ONCE, Passes
 from refine_rl.training.rows import MicroBatch, Row
 
 
@@ -40,7 +41,9 @@ class Learned:
     seen: torch.Tensor | None  # |trainer - sampler| in nats, [N], before any weight moved
     apart: (
         torch.Tensor | None
-    )  # trainer - sampler of all sampled tokens that were worked, [N], before any weight moved
+    )  # trainer - sampler of the tokens that the first optimizer step worked, [N], before any weight moved
+    updates: int = 0  # optimizer steps
+    moved: float | None = None  # K (passes.py) when it was last measured; None where one step was enough
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +82,11 @@ class Learner(Protocol):
         *,
         step: int,
         rate: float,
-        updates: int = 1,
+        passes: Passes = ONCE,
         seen: torch.Tensor | None = None,
         pause: Pause,
     ) -> Learned:
-        """`updates` optimizer steps at the learning rate `rate` on the same rows.
+        """Optimizer steps at the learning rate `rate`, as `passes` has them.
 
         `seen` is the comparison of sampler and trainer where it was made when the rows were sampled, with
         weights that have moved since; else it is made here, where a sampler had a part in the rows. `pause`

@@ -117,11 +117,11 @@ class LocalLearner(Updating):
         key: tuple[int, int, int],
     ) -> _Part:
         batch = micro_batch(rows, self.speaker.device)
-        mask = batch.tokens.sampled.to(self.speaker.device)
+        fresh = batch.fresh.to(self.speaker.device)
         with self.speaker.dropout(self.dropout, torch_seed(self.seed, "dropout", *key)):
             new = self.speaker.logprobs(batch.tokens, temperature=self.check.temperature)
             sums = objective(new, batch, start_B_T)
-        new_minus_old = (new.detach() - batch.old_B_T)[mask]
+        new_minus_old = (new.detach() - batch.old_B_T)[fresh]
         return _Part(sums=sums, new_B_T=new.detach(), new_minus_old=new_minus_old)
 
     def clipped_norm(self) -> float:
@@ -164,8 +164,8 @@ def local_learner(speaker: Speaker, config: LearnerConfig) -> LocalLearner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """What a micro-batch gave: its share of the loss, the log-probs [B, T], and new - old of its sampled
-    tokens, [N]."""
+    """What a micro-batch gave: its share of the loss, the log-probs [B, T], and new - old of the tokens that
+    the step sampled, [N]."""
 
     sums: LossSums
     new_B_T: torch.Tensor

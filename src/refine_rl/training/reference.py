@@ -1,4 +1,4 @@
-"""The log-probs of the untrained model."""
+"""The log-probs of a step's answers under a model: the untrained one, or the trainer of this moment."""
 
 from __future__ import annotations
 
@@ -38,20 +38,26 @@ class References:
             self._known = {key: (t, found[key]) for key, t in zip(keys, trajectories, strict=True)}
         return {key: self._known[key][1] for key in keys}
 
-    @torch.no_grad()
     def _computed(self, trajectories: Sequence[Trajectory]) -> dict[MemberKey, tuple[float, ...]]:
-        found: dict[MemberKey, tuple[float, ...]] = {}
         with self.speaker.reference() as reference:
-            lanes = lanes_of(reference)
-            packed = reference.shares_prompts
-            chunks = list(micro_batches(trajectories, self.tokens // lanes, packed=packed))
+            return logprobs_of(reference, trajectories, temperature=self.temperature, tokens=self.tokens)
 
-            def work(n: int, lane: int) -> None:
-                some = [trajectories[i] for i in chunks[n]]
-                batch = token_batch(some)
-                values = reference.logprobs(batch, temperature=self.temperature).cpu()
-                for row, t in enumerate(some):
-                    found[t.prompt_id, t.member] = tuple(values[row][batch.trainable[row]].tolist())
 
-            in_lanes(work, len(chunks), lanes)
-        return found
+@torch.no_grad()
+def logprobs_of(
+    speaker: Speaker, trajectories: Sequence[Trajectory], *, temperature: float, tokens: int
+) -> dict[MemberKey, tuple[float, ...]]:
+    """The speaker's log-probs of each trajectory's sampled tokens; `tokens` go through it at once."""
+    found: dict[MemberKey, tuple[float, ...]] = {}
+    lanes = lanes_of(speaker)
+    chunks = list(micro_batches(trajectories, tokens // lanes, packed=speaker.shares_prompts))
+
+    def work(n: int, lane: int) -> None:
+        some = [trajectories[i] for i in chunks[n]]
+        batch = token_batch(some)
+        values = speaker.logprobs(batch, temperature=temperature).cpu()
+        for row, t in enumerate(some):
+            found[t.prompt_id, t.member] = tuple(values[row][batch.trainable[row]].tolist())
+
+    in_lanes(work, len(chunks), lanes)
+    return found

@@ -21,6 +21,10 @@ class Row:
     advantage: float
     weight: float  # of each of its trainable tokens
     reference: tuple[float, ...] | None = None  # the reference's log-probs of the trainable tokens
+    start: tuple[float, ...] | None = (
+        None  # the trainer's of the sampled ones, before the step's first update
+    )
+    then: int | None = None  # the step that sampled it, where that is over: the row is replayed
 
     @property
     def teaches(self) -> bool:
@@ -32,6 +36,11 @@ class Row:
     def sampled(self) -> bool:
         """Whether a sampler had a part in it: only then is there something to compare the trainer with."""
         return any(s.sampled and s.token_ids for s in self.trajectory.segments)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the step itself sampled it: only then was the trainer of this moment the sampler."""
+        return self.sampled and self.then is None
 
     @property
     def old(self) -> tuple[float, ...]:
@@ -100,30 +109,48 @@ def _padded_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
     """Tensors of some rows. `old_B_T` is 0 where `tokens.sampled` is False: nobody sampled a target, so it
-    has no old log-prob. `reference_B_T` is 0 where `tokens.trainable` is False."""
+    has no old log-prob. `reference_B_T` and `start_B_T` (see `Row`) are 0 where `tokens.trainable` is False,
+    and in rows that have none; they and `replayed_B` are None where no row has any or is."""
 
     tokens: TokenBatch
     old_B_T: torch.Tensor
     reference_B_T: torch.Tensor | None
     advantages_B: torch.Tensor
     weights_B: torch.Tensor
+    start_B_T: torch.Tensor | None = None
+    replayed_B: torch.Tensor | None = None  # bool
+
+    @property
+    def fresh(self) -> torch.Tensor:
+        """Which tokens the step itself sampled, on the processor."""
+        if self.replayed_B is None:
+            return self.tokens.sampled
+        return self.tokens.sampled & ~self.replayed_B.cpu()[:, None]
 
 
 def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     """The rows' tensors; all but the token ids on `device`."""
     tokens = token_batch([r.trajectory for r in rows])
 
-    def spread(values: list[float], mask_B_T: torch.Tensor) -> torch.Tensor:
+    def spread(values: Sequence[float], mask_B_T: torch.Tensor) -> torch.Tensor:
         # Boolean indexing fills row by row, left to right: the order of the values.
         out = torch.zeros(tokens.ids.shape, dtype=torch.float32)
         out[mask_B_T] = torch.tensor(values, dtype=torch.float32)
         return out.to(device)
 
-    references = [x for r in rows for x in r.reference or ()]
+    def of_some(each: Sequence[tuple[float, ...] | None], mask_B_T: torch.Tensor) -> torch.Tensor | None:
+        values = [x for own in each for x in own or ()]
+        has_B = torch.tensor([own is not None for own in each])
+        return spread(values, mask_B_T & has_B[:, None]) if values else None
+
     return MicroBatch(
         tokens=tokens,
         old_B_T=spread([x for r in rows for x in r.old], tokens.sampled),
-        reference_B_T=spread(references, tokens.trainable) if references else None,
+        reference_B_T=of_some([r.reference for r in rows], tokens.trainable),
         advantages_B=torch.tensor([r.advantage for r in rows], device=device),
         weights_B=torch.tensor([r.weight for r in rows], device=device),
+        start_B_T=of_some([r.start for r in rows], tokens.sampled),
+        replayed_B=torch.tensor([r.then is not None for r in rows], device=device)
+        if any(r.then is not None for r in rows)
+        else None,
     )

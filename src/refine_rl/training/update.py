@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from refine_rl.progress import Pause, never
 from refine_rl.training.check import Check, require_finite
 from refine_rl.training.learner import Learned, Objective
+from refine_rl.training.passes import ONCE, Passes, moved_by
 from refine_rl.training.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """What a gradient came of: the loss of all rows, tokens on which the clip acted, and trainer - sampler of
-    the sampled tokens, [N]."""
+    the tokens that the step sampled, [N]."""
 
     loss: float
     clipped_tokens: int
@@ -26,6 +27,42 @@ class Found:
     def on_processor(self) -> Found:
         """The same, its tensor on the processor."""
         return replace(self, apart=self.apart.cpu())
+
+
+@dataclass(kw_only=True, slots=True)
+class Course:
+    """What an update's optimizer steps have come of so far."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    clipped: int = 0
+    tokens: int = 0
+    moved: float | None = None
+
+    def stepped(self, rows: Sequence[Row], loss: float, clipped_tokens: int) -> None:
+        """One more, on these rows."""
+        self.losses.append(loss)
+        self.clipped += clipped_tokens
+        self.tokens += sum(r.trajectory.completion_tokens for r in rows)
+
+    def over(self, passes: Passes, apart: torch.Tensor) -> bool:
+        """Whether the next one is one too many, where its rows' log-probs are `apart` from the sampler's."""
+        if passes.kl_stop is None or not self.losses:
+            return False
+        self.moved = moved_by(apart) if apart.numel() else self.moved
+        return passes.over(self.moved)
+
+    def learned(self, seen: torch.Tensor | None, apart: torch.Tensor | None) -> Learned:
+        """All of it."""
+        return Learned(
+            loss=self.losses[0] if self.losses else None,
+            grad_norm=max(self.norms, default=None),
+            clip_share=self.clipped / self.tokens if self.tokens else None,
+            seen=seen,
+            apart=apart,
+            updates=len(self.losses),
+            moved=self.moved,
+        )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,44 +104,36 @@ class Updating(ABC):
         *,
         step: int,
         rate: float,
-        updates: int = 1,
+        passes: Passes = ONCE,
         seen: torch.Tensor | None = None,
         pause: Pause = never,
     ) -> Learned:
         """See `Learner`. The log-probs of the rollouts stay the old ones throughout."""
-        worked = [r for r in rows if r.teaches]
-        sampled = [r.trajectory for r in rows if r.sampled]
-        compared = self.dropout == 0 and any(r.sampled for r in worked)
-        if seen is None and sampled and not compared:
+        batches = passes.batches(rows, step)
+        fresh = [r.trajectory for r in rows if r.fresh]
+        first = [r.trajectory for r in batches[0] if r.fresh] if batches and self.dropout == 0 else []
+        if seen is None and fresh and not first:
             # The training pass cannot give the comparison: there is none, or dropout disturbs it.
-            seen = self.check.compare(sampled, step)
-        losses: list[float] = []
-        norms: list[float] = []
-        clipped = 0
-        apart: torch.Tensor | None = None
-        if worked:
-            self.take(worked)
-        for update in range(updates if worked else 0):
+            seen = self.check.compare(fresh, step)
+        course, apart, taken = Course(), None, None
+        for update, batch in enumerate(batches):
+            if batch is not taken:
+                self.take(batch)
+                taken = batch
             # Where a weight has moved it is too late to leave.
             found = self.gradient(objective, step, update, never if update else pause)
-            norms.append(self.clipped_norm())
-            losses.append(found.loss)
-            clipped += found.clipped_tokens
-            require_finite(losses[-1], norms[-1], step, self.table)
+            if course.over(passes, found.apart):
+                break
+            course.norms.append(self.clipped_norm())
+            course.stepped(batch, found.loss, found.clipped_tokens)
+            require_finite(found.loss, course.norms[-1], step, self.table)
             if apart is None:
                 apart = found.apart
-                if seen is None and compared:
+                if seen is None and first:
                     seen = apart.abs()
-                    self.check.require_match([r.trajectory for r in worked], seen, step)
+                    self.check.require_match(first, seen, step)
             self.whole = False
             self.move(rate)
         self.rest()
         self.whole = True
-        tokens = sum(r.trajectory.completion_tokens for r in worked) * len(losses)
-        return Learned(
-            loss=losses[0] if losses else None,
-            grad_norm=max(norms, default=None),
-            clip_share=clipped / tokens if tokens else None,
-            seen=seen,
-            apart=apart,
-        )
+        return course.learned(seen, apart)

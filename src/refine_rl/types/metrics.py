@@ -44,6 +44,13 @@ class StepMetrics:
     by_length: float | None = None  # how far rewards follow from lengths alone (Content)
     turns_mean: float | None = None  # of trajectories in an environment; None without one
     ends: Mapping[str, float] = field(default_factory=dict)  # shares of these: "done", "limit", "failed"
+    updates: int | None = None  # optimizer steps, where there may be fewer than the settings say
+    moved_kl: float | None = None  # nats a token from the sampler, before the last one or that left out
+    replayed: int | None = None  # answers of earlier steps that were learned from again
+    groups_sampled: int | None = None  # from which `groups` were chosen to be scored
+    groups_alike: int | None = None  # of these, those whose answers were one text
+    facets_sampled: Mapping[str, int] = field(default_factory=dict)  # "facet = value" -> groups of it
+    facets_scored: Mapping[str, int] = field(default_factory=dict)  # of these, those that were scored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

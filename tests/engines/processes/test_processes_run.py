@@ -201,7 +201,13 @@ def test_resumed_in_one_process_and_in_two_again(two: RunFolder, task: Task, tmp
     [
         pytest.param({"grpo": {"kl": 0.2, "steps": 2}}, id="KL in the loss"),
         pytest.param({"grpo": {"kl": 0.2, "kl_in": "reward", "steps": 2}}, id="KL in the reward"),
-        pytest.param({"grpo": {"updates_per_step": 2, "steps": 2}, "model": {"dropout": 0.0}}, id="updates"),
+        pytest.param(
+            {
+                "grpo": {"updates_per_step": 2, "minibatches": 2, "kl_stop": 0.5, "replay": 1, "steps": 2},
+                "model": {"dropout": 0.0},
+            },
+            id="updates",
+        ),
         pytest.param({"model": {"adapter": "none"}, "grpo": {"steps": 2, "learning_rate": 1e-3}}, id="all"),
         pytest.param({"model": {"adapter": "qlora"}, "grpo": {"steps": 2}}, id="quantised"),
         pytest.param({"sft": SFT, "grpo": {"steps": 2}}, id="after fine-tuning"),

@@ -26,6 +26,7 @@ from refine_rl.settings import EnginePrices, ModelSettings
 from refine_rl.training.checkpoint import Position, check, load
 from refine_rl.training.grpo.learn import Loss
 from refine_rl.training.learner import LearnerConfig
+from refine_rl.training.passes import Passes
 from refine_rl.types import Group, Prompt, Score
 from tinker_server import KEY, TinkerServer
 
@@ -60,7 +61,7 @@ def sampled(engine: TinkerEngine, step: int = 1, pause: Callable[[], None] = lam
 def learn(engine: TinkerEngine, group: Group, *, step: int = 1, rate: float = 0.05, updates: int = 1) -> Any:
     learner = engine.learner(CONFIG)
     objective = LOSS.objective(0.0)
-    return learner.learn(LOSS.rows([group]), objective, step=step, rate=rate, updates=updates)
+    return learner.learn(LOSS.rows([group]), objective, step=step, rate=rate, passes=Passes(updates=updates))
 
 
 # What is drawn
@@ -254,6 +255,40 @@ def test_several_updates_are_whole_after_the_last(engines: Make, steady: TinkerS
     assert len(steady.asked("optim_step")) == before + 2
     assert engine.learner(CONFIG).whole
     assert learned.grad_norm > 0
+
+
+def test_minibatches_are_steps_of_their_own_and_a_stop_leaves_whole_weights(
+    engines: Make, steady: TinkerServer, model: Path
+) -> None:
+    engine = engines(steady, model)
+    one = sampled(engine)
+    renamed = tuple(replace(t, prompt_id="p2") for t in sampled(engine, step=2).trajectories)
+    other = replace(one, prompt=replace(PROMPT, id="p2"), trajectories=renamed)
+    start, rows = engine.weights.save("start"), LOSS.rows([one, other])
+    objective, learner = LOSS.objective(0.0), engine.learner(CONFIG)
+    batch = token_batch([*one.trajectories, *other.trajectories])
+
+    def now() -> torch.Tensor:
+        return engine.speaker.logprobs(batch, temperature=1.0)
+
+    passes = Passes(minibatches=2, updates=2, weigh=LOSS.weighed)
+    told = learner.learn(rows, objective, step=1, rate=0.01, passes=passes)
+    moved = now()
+    assert (told.updates, learner.whole) == (4, True)
+    engine.weights.restore(start, optimizer=True)
+    for own in passes.batches(rows, 1):
+        learner.learn(own, objective, step=1, rate=0.01, seen=torch.zeros(1))
+    assert torch.allclose(now(), moved, atol=1e-5)
+
+    engine.weights.restore(start, optimizer=True)
+    before = len(steady.asked("optim_step"))
+    stopping = replace(passes, kl_stop=1e-9)
+    told = learner.learn(rows, objective, step=1, rate=0.01, passes=stopping)
+    # The first optimizer step is never left out.
+    assert (told.updates, learner.whole) == (1, True)
+    assert told.moved is not None
+    assert told.moved > 1e-9
+    assert len(steady.asked("optim_step")) == before + 1
 
 
 # What is kept

@@ -22,6 +22,7 @@ from refine_rl.training.grpo.keep import Keeper
 from refine_rl.training.grpo.learn import Learn
 from refine_rl.training.grpo.loop import train
 from refine_rl.training.grpo.pool import Chosen, Seen
+from refine_rl.training.grpo.selection import Selection
 from refine_rl.training.grpo.setup import distance_of, guards_of, loss_of
 from refine_rl.training.learner import Learned, Objective
 from refine_rl.training.rate import Rate
@@ -42,6 +43,7 @@ class Story:
     was: list[Seen] = field(default_factory=list)
     worth: Callable[[Prompt], Sequence[float | None]] = lambda prompt: SPREAD
     rows: dict[int, list[Row]] = field(default_factory=dict)
+    selections: dict[int, Selection] = field(default_factory=dict)
 
     # -- the record -------------------------------------------------------------------------------
 
@@ -55,6 +57,12 @@ class Story:
         return self.was
 
     def pool(self, step: int, chosen: Chosen) -> None: ...
+
+    def selected(self, step: int, selection: Selection) -> None:
+        self.selections.setdefault(step, selection)
+
+    def selection(self, step: int) -> Selection | None:
+        return self.selections.get(step)
 
     def groups(self, groups: Sequence[Group]) -> None:
         self.was += map(Seen.of, groups)

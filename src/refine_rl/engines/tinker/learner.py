@@ -25,7 +25,9 @@ from refine_rl.training import checkpoint
 from refine_rl.training.check import Check, require_finite
 from refine_rl.training.checkpoint import DamagedCheckpoint, Position
 from refine_rl.training.learner import Learned, LearnerConfig, Objective
+from refine_rl.training.passes import ONCE, Passes
 from refine_rl.training.rows import MicroBatch, Row, micro_batch, micro_batches
+from refine_rl.training.update import Course
 
 STATE = "service.json"
 """Where a checkpoint says which state of the service's it is."""
@@ -54,48 +56,40 @@ class TinkerLearner:
         *,
         step: int,
         rate: float,
-        updates: int = 1,
+        passes: Passes = ONCE,
         seen: torch.Tensor | None = None,
         pause: Pause = never,
     ) -> Learned:
         """See `Learner`. The log-probs of the rollouts stay the old ones throughout."""
-        worked = [r for r in rows if r.teaches]
-        sampled = [r.trajectory for r in rows if r.sampled]
-        if seen is None and sampled and not any(r.sampled for r in worked):
-            seen = self.check.compare(sampled, step)
-        if not worked:
-            return Learned(loss=None, grad_norm=None, clip_share=None, seen=seen, apart=None)
-        chunks = self._chunks(worked)
-        losses: list[float] = []
-        norms: list[float] = []
-        clipped = 0
+        batches = passes.batches(rows, step)
+        fresh = [r.trajectory for r in rows if r.fresh]
+        first = [r.trajectory for r in batches[0] if r.fresh] if batches else []
+        if seen is None and fresh and not first:
+            seen = self.check.compare(fresh, step)
+        course, apart, taken = Course(), None, None
+        chunks: list[MicroBatch] = []
         starts: list[torch.Tensor] = []  # log-probs [B, T] before any weight moved
-        apart = torch.zeros(0)
-        for update in range(updates):
+        for update, batch in enumerate(batches):
+            if batch is not taken:
+                taken, chunks, starts = batch, self._chunks(batch), []
             found = self._slopes(chunks, objective, starts, pause)
-            losses.append(sum(f.loss for f in found))
-            clipped += sum(f.clipped_tokens for f in found)
+            starts = starts or [f.slopes.now_B_T for f in found]
+            here = _apart(chunks, [f.slopes.now_B_T for f in found])
+            if course.over(passes, here):
+                break
+            course.stepped(batch, sum(f.loss for f in found), sum(f.clipped_tokens for f in found))
             size = float(torch.stack([f.slopes.slopes_B_T.norm() for f in found]).norm())
-            require_finite(losses[-1], size, step, self.config.table)
-            if not starts:
-                starts = [f.slopes.now_B_T for f in found]
-                masks = [chunk.tokens.sampled for chunk in chunks]
-                olds = [chunk.old_B_T for chunk in chunks]
-                parts = zip(starts, olds, masks, strict=True)
-                apart = torch.cat([(start - old)[mask] for start, old, mask in parts])
-                if seen is None and sampled:
+            require_finite(course.losses[-1], size, step, self.config.table)
+            if apart is None:
+                apart = here
+                if seen is None and first:
                     seen = apart.abs()
-                    self.check.require_match([r.trajectory for r in worked], seen, step)
+                    self.check.require_match(first, seen, step)
             self.weights.gradient([f.slopes for f in found], pause)
-            norms += self._moved(rate, step, last=update == updates - 1)
-        tokens = sum(r.trajectory.completion_tokens for r in worked) * len(losses)
-        return Learned(
-            loss=losses[0],
-            grad_norm=max(norms, default=None),
-            clip_share=clipped / tokens if tokens else None,
-            seen=seen,
-            apart=apart,
-        )
+            course.norms += self._moved(rate, step, last=update == len(batches) - 1)
+        if course.losses:
+            self.weights.whole = True  # also where fewer optimizer steps were made than might have been
+        return course.learned(seen, apart)
 
     def _chunks(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """The micro-batches of an update."""
@@ -176,6 +170,12 @@ class _Part:
     loss: float
     clipped_tokens: int
     slopes: Slopes
+
+
+def _apart(chunks: Sequence[MicroBatch], now: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Trainer - sampler of the tokens that the step sampled, [N]."""
+    pairs = zip(chunks, now, strict=True)
+    return torch.cat([(now_B_T - chunk.old_B_T)[chunk.fresh] for chunk, now_B_T in pairs])
 
 
 def state_in(folder: Path) -> str:

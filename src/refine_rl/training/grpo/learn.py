@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,9 +11,12 @@ from refine_rl.progress import Pause, never
 from refine_rl.training.grpo.importance import weights
 from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.loss import policy_loss, row_weights
+from refine_rl.training.grpo.replay import Again, Replay
 from refine_rl.training.grpo.statistics import group_statistics
 from refine_rl.training.learner import Learned, Learner, LossSums, Objective
+from refine_rl.training.passes import ONCE, Passes
 from refine_rl.training.rate import Rate
+from refine_rl.training.reference import logprobs_of
 from refine_rl.training.rows import MemberKey, MicroBatch, Row
 from refine_rl.types import Group, StepMetrics
 
@@ -31,26 +34,34 @@ class Loss:
     importance_cap: float | None = None
 
     def rows(
-        self, groups: Sequence[Group], references: Mapping[MemberKey, tuple[float, ...]] | None = None
+        self,
+        groups: Sequence[Group],
+        references: Mapping[MemberKey, tuple[float, ...]] | None = None,
+        again: Sequence[Again] = (),
     ) -> list[Row]:
-        """The rows of a step, in the order of groups and members: those that have an advantage."""
-        members = [
-            (t, a) for g in groups for t, a in zip(g.trajectories, g.advantages, strict=True) if a is not None
-        ]
-        if not members:
-            return []
-        lengths = [t.completion_tokens for t, _ in members]
-        return [
+        """The rows of a step, in the order of groups and members: those that have an advantage. Behind them
+        those of earlier steps that are there `again`."""
+        rows = [
             Row(
                 trajectory=t,
                 advantage=a,
-                weight=w,
+                weight=0.0,
                 reference=None if references is None else references[t.prompt_id, t.member],
             )
-            for (t, a), w in zip(
-                members, row_weights(self.name, lengths, max_tokens=self.max_tokens), strict=True
-            )
+            for g in groups
+            for t, a in zip(g.trajectories, g.advantages, strict=True)
+            if a is not None
         ]
+        rows += [Row(trajectory=t, advantage=a, weight=0.0, then=step) for step, t, a in again]
+        return self.weighed(rows)
+
+    def weighed(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows, with the weights that they have where these and no others are the batch."""
+        if not rows:
+            return []
+        lengths = [r.trajectory.completion_tokens for r in rows]
+        weights_B = row_weights(self.name, lengths, max_tokens=self.max_tokens)
+        return [replace(row, weight=weight) for row, weight in zip(rows, weights_B, strict=True)]
 
     def objective(self, kl: float) -> Objective:
         """With the KL coefficient `kl`."""
@@ -68,8 +79,11 @@ class PolicyLoss:
         """See `Objective`."""
         how, old, importance = self.loss, batch.old_B_T, None
         if how.importance_cap is not None:
+            start_B_T = start_B_T if batch.start_B_T is None else batch.start_B_T
             old = new_B_T.detach() if start_B_T is None else start_B_T
             importance = weights(old, batch.old_B_T).clamp(max=how.importance_cap)
+            if batch.replayed_B is not None:
+                old = torch.where(batch.replayed_B[:, None], batch.old_B_T, old)
         return policy_loss(
             new_B_T,
             old,
@@ -83,6 +97,7 @@ class PolicyLoss:
             kl=self.kl,
             kl_estimator=how.kl_estimator,
             importance_B_T=importance,
+            replayed_B=batch.replayed_B,
         )
 
 
@@ -95,17 +110,21 @@ class Update:
     kl_coefficient: float
     learning_rate: float
     importance: torch.Tensor | None  # weights before they are cut, [N]; None without a cap
+    replayed: int | None = None  # answers of earlier steps; None where none ever are
+    counted: bool = False  # whether its optimizer steps are of a number that no setting tells
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learn:
-    """`learn(groups, step)`: what the loop, a replay and a benchmark call."""
+    """`learn(groups, step)`: what the loop, a replay and a benchmark call. `passes` are those of a step;
+    `replay` has what earlier steps sampled."""
 
     learner: Learner
     loss: Loss
     distance: Distance
     rate: Rate
-    updates: int = 1
+    passes: Passes = ONCE
+    replay: Replay | None = None
     pause: Pause = never
 
     def __call__(self, groups: Sequence[Group], step: int, *, seen: torch.Tensor | None = None) -> Update:
@@ -116,24 +135,60 @@ class Learn:
             self.distance.coefficient(step),
             self.rate(step),
         )
+        again = None if self.replay is None else self.replay(groups, step)
+        rows, apart = self._started(self.loss.rows(groups, references, again or ()))
         learned = self.learner.learn(
-            self.loss.rows(groups, references),
+            rows,
             self.loss.objective(beta),
             step=step,
             rate=rate,
-            updates=self.updates,
+            passes=self.passes,
             seen=seen,
             pause=self.pause,
         )
-        capped = self.loss.importance_cap is not None
-        importance = learned.apart.exp() if capped and learned.apart is not None else None
-        return Update(learned=learned, kl=kl, kl_coefficient=beta, learning_rate=rate, importance=importance)
+        if self.loss.importance_cap is not None and apart is None:
+            apart = learned.apart
+        return Update(
+            learned=learned,
+            kl=kl,
+            kl_coefficient=beta,
+            learning_rate=rate,
+            importance=None if apart is None else apart.exp(),
+            replayed=None if again is None else len(again),
+            counted=self.passes.counted,
+        )
+
+    def _started(self, rows: list[Row]) -> tuple[list[Row], torch.Tensor | None]:
+        """Where importance weights are asked for and an optimizer step comes before some rows' first pass,
+        the rows with their log-probs of now; and these less the sampler's, [N]."""
+        own = [row for row in rows if row.fresh and row.teaches]
+        if self.loss.importance_cap is None or self.passes.minibatches == 1 or not own:
+            return rows, None
+        check, tokens = self.learner.check, self.distance.references.tokens
+        known = logprobs_of(
+            check.speaker, [r.trajectory for r in own], temperature=check.temperature, tokens=tokens
+        )
+        found = [
+            replace(row, start=known[row.trajectory.prompt_id, row.trajectory.member])
+            if row.fresh and row.teaches
+            else row
+            for row in rows
+        ]
+        started = [(row.start, row.old) for row in found if row.start is not None]
+        now, old = (torch.tensor([x for each in side for x in each]) for side in zip(*started, strict=True))
+        return found, now - old
 
 
 def step_metrics(
-    step: int, groups: Sequence[Group], update: Update, seconds: Mapping[str, float], cost: float | None
+    step: int,
+    groups: Sequence[Group],
+    update: Update,
+    seconds: Mapping[str, float],
+    cost: float | None,
+    more: Mapping[str, object] | None = None,
 ) -> StepMetrics:
-    """The line of a step: what its groups were, what the update made of them, and what both took."""
+    """The line of a step: what its groups were (and `more` that is known of them), what the update made of
+    them, and what both took."""
     learned, total = update.learned, sum(seconds.values())
     tokens = sum(t.completion_tokens for g in groups for t in g.trajectories)
     return StepMetrics(
@@ -151,5 +206,9 @@ def step_metrics(
         mismatch_max=None if learned.seen is None else float(learned.seen.max()),
         importance_mean=None if update.importance is None else float(update.importance.mean()),
         importance_max=None if update.importance is None else float(update.importance.max()),
+        updates=learned.updates if update.counted else None,
+        moved_kl=learned.moved,
+        replayed=update.replayed,
         **group_statistics(groups),  # type: ignore[arg-type]
+        **(more or {}),  # type: ignore[arg-type]
     )

@@ -44,7 +44,7 @@ def train(
             update = learn(collected.groups, step, seen=collected.seen)
             spent = time.perf_counter() - began
             seconds = {**collected.seconds, "train": spent - sum(collected.seconds.values())}
-            metrics = step_metrics(step, collected.groups, update, seconds, cost())
+            metrics = step_metrics(step, collected.groups, update, seconds, cost(), collected.told)
             position = replace(position, step=step, seconds=clock())
             keep.step(metrics)
             position = keep(position, last=step == keep.steps)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 
 from refine_rl.training.grpo.kl import kl_terms
+from refine_rl.training.grpo.replay import replayed
 from refine_rl.training.grpo.surrogates import SURROGATES
 from refine_rl.training.learner import LossSums
 
@@ -63,11 +64,13 @@ def policy_loss(
     kl: float = 0.0,
     kl_estimator: str = "k3",
     importance_B_T: torch.Tensor | None = None,
+    replayed_B: torch.Tensor | None = None,
 ) -> LossSums:
     """The policy loss called `loss`, with beta = `kl` times the KL term where a reference is given.
 
     Every row has at least one sampled token and stands here with all of them. `importance_B_T` has no
-    gradient, is cut already, and leaves the KL term alone.
+    gradient, is cut already, and leaves the KL term alone. Rows of `replayed_B` have the loss of replay.py
+    instead of this one, and no KL term.
     """
     surrogate = SURROGATES[loss]
     per_token, cut = surrogate(
@@ -77,5 +80,9 @@ def policy_loss(
         per_token = per_token * importance_B_T
     if reference_B_T is not None and kl > 0:
         per_token = per_token + kl * kl_terms(logprobs_B_T, reference_B_T, kl_estimator)
+    if replayed_B is not None:
+        again, beyond = replayed(logprobs_B_T, old_logprobs_B_T, advantages_B[:, None])
+        per_token = torch.where(replayed_B[:, None], again, per_token)
+        cut = torch.where(replayed_B[:, None], beyond, cut)
     weighted = torch.where(mask_B_T, per_token * weights_B[:, None], 0.0)
     return LossSums(loss=weighted.sum(), clipped_tokens=int((cut & mask_B_T).sum()))

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.pool import Chosen, Seen
+from refine_rl.training.grpo.selection import Selection
 from refine_rl.types import Group, StepMetrics
 
 
@@ -24,6 +25,13 @@ class Record(Protocol):
 
     def pool(self, step: int, chosen: Chosen) -> None:
         """Who rests from this step on, and who is back."""
+
+    def selected(self, step: int, selection: Selection) -> None:
+        """Which of the groups sampled for a step are scored. Once its groups are on record, the prompts of
+        the others have had a turn as well, without evidence."""
+
+    def selection(self, step: int) -> Selection | None:
+        """That of a step whose groups are on record; None where all were scored."""
 
     def groups(self, groups: Sequence[Group]) -> None:
         """All groups of a step."""

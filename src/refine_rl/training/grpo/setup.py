@@ -23,10 +23,12 @@ from refine_rl.training.grpo.curriculum import Curriculum
 from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.learn import Learn, Loss
 from refine_rl.training.grpo.record import Record
+from refine_rl.training.grpo.replay import Recorded, Replay
 from refine_rl.training.guards import Guards
 from refine_rl.training.learner import Learner, LearnerConfig
 from refine_rl.training.local import LocalLearner, local_learner
 from refine_rl.training.memory import Place, free_memory, on_one_card, tokens_that_fit
+from refine_rl.training.passes import Passes
 from refine_rl.training.rate import Rate
 from refine_rl.training.reference import References
 from refine_rl.types import Prompt, StepMetrics
@@ -113,13 +115,35 @@ def distance_of(
     )
 
 
-def learn_of(settings: Settings, learner: Learner, distance: Distance, *, pause: Pause = never) -> Learn:
+def passes_of(settings: Settings) -> Passes:
+    """How the answers of a step become optimizer steps."""
+    g = settings.grpo
+    return Passes(
+        updates=g.updates_per_step,
+        minibatches=g.minibatches,
+        kl_stop=g.kl_stop,
+        seed=g.seed,
+        weigh=loss_of(settings).weighed,
+    )
+
+
+def learn_of(
+    settings: Settings,
+    learner: Learner,
+    distance: Distance,
+    *,
+    recorded: Recorded = lambda step: None,
+    pause: Pause = never,
+) -> Learn:
+    """`recorded` are the groups of the steps that an earlier process made."""
+    steps = settings.grpo.replay
     return Learn(
         learner=learner,
         loss=loss_of(settings),
         distance=distance,
         rate=rate_of(settings),
-        updates=settings.grpo.updates_per_step,
+        passes=passes_of(settings),
+        replay=Replay(steps=steps, recorded=recorded) if steps else None,
         pause=pause,
     )
 
@@ -142,17 +166,18 @@ def advantages_of(settings: Settings, weights: Mapping[str, float]) -> Advantage
 def choice_of(settings: Settings, prompts: Sequence[Prompt], top: float | None) -> Choice:
     """`top` is the highest reward there is; None where none means "solved"."""
     g, pool, curriculum = settings.grpo, settings.prompts.pool, None
+    per_step = g.candidates(len(prompts))
     if pool == "curriculum":
         curriculum = Curriculum(
             prompts=prompts,
-            per_step=g.prompts_per_step,
+            per_step=per_step,
             size=settings.rollout.group_size,
             seed=g.seed,
             top=top,
         )
     return Choice(
         prompts=prompts,
-        per_step=g.prompts_per_step,
+        per_step=per_step,
         seed=g.seed,
         schedule=schedule_of(settings),
         informative=pool == "informative",
@@ -186,6 +211,7 @@ def collector_of(
         advantages=advantages_of(settings, weights),
         penalties=learn.distance.penalties,
         resample=g.resample,
+        scored=g.prompts_per_step if g.oversample > 1 else None,
         max_missing=settings.reward.max_missing,
         pause=pause,
     )

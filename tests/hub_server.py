@@ -1,0 +1,186 @@
+"""A model hub on the loopback: what the clients of the Hugging Face hub ask for, from folders.
+
+    server = HubServer({"models/some/model": folder, "datasets/some/rows": other})
+    server.address, server.asked                      # of each request: method and path
+    server.gated.add("models/some/model")             # 403, as for who has not accepted its terms
+    server.cut["model.safetensors"] = 1000            # the next answer with that file ends there
+    server.stop()
+
+Paths, headers and error codes are those of huggingface_hub 2 (file_download.py, hf_api.py, utils/_http.py):
+files below /OWNER/NAME/resolve/REVISION/ with ETag and X-Repo-Commit, and /api/... with revision/REVISION,
+tree/REVISION and paths-info/REVISION. A repository has one commit; `main` and the commit are its revisions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from refine_rl.report.loopback import Server
+
+_API = re.compile(
+    r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/?]+)(/[^?]*)?)?(?:\?.*)?"
+)
+_FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)(?:\?.*)?")
+
+
+class HubServer:
+    """Runs from its making until `stop`."""
+
+    def __init__(self, repositories: Mapping[str, Path]) -> None:
+        self.repositories = dict(repositories)
+        self.gated: set[str] = set()
+        self.cut: dict[str, int] = {}
+        self.asked: list[tuple[str, str]] = []
+        self._http = Server(("127.0.0.1", 0), self._handler())
+        self.address = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    def commit(self, repository: str) -> str:
+        """Of what its folder holds."""
+        names = "\n".join(f"{name} {_sum(file)}" for name, file in self._files(repository).items())
+        return hashlib.sha1(names.encode()).hexdigest()
+
+    def _files(self, repository: str) -> dict[str, Path]:
+        folder = self.repositories[repository]
+        return {str(f.relative_to(folder)): f for f in sorted(folder.rglob("*")) if f.is_file()}
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                server.asked.append((self.command, self.path))
+                server._answer(self, b"")
+
+            def do_POST(self) -> None:
+                server.asked.append((self.command, self.path))
+                server._answer(self, self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+
+            do_HEAD = do_GET
+
+            def log_message(self, *args: Any) -> None: ...
+
+        return Handler
+
+    def _answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        if found := _FILE.fullmatch(handler.path):
+            kind, name, revision, path = found.groups()
+            repository = f"{'datasets' if kind else 'models'}/{name}"
+            if self._there(handler, repository, revision):
+                self._send_file(handler, repository, unquote(path))
+        elif found := _API.fullmatch(handler.path):
+            kind, name, what, revision, below = found.groups()
+            repository = f"{kind}/{name}"
+            if self._there(handler, repository, revision or "main"):
+                self._send_json(handler, self._told(repository, what, (below or "").strip("/"), body))
+        elif handler.path == "/":
+            self._send_json(handler, {})
+        else:
+            self._refuse(handler, 404, "", "Not here.")
+
+    def _there(self, handler: BaseHTTPRequestHandler, repository: str, revision: str) -> bool:
+        if repository not in self.repositories:
+            self._refuse(handler, 401, "RepoNotFound", "Repository not found")
+        elif repository in self.gated and "/resolve/" in handler.path:
+            self._refuse(handler, 403, "GatedRepo", f"Access to {repository} is restricted.")
+        elif unquote(revision) not in ("main", self.commit(repository)):
+            self._refuse(handler, 404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        else:
+            return True
+        return False
+
+    def _told(self, repository: str, what: str | None, below: str, body: bytes) -> Any:
+        files = self._files(repository)
+        if what == "tree":
+            return self._tree(files, below)
+        if what == "paths-info":
+            wanted = parse_qs(body.decode()).get("paths", [])
+            if body.startswith(b"{"):
+                wanted = json.loads(body)["paths"]
+            return [entry for path in wanted for entry in self._tree(files, "") if entry["path"] == path]
+        return {
+            "_id": "1",
+            "id": repository.partition("/")[2],
+            "sha": self.commit(repository),
+            "private": False,
+            "gated": "manual" if repository in self.gated else False,
+            "disabled": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": [{"rfilename": name, "size": f.stat().st_size} for name, f in files.items()],
+        }
+
+    def _tree(self, files: Mapping[str, Path], below: str) -> list[dict[str, Any]]:
+        """Files and folders at any depth below a folder."""
+        inner = {n: f for n, f in files.items() if not below or n == below or n.startswith(f"{below}/")}
+        folders = {str(p) for name in inner for p in Path(name).parents if str(p) != "."}
+        return [
+            *({"type": "directory", "oid": "0" * 40, "size": 0, "path": p} for p in sorted(folders)),
+            *(
+                {"type": "file", "oid": _sum(f), "size": f.stat().st_size, "path": n}
+                for n, f in inner.items()
+            ),
+        ]
+
+    def _send_file(self, handler: BaseHTTPRequestHandler, repository: str, path: str) -> None:
+        file = self._files(repository).get(path)
+        if file is None:
+            self._refuse(handler, 404, "EntryNotFound", "Entry not found", commit=self.commit(repository))
+            return
+        data, start = file.read_bytes(), 0
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", "")):
+            start, whole = int(wanted[1]), len(data)
+            data = data[: int(wanted[2]) + 1] if wanted[2] else data
+        handler.send_response(206 if wanted else 200)
+        if wanted:
+            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{whole}")
+        handler.send_header("ETag", f'"{_sum(file)}"')
+        handler.send_header("X-Repo-Commit", self.commit(repository))
+        handler.send_header("Accept-Ranges", "bytes")
+        handler.send_header("Content-Length", str(len(data) - start))
+        handler.end_headers()
+        if handler.command == "HEAD":
+            return
+        end = start + self.cut.pop(path) if path in self.cut else len(data)
+        handler.wfile.write(data[start:end])
+        if end < len(data):
+            handler.close_connection = True
+
+    def _send_json(
+        self, handler: BaseHTTPRequestHandler, body: Any, status: int = 200, **headers: str
+    ) -> None:
+        data = json.dumps(body).encode()
+        handler.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(data)
+
+    def _refuse(
+        self, handler: BaseHTTPRequestHandler, status: int, code: str, message: str, *, commit: str = ""
+    ) -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit}
+        self._send_json(handler, {"error": message}, status, **{n: v for n, v in headers.items() if v})
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha1(file.read_bytes()).hexdigest()

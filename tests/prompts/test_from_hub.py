@@ -1,0 +1,132 @@
+"""Data sets by their hub ids: the real library `datasets`, asking a hub on the loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from hub_server import HubServer
+from refine_rl.errors import MachineError, RefineError
+from refine_rl.policy.hub import hub_answers
+from refine_rl.prompts.rows import read_rows
+from refine_rl.prompts.sources import load_prompts
+from refine_rl.settings.file import settings_from_dict
+
+datasets = pytest.importorskip("datasets")
+NAME = "some/rows"
+ROWS = [
+    {"prompt": f"say {n} things about the {what}", "completion": str(n)}
+    for n in range(9)
+    for what in ("cat", "sea")
+]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub with that data set in parquet, and empty caches."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = tmp_path / "on_hub"
+    (folder / "data").mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "data" / "train-00000.parquet")
+    server = HubServer({f"datasets/{NAME}": folder})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+    for name, value in {
+        "HF_ENDPOINT": server.address,
+        "HUB_DATASETS_URL": server.address + "/datasets/{repo_id}/resolve/{revision}/{path}",
+        "HF_HUB_OFFLINE": False,
+        "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
+    }.items():
+        monkeypatch.setattr(datasets.config, name, value)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    hub_answers.cache_clear()
+    yield server
+    server.stop()
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    hub_answers.cache_clear()
+
+
+def rows(source: str = f"hub:{NAME}", most: int | None = None) -> list[Any]:
+    text = source if most is None else f"{source}[:{most}]"
+    return [row for _, row in read_rows(text, Path("/"), key="sft.data").rows]
+
+
+def refusal(source: str = f"hub:{NAME}") -> str:
+    with pytest.raises(RefineError) as error:
+        rows(source)
+    return str(error.value)
+
+
+def test_all_rows_and_the_first_of_them(hub: HubServer) -> None:
+    assert rows() == ROWS
+    assert rows(most=3) == ROWS[:3]
+    assert refusal(f"hub:{NAME}@dev").endswith(
+        "it has no split `dev`; there are `train`. Name one with @SPLIT."
+    )
+
+
+def test_a_run_takes_its_prompts_from_there(hub: HubServer) -> None:
+    settings = settings_from_dict(
+        {
+            "task": "Be short.",
+            "model": {"name": "tiny"},
+            "prompts": {"source": f"hub:{NAME}", "train": 8, "validation": 2, "held_out": 4},
+            "reward": {"rules": [{"rule": "words", "max": 5}]},
+        },
+        Path("/"),
+    )
+    prompts, _ = load_prompts(settings)
+    assert {p.messages[0]["content"] for p in prompts} <= {row["prompt"] for row in ROWS}
+    assert all(p.origin.startswith(f"hub:{NAME}") for p in prompts)
+
+
+def test_what_is_in_the_cache_needs_no_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows()
+    hub.stop()
+    hub_answers.cache_clear()
+    assert rows() == ROWS
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert rows() == ROWS
+
+
+def test_a_name_that_is_nobodys_and_one_that_is_gated(hub: HubServer) -> None:
+    said = refusal("hub:some/nothing")
+    assert (
+        f"the hub ({hub.address}/datasets/some/nothing) has no data set of that name, or it is private"
+        in said
+    )
+    hub.gated.add(f"datasets/{NAME}")
+    said = refusal()
+    assert f"it is gated. Accept its terms on its page, {hub.address}/datasets/{NAME}, then" in said
+    assert "hf auth login" in said
+
+
+def test_a_data_set_with_a_program_of_its_own(hub: HubServer) -> None:
+    folder = hub.repositories.pop(f"datasets/{NAME}")
+    (folder / "data" / "train-00000.parquet").unlink()
+    (folder / "script.py").write_text("raise SystemExit('it ran')")
+    hub.repositories["datasets/some/script"] = folder
+    assert "it is read by a Python program of its own, and no such program is run here" in refusal(
+        "hub:some/script"
+    )
+
+
+def test_the_hub_goes_away_in_the_middle(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert hub_answers()
+    hub.stop()
+    with pytest.raises(MachineError, match="cannot be reached"):
+        rows()
