@@ -118,7 +118,7 @@ def test_costs_of_a_model(adapter: str, make_model: MakeModel) -> None:
 def test_operations_against_a_count_of_what_torch_does(
     adapter: str, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "lean_norms", lambda model: 0)  # its sums are products, and would be counted
+    monkeypatch.setattr(load, "lean_parts", lambda model: 0)  # its sums are products, and would be counted
     policy = policy_of(make_model("qwen3"), adapter, rank=4)
     policy.model.set_attn_implementation("eager")
     c, N = costs(policy), 11
