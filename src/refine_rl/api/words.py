@@ -64,6 +64,7 @@ def _in_python(text: str) -> str:
     text = _VERB.sub(lambda m: f"refine_rl.{_VERBS.get(m[1], m[1])}({_unquoted(m[2])!r})", text)
     text = _SET.sub(_set, text)
     text = re.sub(r"--(merged|again|private)\b", r"\1=True", text)
+    text = re.sub(r"--no-(check)\b", r"\1=False", text)
     return _FLAG.sub(_argument, text)
 
 
