@@ -18,8 +18,8 @@ _RESUME = re.compile(rf"`?refine (train|sft) --resume ({_WORD})((?: --from-step 
 _VERB = re.compile(rf"`?refine (eval|chat|export|plan|prompts|check) ({_WORD})`?")
 _SET = re.compile(rf"--set ({_WORD})")
 _FLAG = re.compile(
-    r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|answers|"
-    r"base-url|dtype|rivals|outtype|out|gguf|ollama|hub|llama-cpp)\b"
+    r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|"
+    r"answers|rivals|base-url|dtype|outtype|out|gguf|ollama|hub|llama-cpp)\b"
     rf"(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
 )
 _INIT = "`refine init "
@@ -49,8 +49,8 @@ def in_python(text: str) -> str:
     "Compare with refine_rl.evaluate('my runs/a'), or choose another folder with run=."
     >>> in_python("Give another --judge, or begin with `refine init a --judge x/y`")
     'Give another judge=, or begin with `refine init a --judge x/y`'
-    >>> in_python("To try again: refine eval r --rivals prompt,sft")
-    "To try again: refine_rl.evaluate('r') rivals=['prompt', 'sft']"
+    >>> in_python("To try again: refine eval r --rivals sft")
+    "To try again: refine_rl.evaluate('r') rivals=['sft']"
     """
     return "".join(part if part.startswith(_INIT) else _in_python(part) for part in _SPARED.split(text))
 
@@ -121,7 +121,7 @@ def _argument(found: re.Match[str]) -> str:
     word = found[2]
     bare = word.rstrip(".:")
     if name == "rivals":
-        return f"{name}={_unquoted(bare).split(',')!r}{word[len(bare) :]}"
+        return f"{name}={[_unquoted(bare)]!r}{word[len(bare) :]}"
     return f"{name}={_value(_unquoted(bare))!r}{word[len(bare) :]}"
 
 
