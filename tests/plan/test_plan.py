@@ -872,14 +872,15 @@ def test_memory_grows_with_what_it_is_made_of() -> None:
     adapter = 10_000 * 16 * 16
     assert base == 0.5e9 + adapter + 1_000_000 * 2 + batch * 4 * activation + logits
     rows = (1 << 17) // 356  # fewer than 512: that many tokens are in memory at once
-    caches = rows * 356 * 4 * 2 * 50 * 2 + rows * 2000 * 28
+    copies = SIZE.linear * 2  # of the layers, while answers are sampled
+    caches = rows * 356 * 4 * 2 * 50 * 2 + rows * 2000 * 28 + copies
     many = held(grpo={"tokens_per_micro_batch": 1, "prompts_per_step": 64})
     assert many == 0.5e9 + adapter + 1_000_000 * 2 + max(caches, 356 * (4 * activation + 2000 * 16))
     alone = held(grpo={"tokens_per_micro_batch": 1, "prompts_per_step": 1}, evaluate={"samples": 1})
     assert alone == 0.5e9 + adapter + 1_000_000 * 2 + 356 * (4 * activation + 2000 * 16)
     brief = Counts(train=40, validation=0, held_out=7, chars=40)
     short = make(grpo={"tokens_per_micro_batch": 1, "prompts_per_step": 128}, rollout={"max_tokens": 10})
-    at_once = 512 * 20 * 4 * 2 * 50 * 2 + 512 * 2000 * 28  # never more than 512 rows
+    at_once = 512 * 20 * 4 * 2 * 50 * 2 + 512 * 2000 * 28 + copies  # never more than 512 rows
     found = memory.memory(short, SIZE, rates, brief, 1.0)
     assert found == 0.5e9 + adapter + 1_000_000 * 2 + at_once
     again = base - batch * 3 * activation + batch * 4 * 100 * 2  # one layer whole, the inputs of four
