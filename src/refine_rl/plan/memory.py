@@ -11,7 +11,8 @@ from refine_rl.plan.calls import resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.team import ALONE, Team
-from refine_rl.policy.size import FUSED_BYTES, Size
+from refine_rl.policy.copies import FUSED_BYTES
+from refine_rl.policy.size import Size
 from refine_rl.settings import GRPOSettings, ModelSettings, RolloutSettings, Settings
 from refine_rl.training.memory import form_of, held, program, training_bytes, whole
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from refine_rl.policy import onednn
 from refine_rl.policy.attention import scale_queries
+from refine_rl.policy.copies import FUSED_BYTES
 from refine_rl.policy.decode_step import Layer, Product, answers, asks, rms_norm
 from refine_rl.policy.norm import eps_of, is_lean
 from refine_rl.policy.prefix import attended
 from refine_rl.policy.quantised import is_quantised
 from refine_rl.policy.rope import moving_kinds
-from refine_rl.policy.size import FUSED_BYTES
 
 _INSIDE = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
