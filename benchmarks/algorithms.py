@@ -28,9 +28,20 @@ OFF_POLICY = ("grpo.updates_per_step=4", "grpo.learning_rate=1e-3")
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "loss, 4 updates a step": {
         name: (f'grpo.loss="{name}"', *OFF_POLICY)
-        for name in ("grpo", "bnpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo")
+        for name in (
+            "grpo",
+            "bnpo",
+            "dapo",
+            "dr_grpo",
+            "gspo",
+            "cispo",
+            "sapo",
+            "luspo",
+            "dppo_tv",
+            "dppo_kl",
+        )
     },
-    "advantage": {name: (f'grpo.advantage="{name}"',) for name in ("zscore", "mean", "rloo")},
+    "advantage": {name: (f'grpo.advantage="{name}"',) for name in ("zscore", "mean", "rloo", "maxrl")},
     "groups without spread": {
         "keep": ('grpo.flat="keep"',),
         "drop": ('grpo.flat="drop"',),

@@ -110,7 +110,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("[rollout]\ntop_p = 1.5", "3: `rollout.top_p` must be at most 1, not 1.5"),
         (
             "[grpo]\nloss = 'ppo'",
-            '3: `grpo.loss` must be "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo" or "sapo", not "ppo"',
+            '3: `grpo.loss` must be "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo", '
+            '"luspo", "dppo_tv" or "dppo_kl", not "ppo"',
         ),
         ("[model]\ntargets = 5", '3: `model.targets` must be "all-linear" or a list, not 5'),
         ("[model]\ntargets = ['q', 5]", "3: `model.targets[1]` must be text, not 5"),

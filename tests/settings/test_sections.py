@@ -56,6 +56,9 @@ def test_clip_high_follows_the_loss() -> None:
         ("dapo", 0.2, 0.28),
         ("gspo", 3e-4, 4e-4),
         ("cispo", 1.0, 4.0),
+        ("luspo", 3e-4, 4e-4),
+        ("dppo_tv", 0.15, 0.15),
+        ("dppo_kl", 0.05, 0.05),
     ],
 )
 def test_each_loss_has_its_own_clip(loss: str, low: float, high: float) -> None:
@@ -63,6 +66,14 @@ def test_each_loss_has_its_own_clip(loss: str, low: float, high: float) -> None:
     assert (s.clip_low, s.clip_high) == (low, high)
     s = settings(grpo={"loss": loss, "clip_low": 0.1, "clip_high": 0.7})
     assert (s.clip_low, s.clip_high) == (0.1, 0.7)
+
+
+def test_a_server_needs_importance_weights_unless_the_loss_bounds_the_distance_to_it() -> None:
+    served = {"kind": "vllm", "base_url": "http://127.0.0.1:8000/v1"}
+    assert settings(grpo={"loss": "dapo"}).importance_cap is None
+    assert settings(engine=served, grpo={"loss": "dapo"}).importance_cap == 2.0
+    assert settings(engine=served, grpo={"loss": "dppo_tv"}).importance_cap is None
+    assert settings(engine=served, grpo={"loss": "dppo_kl"}).importance_cap is None
 
 
 def test_groups_without_spread_leave_the_loss_where_others_take_their_place() -> None:

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from refine_rl.settings.base import AtOnce, Positive, Section, tokens_at_once
 
+MASKS = ("dppo_tv", "dppo_kl")
+"""Losses whose trust region is drawn around the policy that sampled."""
+
 
 class GRPOSettings(Section):
     """[grpo]: the update."""
@@ -27,14 +30,19 @@ class GRPOSettings(Section):
     """Of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Larger gradients are scaled down to this norm."""
-    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo"] = "grpo"
+    loss: Literal[
+        "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo", "luspo", "dppo_tv", "dppo_kl"
+    ] = "grpo"
     """"grpo": tokens averaged over each completion, then over completions (arXiv 2402.03300); "dapo": over
     all tokens of the step (2503.14476); "bnpo": as "dapo", with the clip of "grpo"; "dr_grpo": sum over a
     constant length (2503.20783); "gspo": one ratio a completion (2507.18071); "cispo": the clip bounds a
-    token's weight (2506.13585); "sapo": a soft gate for the clip (2511.20347). See docs/algorithms.md."""
-    advantage: Literal["zscore", "mean", "rloo", "gdpo"] = "zscore"
+    token's weight (2506.13585); "sapo": a soft gate for the clip (2511.20347); "luspo": "gspo" times the
+    completion's length (2602.05261); "dppo_tv", "dppo_kl": a mask by how much probability moved, in place of
+    the clip (2602.04879). See docs/algorithms.md."""
+    advantage: Literal["zscore", "mean", "rloo", "gdpo", "maxrl"] = "zscore"
     """"zscore": (R - mean) / (std + epsilon); "mean": R - mean; "rloo": R - mean of the others; "gdpo":
-    z-score of each component, then the weighted sum, then normalised over the batch."""
+    z-score of each component, then the weighted sum, then normalised over the batch; "maxrl": (R - mean) /
+    (mean + epsilon), for rewards of 0 and more: hard prompts weigh more (2602.02710)."""
     flat: Literal["keep", "drop", "sign", "steps"] | None = None
     """A group whose rewards are all equal: "keep": it counts in the loss's denominators, with advantage 0;
     "drop": it does not count (AGPO, arXiv 2503.15952 v3; DAPO); "sign": advantage 1 where its reward reaches
@@ -50,18 +58,20 @@ class GRPOSettings(Section):
     deviation: Literal["sample", "population"] = "sample"
     """Standard deviation with denominator G - 1 or G."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-4
-    """Added to the standard deviation."""
+    """Added to the standard deviation; with "maxrl" to the mean."""
     clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
     """The ratio of new to old probability is clipped below 1 - clip_low ... Without it: 0.2; 0.0003 for
-    "gspo", 1 (nothing is clipped) for "cispo". "sapo" has no clip."""
+    "gspo" and "luspo", 1 (nothing is clipped) for "cispo". "sapo" has no clip. With "dppo_tv" and "dppo_kl"
+    it is the divergence (0.15 and 0.05) beyond which a token that got rarer is left alone ..."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
-    """... and above 1 + clip_high. Without it: 0.28 for "dapo", 0.0004 for "gspo", 4 for "cispo", else
-    clip_low."""
+    """... and above 1 + clip_high. Without it: 0.28 for "dapo", 0.0004 for "gspo" and "luspo", 4 for
+    "cispo", else clip_low. With "dppo_tv" and "dppo_kl": ... or one that got more frequent."""
     importance_cap: Annotated[float, Field(gt=0)] | None = None
     """With it, each token weighs min(p / q, importance_cap), p its probability for the trainer before the
     step's updates and q for the sampler, and the ratio is of new to p: for a sampler that is not the trainer,
-    or lags. Without it, q is the old probability. Not with model.dropout. Where a server samples
-    (engine.kind = "vllm" or "tinker") it is 2 if nothing else is said."""
+    or lags. Without it, q is the old probability. Not with model.dropout, nor with "dppo_tv" and
+    "dppo_kl", whose mask bounds the distance to the sampler itself. Where a server samples (engine.kind =
+    "vllm" or "tinker") it is 2 if nothing else is said."""
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the KL term. At 0 the KL is still measured, on a few completions a step."""
     kl_target: Annotated[float, Field(gt=0)] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from refine_rl.settings.base import Impossible
+from refine_rl.settings.grpo import MASKS
 
 Whole = Any  # Settings, which import this table
 
@@ -78,6 +79,29 @@ _UPDATES: tuple[Impossible[Whole], ...] = (
         ),
         why='`grpo.loss = "sapo"` does not clip',
         way_out="leave `grpo.clip_low` and `grpo.clip_high` out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.advantage == "maxrl" and _judges_compare(it),
+        why='`grpo.advantage = "maxrl"` weighs prompts by how hard they are, and judges that compare '
+        "cannot say so",
+        way_out=_ABSOLUTE,
+    ),
+    Impossible(
+        when=lambda it: it.grpo.advantage == "maxrl" and _kl_in_reward(it),
+        why='`grpo.advantage = "maxrl"` needs rewards of 0 and more, and `grpo.kl_in = "reward"` takes from '
+        "them",
+        way_out='use `grpo.kl_in = "loss"`',
+    ),
+    Impossible(
+        when=lambda it: it.grpo.advantage == "maxrl" and it.reward.overlong is not None,
+        why='`grpo.advantage = "maxrl"` needs rewards of 0 and more, and `reward.overlong` takes from them',
+        way_out="leave one of them out",
+    ),
+    Impossible(
+        when=lambda it: it.grpo.loss in MASKS and it.grpo.importance_cap is not None,
+        why='`grpo.loss = "{it.grpo.loss}"` bounds the distance to the policy that sampled, and '
+        "`grpo.importance_cap` has the ratio to another",
+        way_out="leave `grpo.importance_cap` out",
     ),
     Impossible(
         when=lambda it: it.grpo.importance_cap is not None and it.model.dropout > 0,

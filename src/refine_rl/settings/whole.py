@@ -12,7 +12,7 @@ from refine_rl.settings.budget import BudgetSettings
 from refine_rl.settings.endpoints import EndpointSettings
 from refine_rl.settings.engine import EngineSettings
 from refine_rl.settings.evaluate import EvaluateSettings
-from refine_rl.settings.grpo import GRPOSettings
+from refine_rl.settings.grpo import MASKS, GRPOSettings
 from refine_rl.settings.impossible import IMPOSSIBLE
 from refine_rl.settings.judge import JudgeSettings
 from refine_rl.settings.model import ModelSettings
@@ -22,6 +22,9 @@ from refine_rl.settings.rollout import RolloutSettings
 from refine_rl.settings.sft import SFTSettings
 from refine_rl.settings.track import TrackSettings
 from refine_rl.settings.writer import WriterSettings
+
+_CLIP_LOW = {"gspo": 3e-4, "luspo": 3e-4, "cispo": 1.0, "dppo_tv": 0.15, "dppo_kl": 0.05}
+_CLIP_HIGH = {"dapo": 0.28, "gspo": 4e-4, "luspo": 4e-4, "cispo": 4.0}
 
 
 class Settings(Section):
@@ -167,19 +170,20 @@ class Settings(Section):
         """The lower clip range in force."""
         if self.grpo.clip_low is not None:
             return self.grpo.clip_low
-        return {"gspo": 3e-4, "cispo": 1.0}.get(self.grpo.loss, 0.2)
+        return _CLIP_LOW.get(self.grpo.loss, 0.2)
 
     @property
     def clip_high(self) -> float:
         """The upper clip range in force."""
         if self.grpo.clip_high is not None:
             return self.grpo.clip_high
-        return {"dapo": 0.28, "gspo": 4e-4, "cispo": 4.0}.get(self.grpo.loss, self.clip_low)
+        return _CLIP_HIGH.get(self.grpo.loss, self.clip_low)
 
     @property
     def importance_cap(self) -> float | None:
-        """The cap on importance weights in force: a sampler that is not the trainer needs one."""
-        if self.grpo.importance_cap is None and self.engine.served:
+        """The cap on importance weights in force: a sampler that is not the trainer needs one, unless the
+        loss bounds the distance to it."""
+        if self.grpo.importance_cap is None and self.engine.served and self.grpo.loss not in MASKS:
             return 2.0
         return self.grpo.importance_cap
 

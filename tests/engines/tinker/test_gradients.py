@@ -145,6 +145,9 @@ CASES: dict[str, tuple[Loss, float]] = {
         ("cispo", 1.0, 0.3),
         ("gspo", 0.03, 0.04),
         ("sapo", 0.2, 0.2),
+        ("luspo", 0.03, 0.04),
+        ("dppo_tv", 0.02, 0.02),
+        ("dppo_kl", 0.01, 0.01),
     )
 }
 CASES["kl"] = (CASES["grpo"][0], 0.1)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refine_rl.training.grpo.advantages import by_sign, by_steps, gdpo, leave_one_out, mean_only, zscore
+from refine_rl.errors import GuardStop
+from refine_rl.training.grpo.advantages import (
+    by_sign,
+    by_steps,
+    gdpo,
+    leave_one_out,
+    mean_only,
+    over_mean,
+    zscore,
+)
 from refine_rl.types import Score
 
 
@@ -34,6 +43,30 @@ def test_leave_one_out() -> None:
     assert leave_one_out([3.0, 1.0, 2.0]) == (1.5, -1.5, 0.0)
     # The others of a missing member's group are those that are there.
     assert leave_one_out([3.0, None, 1.0]) == (2.0, None, -2.0)
+
+
+def test_over_mean() -> None:
+    # Rewards 1, 1/2, 0: mean 1/2.
+    assert over_mean([1.0, 0.5, None, 0.0], epsilon=0.0) == (1.0, 0.0, None, -1.0)
+    assert over_mean([1.0, 0.5, 0.0], epsilon=0.5) == (0.5, 0.0, -0.5)
+    assert over_mean([0.0, 0.0], epsilon=0.0) == (0.0, 0.0)
+    with pytest.raises(GuardStop, match=r"a reward was -0\.5"):
+        over_mean([1.0, None, -0.5])
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.8])
+@pytest.mark.parametrize("size", [2, 5])
+def test_maxrl_is_on_average_the_gradient_of_the_log_of_the_pass_rate(p: float, size: int) -> None:
+    """All groups of a policy that is right with probability p = sigmoid(x), and so with the gradients 1 - p
+    and -p of its two log-probs, against d/dx of -sum_k (1 - p)^k / k, k < size."""
+    expected = 0.0
+    for right in range(size + 1):
+        chance = math.comb(size, right) * p**right * (1 - p) ** (size - right)
+        advantages = over_mean([1.0] * right + [0.0] * (size - right), epsilon=0.0)
+        slopes = [1 - p] * right + [-p] * (size - right)
+        expected += chance * sum((a or 0.0) * s for a, s in zip(advantages, slopes, strict=True)) / size
+    slope = math.fsum((1 - p) ** (k - 1) for k in range(1, size)) * p * (1 - p)
+    assert expected == pytest.approx(slope, rel=1e-12)
 
 
 def test_by_sign() -> None:
@@ -77,6 +110,7 @@ def test_no_spread_is_exactly_zero(rewards: list[float | None]) -> None:
     assert zscore(rewards, epsilon=1e-30) == expected
     assert mean_only(rewards) == expected
     assert leave_one_out(rewards) == expected
+    assert over_mean(rewards, epsilon=1e-30) == expected
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=16))

@@ -181,6 +181,10 @@ def test_leave_one_out_is_asked_for_by_name() -> None:
     assert flat_and_not(advantage="rloo")[2] == (-0.75, 0.75, 0.0)
 
 
+def test_maxrl_is_asked_for_by_name() -> None:
+    assert flat_and_not(advantage="maxrl", epsilon=1e-9)[2] == pytest.approx((-1.0, 1.0, 0.0))
+
+
 def test_dropped_groups_leave_the_denominator() -> None:
     p, q = prompt(0), prompt(1)
     sampled = [

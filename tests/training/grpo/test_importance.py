@@ -164,7 +164,7 @@ def test_a_weight_has_no_gradient() -> None:
     assert not weights(torch.zeros(2, requires_grad=True), torch.ones(2)).requires_grad
 
 
-@pytest.mark.parametrize("loss", ["grpo", "gspo", "cispo", "sapo"])
+@pytest.mark.parametrize("loss", ["grpo", "gspo", "cispo", "sapo", "luspo", "dppo_tv", "dppo_kl"])
 def test_the_name_of_the_loss_reaches_the_update(make_model: MakeModel, loss: str) -> None:
     """One update with ratios that are not 1, against the term of that name alone."""
     policy, twin = fresh(make_model), fresh(make_model)

@@ -9,7 +9,7 @@ import torch
 
 from refine_rl.training.grpo.loss import policy_loss, row_weights
 
-LOSSES = ["grpo", "bnpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo"]
+LOSSES = ["grpo", "bnpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo", "luspo", "dppo_tv", "dppo_kl"]
 
 
 def test_row_weights_by_hand() -> None:
@@ -21,6 +21,9 @@ def test_row_weights_by_hand() -> None:
     assert row_weights("sapo", lengths, max_tokens=10) == [1 / 3, 1 / 9, 1 / 12]
     assert row_weights("cispo", lengths, max_tokens=10) == [1 / 8] * 3
     assert row_weights("bnpo", lengths, max_tokens=10) == [1 / 8] * 3
+    assert row_weights("luspo", lengths, max_tokens=10) == [1 / 3] * 3
+    assert row_weights("dppo_tv", lengths, max_tokens=10) == [1 / 8] * 3
+    assert row_weights("dppo_kl", lengths, max_tokens=10) == [1 / 8] * 3
     with pytest.raises(ValueError, match="unknown loss"):
         row_weights("ppo", lengths, max_tokens=10)
 
@@ -94,6 +97,65 @@ def test_sapo_by_hand(advantage: float, tau: float, ratio: float) -> None:
     assert one_token(ratio, advantage, loss="sapo") == pytest.approx(expected)
     if ratio == 1.0:
         assert expected[1] == pytest.approx(-advantage)
+
+
+def masked(
+    before: float, now: float, advantage: float, *, loss: str, low: float = 0.1, high: float = 0.2
+) -> tuple[float, float, int]:
+    """`one_token`, for a token of probability `before` when it was sampled and `now`."""
+    new = torch.tensor([[math.log(now)]], requires_grad=True)
+    sums = policy_loss(
+        new,
+        torch.tensor([[math.log(before)]]),
+        torch.tensor([advantage]),
+        torch.ones(1),
+        torch.ones(1, 1, dtype=torch.bool),
+        loss=loss,
+        clip_low=low,
+        clip_high=high,
+    )
+    sums.loss.backward()
+    assert new.grad is not None
+    return sums.loss.item(), new.grad.item(), sums.clipped_tokens
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "advantage", "weight", "cut"),
+    [
+        (0.5, 0.69, 2.0, 1.38, 0),  # good, 0.19 more: within
+        (0.5, 0.71, 2.0, 0.0, 1),  # 0.21 more: left alone
+        (0.5, 0.2, 2.0, 0.4, 0),  # good, and rarer: it may come back
+        (0.5, 0.41, -1.0, 0.82, 0),  # bad, 0.09 less: within
+        (0.5, 0.39, -1.0, 0.0, 1),
+        (0.5, 0.9, -1.0, 1.8, 0),  # bad, and more frequent: it may go back
+        (0.01, 0.1, 1.0, 10.0, 0),  # ten times as likely, and hardly any mass: where a ratio's clip acts
+        (0.001, 0.1, 1.0, 20.0, 1),  # its weight is cut
+        (0.95, 0.8, -1.0, 0.0, 1),  # a ratio of 0.84, and much mass: where a ratio's clip does not act
+    ],
+)
+def test_the_mask_of_dppo_by_hand(
+    before: float, now: float, advantage: float, weight: float, cut: int
+) -> None:
+    expected = (-weight * advantage * math.log(now), -weight * advantage, cut)
+    assert masked(before, now, advantage, loss="dppo_tv") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.5, 0.8), (0.3, 0.05), (0.02, 0.2), (0.6, 0.55), (0.2, 1.0)])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_the_divergence_of_dppo_kl_by_hand(before: float, now: float, advantage: float) -> None:
+    """A threshold just above the divergence lets through what one just below it masks."""
+    rest = math.log((1 - before) / (1 - now)) if now < 1 else math.log(0.8e8)
+    kl = before * math.log(before / now) + (1 - before) * rest
+    assert kl > 0
+    away = (now > before) == (advantage > 0)
+    wide, narrow = (
+        masked(before, now, advantage, loss="dppo_kl", low=kl * f, high=kl * f) for f in (1.001, 0.999)
+    )
+    assert wide[1:] == (pytest.approx(-advantage * now / before), 0)
+    assert narrow == ((0.0, 0.0, 1) if away else wide)
+    # Each side has its own threshold.
+    loose = {"low": kl / 2, "high": 2 * kl} if advantage > 0 else {"low": 2 * kl, "high": kl / 2}
+    assert masked(before, now, advantage, loss="dppo_kl", **loose) == wide
 
 
 def test_gspo_by_hand() -> None:

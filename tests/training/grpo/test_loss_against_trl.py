@@ -70,7 +70,7 @@ def trl_loss(
         beta=kl,
         epsilon_low=low,
         epsilon_high=1 + high if loss == "cispo" else high,  # there it is the bound itself
-        importance_sampling_level="sequence" if loss == "gspo" else "token",
+        importance_sampling_level="sequence" if loss in ("gspo", "luspo") else "token",
         loss_type="grpo" if loss == "gspo" else loss,
         max_completion_length=MAX_TOKENS,
         off_policy_mask_threshold=None,
@@ -97,8 +97,12 @@ def trl_loss(
     return value.item(), new.grad
 
 
-LOSSES = ["grpo", "bnpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo"]
-CLIPS = {"gspo": (0.02, 0.03), "cispo": (1.0, 0.3)}  # such that the numbers here do reach them
+LOSSES = ["grpo", "bnpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo", "luspo"]
+CLIPS = {
+    "gspo": (0.02, 0.03),
+    "luspo": (0.02, 0.03),
+    "cispo": (1.0, 0.3),
+}  # such that the numbers here do reach them
 
 
 @pytest.mark.parametrize("loss", LOSSES)

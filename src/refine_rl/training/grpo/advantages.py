@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from refine_rl.errors import GuardStop
 from refine_rl.types import RIGHT_STEPS, Prompt, Score, Trajectory, mean_of, reaches, same_value
 
 Scored = tuple[Prompt, tuple[Trajectory, ...], tuple[Score, ...]]
@@ -60,6 +61,8 @@ class Advantages:
         """The advantages that a group's own rewards decide."""
         if self.kind == "zscore":
             return zscore(rewards_G, deviation=self.deviation, epsilon=self.epsilon)
+        if self.kind == "maxrl":
+            return over_mean(rewards_G, epsilon=self.epsilon)
         return (mean_only if self.kind == "mean" else leave_one_out)(rewards_G)
 
     def _of_flat(
@@ -134,6 +137,32 @@ def leave_one_out(rewards_G: Sequence[float | None]) -> tuple[float | None, ...]
     centred, present = _centred(rewards_G)
     n = len(present)
     return centred if n < 2 else tuple(None if c is None else c * n / (n - 1) for c in centred)
+
+
+def over_mean(rewards_G: Sequence[float | None], *, epsilon: float = 1e-4) -> tuple[float | None, ...]:
+    """MaxRL (arXiv 2602.02710): A = (R - mean) / (mean + epsilon), for rewards of 0 and more.
+
+    Where K of G rewards are 1 and the others 0, a right answer gets (G - K) / K and a wrong one -1: the
+    gradient of the log of the pass rate p instead of p, so that hard prompts weigh more, about 1 / p. It is
+    on average that of log p = -sum_k (1 - p)^k / k cut after k = G - 1 (and epsilon = 0): larger groups come
+    nearer to it. (The paper keeps the term for groups without a right answer, and so reaches k = G; here they
+    have no advantage.) Raises GuardStop for a reward below 0, where the mean says nothing of hardness.
+
+    >>> over_mean([1.0, 0.0, None, 0.0, 0.0], epsilon=0.0)
+    (3.0, -1.0, None, -1.0, -1.0)
+    """
+    if any(r is not None and r < 0 for r in rewards_G):
+        least = min(r for r in rewards_G if r is not None)
+        raise GuardStop(
+            "negative_reward",
+            f'`grpo.advantage = "maxrl"` divides by the mean reward of a group, and a reward was {least:g}.',
+            'Use rewards of 0 and more, or another advantage: "rloo" does not divide.',
+        )
+    centred, present = _centred(rewards_G)
+    if not any(present):
+        return centred
+    mean = mean_of([r for r in rewards_G if r is not None])
+    return tuple(None if c is None else c / (mean + epsilon) for c in centred)
 
 
 def by_sign(rewards_G: Sequence[float | None], solved: float) -> tuple[float | None, ...]:

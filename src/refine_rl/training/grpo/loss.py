@@ -27,13 +27,15 @@ def row_weights(loss: str, lengths_B: Sequence[int], *, max_tokens: int) -> list
 
     - "grpo" (arXiv 2402.03300), "gspo" (2507.18071), "sapo" (2511.20347): 1 / (B * length): mean over
       a row's tokens, then over rows.
-    - "dapo" (2503.14476), "cispo" (2506.13585): 1 / (all sampled tokens): one mean over all tokens of
-      the step, those of rows with advantage 0 included.
+    - "dapo" (2503.14476), "cispo" (2506.13585), "dppo_tv" and "dppo_kl" (2602.04879): 1 / (all sampled
+      tokens): one mean over all tokens of the step, those of rows with advantage 0 included.
     - "bnpo": the same number here. In TRL, where the name comes from, the mean is over the tokens of the
       local batch (one device's micro-batch), and then over those batches, so that the result depends on
       how the step is cut up; cut into a single batch, it is this mean.
     - "dr_grpo" (2503.20783): 1 / (B * max_tokens): a constant, so that long answers are not favoured
       when wrong.
+    - "luspo" (2602.05261): 1 / B: the row's term of "gspo" times its length, so that a token's gradient does
+      not depend on how long its answer is.
 
     >>> row_weights("grpo", [2, 4], max_tokens=8)
     [0.25, 0.125]
@@ -43,10 +45,12 @@ def row_weights(loss: str, lengths_B: Sequence[int], *, max_tokens: int) -> list
     B = len(lengths_B)
     if loss in ("grpo", "gspo", "sapo"):
         return [1 / (B * n) for n in lengths_B]
-    if loss in ("dapo", "bnpo", "cispo"):
+    if loss in ("dapo", "bnpo", "cispo", "dppo_tv", "dppo_kl"):
         return [1 / sum(lengths_B)] * B
     if loss == "dr_grpo":
         return [1 / (B * max_tokens)] * B
+    if loss == "luspo":
+        return [1 / B] * B
     raise ValueError(f"unknown loss {loss!r}")
 
 

@@ -20,6 +20,13 @@ SAPO_GOOD, SAPO_BAD = 1.0, 1.05
 raise many unrelated tokens at once."""
 
 
+DPPO_MOST = 20.0
+"""Above this DPPO cuts a token's ratio, as its authors' program does: tokens so rare that even such a change
+stays within the region."""
+DPPO_LEAST = 1e-8
+"""The least probability of all other tokens together, for a logarithm of it."""
+
+
 def token_clip(
     new_B_T: torch.Tensor,
     old_B_T: torch.Tensor,
@@ -79,6 +86,57 @@ def soft_gate(
     return -gate * advantage_B_1, torch.zeros_like(mask_B_T)
 
 
+def tv_mask(
+    new_B_T: torch.Tensor,
+    old_B_T: torch.Tensor,
+    advantage_B_1: torch.Tensor,
+    mask_B_T: torch.Tensor,
+    low: float,
+    high: float,
+) -> Terms:
+    """DPPO with its binary total variation (arXiv 2602.04879): -m sg(min(r, DPPO_MOST)) A log new.
+
+    The trust region is drawn by how much probability has moved, not by the ratio: a rare token may become
+    many times as likely, a frequent one may not lose half of its mass. Of all tokens' total variation the
+    sampled token alone is known; told from all others together it is |new - old| (probabilities), which is
+    never more than the whole. m = 0, and the token has no gradient, where new - old > high for A > 0, or
+    new - old < -low for A <= 0; a move back is always let through."""
+    moved = new_B_T.detach().exp() - old_B_T.exp()
+    return _masked(new_B_T, old_B_T, advantage_B_1, moved > high, moved < -low)
+
+
+def kl_mask(
+    new_B_T: torch.Tensor,
+    old_B_T: torch.Tensor,
+    advantage_B_1: torch.Tensor,
+    mask_B_T: torch.Tensor,
+    low: float,
+    high: float,
+) -> Terms:
+    """DPPO with its binary KL (arXiv 2602.04879): as `tv_mask`, the distance being that of the sampled token
+    against all others together, q log(q / p) + (1 - q) log((1 - q) / (1 - p)) with q = old, p = new. m = 0
+    where it is above high, A > 0 and p > q; or above low, A <= 0 and p < q."""
+    now_B_T = new_B_T.detach()
+    p, q = now_B_T.exp(), old_B_T.exp()
+    others = ((1 - q).clamp(min=DPPO_LEAST) / (1 - p).clamp(min=DPPO_LEAST)).log()
+    distance = q * (old_B_T - now_B_T) + (1 - q) * others
+    return _masked(new_B_T, old_B_T, advantage_B_1, (distance > high) & (p > q), (distance > low) & (p < q))
+
+
+def _masked(
+    new_B_T: torch.Tensor,
+    old_B_T: torch.Tensor,
+    advantage_B_1: torch.Tensor,
+    above_B_T: torch.Tensor,
+    below_B_T: torch.Tensor,
+) -> Terms:
+    """DPPO's term: no gradient for good tokens that are `above` the region, and for bad ones `below` it."""
+    ratio = torch.exp(new_B_T.detach() - old_B_T)
+    out = torch.where(advantage_B_1 > 0, above_B_T, below_B_T)
+    weight = torch.where(out, 0.0, ratio.clamp(max=DPPO_MOST))
+    return -weight * advantage_B_1 * new_B_T, out | (ratio > DPPO_MOST)
+
+
 def _clipped(ratio: torch.Tensor, advantage_B_1: torch.Tensor, low: float, high: float) -> Terms:
     clipped = ratio.clamp(1 - low, 1 + high)
     cut = ((ratio < 1 - low) & (advantage_B_1 < 0)) | ((ratio > 1 + high) & (advantage_B_1 > 0))
@@ -93,4 +151,7 @@ SURROGATES: dict[str, Surrogate] = {
     "gspo": sequence_clip,
     "cispo": weight_clip,
     "sapo": soft_gate,
+    "luspo": sequence_clip,
+    "dppo_tv": tv_mask,
+    "dppo_kl": kl_mask,
 }
