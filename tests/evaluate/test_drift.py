@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from refine_rl.evaluate.correlate import within
-from refine_rl.evaluate.drift import Look, above_zero, drift, looks_of
+from refine_rl.evaluate.drift import Look, drift, looks_of
+from refine_rl.evaluate.student import above_zero, rose
 
 NAMES = [f"p{n}" for n in range(8)]
 NOISE = [0.03, -0.02, 0.01, -0.04, 0.02, 0.0, -0.01, 0.01]
@@ -38,6 +39,17 @@ def test_the_p_value_is_that_of_the_tables(t: float, freedom: int, p: float) -> 
     values *= np.sqrt(freedom + 1) / values.std(ddof=1)
     assert above_zero([*(values + t)]) == pytest.approx(p, rel=0.02)
     assert above_zero([*(values - t)]) == pytest.approx(1 - p, rel=0.02)
+
+
+def test_two_samples_are_compared_by_welch() -> None:
+    before, after = [1.0, 2.0, 3.0, 4.0], [3.0, 5.0, 7.0, 9.0]
+    # Welch's degrees of freedom are 4.41 here, which become 4.
+    t = 3.5 / ((5 / 3 + 20 / 3) / 4) ** 0.5
+    values = np.linspace(-1.0, 1.0, 5)
+    values *= np.sqrt(5) / values.std(ddof=1)
+    assert rose(before, after) == pytest.approx(above_zero([*(values + t)]))
+    assert rose(after, before) == pytest.approx(1 - rose(before, after))
+    assert rose([1.0], after) == 1.0
 
 
 def test_both_have_to_move_and_apart() -> None:

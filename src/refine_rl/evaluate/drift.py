@@ -14,12 +14,12 @@ as the reward is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
+from refine_rl.evaluate.student import above_zero
 from refine_rl.types import MIN_PROMPTS, decimals
 
 LEVEL = 0.05
@@ -50,8 +50,8 @@ class Drift:
     def __str__(self) -> str:
         """
         >>> print(Drift(since=2, now=8, reward=(0.25, 0.75), eye=(0.5, 0.125)))
-        From step 2 to step 8 the validation reward rose from 0.25 to 0.75 and the other eye's value fell \
-from 0.5 to 0.125
+        From step 2 to step 8 the validation reward rose from 0.250 to 0.750 and the other eye's \
+value fell from 0.500 to 0.125
         """
         reward, eye = (" to ".join(map(decimals, both)) for both in (self.reward, self.eye))
         return (
@@ -95,34 +95,3 @@ def drift(looks: Sequence[Look], planned: int) -> Drift | None:
             )
             found.append(Drift(since=then.step, now=now.step, reward=reward, eye=eye))
     return max(found, key=lambda one: one.eye[0], default=None)
-
-
-def above_zero(values: Sequence[float]) -> float:
-    """The one-sided p-value of Student's t that the mean of `values` is above 0; 1 for fewer than two. The
-    distribution's series for whole degrees of freedom is that of Abramowitz and Stegun, 26.7.3 and 26.7.4.
-
-    >>> round(above_zero([1.0, 2.0, 3.0]), 6), above_zero([1.0, 1.0]), above_zero([-1.0, -1.0])
-    (0.03709, 0.0, 1.0)
-    """
-    n = len(values)
-    if n < 2:
-        return 1.0
-    mean, spread = fmean(values), stdev(values)
-    if spread < 1e-12 * max(1.0, abs(mean)):
-        return 0.0 if mean > 1e-12 else 1.0
-    t = mean / (spread / math.sqrt(n))
-    tail = (1.0 - _within(abs(t), n - 1)) / 2
-    return tail if t > 0 else 1.0 - tail
-
-
-def _within(t: float, freedom: int) -> float:
-    """The share of Student's distribution between -t and t."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    term = total = cosine if freedom % 2 else 1.0
-    for k in range(3 if freedom % 2 else 2, freedom - 1, 2):
-        term *= cosine * cosine * ((k - 1) / k)
-        total += term
-    if freedom % 2 == 0:
-        return sine * total
-    return 2 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))

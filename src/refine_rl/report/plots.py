@@ -13,6 +13,7 @@ from refine_rl.report.points import Line, mean
 from refine_rl.report.quantities import GRADIENT, QUANTITIES, RATE, Quantity, key
 from refine_rl.report.standing import Json
 from refine_rl.report.survey import Seen
+from refine_rl.report.traits import trait_charts
 from refine_rl.types import Comparison
 
 
@@ -96,7 +97,7 @@ def training_plots(
             _promised(drawn_from, metrics),
             _pool(drawn_from),
         ],
-        "health": _quantities("health", metrics),
+        "health": [*_quantities("health", metrics), *trait_charts(groups)],
         "cost": [_times(metrics), *_quantities("cost", metrics), _dollars(metrics), _agreement(groups)],
     }
     return _families(families)
