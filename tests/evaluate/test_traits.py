@@ -68,7 +68,8 @@ def test_what_is_paid_for_and_grows_is_told_with_answers_to_look_at() -> None:
     member = max(range(4), key=lambda i: best.traits["length"][i])
     assert f"Look at step 12, {best.prompt}, answer {member}, step" in told["length"]
     charts = [chart for chart in trait_charts(groups) if chart is not None]
-    assert [(chart.name, chart.good) for chart in charts] == [("goes-with-length", told["length"])]
+    assert [chart.name for chart in charts] == ["goes-with-length"]
+    assert charts[0].good.endswith(told["length"])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ _TITLES = {
     "colons": "colons",
     "exclamations": "exclamation marks",
 }
+_GOOD = "Good: near 0, unless the task asks for it. High and growing, that is what is paid for."
 
 
 def trait_charts(groups: Sequence[Seen]) -> list[Chart | None]:
@@ -31,8 +32,7 @@ def trait_charts(groups: Sequence[Seen]) -> list[Chart | None]:
         lines(
             f"goes-with-{name}",
             f"Reward and {_TITLES[name]}: correlation within prompts",
-            words.get(name)
-            or "Good: near 0, unless the task asks for it. High and growing, that is what is paid for.",
+            f"{_GOOD} {words.get(name, '')}".strip(),
             [
                 Curve(
                     label="training, each step",
