@@ -47,15 +47,17 @@ PASSES = ("grpo.updates_per_step=4",)
 STOP = ("grpo.kl_stop=0.03",)
 CUT = ("grpo.minibatches=4",)
 CHOSEN = ("grpo.oversample=2.0",)
+AGAIN = ("grpo.replay=2",)
 ARMS: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "minibatches": CUT,
     "passes": PASSES,
     "passes, stop": (*PASSES, *STOP),
     "minibatches, passes, stop": (*CUT, *PASSES, *STOP),
+    "minibatches, passes, stop, replay": (*CUT, *PASSES, *STOP, *AGAIN),
     "oversample": CHOSEN,
     "all of these": (*CUT, *PASSES, *STOP, *CHOSEN),
-    "and replay": (*CUT, *PASSES, *STOP, *CHOSEN, "grpo.replay=2"),
+    "and replay": (*CUT, *PASSES, *STOP, *CHOSEN, *AGAIN),
     "thrifty": ("grpo.thrifty=true",),
 }
 SMALL = (

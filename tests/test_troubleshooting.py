@@ -11,6 +11,7 @@ import pytest
 
 from refine_rl import errors
 from refine_rl.evaluate.metrics.names import CONTROLS
+from refine_rl.evaluate.rivals import NAMES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "refine_rl"
@@ -22,6 +23,8 @@ FILLED = {
     "beside_": ["beside_sft"],
     "first look ": ["first look MODEL"],
     "missing_beside_": ["missing_beside_NAME"],
+    "rival_": [f"rival_{name}" for name in NAMES],
+    "missing_": [f"missing_{name}" for name in NAMES],
     "missing_in_win_rate": ["missing_in_win_rate"],
     "tracker_": ["tracker_NAME"],
 }

@@ -220,6 +220,10 @@ NEW = {
     "tools": TOOLS,
     "sections": SECTIONS,
 }
+RIVALS: Wrong = [
+    ("best_of_n", r'rivals=\'best_of_n\': give a list, as in rivals=\["best_of_n"\]'),
+    (5, "rivals=5"),
+]
 AGAIN = {"rewards": REWARDS, "environment": WORLD, "tools": TOOLS}
 TALK = {
     "run": A_RUN,
@@ -231,7 +235,7 @@ TALK = {
     "tools": TOOLS[:-1],
 }
 WRONG: dict[str, dict[str, Wrong]] = {
-    "train": {**NEW, "run": A_NEW_RUN, "observer": OBSERVER},
+    "train": {**NEW, "rivals": RIVALS, "run": A_NEW_RUN, "observer": OBSERVER},
     "plan": NEW,
     "prompts": {
         "task": TASK,
@@ -295,6 +299,7 @@ WRONG: dict[str, dict[str, Wrong]] = {
             (5, "metrics=5"),
         ],
         "reference": words("reference"),
+        "rivals": RIVALS,
         "checkpoint": CHECKPOINT,
         "name": words("name"),
         "set": SET,

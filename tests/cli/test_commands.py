@@ -313,4 +313,4 @@ def test_the_shell_completes_commands() -> None:
     words = {"COMP_WORDS": "refine re", "COMP_CWORD": "1", "_REFINE_COMPLETE": "complete_bash"}
     command = [str(Path(sys.executable).with_name("refine"))]
     done = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["recipes", "report", "replay"]
+    assert done.stdout.split() == ["recipes", "report", "review", "replay"]

@@ -82,6 +82,22 @@ def test_another_model_is_kept_aside(refine: Refine, run: Path, monkeypatch: pyt
         refine_rl.export(run, "again", merged=True, observer=Told())
 
 
+def test_an_adapter_is_copied_where_its_base_is_gone(
+    refine: Refine, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from refine_rl.errors import UserError
+    from refine_rl.pipeline import export
+
+    def gone(*anything: object) -> None:
+        raise UserError("the base model is gone")
+
+    monkeypatch.setattr(export, "open_model", gone)
+    done = refine("export", run, "--out", "out")
+    assert (done.code, done.out) == (0, "out\n")
+    assert "copied, and not compared with the tuned model: the base model is gone" in words(done.err)
+    assert refine("export", run, "--out", "whole", "--merged").code == 2
+
+
 class Told:
     """Hears what is said."""
 

@@ -67,6 +67,6 @@ def test_the_interval_covers_the_truth_with_twenty_votes(truth: list[list[int]])
     table = chances.reshape(3, 3)
     by_chance = float(table.sum(1) @ table.sum(0))
     kappa = (float(np.trace(table)) - by_chance) / (1 - by_chance)
-    drawn = np.random.default_rng(1).multinomial(20, chances, size=120).reshape(-1, 3, 3)
+    drawn = np.random.default_rng(1).multinomial(20, chances, size=80).reshape(-1, 3, 3)
     covered = [low <= kappa <= high for low, high in (agreement(pairs(t.tolist())).ci95 for t in drawn)]
     assert np.mean(covered) > 0.85

@@ -104,6 +104,45 @@ def test_three_models_are_compared_where_the_run_begins_with_fine_tuning() -> No
     assert beside[1].evaluation(COUNTS) - beside[0].evaluation(COUNTS) == pytest.approx(comparison)
 
 
+ALL_RIVALS = {"rivals": ["prompt", "best_of_n", "sft"]}
+
+
+def test_rivals_beside_a_ruler() -> None:
+    """As many answers as training scores, 480: a text is tried beside base's answers, 4 a prompt, on 16 of
+    the 40 training prompts and then on as many as are left, by threes. One of 8 answers is chosen 4 times for
+    each of 7 held-out prompts, once for each of 40 training prompts. 7 groups of 5 sides, best of n without a
+    greedy answer."""
+    settings = make(**judging("e/j"), grpo=GRPO, evaluate=ALL_RIVALS)
+    found = calls(settings, COUNTS)
+    its = [c for c in found if c.stage.startswith("rival") and c.purpose == "judge"]
+    assert numbers(its) == {
+        ("rival prompt", "e/j"): (2 * 16, 120),
+        ("rival best_of_n", "e/j"): (28, 28),
+        ("rival sft", "e/j"): (40, 40),
+    }
+    (thought,) = [c for c in found if c.purpose == "rival prompt"]
+    assert (thought.low, thought.high, thought.model) == (1, (120 - 32) // 3, "e/j")
+    (shown,) = [group for group in judged(settings, COUNTS) if group.stage == "held-out comparison"]
+    assert (shown.groups, shown.answers) == (7, 24)
+
+
+def test_rivals_beside_an_absolute_judge_and_on_the_machine() -> None:
+    judge = judging("e/j", kind="absolute")
+    without, settings = (
+        make(**judge, grpo=GRPO, evaluate=e) for e in ({}, {**ALL_RIVALS, "rival_calls": 96})
+    )
+    found = numbers([c for c in calls(settings, COUNTS) if c.purpose == "judge"])
+    assert found["held-out comparison", "e/j"] == (7 * 24, 7 * 24)
+    assert found["rival prompt", "e/j"] == (2 * 2 * 8, 96)
+    assert found["rival best_of_n", "e/j"] == (28 * 8, 28 * 8)
+    assert found["rival sft", "e/j"] == (96, 96)
+    plain, more = (Pace(settings=s, size=SIZE, rates=RATES, prompt=100) for s in (without, settings))
+    sampled = [(48, 2), (28, 8), (12, 8), *(2 * [(7, 4), (7, 1)])]
+    said = 3 * 12 * plain.answer
+    expected = sum(plain.sampling(*one) for one in sampled) + plain.once(3 * 12 * 100 + said, said, 2048)
+    assert more.evaluation(COUNTS) - plain.evaluation(COUNTS) == pytest.approx(expected)
+
+
 def test_every_stage_of_a_ruler() -> None:
     """20 steps of 3 groups; 5 validation prompts before training and twice later; 7 held-out prompts; bad
     answers beside 2 prompts, three times."""
@@ -852,14 +891,15 @@ def test_memory_grows_with_what_it_is_made_of() -> None:
     adapter = 10_000 * 16 * 16
     assert base == 0.5e9 + adapter + 1_000_000 * 2 + batch * 4 * activation + logits
     rows = (1 << 17) // 356  # fewer than 512: that many tokens are in memory at once
-    caches = rows * 356 * 4 * 2 * 50 * 2 + rows * 2000 * 28
+    copies = SIZE.linear * 2  # of the layers, while answers are sampled
+    caches = rows * 356 * 4 * 2 * 50 * 2 + rows * 2000 * 28 + copies
     many = held(grpo={"tokens_per_micro_batch": 1, "prompts_per_step": 64})
     assert many == 0.5e9 + adapter + 1_000_000 * 2 + max(caches, 356 * (4 * activation + 2000 * 16))
     alone = held(grpo={"tokens_per_micro_batch": 1, "prompts_per_step": 1}, evaluate={"samples": 1})
     assert alone == 0.5e9 + adapter + 1_000_000 * 2 + 356 * (4 * activation + 2000 * 16)
     brief = Counts(train=40, validation=0, held_out=7, chars=40)
     short = make(grpo={"tokens_per_micro_batch": 1, "prompts_per_step": 128}, rollout={"max_tokens": 10})
-    at_once = 512 * 20 * 4 * 2 * 50 * 2 + 512 * 2000 * 28  # never more than 512 rows
+    at_once = 512 * 20 * 4 * 2 * 50 * 2 + 512 * 2000 * 28 + copies  # never more than 512 rows
     found = memory.memory(short, SIZE, rates, brief, 1.0)
     assert found == 0.5e9 + adapter + 1_000_000 * 2 + at_once
     again = base - batch * 3 * activation + batch * 4 * 100 * 2  # one layer whole, the inputs of four

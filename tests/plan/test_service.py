@@ -157,7 +157,7 @@ def test_answers_of_a_server_take_nothing_here(monkeypatch: pytest.MonkeyPatch) 
     rates = replace(RATES, dtype="bfloat16")
     held = [memory.memory(make(**many, engine=e), SIZE, rates, COUNTS, 1.0) for e in ({}, SERVER)]
     rows = (1 << 17) // 356
-    caches = rows * 356 * 4 * 2 * 50 * 2 + rows * 2000 * 28
+    caches = rows * 356 * 4 * 2 * 50 * 2 + rows * 2000 * 28 + SIZE.linear * 2
     trained = 356 * (4 * (2 * (34 * 100 + 4 * 400) + 4 * (600 + 400)) + 2000 * 16)
     assert held[0] - held[1] == caches - trained
     (note,) = [n for n in make_plan(there, COUNTS, rates=RATES).notes if "samples" in n]

@@ -176,7 +176,7 @@ def test_a_large_model_is_not_copied(make_model: MakeModel, monkeypatch: pytest.
     body = policy.fast.body  # type: ignore[attr-defined]
     with lora.at_rest(policy.model):
         assert fused.fused(body, torch.float32) is not None
-        monkeypatch.setitem(fused.MOST_BYTES, "cpu", 2 * 4 * (3 * 32 * 64 + 32 * (32 + 16 + 16 + 32)) - 1)
+        monkeypatch.setitem(fused.FUSED_BYTES, "cpu", 2 * 4 * (3 * 32 * 64 + 32 * (32 + 16 + 16 + 32)) - 1)
         assert fused.fused(body, torch.float32) is None
     require_same(speak(policy, Sampling(max_tokens=6)), speak(policy, Sampling(max_tokens=6), fast=False))
 

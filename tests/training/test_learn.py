@@ -262,7 +262,7 @@ def test_the_kl_term_pulls_towards_the_reference(make_model: MakeModel) -> None:
 
     before = kl_now()
     optimizer = adamw(policy)
-    for _ in range(60):
+    for _ in range(80):
         groups = groups_of(policy)
         members = [t for g in groups for t in g.trajectories]
         batch = [

@@ -18,8 +18,9 @@ _RESUME = re.compile(rf"`?refine (train|sft) --resume ({_WORD})((?: --from-step 
 _VERB = re.compile(rf"`?refine (eval|chat|export|plan|prompts|check) ({_WORD})`?")
 _SET = re.compile(rf"--set ({_WORD})")
 _FLAG = re.compile(
-    r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|answers|"
-    rf"base-url|dtype|outtype|out|gguf|ollama|hub|llama-cpp)\b(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
+    r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|"
+    r"answers|rivals|base-url|dtype|outtype|out|gguf|ollama|hub|llama-cpp)\b"
+    rf"(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
 )
 _INIT = "`refine init "
 _SPARED = re.compile(f"({_INIT}[^`]*`)")  # there is no call for it, so it stays a command
@@ -48,6 +49,8 @@ def in_python(text: str) -> str:
     "Compare with refine_rl.evaluate('my runs/a'), or choose another folder with run=."
     >>> in_python("Give another --judge, or begin with `refine init a --judge x/y`")
     'Give another judge=, or begin with `refine init a --judge x/y`'
+    >>> in_python("To try again: refine eval r --rivals sft")
+    "To try again: refine_rl.evaluate('r') rivals=['sft']"
     """
     return "".join(part if part.startswith(_INIT) else _in_python(part) for part in _SPARED.split(text))
 
@@ -61,6 +64,7 @@ def _in_python(text: str) -> str:
     text = _VERB.sub(lambda m: f"refine_rl.{_VERBS.get(m[1], m[1])}({_unquoted(m[2])!r})", text)
     text = _SET.sub(_set, text)
     text = re.sub(r"--(merged|again|private)\b", r"\1=True", text)
+    text = re.sub(r"--no-(check)\b", r"\1=False", text)
     return _FLAG.sub(_argument, text)
 
 
@@ -116,6 +120,8 @@ def _argument(found: re.Match[str]) -> str:
         return f"{name}="
     word = found[2]
     bare = word.rstrip(".:")
+    if name == "rivals":
+        return f"{name}={[_unquoted(bare)]!r}{word[len(bare) :]}"
     return f"{name}={_value(_unquoted(bare))!r}{word[len(bare) :]}"
 
 

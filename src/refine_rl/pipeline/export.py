@@ -32,7 +32,8 @@ from refine_rl.types import Prompt
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
     """What was written of a model. `witness`: what it said before (None: nobody asks); `lost`: the share of
-    what training changed that rounding took; `dtype` and `device`: the policy computed with them."""
+    what training changed that rounding took; `dtype` and `device`: the policy computed with them. `unheard`:
+    why it could not be asked."""
 
     witness: Witness | None
     lost: float
@@ -40,6 +41,15 @@ class Written:
     merged: bool
     dtype: torch.dtype
     device: torch.device
+    unheard: str = ""
+
+
+def _unheard(why: str = "") -> Written:
+    """Of files that were copied and not looked at."""
+    cpu = torch.device("cpu")
+    return Written(
+        witness=None, lost=0.0, rounded=False, merged=False, dtype=torch.float32, device=cpu, unheard=why
+    )
 
 
 def export_model(
@@ -111,10 +121,13 @@ def write_model(
         shutil.copytree(folder.model, aside)
         as_other_files(aside)
         if not hear_it:
-            return Written(
-                witness=None, lost=0.0, rounded=False, merged=False, dtype=torch.float32, device=_CPU
-            )
-    settings, policy = open_model(folder, weights)
+            return _unheard()
+    try:
+        settings, policy = open_model(folder, weights)
+    except (UserError, MachineError) as error:
+        if whole:
+            raise
+        return _unheard(str(error))  # the files are the run's own, and need no base model to be copied
     witness = None
     if hear_it:
         witness = hear(policy, _asked(folder), settings.rollout.max_tokens, settings.model.quantised or 0)
@@ -138,9 +151,6 @@ def write_model(
     )
 
 
-_CPU = torch.device("cpu")
-
-
 def _asked(folder: RunFolder) -> list[Prompt]:
     """What the tuned model is asked: held-out prompts; where there are none, the examples of supervised
     fine-tuning, or the task itself."""
@@ -156,6 +166,7 @@ def look(aside: Path, out: Path, written: Written, observer: Observer, *, keep: 
     """Compares the folder with the tuned model, and says what was found. Where it is another one it is kept
     beside `out`, and MachineError raised."""
     if written.witness is None:
+        observer.warning(f"copied, and not compared with the tuned model: {written.unheard}")
         return
     observer.stage("checking what was written")
     try:

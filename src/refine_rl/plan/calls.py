@@ -199,7 +199,7 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
             answers=settings.rollout.group_size,
         ),
         Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
-        *_compared(settings, counts, relative=relative),
+        _compared(settings, counts, relative=relative),
         *_of_rivals(settings, counts),
     ]
     if settings.judge.anchors:
@@ -217,17 +217,13 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
     return found
 
 
-def _compared(settings: Settings, counts: Counts, *, relative: bool) -> list[Judged]:
+def _compared(settings: Settings, counts: Counts, *, relative: bool) -> Judged:
     """The groups of the comparison, the greedy answers among them."""
     samples, rivals = settings.evaluate.samples, settings.evaluate.rivals
-    if relative:
-        return [Judged(stage=COMPARISON, groups=counts.held_out, answers=examined(settings))]
-    chosen = int("best_of_n" in rivals)
-    sides = compared(settings) + len(rivals) - chosen
-    return [
-        Judged(stage=COMPARISON, groups=counts.held_out * sides, answers=samples + 1),
-        Judged(stage=COMPARISON, groups=counts.held_out * chosen, answers=samples),
-    ]
+    if relative or (rivals and settings.judge.kind == "absolute"):  # which is asked of each answer alone
+        return Judged(stage=COMPARISON, groups=counts.held_out, answers=examined(settings))
+    sides = compared(settings) + len(rivals)
+    return Judged(stage=COMPARISON, groups=counts.held_out * sides, answers=samples + 1)
 
 
 def _of_rivals(settings: Settings, counts: Counts) -> list[Judged]:

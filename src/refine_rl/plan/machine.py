@@ -40,6 +40,7 @@ def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> 
     import transformers
 
     from refine_rl.policy.load import choose_device, choose_dtype, faster_here
+    from refine_rl.policy.onednn import linear
     from refine_rl.policy.origin import find_origin
 
     def faster() -> torch.dtype:
@@ -49,7 +50,7 @@ def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> 
 
     device = choose_device(model.device)
     dtype = choose_dtype(model.dtype, device, faster)
-    shape = size.hidden, size.intermediate
+    shape = size.intermediate, size.hidden
     number = max(1, min(64, _SPREAD // (shape[0] * shape[1] * dtype.itemsize)))
     matrices = [torch.randn(shape, device=device, dtype=dtype) for _ in range(number)]
 
@@ -58,8 +59,11 @@ def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> 
             torch.cuda.synchronize(device)
 
     def matrix_rate(n: int) -> float:
-        x = torch.randn(n, shape[0], device=device, dtype=dtype)
-        return 2 * n * shape[0] * shape[1] * _a_second(lambda i: x @ matrices[i % number], wait)
+        x = torch.randn(n, shape[1], device=device, dtype=dtype)
+        with torch.no_grad():
+            return (
+                2 * n * shape[0] * shape[1] * _a_second(lambda i: linear(x, matrices[i % number], None), wait)
+            )
 
     block = torch.empty(_SPREAD // 4, device=device, dtype=torch.float32)
     copy = torch.empty_like(block)

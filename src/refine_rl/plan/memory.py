@@ -11,16 +11,19 @@ from refine_rl.plan.calls import resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.team import ALONE, Team
-from refine_rl.policy.size import Size
+from refine_rl.policy.size import FUSED_BYTES, Size
 from refine_rl.settings import GRPOSettings, ModelSettings, RolloutSettings, Settings
 from refine_rl.training.memory import form_of, held, program, training_bytes, whole
 
 
 def sampling_bytes(size: Size, rates: Rates, *, asked: int, length: int) -> float:
-    """Of `asked` rows of up to `length` tokens, as many at once as may be: keys and values, logits."""
+    """Of `asked` rows of up to `length` tokens, as many at once as may be: keys and values, logits; and the
+    layers' copies."""
     rows = min(asked, MAX_ROWS, max(1, (1 << 17) // length))
     caches = rows * length * size.layers * 2 * size.kv * form_of(rates)
-    return caches + rows * size.vocabulary * 28
+    copies = size.linear * form_of(rates)
+    fused = not size.listens and copies <= FUSED_BYTES.get(rates.device, 0)
+    return caches + rows * size.vocabulary * 28 + copies * fused
 
 
 def memory(

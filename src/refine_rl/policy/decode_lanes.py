@@ -41,7 +41,8 @@ class Lanes:
         program = scripted(step)
         self._step: Callable[..., torch.Tensor] = program or step
         self._threads = torch.get_num_threads()
-        most = min(MOST, self._threads) if program else 1
+        # A large vocabulary is most of a token: better read once, by all cores.
+        most = min(MOST, self._threads) if program and not draw.tiled else 1
         self._lanes = max(1, min(most, len(state.prompt_of) // ROWS))
         self._share = max(1, self._threads // self._lanes)
         self._pool: ThreadPoolExecutor | None = None

@@ -42,7 +42,12 @@ class Layer(NamedTuple):
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """norm._scaled(x, weight, norm._inverse(x, eps))."""
+    """RMSNorm over the last dimension, as norm.py computes it on this device; `weight` is one for all, [n],
+    or one for each head, [heads, n]."""
+    if x.is_cuda and weight.dtype == x.dtype:
+        if weight.dim() == 1:
+            return torch.rms_norm(x, [x.shape[-1]], weight, eps)
+        return torch.rms_norm(x, [x.shape[-1]], None, eps).mul_(weight)
     inverse = torch.linalg.vector_norm(x, 2, [-1], True, dtype=torch.float32)
     inverse = inverse.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     y: torch.Tensor = (x * inverse).to(x.dtype)

@@ -17,7 +17,7 @@ class Drawer:
         self._vocabulary = len(self._rounded[0])
         # An accelerator is slower by many small products; there the logits stand whole.
         whole = draws_R_T.device.type == "cpu" and sampling.whole(self._vocabulary)
-        self._tiled = whole and len(draws_R_T) * self._vocabulary > 4 * TILE
+        self.tiled = whole and len(draws_R_T) * self._vocabulary > 4 * TILE
 
     def __call__(
         self, hidden: torch.Tensor, rows: torch.Tensor, t: int, spread: torch.Tensor | None = None
@@ -39,6 +39,6 @@ class Drawer:
             found = self._head.logits(hidden, self._rounded, start, end)
             return found if spread is None else found[spread]
 
-        if self._tiled:
+        if self.tiled:
             return draw_tiled(logits, self._vocabulary, uniform, self._sampling.temperature)
         return draw(logits(), uniform, self._sampling)

@@ -22,9 +22,7 @@ from refine_rl.policy.norm import eps_of, is_lean
 from refine_rl.policy.prefix import attended
 from refine_rl.policy.quantised import is_quantised
 from refine_rl.policy.rope import moving_kinds
-
-MOST_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
-"""Copies larger than this are not made: a large model's time is in its products."""
+from refine_rl.policy.size import FUSED_BYTES
 
 _INSIDE = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
@@ -108,7 +106,7 @@ def fused(body: Any, dtype: torch.dtype) -> Fused | None:
     device = body.embed_tokens.weight.device
     linear = [m for layer in body.layers for m in _linear(layer)]
     size = sum(m.in_features * m.out_features for m in linear) * dtype.itemsize
-    if size > MOST_BYTES.get(device.type, 0) or any(_packed(m) for m in linear):
+    if size > FUSED_BYTES.get(device.type, 0) or any(_packed(m) for m in linear):
         return None
     layers = [_layer(layer, dtype) for layer in body.layers]
     return Fused(

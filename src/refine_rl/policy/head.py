@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from refine_rl.policy.onednn import linear
+from refine_rl.policy.products import times
 
 ROWS = 1024  # tokens that are worked off at once
 TILE = 1024  # of the vocabulary: a tile's passes should find it in the processor's cache
@@ -98,7 +99,9 @@ def _logits(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: float, cap: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A tile's logits, float32 [R, tile], and the slope of the soft cap."""
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    logits = times(hidden, weight).float()
+    if bias is not None:
+        logits += bias
     slope = None
     if cap:
         bent = torch.tanh(logits / cap)
@@ -139,7 +142,7 @@ def _piece(
             if bent is not None:
                 chosen_slope = torch.where(here, bent.gather(1, place)[:, 0], chosen_slope)
                 logits = logits * bent
-            mean.mul_(shrink).add_(logits.to(hidden.dtype) @ w)
+            mean.mul_(shrink).add_(times(logits.to(hidden.dtype), w.T))
         highest = new
     logsum = (highest + total.log())[:, 0]
     if slope:
@@ -176,7 +179,7 @@ def _head_gradient(
             if bent is not None:
                 pull = pull * bent
             pull.mul_(grad[rows, None] * scale)
-            for_weight[tile] += (pull.to(hidden.dtype).T @ hidden[rows]).to(weight.dtype)
+            for_weight[tile] += times(pull.to(hidden.dtype).T, hidden[rows].T).to(weight.dtype)
             if for_bias is not None:
                 for_bias[tile] += pull.sum(0).to(for_bias.dtype)
     return for_weight, for_bias

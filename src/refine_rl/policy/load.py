@@ -23,7 +23,8 @@ from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.encoder_decoder import EncoderDecoder
 from refine_rl.policy.fetch import auto_class, fetch, fetch_config, fetch_weights, is_encoder_decoder
 from refine_rl.policy.fit import require_causal, require_listening, require_words
-from refine_rl.policy.norm import lean_norms
+from refine_rl.policy.heap import keep_memory
+from refine_rl.policy.lean import lean_parts
 from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.quantised import own_products, quantisation, quantised, require_quantiser
@@ -54,6 +55,8 @@ def load_policy(
     device = choose_device(settings.device)
     if device.type == "cuda":
         _same_to_the_bit()
+    elif device.type == "cpu":
+        keep_memory()
     origin = find_origin(settings.source)
     config = _config(settings, origin)
     compute_dtype = choose_dtype(settings.dtype, device, lambda: faster_here(config, settings))
@@ -220,13 +223,13 @@ def _quantised_start(
     else:
         options = {"quantization_config": quantisation(bits, dtype), "device_map": {"": device}}
         model, start = own_products(fetch_weights(origin.base, dtype, **options)), None
-    lean_norms(model)
+    lean_parts(model)
     return model, start
 
 
 def _plain(source: str, dtype: torch.dtype) -> Any:
     model = fetch_weights(source, dtype)
-    lean_norms(model)
+    lean_parts(model)
     return model
 
 
@@ -276,7 +279,7 @@ def faster_here(config: Any, settings: ModelSettings) -> torch.dtype:
     def adapt(model: Any) -> Any:
         if settings.quantised:
             model = quantised(model, settings.quantised, model.dtype, torch.device("cpu"))
-            lean_norms(model)
+            lean_parts(model)
         return fresh_adapter(model, settings, 0)
 
     return faster_format(config, adapt, trains_all=False)

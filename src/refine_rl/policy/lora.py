@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
+from refine_rl.policy.products import linear
 from refine_rl.policy.quantised import is_quantised, number_format, quantised_layers, whole_weight
 
 MERGED_BYTES = 1 << 30

@@ -25,9 +25,9 @@ from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fast import gather
 from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.fused import fused
+from refine_rl.policy.lean import lean_parts
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.memory import KeysAndValues
-from refine_rl.policy.norm import lean_norms
 from refine_rl.policy.prefix import pack
 
 ROWS = 64
@@ -97,7 +97,7 @@ def one_layer(config: Any, dtype: torch.dtype, adapt: Adapt, *, trains_all: bool
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             tensor.data.fill_(0.01)  # memory as it is found holds numbers that are slow to add
-    lean_norms(model)
+    lean_parts(model)
     adapted = adapt(model)
     return DecoderOnly(
         model=adapted.eval(),

@@ -9,6 +9,10 @@ from refine_rl.errors import UserError
 from refine_rl.policy.share import Share
 from refine_rl.settings import ModelSettings
 
+FUSED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
+"""Copies of the layers for sampling (fused.py) larger than this are not made: a large model's time is in its
+products."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:

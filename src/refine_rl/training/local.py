@@ -65,7 +65,7 @@ class LocalLearner(Updating):
         lanes = self._lanes
         # The lanes' micro-batches are in memory at once.
         packed = self.speaker.shares_prompts
-        chunks = micro_batches([r.trajectory for r in rows], self.tokens // lanes, packed=packed)
+        chunks = micro_batches([r.trajectory for r in rows], self.tokens, packed=packed, lanes=lanes)
         self._chunks, self._starts = [[rows[i] for i in chunk] for chunk in chunks], []
 
     def gradient(self, objective: Objective, step: int, update: int, pause: Pause) -> Found:

@@ -50,7 +50,7 @@ def logprobs_of(
     """The speaker's log-probs of each trajectory's sampled tokens; `tokens` go through it at once."""
     found: dict[MemberKey, tuple[float, ...]] = {}
     lanes = lanes_of(speaker)
-    chunks = list(micro_batches(trajectories, tokens // lanes, packed=speaker.shares_prompts))
+    chunks = list(micro_batches(trajectories, tokens, packed=speaker.shares_prompts, lanes=lanes))
 
     def work(n: int, lane: int) -> None:
         some = [trajectories[i] for i in chunks[n]]

@@ -10,6 +10,12 @@ import torch
 from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.types import Trajectory
 
+PARTS = 16
+"""Sizes of micro-batches that are looked at for lanes: from the largest down to half of it."""
+
+EACH = 32
+"""Tokens that a micro-batch takes as long as for itself, whatever is in it."""
+
 MemberKey = tuple[str, int]  # prompt id and member: one trajectory of a step
 
 
@@ -59,37 +65,58 @@ def length(trajectory: Trajectory) -> int:
 
 
 def micro_batches(
-    trajectories: Sequence[Trajectory], tokens: int, *, packed: bool = False
+    trajectories: Sequence[Trajectory], tokens: int, *, packed: bool = False, lanes: int = 1
 ) -> Iterator[list[int]]:
     """Indices of trajectories, each micro-batch at most `tokens` tokens as they go through the model (but
     at least one row): `packed`, rows in their order, a prompt counted once for the rows that share it, and
     no group cut before as many tokens follow its prompt as that has; else rows of similar length, padded
-    to the longest."""
-    yield from (_packed_batches if packed else _padded_batches)(trajectories, tokens)
+    to the longest. The micro-batches of all `lanes` (lanes.py) have so many tokens together; packed ones are
+    smaller where the last lane is done sooner so."""
+    if not packed:
+        yield from _padded_batches(trajectories, tokens // lanes)
+        return
+    groups = _groups(trajectories)
+    lengths = [length(t) for t in trajectories]
+    most = tokens // lanes
+    sizes = [most * part // PARTS for part in range(PARTS, PARTS // 2 - 1, -1)] if lanes > 1 else [most]
+    found = [_packed_batches(groups, lengths, size) for size in sizes]
+    yield from (rows for rows, _ in min(found, key=lambda batches: _longest(batches, lanes)))
 
 
-def _packed_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
+def _longest(batches: Sequence[tuple[list[int], int]], lanes: int) -> int:
+    """Tokens of the lane that has most to do: lane k takes batches k, k + lanes, ..."""
+    return max(sum(tokens + EACH for _, tokens in batches[lane::lanes]) for lane in range(lanes))
+
+
+def _groups(trajectories: Sequence[Trajectory]) -> list[tuple[int, list[int]]]:
+    """Rows that begin with the same prompt, and how many tokens that has."""
     groups: dict[object, list[int]] = {}
     for index, trajectory in enumerate(trajectories):
         shares = any(s.sampled for s in trajectory.segments)  # a demonstration goes through whole
         groups.setdefault(trajectory.segments[0].token_ids if shares else index, []).append(index)
+    return [(len(trajectories[rows[0]].segments[0].token_ids), rows) for rows in groups.values()]
+
+
+def _packed_batches(
+    groups: Sequence[tuple[int, list[int]]], lengths: Sequence[int], tokens: int
+) -> list[tuple[list[int], int]]:
+    """Micro-batches, and the tokens of each."""
+    found: list[tuple[list[int], int]] = []
     chunk: list[int] = []
     count = 0
-    for members in groups.values():
-        prompt = len(trajectories[members[0]].segments[0].token_ids)
+    for prompt, members in groups:
         written = 0  # tokens of this prompt's completions in this chunk
         for index in members:
-            own = length(trajectories[index]) - prompt
+            own = lengths[index] - prompt
             # Where a group is cut its prompt is computed once more: not before the part pays for it.
             pays = written == 0 or written >= prompt
             if chunk and pays and count + own + (0 if written else prompt) > tokens:
-                yield chunk
+                found.append((chunk, count))
                 chunk, count, written = [], 0, 0
             count += own + (0 if written else prompt)
             written += own
             chunk.append(index)
-    if chunk:
-        yield chunk
+    return [*found, (chunk, count)] if chunk else found
 
 
 def _padded_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:

@@ -250,3 +250,16 @@ def test_rows_know_the_length_limit() -> None:
     made = group(p, 1.0, 0.0, trajectories=attempts(p, 2, 4), advantages=(1.0, -1.0))
     assert [r.weight for r in rows_of([made], loss="dr_grpo", max_tokens=8)] == [1 / 16, 1 / 16]
     assert rows_of([replace(made, advantages=(None, None))], loss="grpo", max_tokens=8) == []
+
+
+def test_lanes_are_done_at_the_same_time() -> None:
+    # 8 groups of 64 + 8 x 64 tokens: at 1,024 a lane they make 5 micro-batches, of which one lane has 3.
+    trajectories = [
+        trajectory(f"p{p}", member=m, tokens=64, given=[p] * 64) for p in range(8) for m in range(8)
+    ]
+    assert len(list(micro_batches(trajectories, 1024, packed=True))) == 5
+    lanes = list(micro_batches(trajectories, 2048, packed=True, lanes=2))
+    assert lanes == [list(range(8 * p, 8 * p + 8)) for p in range(8)]
+    # One lane's are as before, however many tokens are left over.
+    alone = list(micro_batches(trajectories, 1024, packed=True, lanes=1))
+    assert alone == list(micro_batches(trajectories, 1024, packed=True))

@@ -50,11 +50,9 @@ class BetterPrompt:
         if None not in means:
             raise MachineError("No training prompt has a score of the base model's answers.")
         text, before = found.best, means[None]
-        how += (
-            f"; {count_of(len(found.tried), 'text')} tried on {count_of(len(measured), 'training prompt')}: "
-        )
-        if trial.relative:
-            how += "reward beyond that of the base model's answers "
+        by = ", by reward beyond the base model's answers" if trial.relative else ""
+        number, prompts = count_of(len(found.tried), "text"), count_of(len(measured), "training prompt")
+        how += f"; {number} tried on {prompts}{by}: "
         if text is None:
             how += f"none is better than the prompts as they are ({decimals(before)}), so they stay so"
         else:

@@ -71,7 +71,7 @@ def start_vllm(folder: RunFolder, settings: Settings, weights: Weights, note: Ca
     temporary = tempfile.TemporaryDirectory(prefix="refine-serve-")
     try:
         place = Path(temporary.name)
-        export_model(folder, place / "tuned", weights=weights)
+        export_model(folder, place / "tuned", weights=weights, check=False)
         command = _command(settings, place / "tuned", _free_port())
         note("Starting vLLM, which loads the model (its log: " + str(place / "log") + ")")
         with (place / "log").open("w") as log:

@@ -64,7 +64,7 @@ def mean_loss(speaker: Speaker, rows: Sequence[Tokens], tokens: int) -> float:
     model at once."""
     trajectories = [row.trajectory() for row in rows]
     lanes = lanes_of(speaker)
-    chunks = list(micro_batches(trajectories, tokens // lanes, packed=speaker.shares_prompts))
+    chunks = list(micro_batches(trajectories, tokens, packed=speaker.shares_prompts, lanes=lanes))
 
     def work(n: int, lane: int) -> float:
         batch = token_batch([trajectories[i] for i in chunks[n]])
