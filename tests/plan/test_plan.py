@@ -231,6 +231,25 @@ def test_another_judge_for_the_comparison() -> None:
     assert found["training", "e/a"] == found["training", "e/b"] == (120, 120)
 
 
+def test_another_eye_looks_at_every_validation_answer_by_itself() -> None:
+    rules = {"reward": {"rules": [{"rule": "words"}]}, "grpo": GRPO}
+    eye = {"judge": "f/c", "on_drift": "warn", "samples": 3}
+    alone = numbers(calls(make(**rules, evaluate=eye, judge={"repeats": 2}), COUNTS))
+    looks = 5 * validations(make(**rules).grpo, COUNTS) * 3 * 2
+    assert alone == {("first look", "f/c"): (2, 2), ("validation, another eye", "f/c"): (looks, looks)}
+    both = make(**judging("e/a", "e/b"), grpo=GRPO, evaluate={"rubric": "Be plain.", "on_drift": "stop"})
+    found = numbers(calls(both, COUNTS))
+    without = make(**judging("e/a", "e/b"), grpo=GRPO)
+    more = 5 * validations(both.grpo, COUNTS) * both.evaluate.samples
+    assert {k: n for k, n in found.items() if k[0] != "validation, another eye"} == numbers(
+        calls(without, COUNTS)
+    )
+    assert {m: n for (stage, m), n in found.items() if stage == "validation, another eye"} == {
+        "e/a": (more, more),
+        "e/b": (more, more),
+    }
+
+
 def test_what_judges_decide_is_a_range() -> None:
     panel = make(**judging("e/a", "e/b", "e/c", adaptive=True, repeats=2, larger="f/big"))
     assert judges_of(panel, COUNTS).looks() == [("e/a", 1, 2), ("e/b", 1, 2), ("e/c", 0, 2), ("f/big", 0, 1)]

@@ -47,6 +47,8 @@ def test_every_quantity_has_its_chart_in_its_family(run: RunFolder) -> None:
             "Gradient norm before clipping",
             "Policy loss",
             "Trainer against sampler, nats a token",
+            "Reward and length: correlation within prompts",
+            "Reward and exclamation marks: correlation within prompts",
         ],
         "cost": ["Seconds a step", "Sampled tokens a second"],
     }

@@ -148,6 +148,34 @@ def test_another_judge_may_examine() -> None:
     assert [quiz.reader.client.model for quiz in quizzes if quiz] == ["scripted/judge", "scripted/exam"]
 
 
+def test_another_eye_is_a_judge_of_its_own_or_what_is_only_watched(tmp_path: Path) -> None:
+    (tmp_path / "strict.md").write_text("Be strict.\n")
+    assert scorers(right).eye is None
+    watching = {"rules": [{"rule": "words", "max": 2, "weight": 0.0}]}
+    made = scorers(right, reward=watching, evaluate={"on_drift": "warn"})
+    assert made.eye is not None
+    assert (made.eye.reward, made.eye.watched) == (None, ["words"])
+    other = {"on_drift": "stop", "rubric": "file:strict.md"}
+    judged = {"reward": {**watching, **JUDGED["reward"]}, "judge": {"repeats": 2}}
+    for named, who in (({}, "scripted/judge"), ({"judge": "scripted/exam"}, "scripted/exam")):
+        made = scorers(right, **judged, evaluate={**other, **named}, folder=tmp_path)
+        assert made.eye is not None
+        assert made.eye.reward is not None
+        assert made.eye.reward.component_names == ("judge",)
+        panel = made.eye.reward.panel
+        assert panel is not None
+        assert [client.model for client in panel.judges] == [who]
+        assert (panel.repeats, panel.relative) == (2, False)  # though the reward's judges rank a group
+        assert panel.judging.rubric == "Be strict."
+    made = scorers(
+        right, evaluate={"on_drift": "warn", "judge": "scripted/exam"}
+    )  # rules are what is paid for
+    assert made.exam is made.validation
+    assert made.eye is not None
+    assert made.eye.reward is not None
+    assert panels(made) == {"evaluate.judge": made.eye.reward.panel}
+
+
 def test_panels_stand_by_the_setting_that_names_them() -> None:
     assert panels(scorers(right, **GRADED)) == {}
     made = scorers(right, **JUDGED)

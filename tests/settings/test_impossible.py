@@ -57,7 +57,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"adapter_folder": "a"},
         {"model": "a/b"},
     ],
-    EvaluateSettings: [{"name": "title", "metrics": ["length"]}],
+    EvaluateSettings: [{"rubric": "write"}, {"name": "title", "metrics": ["length"]}],
     SFTSettings: [
         {**PAIRS, "steps": 9, "epochs": 1.0},
         {**PAIRS, "messages": "chat", "answer": "reply"},
@@ -113,6 +113,9 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"reward": {**JUDGED, "rubric": "write"}},
         {"reward": {"rubric": "Be brief."}},
         {"evaluate": {"judge": "a/b"}},
+        {"evaluate": {"rubric": "Be plain."}, "reward": JUDGED},
+        {"evaluate": {"rubric": "Be plain.", "on_drift": "warn"}},
+        {"evaluate": {"judge": "a/b", "on_drift": "warn"}, "grpo": {"validate_every": 0}},
         {"evaluate": {"metrics": ["win_rate"]}},
         {"judge": {"adaptive": True, "repeats": 2}, "reward": JUDGED},
         {"judge": {"larger": "a/c"}, "reward": JUDGED},

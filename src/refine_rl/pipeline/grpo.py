@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from refine_rl.pipeline.counting import Promised, sampled
+from refine_rl.pipeline.eye import led_back
 from refine_rl.pipeline.looking import look_before, probe, validate
 from refine_rl.pipeline.record import FolderRecord
 from refine_rl.pipeline.resume import newest_whole
@@ -73,6 +74,7 @@ def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Promp
         guards=guards_of(settings),
         weights=scorer.weights,
         whole=lambda: learner.whole and not settings.ahead,
+        ended=partial(led_back, work),
     )
     # What an earlier process spent on steps that came after its last checkpoint counts.
     lost = sum(m.seconds["total"] for m in record.history() if m.step > start.step)

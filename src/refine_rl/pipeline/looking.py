@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 from refine_rl.envs.play import sample
 from refine_rl.errors import MEND, GuardStop
 from refine_rl.evaluate.answer import Answers, answers_of, scored
 from refine_rl.evaluate.stats import mean_ci
+from refine_rl.pipeline.eye import heeded, looked
 from refine_rl.pipeline.work import Work
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.anchors import check_anchors
@@ -19,11 +21,12 @@ from refine_rl.types import Outcome, Prompt, decimals, mean_of, same_value
 
 
 def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
-    """Mean reward on the validation prompts, always with the same draws; put on record. Where scores compare
-    only within a group, the untrained model's answers are judged in it too."""
+    """Mean reward on the validation prompts (or what another eye says of them, see eye.py), always with the
+    same draws; put on record. Where scores compare only within a group, the untrained model's answers are
+    judged in it too."""
     for record in work.folder.validation():
         if record["step"] == step:
-            return float(record["reward"]["mean"])
+            return heeded(work, record)
     if step:
         check_judges(work, training, step)
     scorer = work.scorers.validation
@@ -37,11 +40,11 @@ def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], 
         outcomes = scored([answers], score)[0]
         if scorer.relative:
             work.folder.save_outcomes("validation", outcomes)
-    return _recorded(work, outcomes, step, where)
+    return heeded(work, _recorded(work, outcomes, step, where))
 
 
-def _recorded(work: Work, outcomes: Sequence[Outcome], step: int, where: str) -> float:
-    """Puts a validation on record; its mean reward."""
+def _recorded(work: Work, outcomes: Sequence[Outcome], step: int, where: str) -> dict[str, Any]:
+    """Puts a validation on record; its line."""
     every = [s for o in outcomes for _, s in o.sampled]
     scores = [s for s in every if s.value is not None]
     values = [[s.value for _, s in o.sampled if s.value is not None] for o in outcomes]
@@ -50,17 +53,17 @@ def _recorded(work: Work, outcomes: Sequence[Outcome], step: int, where: str) ->
         require_scores(every, 0.0, where)
     estimate = mean_ci(rewards, resamples=1000, seed=work.settings.grpo.seed)
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
-    work.folder.validation.append(
-        {
-            "step": step,
-            "reward": {"mean": estimate.mean, "ci95": estimate.ci95},
-            "success": fmean(work.scorers.validation.success(s) for s in scores),
-            "components": {n: mean_of([s.breakdown[n] for s in scores if n in s.breakdown]) for n in names},
-            "prompts_with_spread": sum(not same_value(v) for v in values if v) / len(values),
-            "scores_missing": sum(s.status == "missing" for s in every),
-        }
-    )
-    return estimate.mean
+    line = {
+        "step": step,
+        "reward": {"mean": estimate.mean, "ci95": estimate.ci95},
+        "success": fmean(work.scorers.validation.success(s) for s in scores),
+        "components": {n: mean_of([s.breakdown[n] for s in scores if n in s.breakdown]) for n in names},
+        "prompts_with_spread": sum(not same_value(v) for v in values if v) / len(values),
+        "scores_missing": sum(s.status == "missing" for s in every),
+        **looked(work, outcomes, step, where),
+    }
+    work.folder.validation.append(line)
+    return line
 
 
 def look_before(work: Work, validation: Sequence[Prompt]) -> None:

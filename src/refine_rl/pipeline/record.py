@@ -25,6 +25,9 @@ class FolderRecord:
         self, run: RunFolder, learner: Learner, settings: Settings, journal: Journal, start: Position
     ) -> None:
         self._run, self._learner, self._journal = run, learner, journal
+        self._eye = (
+            "validation, the other eye's" if settings.evaluate.on_drift == "rollback" else "validation reward"
+        )
         self._steps, self._newest_kept = settings.grpo.steps, settings.grpo.keep_checkpoints
         self._recorded = run.recorded_steps(after=start.step - settings.grpo.replay)
         self._history = run.history()
@@ -91,7 +94,7 @@ class FolderRecord:
             with self._run.timed("checkpoint", step):
                 self._run.write_checkpoint(step, lambda folder: self._learner.save(folder, position))
         if best:
-            text = f"validation reward {position.best_reward:.5g}"
+            text = f"{self._eye} {position.best_reward:.5g}"
             self._journal.event("best", "validation", text, step)
         left = self._run.prune_checkpoints(keep_newest=self._newest_kept, keep={position.best_step})
         self._learner.keep_only(left)

@@ -152,6 +152,8 @@ def _fixed(settings: Settings) -> dict[str, object]:
         **{f"judge.{k}": v for k, v in settings.judge.model_dump(exclude=not_measured_by).items()},
         "writer.model": settings.writer.model if quiz and not quiz.writer else "",
         "evaluate.judge": settings.evaluate.judge,
+        "evaluate.rubric": settings.evaluate.rubric,
+        "evaluate.on_drift": settings.evaluate.on_drift == "rollback",  # what chooses the checkpoint
         "task": settings.task,
         "model": settings.model,
         "prompts": settings.prompts,

@@ -9,6 +9,7 @@ from typing import Any
 
 from refine_rl.errors import UserError, quoted
 from refine_rl.evaluate.audit import audit
+from refine_rl.evaluate.traits import paid_for
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.pipeline.evidence import compared, of_untuned, write_model
 from refine_rl.pipeline.grpo import load_best, train_grpo
@@ -22,6 +23,7 @@ from refine_rl.pipeline.tracked import tracked
 from refine_rl.pipeline.work import Work
 from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.report.page import render
+from refine_rl.report.survey import survey
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import spending
@@ -79,6 +81,8 @@ def run(
             texts = {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}
             for name, text in texts.items():
                 journal.warning(name, text, position.step)
+            for name, text in paid_for(survey(folder)).items():
+                journal.note(f"rises_with_{name}", text, position.step, once=True)
             write_model(work, comparison, position)
         folder.end(str(comparison), position.step)
         journal.stage("Writing the report")

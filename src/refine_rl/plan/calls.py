@@ -26,6 +26,7 @@ from refine_rl.settings import (
     WriterSettings,
 )
 from refine_rl.settings.evaluate import MINIBATCH, TRIED_EACH
+from refine_rl.settings.eye import of_eye
 
 Range = tuple[int, int]
 
@@ -40,6 +41,7 @@ FIRST = "first validation"
 COMPARISON = "held-out comparison"
 WIN_RATE = "win rate"
 RIVAL = "rival"
+EYE = "validation, another eye"
 STEPS = "steps of wrong answers"
 SHOWN_PROMPTS = 20  # prompts there are already, shown to the writer
 
@@ -82,6 +84,9 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
         found.append(_of_writer(s.writer, "rubric", (1, 1), tokens_in, (150, 500), purpose="rubric"))
     if reward.judges:
         found += [call for group in judged(s, counts) for call in judges.calls(group)]
+    if (eye := of_eye(s)) is not None:
+        looks = counts.validation * validations(s.grpo, counts)
+        found += judges_of(eye, counts).calls(Judged(stage=EYE, groups=looks, answers=s.evaluate.samples))
     found += _reflections(s, counts)
     if "win_rate" in s.evaluate.metrics:
         found += _duels(judges, counts.held_out, compared(s))

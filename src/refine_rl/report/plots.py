@@ -13,6 +13,7 @@ from refine_rl.report.points import Line, mean
 from refine_rl.report.quantities import GRADIENT, QUANTITIES, RATE, Quantity, key
 from refine_rl.report.standing import Json
 from refine_rl.report.survey import Seen
+from refine_rl.report.traits import trait_charts
 from refine_rl.types import Comparison
 
 
@@ -90,12 +91,13 @@ def training_plots(
         "learning": [
             rewards_over_steps(groups),
             _success(validation, best),
+            *_other_eye(validation, best),
             *(_component(name, metrics, validation, best) for name in names),
             *_quantities("learning", metrics),
             _promised(drawn_from, metrics),
             _pool(drawn_from),
         ],
-        "health": _quantities("health", metrics),
+        "health": [*_quantities("health", metrics), *trait_charts(groups)],
         "cost": [_times(metrics), *_quantities("cost", metrics), _dollars(metrics), _agreement(groups)],
     }
     return _families(families)
@@ -183,6 +185,29 @@ def _success(validation: Sequence[Json], best: int | None) -> Chart | None:
         unit=True,
         best=best,
     )
+
+
+def _other_eye(validation: Sequence[Json], best: int | None) -> list[Chart | None]:
+    """What another eye says of the validation answers, and how far it agrees with the reward."""
+    looks = [look for look in validation if "eye" in look]
+    band = (_of(looks, lambda v: v["eye"]["ci95"][0]), _of(looks, lambda v: v["eye"]["ci95"][1]))
+    return [
+        lines(
+            "other-eye",
+            "The other eye on validation answers",
+            "Good: rises with the reward, or stays. A fall while the reward rises is a reward that is won "
+            "without the task; see evaluate.on_drift.",
+            [_held(_of(looks, lambda v: v["eye"]["mean"]), band)],
+            best=best,
+        ),
+        lines(
+            "other-eye-agrees",
+            "Correlation of the reward and the other eye, within prompts",
+            "Good: above 0, and level. Below 0 the reward prefers the answers that the other eye likes less.",
+            [_held(_of(looks, lambda v: v["eye"]["correlation"]))],
+            best=best,
+        ),
+    ]
 
 
 def _component(

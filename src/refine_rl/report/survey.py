@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from refine_rl.evaluate.traits import TRAITS, traits_of
 from refine_rl.report.standing import Json
 from refine_rl.run import RunFolder
 
@@ -12,13 +13,14 @@ from refine_rl.run import RunFolder
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """A group: `rewards` of its members (None where a score is missing), the judges' `agreement` (None where
-    nobody looked twice), and about how many bytes it is on the page."""
+    nobody looked twice), about how many bytes it is on the page, and what its answers are like, by trait."""
 
     step: int
     prompt: str
     rewards: tuple[float | None, ...]
     agreement: float | None
     size: int
+    traits: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def survey(run: RunFolder) -> list[Seen]:
@@ -35,9 +37,23 @@ def survey(run: RunFolder) -> list[Seen]:
                 size=sum(
                     len(t["explanation"]) + sum(len(m["content"]) for m in t["messages"]) for t in members
                 ),
+                traits=_traits([t["messages"] for t in members]),
             )
         )
     return found
+
+
+def _traits(conversations: Sequence[Sequence[Json]]) -> dict[str, tuple[float, ...]]:
+    """Of what each member said, beside what all were asked."""
+    shared = shared_messages(conversations)
+    if not conversations:
+        return {}
+    asked = "\n".join(m["content"] for m in conversations[0][:shared] if m["role"] != "assistant")
+    said = [
+        "\n".join(m["content"] for m in some[shared:] if m["role"] == "assistant") for some in conversations
+    ]
+    each = [traits_of(asked, text) for text in said]
+    return {name: tuple(values[name] for values in each) for name in TRAITS}
 
 
 def _size(members: Sequence[Json]) -> int:

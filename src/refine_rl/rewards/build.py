@@ -17,6 +17,7 @@ from refine_rl.rewards.base import Reward, Scorer
 from refine_rl.rewards.code.reward import CodeReward
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.decayed import Decayed
+from refine_rl.rewards.eye import Eye, build_eye
 from refine_rl.rewards.judges.build import make_judging, make_panel, make_referee
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.rubric import rubric_named
@@ -40,12 +41,14 @@ Functions = Sequence[Callable[..., Any]]
 class Scorers:
     """The scorers of a run. `validation` is the reward as the settings describe it; `training` may grade
     steps, or pay by the order of right answers, on top of it; `exam` is validation itself unless
-    `evaluate.judge` is named in its judges' place. A `referee` compares the answers of two models."""
+    `evaluate.judge` is named in its judges' place. A `referee` compares the answers of two models; another
+    `eye` looks at validation answers."""
 
     training: Scorer
     validation: CombinedReward
     exam: CombinedReward
     referee: Referee | None = None
+    eye: Eye | None = None
 
 
 def build_scorers(
@@ -70,7 +73,8 @@ def build_scorers(
     if settings.rollout.decays:
         training = Decayed(reward=training)
     referee = build_referee(settings, connections, rubric)
-    return Scorers(training=training, validation=reward, exam=exam, referee=referee)
+    eye = build_eye(settings, reward, connections, rubric)
+    return Scorers(training=training, validation=reward, exam=exam, referee=referee, eye=eye)
 
 
 def panels(scorers: Scorers) -> dict[str, Panel]:
@@ -80,6 +84,8 @@ def panels(scorers: Scorers) -> dict[str, Panel]:
         found["evaluate.judge"] = scorers.exam.panel
     elif scorers.referee is not None and scorers.exam.panel is None:
         found["evaluate.judge"] = scorers.referee.panel
+    elif scorers.eye is not None and scorers.eye.reward is not None and scorers.exam.panel is None:
+        found["evaluate.judge"] = scorers.eye.reward.panel
     return {role: panel for role, panel in found.items() if isinstance(panel, Panel)}
 
 

@@ -182,8 +182,9 @@ def reward_files(settings: Settings) -> dict[str, str]:
         specs.append(settings.rollout.environment)
     specs += settings.rollout.tools
     files = {spec.rpartition(":")[0] for spec in specs} - {"python"}  # what was given from Python has none
-    if settings.reward.rubric.startswith("file:"):
-        files.add(settings.reward.rubric.removeprefix("file:"))
+    for rubric in (settings.reward.rubric, settings.evaluate.rubric):
+        if rubric.startswith("file:"):
+            files.add(rubric.removeprefix("file:"))
     return {
         file: sha256((settings.folder / file).read_bytes())
         for file in sorted(files)

@@ -42,6 +42,15 @@ class EvaluateSettings(Section):
     judge: str = ""
     """"ENDPOINT/MODEL" that judges the comparison in place of reward.judges: an eye that training did not
     please. Only with reward.judges or the metric "win_rate"."""
+    rubric: str = ""
+    """Another rubric than the reward's (a text, or "file:rubric.md"), by which `on_drift` has validation
+    answers judged."""
+    on_drift: Literal["off", "warn", "stop", "rollback"] = "off"
+    """Has another eye look at the answers of every validation, and says what follows where the reward rises
+    while that eye sees them get worse: "warn", "stop" (exit code 3), or "rollback", which ends training with
+    the checkpoint that the other eye liked best (and lets that eye choose the checkpoint in any case). The
+    eye is `judge`, or the reward's judges by another `rubric`; without either, what the reward only watches:
+    components of weight 0. See docs/trust.md."""
     samples: Positive = 4
     """Sampled answers a prompt, at temperature 1 from the whole distribution, beside one greedy answer."""
     bootstrap: Annotated[int, Field(ge=100)] = 10_000
@@ -71,6 +80,11 @@ class EvaluateSettings(Section):
     answer that the tuned model should beat."""
 
     impossible: ClassVar[tuple[Impossible[Any], ...]] = (
+        Impossible(
+            when=lambda it: it.rubric == "write",
+            why="`rubric` is another text than the reward's, and the writer would write the same",
+            way_out='write it yourself: a text, or "file:rubric.md"',
+        ),
         Impossible(
             when=lambda it: bool(it.name) and not set(it.metrics) - {"length", "win_rate"},
             why="`name` is for the controls of metrics that compare with a reference",

@@ -34,6 +34,10 @@ def _duels(it: Whole) -> bool:
     return "win_rate" in it.evaluate.metrics
 
 
+def _eyed(it: Whole) -> bool:
+    return bool(it.evaluate.on_drift != "off")
+
+
 def _tinker(it: Whole) -> bool:
     return str(it.engine.kind) == "tinker"
 
@@ -272,8 +276,23 @@ _LLMS: tuple[Impossible[Whole], ...] = (
         why=f"`reward.rubric` {_NEEDS_JUDGES}",
     ),
     Impossible(
-        when=lambda it: bool(it.evaluate.judge) and not (it.reward.judges or _duels(it)),
-        why=f'`evaluate.judge` {_NEEDS_JUDGES}, or `evaluate.metrics = ["win_rate"]`',
+        when=lambda it: bool(it.evaluate.judge) and not (it.reward.judges or _duels(it) or _eyed(it)),
+        why=f'`evaluate.judge` {_NEEDS_JUDGES}, `evaluate.metrics = ["win_rate"]`, or `evaluate.on_drift`',
+    ),
+    Impossible(
+        when=lambda it: bool(it.evaluate.rubric) and not _eyed(it),
+        why="`evaluate.rubric` is what another eye judges validation answers by, and none looks",
+        way_out='set `evaluate.on_drift = "warn"`',
+    ),
+    Impossible(
+        when=lambda it: bool(it.evaluate.rubric) and not (it.reward.judges or it.evaluate.judge),
+        why="`evaluate.rubric` is a text for judges",
+        way_out='name one in `evaluate.judge = "ENDPOINT/MODEL"`',
+    ),
+    Impossible(
+        when=lambda it: _eyed(it) and not (it.grpo.validate_every and it.prompts.validation != 0),
+        why="`evaluate.on_drift` looks at validations, and there are none",
+        way_out="set `grpo.validate_every` and `prompts.validation` above 0",
     ),
     Impossible(
         when=lambda it: _duels(it) and not (it.reward.judges or it.evaluate.judge),

@@ -16,7 +16,8 @@ from refine_rl.types import StepMetrics
 class Keeper:
     """Of a training from `start` to `steps`. `validate(step)` gives the mean reward on the validation
     prompts; `whole()`: the weights are those of a whole step, so that they may be kept when training is
-    broken off. `weights` are those of the reward's components."""
+    broken off. `weights` are those of the reward's components; `ended(step)` is another reason why training
+    is over before a step, "" where there is none."""
 
     record: Record
     start: Position
@@ -28,13 +29,16 @@ class Keeper:
     guards: Guards
     weights: Mapping[str, float] = field(default_factory=dict)
     whole: Callable[[], bool] = lambda: True
+    ended: Callable[[int], str] = lambda step: ""
 
     def over(self, step: int) -> bool:
-        """Whether nothing is left to win before `step`; said, once."""
+        """Whether nothing is left to win before `step`, or to be had from going on; said, once."""
         past = [m for m in self.record.history() if m.step < step]
-        if not at_the_top(past, self.weights):
+        why = self.ended(step)
+        if at_the_top(past, self.weights):
+            why = f"Every answer earns the full reward: training ended after {step - 1} steps."
+        if not why:
             return False
-        why = f"Every answer earns the full reward: training ended after {step - 1} steps."
         self.record.note(step - 1, "done_early", why)
         return True
 

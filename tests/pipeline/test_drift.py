@@ -1,0 +1,119 @@
+"""Whole runs in which another eye looks on: it is on record, and a drift warns, stops or leads back."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from make import Pause
+from refine_rl.errors import GuardStop, Interrupted, SettingsError
+from refine_rl.pipeline.resume import reopen
+from refine_rl.pipeline.train import run
+from refine_rl.rewards.build import build_scorers
+from refine_rl.run import RunFolder
+from refine_rl.settings import Settings
+from refine_rl.settings.file import settings_from_dict
+
+MakeModel = Callable[..., Path]
+WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird", "road"]
+
+
+@pytest.fixture(scope="module")
+def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """task(on_drift) -> a run that is paid for shortness and watches length."""
+    folder = tmp_path_factory.mktemp("task")
+    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    watched = {"rule": "chars", "min": 14, "weight": 0.0, "name": "long"}
+
+    def make(on_drift: str, rules: tuple[dict[str, Any], ...] = (watched,)) -> Settings:
+        table: dict[str, Any] = {
+            "task": "Be short.",
+            "model": {"name": str(make_model("llama")), "device": "cpu", "dtype": "float32", "rank": 4},
+            "prompts": {"source": "file:prompts.jsonl", "validation": 10, "held_out": 5},
+            "reward": {"rules": [{"rule": "chars", "max": 6, "name": "short"}, *rules]},
+            "rollout": {"group_size": 4, "max_tokens": 8},
+            "grpo": {
+                "steps": 8,
+                "prompts_per_step": 4,
+                "learning_rate": 0.03,
+                "checkpoint_every": 3,
+                "validate_every": 2,
+                "keep_checkpoints": 1,
+                "all_cut_patience": 99,
+            },
+            "evaluate": {"samples": 2, "bootstrap": 200, "on_drift": on_drift},
+        }
+        return settings_from_dict(table, folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def led_back(task: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "led-back", task("rollback"))
+    run(folder)
+    return folder
+
+
+def test_a_drift_leads_back_to_what_the_other_eye_liked_best(led_back: RunFolder) -> None:
+    looks = led_back.validation()
+    for look in looks:
+        prompts = look["eye"]["prompts"]
+        assert len(prompts) == 10
+        assert look["reward"]["mean"] == pytest.approx(sum(pair[0] for pair in prompts.values()) / 10)
+        assert look["eye"]["mean"] == pytest.approx(look["components"]["long"])
+        assert look["eye"]["correlation"] is None or look["eye"]["correlation"] < 0
+    done = [e for e in led_back.events() if e["name"] == "done_early"]
+    assert len(done) == 1
+    last = led_back.metrics()[-1]["step"]
+    assert done[0]["step"] == last == looks[-1]["step"] < 8
+    assert "the other eye liked best" in done[0]["text"]
+    trained = {look["step"]: look["eye"]["mean"] for look in looks if look["step"]}
+    best = max(trained, key=lambda step: trained[step])
+    chosen = [e["step"] for e in led_back.events() if e["kind"] == "best"]
+    assert chosen[-1] == best < last
+    assert best in led_back.checkpoints()
+    assert [e["kind"] for e in led_back.events() if e["name"] == "drift"] == ["warning"]
+    report = led_back.report.read_text()
+    assert "The other eye on validation answers" in report
+    assert done[0]["text"] in html.unescape(report)
+
+
+def test_stopped_anywhere_it_leads_back_to_the_same(
+    led_back: RunFolder, task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path / "stopped", task("rollback"))
+    with pytest.raises(Interrupted):
+        run(folder, pause=Pause(60))
+    run(folder)
+    for file in ("groups.jsonl", "validation.jsonl", "comparison.json"):
+        assert (folder.path / file).read_text() == (led_back.path / file).read_text(), file
+    assert [e["step"] for e in folder.events() if e["name"] == "done_early"] == [
+        led_back.metrics()[-1]["step"]
+    ]
+
+
+def test_a_drift_stops_until_it_may_go_on(
+    led_back: RunFolder, task: Callable[..., Settings], tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path / "stopped", task("stop"))
+    for _ in range(2):  # the same again when it is taken up
+        with pytest.raises(GuardStop, match="the other eye's value fell from") as stop:
+            run(folder)
+        assert (stop.value.guard, stop.value.exit_code) == ("drift", 3)
+        assert folder.metrics()[-1]["step"] == led_back.metrics()[-1]["step"]
+    run(reopen(folder.path, ["evaluate.on_drift=warn"]))
+    assert folder.metrics()[-1]["step"] == 8
+    assert [e["kind"] for e in folder.events() if e["name"] == "drift"] == ["guard", "guard", "warning"]
+
+
+def test_somebody_has_to_look(task: Callable[..., Settings]) -> None:
+    with pytest.raises(SettingsError, match=r"evaluate\.on_drift.*needs another eye"):
+        build_scorers(task("warn", rules=()))
+    assert build_scorers(task("off", rules=())).eye is None
