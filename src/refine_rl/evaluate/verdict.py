@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from refine_rl.evaluate import looks, power
 from refine_rl.evaluate.content import content_loss
+from refine_rl.evaluate.curves import SHARPENED, sharpening
 from refine_rl.evaluate.metrics.names import not_beaten
 from refine_rl.evaluate.rivals import NAMES, shipping
 from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of, decimals
@@ -118,6 +120,12 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             "model’s were not: part of the difference is that it learnt to come to an end."
         )
     found |= {f"control_{name}": text for name, text in not_beaten(c).items()}
+    if lost := looks.losses(c):
+        found["lost_by_facet"] = lost
+    if (curves := sharpening(c)).startswith(SHARPENED):
+        found["sharpened"] = curves
+    if c.verdict in ("not better", "too few to tell") and (could := power.told(c)):
+        found["power"] = could
     return found
 
 
