@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 import make
 from refine_rl.errors import UserError
+from refine_rl.evaluate import looks, power
 from refine_rl.evaluate.audit import audit
 from refine_rl.evaluate.compare import compare, met_in_training, spread
+from refine_rl.evaluate.curves import sharpening
+from refine_rl.evaluate.power import detectable, prompts_needed
 from refine_rl.evaluate.stats import paired
-from refine_rl.evaluate.verdict import verdict
+from refine_rl.evaluate.verdict import cautions, verdict
 from refine_rl.types import (
     Comparison,
     Contrast,
@@ -231,6 +236,103 @@ def test_rewards_by_facet_and_by_combination() -> None:
     assert set(run(base, tuned, seen=set()).combinations) == {"unseen"}
     plain = [outcome("a", [1.0], 1.0)]
     assert (run(plain, plain, seen=set()).facets, run(plain, plain, seen=set()).combinations) == ({}, {})
+
+
+def test_what_holds_is_corrected_for_all_parts_that_were_looked_at() -> None:
+    """Ten prompts of each style: pirate gains everywhere, haiku half of the time, ode loses everywhere."""
+    gains = {"pirate": [0.5] * 10, "haiku": [0.5, -0.5] * 5, "ode": [-0.25] * 10, "limerick": [0.5] * 4}
+    base, tuned = [], []
+    for style, values in gains.items():
+        for i, gain in enumerate(values):
+            base.append(outcome(f"{style}{i}", [0.5], 0.5, style))
+            tuned.append(outcome(f"{style}{i}", [0.5 + gain], 0.5, style))
+    result = run(base, tuned)
+    parts = result.facets["style"]
+    assert {v: (p.chance, p.holds) for v, p in parts.items()} == {
+        "pirate": (2 / 1024, True),
+        "haiku": (1.0, False),
+        "ode": (2 / 1024, True),
+        "limerick": (None, False),
+    }
+    assert looks.told(result) == [
+        "Of 3 parts by facet, 1 gains for itself, corrected for so many looks: style pirate +0.500.",
+        "Of 3 parts by facet, 1 loses for itself, corrected for so many looks: style ode -0.250.",
+    ]
+    better = dataclasses.replace(result, verdict="better")
+    assert cautions(better)["lost_by_facet"] == looks.told(result)[1]
+    assert "lost_by_facet" not in cautions(dataclasses.replace(result, verdict="not better"))
+
+
+def slow_curve(values: Sequence[float], k: int, worth: Callable[[Sequence[float]], float]) -> float:
+    chosen = list(itertools.combinations(values, k))
+    return sum(map(worth, chosen)) / len(chosen)
+
+
+def test_curves_are_means_over_all_choices_of_answers() -> None:
+    rewards = {
+        "base": [[0.0, 0.5, 1.0, 0.0], [0.0, 0.0, 0.0, 0.25], [1.0, 1.0, 0.5, 0.0]],
+        "tuned": [[0.5, 0.5, 0.5, 0.5], [1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]],
+    }
+    sides = {side: [outcome(str(i), v, 0.0) for i, v in enumerate(each)] for side, each in rewards.items()}
+    result = run(sides["base"], sides["tuned"])
+    for k in (1, 2, 3, 4):
+        for name, worth in {"best": max, "pass": lambda some: float(max(some) >= 1)}.items():
+            means = {s: [slow_curve(v, k, worth) for v in each] for s, each in rewards.items()}
+            found, plain = result.curves[name][k - 1], expected(means["base"], means["tuned"])
+            for side in ("base", "tuned", "difference"):
+                ours, theirs = getattr(found, side), getattr(plain, side)
+                assert (ours.mean, *ours.ci95) == pytest.approx((theirs.mean, *theirs.ci95)), (name, k, side)
+    assert result.curves["best"][0].tuned.mean == pytest.approx(result.tuned.mean if result.tuned else 0)
+    lost = [*sides["tuned"][:2], outcome("2", [1.0, 1.0, None, 1.0], 0.0)]
+    assert run(sides["base"], lost).curves["best"][3].tuned.mean == 0.75  # without the third prompt
+    assert run([outcome("a", [0.5], 0.5)], [outcome("a", [1.0], 1.0)]).curves == {}
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "begins"),
+    [
+        ([0.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5], "Sharpened, not learnt: in one try"),
+        (
+            [0.0, 0.0, 0.0, 1.0],
+            [1.0, 1.0, 1.0, 1.0],
+            "Learnt or only sharpened: not told apart. The best of 4",
+        ),
+        ([0.0, 0.0, 0.0, 0.5], [0.5, 0.5, 0.75, 1.0], "Beyond sharpening, as far as 4 tries show"),
+        ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5], ""),
+    ],
+)
+def test_sharpening_is_told_from_learning(base: list[float], tuned: list[float], begins: str) -> None:
+    names = [f"p{i}" for i in range(6)]
+    result = run([outcome(n, base, 0.0) for n in names], [outcome(n, tuned, 0.0) for n in names])
+    said = sharpening(result)
+    assert said.startswith(begins)
+    assert bool(said) == bool(begins)
+    assert ("sharpened" in cautions(result)) == begins.startswith("Sharpened")
+
+
+def test_what_the_prompts_could_have_shown_stands_in_the_comparison() -> None:
+    names = [f"p{i}" for i in range(16)]
+    base = [outcome(n, [0.5], 0.5) for n in names]
+    gains = [0.5, -0.5] * 6 + [0.5, 0.5, -0.5, 0.5]  # mean 1/16
+    tuned = [outcome(n, [0.5 + g], 0.5) for n, g in zip(names, gains, strict=True)]
+    result = run(base, tuned, matters=0.25)
+    wide = statistics.stdev(gains)
+    assert result.verdict == "not better"
+    assert result.detectable == pytest.approx(detectable(wide, 16))
+    needed = {"observed": prompts_needed(wide, 1 / 16), "matters": prompts_needed(wide, 0.25)}
+    assert result.prompts_needed == needed
+    said = (
+        "16 prompts like these show a true difference of 0.384 or more in 80 of 100 cases. The one observed "
+        "(+0.062) would take about 530 of them: prompts.held_out = 530. One of 0.250 takes about 35."
+    )
+    assert power.told(result) == cautions(result)["power"] == said
+    alike = run(base, [outcome(n, [0.75], 0.5) for n in names], matters=0.25)
+    assert (alike.detectable, alike.prompts_needed, power.told(alike)) == (None, {}, "")
+    tiny = dataclasses.replace(result, prompts_needed={"observed": None, "matters": None})
+    assert "too small for any number" in power.told(tiny)
+    assert power.told(tiny).endswith("One of 0.250 takes more than 100,000.")
+    assert "prompts.held_out" not in power.told(dataclasses.replace(result, verdict="better"))
+    assert power.told(dataclasses.replace(result, verdict="no signal")) == ""
 
 
 def test_the_variety_is_that_of_all_sampled_answers_and_of_the_greedy_ones() -> None:

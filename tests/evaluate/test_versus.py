@@ -54,12 +54,13 @@ def test_what_weakens_it() -> None:
         "new was trained by another reward (reward.rules, rewards.py differ); both are measured by that of "
         "old.",
         "Left out: 2 prompts that equal or resemble what one of the two was trained on.",
-        "Only 12 prompts: an interval from so few is narrower than it should be. Compare on more with "
-        "--prompts FILE.",
+        "Only 12 prompts: so few show large differences alone. Compare on more with --prompts FILE.",
         "Scores are missing: 3 of old’s answers, 0 of new’s; 2 of 14 prompts are left out for it.",
         "Many answers were cut at the token limit (old 90%, new 10%): what is compared are beginnings.",
     ]
     few = said_of(versus(comparison("too few to tell", contrast(0.2, 0.5), prompts=4)))
-    assert few[0].endswith("should be, and a verdict needs at least 5. Compare on more with --prompts FILE.")
+    assert few[0].endswith(
+        "than it should, and a verdict needs at least 5. Compare on more with --prompts FILE."
+    )
     none = comparison("not possible", prompts=0, prompts_missing=3, base=None, tuned=None)
     assert said_of(versus(none))[0] == "No prompt (of 3) has scores of both models."

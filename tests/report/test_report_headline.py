@@ -46,7 +46,7 @@ def test_worse_and_not_better_are_said_as_plainly() -> None:
 def test_what_weakens_the_claim_is_said_with_it() -> None:
     shaky = words(comparison("better", estimate(0.6, 0.5, 0.7), prompts=5, prompts_missing=3), [], [])
     assert "95 % interval 0.50 to 0.70) compared on 5 of 8 held-out prompts." in shaky
-    assert "Only 5 prompts: an interval from so few is narrower than it should be." in shaky
+    assert "Only 5 prompts: an interval from so few holds less often than it should." in shaky
     assert "Left out on both sides, because a score was missing: 3 of 8 prompts." in shaky
 
 

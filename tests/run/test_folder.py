@@ -127,7 +127,11 @@ def test_the_comparison_comes_back_as_it_was(run: RunFolder) -> None:
         samples=4,
         prompts_missing=1,
         scores_missing={"base": 2, "tuned": 0},
-        facets={"f": {"g": Part(prompts=9, base=e, tuned=e, difference=e)}},
+        facets={"f": {"g": Part(prompts=9, base=e, tuned=e, difference=e, chance=0.01, holds=True)}},
+        detectable=0.25,
+        matters=0.1,
+        prompts_needed={"observed": 70, "matters": None},
+        curves={"best": (Contrast(base=e, tuned=e, difference=e), Contrast(base=e, tuned=e, difference=e))},
         combinations={"unseen": Part(prompts=2, base=e, tuned=e, difference=e)},
         variety={"base": Variety(distinct_share=0.5, openings={"So": 0.25})},
         others={

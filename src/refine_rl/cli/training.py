@@ -74,16 +74,23 @@ def train(
     from_step: int | None = typer.Option(
         None, "--from-step", min=0, help="With --resume: go back to this checkpoint first (0: the start)."
     ),
+    seeds: int | None = typer.Option(
+        None, "--seeds", metavar="N", help="Train N times, with N seeds: an interval over training seeds."
+    ),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
     """Train, and prove that it worked. Prompts, base model, training, comparison, report."""
+    from refine_rl.cli.seeds import begin, go_on, several
     from refine_rl.pipeline.launch import take_part
     from refine_rl.recipes import load_task
     from refine_rl.report.screen import Screen
 
     take_part()
     one_beginning(resume, from_step, task or recipe or run)
+    if resume is not None and several(resume, seeds, overrides, from_step):
+        go_on(resume, _trained, as_json)
+        return
     if resume is not None:
         with Screen() as screen:
             from refine_rl.pipeline.resume import reopen  # late: torch, seconds of a machine at work
@@ -94,6 +101,9 @@ def train(
     one_task("train", task, recipe)
     settings = load_task(task, recipe=recipe, overrides=overrides)
     name = settings.name or recipe or settings.folder.resolve().name
+    if seeds is not None:
+        begin(run, name, settings, seeds, _trained, as_json)
+        return
     _start(run, name, settings, as_json)
 
 
@@ -150,15 +160,22 @@ def going_on(folder: RunFolder) -> Iterator[Pause]:
         raise type(error)(f"{error}\n{rest}") from error
 
 
-def _work(folder: RunFolder, as_json: bool) -> None:
-    from refine_rl.report.screen import Screen, print_comparison, results, say, talk
+def _trained(folder: RunFolder) -> Comparison:
+    """What comes of a run, trained before a person's eyes from wherever it stands."""
+    from refine_rl.report.screen import Screen, say, talk
     from refine_rl.report.showing import places
 
     say(talk(), places(folder, program()))
     with going_on(folder) as pause, Screen(folder) as screen:
         from refine_rl.pipeline.train import run
 
-        comparison = run(folder, observer=screen, pause=pause)
+        return run(folder, observer=screen, pause=pause)
+
+
+def _work(folder: RunFolder, as_json: bool) -> None:
+    from refine_rl.report.screen import print_comparison, results, say
+
+    comparison = _trained(folder)
     if as_json:
         typer.echo(json.dumps({"run": str(folder.path), **dataclasses.asdict(comparison)}))
         return

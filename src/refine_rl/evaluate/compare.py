@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from refine_rl.errors import UserError
 from refine_rl.evaluate.content import content
+from refine_rl.evaluate.curves import best_of, pass_at
+from refine_rl.evaluate.looks import chance, hold
+from refine_rl.evaluate.power import detectable, deviation, prompts_needed
 from refine_rl.evaluate.stats import paired
 from refine_rl.evaluate.variety import variety
 from refine_rl.evaluate.verdict import verdict
@@ -42,6 +46,7 @@ def compare(
     max_examples: int = 24,
     updated: bool = True,
     seen: Collection[Combination] | None = None,
+    matters: float | None = None,
     others: Mapping[str, Sequence[Outcome]] | None = None,
 ) -> Comparison:
     """Compare the two models prompt by prompt.
@@ -57,7 +62,8 @@ def compare(
     on the prompts where both have a score; one without any is left out.
 
     `updated` says whether training moved a weight; `seen` are the combinations of facets that training's
-    prompts had (None: not known, so none are told apart).
+    prompts had (None: not known, so none are told apart); `matters` is a difference of which to say how many
+    prompts would show it. Parts by facet hold where they do of all parts by facet (see `looks.py`).
 
     `examples` are at most `max_examples` prompts with the greedy answer of each model (no luck in it). They
     are chosen by order and facets alone (see `spread`), never by what was answered or scored.
@@ -92,8 +98,9 @@ def compare(
             "base": sum(_missing(b) for b, _ in pairs),
             "tuned": sum(_missing(t) for _, t in pairs),
         },
-        facets=_facets(kept, bootstrap),
-        combinations={} if seen is None else _combinations(kept, seen, bootstrap),
+        **_parts(kept, seen, bootstrap),
+        **_power(kept, matters),
+        curves=_curves(kept, success, bootstrap),
         variety=_variety(pairs),
         content=_content(pairs),
         others={name: other for name, other in compared.items() if other is not None},
@@ -124,7 +131,13 @@ class _Bootstrap:
         """The rewards on some of the kept prompts, at least one."""
         found = self.contrast(pairs, _mean_reward)
         assert found is not None  # every kept prompt has a score on both sides
-        return Part(prompts=len(pairs), base=found.base, tuned=found.tuned, difference=found.difference)
+        return Part(
+            prompts=len(pairs),
+            base=found.base,
+            tuned=found.tuned,
+            difference=found.difference,
+            chance=chance(_differences(pairs), self.seed) if len(pairs) >= MIN_PROMPTS else None,
+        )
 
 
 def _measures(pairs: Sequence[Pair], success: Callable[[Score], bool]) -> dict[str, Measure]:
@@ -151,6 +164,55 @@ def _other(pairs: Sequence[Pair], success: Callable[[Score], bool], bootstrap: _
         tuned_minus=reward.difference,
         details=bootstrap.details(kept, {**_measures(kept, success), "cut": _cut}),
     )
+
+
+def _differences(pairs: Sequence[Pair]) -> list[float]:
+    """The paired differences of kept prompts."""
+    return [_mean_reward(t) - _mean_reward(b) for b, t in pairs]
+
+
+def _power(kept: Sequence[Pair], matters: float | None) -> dict[str, Any]:
+    """What so many prompts could have shown, and how many would show what."""
+    differences = _differences(kept)
+    wide = deviation(differences)
+    # Rounding leaves a trace of a spread where all are alike.
+    if len(kept) < 2 or wide < 1e-9:
+        return {"matters": matters}
+    needed = {"observed": prompts_needed(wide, _mean(differences))}
+    if matters is not None:
+        needed["matters"] = prompts_needed(wide, matters)
+    return {"detectable": detectable(wide, len(kept)), "matters": matters, "prompts_needed": needed}
+
+
+def _curves(
+    kept: Sequence[Pair], success: Callable[[Score], bool], bootstrap: _Bootstrap
+) -> dict[str, tuple[Contrast, ...]]:
+    """What 1, 2 ... answers reach, on the prompts of which every answer of both sides has a score; nothing
+    for one answer."""
+    whole = [pair for pair in kept if all(len(_rewards(o)) == len(o.sampled) for o in pair)]
+    samples = len(whole[0][0].sampled) if whole else 0
+    if samples < 2 or (len(whole) < MIN_PROMPTS <= len(kept)):
+        return {}
+    tries = range(1, samples + 1)
+    measures: dict[str, Callable[[int], Measure]] = {
+        "best": lambda k: lambda o: best_of(k, _rewards(o)),
+        "pass": lambda k: lambda o: pass_at(k, samples, sum(success(s) for s in _scored(o))),
+    }
+    found = {name: [bootstrap.contrast(whole, of(k)) for k in tries] for name, of in measures.items()}
+    return {name: tuple(c for c in each if c is not None) for name, each in found.items()}
+
+
+def _parts(
+    kept: Sequence[Pair], seen: Collection[Combination] | None, bootstrap: _Bootstrap
+) -> dict[str, Any]:
+    """The rewards by facet and on combinations of facets, each with whether its difference holds."""
+    facets = _facets(kept, bootstrap)
+    places = [(f, v) for f, values in facets.items() for v in values if values[v].chance is not None]
+    for (facet, value), holds in zip(
+        places, hold([facets[f][v].chance or 0.0 for f, v in places]), strict=True
+    ):
+        facets[facet][value] = replace(facets[facet][value], holds=holds)
+    return {"facets": facets, "combinations": {} if seen is None else _combinations(kept, seen, bootstrap)}
 
 
 def _facets(kept: Sequence[Pair], bootstrap: _Bootstrap) -> dict[str, dict[str, Part]]:

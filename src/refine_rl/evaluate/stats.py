@@ -1,12 +1,12 @@
 """Means with bootstrap intervals, one value a prompt.
 
-The percentile bootstrap (Efron 1979): draw n prompts with replacement from the n that were
-evaluated, take the mean, many times; the interval is where the middle 95 % of these means lie.
+The bootstrap (Efron 1979): draw n prompts with replacement from the n that were evaluated, take the mean,
+many times; `interval.py` reads the interval off these means.
 
 What the interval means: had other prompts of the same kind been drawn, the mean would mostly have
 landed in such an interval. What it leaves out: another training seed, another judge, prompts of
-another kind. Its limits: with few prompts it is too narrow (about 90 % instead of 95 % at 10
-prompts), and with one prompt it has no width and says nothing about other prompts.
+another kind. Its limits: over 5 prompts it still holds too rarely, and with one prompt it has no width and
+says nothing about other prompts.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from refine_rl.evaluate.interval import ends
 from refine_rl.types import Contrast, Estimate
 
 _INDICES_AT_ONCE = 1_000_000  # bounds the memory: 8 MB of indices, 8 MB of drawn values
 
 
 def mean_ci(values: Sequence[float], *, resamples: int, seed: int) -> Estimate:
-    """The mean of `values` (one a prompt) with its 95 % percentile-bootstrap interval.
+    """The mean of `values` (one a prompt) with its 95 % bootstrap interval (BCa).
 
     The same values, `resamples` and `seed` give the same interval. Equal values give an interval
     of no width. Raises ValueError for no values, a value that is not finite, or no resamples.
@@ -39,8 +40,12 @@ def mean_ci(values: Sequence[float], *, resamples: int, seed: int) -> Estimate:
         raise ValueError(f"an interval needs at least one resample, not {resamples}")
     # Distances from the first value: equal values stay exactly equal, whatever the rounding.
     distance = x - x[0]
-    low, high = np.quantile(_resampled_means(distance, resamples, seed), [0.025, 0.975])
-    return Estimate(mean=float(x[0] + distance.mean()), ci95=(float(x[0] + low), float(x[0] + high)))
+    if x.size > 1:
+        left_out = (distance.sum() - distance) / (x.size - 1)
+        low, high = ends(_resampled_means(distance, resamples, seed), float(distance.mean()), left_out)
+    else:
+        low = high = 0.0
+    return Estimate(mean=float(x[0] + distance.mean()), ci95=(float(x[0]) + low, float(x[0]) + high))
 
 
 def paired(base: Sequence[float], tuned: Sequence[float], *, resamples: int, seed: int) -> Contrast:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from refine_rl.evaluate import looks, power
 from refine_rl.evaluate.content import content_loss
+from refine_rl.evaluate.curves import SHARPENED, sharpening
 from refine_rl.evaluate.metrics.names import not_beaten
 from refine_rl.evaluate.rivals import NAMES, shipping
 from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, StepMetrics, Verdict, count_of, decimals
 
-FEW_PROMPTS = 20  # with fewer, it promises more than it holds
+FEW_PROMPTS = 20  # with fewer, only large differences show
+HOLDS_FROM = 10  # with fewer, an interval promises more than it holds
 MOSTLY = 0.5  # of the answers
 
 
@@ -81,8 +84,8 @@ def cautions(comparison: Comparison) -> dict[str, str]:
         )
     elif c.prompts < FEW_PROMPTS:
         found["few_prompts"] = (
-            f"Only {count_of(c.prompts, 'prompt')}: an interval from so few is narrower than it should be. "
-            "Hold out more prompts before relying on it."
+            f"Only {count_of(c.prompts, 'prompt')}: {of_few(c.prompts)}. Hold out more prompts before "
+            "relying on it."
         )
     if any(c.scores_missing.values()):
         are = "is" if c.prompts_missing == 1 else "are"
@@ -118,7 +121,24 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             "model’s were not: part of the difference is that it learnt to come to an end."
         )
     found |= {f"control_{name}": text for name, text in not_beaten(c).items()}
+    if lost := looks.losses(c):
+        found["lost_by_facet"] = lost
+    if (curves := sharpening(c)).startswith(SHARPENED):
+        found["sharpened"] = curves
+    if c.verdict in ("not better", "too few to tell") and (could := power.told(c)):
+        found["power"] = could
     return found
+
+
+def of_few(prompts: int) -> str:
+    """What is wrong with an interval from so few.
+
+    >>> of_few(5), of_few(12)
+    ('an interval from so few holds less often than it should', 'so few show large differences alone')
+    """
+    if prompts < HOLDS_FROM:
+        return "an interval from so few holds less often than it should"
+    return "so few show large differences alone"
 
 
 def _beside_others(c: Comparison) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from refine_rl.evaluate.verdict import FEW_PROMPTS, MOSTLY
+from refine_rl.evaluate.verdict import FEW_PROMPTS, MOSTLY, of_few
 from refine_rl.types import MIN_PROMPTS, Comparison, count_of
 
 Standing = Literal["B is better", "A is better", "no difference shown", "too few to tell", "not possible"]
@@ -79,7 +79,7 @@ def said_of(versus: Versus) -> list[str]:
     elif c.prompts < FEW_PROMPTS:
         least = "" if c.prompts >= MIN_PROMPTS else f", and a verdict needs at least {MIN_PROMPTS}"
         found.append(
-            f"Only {count_of(c.prompts, 'prompt')}: an interval from so few is narrower than it should be"
+            f"Only {count_of(c.prompts, 'prompt')}: {of_few(c.prompts)}"
             f"{least}. Compare on more with --prompts FILE."
         )
     if any(c.scores_missing.values()) or c.prompts_missing:

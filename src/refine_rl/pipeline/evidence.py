@@ -113,6 +113,7 @@ def compared(
         seed=seed,
         updated=updated(work.folder.history()),
         seen=met_in_training(work.folder.prompts()),
+        matters=work.settings.evaluate.matters,
         others={side: outcomes for side, outcomes in sides.items() if side not in ("base", "tuned")},
     )
     if contest is not None and (contest.made or contest.missing):

@@ -68,6 +68,7 @@ class Chart:
     left_out: int = 0
     stacked: bool = False
     wide: bool = False
+    axis: str = "step"  # what goes from left to right
 
 
 # -- drawing --------------------------------------------------------------------------------------
@@ -82,9 +83,10 @@ def lines(
     unit: bool = False,
     levels: Sequence[Level] = (),
     best: int | None = None,
+    axis: str = "step",
 ) -> Chart | None:
-    """Curves against the step; None where none of them has a value, or none goes beyond its first step.
-    `best` is the step of the checkpoint that was kept."""
+    """Curves against the step, or against another whole number (`axis`); None where none of them has a value,
+    or none goes beyond its first step. `best` is the step of the checkpoint that was kept."""
     drawn = [c for c in curves if any(v is not None and math.isfinite(v) for v in c.line[1])]
     if all(len(c.line[0]) < 2 for c in drawn):
         return None
@@ -99,16 +101,16 @@ def lines(
         x = place(best, up.low)[0]
         paths.append(f'<path d="M{x} 0V{SIDE}" class="best"/>')
         marks = ((x / SIDE * 100, f"kept: step {best}"),)
-    columns, rows, left_out = _table(points)
+    columns, rows, left_out = _table(points, axis)
     return Chart(
         name=name,
         title=title,
         good=good,
         svg=drawing(paths),
-        alt=f"{title} against the step. "
+        alt=f"{title} against the {axis}. "
         + " ".join(f"{c.label.capitalize()}: {summary(*c.line)}." for c in drawn)
         + "".join(f" {level.label.capitalize()}: {number(level.value)}." for level in levels),
-        data=_line_data(points, across, up),
+        data=_line_data(points, across, up) | {"axis": axis},
         x_ticks=across.ticks(5, whole=True),
         y_ticks=up.ticks(4),
         legend=tuple((c.label, c.colour, _form(c)) for c in drawn),
@@ -119,6 +121,7 @@ def lines(
         columns=columns,
         table=rows,
         left_out=left_out,
+        axis=axis,
     )
 
 
@@ -305,13 +308,13 @@ def _line_data(points: Sequence[_Points], across: Scale, up: Scale) -> dict[str,
     return {"x": _short(first), "range": [across.low, across.high, up.low, up.high], "series": series}
 
 
-def _table(points: Sequence[_Points]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], int]:
+def _table(points: Sequence[_Points], axis: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], int]:
     """Columns and some rows of the curves' numbers: those of the curve with the fewest values are in it."""
     every = sorted({s for c in points for s in c.steps})
     of = [dict(zip(c.steps, c.values, strict=True)) for c in points]
     wanted = sorted({*_some(every), *_some(min((c.steps for c in points), key=len))})
     rows = [(_step(s), *(number(one.get(s)) for one in of)) for s in wanted]
-    return ("Step", *(c.label.capitalize() for c in points)), tuple(rows), len(every) - len(rows)
+    return (axis.capitalize(), *(c.label.capitalize() for c in points)), tuple(rows), len(every) - len(rows)
 
 
 def _some(rows: Sequence[T]) -> list[T]:

@@ -16,7 +16,7 @@ const placed = new WeakMap();
 function placesOf(data) {
   if (placed.has(data)) return placed.get(data);
   const found = new Map();
-  const at = (x) => found.get(x) || found.set(x, { x, values: [], text: "" }).get(x);
+  const at = (x) => found.get(x) || found.set(x, { x, values: [], text: "", axis: data.axis }).get(x);
   for (const { name, x = data.x, values, low, high } of data.series) {
     values.forEach((value, n) => {
       if (value !== null) at(x[n]).values.push({ name, value, low: low?.[n], high: high?.[n] });
@@ -35,7 +35,7 @@ function said(place) {
   if (place.text) return place.text;
   const values = place.values.map(({ name, value, low, high }) =>
     `${name} ${number(value)}` + (low === undefined || low === null ? "" : ` (${number(low)} to ${number(high)})`));
-  return [`step ${Number(place.x.toFixed(1))}`, ...values].join(", ");
+  return [`${place.axis} ${Number(place.x.toFixed(1))}`, ...values].join(", ");
 }
 
 function mark(plot, data, x) {
@@ -54,17 +54,17 @@ function point(plot, index) {
   const place = places[Math.min(Math.max(index, 0), places.length - 1)];
   clear();
   plot.dataset.at = places.indexOf(place);
-  if (!data.texts) {
+  if (!data.texts && data.axis === "step") {
     for (const other of document.querySelectorAll(".chart > .frame > .plot")) {
       const theirs = other === plot ? data : numbersOf(chartOf(other));
-      if (theirs && !theirs.texts && place.x >= theirs.range[0] && place.x <= theirs.range[1]) mark(other, theirs, place.x);
+      if (theirs && !theirs.texts && theirs.axis === "step" && place.x >= theirs.range[0] && place.x <= theirs.range[1]) mark(other, theirs, place.x);
     }
   } else mark(plot, data, place.x);
   const tip = element("div", "tip");
   tip.ariaHidden = "true";
   if (place.text) tip.append(element("p", "", place.text));
   else {
-    tip.append(element("p", "at", `step ${Number(place.x.toFixed(1))}`));
+    tip.append(element("p", "at", `${data.axis} ${Number(place.x.toFixed(1))}`));
     for (const { name, value, low, high } of place.values) {
       const row = element("p", "", name + " ");
       row.append(element("strong", "", number(value)));
@@ -97,13 +97,15 @@ function stepAt(plot) {
   return place.step || Math.round(place.x);
 }
 
+const hasSteps = (plot) => (numbersOf(chartOf(plot)).axis || "step") === "step";
+
 on("pointermove", ".chart .plot", (event, plot) => point(plot, nearest(plot, event.clientX)));
 on("pointerdown", ".chart .plot", (event, plot) => point(plot, nearest(plot, event.clientX)));
 on("pointerout", ".chart .plot", (event, plot) => {
   if (event.pointerType === "mouse" && !plot.contains(event.relatedTarget)) clear();
 });
 on("click", ".chart .plot", (event, plot) => {
-  if (event.pointerType !== "touch" && by("browser")) goToStep(stepAt(plot), true);
+  if (event.pointerType !== "touch" && hasSteps(plot) && by("browser")) goToStep(stepAt(plot), true);
 });
 on("focusin", ".chart .plot", (event, plot) => {
   if (plot.matches(":focus-visible")) point(plot, Number(plot.dataset.at || 0));
@@ -117,7 +119,7 @@ on("keydown", ".chart .plot", (event, plot) => {
     event.preventDefault();
     point(plot, to);
   } else if (event.key === "Escape") clear();
-  else if (event.key === "Enter" && by("browser")) goToStep(stepAt(plot), true);
+  else if (event.key === "Enter" && hasSteps(plot) && by("browser")) goToStep(stepAt(plot), true);
 });
 
 setUps.push((root) => {

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import quoted
+from refine_rl.evaluate import looks, power
+from refine_rl.evaluate.curves import sharpening
 from refine_rl.report import answers, data, exchanges, measured, parts, reviewed, rollouts, turns
 from refine_rl.report.asked import asked
 from refine_rl.report.fill import fill_page
@@ -20,6 +22,7 @@ from refine_rl.report.sft import render_sft
 from refine_rl.report.standing import Json
 from refine_rl.report.survey import Seen, survey
 from refine_rl.report.time_left import about, left_of
+from refine_rl.report.tries import tries
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison
@@ -80,6 +83,10 @@ def _evidence(run: RunFolder, settings: Settings, comparison: Comparison | None)
         "intervals": c is not None and c.prompts >= MIN_PROMPTS,
         "parts": [] if c is None else parts.by_facet(c),
         "variety": [] if c is None else parts.variety(c),
+        "holding": [] if c is None else looks.told(c),
+        "tries": [] if c is None else tries(c),
+        "sharpening": "" if c is None else sharpening(c),
+        "power": "" if c is None else power.told(c),
         "metrics": None if c is None else measured.metrics(c),
         "turns": turns.turns(run) if c is not None and settings.rollout.several_turns else None,
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refine_rl.evaluate.variety import openings_text
-from refine_rl.evaluate.verdict import FEW_PROMPTS
+from refine_rl.evaluate.verdict import HOLDS_FROM
 from refine_rl.report.data import GLUE, VALUES_SHOWN, share
 from refine_rl.report.standing import Json
 from refine_rl.types import MIN_PROMPTS, Comparison, Part
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def few(self) -> bool:
-        return self.part.prompts < FEW_PROMPTS
+        return self.part.prompts < HOLDS_FROM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from refine_rl.errors import RefineError
+from refine_rl.evaluate import looks, power
+from refine_rl.evaluate.curves import sharpening
 from refine_rl.evaluate.rivals import label_of, shipping
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
 from refine_rl.report.bottom import Bottom
@@ -199,8 +201,12 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
     print_metrics(c, console)
     if ship := shipping(c):
         say(console, ship, "bold")
-    for text in cautions(c).values():
+    found = cautions(c)
+    for text in found.values():
         say(console, text, "yellow")
+    for text in (*looks.told(c), sharpening(c), power.told(c)):
+        if text and text not in found.values():
+            say(console, text, "dim")
     if c.reward is not None:
         say(console, _legend(never), "dim")
         if c.prompts >= MIN_PROMPTS:
@@ -284,8 +290,11 @@ def _print_parts(c: Comparison, console: Console) -> None:
 def _fill(table: Columns, c: Comparison, start: int) -> None:
     """The rows of the table by facet, their contrasts' numbers from `start` on."""
 
+    marked = any(part.holds for values in c.facets.values() for part in values.values())
+
     def row(label: str, part: Part) -> None:
         cells = _numbers(part, part.prompts >= MIN_PROMPTS)[start:]
+        cells = (*cells[:-1], f"{cells[-1]}{' *' if part.holds else '  ' if marked else ''}")
         table.add(f"  {shown(_one_line(label))}", (str(part.prompts), *cells))
 
     if c.combinations:

@@ -138,14 +138,15 @@ _SIDES = ("base", "tuned", "difference")
 
 
 def _part(record: Mapping[str, Any]) -> Part:
-    return Part(prompts=record["prompts"], **{side: _estimate(record[side]) for side in _SIDES})
+    return Part(**{**record, **{side: _estimate(record[side]) for side in _SIDES}})
+
+
+def _contrast(record: Mapping[str, Any]) -> Contrast:
+    return Contrast(**{side: _estimate(record[side]) for side in _SIDES})
 
 
 def _contrasts(records: Mapping[str, Any]) -> dict[str, Contrast]:
-    return {
-        name: Contrast(**{side: _estimate(contrast[side]) for side in _SIDES})
-        for name, contrast in records.items()
-    }
+    return {name: _contrast(record) for name, record in records.items()}
 
 
 def _other(record: Mapping[str, Any]) -> Other:
@@ -214,6 +215,7 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
         "took": _took(record.get("took")),
         "ship": _ship(record.get("ship")),
         "metrics": {name: _metric(metric) for name, metric in record.get("metrics", {}).items()},
+        "curves": {name: tuple(map(_contrast, each)) for name, each in record.get("curves", {}).items()},
         "controls": {name: _besides(found) for name, found in record.get("controls", {}).items()},
     }
     return Comparison(**{**record, **estimates, **read})

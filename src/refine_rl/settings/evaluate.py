@@ -55,6 +55,8 @@ class EvaluateSettings(Section):
     """Sampled answers a prompt, at temperature 1 from the whole distribution, beside one greedy answer."""
     bootstrap: Annotated[int, Field(ge=100)] = 10_000
     """Resamples of the prompts for the intervals."""
+    matters: Annotated[float, Field(gt=0)] | None = None
+    """A difference in reward that you would want to be shown: the verdict says how many prompts it takes."""
     metrics: list[MetricName] = []
     """What the greedy answers are measured by beside the reward: "bleu" and "chrf" (sacrebleu), "rouge"
     (ROUGE-1, -2, -L), "bertscore", "perplexity" (of the references, under each model), "length", "win_rate"

@@ -47,9 +47,13 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part(Contrast):
-    """The rewards of base and tuned on some of the compared prompts; `prompts` is how many."""
+    """The rewards of base and tuned on some of the compared prompts; `prompts` is how many. `chance` is how
+    often a difference this large comes where there is none (None: not tested), and `holds` says whether it is
+    there, corrected for all parts that were looked at."""
 
     prompts: int
+    chance: float | None = None
+    holds: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +199,12 @@ class Comparison:
     began, and rivals, of which `others_missing` says why one could not be had, and `ship` which of all to
     use; `took` is what training took where there are any. `metrics` are of the greedy answers; `controls`
     has the same of answers that no model gave (and "reward"), by the control's name and the metric's.
+
+    `detectable` is the true difference that these prompts show in 80 of 100 cases (None: not known, or the
+    per-prompt differences are all alike), `prompts_needed` how many prompts show the one that was "observed",
+    and `matters`, the one that somebody wants to see ("matters"); None where 100,000 are not enough. `curves`
+    have the reward of the "best" of 1, 2 ... `samples` answers, and the share of prompts with a full success
+    among them ("pass").
     """
 
     prompts: int
@@ -217,6 +227,10 @@ class Comparison:
     ship: Ship | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     controls: Mapping[str, Mapping[str, Beside]] = field(default_factory=dict)
+    detectable: float | None = None
+    matters: float | None = None
+    prompts_needed: Mapping[str, int | None] = field(default_factory=dict)
+    curves: Mapping[str, tuple[Contrast, ...]] = field(default_factory=dict)
 
     @property
     def prompts_asked(self) -> int:

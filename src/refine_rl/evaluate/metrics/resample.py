@@ -4,7 +4,7 @@ A corpus score (BLEU, perplexity ...) is no mean over prompts: it is a function 
 prompt has a row of numbers that add up, and the score of a resample is that function of the resampled sums.
 All columns are resampled by the same draws, so that the interval of a difference is paired by prompt (Koehn
 2004, "Statistical significance tests for machine translation evaluation"). Where the score is a mean, this is
-the bootstrap of `evaluate/stats.py`, draw for draw.
+the bootstrap of `evaluate/stats.py`, draw for draw; `evaluate/interval.py` makes the interval.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from refine_rl.evaluate.interval import ends
 from refine_rl.types import Beside, Estimate, Metric
 
 Rows = NDArray[np.float64]
@@ -27,19 +28,22 @@ _COUNTS_AT_ONCE = 2_000_000  # bounds the memory: 16 MB of counts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resampled:
-    """A score of several columns on the `prompts` that all of them have: its value, and each resample's."""
+    """A score of several columns on the `prompts` that all of them have: its value, each resample's, and that
+    without one prompt each."""
 
     prompts: int
     points: Mapping[str, float]
     draws: Mapping[str, Rows]  # [R] each
+    left_out: Mapping[str, Rows]  # [P] each
 
     def estimate(self, column: str) -> Estimate:
-        return _estimate(self.points[column], self.draws[column])
+        return _estimate(self.points[column], self.draws[column], self.left_out[column])
 
     def minus(self, column: str, other: str) -> Estimate:
         """What `column` has more than `other`."""
         point = self.points[column] - self.points[other]
-        return _estimate(point, self.draws[column] - self.draws[other])
+        draws, left_out = (each[column] - each[other] for each in (self.draws, self.left_out))
+        return _estimate(point, draws, left_out)
 
     def beside(self, column: str, than: str = "tuned") -> Beside:
         own = self.estimate(column)
@@ -90,6 +94,7 @@ def resample(columns: Mapping[str, Rows], value: Value, *, resamples: int, seed:
         prompts=prompts,
         points={name: float(value(rows.sum(axis=0))) for name, rows in kept.items()},
         draws={name: np.concatenate(some) for name, some in draws.items()},
+        left_out={n: value(rows.sum(axis=0) - rows if prompts > 1 else rows) for n, rows in kept.items()},
     )
 
 
@@ -107,6 +112,5 @@ def mean(sums: Rows) -> Rows:
     return found
 
 
-def _estimate(point: float, draws: Rows) -> Estimate:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(mean=point, ci95=(float(low), float(high)))
+def _estimate(point: float, draws: Rows, left_out: Rows) -> Estimate:
+    return Estimate(mean=point, ci95=ends(draws, point, left_out))
