@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refine_rl.evaluate import looks, power
+from refine_rl.evaluate import forgotten, looks, power
 from refine_rl.evaluate.content import content_loss
 from refine_rl.evaluate.curves import SHARPENED, sharpening
 from refine_rl.evaluate.metrics.names import not_beaten
@@ -121,6 +121,8 @@ def cautions(comparison: Comparison) -> dict[str, str]:
             "model’s were not: part of the difference is that it learnt to come to an end."
         )
     found |= {f"control_{name}": text for name, text in not_beaten(c).items()}
+    if (changed := forgotten.large(c)) and c.verdict != "no signal":
+        found["forgotten"] = changed
     if lost := looks.losses(c):
         found["lost_by_facet"] = lost
     if (curves := sharpening(c)).startswith(SHARPENED):

@@ -14,6 +14,7 @@ from refine_rl.evaluate.rivals import Contest, with_rivals
 from refine_rl.evaluate.verdict import said_with, updated
 from refine_rl.pipeline.metrics import Losses, losses_wanted, measured, note_losses
 from refine_rl.pipeline.model import hold_positions, run_engine
+from refine_rl.pipeline.probes import note_probes, probes_wanted, with_forgetting
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.progress import Quiet
@@ -32,7 +33,8 @@ def of_untuned(work: Work, prompts: Sequence[Prompt]) -> Sides:
     not begun yet."""
     if work.settings.sft is None:
         return {"base": _untuned(work, prompts, "base", "base model")}
-    if work.folder.outcomes("base") is None or losses_wanted(work, "base"):
+    wanted = losses_wanted(work, "base") or probes_wanted(work, "base")
+    if wanted or work.folder.outcomes("base") is None:
         work.journal.stage("Loading the base model once more")
         with closing(run_engine(work.folder, keep_reference=False, untouched=True)) as engine:
             hold_as_run(work, engine, prompts)
@@ -49,6 +51,8 @@ def hold_as_run(work: Work, engine: Engine, prompts: Sequence[Prompt]) -> None:
 
 def _untuned(work: Work, prompts: Sequence[Prompt], side: str, called: str) -> Sequence[Outcome]:
     note_losses(work, side, prompts)
+    if side == "base":
+        note_probes(work, side)
     known = work.folder.outcomes(side)
     if known is not None:
         return known
@@ -68,6 +72,7 @@ def of_tuned(work: Work, prompts: Sequence[Prompt], before: Sides) -> Sides:
     relative. Scores that are missing now end nothing: the model is trained, and the comparison says what it
     lacks."""
     note_losses(work, "tuned", prompts)
+    note_probes(work, "tuned")
     known = work.folder.outcomes("tuned")
     if known is not None:
         return {**before, "tuned": known}
@@ -120,7 +125,7 @@ def compared(
         resamples = work.settings.evaluate.bootstrap
         comparison = with_rivals(comparison, sides, contest, resamples=resamples, seed=seed)
         sides = {side: outcomes for side, outcomes in sides.items() if side not in contest.made}
-    return measured(work, comparison, sides, seed, losses)
+    return with_forgetting(work, measured(work, comparison, sides, seed, losses), seed)
 
 
 def _last_look(work: Work, which: str) -> ScoreGroups:

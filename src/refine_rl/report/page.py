@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import quoted
-from refine_rl.evaluate import looks, power
+from refine_rl.evaluate import forgotten, looks, power
 from refine_rl.evaluate.curves import sharpening
 from refine_rl.report import answers, data, exchanges, measured, parts, reviewed, rollouts, turns
 from refine_rl.report.asked import asked
@@ -86,6 +86,7 @@ def _evidence(run: RunFolder, settings: Settings, comparison: Comparison | None)
         "holding": [] if c is None else looks.told(c),
         "tries": [] if c is None else tries(c),
         "sharpening": "" if c is None else sharpening(c),
+        "forgotten": "" if c is None else forgotten.told(c),
         "power": "" if c is None else power.told(c),
         "metrics": None if c is None else measured.metrics(c),
         "turns": turns.turns(run) if c is not None and settings.rollout.several_turns else None,

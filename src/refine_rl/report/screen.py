@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from refine_rl.errors import RefineError
-from refine_rl.evaluate import looks, power
+from refine_rl.evaluate import forgotten, looks, power
 from refine_rl.evaluate.curves import sharpening
 from refine_rl.evaluate.rivals import label_of, shipping
 from refine_rl.evaluate.verdict import cautions, cut_text, lost_content, mostly_cut
@@ -204,7 +204,7 @@ def print_comparison(comparison: Comparison, what: str = "held-out prompts") -> 
     found = cautions(c)
     for text in found.values():
         say(console, text, "yellow")
-    for text in (*looks.told(c), sharpening(c), power.told(c)):
+    for text in (*looks.told(c), sharpening(c), forgotten.told(c), power.told(c)):
         if text and text not in found.values():
             say(console, text, "dim")
     if c.reward is not None:

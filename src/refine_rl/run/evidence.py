@@ -85,6 +85,23 @@ class Evidence(Tables):
             r["prompt_id"]: None if r["loss"] is None else (r["loss"], r["tokens"]) for r in table.lines()
         }
 
+    def save_probes(self, which: str, record: Record) -> None:
+        """What a model did outside of its task: `which` is "base" or "tuned"."""
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        self._replace(f"evaluations/probes/{which}.json", text)
+
+    def probes(self, which: str) -> Record | None:
+        """What `save_probes` saved; None where nothing was. Raises UserError where it is damaged."""
+        file = self._root / f"evaluations/probes/{which}.json"
+        if not file.is_file():
+            return None
+        try:
+            found: Record = json.loads(read_text(file))
+        except ValueError as error:
+            where = self.path / "evaluations/probes" / file.name
+            raise UserError(f"{where} is damaged. Remove it: `{self.resume}` makes it again.") from error
+        return found
+
     # -- comparisons --------------------------------------------------------------------------
 
     def save_comparison(self, comparison: Comparison) -> Path:

@@ -138,6 +138,7 @@ class RunFolder(Life, Evidence):
         self.metrics.keep(first_of_each_step())
         # There are these where the tuned model's answers were taken away by hand.
         (self._root / "comparison.json").unlink(missing_ok=True)
+        (self._root / "evaluations/probes/tuned.json").unlink(missing_ok=True)
         remove(self._root / self.model.name)
         if step == 0:
             shutil.rmtree(self._root / "evaluations", ignore_errors=True)

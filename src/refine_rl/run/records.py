@@ -18,6 +18,7 @@ from refine_rl.types import (
     Dialogue,
     Estimate,
     Example,
+    Forgetting,
     Group,
     Metric,
     Other,
@@ -181,6 +182,13 @@ def _ship(record: Mapping[str, Any] | None) -> Ship | None:
     )
 
 
+def _forgetting(record: Mapping[str, Any] | None) -> Forgetting | None:
+    if record is None:
+        return None
+    contrasts = {name: _contrast(record[name]) for name in ("perplexity", "ended", "tokens")}
+    return Forgetting(**{**record, **contrasts, **{n: _estimate(record[n]) for n in ("kl", "same")}})
+
+
 def _metric(record: Mapping[str, Any]) -> Metric:
     read = {side: _estimate(record[side]) for side in _SIDES}
     return Metric(**{**record, **read, "others": _besides(record["others"])})
@@ -215,6 +223,7 @@ def comparison_from(record: Mapping[str, Any]) -> Comparison:
         "took": _took(record.get("took")),
         "ship": _ship(record.get("ship")),
         "metrics": {name: _metric(metric) for name, metric in record.get("metrics", {}).items()},
+        "forgetting": _forgetting(record.get("forgetting")),
         "curves": {name: tuple(map(_contrast, each)) for name, each in record.get("curves", {}).items()},
         "controls": {name: _besides(found) for name, found in record.get("controls", {}).items()},
     }

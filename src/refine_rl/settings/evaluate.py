@@ -61,6 +61,10 @@ class EvaluateSettings(Section):
     """What the greedy answers are measured by beside the reward: "bleu" and "chrf" (sacrebleu), "rouge"
     (ROUGE-1, -2, -L), "bertscore", "perplexity" (of the references, under each model), "length", "win_rate"
     (a judge compares base with tuned, and each with the reference, in both orders). See docs/metrics.md."""
+    probes: bool = False
+    """Look for what training changed outside of its task, before and after: the
+    perplexity of 60 neutral texts, 20 general instructions answered greedily, and the KL divergence from
+    base on them. Some seconds for a small model, twice."""
     reference: str = "answer"
     """The column of the prompts' data that holds the reference answer, for all metrics but "length" and
     "win_rate"."""

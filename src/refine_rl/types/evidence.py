@@ -129,6 +129,21 @@ class Metric(Contrast):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Forgetting:
+    """What training changed outside of its task: the `perplexity` of so many neutral `texts`, and of so many
+    general `instructions` the share of greedy answers that stayed the `same` and of those that `ended`, their
+    `tokens`, and `kl`, that of base to tuned in nats a token of base's sampled answers."""
+
+    texts: int
+    instructions: int
+    perplexity: Contrast
+    kl: Estimate
+    same: Estimate
+    ended: Contrast
+    tokens: Contrast
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Variety:
     """Whether answers depend on the prompt, read off a set of answers to several prompts.
 
@@ -231,6 +246,7 @@ class Comparison:
     matters: float | None = None
     prompts_needed: Mapping[str, int | None] = field(default_factory=dict)
     curves: Mapping[str, tuple[Contrast, ...]] = field(default_factory=dict)
+    forgetting: Forgetting | None = None  # where it was looked for
 
     @property
     def prompts_asked(self) -> int:
