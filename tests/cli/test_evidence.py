@@ -331,7 +331,7 @@ def test_the_variety_of_a_step_is_that_of_its_groups(refine: Refine, task: Calla
 def test_a_policy_that_says_the_same_to_everybody_is_named(refine: Refine, task: Callable[..., Path]) -> None:
     """A reward that does not look at the prompt is won by one answer for all."""
     code = "def score(prompt, completion):\n    return 1 - len(completion) / 20\n"
-    longer = ["--set", "grpo.steps=25", "--set", "grpo.learning_rate=0.05", "--set", "rollout.group_size=16"]
+    longer = ["--set", "grpo.steps=40", "--set", "grpo.learning_rate=0.05", "--set", "rollout.group_size=16"]
     done = refine("train", task(code, held_out=8, max_tokens=4), "--run", "run", *longer)
     assert done.code == 0, done.err
     found = comparison()

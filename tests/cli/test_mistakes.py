@@ -72,7 +72,7 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
         ),
         (["score", "no.jsonl"], "^error  no.jsonl: no such file or folder.$"),
         (["score", "TASK"], "Missing option '--out'. See: refine score --help"),
-        (["export", "nowhere"], "^error  nowhere: no such file or folder.$"),
+        (["export", "nowhere"], "^error  nowhere is not a run: it has no config.toml."),
         (["replay", "."], "Missing option '--step'"),
         (["init"], "Missing argument.* See: refine init --help"),
         (["trian", "TASK"], "No such command"),

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from refine_rl.types import Comparison, Part, count_of, decimals
 
 RATE = 0.05
@@ -29,6 +27,8 @@ def chance(differences: Sequence[float], seed: int) -> float:
     >>> chance([1.0] * 5, seed=0), chance([1.0, -1.0], seed=0)
     (0.0625, 1.0)
     """
+    import numpy as np
+
     x = np.asarray(differences, dtype=np.float64)
     if not x.size:
         raise ValueError("a chance needs at least one difference")

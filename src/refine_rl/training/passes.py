@@ -80,7 +80,7 @@ def shuffled(items: Sequence[T], parts: int, seed: int, step: int, update: int) 
     an order that follows from the other arguments.
 
     >>> [sorted(part) for part in shuffled("abcde", 2, seed=0, step=1, update=0)]
-    [['a', 'c', 'd'], ['b', 'e']]
+    [['a', 'c', 'e'], ['b', 'd']]
     """
     order = generator(seed, "minibatches", step, update).permutation(len(items))
     return [[items[i] for i in part] for part in np.array_split(order, min(parts, len(items))) if len(part)]

@@ -57,7 +57,7 @@ def chosen(diversities: Sequence[float], count: int) -> list[int]:
     text are left out, so that there may be fewer; where all are, the first stays: a step has a group.
 
     >>> chosen([2.0, 8.1, 1.0, 8.1, 3.0], 3), chosen([1.0, 1.0], 2)
-    ([0, 1, 3], [0])
+    ([1, 3, 4], [0])
     >>> chosen([1.0, 8.1, 1.0], 3)
     [1]
     """
