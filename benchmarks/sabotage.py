@@ -120,10 +120,15 @@ def told(folder: RunFolder) -> dict[str, str]:
     """Guards, warnings and notes of a run by name, with step and first sentence."""
     kinds = {"guard": "stops", "warning": "warns", "note": "tells"}
     return {
-        e["name"]: f"{kinds[e['kind']]} `{e['name']}` (step {e['step']}): {e['text'].split('. ')[0]}"
+        e["name"]: f"{kinds[e['kind']]} `{e['name']}`{_at(e['step'])}: {e['text'].split('. ')[0]}"
         for e in folder.events()
-        if e["kind"] in kinds
+        if e["kind"] in kinds and e["name"] != "parameters"
     }
+
+
+def _at(step: int | None) -> str:
+    """A guard's text has its own."""
+    return "" if step is None else f" (step {step})"
 
 
 def tried(path: Path, settings: Settings, breaking: Breaking = contextlib.nullcontext) -> dict[str, str]:
