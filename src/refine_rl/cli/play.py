@@ -58,7 +58,7 @@ def _model(table: Table, prompt: Prompt, number: int) -> None:
 
 def _summary(rewards: list[float] | tuple[float, ...]) -> str:
     turns = "turn" if len(rewards) == 1 else "turns"
-    return f"{len(rewards)} {turns}, rewards {' '.join(f'{r:+.2f}' for r in rewards) or 'none'}"
+    return f"{len(rewards)} {turns}, rewards {' '.join(f'{r:+z.2f}' for r in rewards) or 'none'}"
 
 
 def _show(said: str) -> None:

@@ -18,6 +18,7 @@ from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Dialogue, Estimate, Example, Message, Prompt
 from refine_rl.types.amounts import long_time
+from refine_rl.types.values import settled
 
 GLUE = "\N{NO-BREAK SPACE}"
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -79,9 +80,12 @@ def number(value: float | None, *, sign: bool = False) -> str:
 
     >>> number(0.825), number(-0.004, sign=True), number(0.5, sign=True), number(None), number(1234.5)
     ('0.82', '−0.004', '+0.50', '–', '1234')
+    >>> number(-1.4e-17), number(-1.4e-17, sign=True), number(-3e-10)
+    ('0.00', '0.00', '−3e-10')
     """
     if value is None or not math.isfinite(value):
         return "–"
+    value = settled(value)
     if abs(value) >= 100:
         text = f"{abs(value):.0f}" if abs(value) < 1e6 else f"{abs(value):.3g}"
     elif value != 0 and abs(value) < 0.01:

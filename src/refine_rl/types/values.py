@@ -33,16 +33,27 @@ def reaches(value: float, threshold: float) -> bool:
     return value >= threshold or same_value([value, threshold])
 
 
+def settled(value: float) -> float:
+    """The value, and 0 where it is what rounding leaves of it.
+
+    >>> settled(-1.4e-17), settled(-0.0), settled(1e-9)
+    (0.0, 0.0, 1e-09)
+    """
+    return value if abs(value) > RESIDUE else 0.0
+
+
 def decimals(value: float, sign: str = "") -> str:
     """A reward for people: three decimals, a fourth where they would all be 0, or three digits where those
-    say nothing. `sign` "+" shows it.
+    say nothing. `sign` "+" shows it; a 0 is never negative.
 
     >>> decimals(0.25), decimals(0.25, "+"), decimals(0.0003, "+"), decimals(-1.25e200)
     ('0.250', '+0.250', '+0.0003', '-1.25e+200')
+    >>> decimals(-1.4e-17), decimals(-1.4e-17, "+"), decimals(-0.00004), decimals(-0.0)
+    ('0.000', '+0.000', '0.000', '0.000')
     """
     if 0.00005 <= abs(value) < 0.0005:
         return format(value, f"{sign}.4f")
-    return format(value, f"{sign}.3f" if abs(value) < 1e6 else f"{sign}.3g")
+    return format(value, f"{sign}z.3f" if abs(value) < 1e6 else f"{sign}.3g")
 
 
 def count_of(number: int, thing: str) -> str:

@@ -15,9 +15,7 @@ OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 _SERVER = "llama-server"
 _HOW = (
     "It comes with llama.cpp's source (nothing has to be compiled): git clone --depth 1 "
-    "https://github.com/ggml-org/llama.cpp, then add --llama-cpp llama.cpp (or set LLAMA_CPP to it). Where "
-    "only PyPI can be reached, the sdist of llama-cpp-python has it too, in vendor/llama.cpp: pip download "
-    "--no-deps llama-cpp-python, and unpack it."
+    "https://github.com/ggml-org/llama.cpp, then add --llama-cpp llama.cpp (or set LLAMA_CPP to it)."
 )
 
 
