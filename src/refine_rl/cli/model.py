@@ -63,9 +63,9 @@ def export(
         True, "--check/--no-check", help="Load it as its readers do and compare, or not (a large model)."
     ),
 ) -> None:
-    """Write the tuned model for other programs: a folder that transformers and peft load (--out), one file
-    for llama.cpp (--gguf), a model of Ollama (--ollama), a repository of the hub (--hub). What was written is
-    loaded as its readers load it, and compared with the tuned model."""
+    """Write the tuned model for other programs. As a folder that transformers and peft load (--out), one file
+    for llama.cpp (--gguf), a model of Ollama (--ollama) or a repository of the hub (--hub). What was written
+    is loaded as its readers load it, and compared with the tuned model."""
     from refine_rl.pipeline.export_forms import Form, export_as
     from refine_rl.pipeline.weights import choose_weights
     from refine_rl.report.screen import Screen
