@@ -273,6 +273,23 @@ def test_those_who_are_asked_answer(
     assert len(server.requests) <= 10
 
 
+def test_what_is_said_in_several_lines_stands_below_itself(refine: Refine) -> None:
+    done = refine(
+        "doctor",
+        "--recipe",
+        "style",
+        "--set",
+        'model.name="./nowhere"',
+        "--set",
+        'reward.judges=["openai/a"]',
+        "--set",
+        'evaluate.judge="together/b"',
+    )
+    lines = done.out.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("✗ endpoints    reward.judges"))
+    assert lines[first + 1].startswith(f"{' ' * 15}evaluate.judge")
+
+
 def test_prose_in_the_place_of_json(
     doctor: Doctor, judged: Callable[[str], Path], llm_server: Callable[..., Any]
 ) -> None:

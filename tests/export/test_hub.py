@@ -13,7 +13,7 @@ from refine_rl.export.hub import check_uploaded, require_hub, upload
 from refine_rl.policy.hub import hub_answers
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hub_server import TOKEN, HubServer
+from upload_server import TOKEN, HubServer
 
 # The library sends a large file in a way that its own client calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")

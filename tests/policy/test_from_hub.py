@@ -86,7 +86,10 @@ def test_what_is_in_the_cache_needs_no_hub(hub: HubServer, monkeypatch: pytest.M
 def test_without_a_cache_and_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE=1 is set, and the model is not in the local cache" in refusal()
+    assert (
+        "HF_HUB_OFFLINE=1 is set, and the model is not in the local cache. Check the name, and unset"
+        in refusal()
+    )
     assert hub.asked == []
 
 

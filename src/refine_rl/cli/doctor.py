@@ -172,7 +172,10 @@ def _show(found: Finding, console: Console) -> None:
         sign = _PLAIN[found.status]
     inner = _NAME + len(sign) + 1
     style = "" if found.status == "ok" else colour
-    say(console, f"{sign} {found.check:<{_NAME}}{found.text}", style, under=inner)
+    first, *others = found.text.splitlines()
+    say(console, f"{sign} {found.check:<{_NAME}}{first}", style, under=inner)
+    for line in others:
+        say(console, f"{' ' * inner}{line}", style, under=inner)
     for line in found.advice.splitlines():
         say(console, f"{' ' * inner}{line}", under=inner)
 

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from refine_rl.evaluate.student import quantile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LEVEL = 0.95
 _NORMAL = NormalDist()
@@ -34,9 +36,12 @@ def ends(draws: NDArray[np.float64], point: float, left_out: NDArray[np.float64]
     themselves, and `left_out` [n] those without one prompt each. One prompt, or resamples that are all
     equal, give an interval of no width.
 
+    >>> import numpy as np
     >>> ends(np.array([0.5, 0.5]), 0.5, np.array([0.5, 0.5, 0.5]))
     (0.5, 0.5)
     """
+    import numpy as np
+
     prompts = left_out.size
     if prompts < 2:
         return float(draws.min()), float(draws.max())

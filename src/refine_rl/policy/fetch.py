@@ -256,7 +256,10 @@ def _hint(folder: Path | None) -> str:
     if folder is not None:
         return "The folder needs config.json, *.safetensors and the tokenizer's files."
     if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return "HF_HUB_OFFLINE=1 is set, and the model is not in the local cache."
+        return (
+            "HF_HUB_OFFLINE=1 is set, and the model is not in the local cache. Check the name, and unset the "
+            'variable to download it; offline, use a folder or model.name = "tiny".'
+        )
     return 'Check the name and the network; offline, use a folder or model.name = "tiny".'
 
 
