@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from make import task_toml
 from refine_rl.plan import machine
+from refine_rl.run.trackers import build
 
 MakeModel = Callable[..., Path]
 Refine = Callable[..., Any]
@@ -271,6 +272,17 @@ def test_those_who_are_asked_answer(
     assert alone(found, "writer")[0] == "ok"
     assert alone(found, "reward")[0] == "ok"
     assert len(server.requests) <= 10
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_before_a_run(
+    refine: Refine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "find_spec", lambda name: None if name == "wandb" else object())
+    nowhere = ("doctor", "--recipe", "style", "--set", 'model.name="./nowhere"')  # no model is loaded
+    done = refine(*nowhere, "--set", 'track.to=["wandb"]')
+    assert done.code == 2
+    assert '✗ trackers     `track.to`: "wandb" needs wandb: pip install "refine-rl[wandb]"' in done.out
+    assert "✓ trackers     installed: trackio" in refine(*nowhere, "--set", 'track.to=["trackio"]').out
 
 
 def test_what_is_said_in_several_lines_stands_below_itself(refine: Refine) -> None:

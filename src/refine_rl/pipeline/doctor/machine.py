@@ -10,6 +10,7 @@ from pathlib import Path
 
 from refine_rl.errors import RefineError
 from refine_rl.pipeline.doctor.found import Examination
+from refine_rl.run.trackers.build import require_trackers
 from refine_rl.settings import Settings
 
 TESTED = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"}
@@ -49,6 +50,14 @@ def look_at_packages(exam: Examination) -> None:
         )
     else:
         exam.ok("packages", ", ".join(found))
+
+
+def look_at_trackers(exam: Examination, settings: Settings) -> None:
+    """Whether the packages of the trackers that the settings name are installed."""
+    with exam.looking("trackers") as looked:
+        require_trackers(settings.track)
+    if settings.track.to and not looked.failed:
+        exam.ok("trackers", f"installed: {', '.join(settings.track.to)}")
 
 
 def _minor(text: str) -> tuple[int, int]:
