@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from refine_rl.evaluate.stats import paired
 from refine_rl.types import MIN_PROMPTS, Comparison, Estimate, Other, Outcome, Ship, Took, decimals, mean_of
 from refine_rl.types.amounts import SECONDS, amount, price
 
@@ -65,6 +64,8 @@ def with_rivals(
     all to ship. One without a prompt that has scores of it and of tuned is missing, too."""
 
     def difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
+        from refine_rl.evaluate.stats import paired  # numpy, which a page or a listing does without
+
         return paired(a, b, resamples=resamples, seed=seed).difference
 
     others, lost = dict(comparison.others), dict(contest.missing)
