@@ -17,6 +17,7 @@ from refine_rl.errors import Interrupted, MachineError, UserError
 from refine_rl.evaluate.rivals import rewards
 from refine_rl.evaluate.stats import paired
 from refine_rl.pipeline.evaluate import evaluate_again
+from refine_rl.pipeline.export import export_model
 from refine_rl.pipeline.model import run_policy
 from refine_rl.pipeline.rivals import contest
 from refine_rl.pipeline.rivals.prompt import BetterPrompt
@@ -24,6 +25,7 @@ from refine_rl.pipeline.rivals.rival import Ring
 from refine_rl.pipeline.rivals.trial import Put, Trial, Tried
 from refine_rl.pipeline.rivals.tries import Tries
 from refine_rl.pipeline.train import run
+from refine_rl.pipeline.weights import choose_weights
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.protocol import Purpose
 from refine_rl.rewards.build import build_scorers
@@ -143,7 +145,7 @@ def test_the_best_of_n_is_the_best_of_the_base_models_own_draws(whole: RunFolder
     assert other.tokens == sum(tokens) / 12
 
 
-def test_what_is_imitated_are_the_best_answers_to_training_prompts(whole: RunFolder) -> None:
+def test_what_is_imitated_are_the_best_answers_to_training_prompts(whole: RunFolder, tmp_path: Path) -> None:
     pairs = [json.loads(line) for line in (whole.path / "rivals/sft.pairs.jsonl").read_text().splitlines()]
     train = {p.messages[-1]["content"]: p for p in whole.prompts() if p.split == "train"}
     groups = sample(
@@ -165,6 +167,8 @@ def test_what_is_imitated_are_the_best_answers_to_training_prompts(whole: RunFol
     assert own.settings().sft_model.dropout == 0.0
     assert own.model.is_dir()
     assert compared(whole).others["sft"].folder == "rivals/sft"
+    export_model(own, tmp_path / "out", merged=True, weights=choose_weights(own))  # it looks by itself
+    assert "model.safetensors" in [file.name for file in (tmp_path / "out").iterdir()]
     assert compared(whole).others["sft"].answers == 27
 
 

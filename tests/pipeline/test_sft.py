@@ -19,11 +19,13 @@ import pytest
 from make import Pause
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.pipeline.evaluate import evaluate_again
+from refine_rl.pipeline.export import export_model
 from refine_rl.pipeline.replay import replay
 from refine_rl.pipeline.resume import reopen, reopen_sft
 from refine_rl.pipeline.sft import run
 from refine_rl.pipeline.sft_outcome import Losses, losses_of
 from refine_rl.pipeline.train import run as run_train
+from refine_rl.pipeline.weights import choose_weights
 from refine_rl.policy.load import load_policy
 from refine_rl.run import RunFolder
 from refine_rl.settings import ModelSettings, Settings
@@ -251,6 +253,9 @@ def test_all_weights_are_trained_as_well(task: Callable[..., Settings], tmp_path
     assert losses.after < losses.before
     assert (folder.model / "model.safetensors").is_file()
     assert "all weights" in (folder.model / "README.md").read_text()
+    told = Told()
+    export_model(folder, tmp_path / "out", weights=choose_weights(folder), observer=told)
+    assert [note for note in told.notes if note.startswith("answers: the same, ")]
 
 
 def test_rows_that_do_not_fit_are_named(task: Callable[..., Settings], tmp_path: Path) -> None:

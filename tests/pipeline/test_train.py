@@ -20,9 +20,11 @@ import pytest
 from make import Pause
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.pipeline.evaluate import evaluate_again
+from refine_rl.pipeline.export import export_model
 from refine_rl.pipeline.replay import replay
 from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run
+from refine_rl.pipeline.weights import choose_weights
 from refine_rl.policy.load import load_policy
 from refine_rl.progress import Quiet
 from refine_rl.run import RunFolder
@@ -178,6 +180,9 @@ def test_a_run_on_a_quantised_base(task: Callable[..., Settings], tmp_path: Path
     ]
     assert f"LoRA rank 4 on a base of {bits} bits" in (folder.model / "README.md").read_text()
     assert max(m["mismatch_mean"] for m in folder.metrics()) < 1e-5
+    merged = tmp_path / "merged"  # the export asks it, as transformers reads it, and raises for another model
+    assert export_model(folder, merged, merged=True, weights=choose_weights(folder)) < 1e-6
+    assert "quantization_config" not in (merged / "config.json").read_text()
 
 
 @pytest.mark.usefixtures("two_threads")
