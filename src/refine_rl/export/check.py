@@ -47,7 +47,7 @@ def failed(checks: Sequence[Check]) -> list[Check]:
 
 def _prompts(reader: Reader, witness: Witness) -> Check:
     """Whether the folder's tokenizer and template make the ids that training saw."""
-    asked = count_of(len(witness.said), "held-out prompt")
+    asked = count_of(len(witness.said), "held-out prompt") + (" gets" if len(witness.said) == 1 else " get")
     for said in witness.said:
         found = reader.encode(replace(witness.texts, tokenizer=reader.tokenizer).render(said.messages))
         if found != said.prompt:
@@ -64,7 +64,7 @@ def _prompts(reader: Reader, witness: Witness) -> Check:
     aside = (
         f" ({witness.left_out} with control tokens in their words passed over)" if witness.left_out else ""
     )
-    return Check(text=f"prompts: {asked} get the same token ids{aside}")
+    return Check(text=f"prompts: {asked} the same token ids{aside}")
 
 
 def _stops(reader: Reader, witness: Witness) -> list[Check]:
@@ -112,7 +112,7 @@ def _answers(reader: Reader, witness: Witness, *, rounded: bool, packed: bool) -
     numbers = f"log-probs {apart:.1g} nats a token apart; training moved them by {moved:.2g}"
     asked = len(witness.said)
     which = "the same" if same == asked else f"{same} of {asked} the same"
-    text = f"answers: {which}, {witness.tokens} tokens; {numbers}"
+    text = f"answers: {which}, {count_of(witness.tokens, 'token')}; {numbers}"
     coarse = rounded or packed
     if apart <= (witness.rounded if coarse else witness.exact):
         return [Check(text=text + (f" ({parted}: a tie)" if parted else ""))]
