@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from make import task_toml
+from refine_rl.pipeline.rivals import gepa_search
 from refine_rl.plan import machine
 from refine_rl.run.trackers import build
 
@@ -283,6 +285,19 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_a_run(
     assert done.code == 2
     assert '✗ trackers     `track.to`: "wandb" needs wandb: pip install "refine-rl[wandb]"' in done.out
     assert "✓ trackers     installed: trackio" in refine(*nowhere, "--set", 'track.to=["trackio"]').out
+
+
+def test_a_rival_whose_package_is_not_installed_is_an_error(
+    refine: Refine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> str:
+        raise PackageNotFoundError("gepa")
+
+    monkeypatch.setattr(gepa_search, "gepa_version", gone)
+    more = ('evaluate.rivals=["prompt"]', 'reward.judges=["openai/a"]', 'model.name="./nowhere"')
+    done = refine("doctor", "--recipe", "style", *[word for one in more for word in ("--set", one)])
+    assert done.code == 2
+    assert 'rivals       evaluate.rivals: "prompt" is searched by gepa, which is not installed' in done.out
 
 
 def test_what_is_said_in_several_lines_stands_below_itself(refine: Refine) -> None:

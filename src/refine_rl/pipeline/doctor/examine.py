@@ -9,7 +9,7 @@ from refine_rl.envs.stage import Stage
 from refine_rl.pipeline.doctor.answers import look_at_answers, look_at_rewards
 from refine_rl.pipeline.doctor.endpoints import Endpoints, ask_them, look_at_keys, words_before
 from refine_rl.pipeline.doctor.found import Examination
-from refine_rl.pipeline.doctor.machine import look_at_device, look_at_packages, look_at_trackers
+from refine_rl.pipeline.doctor.machine import look_at_device, look_at_extras, look_at_packages
 from refine_rl.pipeline.doctor.model import loaded, look_at_manners, look_at_reach, look_at_sampler
 from refine_rl.pipeline.doctor.task import (
     look_at_engine,
@@ -47,7 +47,7 @@ def examine(
     (and no server) `offline`."""
     look_at_settings(exam, settings)
     look_at_packages(exam)
-    look_at_trackers(exam, settings)
+    look_at_extras(exam, settings)
     look_at_device(exam, settings, again)
     found, stage = look_at_task(exam, settings)
     known = look_at_keys(exam, settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from refine_rl.errors import RefineError
 from refine_rl.pipeline.doctor.found import Examination
+from refine_rl.pipeline.rivals.contest import require_rivals
 from refine_rl.run.trackers.build import require_trackers
 from refine_rl.settings import Settings
 
@@ -52,12 +53,14 @@ def look_at_packages(exam: Examination) -> None:
         exam.ok("packages", ", ".join(found))
 
 
-def look_at_trackers(exam: Examination, settings: Settings) -> None:
-    """Whether the packages of the trackers that the settings name are installed."""
+def look_at_extras(exam: Examination, settings: Settings) -> None:
+    """Whether what trackers and rivals of the settings need is installed."""
     with exam.looking("trackers") as looked:
         require_trackers(settings.track)
     if settings.track.to and not looked.failed:
         exam.ok("trackers", f"installed: {', '.join(settings.track.to)}")
+    with exam.looking("rivals"):
+        require_rivals(settings)
 
 
 def _minor(text: str) -> tuple[int, int]:
