@@ -187,7 +187,7 @@ def test_every_flag_of_our_advice_becomes_an_argument() -> None:
     }
     cli_only = {"--out", "--probe", "--yes", "--replies", "--recipe", "--task", "--writer", "--model"}
     cli_only |= {"--answer", "--dropped", "--force", "--prompt", "--sort"}  # of data, replay, runs
-    cli_only |= {"--port", "--host", "--with", "--offline"}  # of serve, review and doctor
+    cli_only |= {"--port", "--host", "--with", "--offline", "--seeds"}  # of serve, doctor and train
     cli_only |= {"--calibrate", "--reviewer", "--votes", "--reasons"}
     cli_only |= {"--served-model-name", "--lora-modules", "--tokenizer", "--logdir", "--project"}  # of others
     cli_only |= {"--upgrade", "--force-reinstall"}

@@ -40,7 +40,7 @@ def test_the_page_opens_without_a_request_or_a_complaint(visit: Visit, report: P
 
 def test_charts_and_tables_are_really_there(visit: Visit, run: RunFolder) -> None:
     plots = visit.page.locator("figure.chart .plot")
-    assert plots.count() == 18
+    assert plots.count() == 22
     widths = []
     for plot in plots.all():
         box = plot.bounding_box()
@@ -75,7 +75,7 @@ def test_pointing_at_a_chart_gives_its_numbers(visit: Visit, run: RunFolder) -> 
     assert tip[1] == f"training, each step {metrics['reward_mean']:.2f}"
     low, high = look["reward"]["ci95"]
     assert tip[3] == f"validation, 95 % interval {look['reward']['mean']:.2f} {low:.2f} to {high:.2f}"
-    assert visit.page.locator(".plot > .cross").count() == 17  # in every chart over the steps
+    assert visit.page.locator(".plot > .cross").count() == 18  # in every chart over the steps
     spot = visit.page.locator("#chart-reward .spot").first.bounding_box()
     assert spot is not None
     centre = 1 - (spot["y"] + spot["height"] / 2 - box["y"]) / box["height"]
@@ -329,7 +329,7 @@ def test_without_the_script_everything_but_the_rollouts_can_be_read(browser: Any
         browser, report.as_uri(), viewport={"width": 1280, "height": 900}, java_script_enabled=False
     )
     assert visit.page.locator(".answer:visible").count() == 64
-    assert visit.page.locator("figure.chart .plot:visible").count() == 18
+    assert visit.page.locator("figure.chart .plot:visible").count() == 22
     assert visit.page.locator(".filters:visible, .pager:visible, .needs-script:visible").count() == 0
     table = visit.page.locator("#chart-reward table.points")
     assert not table.is_visible()

@@ -295,7 +295,9 @@ def test_a_way_through_by_keys_alone(browser: Any, run: RunFolder, hostile: tupl
         keys.press("Space")
         assert page.locator("#pair").is_hidden()
         keys.press("Escape")
+        visit.wait("() => !document.getElementById('help').open")
         keys.press("Enter")
+        visit.wait("() => !document.getElementById('pair').hidden")
         shown = []
         way = [(1, "ArrowLeft"), (2, "ArrowRight"), (3, "ArrowDown"), (4, "u")]
         for at, key in (*way, *((n, "ArrowRight") for n in range(3, 9))):

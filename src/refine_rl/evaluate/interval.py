@@ -49,8 +49,11 @@ def ends(draws: NDArray[np.float64], point: float, left_out: NDArray[np.float64]
     below = (np.mean(draws < point - tiny) + np.mean(draws <= point + tiny)) / 2
     bias = _NORMAL.inv_cdf(min(max(float(below), _SURE), 1 - _SURE))
     away = left_out.mean() - left_out
-    scale = float((away**2).sum())
-    acceleration = 0.0 if scale <= tiny**2 else float((away**3).sum()) / (6 * scale**1.5)
+    most = float(np.abs(away).max())
+    acceleration = 0.0
+    if most > tiny:
+        away = away / most  # rewards may be of any size, and their squares beyond all numbers
+        acceleration = float((away**3).sum()) / (6 * float((away**2).sum()) ** 1.5)
     t = quantile(0.5 + LEVEL / 2, prompts - 1)
     reach = t * math.sqrt(prompts / (prompts - 1))
     low, high = np.quantile(draws, [_share(bias, acceleration, side * reach) for side in (-1, 1)])

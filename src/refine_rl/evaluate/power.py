@@ -30,7 +30,8 @@ def deviation(differences: Sequence[float]) -> float:
     if n < 2:
         return 0.0
     mean = sum(differences) / n
-    return math.sqrt(sum((x - mean) ** 2 for x in differences) / (n - 1))
+    away = [x - mean for x in differences]
+    return math.hypot(*away) / math.sqrt(n - 1)  # hypot: rewards may be so large that no square is a number
 
 
 def detectable(spread: float, prompts: int) -> float:
