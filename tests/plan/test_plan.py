@@ -502,14 +502,14 @@ DEMO = Counts(train=480, validation=24, held_out=64, chars=88)
 
 
 def test_the_demo_takes_what_was_measured() -> None:
-    """66 s with two cores to itself, 105 s with another program beside it; 1.0 and 1.9 GB."""
+    """35 s with two cores of an AMD EPYC (avx512_bf16) to itself; 1.0 and 1.9 GB."""
     settings = load_settings(recipe_folder("style"))
-    planned = make_plan(settings, DEMO, rates=TWO_CORES)
+    rates = Rates(device="cpu", dtype="bfloat16", train=9.6e11, decode=4.8e11, bytes=9e10)
+    planned = make_plan(settings, DEMO, rates=rates)
     assert planned.seconds.total is not None
     assert planned.work is not None
     low, high = planned.seconds.total
-    assert 66 / 2 < low < high < 66 * 2
-    assert low < 105
+    assert 35 / 2 < low < 35 < high < 35 * 2
     assert 1.0e9 / 2 < planned.work.memory[0] < planned.work.memory[1] < 1.9e9
     assert planned.lines == ()
     assert planned.cost == Cost(low=0.0, high=0.0, unknown=())

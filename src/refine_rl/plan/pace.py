@@ -42,7 +42,7 @@ class Fitted:
 
 
 FITTED = {
-    "cpu": Fitted(launch=2.5e-3, started=7.5e-3, slowdown=1 / 0.35, traffic=20),
+    "cpu": Fitted(launch=0.9e-3, started=9.8e-3, slowdown=1.83, traffic=12),
     # Of an H200: benchmarks/plan_fit.py --points benchmarks/gpu_points.json.
     "cuda": Fitted(launch=0.19e-3, started=7e-3, slowdown=4.5, traffic=9),
 }
