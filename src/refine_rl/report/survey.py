@@ -56,21 +56,6 @@ def _traits(conversations: Sequence[Sequence[Json]]) -> dict[str, tuple[float, .
     return {name: tuple(values[name] for values in each) for name in TRAITS}
 
 
-def _size(members: Sequence[Json]) -> int:
-    """About the bytes on the page; what all members share counts once."""
-    shared = shared_messages([t["messages"] for t in members])
-    own = [m for t in members for m in t["messages"][shared:]]
-    said = [m["content"] for m in own] + [t["explanation"] for t in members]
-    said += [m["content"] for m in members[0]["messages"][:shared]] if members else []
-    ours = 70 + 75 * len(members) + 3 * len(own) + 5 * sum(len(t["breakdown"]) for t in members)
-    return ours + sum(map(_bytes, said))
-
-
-def _bytes(text: str) -> int:
-    """Of a text in JSON."""
-    return (len(text) if text.isascii() else len(text.encode("utf-8", "replace"))) + text.count("\n")
-
-
 def shared_messages(conversations: Sequence[Sequence[Json]]) -> int:
     """How many first messages all members share; each keeps its last one for itself."""
     most = min((len(c) - 1 for c in conversations), default=0)
