@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import MachineError, UserError
+from refine_rl.export.asking import ask
 from refine_rl.export.check import Check
 from refine_rl.export.go_template import Around
 from refine_rl.export.witness import Said, Witness
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
-PATIENCE = 300.0
 
 
 def require_name(name: str) -> None:
@@ -132,13 +129,4 @@ def _answer(name: str, said: Said, most: int) -> Any:
         "max_tokens": most,
         "stream": False,
     }
-    request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
-    open_it = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-    try:
-        with open_it(request, timeout=PATIENCE) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        words = error.read().decode(errors="replace")[:300]
-        raise MachineError(f"Ollama ({url}) answers {error.code}: {words}") from error
-    except (OSError, ValueError) as error:
-        raise MachineError(f"Ollama does not answer at {url}: {error}") from error
+    return ask(url, asked, refuses=f"Ollama ({url}) answers", silent=f"Ollama does not answer at {url}")

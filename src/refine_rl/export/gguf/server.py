@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import MachineError
+from refine_rl.export.asking import PATIENCE, ask
 from refine_rl.export.check import Check
 from refine_rl.export.witness import Said, Witness, mean_apart
-
-PATIENCE = 300.0
-"""Seconds for a model to be loaded, and for an answer."""
 
 
 class Server:
@@ -27,25 +22,15 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def ask(self, path: str, asked: Any = None) -> Any:
         """The JSON that a path answers. Raises MachineError where it is an error."""
-        data = None if asked is None else json.dumps(asked).encode()
-        request = urllib.request.Request(
+        return ask(
             self.url + path,
-            data,
-            {"Content-Type": "application/json"},
-            method="GET" if data is None else "POST",
+            asked,
+            refuses=f"llama-server answers {path} with",
+            silent=f"llama-server does not answer {path}",
         )
-        try:
-            with self._open(request, timeout=PATIENCE) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")[:300]
-            raise MachineError(f"llama-server answers {path} with {error.code}: {said}") from error
-        except (OSError, ValueError) as error:
-            raise MachineError(f"llama-server does not answer {path}: {error}") from error
 
 
 @contextlib.contextmanager
