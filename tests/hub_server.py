@@ -23,12 +23,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+import pytest
+
+from refine_rl.policy.hub import hub_answers
 from refine_rl.report.loopback import Server
 
 _API = re.compile(
     r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/?]+)(/[^?]*)?)?(?:\?.*)?"
 )
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)(?:\?.*)?")
+
+
+def asked_instead(server: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients ask this server in place of the hub, with a cache of their own, until the test is over."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    hub_answers.cache_clear()
 
 
 class HubServer:

@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 import transformers
 from huggingface_hub import constants
 
-from hub_server import HubServer
+from hub_server import HubServer, asked_instead
 from refine_rl.errors import MachineError, RefineError
 from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.hub import hub_answers
@@ -35,15 +34,8 @@ def model(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A hub with that model, and an empty cache."""
     server = HubServer({f"models/{NAME}": Path(shutil.copytree(model, tmp_path / "model"))})
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+    asked_instead(server, tmp_path / "cache", monkeypatch)
     monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    hub_answers.cache_clear()
     yield server
     server.stop()
     hub_answers.cache_clear()

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from hub_server import HubServer
+from hub_server import HubServer, asked_instead
 from refine_rl.errors import MachineError, RefineError
 from refine_rl.policy.hub import hub_answers
 from refine_rl.prompts.rows import read_rows
@@ -36,12 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     (folder / "data").mkdir(parents=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "data" / "train-00000.parquet")
     server = HubServer({f"datasets/{NAME}": folder})
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+    asked_instead(server, tmp_path / "cache", monkeypatch)
     for name, value in {
         "HF_ENDPOINT": server.address,
         "HUB_DATASETS_URL": server.address + "/datasets/{repo_id}/resolve/{revision}/{path}",
@@ -49,9 +44,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
     }.items():
         monkeypatch.setattr(datasets.config, name, value)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
     huggingface_hub.HfFileSystem.clear_instance_cache()
-    hub_answers.cache_clear()
     yield server
     server.stop()
     huggingface_hub.HfFileSystem.clear_instance_cache()
