@@ -218,7 +218,8 @@ def rows(case: Case) -> list[tuple[str, str, str]]:
         def cell(text: str) -> str:
             """A text in a table's cell; what differs from one call to the next has a name."""
             text = re.sub(r"--port \d+", "--port PORT", text.replace(url, "URL") if url else text)
-            return text.replace(f"{place}/", "").replace("|", "\\|").replace("\n", "<br>")
+            text = text.replace(f"{place}/", "").replace("<", "&lt;")
+            return re.sub(r"([|~])", r"\\\1", text).replace("\n", "<br>")
 
     said = [one for one in found["checks"] if one["status"] != "ok" and one["check"] not in MACHINE]
     lines = [(f"{SIGNS[one['status']]} `{one['check']}`: {cell(one['text'])}", one) for one in said]

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from refine_rl.progress import Observer, Quiet
     from refine_rl.rewards import check_sanity, function_reward
     from refine_rl.settings import ModelSettings, SanityCase
-    from refine_rl.training.grpo.advantages import leave_one_out, mean_only, zscore
+    from refine_rl.training.grpo.advantages import leave_one_out, mean_only, over_mean, zscore
     from refine_rl.training.grpo.choice import choose_prompts
     from refine_rl.training.grpo.kl import kl_terms
     from refine_rl.training.grpo.loss import policy_loss
@@ -110,6 +110,7 @@ __all__ = [
     "mean_ci",
     "mean_only",
     "open_run",
+    "over_mean",
     "plan",
     "policy_loss",
     "prompts",
@@ -162,7 +163,7 @@ _PIECES = {
     "evaluate.audit": ("audit",),
     "evaluate.compare": ("compare",),
     "evaluate.stats": ("mean_ci",),
-    "training.grpo.advantages": ("leave_one_out", "mean_only", "zscore"),
+    "training.grpo.advantages": ("leave_one_out", "mean_only", "over_mean", "zscore"),
     "training.grpo.kl": ("kl_terms",),
     "training.grpo.loss": ("policy_loss",),
     "types": ("Comparison", "Prompt", "Score", "Trajectory"),

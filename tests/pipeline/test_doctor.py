@@ -105,7 +105,7 @@ def test_what_fails_does_not_stop_what_comes_behind_it() -> None:
     assert heard == exam.findings
     with exam.looking("e"):
         raise UserError("wrong")
-    assert (heard[-1].status, heard[-1].text) == ("skipped", "Not looked at: it stops where `a` did")
+    assert (heard[-1].status, heard[-1].text) == ("skipped", "Stops for the same reason as `a`")
     for through in (Interrupted("stop"), ZeroDivisionError()):  # a person's wish; a defect of ours
         with pytest.raises(type(through)), exam.looking("d"):
             raise through

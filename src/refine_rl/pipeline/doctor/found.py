@@ -78,7 +78,7 @@ class Look:
         elif isinstance(error, RefineError):
             same = [f.check for f in self._exam.findings if f.status == "error" and f.text == str(error)]
             if same:
-                self._exam.skip(self._check, f"Not looked at: it stops where `{same[0]}` did")
+                self._exam.skip(self._check, f"Stops for the same reason as `{same[0]}`")
             else:
                 self._exam.fail(self._check, str(error))
         elif _no_memory(error):
