@@ -178,9 +178,9 @@ CASES: dict[str, Case] = {
     "memory": Case(
         what="a micro-batch that is larger than the memory",
         settings=(
-            "rollout.group_size=16",
+            "rollout.group_size=8",
             "grpo.prompts_per_step=480",
-            "grpo.tokens_per_micro_batch=2000000",
+            "grpo.tokens_per_micro_batch=200000",
         ),
     ),
     "name": Case(what="a model's name with a letter too many", settings=('model.name="tinny"',)),
