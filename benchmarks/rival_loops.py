@@ -1,10 +1,16 @@
-"""Two rival loops on a task of Re:Fine, and how they are looked at: for benchmarks to set beside it.
+"""Two rival loops on a task of Re:Fine: for benchmarks to set beside it; and what each learns from equally
+many calls of a judge.
 
-`trl_with_judge` is TRL's GRPOTrainer, as its users write it. `ruler_loop` is a loop in the manner of OpenPipe's
-ART, written here in plain torch, transformers and peft from what ART's source was seen to do in November
-2026 (github.com/OpenPipe/ART: src/art/rewards/ruler.py, preprocessing/tokenize.py, loss.py); ART itself
-wants a GPU and vLLM and is not run. What it does as ART does: one request a group; the messages that all
-share once, the attempts numbered 1, 2 ... in the order of their sampling; a list of {trajectory_id,
+    python benchmarks/rival_loops.py [--seeds 3] [--tasks "noisy 0.1" ...] [--arms ...] [--calls 240 480]
+                                     [--results FILE]
+
+Tasks, judges, prompts and seeds are those of thrifty.py; so its table is Re:Fine's side of this one.
+
+`trl_with_judge` is TRL's GRPOTrainer, as its users write it. `ruler_loop` is a loop in the manner of
+OpenPipe's ART, written here in plain torch, transformers and peft from what ART's source was seen to do in
+November 2026 (github.com/OpenPipe/ART: src/art/rewards/ruler.py, preprocessing/tokenize.py, loss.py); ART
+itself wants a GPU and vLLM and is not run. What it does as ART does: one request a group; the messages that
+all share once, the attempts numbered 1, 2 ... in the order of their sampling; a list of {trajectory_id,
 explanation, score} back, of which the number is checked and the ids are not, scores go by place; a group of
 one text shows one attempt; a group whose judge fails is dropped; A = (R - mean) / (population deviation +
 1e-6), answers of advantage 0 left out; each answer's tokens weigh 1 / their number; the ratio to the
@@ -19,15 +25,18 @@ still meanwhile. `Hooks` are for breaking a loop on purpose.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
+import math
+import os
 import resource
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, Protocol
@@ -139,8 +148,8 @@ class Judge:
         self._url, self._model = f"{base_url}/chat/completions", model
         self._system = (
             "You are shown attempts at one goal. Score each from 0 to 1: reaching the goal is well above not "
-            "reaching it, the more direct way is better, distances mean something, and a part of the way earns "
-            'a part of the score. Reply with JSON: {"scores": [{"trajectory_id", "explanation", "score"}, '
+            "reaching it, the more direct way is better, distances mean something, a part of the way earns a "
+            'part of the score. Reply with JSON: {"scores": [{"trajectory_id", "explanation", "score"}, '
             f"...]}}.\nThe goal: {task}"
         )
 
@@ -236,12 +245,14 @@ class Looks:
 
 @dataclass(kw_only=True)
 class Watch:
-    """Clocks that stand still while the policy is looked at, each `every` steps (0: never)."""
+    """Clocks that stand still while the policy is looked at, each `every` steps (0: never). Enough is learned
+    once a look finds `until`."""
 
     looks: Looks
     scores: Scores
     every: int
     per_step: int
+    until: float | None
     curve: list[Point] = field(default_factory=list)
     seconds: float = 0.0
     processor: float = 0.0
@@ -268,9 +279,14 @@ class Watch:
             self.curve.append(point)
             self.start()
 
+    @property
+    def enough(self) -> bool:
+        return self.until is not None and bool(self.curve) and self.curve[-1].reward >= self.until
+
     def came_to(
         self, model: Any, base: float, steps: int, dropped: int, log: Sequence[dict[str, Any]]
     ) -> Rival:
+        """What there is to say after so many steps."""
         unit = 1 if sys.platform == "darwin" else 1024
         return Rival(
             base=base,
@@ -311,12 +327,14 @@ def trl_with_judge(
     *,
     looks: Looks | None = None,
     every: int = 0,
+    until: float | None = None,
     micro_batch: int = 16,
     dtype: str = "float32",
     hooks: Hooks | None = None,
 ) -> Rival:
-    """GRPOTrainer on a task, `micro_batch` answers a pass; "bfloat16" is its bf16=True upon frozen weights of
-    that format. Gradient checkpointing, its default, is off: it is faster so."""
+    """GRPOTrainer on a task, `micro_batch` answers a pass (`every`, `until`: see Watch); "bfloat16" is its
+    bf16=True upon frozen weights of that format. Gradient checkpointing, its default, is off: it is faster
+    so."""
     import datasets
     import transformers
     import trl
@@ -324,7 +342,7 @@ def trl_with_judge(
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     hooks, looks, g = hooks or Hooks(), looks or Looks(settings), settings.grpo
-    watch = Watch(looks=looks, scores=scores, every=every, per_step=g.prompts_per_step)
+    watch = Watch(looks=looks, scores=scores, every=every, per_step=g.prompts_per_step, until=until)
     base = looks.of("held_out")
     folder = str(hooks.model or find_origin(settings.model.source).base)
     tokenizer = hooks.tokenizer(transformers.AutoTokenizer.from_pretrained(folder, padding_side="left"))
@@ -358,7 +376,7 @@ def trl_with_judge(
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     _hang(trainer, hooks)
     trainer.train()
-    return watch.came_to(trainer.model, base, g.steps, dropped, trainer.state.log_history)
+    return watch.came_to(trainer.model, base, trainer.state.global_step, dropped, trainer.state.log_history)
 
 
 def _trl_config(settings: Settings, micro_batch: int, dtype: str) -> Any:
@@ -415,6 +433,7 @@ def _clock(callback: Any, watch: Watch) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             watch.after(state.global_step, model)
+            control.should_training_stop |= watch.enough
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             watch.stop()
@@ -431,6 +450,7 @@ def ruler_loop(
     *,
     looks: Looks | None = None,
     every: int = 0,
+    until: float | None = None,
     dtype: str = "float32",
     hooks: Hooks | None = None,
 ) -> Rival:
@@ -439,7 +459,7 @@ def ruler_loop(
     import transformers
 
     hooks, looks, g = hooks or Hooks(), looks or Looks(settings), settings.grpo
-    watch = Watch(looks=looks, scores=scores, every=every, per_step=g.prompts_per_step)
+    watch = Watch(looks=looks, scores=scores, every=every, per_step=g.prompts_per_step, until=until)
     base = looks.of("held_out")
     folder = str(hooks.model or find_origin(settings.model.source).base)
     tokenizer = hooks.tokenizer(transformers.AutoTokenizer.from_pretrained(folder, padding_side="left"))
@@ -463,8 +483,10 @@ def ruler_loop(
         loss = updated(model, optimizer, rows, advantages, settings) if any(advantages) else None
         log.append({"step": step, **said, "loss": loss, "learning_rate": rate(step)})
         watch.after(step, model)
+        if watch.enough:
+            break
     watch.stop()
-    return watch.came_to(model, base, g.steps, sum(line["dropped"] for line in log), log)
+    return watch.came_to(model, base, len(log), sum(line["dropped"] for line in log), log)
 
 
 @torch.no_grad()
@@ -579,3 +601,68 @@ def clipped_loss(
     ratio, advantages = (new_B_T - old_B_T).exp(), advantages_B[:, None]
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return -((gain * mask_B_T).sum(1) / mask_B_T.sum(1)).mean()
+
+
+# -- equally many calls -----------------------------------------------------------------------------------
+
+RULER, ALONE = "ruler loop, a call a group", "TRL, a call an answer"
+
+
+def main() -> None:
+    import thrifty  # beside this file
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    judged_tasks = [name for name, task in thrifty.TASKS.items() if task.judge]
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", choices=judged_tasks, default=judged_tasks)
+    parser.add_argument("--arms", nargs="+", choices=(RULER, ALONE), default=[RULER, ALONE])
+    parser.add_argument("--calls", nargs="+", type=int, default=[240, 480], help="at least")
+    parser.add_argument("--results", type=Path)
+    a = parser.parse_args()
+    kept = json.loads(a.results.read_text("utf-8")) if a.results and a.results.exists() else {}
+    lines = [
+        "| judge | arm | calls | groups | seeds | reward | dropped groups |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task in a.tasks:
+        for calls in a.calls:
+            for arm in a.arms:
+                cells = []
+                for seed in range(a.seeds):
+                    key = f"{task}; {arm}; {calls}; {seed}"
+                    if key not in kept:
+                        kept[key] = cell(thrifty.TASKS[task], arm, calls, seed)
+                        print(key, json.dumps(kept[key]), file=sys.stderr, flush=True)
+                        if a.results:
+                            a.results.write_text(json.dumps(kept, indent=0), encoding="utf-8")
+                    cells.append(kept[key])
+                row = [task, arm, *(f"{fmean(c[name] for c in cells):.0f}" for name in ("calls", "groups"))]
+                row += [str(len(cells)), thrifty.spread([c["reward"] for c in cells])]
+                lines.append("| " + " | ".join([*row, str(sum(c["dropped"] for c in cells))]) + " |")
+    print("\n".join(lines))
+
+
+def cell(task: Any, arm: str, calls: int, seed: int) -> dict[str, Any]:
+    """One run of a rival, judged as a task of thrifty.py says: whole steps, until it has sent as many calls.
+    The recipe's reward functions give the true reward."""
+    import thrifty
+
+    from refine_rl.recipes import load_task
+
+    with thrifty.serving(task, thrifty.Truth(task.recipe, seed)) as place:
+        changes = [*thrifty.SMALL, *place, f"grpo.seed={seed}"]
+        settings = load_task(None, recipe=task.recipe, overrides=changes)
+        a_step = settings.grpo.prompts_per_step * (1 if arm == RULER else settings.rollout.group_size)
+        steps = math.ceil(calls / a_step)
+        settings = load_task(None, recipe=task.recipe, overrides=[*changes, f"grpo.steps={steps}"])
+        judge = Judge(settings.endpoints["scripted"].base_url, settings.task)
+        if arm == RULER:
+            found = ruler_loop(settings, Ruler(judge=judge))
+        else:
+            found = trl_with_judge(settings, Alone(judge=judge), micro_batch=32, dtype="bfloat16")
+    return {n: v for n, v in asdict(found).items() if n not in ("log", "curve", "processor")}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
