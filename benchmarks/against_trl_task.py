@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
     parser.add_argument("--steps", type=int, default=80, help="at most")
+    parser.add_argument("--thrifty-steps", type=int, default=30, help="over which thrifty's rate falls to 0")
     parser.add_argument("--look-every", type=int, default=2, help="steps")
     parser.add_argument("--micro-batches", default="8,16,32,64", help="answers a pass that TRL tries")
     parser.add_argument("--threads", type=int, default=1)
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> None:
                 f"{arm} {seed}",
                 arm=arm,
                 seed=seed,
-                steps=a.steps,
+                steps=a.thrifty_steps if arm == "thrifty" else a.steps,
                 every=a.look_every,
                 until=TARGETS[-1],
                 **best,
