@@ -181,11 +181,7 @@ def of_refine(settings: Any, until: float | None) -> dict[str, Any]:
 
 
 def reached(run: dict[str, Any], target: float) -> dict[str, Any] | None:
-    """The first look that finds the target.
-
-    >>> reached({"curve": [{"reward": 0.5, "groups": 8}, {"reward": 0.9, "groups": 16}]}, 0.8)
-    {'reward': 0.9, 'groups': 16}
-    """
+    """The first look that finds the target."""
     return next((p for p in run["curve"] if p["reward"] >= target), None)
 
 
@@ -193,7 +189,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Medians over the seeds, and each seed's processor seconds."""
     heads = ["", "seeds"]
     for target in TARGETS:
-        heads += [f"{target}: groups", "processor s", "each", "of TRL's"]
+        heads += [f"{target}: groups", "seconds", "processor s", "each", "of TRL's"]
     heads += ["processor s a step", "peak memory, MB"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for arm, runs in found.items():
@@ -211,13 +207,13 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def cells(points: list[dict[str, Any] | None], theirs: list[dict[str, Any] | None]) -> list[str]:
-    """Groups, processor seconds, those of each seed, and what share of TRL's. A seed that never got there is
-    above all others."""
+    """Groups, seconds by the clock, processor seconds, those of each seed; what share of TRL's seconds and
+    processor seconds. A seed that never got there is above all others."""
 
     def middle(which: list[dict[str, Any] | None], name: str) -> float:
         return float(median(float("inf") if p is None else p[name] for p in which))
 
-    mine = middle(points, "processor")
+    row = [f"{middle(points, name):.0f}" for name in ("groups", "seconds", "processor")]
+    shares = [f"{middle(points, n) / middle(theirs, n):.0%}" for n in ("seconds", "processor") if theirs]
     each = ", ".join("-" if p is None else f"{p['processor']:.0f}" for p in points)
-    share = mine / middle(theirs, "processor") if theirs else float("nan")
-    return [f"{middle(points, 'groups'):.0f}", f"**{mine:.0f}**", each, f"{share:.0%}"]
+    return [*row, each, " / ".join(shares) or "-"]

@@ -122,9 +122,9 @@ def test_z_scores(rivals: ModuleType) -> None:
     assert rivals.z_scores([0, 0, 0, 1]) == pytest.approx([-(3**-0.5)] * 3 + [3**0.5], rel=1e-4)
 
 
-def test_the_ruler_loop_learns_what_is_paid_for(rivals: ModuleType) -> None:
+def test_a_whole_ruler_loop(rivals: ModuleType) -> None:
     class Likes:
-        """Pays for what begins with a letter of the first half."""
+        """Pays a member for its place; the first time nobody is there."""
 
         calls = 0
 
@@ -182,7 +182,7 @@ def test_the_table_of_the_race() -> None:
 
     def run(*points: tuple[int, float, float]) -> dict[str, Any]:
         curve = [
-            {"step": g // 8, "groups": g, "processor": s, "seconds": s, "reward": r} for g, s, r in points
+            {"step": g // 8, "groups": g, "processor": s, "seconds": s + 1, "reward": r} for g, s, r in points
         ]
         return {"curve": curve, "peak_mb": 1000.0}
 
@@ -191,9 +191,9 @@ def test_the_table_of_the_race() -> None:
         "trl": [run((16, 8.0, 0.7), (32, 20.0, 0.9))] * 3,
     }
     plain, trl = (line.split(" | ") for line in race.table(found).splitlines()[2:])
-    assert plain[2:6] == ["24", "**6**", "4, 9", "32%"]
-    assert plain[6:10] == ["inf", "**inf**", "8, -", "inf%"]
-    assert trl[6:10] == ["32", "**20**", "20, 20, 20", "100%"]
+    assert plain[2:7] == ["24", "8", "6", "4, 9", "36% / 32%"]
+    assert plain[7:12] == ["inf", "inf", "inf", "8, -", "inf% / inf%"]
+    assert trl[7:12] == ["32", "21", "20", "20, 20, 20", "100% / 100%"]
     del sys.modules["against_trl_task"]
 
 
