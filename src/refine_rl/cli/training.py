@@ -162,11 +162,11 @@ def going_on(folder: RunFolder) -> Iterator[Pause]:
 
 def _trained(folder: RunFolder) -> Comparison:
     """What comes of a run, trained before a person's eyes from wherever it stands."""
-    from refine_rl.report.screen import Screen, say, talk
+    from refine_rl.report.screen import Screen
     from refine_rl.report.showing import places
 
-    say(talk(), places(folder, program()))
     with going_on(folder) as pause, Screen(folder) as screen:
+        screen.head(places(folder, program()))
         from refine_rl.pipeline.train import run
 
         return run(folder, observer=screen, pause=pause)

@@ -208,8 +208,9 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
         if counts is not None:
             limit = settings.rollout.max_tokens
             require_room(size.prompt_room(limit), limit, size.context)
-        if not at_service(settings.engine):
-            rates = rates or _rates(settings, size, alone=counts is None)
+        if not at_service(settings.engine) and rates is None:
+            rates = _rates(settings, size, alone=counts is None)
+            notes += filter(None, [machine.crowded(rates.device)])
     notes += words_about(settings.engine)
     if size is None or at_service(settings.engine):
         rates = None
