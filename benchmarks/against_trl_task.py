@@ -125,9 +125,10 @@ def side(
     settings = load_task(None, recipe=recipe, overrides=[*changes, f"grpo.validate_every={every}"])
     if arm != "trl":
         return of_refine(settings, until)
-    result = trl_with_judge(
-        settings, TaskReward(settings), every=every, until=until, micro_batch=micro_batch, dtype=dtype
-    )
+    with TaskReward(settings) as reward:
+        result = trl_with_judge(
+            settings, reward, every=every, until=until, micro_batch=micro_batch, dtype=dtype
+        )
     return asdict(replace(result, log=()))
 
 

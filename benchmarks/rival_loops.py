@@ -113,16 +113,29 @@ class Rival:
 
 
 class TaskReward:
-    """The reward functions of a task."""
+    """The reward functions of a task. In a `with` block their threads stay; without it each call has threads
+    of its own, and waits a twentieth of a second for their end."""
 
     calls = 0
 
     def __init__(self, settings: Settings) -> None:
         self._reward = build_reward(settings)
+        self._loop: ScoringLoop | None = None
+
+    def __enter__(self) -> TaskReward:
+        self._loop = ScoringLoop().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        assert self._loop is not None
+        self._loop.__exit__(*error)
+        self._loop = None
 
     def of(self, pairs: Sequence[tuple[Prompt, Sequence[Trajectory]]]) -> list[list[float]]:
-        with ScoringLoop() as loop:
-            return [[s.value or 0.0 for s in group] for group in loop.score(self._reward, pairs)]
+        if self._loop is None:
+            with self:
+                return self.of(pairs)
+        return [[s.value or 0.0 for s in group] for group in self._loop.score(self._reward, pairs)]
 
     def __call__(self, prompt: Prompt, answers: Sequence[str]) -> list[float | None]:
         return list(self.of([(prompt, [said(prompt, n, text) for n, text in enumerate(answers)])])[0])
