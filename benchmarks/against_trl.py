@@ -12,8 +12,8 @@ an end token. First TRL tries each micro-batch of --micro-batches; then its best
 with LoRA both keep the frozen weights in bfloat16). Gradient checkpointing, on by default in TRL, is off: it
 is faster so; --checkpointing tries it as well. Peak memory is what the system counted for the process.
 
-With --sft it is supervised fine-tuning, against SFTTrainer (against_trl_sft.py says how). With --task RECIPE it
-is a race to a held-out reward, with options of its own: --seeds, --arms, --steps, --results and others
+With --sft it is supervised fine-tuning, against SFTTrainer (against_trl_sft.py says how). With --task RECIPE
+it is a race to a held-out reward, with options of its own: --seeds, --arms, --steps, --results and others
 (against_trl_task.py says how and which).
 """
 
