@@ -1,10 +1,10 @@
 """Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it.
 
-The verbs do what the command line does: `train`, `resume`, `sft`, `resume_sft`, `plan`, `prompts`, `check`,
-`evaluate`, `compare_runs`, `chat`, `generate`, `export`, `score_group`, `open_run`. What they raise on
-purpose is a `RefineError`. The other names are the pieces that they are made of, for one's own loops and for
-the notebook. Each is loaded when it is first asked for: most bring torch along, and the command line's help
-should not wait for any.
+The verbs do what the command line does: `train`, `resume`, `resume_seeds`, `sft`, `resume_sft`, `plan`,
+`prompts`, `check`, `evaluate`, `compare_runs`, `chat`, `generate`, `export`, `score_group`, `open_run`. What
+they raise on purpose is a `RefineError`. The other names are the pieces that they are made of, for one's own
+loops and for the notebook. Each is loaded when it is first asked for: most bring torch along, and the command
+line's help should not wait for any.
 """
 
 import importlib
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PromptList,
         RewardCheck,
         Run,
+        SeedsRun,
         SFTRun,
         SideBySide,
         Talk,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         plan,
         prompts,
         resume,
+        resume_seeds,
         resume_sft,
         score_group,
         sft,
@@ -86,6 +88,7 @@ __all__ = [
     "Sampling",
     "SanityCase",
     "Score",
+    "SeedsRun",
     "SettingsError",
     "SideBySide",
     "Talk",
@@ -115,6 +118,7 @@ __all__ = [
     "policy_loss",
     "prompts",
     "resume",
+    "resume_seeds",
     "resume_sft",
     "sample",
     "score_group",
@@ -132,6 +136,7 @@ _PIECES = {
         "RewardCheck",
         "Run",
         "SFTRun",
+        "SeedsRun",
         "SideBySide",
         "Talk",
         "chat",
@@ -144,6 +149,7 @@ _PIECES = {
         "plan",
         "prompts",
         "resume",
+        "resume_seeds",
         "resume_sft",
         "score_group",
         "sft",
