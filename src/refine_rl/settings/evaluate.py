@@ -120,7 +120,7 @@ def metrics_flaw(names: Sequence[str]) -> str:
     """What is wrong with names of metrics; "" where nothing is.
 
     >>> metrics_flaw(["bleu", "rogue"]), metrics_flaw(["bleu", "bleu"]), metrics_flaw(["bleu"])
-    ('has no metric "rogue"; did you mean "rouge"?', 'names "bleu" twice', '')
+    ('no metric is called "rogue"; did you mean "rouge"?', 'names "bleu" twice', '')
     """
     return _flaw(names, METRICS, "metric")
 
@@ -128,8 +128,10 @@ def metrics_flaw(names: Sequence[str]) -> str:
 def rivals_flaw(names: Sequence[str]) -> str:
     """What is wrong with names of rivals; "" where nothing is.
 
-    >>> rivals_flaw(["sfft"]), rivals_flaw(["gepa"]), rivals_flaw(["prompt", "sft"])
-    ('has no rival "sfft"; did you mean "sft"?', 'has no rival "gepa"; there are: prompt, best_of_n, sft', '')
+    >>> rivals_flaw(["best_of"]), rivals_flaw(["prompt", "sft"])
+    ('no rival is called "best_of"; did you mean "best_of_n"?', '')
+    >>> rivals_flaw(["gepa"])
+    'no rival is called "gepa"; there are: prompt, best_of_n, sft'
     """
     return _flaw(names, RIVALS, "rival")
 
@@ -139,7 +141,7 @@ def _flaw(names: Sequence[str], known: Sequence[str], what: str) -> str:
         if name not in known:
             near = get_close_matches(name.lower(), known, n=1)
             hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(known)}"
-            return f'has no {what} "{name}"; {hint}'
+            return f'no {what} is called "{name}"; {hint}'
         if name in names[:place]:
             return f'names "{name}" twice'
     return ""
