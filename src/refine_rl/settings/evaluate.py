@@ -47,8 +47,9 @@ class EvaluateSettings(Section):
     answers judged."""
     on_drift: Literal["off", "warn", "stop", "rollback"] = "off"
     """Has another eye look at the answers of every validation, and says what follows where the reward rises
-    while that eye sees them get worse: "warn", "stop" (exit code 3), or "rollback", which ends training with
-    the checkpoint that the other eye liked best (and lets that eye choose the checkpoint in any case). The
+    while that eye sees them get worse: "warn", "stop" (exit code 3), or "rollback": training goes back to the
+    checkpoint that the other eye liked best and on from there with half the learning rate, once; the second
+    time it ends with that checkpoint (which that eye chooses in any case). The
     eye is `judge`, or the reward's judges by another `rubric`; without either, what the reward only watches:
     components of weight 0. See docs/trust.md."""
     samples: Positive = 4
