@@ -26,6 +26,7 @@ from refine_rl.types import (
     Split,
     StepMetrics,
     StopReason,
+    Taught,
     Trajectory,
     Verdict,
 )
@@ -118,6 +119,7 @@ def group(
     step: int = 1,
     trajectories: Sequence[Trajectory] | None = None,
     advantages: Sequence[float | None] | None = None,
+    taught: Sequence[Taught] = (),
 ) -> Group:
     """A scored group. An advantage is the reward less the group's mean, unless it is given."""
     found = tuple(s if isinstance(s, Score) else score(s) for s in scores)
@@ -128,7 +130,12 @@ def group(
     if trajectories is None:
         trajectories = [trajectory(of, member=member) for member in range(len(found))]
     return Group(
-        step=step, prompt=of, trajectories=tuple(trajectories), scores=found, advantages=tuple(advantages)
+        step=step,
+        prompt=of,
+        trajectories=tuple(trajectories),
+        scores=found,
+        advantages=tuple(advantages),
+        taught=tuple(taught),
     )
 
 

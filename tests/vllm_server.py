@@ -17,7 +17,7 @@ Faults, one a request:
     text        neither token ids nor tokens that are ids; old: tokens that are ids, as before 0.10.2
     forget      the server was started anew: it has no adapters any more
     page        a web page
-    no-logprobs, another-prompt, another-name, one-less, cut, odd-token, odd-logprob
+    no-logprobs, no-prompt-logprobs, another-prompt, another-name, one-less, cut, odd-token, odd-logprob
 
 and what the server does wrong as long as `wrong` says it: "stale" (a new adapter's name answers by the one
 before), "base" (by no adapter), "half" (by half of the adapter), "blunt" (temperature is ignored).
@@ -260,6 +260,9 @@ class VllmServer:
                 raise Said(400, "BadRequestError", text, "input_tokens")
             rows += [(ids, *said) for said in self._draw(model, ids, n, body)]
         choices = [self._choice(i, ids, body, *said) for i, (ids, *said) in enumerate(rows)]
+        if body.get("prompt_logprobs") is not None:
+            for choice, (ids, *_) in zip(choices, rows, strict=True):
+                choice["prompt_logprobs"] = self._of_prompt(model, ids)
         out = sum(len(c["token_ids"] or ()) for c in choices)
         return {
             "id": "cmpl-0",
@@ -285,7 +288,9 @@ class VllmServer:
         return {
             "index": index,
             "text": self._tokenizer.decode(tokens, skip_special_tokens=True),
-            "logprobs": {
+            "logprobs": None
+            if body.get("logprobs") is None
+            else {
                 "text_offset": [0] * len(tokens),
                 "token_logprobs": logprobs,
                 "tokens": named,
@@ -297,6 +302,18 @@ class VllmServer:
             "prompt_logprobs": None,
             "prompt_token_ids": ids if given else None,
         }
+
+    @torch.no_grad()
+    def _of_prompt(self, model: Any, ids: list[int]) -> list[dict[str, Any] | None]:
+        """As vLLM gives them where only the prompt's own tokens are asked for."""
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+        found = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+        ranks = [1 + int((row > row[i]).sum()) for row, i in zip(logits, ids[1:], strict=True)]
+        tables = [
+            {str(i): {"logprob": x, "rank": rank, "decoded_token": self._tokenizer.decode([i])}}
+            for i, x, rank in zip(ids[1:], found, ranks, strict=True)
+        ]
+        return [None, *tables]
 
     @torch.no_grad()
     def _draw(
@@ -392,6 +409,8 @@ def _broken(found: Any, fault: str) -> Any:
             choice["token_ids"] = choice["prompt_token_ids"] = None
         if fault == "no-logprobs":
             choice["logprobs"] = None
+        if fault == "no-prompt-logprobs":
+            choice["prompt_logprobs"] = None
         if fault == "another-prompt":
             choice["prompt_token_ids"] = [1, *choice["prompt_token_ids"]]
         if fault == "cut":

@@ -204,6 +204,7 @@ def test_what_only_some_runs_have_is_drawn_where_they_have_it(run: RunFolder) ->
         ("groups_by_steps", (0, 1, 0), "Share of groups told apart by their steps"),
         ("updates", (4, 2, 4), "Optimizer steps a step"),
         ("moved_kl", (0.01, 0.04, 0.02), "From the policy that sampled, at the end of a step, nats a token"),
+        ("teacher_kl", (0.9, 0.4, 0.2), "From the teacher, nats a token"),
         ("groups_sampled", (8, 8, 8), "Share of sampled groups of one text"),
         ("groups_missing", (0, 2, 0), "Share of groups with a missing score"),
         ("kept_share", (0.5, 0.5, 0.25), "Share of the prompt’s words that answers keep"),

@@ -20,6 +20,7 @@ from refine_rl.settings import (
     Settings,
     SFTSettings,
     StepSettings,
+    TeacherSettings,
 )
 from refine_rl.settings.base import Section
 from refine_rl.settings.problems import setting_names
@@ -31,6 +32,7 @@ BY_STEPS = {"flat": "steps", "solved": 1.0}
 PAIRS = {"data": "file:pairs.jsonl"}
 SERVICE = {"kind": "tinker"}
 GRADED = {"steps": {"judges": ["a/b"]}}
+TAUGHT = {"teacher": {"model": "tiny"}}
 VLLM = {"kind": "vllm", "base_url": "http://127.0.0.1:8000/v1"}
 
 # A class of settings -> an example a rule, in the rules' order.
@@ -47,6 +49,7 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"kind": "linear", "buffer": 3},
         {"limit": 3, "buffer": 4},
     ],
+    TeacherSettings: [{"model": " "}, {"model": "tiny", "key_env": "KEY"}],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
     EngineSettings: [
@@ -138,6 +141,11 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"evaluate": {"rivals": ["sft"]}, "sft": PAIRS},
         {"evaluate": {"rivals": ["sft"]}, "engine": VLLM},
         {"evaluate": {"rivals": ["sft"]}, "rollout": {"tools": ["tools.py:add"]}},
+        {**TAUGHT, "rollout": {"temperature": 0.8}},
+        {**TAUGHT, "grpo": {"loss": "gspo"}},
+        {**TAUGHT, "grpo": {"replay": 2}},
+        {**TAUGHT, "grpo": {"resample": 2}},
+        {**TAUGHT, "grpo": {"flat": "sign", "solved": 1.0}},
     ],
 }
 

@@ -108,7 +108,8 @@ def test_what_was_found_stays_when_the_run_goes_on(
     )
     cards = iter([3.1e9, 80e9])
 
-    def as_on_a_card(given: Settings, policy: object) -> Settings:
+    def as_on_a_card(given: Settings, policy: object, *, beside: float = 0.0) -> Settings:
+        assert beside == 0.0
         return settled(given, SIZE, device="cuda", dtype="bfloat16", free=next(cards))
 
     monkeypatch.setattr(beginning, "settled_for", as_on_a_card)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from refine_rl.plan.teacher import teacher_bytes
 from refine_rl.policy.policy import Policy
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
@@ -20,7 +21,8 @@ def begin(folder: RunFolder, settings: Settings, policy: Policy, journal: Journa
         text = f"Since the run began, {change}: it may not go on exactly as it would have."
         journal.warning("changed", text)
     model = settings.model.model_copy(update={"dtype": form})
-    found = settled_for(settings.model_copy(update={"model": model}), policy)
+    beside = teacher_bytes(settings, policy.compute_dtype.itemsize)  # it is loaded after this
+    found = settled_for(settings.model_copy(update={"model": model}), policy, beside=beside)
     if policy.device.type == "cuda":  # elsewhere it is a fixed number
         _tell_at_once(settings, found, folder.config.kind(), journal)
     if found != settings:

@@ -20,6 +20,7 @@ from refine_rl.recipes.examples import require_own_reward
 from refine_rl.rewards.base import untokenized
 from refine_rl.rewards.build import build_reward, isolation_of
 from refine_rl.rewards.combine import CombinedReward
+from refine_rl.rewards.nearness import NEARNESS
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run.endpoints import check_models, connect
 from refine_rl.settings import Settings
@@ -181,6 +182,11 @@ def lay_out(
             prompts, _ = load_prompts(settings, note=listen.note, pause=pause)
     together.tell()
     assert reward is not None
+    if NEARNESS in reward.component_names:
+        raise UserError(
+            "this task has no reward but nearness to its teacher ([teacher]), which is measured on tokens "
+            "that a model samples: there is nothing to try on texts. `refine train` measures it."
+        )
     cases = _cases(settings, answers, prompts, count)
     if stage is not None:
         _require_turns(cases)

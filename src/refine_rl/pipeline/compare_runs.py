@@ -30,6 +30,7 @@ from refine_rl.report.page import render
 from refine_rl.report.versus import render_versus
 from refine_rl.rewards.build import build_scorers, isolation_of
 from refine_rl.rewards.combine import CombinedReward
+from refine_rl.rewards.nearness import NEARNESS
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.config import reward_files
@@ -143,6 +144,11 @@ class Match:
         connections = connect(settings, home, journal.observer.warning)
         check_models(settings, connections)
         exam = build_scorers(settings, self.given.rewards, connections, shelf=home.quiz).exam
+        if NEARNESS in exam.component_names:
+            raise UserError(
+                f"The reward of {self.a.name} is nearness to its teacher, which is measured on its own model "
+                f"alone. Look at that again: refine eval {quoted(self.home.path)}"
+            )
         if told := isolation_of(exam):
             journal.observer.warning(told)
         exam.check_data(self.prompts)

@@ -21,6 +21,7 @@ from refine_rl.pipeline.model import hold_positions, run_policy
 from refine_rl.pipeline.probes import Looks, looked_again, probed_before
 from refine_rl.pipeline.rivals.contest import hold, require_rivals, use_of
 from refine_rl.pipeline.rivals.rival import Answered
+from refine_rl.pipeline.teacher import teacher_of
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.control import readable
@@ -30,6 +31,7 @@ from refine_rl.progress import Observer, Pause, Quiet, never
 from refine_rl.prompts import load_all_prompts
 from refine_rl.report.page import render
 from refine_rl.rewards.build import Scorers, build_scorers, isolation_of
+from refine_rl.rewards.nearness import NEARNESS
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import check_models, connect, spending
@@ -38,6 +40,7 @@ from refine_rl.settings import EngineSettings, RolloutSettings, Settings
 from refine_rl.settings.evaluate import metrics_flaw, rivals_flaw
 from refine_rl.settings.file import override
 from refine_rl.settings.toml_write import toml_value
+from refine_rl.training.grpo.teacher import Teacher
 from refine_rl.types import Comparison, Prompt, count_of
 
 
@@ -105,12 +108,20 @@ def evaluate_again(
                 journal=journal,
                 pause=pause,
                 connections=connections,
+                teacher=_teacher(settings, scorers, policy, prompts),
                 stage=stage,
                 evaluation=name,
             )
             sides, losses, contest, looks = _all_sides(work, prompts, seed)
             comparison = compared(work, sides, contest, seed=seed, losses=losses, looks=looks)
         return comparison, _told(folder, name, comparison, journal)
+
+
+def _teacher(
+    settings: Settings, scorers: Scorers, policy: Policy, prompts: Sequence[Prompt]
+) -> Teacher | None:
+    """Who is asked where nearness to a teacher is the reward; in other evaluations nobody is taught."""
+    return teacher_of(settings, policy, prompts) if NEARNESS in scorers.exam.component_names else None
 
 
 def _tell_weights(weights: Weights, folder: RunFolder, journal: Journal) -> None:

@@ -13,7 +13,6 @@ from refine_rl.pipeline.record import FolderRecord
 from refine_rl.pipeline.resume import newest_whole
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.protocol import Spoken
-from refine_rl.rewards.scoring import Promising
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.keep import Keeper
 from refine_rl.training.grpo.loop import train
@@ -59,7 +58,7 @@ def _trained(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]
         with work.training_at(step):  # the groups go to be scored while others are sampled
             yield from sampled(play(some, step), len(some), partial(tell, "groups sampled"))
 
-    promised = Promised(Promising(scorer, work.scoring).start, partial(tell, "groups scored"), work.pause)
+    promised = Promised(partial(work.begin, scorer), partial(tell, "groups scored"), work.pause)
 
     collect = collector_of(
         settings,
@@ -71,6 +70,7 @@ def _trained(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]
         check=learner.check,
         weights=scorer.weights,
         top=scorer.top,
+        teacher=work.teacher,
         pause=promised.pause,
     )
     keep = Keeper(

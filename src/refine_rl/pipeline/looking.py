@@ -17,8 +17,9 @@ from refine_rl.pipeline.work import Work
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.anchors import check_anchors
 from refine_rl.training.grpo.setup import sampling_of
+from refine_rl.training.grpo.teacher import apart
 from refine_rl.training.missing import require_scores
-from refine_rl.types import Outcome, Prompt, decimals, mean_of, same_value
+from refine_rl.types import Outcome, Prompt, Taught, decimals, mean_of, same_value
 
 
 def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
@@ -68,10 +69,26 @@ def _recorded(work: Work, outcomes: Sequence[Outcome], step: int, where: str) ->
         "components": {n: mean_of([s.breakdown[n] for s in scores if n in s.breakdown]) for n in names},
         "prompts_with_spread": sum(not same_value(v) for v in values if v) / len(values),
         "scores_missing": sum(s.status == "missing" for s in every),
+        **_taught(work, outcomes),
         **looked(work, outcomes, step, where),
     }
     work.folder.validation.append(line)
     return line
+
+
+def _taught(work: Work, outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """How far these answers are from the teacher, in nats a token; nothing where there is none."""
+    if work.teacher is None:
+        return {}
+    groups = [[t for t, _ in outcome.sampled] for outcome in outcomes]
+    for group in groups:
+        work.teacher.begin(group)
+    found: list[float] = []
+    for group in groups:
+        for t, its in zip(group, work.teacher.of(group, work.pause), strict=True):
+            found += apart(t, Taught(logprobs=its))
+        work.teacher.let_go(group)
+    return {"teacher_kl": fmean(found)} if found else {}
 
 
 def look_before(work: Work, validation: Sequence[Prompt]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer
 from refine_rl.run import RunFolder
-from refine_rl.settings import EngineSettings, RolloutSettings
+from refine_rl.settings import EngineSettings, RolloutSettings, TeacherSettings
 from refine_rl.training.grpo.setup import learner_config
 from refine_rl.types import Prompt
 
@@ -110,7 +111,7 @@ def require_same_model(folder: RunFolder, *, record: bool = False) -> bool:
         return False
     hashes = fingerprint(origin)
     if hashes:
-        hashes = {**hashes, **_fine_tuned(folder)}
+        hashes = {**hashes, **_fine_tuned(folder), **_teacher(folder.settings().teacher)}
     folder.config.require_same_model(hashes, folder.scored, record)
     return bool(hashes)
 
@@ -123,6 +124,25 @@ def _fine_tuned(folder: RunFolder) -> dict[str, str]:
     known = folder.config.source().get("model", {}).get(_FINE_TUNED)
     found = folder.sft.model_sum() if folder.sft.ended else known
     return {} if found is None else {_FINE_TUNED: found}
+
+
+def _teacher(teacher: TeacherSettings | None) -> dict[str, str]:
+    """A teacher in this process, as one more part of a run's model; nothing where its files are not here."""
+    if teacher is None or teacher.served:
+        return {}
+    if (run := teaching_run(teacher)) is not None:
+        return {"teacher": run.model_sum()}
+    try:
+        parts = fingerprint(find_origin(teacher.model, local_only=True))
+    except UserError:  # loading it says so
+        return {}
+    return {"teacher": hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()} if parts else {}
+
+
+def teaching_run(teacher: TeacherSettings) -> RunFolder | None:
+    """The run whose tuned model teaches; None where it is another model."""
+    run = RunFolder(Path(teacher.model).expanduser())
+    return run if run.begun else None
 
 
 def _require_fine_tuned(folder: RunFolder) -> None:

@@ -22,6 +22,7 @@ from refine_rl.pipeline.model import closed_on_error, hold_positions, run_engine
 from refine_rl.pipeline.rivals.contest import require_rivals
 from refine_rl.pipeline.run_prompts import Read, check_prompts, read_prompts, settle_prompts
 from refine_rl.pipeline.sft import begin_with_sft
+from refine_rl.pipeline.teacher import require_teacher, teacher_of
 from refine_rl.policy.hub import downloading
 from refine_rl.policy.load import require_extra, require_model
 from refine_rl.policy.merging import LOSS_WORTH_A_WORD
@@ -38,6 +39,7 @@ from refine_rl.run.journal import Journal
 from refine_rl.run.trackers.build import require_trackers
 from refine_rl.settings import Settings
 from refine_rl.training.grpo.setup import world_at
+from refine_rl.training.grpo.teacher import Teacher
 from refine_rl.types import Prompt, Split
 
 Functions = Sequence[Callable[..., Any]]
@@ -53,6 +55,7 @@ class Prepared:
     scorers: Scorers
     engine: Engine
     stage: Stage | None
+    teacher: Teacher | None
     prompts: Mapping[Split, list[Prompt]]
 
 
@@ -123,8 +126,20 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         scorers=scorers,
         engine=engine,
         stage=stage,
+        teacher=_teacher(settings, engine, every, journal),
         prompts=prompts,
     )
+
+
+def _teacher(
+    settings: Settings, engine: Engine, prompts: Sequence[Prompt], journal: Journal
+) -> Teacher | None:
+    if settings.teacher is None:
+        return None
+    how = "Asking" if settings.teacher.served else "Loading"
+    journal.stage(f"{how} the teacher {settings.teacher.model}")
+    with closed_on_error(engine):
+        return teacher_of(settings, engine.policy, prompts)
 
 
 def _checked(
@@ -153,6 +168,8 @@ def _checked(
         require_trackers(settings.track)
     with together:
         require_engine(settings.engine, settings.model)
+    with together:
+        require_teacher(settings)
     with together:
         if settings.sft is not None and settings.engine.kind == "tinker":
             raise SettingsError(

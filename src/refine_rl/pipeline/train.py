@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 from refine_rl.errors import UserError, quoted
@@ -55,7 +55,11 @@ def run(
         with folder.timed("prepare"):
             made = prepare(folder, functions, journal, pause)
         settings, held_out = made.settings, made.prompts["held_out"]
-        with closing(made.engine), ScoringLoop(closing=made.connections.close) as scoring:
+        with (
+            closing(made.engine),
+            closing(made.teacher) if made.teacher is not None else nullcontext(),
+            ScoringLoop(closing=made.connections.close) as scoring,
+        ):
             work = Work(
                 folder=folder,
                 settings=settings,
@@ -67,6 +71,7 @@ def run(
                 pause=pause,
                 connections=made.connections,
                 stage=made.stage,
+                teacher=made.teacher,
                 began=began,
                 warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
             )

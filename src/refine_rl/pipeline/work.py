@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,10 +20,12 @@ from refine_rl.progress import Pause, wait
 from refine_rl.rewards.base import Scorer
 from refine_rl.rewards.build import Scorers
 from refine_rl.rewards.functions.trl import TrainerState, trainer_state
-from refine_rl.rewards.scoring import ScoringLoop
+from refine_rl.rewards.nearness import taught_by
+from refine_rl.rewards.scoring import Promising, ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings import GRPOSettings, Settings
+from refine_rl.training.grpo.teacher import Teacher
 from refine_rl.training.missing import missing_text, require_scores
 from refine_rl.types import Prompt, Score, Trajectory
 
@@ -42,6 +45,7 @@ class Work:
     journal: Journal
     pause: Pause
     connections: Connections | None = None
+    teacher: Teacher | None = None  # who says how likely it would have written a token
     stage: Stage | None = None  # the environment, where answers have several turns
     began: float = 0.0  # time.perf_counter() when the process took up the run
     warned: set[str] = field(default_factory=set)  # names of warnings that were given before
@@ -94,10 +98,7 @@ class Work:
 
         def score(prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
             with self.training_at(self.settings.grpo.steps + 1):
-                futures = [
-                    self.scoring.start(scorer.score_group(p, tuple(g)))
-                    for p, g in zip(prompts, groups, strict=True)
-                ]
+                futures = [self.begin(scorer, p, g) for p, g in zip(prompts, groups, strict=True)]
             new, scores = name not in self.warned, []
 
             def look() -> None:
@@ -126,6 +127,15 @@ class Work:
             self.journal.observer.warning(
                 f"{where}: the first missing score, and why:\n{missing.explanation}"
             )
+
+    def begin(self, scorer: Scorer, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
+        """A group's scores to come. A teacher that scores or is going to teach hears of the group in here, in
+        the thread that has the models."""
+        if self.teacher is None:
+            return Promising(scorer, self.scoring).start(prompt, group)
+        self.teacher.begin(group)
+        with taught_by(self.teacher.of):
+            return Promising(scorer, self.scoring).start(prompt, group)
 
     def training_at(self, step: int) -> AbstractContextManager[None]:
         """A block in which functions that ask are told that training is at the beginning of `step`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from refine_rl.plan.calls import resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.machine import MAX_ROWS, Rates
+from refine_rl.plan.teacher import teacher_bytes
 from refine_rl.plan.team import ALONE, Team
 from refine_rl.policy.copies import FUSED_BYTES
 from refine_rl.policy.size import Size
@@ -33,7 +34,7 @@ def memory(
     """Bytes at the peak of GRPO, of a process of the team. After supervised fine-tuning the untouched model
     answers beside the other one, before anything is trained."""
     m, g, r = settings.model, settings.grpo, settings.rollout
-    reference = size.parameters * 4 if g.kl > 0 and not m.adapted else 0
+    reference = teacher_bytes(settings, form_of(rates)) + size.parameters * 4 * (g.kl > 0 and not m.adapted)
     length = counts.read + r.most_tokens
     own = team.groups
     asked = max(

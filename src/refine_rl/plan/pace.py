@@ -10,13 +10,14 @@ how far off they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refine_rl.plan.calls import compared, is_relative, resampled, validations
 from refine_rl.plan.counts import Counts, tokens
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.memory import disk, memory
 from refine_rl.plan.rivals import sampled
+from refine_rl.plan.teacher import size_of_teacher
 from refine_rl.plan.team import ALONE, Team
 from refine_rl.policy.size import Size
 from refine_rl.settings import Settings
@@ -161,19 +162,32 @@ class Pace:
         g, members = self.settings.grpo, self.settings.rollout.group_size
         trained = g.prompts_per_step + (0 if self.settings.flat == "drop" else more)
         sampling = self.sampling(sampled or g.prompts_per_step, members) + more * self.sampling(1, members)
-        return sampling + self.training(trained, members)
+        return sampling + self.training(trained, members) + self.teaching(g.prompts_per_step, members)
+
+    def teaching(self, prompts: int, members: int) -> float:
+        """Seconds in which a teacher in this process reads the answers to so many prompts."""
+        size = size_of_teacher(self.settings)
+        if size is None:
+            return 0.0
+        said = prompts * members * self.answer
+        own = replace(self, size=size, team=ALONE)
+        return own.once(prompts * self.prompt + said, said, self.settings.grpo.at_once) / 3
 
     def evaluation(self, counts: Counts, *, second: bool = False) -> float:
         """Seconds of all sampling outside of training. After supervised fine-tuning three models are
         compared; a `second` run has what base did of an earlier one."""
         samples, judge = self.settings.evaluate.samples, self.settings.judge
         times = validations(self.settings.grpo, counts)
-        validation = self.sampling(counts.validation, samples) * times
+        validation = (
+            self.sampling(counts.validation, samples) + self.teaching(counts.validation, samples)
+        ) * times
         if self.settings.reward.judges and judge.anchors:
             validation += self.sampling(min(judge.anchor_prompts, counts.train), samples) * max(1, times)
         if self.settings.prompts.probe:
             validation += self.sampling(counts.train, self.settings.prompts.probe)
         comparison = self.sampling(counts.held_out, samples) + self.sampling(counts.held_out, 1)
+        if not self.settings.rewarded:
+            comparison += self.teaching(counts.held_out, samples + 1)
         looked = (2 - second) * self.probes() if self.settings.evaluate.probes else 0.0
         compared_now = compared(self.settings) - second
         return validation + compared_now * comparison + looked + self.rivals(counts)

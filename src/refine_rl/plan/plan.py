@@ -17,6 +17,7 @@ from refine_rl.plan.pace import Work
 from refine_rl.plan.seeds import calls_of_all, note_of, seconds_of_all
 from refine_rl.plan.service import Passed, at_service, passed, with_service, words_about
 from refine_rl.plan.supervised import Supervised, count_rows, supervised
+from refine_rl.plan.teacher import teacher_bytes, words_on_teacher
 from refine_rl.plan.team import Team, team_of
 from refine_rl.plan.words import about_memory, about_rows, high_figures, notes_on, over_budget
 from refine_rl.policy.size import Size, UnknownSize, model_size
@@ -175,6 +176,7 @@ def make_plan(
             *([isolation] if isolation else []),
             *found.notes,
             *note_of(settings, seeds),
+            *words_on_teacher(settings, counts, found.rates),
             *(() if counts is None else high_figures(planned, grpo, more=more, train=counts.train)),
             *told,
         ),
@@ -262,9 +264,11 @@ def _at_once(
     if rates.device != "cuda":
         return settings, ()
     from refine_rl.training.grpo.setup import settled
-    from refine_rl.training.memory import free_memory
+    from refine_rl.training.memory import form_of, free_memory
 
     free = free_memory(rates.device) / team.on_one
+    if free:
+        free -= teacher_bytes(settings, form_of(rates))
     if not free:  # the rates are those of another machine
         return settings, ()
     found = settled(settings, size, device=rates.device, dtype=rates.dtype, free=free)

@@ -192,6 +192,14 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
             is_shown=_some("moved_kl"),
         ),
         Quantity(
+            name="teacher-kl",
+            title="From the teacher, nats a token",
+            good="Good: falling. Level and high, the policy cannot write what the teacher would, or the "
+            "learning rate is too low.",
+            value=key("teacher_kl"),
+            is_shown=_some("teacher_kl"),
+        ),
+        Quantity(
             name="importance-mean",
             title="Importance weight before it is cut, mean",
             good="Good: near 1. Far from it, sampler and trainer are no longer the same policy.",

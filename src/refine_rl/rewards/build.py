@@ -21,13 +21,14 @@ from refine_rl.rewards.eye import Eye, build_eye
 from refine_rl.rewards.judges.build import make_judging, make_panel, make_referee
 from refine_rl.rewards.judges.panel import Panel
 from refine_rl.rewards.judges.rubric import rubric_named
+from refine_rl.rewards.nearness import NEARNESS, SUCCESS, Nearness
 from refine_rl.rewards.overlong import Overlong
 from refine_rl.rewards.parts import Part, rules_and_functions, unique_names, weights_of
 from refine_rl.rewards.reasoning_gym import reasoning_gym_reward, require_reasoning_gym
 from refine_rl.rewards.steps.steps import Checked, Graded, step_checks
 from refine_rl.rewards.text.patterns import pattern
 from refine_rl.rewards.world import WorldReward
-from refine_rl.settings import Settings
+from refine_rl.settings import Settings, TeacherSettings
 from refine_rl.types import RIGHT_STEPS
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def build_reward(
         weight = 1.0 if reward.world is None else reward.world.weight
         plain = [Part(reward=WorldReward.of(reward.world), weight=weight, named=True), *plain]
     parts = [*plain, *_asking_parts(settings, connections, rubric, shelf)]
+    if not parts and settings.teacher is not None:
+        parts = _of_teacher(settings, settings.teacher)
     if not parts:
         alone = (
             "" if settings.sft is None else "\nThe answers of [sft] are imitated without one: refine sft TASK"
@@ -132,6 +135,7 @@ def build_reward(
             f'[reward]\nrules = [{{rule = "words", max = 20}}]{alone}'
         )
     names = unique_names(parts)
+    nearness = {NEARNESS: SUCCESS} if isinstance(parts[0].reward, Nearness) else {}
     return CombinedReward(
         components=tuple(
             replace(cast(Any, part.reward), name=name) for part, name in zip(parts, names, strict=True)
@@ -139,11 +143,31 @@ def build_reward(
         weights=weights_of(parts, names, reward),
         combine=reward.combine,
         threshold=reward.success,
-        thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success),
+        thresholds=dict.fromkeys(names[len(plain) :], settings.judge.success) | nearness,
         gate=_gate(settings, names[: len(plain)]),
         overlong=Overlong(reward.overlong, settings.rollout.most_tokens) if reward.overlong else None,
         grader=build_grader(settings, connections),
     )
+
+
+def _of_teacher(settings: Settings, teacher: TeacherSettings) -> list[Part]:
+    """What is good where a teacher alone says so. Raises SettingsError where it shares with rewards."""
+    if settings.evaluate.rivals:
+        raise SettingsError(
+            "evaluate.rivals are made by a reward, and there is none but nearness to the teacher. Leave them "
+            "out, or add a rule, a function or a judge."
+        )
+    if settings.reward.combine == "product":
+        raise SettingsError(
+            '`reward.combine = "product"` multiplies components, and nearness to a teacher is the only one. '
+            "Leave it out."
+        )
+    if teacher.share < 1:
+        raise SettingsError(
+            f"teacher.share is {teacher.share:g}: the rest is for rewards, and there are none. Add a rule, a "
+            "function or a judge, or leave it out."
+        )
+    return [Part(reward=Nearness())]
 
 
 def _reasoning_gym(settings: Settings) -> list[Part]:

@@ -29,6 +29,7 @@ from refine_rl.types import (
     Score,
     Segment,
     Ship,
+    Taught,
     Took,
     Trajectory,
     Variety,
@@ -94,8 +95,10 @@ def group_record(group: Group) -> dict[str, Any]:
         "prompt_id": group.prompt.id,
         "prompt_tokens": list(group.trajectories[0].segments[0].token_ids),
         "trajectories": [
-            trajectory_record(t, s) | {"advantage": a}
-            for t, s, a in zip(group.trajectories, group.scores, group.advantages, strict=True)
+            trajectory_record(t, s) | {"advantage": a} | ({} if its is None else {"teacher": [*its.logprobs]})
+            for t, s, a, its in zip(
+                group.trajectories, group.scores, group.advantages, group.each_taught, strict=True
+            )
         ],
     }
 
@@ -108,6 +111,7 @@ def group_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Grou
         trajectories=tuple(t for t, _ in pairs),
         scores=tuple(s for _, s in pairs),
         advantages=tuple(t["advantage"] for t in record["trajectories"]),
+        taught=tuple(Taught(logprobs=tuple(t["teacher"])) for t in record["trajectories"] if "teacher" in t),
     )
 
 

@@ -18,7 +18,7 @@ R = TypeVar("R")
 Keys = Mapping[str, type | tuple[type, ...]]
 _OF_SOME = frozenset(
     {
-        *("turns_mean", "ends", "updates", "moved_kl", "replayed"),
+        *("turns_mean", "ends", "updates", "moved_kl", "replayed", "teacher_kl"),
         *("groups_sampled", "groups_alike", "facets_sampled", "facets_scored"),
     }
 )

@@ -26,6 +26,7 @@ from refine_rl.settings.reward import (
 )
 from refine_rl.settings.rollout import EarlyExitSettings, RolloutSettings
 from refine_rl.settings.sft import SFTSettings
+from refine_rl.settings.teacher import TeacherSettings
 from refine_rl.settings.track import TrackSettings
 from refine_rl.settings.whole import Settings
 from refine_rl.settings.writer import WriterSettings
@@ -55,6 +56,7 @@ __all__ = [
     "SanityCase",
     "Settings",
     "StepSettings",
+    "TeacherSettings",
     "TrackSettings",
     "WorldSettings",
     "WriterSettings",

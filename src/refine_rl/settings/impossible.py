@@ -9,6 +9,7 @@ from typing import Any
 
 from refine_rl.settings.base import Impossible
 from refine_rl.settings.grpo import MASKS
+from refine_rl.settings.teacher import BESIDE_OTHERS
 
 Whole = Any  # Settings, which import this table
 
@@ -442,6 +443,6 @@ _RIVALS: tuple[Impossible[Whole], ...] = (
 
 IMPOSSIBLE = (
     *(_UPDATES + _THRIFT + _FLAT_GROUPS + _EARLY_EXITS + _ENVIRONMENTS + _LLMS + _SFT + _SHARD),
-    *(_VLLM + _TINKER + _RIVALS),
+    *(_VLLM + _TINKER + _RIVALS + BESIDE_OTHERS),
 )
 """All of them, in the order in which they are told."""

@@ -20,6 +20,7 @@ from refine_rl.settings.prompts import GYM, PromptSettings
 from refine_rl.settings.reward import ReasoningGymSettings, RewardSettings
 from refine_rl.settings.rollout import RolloutSettings
 from refine_rl.settings.sft import SFTSettings
+from refine_rl.settings.teacher import TeacherSettings
 from refine_rl.settings.track import TrackSettings
 from refine_rl.settings.writer import WriterSettings
 
@@ -55,6 +56,8 @@ class Settings(Section):
     """Where the model answers and learns."""
     grpo: GRPOSettings = GRPOSettings()
     """The update."""
+    teacher: TeacherSettings | None = None
+    """On-policy distillation: a model that says how likely it would have written each token."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """Base against tuned on held-out prompts."""
     budget: BudgetSettings = BudgetSettings()
@@ -94,6 +97,11 @@ class Settings(Section):
     @property
     def scored(self) -> bool:
         """Whether anything says what is good; without it, there are answers to imitate at most."""
+        return self.teacher is not None or self.rewarded
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether a reward is named; without one, a teacher may say what is good."""
         r = self.reward
         own = r.judges or r.rules or r.functions or r.quiz or r.code
         return bool(own or self.reasoning_gym or self.rollout.environment)

@@ -106,17 +106,21 @@ class Guards:
 
 
 def _without_signal(metrics: StepMetrics) -> int:
-    """Groups in which nothing told the answers apart, neither rewards nor graded steps."""
+    """Groups in which nothing told the answers apart, neither rewards nor graded steps; none where a teacher
+    tells their tokens apart."""
+    if metrics.teacher_kl is not None:
+        return 0
     return metrics.groups_zero_variance - metrics.groups_by_steps
 
 
 def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> bool:
     """Whether nothing is left to win: no group had any spread for a while, and every component that is
-    paid for is 1 (components that go higher, or penalties, are never called done)."""
+    paid for is 1 (components that go higher, or penalties, are never called done); never beside a teacher."""
     recent = history[-TOP_STEPS:]
     paid = [name for name, weight in weights.items() if weight > 0]
     return len(recent) == TOP_STEPS and all(
         m.groups_zero_variance == m.groups
+        and m.teacher_kl is None
         and all(same_value([m.components.get(name, 0.0), 1.0]) for name in paid)
         for m in recent
     )

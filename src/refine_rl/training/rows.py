@@ -31,13 +31,14 @@ class Row:
     start: tuple[float, ...] | None = (
         None  # the trainer's of the sampled ones, before the step's first update
     )
+    taught: tuple[float, ...] | None = None  # the teacher's log-probs of the trainable tokens
     then: int | None = None  # the step that sampled it, where that is over: the row is replayed
 
     @property
     def teaches(self) -> bool:
-        """Whether it has a gradient: an advantage of 0 has none, unless a KL term is in the loss. Without one
-        it needs no forward pass; in the denominators it counts all the same."""
-        return self.advantage != 0 or self.reference is not None
+        """Whether it has a gradient: an advantage of 0 has none, unless a KL term is in the loss or a teacher
+        there is. Without one it needs no forward pass; in the denominators it counts all the same."""
+        return self.advantage != 0 or self.reference is not None or self.taught is not None
 
     @property
     def sampled(self) -> bool:
@@ -137,8 +138,9 @@ def _padded_batches(trajectories: Sequence[Trajectory], tokens: int) -> Iterator
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
     """Tensors of some rows. `old_B_T` is 0 where `tokens.sampled` is False: nobody sampled a target, so it
-    has no old log-prob. `reference_B_T` and `start_B_T` (see `Row`) are 0 where `tokens.trainable` is False,
-    and in rows that have none; they and `replayed_B` are None where no row has any or is."""
+    has no old log-prob. `reference_B_T`, `taught_B_T` and `start_B_T` (see `Row`) are 0 where
+    `tokens.trainable` is False, and in rows that have none; they and `replayed_B` are None where no row has
+    any or is."""
 
     tokens: TokenBatch
     old_B_T: torch.Tensor
@@ -146,6 +148,7 @@ class MicroBatch:
     advantages_B: torch.Tensor
     weights_B: torch.Tensor
     start_B_T: torch.Tensor | None = None
+    taught_B_T: torch.Tensor | None = None
     replayed_B: torch.Tensor | None = None  # bool
 
     @property
@@ -180,6 +183,7 @@ def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         advantages_B=torch.tensor([r.advantage for r in rows], device=device),
         weights_B=torch.tensor([r.weight for r in rows], device=device),
         start_B_T=of_some([r.start for r in rows], tokens.sampled),
+        taught_B_T=of_some([r.taught for r in rows], tokens.trainable),
         replayed_B=torch.tensor([r.then is not None for r in rows], device=device)
         if any(r.then is not None for r in rows)
         else None,

@@ -49,6 +49,7 @@ from refine_rl.types.records import (
     Split,
     Status,
     StopReason,
+    Taught,
     Trajectory,
 )
 from refine_rl.types.values import (
@@ -96,6 +97,7 @@ __all__ = [
     "Status",
     "StepMetrics",
     "StopReason",
+    "Taught",
     "Took",
     "Trajectory",
     "Variety",

@@ -47,6 +47,7 @@ class StepMetrics:
     updates: int | None = None  # optimizer steps, where there may be fewer than the settings say
     moved_kl: float | None = None  # nats a token from the sampler, before the last one or that left out
     replayed: int | None = None  # answers of earlier steps that were learned from again
+    teacher_kl: float | None = None  # nats a token, of the policy to its teacher; before the update
     groups_sampled: int | None = None  # from which `groups` were chosen to be scored
     groups_alike: int | None = None  # of these, those whose answers were one text
     facets_sampled: Mapping[str, int] = field(default_factory=dict)  # "facet = value" -> groups of it

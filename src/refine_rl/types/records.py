@@ -228,11 +228,23 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Taught:
+    """What a teacher makes of a trajectory: its log-prob of each sampled token, in order.
+
+    >>> Taught(logprobs=(-0.5, -2.0)).logprobs
+    (-0.5, -2.0)
+    """
+
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
     """The G trajectories of one prompt at one step, scored.
 
     `advantages` has one entry a trajectory: 0.0 for a member that teaches nothing and None for one that
-    leaves the loss, as its score is missing or its group was dropped.
+    leaves the loss, as its score is missing or its group was dropped. `taught` has one a trajectory where
+    there is a teacher, and none else; then a member without an advantage teaches all the same.
     """
 
     step: int
@@ -240,10 +252,19 @@ class Group:
     trajectories: tuple[Trajectory, ...]
     scores: tuple[Score, ...]
     advantages: tuple[float | None, ...]
+    taught: tuple[Taught, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.trajectories) == len(self.scores) == len(self.advantages):
             raise ValueError("a group needs one score and one advantage for each trajectory")
+        for t, its in zip(self.trajectories, self.taught, strict=bool(self.taught)):
+            if len(its.logprobs) != t.completion_tokens:
+                raise ValueError(f"{t.completion_tokens} sampled tokens, {len(its.logprobs)} of the teacher")
+
+    @property
+    def each_taught(self) -> tuple[Taught | None, ...]:
+        """What a teacher makes of each member; None where there is no teacher."""
+        return self.taught or (None,) * len(self.trajectories)
 
     @property
     def agreement(self) -> float | None:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from make import Pause
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline import replay as replaying
+from refine_rl.pipeline import teacher as teachers
 from refine_rl.pipeline.replay import replay
 from refine_rl.pipeline.train import run
 from refine_rl.rewards.decayed import decayed
@@ -20,13 +22,16 @@ from refine_rl.run import RunFolder
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.training.grpo import kl
 from refine_rl.training.grpo.kl import Distance
+from refine_rl.training.grpo.teacher import apart
 from refine_rl.types import Prompt
 
 MakeModel = Callable[..., Path]
 WORDS = ["cat", "dog", "tree", "house", "river", "stone"]
 
 
-def whole_and_stopped(make_model: MakeModel, folder: Path, sections: dict[str, Any]) -> RunFolder:
+def whole_and_stopped(
+    make_model: MakeModel, folder: Path, sections: dict[str, Any], **tables: dict[str, Any]
+) -> RunFolder:
     """A run never stopped, held against one that was stopped in its fourth step or so and taken up again."""
     lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -48,7 +53,7 @@ def whole_and_stopped(make_model: MakeModel, folder: Path, sections: dict[str, A
     }
     for name, values in sections.items():
         task[name] = {**task[name], **values}
-    settings = settings_from_dict({"task": "Be short.", **task}, folder)
+    settings = settings_from_dict({"task": "Be short.", **task, **tables}, folder)
     whole, stopped = (RunFolder.create(folder / name, settings) for name in ("whole", "stopped"))
     run(whole)
     with pytest.raises(Interrupted):
@@ -190,3 +195,33 @@ def test_groups_told_apart_by_steps(make_model: MakeModel, tmp_path: Path, pool:
     assert all(m["grad_norm"] for m in metrics)
     flat = {g.prompt.id for gs in whole.recorded_steps().values() for g in gs if not any(g.advantages)}
     assert {record["prompt_id"] for record in whole.pool()} <= flat
+
+
+def test_a_run_without_a_reward_has_a_teacher_and_resumes_to_the_bit(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections: dict[str, Any] = {
+        "reward": {"rules": []},
+        "rollout": {"ahead": 1},
+        "prompts": {"validation": 2},
+        "grpo": {"validate_every": 3, "flat": "drop", "learning_rate": 0.003, "loss": "dapo"},
+        "evaluate": {"samples": 4},
+    }
+    teacher = {"model": str(make_model("qwen3", hidden_size=64))}
+    whole = whole_and_stopped(make_model, tmp_path, sections, teacher=teacher)
+    assert all(m["teacher_kl"] > 0 for m in whole.metrics())
+    looks = [*whole.validation()]
+    assert [look["step"] for look in looks] == [0, 3, 6]
+    for look in looks:  # 8 answers, whose tokens weigh alike in one and whose answers do in the other
+        assert look["teacher_kl"] > 0 > look["reward"]["mean"] == look["components"]["nearness"]
+    said = [(t, s) for g in whole.recorded_steps()[6] for t, s in zip(g.trajectories, g.scores, strict=True)]
+    taught = [its for g in whole.recorded_steps()[6] for its in g.taught]
+    assert [s.value for _, s in said] == [
+        pytest.approx(-fmean(apart(t, its))) for (t, _), its in zip(said, taught, strict=True)
+    ]
+    comparison = whole.comparison()
+    assert comparison.tuned is not None
+    assert comparison.tuned.mean < 0
+    assert {"teacher", "weights"} <= whole.config.source()["model"].keys()
+    monkeypatch.setattr(teachers, "teacher_of", None)  # what it said is on record
+    assert all(member.same for member in replay(whole, step=5))

@@ -12,6 +12,7 @@ import torch
 
 from refine_rl.training.grpo.advantages import leave_one_out, zscore
 from refine_rl.training.grpo.loss import policy_loss, row_weights
+from refine_rl.training.grpo.teacher import token_advantages
 
 MAX_TOKENS = 9
 
@@ -162,3 +163,27 @@ def test_our_default_advantage_is_theirs() -> None:
     grouped = x["rewards"].view(2, 3)
     theirs = (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
     torch.testing.assert_close(x["advantages"], theirs.flatten(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_teaches_as_trls_loss_of_sampled_tokens(grpo_trainer: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.experimental.sdpo.loss_utils import compute_sampled_token_self_distillation_loss
+    student, teacher = (torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
+    ids = torch.tensor([[3, 0, 6, 2, 2]])
+    student.requires_grad_()
+    theirs = compute_sampled_token_self_distillation_loss(student, teacher, ids, distillation_alpha=1.0)
+    (slopes,) = torch.autograd.grad(theirs.sum(), student)
+    new, taught = (x.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1) for x in (student, teacher))
+    ours = policy_loss(
+        new,
+        new.detach(),
+        torch.zeros(1),
+        torch.ones(1),
+        torch.ones(1, 5, dtype=torch.bool),
+        clip_low=0.2,
+        clip_high=0.2,
+        token_advantages_B_T=token_advantages(torch.zeros(1), taught.detach(), new.detach(), 1.0),
+    )
+    (own,) = torch.autograd.grad(ours.loss, student)
+    assert torch.allclose(own, slopes, atol=1e-6)

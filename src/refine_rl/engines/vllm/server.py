@@ -55,11 +55,13 @@ class Refused(Exception):  # noqa: N818 - an answer, of which who asked makes an
 
 
 class Server:
-    """`start` is the command that starts such a server, for words. Calls run in a thread of their own."""
+    """`start` is the command that starts such a server, and `table` that of the settings which names it, for
+    words. Calls run in a thread of their own."""
 
-    def __init__(self, endpoint: Endpoint, start: str) -> None:
+    def __init__(self, endpoint: Endpoint, start: str, table: str = "engine") -> None:
         self.endpoint = endpoint
         self.start = start
+        self.table = table
         self._loop = asyncio.new_event_loop()
         self._wire: Wire | None = None
         self._answered = False
@@ -152,9 +154,10 @@ class Server:
     def _gone(self, failure: Failure, attempts: int) -> MachineError:
         tried = f"{failure.text} ({count_of(attempts, 'attempt')})"
         if failure.outcome == "timeout":
-            advice = "A higher engine.timeout gives it more time, a lower engine.concurrency less to do."
+            table = self.table
+            advice = f"A higher {table}.timeout gives it more time, a lower {table}.concurrency less to do."
         elif self._answered:
             advice = f"It answered before. Start it again with this command, then go on:\n{self.start}"
         else:
-            advice = f"Is it running, and engine.base_url right? This command starts it:\n{self.start}"
+            advice = f"Is it running, and {self.table}.base_url right? This command starts it:\n{self.start}"
         return MachineError(f"{self.shown} gives no reply: {tried}. {advice}")

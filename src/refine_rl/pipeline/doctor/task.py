@@ -11,6 +11,7 @@ from refine_rl.envs.stage import Stage, stage_of
 from refine_rl.pipeline.doctor.found import Examination
 from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.pipeline.metrics import require_data, require_packages
+from refine_rl.pipeline.teacher import require_teacher
 from refine_rl.plan import Plan, Survey, machine, make_plan, survey
 from refine_rl.policy.load import require_extra, require_model
 from refine_rl.settings import Settings
@@ -47,6 +48,11 @@ def look_at_task(it: Subject) -> tuple[Survey | None, Stage | None]:
     with exam.looking("packages"):
         require_packages(settings)
         require_extra(settings.model)
+    if settings.teacher is not None:
+        with exam.looking("teacher") as looked:
+            require_teacher(settings)
+        if not looked.failed:
+            exam.ok("teacher", f"{settings.teacher.model} has the policy's tokens")
     if found is None:
         return None, None
     if found.counts is None:

@@ -23,6 +23,7 @@ from refine_rl.training.grpo.choice import Choice
 from refine_rl.training.grpo.record import Record
 from refine_rl.training.grpo.resample import filled_up
 from refine_rl.training.grpo.selection import Selection, chosen, diversities
+from refine_rl.training.grpo.teacher import Teach
 from refine_rl.training.missing import require_scores
 from refine_rl.types import Group, Prompt, Score, Trajectory
 
@@ -115,7 +116,7 @@ class _Flight:
 class Collector:
     """`collector(step)` gives the groups of a step, 1 to `steps`, in order. `resample` is how many groups may
     be sampled in place of those without spread; `scored` how many of a step's groups are scored (None: all),
-    and `max_missing` the share of scores that may be missing."""
+    and `max_missing` the share of scores that may be missing. `teach` says what a teacher makes of them."""
 
     steps: int
     choice: Choice
@@ -125,6 +126,7 @@ class Collector:
     compare: Compare
     advantages: Advantages = field(default_factory=Advantages)
     penalties: Penalties = lambda groups, step: None
+    teach: Teach = lambda scored: None
     resample: int = 0
     scored: int | None = None
     max_missing: float = 0.0
@@ -198,7 +200,8 @@ class Collector:
 
     def _groups(self, scored: Sequence[Scored], step: int) -> list[Group]:
         penalties = self.penalties([members for _, members, _ in scored], step)
+        taught = self.teach(scored) or [()] * len(scored)
         return [
-            Group(step=step, prompt=p, trajectories=t, scores=s, advantages=a)
-            for (p, t, s), a in zip(scored, self.advantages(scored, penalties), strict=True)
+            Group(step=step, prompt=p, trajectories=t, scores=s, advantages=a, taught=its)
+            for (p, t, s), a, its in zip(scored, self.advantages(scored, penalties), taught, strict=True)
         ]

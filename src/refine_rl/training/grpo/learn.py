@@ -13,6 +13,7 @@ from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.loss import policy_loss, row_weights
 from refine_rl.training.grpo.replay import Again, Replay
 from refine_rl.training.grpo.statistics import group_statistics
+from refine_rl.training.grpo.teacher import token_advantages
 from refine_rl.training.learner import Learned, Learner, LossSums, Objective
 from refine_rl.training.passes import ONCE, Passes
 from refine_rl.training.rate import Rate
@@ -24,7 +25,8 @@ from refine_rl.types import Group, StepMetrics
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
     """The loss called `name` (loss.py), as a learner's objective. With `importance_cap` the ratio is of the
-    log-probs now to those before the step's updates, and importance.py corrects for the sampler."""
+    log-probs now to those before the step's updates, and importance.py corrects for the sampler.
+    `teacher_share` is a teacher's in the advantages of tokens (teacher.py), where there is one."""
 
     name: str
     clip_low: float
@@ -32,6 +34,7 @@ class Loss:
     max_tokens: int
     kl_estimator: str = "k3"
     importance_cap: float | None = None
+    teacher_share: float = 1.0
 
     def rows(
         self,
@@ -39,18 +42,19 @@ class Loss:
         references: Mapping[MemberKey, tuple[float, ...]] | None = None,
         again: Sequence[Again] = (),
     ) -> list[Row]:
-        """The rows of a step, in the order of groups and members: those that have an advantage. Behind them
-        those of earlier steps that are there `again`."""
+        """The rows of a step, in the order of groups and members: those that have an advantage, or a teacher.
+        Behind them those of earlier steps that are there `again`."""
         rows = [
             Row(
                 trajectory=t,
-                advantage=a,
+                advantage=a or 0.0,
                 weight=0.0,
                 reference=None if references is None else references[t.prompt_id, t.member],
+                taught=None if its is None else its.logprobs,
             )
             for g in groups
-            for t, a in zip(g.trajectories, g.advantages, strict=True)
-            if a is not None
+            for t, a, its in zip(g.trajectories, g.advantages, g.each_taught, strict=True)
+            if a is not None or its is not None
         ]
         rows += [Row(trajectory=t, advantage=a, weight=0.0, then=step) for step, t, a in again]
         return self.weighed(rows)
@@ -97,6 +101,9 @@ class PolicyLoss:
             kl=self.kl,
             kl_estimator=how.kl_estimator,
             importance_B_T=importance,
+            token_advantages_B_T=None
+            if batch.taught_B_T is None
+            else token_advantages(batch.advantages_B, batch.taught_B_T, batch.old_B_T, how.teacher_share),
             replayed_B=batch.replayed_B,
         )
 

@@ -68,18 +68,19 @@ def policy_loss(
     kl: float = 0.0,
     kl_estimator: str = "k3",
     importance_B_T: torch.Tensor | None = None,
+    token_advantages_B_T: torch.Tensor | None = None,
     replayed_B: torch.Tensor | None = None,
 ) -> LossSums:
     """The policy loss called `loss`, with beta = `kl` times the KL term where a reference is given.
 
     Every row has at least one sampled token and stands here with all of them. `importance_B_T` has no
-    gradient, is cut already, and leaves the KL term alone. Rows of `replayed_B` have the loss of replay.py
-    instead of this one, and no KL term.
+    gradient, is cut already, and leaves the KL term alone. `token_advantages_B_T` (teacher.py) stand in the
+    place of the rows' own. Rows of `replayed_B` have the loss of replay.py instead of this one, and no KL
+    term.
     """
     surrogate = SURROGATES[loss]
-    per_token, cut = surrogate(
-        logprobs_B_T, old_logprobs_B_T, advantages_B[:, None], mask_B_T, clip_low, clip_high
-    )
+    advantages = advantages_B[:, None] if token_advantages_B_T is None else token_advantages_B_T
+    per_token, cut = surrogate(logprobs_B_T, old_logprobs_B_T, advantages, mask_B_T, clip_low, clip_high)
     if importance_B_T is not None:
         per_token = per_token * importance_B_T
     if reference_B_T is not None and kl > 0:

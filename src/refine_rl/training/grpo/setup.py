@@ -24,6 +24,7 @@ from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.learn import Learn, Loss
 from refine_rl.training.grpo.record import Record
 from refine_rl.training.grpo.replay import Recorded, Replay
+from refine_rl.training.grpo.teacher import Lessons, Teacher
 from refine_rl.training.guards import Guards
 from refine_rl.training.learner import Learner, LearnerConfig
 from refine_rl.training.local import LocalLearner, local_learner
@@ -92,6 +93,7 @@ def loss_of(settings: Settings) -> Loss:
         max_tokens=settings.rollout.most_tokens,
         kl_estimator=g.kl_estimator,
         importance_cap=settings.importance_cap,
+        teacher_share=1.0 if settings.teacher is None else settings.teacher.share,
     )
 
 
@@ -197,6 +199,7 @@ def collector_of(
     check: Check,
     weights: Mapping[str, float],
     top: float | None = None,
+    teacher: Teacher | None = None,
     pause: Pause = never,
 ) -> Collector:
     """`top` is the highest reward there is; None where none means "solved"."""
@@ -210,6 +213,7 @@ def collector_of(
         compare=check.compare,
         advantages=advantages_of(settings, weights),
         penalties=learn.distance.penalties,
+        teach=(lambda scored: None) if teacher is None else Lessons(teacher=teacher, pause=pause),
         resample=g.resample,
         scored=g.prompts_per_step if g.oversample > 1 else None,
         max_missing=settings.reward.max_missing,
@@ -245,8 +249,9 @@ def settled(
     )
 
 
-def settled_for(settings: Settings, policy: Policy) -> Settings:
-    """`settled` on the device where the policy is, with the memory that is free there now."""
+def settled_for(settings: Settings, policy: Policy, *, beside: float = 0.0) -> Settings:
+    """`settled` on the device where the policy is, with the memory that is free there now, less the bytes of
+    what is still to come `beside` it."""
     device = policy.device
     if device.type != "cuda":
         return _with_at_once(settings, ON_A_PROCESSOR, ON_A_PROCESSOR)
@@ -255,7 +260,7 @@ def settled_for(settings: Settings, policy: Policy) -> Settings:
         model_size(settings.model),
         device=device.type,
         dtype=policy.form,
-        free=free_memory(str(device)) / on_one_card(settings.engine.processes),
+        free=free_memory(str(device)) / on_one_card(settings.engine.processes) - beside,
         packed=policy.shares_prompts,
     )
 

@@ -9,6 +9,7 @@ from typing import get_args
 from refine_rl.evaluate.content import content
 from refine_rl.evaluate.variety import variety
 from refine_rl.training.grpo.advantages import root_mean_square
+from refine_rl.training.grpo.teacher import apart
 from refine_rl.training.rows import sampled_logprobs
 from refine_rl.types import RIGHT_STEPS, End, Group, Trajectory, mean_of, same_value
 
@@ -23,6 +24,9 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
     shares = [{s.breakdown[RIGHT_STEPS] for s in g.scores if RIGHT_STEPS in s.breakdown} for g in groups]
     names = dict.fromkeys(name for s in scores for name in s.breakdown)
     answers = variety([(g.prompt.id, [t.said for t in g.trajectories]) for g in groups])
+    taught = [
+        x for g in groups for t, its in zip(g.trajectories, g.each_taught, strict=True) for x in apart(t, its)
+    ]
     said = content([(g.prompt, [*zip(g.trajectories, g.scores, strict=True)]) for g in groups])
     components = {
         name: _mean([s.breakdown[name] for s in scores if s.value is not None and name in s.breakdown])
@@ -43,6 +47,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, object]:
         "openings": answers.openings,
         "kept_share": said.kept,
         "by_length": said.by_length,
+        "teacher_kl": math.fsum(taught) / len(taught) if taught else None,
         **ends_of([t for g in groups for t in g.trajectories]),
         "entropy": None if not logprobs else -math.fsum(logprobs) / len(logprobs),
     }

@@ -1,9 +1,9 @@
 """What a token contributes to the loss, before it is weighted: one small function for each idea.
 
 Each takes log-probs of the sampled tokens now (`new_B_T`, with gradient) and when they were sampled
-(`old_B_T`), the rows' advantages [B, 1], the mask of sampled tokens and the two clip ranges. Each gives
-the loss of every token ([B, T], or [B, 1] where it is the same for a whole row), and on which tokens the
-clip acted. Where A = 0 none has a gradient.
+(`old_B_T`), the rows' advantages [B, 1] (or, but for losses of whole rows, the tokens' [B, T]), the mask of
+sampled tokens and the two clip ranges. Each gives the loss of every token ([B, T], or [B, 1] where it is the
+same for a whole row), and on which tokens the clip acted. Where A = 0 none has a gradient.
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+"""What a plan says of a teacher: its weights, the answers that it reads, the calls of its server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from refine_rl.plan.counts import Counts
+from refine_rl.plan.teacher import answers_taught, size_of_teacher, teacher_bytes, words_on_teacher
+from refine_rl.settings import Settings
+
+COUNTS = Counts(train=20, validation=4, held_out=5, chars=40.0)
+HTTP = "http://127.0.0.1:8000/v1"
+
+
+def settings(teacher: dict[str, Any] | None, **tables: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "task": "x",
+            "grpo": {"steps": 6, "prompts_per_step": 3, "validate_every": 3},
+            "rollout": {"group_size": 4, "max_tokens": 8},
+            "evaluate": {"samples": 2},
+            **({} if teacher is None else {"teacher": teacher}),
+            **tables,
+        }
+    )
+
+
+def test_a_teacher_here_takes_its_weights_and_reads_every_answer(make_model: Callable[..., Path]) -> None:
+    here = {"model": str(make_model())}
+    it = settings(here)
+    size = size_of_teacher(it)
+    assert size is not None
+    assert teacher_bytes(it, 2) == 2 * size.parameters
+    trained, validated, compared = 6 * 3 * 4, 3 * 4 * 2, 2 * 5 * 3
+    assert answers_taught(it, COUNTS) == trained + validated + compared
+    rewarded = settings(here, reward={"rules": [{"rule": "words", "max": 3}]})
+    assert answers_taught(rewarded, COUNTS) == trained + validated
+
+
+def test_what_is_not_here_takes_nothing_here_and_is_told() -> None:
+    none = settings(None)
+    assert (size_of_teacher(none), teacher_bytes(none, 2)) == (None, 0.0)
+    assert list(words_on_teacher(none, COUNTS, None)) == []
+    served = settings({"model": "big", "base_url": HTTP})
+    assert teacher_bytes(served, 2) == 0.0
+    (line,) = words_on_teacher(served, COUNTS, None)
+    assert line.startswith(f"The teacher big is asked at {HTTP}: 126 calls, 1,764 to 2,268 tokens.")
+    (line,) = words_on_teacher(settings({"model": "nobody/has-it"}), COUNTS, None)
+    assert line.startswith("The teacher nobody/has-it: its configuration is not on this machine")
