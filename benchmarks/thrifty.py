@@ -48,7 +48,6 @@ PASSES = ("grpo.updates_per_step=4",)
 STOP = ("grpo.kl_stop=0.03",)
 CUT = ("grpo.minibatches=4",)
 CHOSEN = ("grpo.oversample=2.0",)
-AGAIN = ("grpo.replay=2",)
 ARMS: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "small steps": (f"grpo.prompts_per_step={FEW}",),
@@ -56,11 +55,11 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     "passes": PASSES,
     "passes, stop": (*PASSES, *STOP),
     "minibatches, passes, stop": (*CUT, *PASSES, *STOP),
-    "minibatches, passes, stop, replay": (*CUT, *PASSES, *STOP, *AGAIN),
+    "thrifty": ("grpo.thrifty=true",),  # these and replay
+    "thrifty, flat groups dropped": ("grpo.thrifty=true", 'grpo.flat="drop"'),
     "oversample": CHOSEN,
-    "all of these": (*CUT, *PASSES, *STOP, *CHOSEN),
-    "and replay": (*CUT, *PASSES, *STOP, *CHOSEN, *AGAIN),
-    "thrifty": ("grpo.thrifty=true",),
+    "minibatches, passes, stop, oversample": (*CUT, *PASSES, *STOP, *CHOSEN),
+    "thrifty, oversample": ("grpo.thrifty=true", *CHOSEN),
 }
 SMALL = (
     "grpo.validate_every=0",
@@ -103,7 +102,6 @@ TASKS: Mapping[str, Task] = {
     "noisy 0.4": Task(recipe="dots", judge=partial(noisy, sigma=0.4), sets=JUDGED),
     "biased": Task(recipe="dots", judge=for_length, sets=JUDGED),
 }
-"""Where nobody judges, thrifty has no oversample: scoring costs nothing there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
