@@ -147,14 +147,14 @@ def look_back(
             some, some_pulled = (given - given * share).to(given.dtype), pulled - pulled * share
         weights = torch.softmax(own_scores(asked, k, tile, scale, early), -1)
         slope = torch.bmm(some, v[head, rows:end, first:last].transpose(1, 2))
-        slope.sub_(some_pulled).mul_(weights)
+        slope.sub_(some_pulled.to(slope.dtype)).mul_(weights)
         if not early:
             slope.mul_(scale)
         moved = torch.bmm(slope, k[head, rows:end, first:last])
         for_v[head, rows:end, first:last].add_(torch.bmm(weights.transpose(1, 2), some))
         for_k[head, rows:end, first:last].add_(torch.bmm(slope.transpose(1, 2), asked))
         if prefix_k.shape[1] > 0:
-            flat = ((given - some).flatten(0, 1), (pulled - some_pulled).view(-1, 1))
+            flat = ((given - some).flatten(0, 1), (pulled - some_pulled).view(-1, 1).to(given.dtype))
             weights = torch.softmax(prefix_scores(asked, prefix_k, tile, scale, early, dnn), -1)
             slope = times(flat[0], prefix_v[head], dnn)
             slope.sub_(flat[1]).mul_(weights)
