@@ -12,7 +12,9 @@ an end token. First TRL tries each micro-batch of --micro-batches; then its best
 with LoRA both keep the frozen weights in bfloat16). Gradient checkpointing, on by default in TRL, is off: it
 is faster so; --checkpointing tries it as well. Peak memory is what the system counted for the process.
 
-With --sft it is supervised fine-tuning, against SFTTrainer (against_trl_sft.py says how).
+With --sft it is supervised fine-tuning, against SFTTrainer (against_trl_sft.py says how). With --task RECIPE
+it is a race to a held-out reward, with options of its own: --seeds, --arms, --steps, --results and others
+(against_trl_task.py says how and which).
 """
 
 from __future__ import annotations
@@ -34,9 +36,15 @@ PARTS = ("sample", "train")
 
 
 def main() -> None:
+    if "--task" in sys.argv:
+        import against_trl_task  # beside this file
+
+        against_trl_task.main(sys.argv[1:])
+        return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--task", help="a recipe: a race to a held-out reward (against_trl_task.py)")
     parser.add_argument("--model", help="a folder with a model; without it, one of random weights")
     parser.add_argument("--vocabulary", type=int, default=2048, help="of the random model")
     parser.add_argument("--hidden", type=int, default=256, help="its width")

@@ -1,15 +1,18 @@
-"""The pictures of the report in README.md and docs/report.md, out of run folders.
+"""The pictures of the report and of the page of votes in README.md, docs/report.md and docs/review.md, out of
+a run's folder.
 
     refine demo --run runs/demo
     python benchmarks/pictures.py runs/demo
 
 Needs Playwright's Chromium, or another one in the path. A picture is of the page as it is, 1,300 wide, in
-light colours; those of single charts are cut out of it.
+light colours; those of single charts are cut out of it. The votes are given by this script, by keys, in a
+copy of the run: for the answer with the higher reward, and on each seventh pair for the other one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import tempfile
 from collections import Counter
@@ -18,11 +21,14 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+from refine_rl.evaluate.votes import Pair
+from refine_rl.pipeline.review import Review
 from refine_rl.report.page import render
 from refine_rl.run import RunFolder
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH, ROOM = 1300, 14  # pixels: of the page, around what is cut out
+SHOWN = 3  # the pair of which there is a picture
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CUT = {  # file -> what is in it
     "report-evidence.png": ("#evidence h2", "#evidence .evidence"),
@@ -53,7 +59,38 @@ def main() -> None:
         for file, selectors in CUT.items():
             page.screenshot(path=IMAGES / file, full_page=True, clip=around(page, selectors))
             print(IMAGES / file)
+        voted_on(run, browser, Path(folder))
         browser.close()
+
+
+def voted_on(run: RunFolder, browser: Any, folder: Path) -> None:
+    """The page of votes: a pair, and what is told after the last."""
+    shutil.copytree(run.path, folder / "runs" / "demo", ignore=shutil.ignore_patterns("votes.jsonl"))
+    with contextlib.chdir(folder):
+        review = Review(RunFolder.open(Path("runs/demo")), "ada")
+        with review.at(0) as address:
+            page = browser.new_page(viewport={"width": WIDTH, "height": 410}, color_scheme="light")
+            page.goto(address)
+            page.keyboard.press("Space")
+            for number, pair in enumerate(review.pairs, start=1):
+                at = f"{number} of {len(review.pairs)}"
+                page.wait_for_function("t => document.getElementById('count').textContent === t", arg=at)
+                if number == SHOWN:
+                    page.screenshot(path=IMAGES / "review.png")
+                page.keyboard.press(key_for(pair, page.inner_text("#left").strip(), odd=number % 7 == 0))
+            page.wait_for_selector("#result", state="visible")
+            page.set_viewport_size({"width": WIDTH, "height": 640})
+            page.screenshot(path=IMAGES / "review-result.png")
+            page.close()
+    print(IMAGES / "review.png", IMAGES / "review-result.png")
+
+
+def key_for(pair: Pair, left: str, *, odd: bool) -> str:
+    """The key of a vote for the answer with the higher reward; of an odd one for the other."""
+    if pair.judged not in ("base", "tuned"):
+        return "ArrowDown"
+    taken = pair.said(pair.judged)[-1]["content"].strip()  # type: ignore[arg-type]
+    return "ArrowLeft" if (left == taken) != odd else "ArrowRight"
 
 
 def group_to_show(run: RunFolder) -> str:

@@ -175,7 +175,8 @@ class Truth:
     def __init__(self, recipe: str, seed: int) -> None:
         settings = load_task(None, recipe=recipe, overrides=[f"grpo.seed={seed}"])
         self._reward = build_reward(settings)
-        self._prompts = {p.text: p for p in load_prompts(settings)[0]} if recipe == "dots" else {}
+        asked = load_prompts(settings)[0] if recipe == "dots" else []
+        self._prompts = {json.dumps(p.text)[1:-1]: p for p in asked}  # as a request has them: in JSON
 
     def of(self, pairs: Sequence[tuple[Prompt, Sequence[Trajectory]]]) -> list[list[float]]:
         with ScoringLoop() as loop:

@@ -23,6 +23,7 @@ FILLED = {
     "beside_": ["beside_sft"],
     "first look ": ["first look MODEL"],
     "missing_beside_": ["missing_beside_NAME"],
+    "rises_with_": ["rises_with_NAME"],
     "rival_": [f"rival_{name}" for name in NAMES],
     "missing_": [f"missing_{name}" for name in NAMES],
     "missing_in_win_rate": ["missing_in_win_rate"],

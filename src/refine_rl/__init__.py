@@ -1,10 +1,10 @@
 """Re:Fine: describe a behaviour in plain words, and train an open language model until it shows it.
 
-The verbs do what the command line does: `train`, `resume`, `sft`, `resume_sft`, `plan`, `prompts`, `check`,
-`evaluate`, `compare_runs`, `chat`, `generate`, `export`, `score_group`, `open_run`. What they raise on
-purpose is a `RefineError`. The other names are the pieces that they are made of, for one's own loops and for
-the notebook. Each is loaded when it is first asked for: most bring torch along, and the command line's help
-should not wait for any.
+The verbs do what the command line does: `train`, `resume`, `resume_seeds`, `sft`, `resume_sft`, `plan`,
+`prompts`, `check`, `evaluate`, `compare_runs`, `chat`, `generate`, `export`, `score_group`, `open_run`. What
+they raise on purpose is a `RefineError`. The other names are the pieces that they are made of, for one's own
+loops and for the notebook. Each is loaded when it is first asked for: most bring torch along, and the command
+line's help should not wait for any.
 """
 
 import importlib
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PromptList,
         RewardCheck,
         Run,
+        SeedsRun,
         SFTRun,
         SideBySide,
         Talk,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         plan,
         prompts,
         resume,
+        resume_seeds,
         resume_sft,
         score_group,
         sft,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
     from refine_rl.progress import Observer, Quiet
     from refine_rl.rewards import check_sanity, function_reward
     from refine_rl.settings import ModelSettings, SanityCase
-    from refine_rl.training.grpo.advantages import leave_one_out, mean_only, zscore
+    from refine_rl.training.grpo.advantages import leave_one_out, mean_only, over_mean, zscore
     from refine_rl.training.grpo.choice import choose_prompts
     from refine_rl.training.grpo.kl import kl_terms
     from refine_rl.training.grpo.loss import policy_loss
@@ -86,6 +88,7 @@ __all__ = [
     "Sampling",
     "SanityCase",
     "Score",
+    "SeedsRun",
     "SettingsError",
     "SideBySide",
     "Talk",
@@ -110,10 +113,12 @@ __all__ = [
     "mean_ci",
     "mean_only",
     "open_run",
+    "over_mean",
     "plan",
     "policy_loss",
     "prompts",
     "resume",
+    "resume_seeds",
     "resume_sft",
     "sample",
     "score_group",
@@ -131,6 +136,7 @@ _PIECES = {
         "RewardCheck",
         "Run",
         "SFTRun",
+        "SeedsRun",
         "SideBySide",
         "Talk",
         "chat",
@@ -143,6 +149,7 @@ _PIECES = {
         "plan",
         "prompts",
         "resume",
+        "resume_seeds",
         "resume_sft",
         "score_group",
         "sft",
@@ -162,7 +169,7 @@ _PIECES = {
     "evaluate.audit": ("audit",),
     "evaluate.compare": ("compare",),
     "evaluate.stats": ("mean_ci",),
-    "training.grpo.advantages": ("leave_one_out", "mean_only", "zscore"),
+    "training.grpo.advantages": ("leave_one_out", "mean_only", "over_mean", "zscore"),
     "training.grpo.kl": ("kl_terms",),
     "training.grpo.loss": ("policy_loss",),
     "types": ("Comparison", "Prompt", "Score", "Trajectory"),

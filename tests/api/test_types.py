@@ -44,6 +44,7 @@ def test_the_callers_file_uses_the_whole_surface() -> None:
         "resume",
         "sft",
         "resume_sft",
+        "resume_seeds",
         "open_run",
         "plan",
         "prompts",

@@ -59,15 +59,22 @@ refine.train("t", prompts="hub:a/b", judge={"kind": "ruler"}, reward={"judges": 
 refine.train("Guess it.", environment=Guess, prompts=(f"round {n}" for n in range(9)))
 refine.train("Look it up.", tools=[look_up], rewards=(brevity,))
 
-refine.train(5)  # wrong: arg-type
-refine.train("t", rewards=brevity)  # wrong: arg-type
+refine.train(5)  # wrong: call-overload
+refine.train("t", rewards=brevity)  # wrong: call-overload
 refine.train("t", rewards=[1.0])  # wrong: list-item
-refine.train("t", rules={"rule": "words"})  # wrong: arg-type
-refine.train("t", environment=Guess())  # wrong: arg-type
-refine.train("t", observer=object())  # wrong: arg-type
-refine.train("t", prompts=5)  # wrong: arg-type
-refine.train("t", "tiny")  # wrong: call-arg
-refine.train()  # wrong: call-arg
+refine.train("t", rules={"rule": "words"})  # wrong: call-overload
+refine.train("t", environment=Guess())  # wrong: call-overload
+refine.train("t", observer=object())  # wrong: call-overload
+refine.train("t", prompts=5)  # wrong: call-overload
+refine.train("t", "tiny")  # wrong: call-overload
+refine.train()  # wrong: call-overload
+
+several = refine.train("t", rewards=[brevity], seeds=3)
+reveal_type(several)  # is: SeedsRun
+reveal_type(several[0].comparison.prompts)  # is: int
+reveal_type([one.folder for one in several])  # is: list[Path]
+reveal_type(refine.resume_seeds(several, rewards=[brevity]))  # is: SeedsRun
+refine.resume_seeds(run)  # wrong: arg-type
 
 reveal_type(refine.resume("runs/a", step=3, set={"grpo.steps": 5}, rewards=[brevity]))  # is: Run
 refine.resume(run, environment=Guess, observer=Mine())

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from refine_rl.cli import COMMANDS
 from refine_rl.cli.docs import cli_markdown
 from refine_rl.llm.client import Reply, Request
 from refine_rl.llm.scripted import Scripted, ScriptedConnections
@@ -307,6 +308,22 @@ def test_export_loads_in_transformers(refine: Refine, run: Path) -> None:
 def test_the_page_of_the_command_line_is_fresh() -> None:
     page = Path(__file__).parents[2] / "docs" / "cli.md"
     assert page.read_text(encoding="utf-8") == cli_markdown(), "make docs"
+
+
+def test_a_refused_run_is_not_said_to_be_anywhere(
+    refine: Refine, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refine_rl.run.trackers.build.find_spec", lambda name: None)
+    done = refine("train", task, "--run", "run", "--set", 'track.to=["wandb"]')
+    assert (done.code, done.out) == (2, "")
+    assert done.err.split()[0] == "error"
+    assert not Path("run").exists()
+
+
+def test_data_stands_before_what_follows_upon_it(refine: Refine) -> None:
+    names = [line.split()[0] for line in refine("--help").out.partition("Commands:\n")[2].splitlines()]
+    assert names[names.index("data") + 1] == "prompts"
+    assert sorted(names) == sorted([*COMMANDS, "data"])
 
 
 def test_the_shell_completes_commands() -> None:

@@ -19,6 +19,7 @@ from make import task_toml
 from refine_rl.pipeline.rivals import gepa_search
 from refine_rl.plan import machine
 from refine_rl.run.trackers import build
+from vllm_server import VllmServer
 
 MakeModel = Callable[..., Path]
 Refine = Callable[..., Any]
@@ -374,3 +375,25 @@ def test_a_model_that_the_endpoint_does_not_list(
             'In the task file: "local/judges"',
         )
     ]
+
+
+# -- a server that samples ---------------------------------------------------------------------------
+
+
+def test_a_server_that_has_the_adapter_and_one_that_leaves_it_out(doctor: Doctor, model: Path) -> None:
+    server = VllmServer(model, names=(str(model),))
+    served = (f'model.name="{model}"', "model.device=cpu", "model.dtype=float32", 'engine.kind="vllm"')
+    changes = [*served, f'engine.base_url="{server.base_url}"', "rollout.temperature=1.0"]
+    named = [word for change in changes for word in ("--set", change)]
+    try:
+        sound = doctor(*named)
+        assert [status for status, _, _ in sound["engine"]] == ["ok", "ok"]
+        assert alone(sound, "sampler")[0] == "ok"
+        assert server.asked("/v1/load_lora_adapter")
+        server.wrong = "base"
+        found = doctor(*named, code=2)
+    finally:
+        server.stop()
+    (_, (status, text, _)) = found["engine"]
+    assert (status, "It leaves the adapter or some of its layers out" in text) == ("error", True)
+    assert (alone(found, "weights")[0], alone(found, "sampler")[0]) == ("ok", "ok")  # in this process

@@ -42,6 +42,7 @@ def words(text: str) -> str:
         (["--out", "a", "--outtype", "f32"], "--outtype goes with --gguf or --ollama"),
         (["--out", "a", "--private"], "--private goes with --hub"),
         (["--ollama", "a b"], "a name is letters"),
+        (["--hub", "ab"], "--hub ab: say whose it is, OWNER/ab."),
         (["--hub", "me/x"], "names its base model by a folder of this machine"),
         (["--hub", "me/x", "--merged"], "HF_HUB_OFFLINE=1"),
     ],

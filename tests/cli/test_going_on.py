@@ -96,6 +96,17 @@ def test_a_reward_that_is_always_the_same_is_ended(refine: Refine, task: Path, t
     assert len(RunFolder.open(Path("run")).metrics()) == 2
 
 
+def test_a_negative_reward_goes_on_by_another_advantage(refine: Refine, task: Path, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("def mine(completion):\n    return -len(completion) / 9\n")
+    given = (f'reward.functions=["{code}:mine"]', "reward.rules=[]", "grpo.advantage=maxrl", "grpo.steps=1")
+    done = refine("train", task, "--run", "run", *(word for change in given for word in ("--set", change)))
+    assert done.code == 3
+    on, over = shown(done.err)
+    assert (on[-2:], over[-2:]) == (["--set", "grpo.advantage=rloo"], ["--from-step", "0"])
+    assert refine(*on).code == 0
+
+
 @pytest.mark.parametrize(
     ("stop", "expected"),
     [

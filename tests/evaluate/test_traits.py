@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from refine_rl.evaluate.traits import TRAITS, by_step, paid_for, traits_of
+from refine_rl.evaluate.traits import TRAITS, by_step, due, paid_for, traits_of
 from refine_rl.report.survey import Seen
 from refine_rl.report.traits import trait_charts
 from refine_rl.types import decimals
@@ -79,6 +79,19 @@ def test_what_grows_unpaid_or_is_paid_without_growing_is_not_told(
     length: Callable[[int, int], Values], reward: Callable[[Values, int], Values]
 ) -> None:
     assert paid_for(run(length, reward)) == {}
+
+
+def test_the_more_often_it_is_asked_the_surer_it_has_to_be() -> None:
+    assert [step for step in range(1, 24) if due(step)] == [10, 15, 20]
+
+    def weakly(lengths: Values, n: int) -> Values:
+        chance = paid_by_chance(lengths, n)
+        return tuple(x + 2 * c for x, c in zip(lengths, chance, strict=True))
+
+    groups = run(growing, weakly)
+    assert list(paid_for(groups)) == ["length"]
+    assert paid_for(groups, worth=0.9) == {}
+    assert paid_for(groups, planned=10**5) == {}
 
 
 def test_a_short_run_says_nothing() -> None:

@@ -15,6 +15,7 @@ from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.pipeline.doctor import machine
 from refine_rl.pipeline.doctor.found import Examination, Finding
 from refine_rl.pipeline.doctor.model import look_at_sampler
+from refine_rl.pipeline.doctor.subject import Command, Subject
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.reach import reach_of, stirred
@@ -36,7 +37,7 @@ def looked_at(engine: Any, policy: Policy) -> Finding:
         task="x", model=ModelSettings(name="tiny"), rollout=RolloutSettings(max_tokens=6, temperature=0.9)
     )
     before = policy.check_sum()
-    look_at_sampler(exam, settings, engine, PROMPTS, lambda: None)
+    look_at_sampler(Subject(exam=exam, settings=settings), engine, PROMPTS)
     assert policy.check_sum() == before  # the random matrices are out again
     (found,) = exam.findings
     return found
@@ -102,6 +103,9 @@ def test_what_fails_does_not_stop_what_comes_behind_it() -> None:
         ("c", "error", "Out of memory."),
     ]
     assert heard == exam.findings
+    with exam.looking("e"):
+        raise UserError("wrong")
+    assert (heard[-1].status, heard[-1].text) == ("skipped", "Stops for the same reason as `a`")
     for through in (Interrupted("stop"), ZeroDivisionError()):  # a person's wish; a defect of ours
         with pytest.raises(type(through)), exam.looking("d"):
             raise through
@@ -131,7 +135,7 @@ def test_the_tested_versions_are_those_of_the_constraints() -> None:
 def device(monkeypatch: pytest.MonkeyPatch, **model: Any) -> Finding:
     exam = Examination()
     settings = Settings(task="x", model=ModelSettings(name="tiny", **model))
-    machine.look_at_device(exam, settings, "refine doctor t.toml")
+    machine.look_at_device(Subject(exam=exam, settings=settings, command=Command(which="t.toml")))
     return exam.findings[0]
 
 

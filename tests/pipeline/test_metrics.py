@@ -207,7 +207,7 @@ def test_the_perplexity_is_of_the_references_under_each_model(measured: RunFolde
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"metrics": ["rogue"]}, '--metrics rogue: has no metric "rogue"; did you mean "rouge"?'),
+        ({"metrics": ["rogue"]}, '--metrics rogue: no metric is called "rogue"; did you mean "rouge"?'),
         ({"metrics": ["bleu"], "reference": "anser"}, "did you mean `answer`?"),
         ({"metrics": ["win_rate"]}, "--metrics win_rate: a judge decides it"),
         ({"judge": "a/b", "metrics": ["bleu"]}, "--judge a/b: this run's reward has no judge"),

@@ -268,7 +268,7 @@ def test_rivals_of_a_run_that_had_none(task: Callable[..., Settings], tmp_path: 
     assert again.base is not None
     assert again.others["best_of_n"].mean >= again.base.mean
     assert folder.settings().evaluate.rivals == []
-    with pytest.raises(UserError, match='--rivals sfft: has no rival "sfft"; did you mean "sft"'):
+    with pytest.raises(UserError, match='--rivals sfft: no rival is called "sfft"; did you mean "sft"'):
         evaluate_again(folder, rivals=["sfft"])
     with pytest.raises(UserError, match=r"evaluate\.rival_calls` alone"):
         evaluate_again(folder, overrides=["evaluate.samples=5"])

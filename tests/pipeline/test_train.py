@@ -19,6 +19,7 @@ import pytest
 
 from make import Pause
 from refine_rl.errors import GuardStop, Interrupted, UserError
+from refine_rl.evaluate import probes
 from refine_rl.pipeline.evaluate import evaluate_again
 from refine_rl.pipeline.export import export_model
 from refine_rl.pipeline.replay import replay
@@ -27,6 +28,7 @@ from refine_rl.pipeline.train import run
 from refine_rl.pipeline.weights import choose_weights
 from refine_rl.policy.load import load_policy
 from refine_rl.progress import Quiet
+from refine_rl.report.measured import later
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
 from refine_rl.settings.file import override, settings_from_dict
@@ -207,6 +209,7 @@ from pathlib import Path
 from refine_rl.pipeline.train import run
 from refine_rl.policy.load import load_policy
 from refine_rl.progress import Quiet
+from refine_rl.report.measured import later
 from refine_rl.run import RunFolder
 print("loaded", flush=True)
 run(RunFolder.open(Path(sys.argv[1])))
@@ -508,6 +511,25 @@ def test_positions_that_follow_the_length_of_a_text_are_held_for_a_run(
     assert all(member.same for member in replay(a, step=4))
     held_out = evaluate_again(a, name="again")[0]
     assert held_out.prompts == 6
+
+
+def test_a_later_evaluation_looks_at_what_is_not_the_task(
+    whole: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is asked for, and where the run did: base as it is on record, tuned anew."""
+    few = {"neutral": probes.neutral()[:2], "instructions": probes.instructions()[:3]}
+    for name, value in few.items():
+        monkeypatch.setattr(probes, name, lambda value=value: value)
+    plain = evaluate_again(whole, name="plain", samples=2)[0]
+    assert plain.forgetting is None
+    assert len(plain.curves["best"]) == 2
+    asked = evaluate_again(whole, name="probed", samples=2, probes=True)[0].forgetting
+    assert asked is not None
+    assert asked.instructions == 3
+    assert whole.probes("base") is None
+    again = {e.name: e for e in later(whole)}
+    assert any("Outside of the task" in line for line in again["probed"].said)
+    assert not any("Outside of the task" in line for line in again["plain"].said)
 
 
 def test_the_pool_sets_prompts_without_spread_aside_and_says_why(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -562,6 +563,18 @@ def test_an_unknown_model_is_said() -> None:
     assert planned.notes[0].startswith("nobody/nothing is not on this machine yet, so its size is unknown")
     with pytest.raises(UserError, match="there is no such folder"):
         make_plan(make(model={"name": "./nothing"}), COUNTS)
+
+
+def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(machine, "measure", lambda *model, **shapes: RATES)
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.5, 0.0, 0.0), raising=False)
+    settings, told = make(model={"name": "tiny"}), "(a load of 2.5 on 2 cores)"
+    measured, given = make_plan(settings, COUNTS), make_plan(settings, COUNTS, rates=RATES)
+    assert [told in " ".join(plan.notes) for plan in (measured, given)] == [True, False]
+    assert machine.crowded("cuda") == ""
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 9.0, 9.0))
+    assert machine.crowded("cpu") == ""
 
 
 def work(step: float, evaluation: float = 0.0) -> Work:

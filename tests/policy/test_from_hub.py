@@ -75,6 +75,14 @@ def test_what_is_in_the_cache_needs_no_hub(hub: HubServer, monkeypatch: pytest.M
     load_policy(settings())
 
 
+def test_a_name_that_is_nearly_one(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my-model").mkdir()
+    assert refusal("tinny").endswith(' Did you mean "tiny"?')
+    assert refusal("my-modle").endswith(' Did you mean "my-model"?')
+    assert "Did you mean" not in refusal("somebody/tinny")
+
+
 def test_without_a_cache_and_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

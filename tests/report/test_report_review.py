@@ -298,6 +298,10 @@ def test_a_way_through_by_keys_alone(browser: Any, run: RunFolder, hostile: tupl
         visit.wait("() => !document.getElementById('help').open")
         keys.press("Enter")
         visit.wait("() => !document.getElementById('pair').hidden")
+        for width, first, second in ((1300, "Left", "Right"), (390, "First", "Second")):
+            page.set_viewport_size({"width": width, "height": 844})
+            assert page.locator(".rv-column h2").all_inner_texts() == [first, second]
+            assert page.locator(".choice[data-do=right]").inner_text().endswith(f"{second} is better")
         shown = []
         way = [(1, "ArrowLeft"), (2, "ArrowRight"), (3, "ArrowDown"), (4, "u")]
         for at, key in (*way, *((n, "ArrowRight") for n in range(3, 9))):

@@ -21,7 +21,7 @@ ALL = {
     "kl_stop": 0.03,
     "flat": "drop",
     "schedule": "linear",
-    "oversample": 2.0,
+    "replay": 2,
 }
 ONCE = {"minibatches": 1, "updates_per_step": 1}
 
@@ -37,10 +37,9 @@ def filled(grpo: dict[str, Any], **sections: Any) -> dict[str, Any]:
     return {k: v for k, v in preset.items() if v != plain[k] and k != "thrifty"}
 
 
-def test_all_of_it_where_an_llm_is_asked_for_scores() -> None:
+def test_all_of_it_whoever_scores() -> None:
     assert filled({}, **JUDGED) == ALL
-    free = {k: v for k, v in ALL.items() if k != "oversample"}
-    assert filled({}, **RULES) == free
+    assert filled({}, **RULES) == ALL
     assert settings({}, **JUDGED).grpo == GRPOSettings()
 
 
@@ -48,13 +47,14 @@ def test_all_of_it_where_an_llm_is_asked_for_scores() -> None:
     ("said", "sections", "less"),
     [
         ({"minibatches": 1}, JUDGED, {"minibatches"}),
-        ({"oversample": 1.0, "schedule": "constant"}, JUDGED, {"oversample", "schedule"}),
+        ({"replay": 0, "schedule": "constant"}, JUDGED, {"replay", "schedule"}),
+        ({"oversample": 2.0}, JUDGED, set()),
         ({"kl_stop": 0.1, "flat": "keep"}, JUDGED, {"kl_stop", "flat"}),
-        (ONCE, RULES, {*ONCE, "kl_stop", "oversample"}),
-        ({"resample": 2}, JUDGED, {"oversample"}),
-        ({}, {"reward": {"quiz": {"writer": "a/b"}}, "rollout": EARLY}, {"oversample"}),
+        (ONCE, RULES, {*ONCE, "kl_stop"}),
+        ({"resample": 2}, JUDGED, set()),
+        ({}, {"reward": {"quiz": {"writer": "a/b"}}, "rollout": EARLY}, set()),
         ({}, {**JUDGED, "model": {"dropout": 0.1}}, {"kl_stop", "updates_per_step"}),
-        ({"flat": "sign", "solved": 1.0}, RULES, {"flat", "oversample"}),
+        ({"flat": "sign", "solved": 1.0}, RULES, {"flat"}),
     ],
 )  # fmt: skip
 def test_what_was_said_stays_and_what_cannot_be_is_left_out(
@@ -79,8 +79,8 @@ def test_a_few_prompts_a_step_have_as_few_minibatches() -> None:
 def test_a_file_says_it_and_a_run_shows_what_it_came_to(tmp_path: Path) -> None:
     task = tmp_path / "task.toml"
     task.write_text(dump_toml({"task": "x", "grpo": {"minibatches": 2}, **JUDGED}))
-    found = load_settings(task, overrides=["grpo.thrifty=true", "grpo.oversample=1"])
-    assert (found.grpo.minibatches, found.grpo.oversample, found.grpo.kl_stop) == (2, 1.0, 0.03)
+    found = load_settings(task, overrides=["grpo.thrifty=true", "grpo.replay=0"])
+    assert (found.grpo.minibatches, found.grpo.replay, found.grpo.kl_stop) == (2, 0, 0.03)
     text = dump_settings(found)
     assert "kl_stop = 0.03" in text
     again = tmp_path / "again.toml"
@@ -92,7 +92,7 @@ def test_a_run_may_become_thrifty_later() -> None:
     """Its config has every key: those at their defaults were said by nobody."""
     before = settings({"schedule": "cosine"}, **JUDGED)
     after = override(before, ["grpo.thrifty=true", "grpo.flat=keep"]).grpo
-    assert (after.schedule, after.flat, after.minibatches, after.oversample) == ("cosine", "keep", 4, 2.0)
+    assert (after.schedule, after.flat, after.minibatches, after.replay) == ("cosine", "keep", 4, 2)
     assert override(before, ["grpo.steps=7"]).grpo == before.grpo.model_copy(update={"steps": 7})
     once = override(before, ["grpo.thrifty=true"])
     assert override(once, ["grpo.minibatches=1"]).grpo.minibatches == 1  # and not filled in again

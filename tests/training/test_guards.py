@@ -38,6 +38,23 @@ def test_a_healthy_run_goes_on() -> None:
     assert guards.warnings(past) == {}
 
 
+def test_a_reward_that_falls() -> None:
+    def told(*rewards: float) -> bool:
+        return "reward_fall" in guards.warnings(history(*[{"reward_mean": r} for r in rewards]))
+
+    good, bad = (0.80, 0.84, 0.82, 0.86, 0.88), (0.42, 0.38, 0.45, 0.40, 0.35)
+    assert told(*good, *bad)
+    assert told(*[0.2] * 5, *good, *bad)
+    assert not told(*good, *bad[:4])  # windows that overlap tell nothing
+    assert not told(*bad, *good)
+    assert not told(*good, *[0.68] * 5)  # by less than a quarter
+    assert not told(*(1.0, 0.1, 1.0, 0.1, 0.9), *(0.1, 0.9, 0.1, 0.1, 0.1))  # within its noise
+    assert not told(*good, *bad, *good)  # it came back
+    assert not told(*[-1.0] * 5, *[-0.5] * 5)
+    text = guards.warnings(history(*[{"reward_mean": r} for r in (*good, *bad)]))["reward_fall"]
+    assert text.startswith("The mean reward of 5 steps fell from 0.840 to 0.400: ")
+
+
 def test_all_cut() -> None:
     assert stopped(history({"clipped_share": 1.0})) == "all_cut"
     assert stopped(history({"clipped_share": 0.99})) is None

@@ -17,9 +17,10 @@ from refine_rl.api.after import Talk, chat, evaluate, generate
 from refine_rl.api.before import check, plan, prompts
 from refine_rl.api.beside import compare_runs
 from refine_rl.api.leaving import export
-from refine_rl.api.records import Evaluation, PromptList, RewardCheck, Run, SFTRun, SideBySide
+from refine_rl.api.records import Evaluation, PromptList, RewardCheck, Run, SeedsRun, SFTRun, SideBySide
 from refine_rl.api.runs import open_run, resume, resume_sft, sft, train
 from refine_rl.api.score import score_group
+from refine_rl.api.seeds import resume_seeds
 
 __all__ = [
     "Evaluation",
@@ -27,6 +28,7 @@ __all__ = [
     "RewardCheck",
     "Run",
     "SFTRun",
+    "SeedsRun",
     "SideBySide",
     "Talk",
     "chat",
@@ -39,6 +41,7 @@ __all__ = [
     "plan",
     "prompts",
     "resume",
+    "resume_seeds",
     "resume_sft",
     "score_group",
     "sft",

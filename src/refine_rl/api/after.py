@@ -36,6 +36,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     reference: str | None = None,
     rivals: Sequence[str] | None = None,
+    probes: bool | None = None,
     checkpoint: Checkpoint | None = None,
     name: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command line's --set
@@ -56,8 +57,8 @@ def evaluate(
         metrics: of the greedy answers: "bleu", "chrf", "rouge", "bertscore", "perplexity", "length",
             "win_rate".
         reference: the key of the prompts' data that has the reference answers.
-        rivals: other ways to the same end beside tuned, made where they are not yet: "prompt", "best_of_n",
-            "sft".
+        rivals: other ways to the same end: "prompt", "best_of_n", "sft"; made where they are not yet.
+        probes: whether to look for what changed outside of the task, forgetting; without it, as the run did.
         checkpoint: "best", "last" or a step, in the place of the tuned model.
         name: of the file in evaluations/.
         set: settings of `budget` and `endpoints` to change, `evaluate.best_of` and `evaluate.rival_calls`.
@@ -74,18 +75,19 @@ def evaluate(
         lambda: checks.observer(observer),
         lambda: checks.checkpoint(checkpoint),
         lambda: checks.other_prompts(prompts),
-        lambda: checks.evaluation(samples, seed, judge, metrics, reference, name),
+        lambda: checks.evaluation(samples, seed, judge, metrics, reference, name, probes),
         lambda: checks.texts("rivals", rivals, 'a list, as in rivals=["best_of_n"]'),
     )
-    how = {
+    how: dict[str, Any] = {
         "samples": samples,
         "seed": seed,
         "judge": judge,
-        "metrics": None if metrics is None else list(metrics),
         "reference": reference,
-        "rivals": None if rivals is None else list(rivals),
-        "overrides": checks.overrides(set),
+        "probes": probes,
     }
+    for key, names in {"metrics": metrics, "rivals": rivals}.items():
+        how[key] = None if names is None else list(names)
+    how["overrides"] = checks.overrides(set)
     folder = opened_run(path)
     require_given(folder, code, verb="evaluate")
 

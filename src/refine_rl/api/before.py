@@ -16,6 +16,7 @@ from refine_rl.api.records import PromptList, RewardCheck
 from refine_rl.api.stops import once
 from refine_rl.foreign.given import given as given_code
 from refine_rl.pipeline.given import Given
+from refine_rl.pipeline.seeds import check as check_seeds
 from refine_rl.progress import Observer, Pause, count
 from refine_rl.settings import Settings
 
@@ -34,6 +35,7 @@ def plan(
     judge: Judge = None,
     environment: type[Any] | None = None,
     tools: Sequence[Function] = (),
+    seeds: int | None = None,
     **sections: Any,
 ) -> Plan:
     """Says what a training would take, before it takes anything: calls to LLMs, tokens, dollars, minutes,
@@ -58,9 +60,16 @@ def plan(
 
     def work(pause: Pause) -> Plan:
         with settings_with_list(asked) as settings, given_code(code.named):
+            if seeds is not None:
+                check_seeds(settings, seeds)
             found = survey(settings, code.rewards)
             return make_plan(
-                settings, found.counts, lost=found.lost, shown=found.shown, isolation=found.isolation
+                settings,
+                found.counts,
+                lost=found.lost,
+                shown=found.shown,
+                isolation=found.isolation,
+                seeds=seeds or 1,
             )
 
     return once(work)

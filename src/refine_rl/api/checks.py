@@ -359,7 +359,13 @@ def outtype(value: object) -> None:
 
 
 def evaluation(
-    samples: object, seed: object, judge: object, metrics: object, reference: object, name: object
+    samples: object,
+    seed: object,
+    judge: object,
+    metrics: object,
+    reference: object,
+    name: object,
+    probes: object = None,
 ) -> None:
     """How a comparison is made again."""
     every(
@@ -369,4 +375,5 @@ def evaluation(
         lambda: texts("metrics", metrics, 'a list, as in metrics=["rouge"]'),
         lambda: text("reference", reference, "a key of the prompts' data"),
         lambda: text("name", name, "a name for the file"),
+        lambda: None if probes is None else flag("probes", probes),
     )

@@ -14,7 +14,7 @@ from typing import Any
 from refine_rl import api, errors
 
 _VERBS = {
-    "Training": ("train", "resume", "sft", "resume_sft", "open_run"),
+    "Training": ("train", "resume", "resume_seeds", "sft", "resume_sft", "open_run"),
     "Before it": ("plan", "prompts", "check"),
     "After it": ("evaluate", "compare_runs", "chat", "generate", "export"),
     "Judges alone": ("score_group",),

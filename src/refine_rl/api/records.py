@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, overload
 
 from refine_rl.api import checks, html
 from refine_rl.errors import UserError
+from refine_rl.evaluate.seeds import told_of_seeds
 from refine_rl.run import RunFolder
 from refine_rl.run.files import write_whole
-from refine_rl.types import Comparison, Prompt, decimals, one_line
+from refine_rl.run.seeds import SeedsFolder
+from refine_rl.types import Comparison, Estimate, Prompt, decimals, one_line
 
 if TYPE_CHECKING:
     from refine_rl.evaluate.versus import Versus
@@ -59,6 +61,39 @@ class Run(_Finished):
 
     def _repr_html_(self) -> str:
         return html.run(RunFolder(self.folder), self.comparison)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class SeedsRun(Sequence[Run]):
+    """Finished GRPO runs that differ in their seed alone: a list of `Run` in the order of the seeds, in
+    `folder`. `difference` is the mean over them of what tuned has more than base, with its 95 % interval over
+    training seeds (None where fewer than two have one)."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+    difference: Estimate | None
+
+    @property
+    def report(self) -> Path:
+        """The page of all runs, with links to their own."""
+        return SeedsFolder(self.folder).report
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, place: int) -> Run: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Run, ...]: ...
+    def __getitem__(self, place: int | slice) -> Run | tuple[Run, ...]:
+        return self.runs[place]
+
+    def __repr__(self) -> str:
+        said = told_of_seeds(len(self), len(self), self.difference)
+        lines = [f"  {run.folder.name}: {run.comparison}" for run in self.runs]
+        return "\n".join(
+            [f"{len(self)} seeds in {self.folder}", f"  {said}", *lines, f"  report: {self.report}"]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from refine_rl.api import checks
 from refine_rl.api.arguments import Function, Judge, Model, Prompts, Section, Task, rows_of, source_of
 from refine_rl.api.observing import showing
-from refine_rl.api.records import Run, SFTRun
+from refine_rl.api.records import Run, SeedsRun, SFTRun
+from refine_rl.api.seeds import go, train_under
 from refine_rl.api.stops import in_own_words, training
 from refine_rl.errors import UserError
-from refine_rl.foreign.given import given as given_code
 from refine_rl.pipeline.given import Given, require_given, resume_call
 from refine_rl.pipeline.launch import take_part
 from refine_rl.progress import Observer, Pause
@@ -21,6 +21,7 @@ from refine_rl.run.life import taken_by
 from refine_rl.settings import Settings
 
 
+@overload
 def train(
     task: str | Path,
     *,
@@ -33,10 +34,46 @@ def train(
     environment: type[Any] | None = None,
     tools: Sequence[Function] = (),
     rivals: Sequence[str] | None = None,
+    seeds: None = None,
     run: str | Path | None = None,
     observer: Observer | None = None,
     **sections: Any,
-) -> Run:
+) -> Run: ...
+@overload
+def train(
+    task: str | Path,
+    *,
+    model: Model = None,
+    prompts: Prompts = None,
+    rewards: Sequence[Function] = (),
+    rules: Sequence[Section] = (),
+    writer: str | Section | None = None,
+    judge: Judge = None,
+    environment: type[Any] | None = None,
+    tools: Sequence[Function] = (),
+    rivals: Sequence[str] | None = None,
+    seeds: int,
+    run: str | Path | None = None,
+    observer: Observer | None = None,
+    **sections: Any,
+) -> SeedsRun: ...
+def train(
+    task: str | Path,
+    *,
+    model: Model = None,
+    prompts: Prompts = None,
+    rewards: Sequence[Function] = (),
+    rules: Sequence[Section] = (),
+    writer: str | Section | None = None,
+    judge: Judge = None,
+    environment: type[Any] | None = None,
+    tools: Sequence[Function] = (),
+    rivals: Sequence[str] | None = None,
+    seeds: int | None = None,
+    run: str | Path | None = None,
+    observer: Observer | None = None,
+    **sections: Any,
+) -> Run | SeedsRun:
     """Trains a model for a task and compares it with what it was.
 
     Args:
@@ -56,8 +93,8 @@ def train(
         environment: the class of a world in which the policy takes several turns, with
             `start(self, data, seed)` and `step(self, reply)`; or one with Gymnasium's methods.
         tools: functions that the policy may call, with type hints and a docstring.
-        rivals: other ways to the same end, to stand beside the tuned model: "prompt", "best_of_n", "sft";
-            `run.comparison.others` has what came of them.
+        rivals: other ways to the same end, beside tuned: "prompt", "best_of_n", "sft" (`comparison.rivals`).
+        seeds: train so often, under a seed each: a `SeedsRun` comes back, with an interval over seeds.
         run: the run's folder; without it, a new one below runs/.
         observer: hears the progress; without it, it is shown.
         sections: further settings by section: `grpo={"steps": 50}, rollout={"group_size": 8}`; they go
@@ -83,13 +120,13 @@ def train(
     _check(asked.check, run, observer)
     settings = asked.settings()
     lines = asked.prompt_lines()
+    if seeds is not None:
+        return train_under(settings, seeds, code, lines, run, observer)
     with new_run(None if run is None else Path(run), settings.name or "run") as folder:
         if lines is not None:
-            file = folder.give_prompts(lines)
-            source = settings.prompts.model_copy(update={"source": f"file:{file.resolve()}"})
-            settings = settings.model_copy(update={"prompts": source})
+            settings = settings.with_prompts(folder.give_prompts(lines))
         folder.begin(settings, python_rewards=code.names.rewards)
-        return _go(folder, observer, code)
+        return go(folder, observer, code)
 
 
 def resume(
@@ -126,7 +163,7 @@ def resume(
         raise UserError(f"{path} is a run of supervised fine-tuning. Go on with it: {resume_call(opened)}")
     require_given(opened, code)
     if not changes and step is None:
-        return _go(opened, observer, code)
+        return go(opened, observer, code)
     from refine_rl.pipeline.resume import reopen  # late: torch
 
     try:
@@ -134,7 +171,7 @@ def resume(
             folder = reopen(path, changes, step, given=code, observer=shown)
     except UserError as mistake:
         raise in_own_words(mistake) from None
-    return _go(folder, observer, code)
+    return go(folder, observer, code)
 
 
 def sft(
@@ -273,17 +310,6 @@ def _with_data(settings: Settings, file: Path) -> Settings:
         return settings
     own = settings.sft.model_copy(update={"data": f"file:{file.resolve()}"})
     return settings.model_copy(update={"sft": own})
-
-
-def _go(folder: RunFolder, observer: Observer | None, code: Given) -> Run:
-    def work(pause: Pause) -> Run:
-        with showing(folder, observer) as shown, given_code(code.named):
-            from refine_rl.pipeline.train import run as run_pipeline  # late: torch
-
-            comparison = run_pipeline(folder, observer=shown, pause=pause, functions=code.rewards)
-        return Run(folder=folder.path, comparison=comparison)
-
-    return training(folder, work)
 
 
 def _go_sft(folder: RunFolder, observer: Observer | None) -> SFTRun:

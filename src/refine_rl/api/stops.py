@@ -20,6 +20,7 @@ from refine_rl.llm.client import EndpointDown
 from refine_rl.pipeline.given import resume_call
 from refine_rl.progress import Pause, never
 from refine_rl.run import RunFolder
+from refine_rl.run.seeds import SeedsFolder
 
 T = TypeVar("T")
 
@@ -62,6 +63,30 @@ def once(work: Callable[[Pause], T]) -> T:
         told = GuardStop(stop.guard, stop.what, advice, limit=stop.limit)
     except UserError as mistake:
         raise in_own_words(mistake) from None
+    raise told
+
+
+@contextlib.contextmanager
+def of_seeds(home: SeedsFolder) -> Iterator[None]:
+    """Trainings under several seeds: what one of them raises says how all go on, too. A first one that was
+    refused before it began leaves no folder."""
+    told: RefineError
+    call = home.call_to_resume
+    rest = f"All seeds together go on with: {call}"
+    try:
+        yield
+        return
+    except GuardStop as stop:
+        if home.resume in stop.advice:  # of all of them already
+            advice = stop.advice.replace(home.resume, call)
+        else:
+            advice = f"{stop.advice}\n{rest}"
+        told = GuardStop(stop.guard, stop.what, advice, limit=stop.limit)
+    except (Interrupted, MachineError) as error:
+        told = type(error)(f"{error}\n{rest}")
+    except UserError:
+        home.abandon()
+        raise
     raise told
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from refine_rl.cli import (
     bench,
@@ -40,8 +41,19 @@ from refine_rl.cli.interrupt import StopNow, stop_at_once
 from refine_rl.cli.streams import close_output, prepare_streams, require_text
 from refine_rl.errors import Interrupted, MachineError, RefineError, UserError, disk_error
 
+
+class _InOrder(TyperGroup):
+    """Lists `data`, which has commands of its own, before what follows upon data."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = list(COMMANDS)
+        names.insert(names.index("prompts"), "data")
+        return names
+
+
 app = typer.Typer(
     name="refine",
+    cls=_InOrder,
     help="Describe a behaviour in plain words; Re:Fine turns an open language model into one that shows it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

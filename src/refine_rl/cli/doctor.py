@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from refine_rl.pipeline.doctor.found import Examination, Finding
+    from refine_rl.pipeline.doctor.subject import Command
     from refine_rl.settings import Settings
 
 _NAME = 13  # columns of the names
@@ -39,6 +40,7 @@ def doctor(
     """Look at everything that a run depends on. Model, template, stop tokens, adapter, endpoints, reward,
     memory: a tick, a warning or an error each, with advice. Exit code 2 where there is an error."""
     from refine_rl.pipeline.doctor.found import Examination
+    from refine_rl.pipeline.doctor.subject import Command
     from refine_rl.report.screen import results, talk
 
     one_task("doctor", task, recipe)
@@ -47,14 +49,12 @@ def doctor(
     exam = Examination(lambda found: _show(found, console) if live else None)
     settings = _settings(exam, task, recipe, overrides)
     if settings is not None:
-        _examine(
-            exam,
-            settings,
-            _again(task, recipe, overrides),
-            console if live else None,
-            offline=offline,
-            yes=yes,
+        command = Command(
+            program=program(),
+            which=f"--recipe {recipe}" if task is None else quoted(task),
+            overrides=tuple(overrides),
         )
+        _examine(exam, settings, command, console if live else None, offline=offline, yes=yes)
     errors = sum(found.status == "error" for found in exam.findings)
     warnings = sum(found.status == "warning" for found in exam.findings)
     if as_json:
@@ -85,17 +85,10 @@ def _settings(
         return None
 
 
-def _again(task: Path | None, recipe: str | None, overrides: list[str]) -> str:
-    """The command that looks again, to which --set may be added."""
-    which = f"--recipe {recipe}" if task is None else quoted(task)
-    before = [f" --set {quoted(one)}" for one in overrides]
-    return f"{program()} doctor {which}{''.join(before)}"
-
-
 def _examine(
     exam: Examination,
     settings: Settings,
-    again: str,
+    command: Command,
     console: Console | None,
     *,
     offline: bool,
@@ -106,18 +99,11 @@ def _examine(
 
     with interruptible() as pause, contextlib.ExitStack() as shown:
         from refine_rl.pipeline.doctor.examine import examine
+        from refine_rl.pipeline.doctor.subject import Subject
 
         observer = _Silent() if console is None else _Last(shown.enter_context(console.status("")))
-
-        examine(
-            exam,
-            settings,
-            again=again,
-            agree=lambda words: yes or observer.agreed(words),
-            observer=observer,
-            offline=offline,
-            pause=pause,
-        )
+        it = Subject(exam=exam, settings=settings, command=command, observer=observer, pause=pause)
+        examine(it, agree=lambda words: yes or observer.agreed(words), offline=offline)
 
 
 def _agreed(words: str) -> bool:

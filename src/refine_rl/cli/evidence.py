@@ -26,6 +26,11 @@ RIVALS = typer.Option(
     metavar="NAMES",
     help="Other ways to the same end beside tuned: prompt, best_of_n, sft. Made where they are not yet.",
 )
+PROBES = typer.Option(
+    None,
+    "--probes/--no-probes",
+    help="Look for what changed outside of the task: forgetting. Without it, as the run did.",
+)
 
 
 def evaluate(
@@ -51,6 +56,7 @@ def evaluate(
         None, "--reference", metavar="COLUMN", help="Of the prompts' data: the reference answers."
     ),
     rivals: str | None = RIVALS,
+    probes: bool | None = PROBES,
     name: str | None = typer.Option(
         None,
         "--name",
@@ -82,6 +88,7 @@ def evaluate(
             metrics=names_in(metrics),
             reference=reference,
             rivals=names_in(rivals),
+            probes=probes,
             weights=weights,
             overrides=overrides,
             name=name,
@@ -134,11 +141,18 @@ def advice_for_an_evaluation(folder: RunFolder, overrides: list[str]) -> Iterato
         ) from full
 
 
-def report(run: Path = typer.Argument(..., help="A run, finished or not.")) -> None:
+def report(
+    run: Path = typer.Argument(..., help="A run, finished or not; or a folder of several seeds."),
+) -> None:
     """Write report.html again. From the run's files alone."""
     from refine_rl.report.page import render
+    from refine_rl.report.seeds import render_seeds
     from refine_rl.run import RunFolder
+    from refine_rl.run.seeds import SeedsFolder
 
+    if (home := SeedsFolder.open(run)) is not None:
+        typer.echo(home.save_report(render_seeds(home)))
+        return
     folder = RunFolder.open(run)
     typer.echo(folder.save_report(render(folder)))
 

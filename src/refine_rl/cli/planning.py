@@ -47,6 +47,9 @@ def plan(
         False, "--probe", help="Also let the untrained model answer a few prompts, after asking you."
     ),
     yes: bool = typer.Option(False, "--yes", help="With --probe: do not ask."),
+    seeds: int | None = typer.Option(
+        None, "--seeds", metavar="N", help="Plan N trainings, each under another seed."
+    ),
     overrides: list[str] = SET,
     as_json: bool = JSON,
 ) -> None:
@@ -58,6 +61,10 @@ def plan(
         raise UserError("--yes goes with --probe: without it there is nothing to agree to.")
     one_task("plan", task, recipe)
     settings = load_task(task, recipe=recipe, overrides=overrides)
+    if seeds is not None:
+        from refine_rl.pipeline.seeds import check
+
+        check(settings, seeds)
     with results_apart():
         found = survey(settings)
     if probe and found.counts is None:
@@ -74,7 +81,14 @@ def plan(
             f"{quoted(here)} --out {quoted(here.parent / 'written.jsonl')}`, then "
             f"`{program()} plan {quoted(here)} --probe --set prompts.source=file:written.jsonl`"
         )
-    planned = make_plan(settings, found.counts, lost=found.lost, shown=found.shown, isolation=found.isolation)
+    planned = make_plan(
+        settings,
+        found.counts,
+        lost=found.lost,
+        shown=found.shown,
+        isolation=found.isolation,
+        seeds=seeds or 1,
+    )
     if not as_json:
         _show(settings, planned)
     probed = _probe(settings, found.prompts, planned, yes) if probe else None
@@ -154,6 +168,9 @@ def _heads(settings: Settings, planned: Plan) -> Iterator[str]:
             f"{settings.grpo.prompts_per_step} prompts x {settings.rollout.group_size} "
             f"{_answers(settings.rollout)}"
         )
+    if planned.seeds > 1:
+        first = settings.grpo.seed
+        yield f"{planned.seeds} times, under the seeds {first} to {first + planned.seeds - 1}"
 
 
 def _answers(rollout: RolloutSettings) -> str:

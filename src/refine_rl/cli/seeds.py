@@ -68,11 +68,15 @@ def _all(home: SeedsFolder, train: Train, as_json: bool) -> None:
 
     try:
         over = train_seeds(home, one, found)
-    except (RefineError, StopNow):
+    except (RefineError, StopNow) as stop:
+        if isinstance(stop, UserError):
+            home.abandon()
+        if not home.path.is_dir():
+            raise
         say(talk(), f"All seeds together go on with: {home.resume}")
         raise
     if as_json:
         typer.echo(json.dumps({"folder": str(home.path), **asdict(over)}))
         return
     print_seeds(over, results())
-    say(results(), f"\nruns: {home.path}\nsummary: {home.path / 'seeds.json'}")
+    say(results(), f"\nruns: {home.path}\nreport: {home.report}")

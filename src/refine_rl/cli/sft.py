@@ -61,11 +61,11 @@ def sft(
 
 
 def _work(folder: RunFolder, as_json: bool) -> None:
-    from refine_rl.report.screen import Screen, results, say, talk
+    from refine_rl.report.screen import Screen, results, say
     from refine_rl.report.showing import places
 
-    say(talk(), places(folder, program()))
     with going_on(folder) as pause, Screen(folder) as screen:
+        screen.head(places(folder, program()))
         from refine_rl.pipeline.sft import run
 
         losses = run(folder, observer=screen, pause=pause)

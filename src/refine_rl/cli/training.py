@@ -162,11 +162,11 @@ def going_on(folder: RunFolder) -> Iterator[Pause]:
 
 def _trained(folder: RunFolder) -> Comparison:
     """What comes of a run, trained before a person's eyes from wherever it stands."""
-    from refine_rl.report.screen import Screen, say, talk
+    from refine_rl.report.screen import Screen
     from refine_rl.report.showing import places
 
-    say(talk(), places(folder, program()))
     with going_on(folder) as pause, Screen(folder) as screen:
+        screen.head(places(folder, program()))
         from refine_rl.pipeline.train import run
 
         return run(folder, observer=screen, pause=pause)
@@ -206,11 +206,11 @@ def print_places(folder: RunFolder) -> None:
     """Where the files of a finished run are."""
     from refine_rl.report.screen import results, say
 
-    say(
-        results(),
-        f"\nreport: {folder.report}\nmodel:  {folder.model}\n"
-        f"talk to it: {program()} chat {quoted(folder.path)}",
-    )
+    where = quoted(folder.path)
+    lines = [f"report: {folder.report}", f"model:  {folder.model}", f"talk to it: {program()} chat {where}"]
+    if folder.outcomes("tuned") is not None:
+        lines.append(f"vote on its answers, blind: {program()} review {where}")
+    say(results(), "\n" + "\n".join(lines))
 
 
 def _saved(folder: RunFolder) -> str:

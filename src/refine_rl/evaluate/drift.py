@@ -23,6 +23,7 @@ from refine_rl.evaluate.student import above_zero
 from refine_rl.types import MIN_PROMPTS, decimals
 
 LEVEL = 0.05
+MOST_GAINS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,3 +96,27 @@ def drift(looks: Sequence[Look], planned: int) -> Drift | None:
             )
             found.append(Drift(since=then.step, now=now.step, reward=reward, eye=eye))
     return max(found, key=lambda one: one.eye[0], default=None)
+
+
+def gains(
+    answers: Iterable[tuple[str, str, float, float]], before: Mapping[str, Sequence[float]]
+) -> list[dict[str, Any]]:
+    """The answers (prompt, text, reward, the other eye's value) that are most to be looked at: above the mean
+    reward `before` training of their prompt, and below what the other eye gave to its answers then; those
+    first for which the product of both distances, which knows no scale, is largest.
+
+    >>> found = gains([("p", "ha ha", 0.75, 0.25), ("p", "well", 0.75, 0.75)], {"p": (0.25, 0.5)})
+    >>> [(one["answer"], one["reward_before"], one["eye_before"]) for one in found]
+    [('ha ha', 0.25, 0.5)]
+    """
+    found: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
+    for prompt, text, reward, eye in answers:
+        if prompt not in before:
+            continue
+        then, seen = before[prompt]
+        if reward > then and eye < seen:
+            told = {"prompt_id": prompt, "answer": text, "reward": reward, "eye": eye}
+            told |= {"reward_before": then, "eye_before": seen}
+            found[prompt, text] = ((reward - then) * (seen - eye), told)
+    order = sorted(found, key=lambda key: (-found[key][0], key))
+    return [found[key][1] for key in order[:MOST_GAINS]]

@@ -87,6 +87,23 @@ def rose(before: Sequence[float], after: Sequence[float]) -> float:
     return _tail(fmean(after) - fmean(before), sum(parts), max(1, math.floor(freedom + 1e-9)))
 
 
+def slope_above_zero(x: Sequence[float], y: Sequence[float]) -> float:
+    """The one-sided p-value that the slope of y = slope x, fitted by least squares, is above 0; 1 where that
+    cannot be said.
+
+    >>> round(slope_above_zero([1.0, -1.0, 2.0], [1.0, 0.0, 2.0]), 6)
+    0.043565
+    >>> slope_above_zero([0.0, 0.0], [1.0, 2.0])
+    1.0
+    """
+    squares = math.fsum(a * a for a in x)
+    if len(x) < 2 or squares == 0:
+        return 1.0
+    slope = math.fsum(a * b for a, b in zip(x, y, strict=True)) / squares
+    left = math.fsum((b - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    return _tail(slope, left / (len(x) - 1) / squares, len(x) - 1)
+
+
 def _tail(mean: float, squared_error: float, freedom: int) -> float:
     """The share of Student's distribution above this mean, in units of its standard error."""
     if math.sqrt(squared_error) < 1e-12 * max(1.0, abs(mean)):

@@ -31,6 +31,7 @@ TRAITS: Mapping[str, str] = {
 LEAST = 5  # steps at the start and at the end that are set beside one another
 LEVEL = 0.05  # of both tests, shared among the traits
 WORTH = 0.3  # a correlation below is told to nobody, however sure
+MOSTLY = 0.6  # from which on it is told while training goes on: a third of what rewards differ by, and more
 SHOWN = 3  # answers that are named
 
 _LIST = re.compile(r"(?m)^[ \t]*(?:[-*+•]|\d+[.)])[ \t]")
@@ -81,11 +82,20 @@ def by_step(groups: Sequence[Group]) -> dict[str, dict[int, float | None]]:
     }
 
 
-def paid_for(groups: Sequence[Group]) -> dict[str, str]:
-    """Trait -> a sentence, for each that the reward rises with by the end, and that grew. Both beyond chance:
-    Student's t over the correlations of the single groups in the last quarter of the steps, and Welch's over
-    the groups' means there and in the first quarter, each one-sided, at 5 % shared among the traits."""
+def due(step: int) -> bool:
+    """Whether `paid_for` is asked after this step: the last of every `LEAST`, from the first on at which it
+    can say something."""
+    return step % LEAST == 0 and step >= 2 * LEAST
+
+
+def paid_for(groups: Sequence[Group], planned: int = 0, worth: float = WORTH) -> dict[str, str]:
+    """Trait -> a sentence, for each that the reward rises with by the end (a correlation of `worth` or more),
+    and that grew. Both beyond chance: Student's t over the correlations of the single groups in the last
+    quarter of the steps, and Welch's over the groups' means there and in the first quarter, each one-sided,
+    at 5 % shared among the traits and all the times that it is asked in a run of the `planned` steps."""
     steps = sorted({group.step for group in groups})
+    looks = max(1, max(planned, *steps[-1:], 0) // LEAST - 1)
+    level = LEVEL / (len(TRAITS) * looks)
     window = max(LEAST, len(steps) // 4)
     if len(steps) < 2 * window:
         return {}
@@ -97,9 +107,9 @@ def paid_for(groups: Sequence[Group]) -> dict[str, str]:
         single = [r for some in pairs if (r := within([some])) is not None]
         together = within(pairs)
         before, after = ([fmean(g.traits[name]) for g in some if g.traits] for some in (first, last))
-        if together is None or together < WORTH or above_zero(single) >= LEVEL / len(TRAITS):
+        if together is None or together < worth or above_zero(single) >= level:
             continue
-        if rose(before, after) >= LEVEL / len(TRAITS):
+        if rose(before, after) >= level:
             continue
         then = within([_pairs(g, name) for g in first])
         was = "" if then is None else f", {then:+.2f} in the first"

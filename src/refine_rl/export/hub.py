@@ -24,12 +24,8 @@ class Uploaded:
     url: str
 
 
-def require_hub(name: str, *, adapter: bool) -> None:
-    """Raises UserError for a name that is none, without a token or with one that is not taken, for somebody
-    else's name, and for a repository that holds a model of the other kind; MachineError where the hub does
-    not answer. Nothing is written there."""
-    import huggingface_hub
-    from huggingface_hub import constants
+def require_name(name: str) -> None:
+    """Raises UserError for what is no name of a repository, or does not say whose."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -37,9 +33,19 @@ def require_hub(name: str, *, adapter: bool) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise UserError(f"--hub {name}: {error}") from error
-    owner, slash, _ = name.partition("/")
-    if not slash:
+    if "/" not in name:
         raise UserError(f"--hub {name}: say whose it is, OWNER/{name}.")
+
+
+def require_hub(name: str, *, adapter: bool) -> None:
+    """Raises UserError without a token or with one that is not taken, for somebody else's name, and for a
+    repository that holds a model of the other kind; MachineError where the hub does not answer. Nothing is
+    written there."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    require_name(name)
+    owner = name.partition("/")[0]
     if constants.HF_HUB_OFFLINE:
         raise UserError("The hub: HF_HUB_OFFLINE=1 is set, so that nothing can be sent. Unset it.")
     if huggingface_hub.get_token() is None:

@@ -17,10 +17,11 @@ _KEY_REFUSED = (401, 402, 403)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
     """What came of asking. `models` is empty where an endpoint does not list any; `failure` says why it would
-    answer nothing else either ("" where it may)."""
+    answer nothing else either ("" where it may), and `reached` whether it said that itself."""
 
     models: tuple[str, ...] = ()
     failure: str = ""
+    reached: bool = True
 
     def lacks(self, model: str) -> str:
         """The nearest name that is listed, where `model` is not; "" where it is, or nothing is like it.
@@ -44,7 +45,7 @@ async def list_models(endpoint: Endpoint) -> Listing:
     finally:
         await wire.close()
     if isinstance(came, Failure):
-        return Listing(failure=endpoint.mask(came.text))
+        return Listing(failure=endpoint.mask(came.text), reached=False)
     if came.status in _KEY_REFUSED:
         return Listing(failure=endpoint.mask(failure_of_status(came.status, {}, came.body, "text").text))
     return Listing(models=tuple(_names(read_json(came.body)))) if came.status == 200 else Listing()

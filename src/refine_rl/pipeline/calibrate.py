@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from refine_rl.errors import MachineError, UserError
+from refine_rl.errors import MachineError, UserError, quoted
 from refine_rl.evaluate.agreement import Agreement, agreement
 from refine_rl.evaluate.votes import Pair, majority, ordered, standing
 from refine_rl.llm.meter import meter
@@ -147,7 +147,7 @@ def bench_of(
     if len(voted) < LEAST:
         raise UserError(
             f"{len(voted)} pairs were voted on, and from fewer than {LEAST} nothing can be said: vote first, "
-            f"with refine review {folder.path}"
+            f"with refine review {quoted(folder.path)}"
         )
     found = candidates(settings, judges, rubrics)
     connections = connect(settings, None, lambda text: None)

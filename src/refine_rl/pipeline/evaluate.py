@@ -18,6 +18,7 @@ from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.given import NOTHING, Given, require_given
 from refine_rl.pipeline.metrics import Losses, losses_of, require_data, require_packages
 from refine_rl.pipeline.model import hold_positions, run_policy
+from refine_rl.pipeline.probes import Looks, looked_again, probed_before
 from refine_rl.pipeline.rivals.contest import hold, require_rivals, use_of
 from refine_rl.pipeline.rivals.rival import Answered
 from refine_rl.pipeline.weights import Weights, choose_weights, open_model
@@ -51,6 +52,7 @@ def evaluate_again(
     metrics: Sequence[str] | None = None,
     reference: str | None = None,
     rivals: Sequence[str] | None = None,
+    probes: bool | None = None,
     weights: Weights | None = None,
     overrides: Sequence[str] = (),
     given: Given = NOTHING,
@@ -60,11 +62,11 @@ def evaluate_again(
     """Base against tuned with other draws (of `seed`; without one, of the run's plus 1), and on other prompts
     where `source` names some (prompts too close to a training prompt are left out), and by another judge
     ("ENDPOINT/MODEL") where one is named, and by other `metrics`, whose references are the column `reference`
-    of the prompts' data, and beside other `rivals`, which are made where they are not yet. `weights` may be
-    other ones than those of the tuned model, also of a run that is not finished.
-    Returns the comparison and its file; a report that is there shows it from then on. Calls to LLMs go into
-    the run's ledger, under its cap; `overrides` may raise that, and say where LLMs answer and what rivals may
-    take, for this evaluation.
+    of the prompts' data, and beside other `rivals`, which are made where they are not yet. `probes`: whether
+    what is not the task is looked at again; None: as in the run. `weights` may be other ones than those of
+    the tuned model, also of a run that is not finished. Returns the comparison and its file; a report that is
+    there shows it from then on. Calls to LLMs go into the run's ledger, under its cap; `overrides` may raise
+    that, and say where LLMs answer and what rivals may take, for this evaluation.
 
     `given` is the code from Python that the run was started with. Raises UserError where it is other code,
     or where the run or the prompts do not allow an evaluation.
@@ -73,7 +75,7 @@ def evaluate_again(
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")
     _require_reward(folder, given)
     now, seed = _asked(folder.settings(), overrides, source, seed)
-    settings = _settings(folder.settings(), now, samples, judge, metrics, reference, rivals)
+    settings = _settings(folder.settings(), now, samples, judge, metrics, reference, rivals, probes)
     journal = Journal(folder, observer or Quiet())
     with folder.writing():
         folder.repair()
@@ -106,8 +108,8 @@ def evaluate_again(
                 stage=stage,
                 evaluation=name,
             )
-            sides, losses, contest = _all_sides(work, prompts, Purpose(seed=seed, step=0, name="held_out"))
-            comparison = compared(work, sides, contest, seed=seed, losses=losses)
+            sides, losses, contest, looks = _all_sides(work, prompts, seed)
+            comparison = compared(work, sides, contest, seed=seed, losses=losses, looks=looks)
         return comparison, _told(folder, name, comparison, journal)
 
 
@@ -174,6 +176,7 @@ def _settings(
     metrics: Sequence[str] | None,
     reference: str | None,
     rivals: Sequence[str] | None,
+    probes: bool | None,
 ) -> Settings:
     """The run's settings, with what is another in this evaluation. Raises UserError for what cannot be, or is
     not installed."""
@@ -197,6 +200,7 @@ def _settings(
         "judge": None if judge is None else toml_value(judge),
         "metrics": None if metrics is None else toml_value(list(metrics)),
         "reference": None if reference is None else toml_value(reference),
+        "probes": None if probes is None else toml_value(probes),
     }
     if set(measured) <= {"length", "win_rate"}:
         given["name"] = '""'  # no control to echo it for
@@ -267,10 +271,11 @@ def _first_looks(
 
 
 def _all_sides(
-    work: Work, prompts: Sequence[Prompt], purpose: Purpose
-) -> tuple[Sides, dict[str, Losses], Contest]:
-    """What each model did, how likely it finds the references where a perplexity is wanted, and what came of
-    the rivals."""
+    work: Work, prompts: Sequence[Prompt], seed: int
+) -> tuple[Sides, dict[str, Losses], Contest, Looks]:
+    """What each model did, how likely it finds the references where a perplexity is wanted, what came of the
+    rivals, and what base and tuned do outside of the task."""
+    purpose = Purpose(seed=seed, step=0, name="held_out")
     answers: dict[str, list[Answers]] = {}
     losses: dict[str, Losses] = {}
 
@@ -284,8 +289,11 @@ def _all_sides(
         policy = run_policy(work.folder, keep_reference=False, untouched=True)
         hold_as_run(work, LocalEngine(policy), prompts)
         ask("base", "base", policy)
+        before = probed_before(work, policy)
     with work.speaker.reference() as untrained:
         ask(*(("base", "base") if work.settings.sft is None else ("sft", "fine-tuned")), untrained)
+        if work.settings.sft is None:
+            before = probed_before(work, untrained)
     train = [p for p in work.folder.prompts() if p.split == "train"]
 
     def keep(name: str, answer: Callable[[], Answered]) -> Mapping[str, Any]:
@@ -295,4 +303,5 @@ def _all_sides(
 
     contest = hold(work, train, prompts, purpose, keep)
     ask("tuned", "tuned", work.speaker)
-    return examined(work, answers), losses, contest
+    looks = looked_again(work, before)
+    return examined(work, answers), losses, contest, looks

@@ -14,7 +14,7 @@ from refine_rl.evaluate.rivals import Contest, with_rivals
 from refine_rl.evaluate.verdict import said_with, updated
 from refine_rl.pipeline.metrics import Losses, losses_wanted, measured, note_losses
 from refine_rl.pipeline.model import hold_positions, run_engine
-from refine_rl.pipeline.probes import note_probes, probes_wanted, with_forgetting
+from refine_rl.pipeline.probes import Looks, note_probes, probes_wanted, with_forgetting
 from refine_rl.pipeline.work import Work
 from refine_rl.policy.card import Trained, base_of, model_card
 from refine_rl.progress import Quiet
@@ -105,10 +105,12 @@ def compared(
     *,
     seed: int | None = None,
     losses: Mapping[str, Losses] | None = None,
+    looks: Looks | None = None,
 ) -> Comparison:
     """The sides beside one another, measured as the settings say, with what is known of the rivals among
-    them; `seed` draws the resamples, without one the run's. `losses` are the references', where they are not
-    those on record. Metrics are of base and tuned, and of what training began with."""
+    them; `seed` draws the resamples, without one the run's. `losses` are the references', and `looks` those
+    at what is not the task, where they are not those on record. Metrics are of base and tuned, and of what
+    training began with."""
     seed = work.settings.grpo.seed if seed is None else seed
     comparison = compare(
         sides["base"],
@@ -125,7 +127,7 @@ def compared(
         resamples = work.settings.evaluate.bootstrap
         comparison = with_rivals(comparison, sides, contest, resamples=resamples, seed=seed)
         sides = {side: outcomes for side, outcomes in sides.items() if side not in contest.made}
-    return with_forgetting(work, measured(work, comparison, sides, seed, losses), seed)
+    return with_forgetting(work, measured(work, comparison, sides, seed, losses), seed, looks)
 
 
 def _last_look(work: Work, which: str) -> ScoreGroups:

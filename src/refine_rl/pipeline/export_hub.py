@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refine_rl.errors import MachineError, UserError
 from refine_rl.export.check import failed
-from refine_rl.export.hub import check_uploaded, require_hub, upload
+from refine_rl.export.hub import check_uploaded, require_hub, require_name, upload
 from refine_rl.pipeline.export import export_model
 from refine_rl.pipeline.weights import Weights
 from refine_rl.policy.origin import find_origin
@@ -29,6 +29,7 @@ def export_hub(
     """Sends weights of a run to the hub's repository `name`, as `export_model` writes and checks them. What
     the hub has then is compared file by file, whatever `check` is. Returns the address of the repository."""
     observer = observer or Quiet()
+    require_name(name)
     adapter = folder.settings().model.adapted and not merged
     if adapter and find_origin(folder.settings().model.source).local:
         raise UserError(

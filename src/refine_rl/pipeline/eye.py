@@ -3,19 +3,23 @@ reward drift apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from refine_rl.errors import GuardStop
 from refine_rl.evaluate.answer import answers_of, scored
 from refine_rl.evaluate.correlate import within
-from refine_rl.evaluate.drift import Drift, drift, looks_of
+from refine_rl.evaluate.drift import Drift, drift, gains, looks_of
 from refine_rl.evaluate.stats import mean_ci
 from refine_rl.pipeline.work import Work
+from refine_rl.settings.file import override
 from refine_rl.training.missing import require_scores
 from refine_rl.types import Outcome, Score, mean_of
 
 Json = dict[str, Any]
+GONE_BACK = "gone_back"
 _ADVICE = (
     "Read the newest answers beside the earlier ones: the reward is being won by something that the other "
     "eye does not want. Mend the reward (weigh what it leaves out, a sharper rubric, another judge) and "
@@ -26,7 +30,7 @@ _ADVICE = (
 def looked(work: Work, outcomes: Sequence[Outcome], step: int, where: str) -> Json:
     """What the other eye says of validation answers, for their line on record; {} without one. `prompts` has
     (mean reward, mean of the eye) of each prompt; `correlation` is that of both over answers to the same
-    prompt."""
+    prompt; `gains` are answers whose reward rose against what the eye says (drift.py)."""
     eye = work.scorers.eye
     if eye is None:
         return {}
@@ -49,6 +53,14 @@ def looked(work: Work, outcomes: Sequence[Outcome], step: int, where: str) -> Js
     prompts = {
         name: [mean_of([x for x, _ in some]), mean_of([y for _, y in some])] for name, some in pairs.items()
     }
+    earlier = (line["eye"]["prompts"] for line in work.folder.validation() if "eye" in line)
+    first: Mapping[str, Sequence[float]] = next(earlier, {})
+    said = (
+        (o.prompt.id, t.said, s.value, value)
+        for o, values in zip(outcomes, seen, strict=True)
+        for (t, s), value in zip(o.sampled, values, strict=True)
+        if s.value is not None and value is not None
+    )
     mean = mean_ci([y for _, y in prompts.values()], resamples=1000, seed=work.settings.grpo.seed)
     return {
         "eye": {
@@ -56,6 +68,7 @@ def looked(work: Work, outcomes: Sequence[Outcome], step: int, where: str) -> Js
             "ci95": mean.ci95,
             "correlation": within([*pairs.values()]),
             "prompts": prompts,
+            "gains": gains(said, first),
         }
     }
 
@@ -83,17 +96,57 @@ def heeded(work: Work, record: Json) -> float:
     return float(record["eye" if way == "rollback" else "reward"]["mean"])
 
 
+class Back(Exception):  # noqa: N818 - no error: training goes on elsewhere
+    """Training goes on from the checkpoint of `step`, for the reason `why`."""
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(why)
+        self.step, self.why = step, why
+
+
 def led_back(work: Work, step: int) -> str:
-    """Why training is over before `step`; "" where it is not: a drift, where that leads back."""
+    """Why training is over before `step`; "" where it is not: a drift, where that leads back. The first time,
+    where there is a checkpoint to go on from, it raises Back instead."""
     if work.settings.evaluate.on_drift != "rollback":
         return ""
     found = _drift(work, step - 1)
     if found is None or found.now != step - 1:
         return ""
+    looks = [line for line in work.folder.validation() if 0 < line["step"] < found.now and "eye" in line]
+    best = max(looks, key=lambda line: float(line["eye"]["mean"]), default=None)
+    if best is not None and not work.journal.told(GONE_BACK) and best["step"] in work.folder.checkpoints():
+        raise Back(best["step"], str(found))
+    again = ", once more" if work.journal.told(GONE_BACK) else ""
     return (
-        f"{found}: training ended after {step - 1} steps, and the model is that of the checkpoint which the "
-        "other eye liked best."
+        f"{found}{again}: training ended after {step - 1} steps, and the model is that of the checkpoint "
+        "which the other eye liked best."
     )
+
+
+def go_back(work: Work, back: Back) -> None:
+    """Puts it on record that training is to go on from there, with half the learning rate; `gone_back` does
+    it, in this process or the next one."""
+    rate = work.settings.learning_rate
+    text = (
+        f"{back.why}: training went back to step {back.step}, and on from there with half the learning rate, "
+        f"{rate / 2:g}. What was trained since is forgotten. Should they drift apart again, training ends."
+    )
+    work.journal.note(GONE_BACK, text, back.step, old=repr(rate), new=repr(rate / 2))
+
+
+def gone_back(work: Work) -> Work:
+    """The work as it goes on: where `go_back` said so and it was not yet done, the steps since are forgotten
+    and the settings are those of half the rate."""
+    said = next((e for e in reversed(work.folder.events()) if e["name"] == GONE_BACK), None)
+    before = work.folder.settings()
+    if said is None or repr(before.learning_rate) != said["old"]:
+        return work
+    forgotten = sum(m.seconds["total"] for m in work.folder.history() if m.step > said["step"])
+    work.folder.rewind(said["step"])
+    halved = [f"grpo.learning_rate={said['new']}"]
+    work.folder.change(before, override(before, halved), said["step"])
+    # The hours that it took count.
+    return replace(work, settings=override(work.settings, halved), began=time.perf_counter() - forgotten)
 
 
 def _drift(work: Work, step: int) -> Drift | None:

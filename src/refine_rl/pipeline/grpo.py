@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from refine_rl.pipeline.counting import Promised, sampled
-from refine_rl.pipeline.eye import led_back
+from refine_rl.pipeline.eye import Back, go_back, gone_back, led_back
 from refine_rl.pipeline.looking import look_before, probe, validate
 from refine_rl.pipeline.record import FolderRecord
 from refine_rl.pipeline.resume import newest_whole
@@ -28,8 +28,18 @@ from refine_rl.training.grpo.setup import (
 from refine_rl.types import Prompt
 
 
-def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Position:
-    """Trains to the last step, from the newest checkpoint on (from the start where there is none)."""
+def train_grpo(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> tuple[Work, Position]:
+    """Trains to the last step, from the newest checkpoint on (from the start where there is none). The work
+    is another one where a drift led back, and training went on with half the learning rate (eye.py)."""
+    while True:
+        work = gone_back(work)
+        try:
+            return work, _trained(work, prompts, validation)
+        except Back as back:
+            go_back(work, back)
+
+
+def _trained(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Position:
     settings, scorer, g = work.settings, work.scorers.training, work.settings.grpo
     tell = work.journal.observer.count
     _look_first(work, prompts, validation)

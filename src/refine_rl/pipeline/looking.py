@@ -12,6 +12,7 @@ from refine_rl.errors import MEND, GuardStop
 from refine_rl.evaluate.answer import Answers, answers_of, scored
 from refine_rl.evaluate.stats import mean_ci
 from refine_rl.pipeline.eye import heeded, looked
+from refine_rl.pipeline.places import look_at_places
 from refine_rl.pipeline.work import Work
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.anchors import check_anchors
@@ -27,6 +28,13 @@ def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], 
     for record in work.folder.validation():
         if record["step"] == step:
             return heeded(work, record)
+    return heeded(work, _looked_at(work, prompts, training, step)[0])
+
+
+def _looked_at(
+    work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int
+) -> tuple[dict[str, Any], Sequence[Outcome]]:
+    """A validation that is new: its line, on record now, and what it is of."""
     if step:
         check_judges(work, training, step)
     scorer = work.scorers.validation
@@ -40,7 +48,7 @@ def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], 
         outcomes = scored([answers], score)[0]
         if scorer.relative:
             work.folder.save_outcomes("validation", outcomes)
-    return heeded(work, _recorded(work, outcomes, step, where))
+    return _recorded(work, outcomes, step, where), outcomes
 
 
 def _recorded(work: Work, outcomes: Sequence[Outcome], step: int, where: str) -> dict[str, Any]:
@@ -68,7 +76,8 @@ def _recorded(work: Work, outcomes: Sequence[Outcome], step: int, where: str) ->
 
 def look_before(work: Work, validation: Sequence[Prompt]) -> None:
     """Step 0 of the validation record, and a word where the base model gives GRPO nothing to grip."""
-    validate(work, validation, [], 0)
+    outcomes = _looked_at(work, validation, [], 0)[1]
+    look_at_places(work, outcomes)
     first = work.folder.validation()[0]
     # Where rewards decay within a group there is a spread that single answers do not show.
     comparable = work.settings.evaluate.samples > 1 and not work.settings.rollout.decays
@@ -141,5 +150,8 @@ def check_judges(work: Work, prompts: Sequence[Prompt], step: int) -> None:
         raise GuardStop("missing", f"{what}{report.why}\n", MEND)
     if report.liked:
         raise GuardStop("judge", f"Step {step}: the judges like bad answers.\n{text}\n", report.advice)
+    if report.blind:
+        text = report.warning
+        work.journal.warning("blind_judge", text, step, shown=f"Step {step}: {text}", once=True)
     for line in report.lines() if step == 0 else [report.line()]:
         work.journal.observer.note(line)

@@ -16,7 +16,7 @@ from refine_rl.policy.load import load_policy, require_model
 from refine_rl.policy.policy import Policy
 from refine_rl.prompts.demonstrations import load_demonstrations
 from refine_rl.run import RunFolder
-from refine_rl.run.near import did_you_mean
+from refine_rl.run.near import did_you_mean, require_one
 from refine_rl.settings import ModelSettings, Settings
 from refine_rl.types import Outcome, Prompt
 
@@ -93,6 +93,7 @@ def player_of(which: str | Path) -> Player:
         weights = choose_weights(run)
         return Player(name=run.name, model=run.settings().model.name, folder=run, weights=weights)
     text = str(which)
+    require_one(path)
     if path.is_dir():
         if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
             neither = "neither a run (it has no settings of one) nor a model's folder"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from refine_rl.evaluate.probes import Probed, Sampled, forgetting, probe
 from refine_rl.pipeline.work import Work
+from refine_rl.policy.protocol import Speaker
 from refine_rl.types import Comparison
+
+Looks = Mapping[str, Probed]
+"""What "base" and "tuned" do outside of the task."""
 
 
 def probes_wanted(work: Work, which: str) -> bool:
@@ -31,13 +36,37 @@ def note_probes(work: Work, which: str) -> None:
     work.folder.save_probes(which, asdict(found))
 
 
-def with_forgetting(work: Work, comparison: Comparison, seed: int) -> Comparison:
-    """The comparison with what was forgotten, where both looks are on record."""
-    base, tuned = (work.folder.probes(which) for which in ("base", "tuned"))
-    if work.evaluation or base is None or tuned is None:
+def probed_before(work: Work, base: Speaker) -> Probed | None:
+    """What the base model does, for another evaluation: as the run has it on record, else looked at now; None
+    where no look is wanted."""
+    if not work.settings.evaluate.probes:
+        return None
+    known = work.folder.probes("base")
+    if known is not None:
+        return _read(known)
+    work.journal.stage("A look at what is not its task: the base model")
+    return probe(base, seed=work.settings.grpo.seed, pause=work.pause)
+
+
+def looked_again(work: Work, before: Probed | None) -> Looks:
+    """What base and the tuned model, as it is now, do; where a look is wanted."""
+    if before is None:
+        return {}
+    work.journal.stage("A look at what is not its task")
+    found = probe(work.speaker, seed=work.settings.grpo.seed, base=before, pause=work.pause)
+    return {"base": before, "tuned": found}
+
+
+def with_forgetting(work: Work, comparison: Comparison, seed: int, looks: Looks | None = None) -> Comparison:
+    """The comparison with what was forgotten, where there are both `looks`; without any named, those of the
+    run on record."""
+    if looks is None:
+        records = {which: work.folder.probes(which) for which in ("base", "tuned")}
+        looks = {which: _read(record) for which, record in records.items() if record is not None}
+    if len(looks) < 2:
         return comparison
     resamples = work.settings.evaluate.bootstrap
-    found = forgetting(_read(base), _read(tuned), resamples=resamples, seed=seed)
+    found = forgetting(looks["base"], looks["tuned"], resamples=resamples, seed=seed)
     return replace(comparison, forgetting=found)
 
 

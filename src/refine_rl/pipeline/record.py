@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from refine_rl.evaluate.traits import MOSTLY, due, paid_for
+from refine_rl.report.survey import seen, survey
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
+from refine_rl.run.records import group_record
 from refine_rl.settings import Settings
 from refine_rl.training.checkpoint import Position
 from refine_rl.training.grpo.pool import Chosen, Seen, worth
@@ -33,6 +36,7 @@ class FolderRecord:
         self._history = run.history()
         self._selections = selections(run)
         self._seen = _seen(run, self._selections)
+        self._traits = survey(run)
         self._pooled = {record["step"] for record in run.pool() if record["state"] != SAMPLED}
 
     def recorded(self, step: int) -> Sequence[Group] | None:
@@ -75,12 +79,16 @@ class FolderRecord:
         self._seen += map(Seen.of, groups)
         self._seen += _passed_over(groups[0].step, self._selections)
         self._run.append_groups(groups)
+        self._traits += [seen(group_record(g)) for g in groups]
         if text := missing_text([s for g in groups for s in g.scores]):
             self.warning(groups[0].step, "missing_in_training", text)
 
     def step(self, metrics: StepMetrics) -> None:
         self._history.append(metrics)
         self._journal.step(metrics, self._steps)
+        if due(metrics.step):
+            for name, text in paid_for(self._traits, self._steps, MOSTLY).items():
+                self.warning(metrics.step, f"rises_with_{name}", text)
 
     def warning(self, step: int, name: str, text: str) -> None:
         self._journal.warning(name, text, step, shown=f"Step {step}: {text}", once=True)

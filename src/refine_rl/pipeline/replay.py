@@ -18,6 +18,7 @@ from refine_rl.policy.policy import Policy
 from refine_rl.progress import Observer, Quiet, count
 from refine_rl.report.dialogue import told
 from refine_rl.run import RunFolder
+from refine_rl.run.changes import NOT_SET, Change
 from refine_rl.settings import Settings
 from refine_rl.training.check import difference
 from refine_rl.training.checkpoint import DamagedCheckpoint, Position
@@ -113,7 +114,7 @@ def _require_replayable(
     ids = [g.prompt.id for g in recorded[step]]
     if prompt_id is not None and prompt_id not in ids:
         raise UserError(f"Step {step} has no group of {prompt_id!r}; it has {', '.join(ids)}.")
-    if others := [change for change in folder.changed_settings() if step <= change.step]:
+    if others := [change for change in _others(folder) if step <= change.step]:
         raise UserError(
             f"Step {step} was made under other settings than those in force, and cannot be made again. "
             f"{'; '.join(map(str, others))}."
@@ -134,7 +135,7 @@ def _to_weights_of(
         learner.check = replace(learner.check, allowed=math.inf)
     weights = schedule.sampled_after(step)
     start = _nearest(folder, learner, weights, observer)
-    if others := [change for change in folder.changed_settings() if start.step < change.step]:
+    if others := [change for change in _others(folder) if start.step < change.step]:
         raise UserError(
             f"Step {step} would have to be made from step {start.step} on, the nearest checkpoint (0: the "
             "start), and some of the steps since were made under other settings than those in force. "
@@ -142,7 +143,7 @@ def _to_weights_of(
         )
     observer.stage(f"Making the weights of step {step} from step {start.step}")
     history = folder.history()
-    learn = learn_of(settings, learner, distance_of(settings, policy, lambda: history), recorded=recorded.get)
+    distance = distance_of(settings, policy, lambda: history)
     seen = None
     for earlier in range(start.step + 1, weights + 1):
         ahead = None
@@ -150,9 +151,28 @@ def _to_weights_of(
             # Compared now, while the weights are those that sampled.
             following = [t for g in recorded[earlier + 1] for t in g.trajectories]
             ahead = learner.check.compare(following, earlier + 1)
+        learn = learn_of(_as_of(folder, settings, earlier), learner, distance, recorded=recorded.get)
         learn(recorded[earlier], earlier, seen=seen)
         count(observer, "steps made again", earlier - start.step, weights - start.step)
         seen = ahead
+
+
+_RATE = "grpo.learning_rate"
+
+
+def _others(folder: RunFolder) -> list[Change]:
+    """The changes of settings that a replay cannot follow: all but those of the learning rate."""
+    return [change for change in folder.changed_settings() if change.key != _RATE]
+
+
+def _as_of(folder: RunFolder, settings: Settings, step: int) -> Settings:
+    """The settings with the learning rate that a step was made with."""
+    later = [c for c in folder.changed_settings() if c.key == _RATE and step <= c.step]
+    if not later:
+        return settings
+    old = min(later, key=lambda change: change.step).old
+    rate = None if old == NOT_SET else float(old)
+    return settings.model_copy(update={"grpo": settings.grpo.model_copy(update={"learning_rate": rate})})
 
 
 def _nearest(folder: RunFolder, learner: LocalLearner, weights: int, observer: Observer) -> Position:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.evaluate.seeds import over_seeds
+from refine_rl.report.seeds import render_seeds
 from refine_rl.run import RunFolder
 from refine_rl.run.seeds import OfSeed, OverSeeds, SeedsFolder
 from refine_rl.settings import Settings
@@ -21,7 +22,7 @@ MOST = 100
 
 def check(settings: Settings, seeds: int) -> None:
     """Raises UserError for what several seeds cannot be."""
-    if not 2 <= seeds <= MOST:
+    if not isinstance(seeds, int) or not 2 <= seeds <= MOST:
         raise UserError(f"--seeds {seeds}: an interval over training seeds takes 2 to {MOST} of them.")
     if settings.sft is not None:
         raise UserError(
@@ -45,17 +46,20 @@ def train_seeds(
         train(run)
         so_far = _summary(home)
         home.save(so_far)
+        home.save_report(render_seeds(home))
         found(so_far)
     return so_far
 
 
 def _share(home: SeedsFolder, run: RunFolder, number: int) -> None:
-    """Gives a later run the prompts and the base model's answers of the first, where it has none."""
+    """Gives a later run the prompts of the first, and what the base model did there, where it has none."""
     first = home.run(0)
     if number and not run.prompts():
         run.save_prompts(first.prompts())
     if number and run.outcomes("base") is None and (base := first.outcomes("base")) is not None:
         run.save_outcomes("base", base)
+    if number and run.probes("base") is None and (probed := first.probes("base")) is not None:
+        run.save_probes("base", probed)
 
 
 def _cap(home: SeedsFolder, run: RunFolder, number: int, cap: float | None) -> None:

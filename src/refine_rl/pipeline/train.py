@@ -73,7 +73,7 @@ def run(
             look_at_judges(work, made.prompts["train"])
             with folder.timed("base"):
                 untuned = of_untuned(work, held_out)
-            position = train_grpo(work, made.prompts["train"], made.prompts["validation"])
+            work, position = train_grpo(work, made.prompts["train"], made.prompts["validation"])
             load_best(work, position)
             sides, contest = of_tuned_and_rivals(work, made.prompts["train"], held_out, untuned)
             comparison = compared(work, sides, contest)
@@ -81,7 +81,7 @@ def run(
             texts = {**unexpected(comparison), **audit(comparison, work.scorers.exam.weights)}
             for name, text in texts.items():
                 journal.warning(name, text, position.step)
-            for name, text in paid_for(survey(folder)).items():
+            for name, text in paid_for(survey(folder), settings.grpo.steps).items():
                 journal.note(f"rises_with_{name}", text, position.step, once=True)
             write_model(work, comparison, position)
         folder.end(str(comparison), position.step)

@@ -21,7 +21,7 @@ from refine_rl.report.page import render
 from refine_rl.run.files import Record
 from refine_rl.run.follow import Watched
 from refine_rl.run.life import taken_by
-from refine_rl.run.near import did_you_mean
+from refine_rl.run.near import did_you_mean, require_one
 
 SHARE = 0.05
 """Of one core, that making reports may take in the long run."""
@@ -227,6 +227,7 @@ def _address(serving: ThreadingHTTPServer) -> str:
 def watchable(path: Path) -> Watch:
     """The run in `path`, or the one that is to begin there. Raises UserError where there is something
     else."""
+    require_one(path)
     watch = Watch(path)
     if not watch.run.begun and taken_by(path):
         raise UserError(

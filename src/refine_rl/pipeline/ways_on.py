@@ -66,6 +66,11 @@ def ways(stop: GuardStop, folder: RunFolder) -> list[Way]:
         case "mismatch" if stop.limit is not None:
             wider = {"grpo.mismatch_tolerance": float(f"{stop.limit:.2g}")}
             return [Way(when="Where it is rounding", change=wider)]
+        case "negative_reward":
+            return [
+                Way(when="To go on by another advantage", change={"grpo.advantage": "rloo"}),
+                Way(when="Where the reward was mended", step=0),
+            ]
         case "no_thoughts":
             ends: dict[str, Value] = {"rollout.early_exit.ends": "TEXT"}
             return [Way(when="To go on with the TEXT that the model uses", change=ends)]

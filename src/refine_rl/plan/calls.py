@@ -72,18 +72,18 @@ def _calls(purpose: str, stage: str, model: str, number: Range, lengths: tuple[R
     )
 
 
-def calls(settings: Settings, counts: Counts) -> list[Calls]:
-    """Every call of a whole run, in the order in which they come."""
+def calls(settings: Settings, counts: Counts, *, second: bool = False) -> list[Calls]:
+    """Every call of a whole run, in their order; a `second` one has prompts and base's answers of a first."""
     s, reward = settings, settings.reward
     judges, quiz = judges_of(s, counts), quiz_of(s, counts)
     found: list[Calls] = [*_first_look(judges, reward.steps)]
-    if s.writes_prompts:
+    if s.writes_prompts and not second:
         found += _writing(s.task, s.prompts, s.writer, counts)
     if reward.rubric == "write":
         tokens_in = INSTRUCTIONS + tokens(len(s.task))
         found.append(_of_writer(s.writer, "rubric", (1, 1), tokens_in, (150, 500), purpose="rubric"))
     if reward.judges:
-        found += [call for group in judged(s, counts) for call in judges.calls(group)]
+        found += [call for group in judged(s, counts, second) for call in judges.calls(group)]
     if (eye := of_eye(s)) is not None:
         looks = counts.validation * validations(s.grpo, counts)
         found += judges_of(eye, counts).calls(Judged(stage=EYE, groups=looks, answers=s.evaluate.samples))
@@ -91,18 +91,23 @@ def calls(settings: Settings, counts: Counts) -> list[Calls]:
     if "win_rate" in s.evaluate.metrics:
         found += _duels(judges, counts.held_out, compared(s))
     if quiz is not None:
-        found += quiz.calls(*_quizzed(s, counts))
+        found += quiz.calls(*_quizzed(s, counts, second))
     if reward.steps is not None:
         answers = s.grpo.steps * s.grpo.prompts_per_step * s.rollout.group_size
         found += _grading_of_steps(judges, reward.steps, answers)
     return [c for c in found if c.high]
 
 
-def examined(settings: Settings) -> int:
+def examined(settings: Settings, second: bool = False) -> int:
     """Answers to a held-out prompt that are scored in the comparison, those of rivals among them; the best of
     n has no greedy one."""
     samples, rivals = settings.evaluate.samples, settings.evaluate.rivals
-    return (samples + 1) * (compared(settings) + len(rivals)) - ("best_of_n" in rivals)
+    return (samples + 1) * (sides(settings, second) + len(rivals)) - ("best_of_n" in rivals)
+
+
+def sides(settings: Settings, second: bool) -> int:
+    """The models whose answers the comparison scores; a `second` run has base's, unless all are compared."""
+    return compared(settings) - (second and not is_relative(settings.reward, settings.judge))
 
 
 def calls_for_groups(
@@ -181,7 +186,7 @@ class Judged:
     more: int = 0
 
 
-def judged(settings: Settings, counts: Counts) -> list[Judged]:
+def judged(settings: Settings, counts: Counts, second: bool = False) -> list[Judged]:
     """All groups that the judges see. Where scores are relative, the tuned model's answers are judged beside
     the base model's, at validations and in the comparison; else each model's apart."""
     g, samples = settings.grpo, settings.evaluate.samples
@@ -199,7 +204,7 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
             answers=settings.rollout.group_size,
         ),
         Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
-        _compared(settings, counts, relative=relative),
+        _compared(settings, counts, relative=relative, second=second),
         *_of_rivals(settings, counts),
     ]
     if settings.judge.anchors:
@@ -217,13 +222,13 @@ def judged(settings: Settings, counts: Counts) -> list[Judged]:
     return found
 
 
-def _compared(settings: Settings, counts: Counts, *, relative: bool) -> Judged:
+def _compared(settings: Settings, counts: Counts, *, relative: bool, second: bool) -> Judged:
     """The groups of the comparison, the greedy answers among them."""
     samples, rivals = settings.evaluate.samples, settings.evaluate.rivals
     if relative or (rivals and settings.judge.kind == "absolute"):  # which is asked of each answer alone
-        return Judged(stage=COMPARISON, groups=counts.held_out, answers=examined(settings))
-    sides = compared(settings) + len(rivals)
-    return Judged(stage=COMPARISON, groups=counts.held_out * sides, answers=samples + 1)
+        return Judged(stage=COMPARISON, groups=counts.held_out, answers=examined(settings, second))
+    groups = counts.held_out * (sides(settings, second) + len(rivals))
+    return Judged(stage=COMPARISON, groups=groups, answers=samples + 1)
 
 
 def _of_rivals(settings: Settings, counts: Counts) -> list[Judged]:
@@ -413,7 +418,7 @@ def quiz_of(settings: Settings, counts: Counts) -> Quiz | None:
     )
 
 
-def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Range]:
+def _quizzed(settings: Settings, counts: Counts, second: bool) -> tuple[dict[str, Range], Range]:
     """The answers that a quiz is put to, by stage, and the sources that it is about; low and high."""
     from refine_rl.rewards.judges.first_look import QUIZZED
 
@@ -426,7 +431,7 @@ def _quizzed(settings: Settings, counts: Counts) -> tuple[dict[str, Range], Rang
     # Beside a relative judge the base model's answers come up again; their replies are in the cache.
     again = 2 if is_relative(settings.reward, settings.judge) else 1
     probed = counts.train * probe
-    exam = counts.held_out * examined(settings)
+    exam = counts.held_out * examined(settings, second)
     rivals = {
         g.stage: (g.groups * g.answers, (g.groups + g.more) * g.answers) for g in _of_rivals(settings, counts)
     }

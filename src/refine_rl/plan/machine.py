@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from refine_rl.policy.size import Size
 from refine_rl.settings import ModelSettings
+from refine_rl.types import count_of
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,28 @@ def _a_second(work: Callable[[int], torch.Tensor], wait: Callable[[], None]) -> 
         wait()
         done += 4
     return done / (time.perf_counter() - began)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def crowded(device: str) -> str:
+    """That other programs were at work while the rates of a processor were measured: in the last minute more
+    threads wanted to run than there are cores. "" where that was not so, and where the system does not tell.
+    """
+    if device != "cpu" or not hasattr(os, "getloadavg"):
+        return ""
+    load = os.getloadavg()[0]
+    if load <= cores():
+        return ""
+    return (
+        f"Other programs are at work on this machine (a load of {load:.1f} on {count_of(cores(), 'core')}), "
+        "and its speed was measured beside them: alone a run takes less."
+    )
 
 
 def installed_memory(device: str) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refine_rl.plan.calls import compared, is_relative, resampled, validations
-from refine_rl.plan.counts import Counts
+from refine_rl.plan.counts import Counts, tokens
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.memory import disk, memory
 from refine_rl.plan.rivals import sampled
@@ -100,24 +100,25 @@ class Pace:
         """Seconds in which all weights come to where they are used, once: unpacked, or from others."""
         return self.unpacking + self.team.gathering(self.size, self.rates)
 
-    def sampling(self, prompts: int, members: int) -> float:
-        """Seconds of sampling; the longest answer of a batch decides how many forward passes there are, and
-        with answers of half the length on average it is taken to reach three quarters."""
+    def sampling(self, prompts: int, members: int, most: int | None = None) -> float:
+        """Seconds of sampling answers of at most so many tokens (None: as the run's); the longest answer of a
+        batch decides how many forward passes there are, and with answers of half the length on average it is
+        taken to reach three quarters."""
         prompts = self.team.groups(prompts)
         rows = prompts * members
         if not rows or self.settings.engine.served:  # the server's time is not known here
             return 0.0
-        batches = -(-rows // MAX_ROWS)
-        passes = batches * (1 + self.settings.rollout.most_tokens * (1 + self.share) / 2)
+        batches, most = -(-rows // MAX_ROWS), most or self.settings.rollout.most_tokens
+        passes, said = batches * (1 + most * (1 + self.share) / 2), rows * self.share * most
         head = self.size.vocabulary * self.size.hidden
         prefill = prompts * self.prompt * 2 * self.size.linear / self.rates.train
         weights = self.size.linear + head
         if self.rates.device == "cpu":
-            decode = rows * self.answer * 2 * weights / self.rates.decode
+            decode = said * 2 * weights / self.rates.decode
         else:  # products asked for one by one are slower there than those of a recorded step, which reads all
             reading = passes * weights * form_of(self.rates) / self.rates.bytes
-            decode = reading + rows * self.answer * 2 * weights / self.rates.train
-        drawing = rows * self.answer * self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
+            decode = reading + said * 2 * weights / self.rates.train
+        drawing = said * self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
         return passes * (self.launch + self.fetching) + (prefill + decode) * self.fitted.slowdown + drawing
 
     def training(self, prompts: int, members: int) -> float:
@@ -162,9 +163,9 @@ class Pace:
         sampling = self.sampling(sampled or g.prompts_per_step, members) + more * self.sampling(1, members)
         return sampling + self.training(trained, members)
 
-    def evaluation(self, counts: Counts) -> float:
+    def evaluation(self, counts: Counts, *, second: bool = False) -> float:
         """Seconds of all sampling outside of training. After supervised fine-tuning three models are
-        compared."""
+        compared; a `second` run has what base did of an earlier one."""
         samples, judge = self.settings.evaluate.samples, self.settings.judge
         times = validations(self.settings.grpo, counts)
         validation = self.sampling(counts.validation, samples) * times
@@ -173,7 +174,19 @@ class Pace:
         if self.settings.prompts.probe:
             validation += self.sampling(counts.train, self.settings.prompts.probe)
         comparison = self.sampling(counts.held_out, samples) + self.sampling(counts.held_out, 1)
-        return validation + compared(self.settings) * comparison + self.rivals(counts)
+        looked = (2 - second) * self.probes() if self.settings.evaluate.probes else 0.0
+        compared_now = compared(self.settings) - second
+        return validation + compared_now * comparison + looked + self.rivals(counts)
+
+    def probes(self) -> float:
+        """Seconds of a look at what is not the task: instructions answered, greedily and not, and texts read,
+        those answers among them."""
+        from refine_rl.evaluate.probes import MOST_TOKENS, instructions, neutral  # late: few plans need it
+
+        texts, asked = neutral(), instructions()
+        read = sum(tokens(len(text)) for text in texts) + len(asked) * self.share * MOST_TOKENS
+        said = 2 * self.sampling(len(asked), 1, MOST_TOKENS)
+        return said + self.once(read, read, self.settings.grpo.at_once) / 3
 
     def rivals(self, counts: Counts) -> float:
         """Seconds in which rivals are made and answer."""
@@ -189,8 +202,17 @@ class Pace:
         return seconds
 
 
-def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team: Team = ALONE) -> Work:
-    """Seconds, bytes in the memory of a device and bytes on disk of a run, on a machine of these rates."""
+def estimate(
+    settings: Settings,
+    size: Size,
+    rates: Rates,
+    counts: Counts,
+    team: Team = ALONE,
+    *,
+    second: bool = False,
+) -> Work:
+    """Seconds, bytes in the memory of a device and bytes on disk of a run, on a machine of these rates; of a
+    `second` one, which has what base did of an earlier one."""
     own = team.rates(rates)
     low, high = (
         Pace(
@@ -211,7 +233,7 @@ def estimate(settings: Settings, size: Size, rates: Rates, counts: Counts, team:
             low.step(sampled=sampled),
             high.step(sampled=sampled, more=resampled(settings.grpo, counts)),
         ),
-        evaluation=(low.evaluation(counts), high.evaluation(counts)),
+        evaluation=(low.evaluation(counts, second=second), high.evaluation(counts, second=second)),
         memory=(held[0], held[1]),
         disk=disk(settings.model, settings.grpo, settings.rollout, size, counts),
     )

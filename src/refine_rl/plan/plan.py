@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from textwrap import indent
 
 from refine_rl.plan import machine, pace
-from refine_rl.plan.calls import Calls, calls, resampled
+from refine_rl.plan.calls import Calls, resampled
 from refine_rl.plan.counts import Counts
-from refine_rl.plan.durations import Seconds, alone, durations
+from refine_rl.plan.durations import Seconds
 from refine_rl.plan.machine import Rates
 from refine_rl.plan.money import Cost, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
+from refine_rl.plan.seeds import calls_of_all, note_of, seconds_of_all
 from refine_rl.plan.service import Passed, at_service, passed, with_service, words_about
 from refine_rl.plan.supervised import Supervised, count_rows, supervised
 from refine_rl.plan.team import Team, team_of
@@ -42,11 +43,13 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Plan:
-    """What a run will take. Spans are (low, high). `counts` are those of the prompts, None for supervised
-    fine-tuning alone; `sft` is that stage, None for a task without it; `memory` (the larger stage's, on each
-    device) and `disk` (of both) are bytes; `team` are the processes that share the machine's work, `service`
-    what goes through a model that is elsewhere."""
+    """What a run will take, or as many as there are `seeds` together. Spans are (low, high). `counts` are
+    those of the prompts, None for supervised fine-tuning alone; `sft` is that stage, None for a task without
+    it; `memory` (the larger stage's, on each device) and `disk` (of both) are bytes; `team` are the processes
+    that share the machine's work, `service` what goes through a model that is elsewhere. `work` is that of
+    one run, and `seconds.training` the first one's, as budget.hours counts."""
 
+    seeds: int
     counts: Counts | None
     lines: tuple[Line, ...]
     service: tuple[Passed, ...]
@@ -68,7 +71,8 @@ class Plan:
         if self.memory is not None and self.disk is not None:
             lines |= {"memory": self.held(), "disk": amount(self.disk, self.disk, BYTES)}
         found = [f"  {name + ':':<9}{text}" for name, text in lines.items() if text]
-        return "\n".join(["Plan", *found, *(indent(text, "  ") for text in (*self.over, *self.notes))])
+        head = "Plan" if self.seeds == 1 else f"Plan of {self.seeds} seeds"
+        return "\n".join([head, *found, *(indent(text, "  ") for text in (*self.over, *self.notes))])
 
     def held(self) -> str:
         """The memory, in words; empty where it is not known."""
@@ -123,34 +127,26 @@ def make_plan(
     lost: str = "",
     shown: Shown | None = None,
     isolation: str = "",
+    seeds: int = 1,
 ) -> Plan:
-    """The plan of a run with these settings on this machine, or on one with those `rates`. Raises UserError
+    """The plan of a run with these settings on this machine, or on one with those `rates`; of one for each of
+    so many `seeds`. Raises UserError
     where such a run would be refused: too few prompts (`lost` says what became of others), no room for any
     beside an answer, no answer that can be imitated among those `shown`. `isolation` is told as it is."""
     grpo, endpoints = settings.grpo, settings.endpoints
+    more = 0 if counts is None else resampled(grpo, counts)
     if counts is not None:
         require_enough(
             prompts_per_step=grpo.prompts_per_step, train=counts.train, held_out=counts.held_out, lost=lost
         )
-    planned = [] if counts is None else calls(settings, counts)
+    planned = [] if counts is None else calls_of_all(settings, counts, seeds)
     lines = tuple(Line(calls=c, dollars=dollars(c, endpoints)) for c in planned)
     found = _stages(settings, counts, rates, shown)
-    service = passed(settings, counts, None if found.sft is None else found.sft.rows)
+    service = passed(settings, counts, None if found.sft is None else found.sft.rows, seeds=seeds)
     paid = with_service(cost(planned, endpoints), settings, service)
     stages = [stage for stage in (found.sft, found.work) if stage is not None]
     before = None if found.sft is None else found.sft.seconds
-    more = 0 if counts is None else resampled(grpo, counts)
-    seconds = alone(before)
-    if counts is not None:
-        seconds = durations(
-            planned,
-            found.work,
-            steps=grpo.steps,
-            ahead=settings.ahead,
-            endpoints=endpoints,
-            waves=more,
-            before=before or (0.0, 0.0),
-        )
+    seconds = seconds_of_all(settings, counts, found.work, found.later, before, seeds)
     told = notes_on(
         [*lines, *service],
         paid,
@@ -161,6 +157,7 @@ def make_plan(
         capped=settings.budget.dollars is not None,
     )
     return Plan(
+        seeds=seeds,
         counts=counts,
         lines=lines,
         service=service,
@@ -172,11 +169,12 @@ def make_plan(
         work=found.work,
         sft=found.sft,
         memory=_larger([stage.memory for stage in stages if stage.memory is not None]),
-        disk=None if found.rates is None else sum(stage.disk for stage in stages),
+        disk=None if found.rates is None else seeds * sum(stage.disk for stage in stages),
         over=tuple(over_budget(settings.budget, paid, seconds, endpoints)),
         notes=(
             *([isolation] if isolation else []),
             *found.notes,
+            *note_of(settings, seeds),
             *(() if counts is None else high_figures(planned, grpo, more=more, train=counts.train)),
             *told,
         ),
@@ -185,20 +183,22 @@ def make_plan(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Stages:
-    """What the stages take of the machine, as far as the model is known."""
+    """What the stages take of the machine, as far as the model is known; `later`, what a run under another
+    seed does, after this one."""
 
     size: Size | None
     rates: Rates | None
     team: Team
     sft: Supervised | None
     work: Work | None
+    later: Work | None
     notes: tuple[str, ...]
 
 
 def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, shown: Shown | None) -> _Stages:
     """Raises UserError where a stage would be refused."""
     notes: list[str] = []
-    size = work = sft = None
+    size = work = later = sft = None
     try:
         size = model_size(settings.model)
     except UnknownSize as error:
@@ -208,8 +208,9 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
         if counts is not None:
             limit = settings.rollout.max_tokens
             require_room(size.prompt_room(limit), limit, size.context)
-        if not at_service(settings.engine):
-            rates = rates or _rates(settings, size, alone=counts is None)
+        if not at_service(settings.engine) and rates is None:
+            rates = _rates(settings, size, alone=counts is None)
+            notes += filter(None, [machine.crowded(rates.device)])
     notes += words_about(settings.engine)
     if size is None or at_service(settings.engine):
         rates = None
@@ -220,6 +221,7 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
         notes += team.words(rates.device, None if counts is None else settings.grpo.prompts_per_step)
         if counts is not None:
             work = pace.estimate(settings, size, rates, counts, team)
+            later = pace.estimate(settings, size, rates, counts, team, second=True)
     if settings.sft is not None and shown is not None:
         rows = count_rows(settings, settings.sft, shown, known=size is not None)
         notes += about_rows(settings.sft, rows)
@@ -235,6 +237,7 @@ def _stages(settings: Settings, counts: Counts | None, rates: Rates | None, show
         team=team,
         sft=sft,
         work=work,
+        later=later,
         notes=tuple(notes),
     )
 

@@ -60,15 +60,19 @@ def words_about(engine: EngineSettings) -> Iterator[str]:
         )
 
 
-def passed(settings: Settings, counts: Counts | None, rows: Rows | None) -> tuple[Passed, ...]:
-    """Of a whole run, in the order in which they come; of one whose model is elsewhere."""
+def passed(
+    settings: Settings, counts: Counts | None, rows: Rows | None, *, seeds: int = 1
+) -> tuple[Passed, ...]:
+    """Of a whole run, or of one for each of so many seeds, in the order in which they come; of runs whose
+    model is elsewhere."""
     found: list[_Tokens] = []
     if not at_service(settings.engine):
         return ()
     if settings.sft is not None and rows is not None:
         found += _imitated(settings, settings.sft, rows)
     if counts is not None:
-        found += _stages(settings, counts)
+        first, later = _stages(settings, counts), _stages(settings, counts, second=True)
+        found += [one.and_more(other, seeds - 1) for one, other in zip(first, later, strict=True)]
     return tuple(one.passed(settings.engine.prices) for one in found if any(one.high))
 
 
@@ -92,6 +96,11 @@ class _Tokens:
     stage: str
     low: tuple[float, float, float]
     high: tuple[float, float, float]
+
+    def and_more(self, other: _Tokens, times: int) -> _Tokens:
+        """With another one so many times."""
+        low, high = _sum(self.low, *times * [other.low]), _sum(self.high, *times * [other.high])
+        return _Tokens(stage=self.stage, low=low, high=high)
 
     def passed(self, prices: EnginePrices | None) -> Passed:
         prefilled, sampled, trained = (
@@ -144,7 +153,8 @@ class _Pace:
         return learned + tokens * (looked + started), float(rows * looked), learned
 
 
-def _stages(settings: Settings, counts: Counts) -> Iterator[_Tokens]:
+def _stages(settings: Settings, counts: Counts, *, second: bool = False) -> Iterator[_Tokens]:
+    """Of GRPO; a `second` run has the base model's answers of an earlier one."""
     g, samples, judge = settings.grpo, settings.evaluate.samples, settings.judge
     members, times = settings.rollout.group_size, validations(g, counts)
     paces = [_Pace(settings=settings, prompt=counts.tokens, share=share) for share in SHARES]
@@ -168,7 +178,7 @@ def _stages(settings: Settings, counts: Counts) -> Iterator[_Tokens]:
     yield stage("validation", counts.validation * max(0, times - 1), samples)
     if settings.reward.judges and judge.anchors:
         yield stage("anchors", min(judge.anchor_prompts, counts.train) * max(1, times), samples)
-    yield stage("held-out comparison", counts.held_out * compared(settings), samples, 1)
+    yield stage("held-out comparison", counts.held_out * (compared(settings) - second), samples, 1)
 
 
 def _imitated(settings: Settings, sft: SFTSettings, rows: Rows) -> Iterator[_Tokens]:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -143,14 +144,26 @@ def refusal(error: Exception, source: str) -> Exception:
         return MachineError(
             f"Cannot load the model {source!r}: the hub ({hub_address()}) cannot be reached, and the model "
             "is not in its cache on this machine. Check the network; offline, use a folder or "
-            'model.name = "tiny".'
+            f'model.name = "tiny".{_meant(source)}'
         )
     if not Path(source).is_dir() and (broken := _broken_off(error)):
         return MachineError(
             f"Cannot load the model {source!r}: the download from {hub_address()} broke off ({broken}). "
             "Check the network, and start the same command again."
         )
-    return UserError(f"Cannot load the model {source!r}: {_cause(error, source)}")
+    return UserError(f"Cannot load the model {source!r}: {_cause(error, source)}{_meant(source)}")
+
+
+def _meant(source: str) -> str:
+    """A word on the bundled model, or a folder here, whose name is nearly what was asked of the hub; "" where
+    there is none."""
+    path = Path(source)
+    if path.is_dir():
+        return ""
+    beside = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    bundled = ["tiny"] if path.name == source else []
+    near = get_close_matches(path.name, [*bundled, *beside], n=1, cutoff=0.75)
+    return f' Did you mean "{near[0] if near[0] in bundled else path.with_name(near[0])}"?' if near else ""
 
 
 def _broken_off(error: BaseException | None) -> str:

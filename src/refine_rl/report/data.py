@@ -290,6 +290,8 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         lines["Model"] += f": {trained['text']}"
     if done := next((e for e in run.events() if e["name"] == "done_early"), None):
         lines["Training"] += f". {done['text']}"
+    if back := next((e for e in run.events() if e["name"] == "gone_back"), None):
+        lines["Gone back"] = back["text"]
     if changed := run.changed_settings():
         lines["Changed on the way"] = "; ".join(map(str, changed))
     if best is not None:

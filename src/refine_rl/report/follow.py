@@ -36,6 +36,7 @@ class Follower:
         self._run, self._clock, self._began = run, clock, clock()
         self._lines, self._lock = StepLines(), threading.RLock()
         self._read, self._cost = float("-inf"), 0.0  # when the record was read, and what that took
+        self._due = ""  # a head that was not said yet
         with contextlib.suppress(Exception):  # a record that cannot be read is told by whoever needs it
             for step in () if run is None else run.metrics.read():
                 self._lines.remember(step)
@@ -53,6 +54,7 @@ class Follower:
             self.now = self.now.begins(shown(text).partition("\n")[0])
             self._reckon()
             clock = clock_of(self.seconds)
+            self._say_head()
             self._say(Text.assemble((clock, "dim"), "  ", (said, "bold")))
 
     def note(self, text: str) -> None:
@@ -69,6 +71,7 @@ class Follower:
             self._reckon(stepped=True)
             clock = clock_of(self.seconds)
             line = self._lines(metrics, steps, clock, self.width, narrow=self.narrow)
+            self._say_head()
             self._say(self._with_left(line))
 
     def count(self, what: str, done: int, of: int) -> None:
@@ -77,8 +80,9 @@ class Follower:
             self._changed()
 
     def head(self, text: str) -> None:
-        """What a person wants to find again, such as where the run is; said first."""
-        self.note(text)
+        """What a person wants to find again, such as where the run is. It is said before the first stage:
+        of a run that is refused before it begins nothing is to be found."""
+        self._due = text
 
     # -- where it is shown --------------------------------------------------------------------
 
@@ -98,6 +102,11 @@ class Follower:
         return line
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _say_head(self) -> None:
+        text, self._due = shown(self._due), ""
+        if text:
+            self._say(Text(wrap(text, self.width - 1) if self.narrow else text))
 
     def _under(self, text: str) -> str:
         """The text in the column under a stage's words; on a screen broken between words."""

@@ -20,6 +20,7 @@ from refine_rl.types.amounts import SECONDS, amount
 _HEADINGS = ("run", "steps", "outcome", "tuned - base", "cost", "time", "began")
 _LONGEST_NAME = 32  # columns, in the wide form
 _GAP = _INDENT = 2
+_KINDS = {"sft": "supervised fine-tuning", "seeds": "several seeds"}
 _COLOURS = {"better": "green", "worse": "red", "running": "cyan", "finished": ""}
 
 
@@ -148,7 +149,7 @@ def when(moment: datetime | None) -> str:
 
 def _about(g: Glance) -> str:
     """The model and the task, on one line; of a part of a run, what it is."""
-    kind = "supervised fine-tuning" if g.kind == "sft" else ""
+    kind = _KINDS.get(g.kind, "")
     if g.within:
         return kind
     place = PurePath(g.model.removeprefix("file:"))

@@ -8,11 +8,15 @@ from urllib.parse import quote
 
 from rich.console import Console
 
+from refine_rl.evaluate import forgotten
+from refine_rl.evaluate.curves import sharpening
 from refine_rl.evaluate.metrics.names import CONTROLS, label
+from refine_rl.report.chart import Chart
 from refine_rl.report.columns import Columns
 from refine_rl.report.data import Measure, examples, measure, measures, others, share
 from refine_rl.report.headline import claim, told
 from refine_rl.report.rivals import Contest, contest
+from refine_rl.report.tries import tries
 from refine_rl.run import RunFolder
 from refine_rl.run.records import comparison_from
 from refine_rl.types import (
@@ -96,13 +100,15 @@ def _how(metric: Metric) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Later:
-    """A later evaluation of the run; `measures` as those of its own comparison, beside `others`; `contest`
-    are its rivals; and some `examples`."""
+    """A later evaluation of the run; `measures` as those of its own comparison, beside `others`; `said` of
+    the curves that `tries` draws and of what was forgotten; `contest` are its rivals; and some `examples`."""
 
     name: str
     claim: str
     numbers: str
     notes: tuple[str, ...]
+    said: tuple[str, ...]
+    tries: tuple[Chart, ...]
     metrics: Metrics | None
     measures: tuple[Measure, ...]
     others: tuple[tuple[str, str], ...]
@@ -119,6 +125,8 @@ def later(run: RunFolder) -> list[Later]:
             claim=claim(found),
             numbers=told(found),
             notes=_notes(found),
+            said=tuple(filter(None, (sharpening(found), forgotten.told(found)))),
+            tries=tuple(tries(found, f"-{name}")),
             metrics=metrics(found),
             measures=tuple(measures(found)),
             others=tuple(others(found.stages)),

@@ -122,9 +122,12 @@ def _training(
         "begun": bool(metrics),
         "best": best,
         "curve": reward_chart(metrics, validation, comparison, best=best),
-        "families": training_plots(metrics, validation, run.pool(), groups, best=best),
+        "families": training_plots(
+            metrics, validation, run.pool(), groups, best=best, steps=settings.grpo.steps
+        ),
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "openings": parts.openings(metrics),
+        "gains": parts.gains(run),
         "times": data.time_table(metrics, run.times()),
     }
 

@@ -10,7 +10,8 @@ from refine_rl.evaluate.variety import openings_text
 from refine_rl.evaluate.verdict import HOLDS_FROM
 from refine_rl.report.data import GLUE, VALUES_SHOWN, share
 from refine_rl.report.standing import Json
-from refine_rl.types import MIN_PROMPTS, Comparison, Part
+from refine_rl.run import RunFolder
+from refine_rl.types import MIN_PROMPTS, Comparison, Part, decimals, one_line
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _COMBINATIONS = {
@@ -99,3 +100,32 @@ def openings(metrics: Sequence[Json]) -> list[tuple[int, str]]:
 
 def _openings(found: Mapping[str, float]) -> str:
     return openings_text(found.items()).replace(" %)", f"{GLUE}%)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """An answer to look at, with both values: what its prompt had before training, and what it has."""
+
+    prompt: str
+    answer: str
+    reward: str
+    eye: str
+
+
+def gains(run: RunFolder) -> tuple[int, list[Gain]]:
+    """The step of the newest look of another eye that names answers, and these: reward gained, the eye's
+    value lost."""
+    looks = [line for line in run.validation() if line.get("eye", {}).get("gains")]
+    if not looks:
+        return 0, []
+    asked = {p.id: p.text for p in run.prompts()}
+    found = [
+        Gain(
+            prompt=asked.get(one["prompt_id"], one["prompt_id"]),
+            answer=one_line(one["answer"], most=600) or "(nothing)",
+            reward=f"{decimals(one['reward_before'])} → {decimals(one['reward'])}",
+            eye=f"{decimals(one['eye_before'])} → {decimals(one['eye'])}",
+        )
+        for one in looks[-1]["eye"]["gains"]
+    ]
+    return looks[-1]["step"], found

@@ -78,8 +78,9 @@ def training_plots(
     groups: Sequence[Seen] = (),
     *,
     best: int | None = None,
+    steps: int = 0,
 ) -> list[Family]:
-    """Every other chart of a run; a quantity without any value has none.
+    """Every other chart of a run of so many `steps`; a quantity without any value has none.
 
     `metrics` are lines of metrics.jsonl, `validation` of validation.jsonl, `pool` of pool.jsonl, `groups`
     what was read off groups.jsonl; `best` is the step of the chosen checkpoint, marked where validation is
@@ -97,7 +98,7 @@ def training_plots(
             _promised(drawn_from, metrics),
             _pool(drawn_from),
         ],
-        "health": [*_quantities("health", metrics), *trait_charts(groups)],
+        "health": [*_quantities("health", metrics), *trait_charts(groups, steps)],
         "cost": [_times(metrics), *_quantities("cost", metrics), _dollars(metrics), _agreement(groups)],
     }
     return _families(families)

@@ -25,22 +25,20 @@ class Seen:
 
 def survey(run: RunFolder) -> list[Seen]:
     """The groups of a run in their order."""
-    found = []
-    for group in run.groups.lines():
-        members = group["trajectories"]
-        found.append(
-            Seen(
-                step=group["step"],
-                prompt=group["prompt_id"],
-                rewards=tuple(t["reward"] for t in members),
-                agreement=next((t["agreement"] for t in members if t.get("agreement") is not None), None),
-                size=sum(
-                    len(t["explanation"]) + sum(len(m["content"]) for m in t["messages"]) for t in members
-                ),
-                traits=_traits([t["messages"] for t in members]),
-            )
-        )
-    return found
+    return [seen(group) for group in run.groups.lines()]
+
+
+def seen(group: Json) -> Seen:
+    """What can be read off a group as it is on record."""
+    members = group["trajectories"]
+    return Seen(
+        step=group["step"],
+        prompt=group["prompt_id"],
+        rewards=tuple(t["reward"] for t in members),
+        agreement=next((t["agreement"] for t in members if t.get("agreement") is not None), None),
+        size=sum(len(t["explanation"]) + sum(len(m["content"]) for m in t["messages"]) for t in members),
+        traits=_traits([t["messages"] for t in members]),
+    )
 
 
 def _traits(conversations: Sequence[Sequence[Json]]) -> dict[str, tuple[float, ...]]:

@@ -20,9 +20,10 @@ _TITLES = {
 _GOOD = "Good: near 0, unless the task asks for it. High and growing, that is what is paid for."
 
 
-def trait_charts(groups: Sequence[Seen]) -> list[Chart | None]:
-    """One for length, and one for every other trait that at some step goes with the reward."""
-    found, words = by_step(groups), paid_for(groups)
+def trait_charts(groups: Sequence[Seen], planned: int = 0) -> list[Chart | None]:
+    """One for length, and one for every other trait that at some step goes with the reward, in a run of the
+    `planned` steps."""
+    found, words = by_step(groups), paid_for(groups, planned)
     shown = [
         name
         for name, steps in found.items()

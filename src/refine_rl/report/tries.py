@@ -10,19 +10,20 @@ from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Estimate
 AXIS = "answers"
 
 
-def tries(c: Comparison) -> list[Chart]:
-    """The charts of a comparison's curves; none where an answer or a few prompts is all there is."""
+def tries(c: Comparison, of: str = "") -> list[Chart]:
+    """The charts of a comparison's curves, under names that end with what they are `of`; none where an answer
+    or a few prompts is all there is."""
     if c.prompts < MIN_PROMPTS:
         return []
     best = _chart(
-        "tries-best",
+        f"tries-best{of}",
         "Reward of the best of so many answers",
         "Good: the tuned line stays above base to the right end. Lines that meet or cross there: base finds "
         "the same when it may try more often, so training made it likelier and taught nothing new.",
         c.curves.get("best", ()),
     )
     passed = _chart(
-        "tries-pass",
+        f"tries-pass{of}",
         "A full success among so many answers",
         "Good: as beside. A line that is flat from 1 on is a model that always answers a prompt alike.",
         c.curves.get("pass", ()),

@@ -33,9 +33,9 @@ def changes_between(before: Settings, after: Settings, step: int) -> list[Change
     """One for each setting that is another one."""
     old, new = dict(_flat(before)), dict(_flat(after))
     return [
-        Change(key=key, old=old.get(key, _NONE), new=new.get(key, _NONE), step=step)
+        Change(key=key, old=old.get(key, NOT_SET), new=new.get(key, NOT_SET), step=step)
         for key in dict.fromkeys([*old, *new])
-        if old.get(key, _NONE) != new.get(key, _NONE)
+        if old.get(key, NOT_SET) != new.get(key, NOT_SET)
     ]
 
 
@@ -60,12 +60,13 @@ def changes_in_force(events: Iterable[Mapping[str, Any]], settings: Settings) ->
         for change in found
         if change.step > 0
         and change.old != change.new
-        and last[change.key] == now.get(change.key, _NONE)
+        and last[change.key] == now.get(change.key, NOT_SET)
         and not change.key.startswith(_NO_RESULT_DEPENDS_ON)
     ]
 
 
-_NONE = "not set"
+NOT_SET = "not set"
+"""What stands for a value that is left open."""
 
 
 def _flat(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -78,4 +79,4 @@ def _flat(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: object) -> str:
-    return _NONE if value is None else json.dumps(value, ensure_ascii=False)
+    return NOT_SET if value is None else json.dumps(value, ensure_ascii=False)

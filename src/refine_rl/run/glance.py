@@ -19,6 +19,7 @@ from refine_rl.run.config import CONFIG
 from refine_rl.run.files import Record, read_text, record_of
 from refine_rl.run.follow import Watched
 from refine_rl.run.life import taken_by
+from refine_rl.run.near import SEEDS
 from refine_rl.run.state import State, patience, state_of, turn_of
 from refine_rl.run.tables import Tables
 
@@ -37,7 +38,8 @@ class Difference:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Glance:
     """A run's folder. `name` is its path below the folder that was listed; `within` the name of the run that
-    it is a part of (supervised fine-tuning with which one begins), "" for others.
+    it is a part of (supervised fine-tuning with which one begins; a training under several seeds, whose
+    `kind` is "seeds"), "" for others.
 
     `why` says which guard it was that stopped the run, or what is damaged. `verdict` and `difference` are of
     the run's own comparison, None without one. `dollars` are of the calls whose price is known (None: no call
@@ -76,6 +78,9 @@ def _below(folder: Path, top: Path, within: str, depth: int) -> Iterator[Glance]
     found = None
     if (folder / CONFIG).is_file():
         found = _run(folder, _name(folder, top), within)
+    elif (folder / SEEDS).is_file():
+        yield from _of_seeds(folder, top, within, depth)
+        return
     elif depth and (why := _remains(folder)) is not None:
         found = Glance(name=_name(folder, top), path=folder, state="damaged" if why else "not begun", why=why)
     if found is not None:
@@ -91,6 +96,44 @@ def _below(folder: Path, top: Path, within: str, depth: int) -> Iterator[Glance]
             continue
         if found is None or (path / CONFIG).is_file():
             yield from _below(path, top, found.name if found else "", depth + 1)
+
+
+def _of_seeds(folder: Path, top: Path, within: str, depth: int) -> Iterator[Glance]:
+    """The runs of several seeds in one line, and below it each of them. Their verdict follows from the
+    interval over seeds; what they cost and took is of all together."""
+    problems: list[str] = []
+    summary, name = _json(folder / SEEDS, problems), _name(folder, top)
+    runs = [g for path in sorted(folder.glob("seed-*")) for g in _below(path, top, name, depth + 1)]
+    own = [g for g in runs if g.within == name]
+    planned, difference = int(_number(summary.get("seeds"))), _difference(summary.get("difference"))
+    undone = [g.state for g in own if g.state != "finished"]
+    state = undone[-1] if undone else "finished" if len(own) >= planned else "interrupted"
+    verdict = None
+    if difference is not None:
+        low, high = difference.ci95
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not better"
+    known = [g.dollars for g in own if g.dollars is not None]
+    began = [g.created for g in own if g.created is not None]
+    yield Glance(
+        name=name,
+        path=folder,
+        within=within,
+        kind="seeds",
+        task=own[0].task if own else "",
+        model=own[0].model if own else "",
+        state="damaged" if problems else state,
+        why=problems[0] if problems else next((g.why for g in own if g.state == state), ""),
+        steps=sum(g.steps for g in own),
+        planned=planned * max((g.planned for g in own), default=0),
+        verdict=verdict,
+        difference=difference,
+        dollars=sum(known) if known else None,
+        unpriced=sum(g.unpriced for g in own),
+        seconds=sum(g.seconds for g in own),
+        created=min(began, default=None),
+        version=own[0].version if own else "",
+    )
+    yield from runs
 
 
 def _name(folder: Path, top: Path) -> str:

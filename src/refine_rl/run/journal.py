@@ -75,9 +75,9 @@ class Journal:
         """One more listener, which changes nothing where it fails."""
         self.observer.add(other)
 
-    def event(self, kind: str, name: str, text: str, step: int | None = None) -> None:
+    def event(self, kind: str, name: str, text: str, step: int | None = None, **more: str) -> None:
         """On record only: started, guard, best ..."""
-        self._folder.event(kind, name, text, step)
+        self._folder.event(kind, name, text, step, **more)
         if kind in ("warning", "note"):
             self._told.add(name)
 
@@ -92,10 +92,11 @@ class Journal:
             self.observer.warning(shown or text)
         return fresh
 
-    def note(self, name: str, text: str, step: int | None = None, *, once: bool = False) -> bool:
-        """What is good to know, and no reason to worry; all else as in `warning`."""
+    def note(self, name: str, text: str, step: int | None = None, *, once: bool = False, **more: str) -> bool:
+        """What is good to know, and no reason to worry; `more` goes on record beside it. All else as in
+        `warning`."""
         if fresh := not (once and self.told(name)):
-            self.event("note", name, text, step)
+            self.event("note", name, text, step, **more)
             self.observer.note(text)
         return fresh
 

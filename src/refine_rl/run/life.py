@@ -11,7 +11,7 @@ from refine_rl.errors import UserError, quoted
 from refine_rl.run.config import CONFIG, versions_now, where_from
 from refine_rl.run.files import names, saving
 from refine_rl.run.lock import LOCK, Lock
-from refine_rl.run.near import did_you_mean
+from refine_rl.run.near import did_you_mean, require_one
 from refine_rl.run.state import end_of
 from refine_rl.run.tables import Tables
 from refine_rl.settings import Settings
@@ -79,6 +79,7 @@ class Life(Tables):
     def open(cls, path: Path) -> Self:
         """An existing run. Raises UserError, with the nearest one, where there is none."""
         if not (path / CONFIG).is_file():
+            require_one(path)
             hint = did_you_mean(path) or " `refine runs` lists those there are."
             raise UserError(f"{path} is not a run: it has no {CONFIG}.{hint}")
         return cls(path)

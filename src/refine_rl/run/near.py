@@ -5,11 +5,22 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from refine_rl.errors import quoted
+from refine_rl.errors import UserError, quoted
 from refine_rl.run.config import CONFIG
 
 RUNS = Path("runs")
 """Where runs go that get no folder of their own."""
+
+SEEDS = "seeds.json"
+"""In a folder that holds a run for each of several seeds."""
+
+
+def require_one(path: Path) -> None:
+    """Raises UserError where one run is meant and `path` holds one for each of several seeds."""
+    if (path / SEEDS).is_file() and not _is_run(path):
+        names = _runs_in(path)
+        which = f": name one of them, such as {quoted(path / names[0])}" if names else ""
+        raise UserError(f"{path} holds a run for each of several seeds{which}.")
 
 
 def run_near(path: Path) -> Path | None:

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from refine_rl.errors import UserError, quoted
-from refine_rl.run.files import names, read_text, saving
+from refine_rl.run.files import names, read_text, saving, write_whole
 from refine_rl.run.folder import RunFolder
+from refine_rl.run.from_python import call
 from refine_rl.run.life import taken_by
-from refine_rl.run.near import RUNS
+from refine_rl.run.near import RUNS, SEEDS
 from refine_rl.settings import Settings
 from refine_rl.types import Estimate, Verdict
-
-SUMMARY = "seeds.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,18 +48,32 @@ class SeedsFolder:
     @classmethod
     def open(cls, path: Path) -> SeedsFolder | None:
         """The folder at `path`; None where it is none."""
-        return cls(path) if (path / SUMMARY).is_file() else None
+        return cls(path) if (path / SEEDS).is_file() else None
 
     @classmethod
-    def begin(cls, path: Path | None, name: str, settings: Settings, seeds: int) -> SeedsFolder:
-        """A new folder with the first of `seeds` runs begun: `path`, or a free one below runs/. Raises
-        UserError where there is something already."""
+    def begin(
+        cls,
+        path: Path | None,
+        name: str,
+        settings: Settings,
+        seeds: int,
+        *,
+        python_rewards: Sequence[str] = (),
+        prompts: str | None = None,
+    ) -> SeedsFolder:
+        """A new folder with the first of `seeds` runs begun: `path`, or a free one below runs/. `prompts` are
+        the lines of a file, where they came from Python. Raises UserError where there is something
+        already."""
         if path is None:
             path = next(RUNS / free for free in names(name) if not taken_by(RUNS / free))
         elif taken_by(path):
             raise UserError(f"{path} is there already, and not empty: name another folder with --run.")
         found = cls(path)
-        RunFolder.create(found._of(0), settings)
+        first = RunFolder.claim(found._of(0))
+        if prompts is not None:
+            settings = settings.with_prompts(first.give_prompts(prompts))
+        first.begin(settings, python_rewards=python_rewards)
+        first.let_go()
         found.save(OverSeeds(seeds=seeds, runs=(), difference=None))
         return found
 
@@ -68,16 +83,22 @@ class SeedsFolder:
         return f"refine train --resume {quoted(self.path)}"
 
     @property
+    def call_to_resume(self) -> str:
+        """The same from Python, with the code that was given there."""
+        given = self.run(0).config.given().arguments
+        return call("resume_seeds", repr(str(self.path)), given)
+
+    @property
     def seeds(self) -> int:
         """How many runs there are to be."""
         try:
-            count = json.loads(read_text(self.path / SUMMARY))["seeds"]
+            count = json.loads(read_text(self.path / SEEDS))["seeds"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f'{self.path / SUMMARY} is damaged: write {{"seeds": N}} into it, N as many as you want.'
+                f'{self.path / SEEDS} is damaged: write {{"seeds": N}} into it, N as many as you want.'
             ) from error
         if not isinstance(count, int) or isinstance(count, bool) or count < 2:
-            raise UserError(f"{self.path / SUMMARY}: `seeds` is {count!r}, and has to be 2 or more.")
+            raise UserError(f"{self.path / SEEDS}: `seeds` is {count!r}, and has to be 2 or more.")
         return count
 
     def run(self, number: int) -> RunFolder:
@@ -86,7 +107,8 @@ class SeedsFolder:
         if number and not RunFolder(path).begun:
             settings = first.settings()
             grpo = settings.grpo.model_copy(update={"seed": settings.grpo.seed + number})
-            RunFolder.create(path, settings.model_copy(update={"grpo": grpo}))
+            given = first.config.given().rewards
+            RunFolder.create(path, settings.model_copy(update={"grpo": grpo}), python_rewards=given)
         return RunFolder.open(path)
 
     def runs(self) -> list[RunFolder]:
@@ -94,9 +116,30 @@ class SeedsFolder:
         every = (RunFolder(self._of(number)) for number in range(self.seeds))
         return [run for run in every if run.begun]
 
+    @property
+    def report(self) -> Path:
+        """The page of all runs, with links to their own."""
+        return self.path / "report.html"
+
+    def save_report(self, html: str) -> Path:
+        """Writes the page of all runs anew."""
+        write_whole(self.report, html)
+        return self.report
+
+    def abandon(self) -> None:
+        """Removes the folder where its first run was refused before it began, so that the next try finds the
+        name free."""
+        first = RunFolder(self._of(0))
+        first.abandon()
+        if first.path.is_dir() or {p.name for p in self.path.iterdir()} != {SEEDS}:
+            return
+        with contextlib.suppress(OSError):
+            (self.path / SEEDS).unlink()
+            self.path.rmdir()
+
     def save(self, found: OverSeeds) -> Path:
         """Writes seeds.json anew."""
-        file, aside = self.path / SUMMARY, self.path / f".{SUMMARY}.new"
+        file, aside = self.path / SEEDS, self.path / f".{SEEDS}.new"
         with saving(self.path):
             aside.write_text(json.dumps(asdict(found), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             aside.replace(file)

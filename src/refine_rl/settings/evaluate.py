@@ -47,8 +47,9 @@ class EvaluateSettings(Section):
     answers judged."""
     on_drift: Literal["off", "warn", "stop", "rollback"] = "off"
     """Has another eye look at the answers of every validation, and says what follows where the reward rises
-    while that eye sees them get worse: "warn", "stop" (exit code 3), or "rollback", which ends training with
-    the checkpoint that the other eye liked best (and lets that eye choose the checkpoint in any case). The
+    while that eye sees them get worse: "warn", "stop" (exit code 3), or "rollback": training goes back to the
+    checkpoint that the other eye liked best and on from there with half the learning rate, once; the second
+    time it ends with that checkpoint (which that eye chooses in any case). The
     eye is `judge`, or the reward's judges by another `rubric`; without either, what the reward only watches:
     components of weight 0. See docs/trust.md."""
     samples: Positive = 4
@@ -120,7 +121,7 @@ def metrics_flaw(names: Sequence[str]) -> str:
     """What is wrong with names of metrics; "" where nothing is.
 
     >>> metrics_flaw(["bleu", "rogue"]), metrics_flaw(["bleu", "bleu"]), metrics_flaw(["bleu"])
-    ('has no metric "rogue"; did you mean "rouge"?', 'names "bleu" twice', '')
+    ('no metric is called "rogue"; did you mean "rouge"?', 'names "bleu" twice', '')
     """
     return _flaw(names, METRICS, "metric")
 
@@ -128,8 +129,10 @@ def metrics_flaw(names: Sequence[str]) -> str:
 def rivals_flaw(names: Sequence[str]) -> str:
     """What is wrong with names of rivals; "" where nothing is.
 
-    >>> rivals_flaw(["sfft"]), rivals_flaw(["gepa"]), rivals_flaw(["prompt", "sft"])
-    ('has no rival "sfft"; did you mean "sft"?', 'has no rival "gepa"; there are: prompt, best_of_n, sft', '')
+    >>> rivals_flaw(["best_of"]), rivals_flaw(["prompt", "sft"])
+    ('no rival is called "best_of"; did you mean "best_of_n"?', '')
+    >>> rivals_flaw(["gepa"])
+    'no rival is called "gepa"; there are: prompt, best_of_n, sft'
     """
     return _flaw(names, RIVALS, "rival")
 
@@ -139,7 +142,7 @@ def _flaw(names: Sequence[str], known: Sequence[str], what: str) -> str:
         if name not in known:
             near = get_close_matches(name.lower(), known, n=1)
             hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(known)}"
-            return f'has no {what} "{name}"; {hint}'
+            return f'no {what} is called "{name}"; {hint}'
         if name in names[:place]:
             return f'names "{name}" twice'
     return ""

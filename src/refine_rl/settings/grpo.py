@@ -83,9 +83,9 @@ class GRPOSettings(Section):
     kl_in: Literal["loss", "reward"] = "loss"
     """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
     thrifty: bool = False
-    """For half of the scored groups: minibatches = 4, updates_per_step = 4, kl_stop = 0.03, flat = "drop" and
-    schedule = "linear", and where an LLM is asked for scores oversample = 2; each only where it is not set
-    and can be. What it came to stands in the run's config.toml. See docs/algorithms.md."""
+    """More from each scored group: minibatches = 4, updates_per_step = 4, kl_stop = 0.03, replay = 2,
+    flat = "drop" and schedule = "linear", each only where it is not set and can be. What it came to stands in
+    the run's config.toml; what it gave on six tasks, and where it did not, in docs/algorithms.md."""
     updates_per_step: Positive = 1
     """Passes through a step's answers, each of one optimizer step for each of grpo.minibatches; the log-probs
     before the first stay the old ones. With grpo.kl_stop, at most so many."""
@@ -96,7 +96,8 @@ class GRPOSettings(Section):
     kl_stop: Annotated[float, Field(gt=0)] | None = None
     """Before each optimizer step but the first: how far the policy has moved from the one that sampled, in
     nats a token (e^d - 1 - d, d = log pi - log mu, averaged over the tokens at hand). Above this the step is
-    over. 0.03 is a good value. Not with model.dropout."""
+    over; what the last optimizer step did is not undone. 0.03 suits policies of some tenths of a nat of
+    entropy a token, a peaked one wants less. Not with model.dropout."""
     replay: Annotated[int, Field(ge=0)] = 0
     """Answers of the last so many steps that were better than their group (advantage above 0) are learned
     from once more, each token weighed by min(p / q, 2), p its probability now and q when it was sampled."""

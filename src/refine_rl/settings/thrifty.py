@@ -11,7 +11,7 @@ from refine_rl.settings.whole import Settings
 MINIBATCHES = 4
 UPDATES = 4
 KL_STOP = 0.03
-OVERSAMPLE = 2.0
+REPLAY = 2
 
 
 def with_preset(settings: Settings, given: Collection[str]) -> Settings:
@@ -33,12 +33,11 @@ def _preset(settings: Settings, given: Collection[str]) -> Mapping[str, Any]:
     stops = settings.model.dropout == 0
     updates = g.updates_per_step if "updates_per_step" in given or not stops else UPDATES
     values |= {"minibatches": minibatches, "updates_per_step": updates, "schedule": "linear"}
+    values["replay"] = REPLAY
     if stops and updates * minibatches > 1:
         values["kl_stop"] = KL_STOP
     if g.flat is None:
         values["flat"] = "drop"
-    if settings.reward.asks and not g.resample and settings.rollout.early_exit is None:
-        values["oversample"] = OVERSAMPLE
     return values
 
 
@@ -46,5 +45,5 @@ def unsaid(before: Mapping[str, Any], said: Collection[str]) -> dict[str, Any]:
     """[grpo] of settings that were written whole, without what the preset may fill in: keys that it has, that
     stand at their defaults, and that nobody has `said` now."""
     fields = GRPOSettings.model_fields
-    filled = {"minibatches", "updates_per_step", "kl_stop", "flat", "schedule", "oversample"} - {*said}
+    filled = {"minibatches", "updates_per_step", "kl_stop", "flat", "schedule", "replay"} - {*said}
     return {k: v for k, v in before.items() if k not in filled or v != fields[k].default}

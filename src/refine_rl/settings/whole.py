@@ -129,6 +129,11 @@ class Settings(Section):
         dropout = usual if self.sft.dropout is None else self.sft.dropout
         return self.model.model_copy(update={"adapter": adapter, "dropout": dropout})
 
+    def with_prompts(self, file: Path) -> Settings:
+        """The same with the prompts of a file."""
+        own = self.prompts.model_copy(update={"source": f"file:{file.resolve()}"})
+        return self.model_copy(update={"prompts": own})
+
     def with_sft_steps(self, steps: int | None) -> Settings:
         """These settings with so many steps of supervised fine-tuning, in the place of steps or epochs; None:
         as they are."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from refine_rl.errors import GuardStop
+from refine_rl.evaluate.student import slope_above_zero
 from refine_rl.policy.protocol import Speaker
 from refine_rl.policy.tokens import token_batch
 from refine_rl.training.rows import sampled_logprobs
@@ -19,6 +20,12 @@ from refine_rl.types import Trajectory
 
 PROBE_ROWS = 4
 """Trajectories that are looked at where no training pass covers them anyway."""
+WATCHED = 8
+"""Trajectories that are asked whether they are the untrained model's: a few tokens cannot say."""
+EACH = 8
+"""Until this step, and at each multiple of it, it is looked whether the sampler follows the trainer."""
+SURE = 1e-6
+"""How unlikely it must be by chance that the rollouts are nearer to the untrained weights."""
 
 
 def difference(speaker: Speaker, trajectories: Sequence[Trajectory], temperature: float) -> torch.Tensor:
@@ -63,6 +70,33 @@ class Check:
         require_finite(0.0, mean, step)
         if mean > self.limit:
             raise self._mismatch(trajectories, mean, step)
+
+    def require_followed(self, trajectories: Sequence[Trajectory], step: int) -> None:
+        """Raises GuardStop where the first few trajectories are surely nearer to the untrained weights than
+        to the trainer's, before any weight moves. In the first steps the two are so near to one another that
+        the limit, which allows for rounding, sees no difference. But rounding is as far from either: over the
+        tokens the slope of ((trainer - sampler) + (untrained - sampler)) / 2 on trainer - untrained, which is
+        -1/2 where they are the trainer's and 1/2 where they are the untrained model's, is not above 0 beyond
+        chance (Student's t)."""
+        if not self.speaker.has_reference or (step > EACH and step % EACH):
+            return
+        some = [t for t in trajectories if any(s.sampled for s in t.segments)][:WATCHED]
+        if not some:
+            return
+        said = samplers(some)
+        own = trainers(self.speaker, some, self.temperature) - said
+        with self.speaker.reference() as untrained:
+            other = trainers(untrained, some, self.temperature) - said
+        moved, middle = (own - other).tolist(), ((own + other) / 2).tolist()
+        if slope_above_zero(moved, middle) < SURE:
+            raise GuardStop(
+                "mismatch",
+                f"Step {step}: the rollouts are nearer to the untrained weights "
+                f"({float(other.abs().mean()):.4f} nats a token on average) than to the trainer's "
+                f"({float(own.abs().mean()):.4f}).",
+                "Likely cause: they came from the untrained weights (the adapter was off in the sampler, or "
+                "the sampler was not told the new ones). Nothing was learned from these rollouts.",
+            )
 
     def _mismatch(self, trajectories: Sequence[Trajectory], mean: float, step: int) -> GuardStop:
         """The error for a mean difference beyond the limit, with its likely cause."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import fmean, median, variance
 
 from refine_rl.errors import GuardStop
 from refine_rl.evaluate.content import content_loss, kept_words
@@ -27,6 +27,8 @@ WILDER_BY = 0.5  # nats a token above it: training takes the policy apart
 STARVING = 20  # steps over which the scored groups of a facet's value are counted
 EXPECTED = 8.0  # of which so many would be scored by chance, where fewer than
 STARVED = 0.25  # times as many are
+FELL = 0.75  # times the best reward of a window, below which, and
+FELL_BY = 5.0  # standard errors of the two windows' means, it has fallen
 ENDED = 0.5  # cut completions of the first step, below which the policy knew how to end an answer
 
 
@@ -155,6 +157,8 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             "policy apart faster than rewards put it together. Go back to an earlier checkpoint, with a "
             "lower grpo.learning_rate; with several updates_per_step a grpo.kl_stop; or less grpo.replay."
         )
+    if text := _fallen([m.reward_mean for m in history if m.reward_mean is not None]):
+        found["reward_fall"] = text
     if text := _starved(history[-STARVING:]):
         found["starved_facet"] = text
     if text := collapse(_distinct(first), _distinct(last), last[-1].openings):
@@ -175,6 +179,26 @@ def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
             "nothing: training may be done, or the reward is too coarse or too hard."
         )
     return found
+
+
+def _fallen(rewards: Sequence[float]) -> str:
+    """Whether the mean reward of the last steps is far below a positive one of a window before; windows do
+    not overlap."""
+    now = rewards[-WINDOW:]
+    before = [rewards[i : i + WINDOW] for i in range(len(rewards) - 2 * WINDOW + 1)]
+    if not before:
+        return ""
+    best = max(before, key=fmean)
+    high, low = fmean(best), fmean(now)
+    error = ((variance(best) + variance(now)) / WINDOW) ** 0.5
+    if high <= 0 or low >= FELL * high or high - low <= FELL_BY * error:
+        return ""
+    return (
+        f"The mean reward of {WINDOW} steps fell from {decimals(high)} to {decimals(low)}: an update "
+        "took the policy apart, or prompts became harder. Unless it is the prompts: go back to an "
+        "earlier checkpoint, with a lower grpo.learning_rate; with several updates_per_step or minibatches "
+        "a smaller grpo.kl_stop."
+    )
 
 
 def _starved(recent: Sequence[StepMetrics]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from refine_rl.errors import GuardStop
 from refine_rl.policy.tokens import TokenBatch, token_batch
 from refine_rl.types import Trajectory
 
@@ -156,8 +157,10 @@ class MicroBatch:
 
 
 def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
-    """The rows' tensors; all but the token ids on `device`."""
+    """The rows' tensors; all but the token ids on `device`. Raises GuardStop where other tokens would be
+    trained on than those that were sampled, or are targets."""
     tokens = token_batch([r.trajectory for r in rows])
+    _require_own(rows, tokens)
 
     def spread(values: Sequence[float], mask_B_T: torch.Tensor) -> torch.Tensor:
         # Boolean indexing fills row by row, left to right: the order of the values.
@@ -181,3 +184,20 @@ def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         if any(r.then is not None for r in rows)
         else None,
     )
+
+
+def _require_own(rows: Sequence[Row], tokens: TokenBatch) -> None:
+    """Raises GuardStop unless as many tokens of each row are trained on as its policy sampled (of a
+    demonstration, as are targets): none of a prompt, or of what a world said."""
+    for row, found in zip(rows, tokens.trainable.sum(1).tolist(), strict=True):
+        segments = [s for s in row.trajectory.segments if s.token_ids]
+        own = [s for s in segments if (s.sampled if row.sampled else s.target)]
+        # The very first token is predicted by nothing.
+        wanted = sum(len(s.token_ids) for s in own) - (bool(own) and own[0] is segments[0])
+        if found != wanted:
+            raise GuardStop(
+                "mask",
+                f"An answer to {row.trajectory.prompt_id} has {wanted} tokens to learn from, and {found} "
+                "would be trained on: words of its prompt, or of its world, among them.",
+                "Nothing was learned from it. A world of your own must mark what it says as not trainable.",
+            )

@@ -115,6 +115,8 @@ class Updating(ABC):
         if seen is None and fresh and not first:
             # The training pass cannot give the comparison: there is none, or dropout disturbs it.
             seen = self.check.compare(fresh, step)
+        if seen is None and fresh:
+            self.check.require_followed(fresh, step)
         course, apart, taken = Course(), None, None
         for update, batch in enumerate(batches):
             if batch is not taken:

@@ -251,3 +251,19 @@ def test_a_failing_endpoint_is_no_verdict_and_a_spent_budget_stops() -> None:
     assert asyncio.run(check_anchors(panel(CallFailed("cut")), [case_of(GOOD)])).real is None
     with pytest.raises(GuardStop):
         asyncio.run(check_anchors(panel(GuardStop("budget", "spent", "more")), [case_of(GOOD)]))
+
+
+def test_a_judge_whose_scores_go_to_other_answers_is_told() -> None:
+    answers = [GOOD, FAIR, "Could you give me the report, please?", "Please, the report now."]
+    texts = [*answers, *(text(prompt_of()) for text in KINDS.values())]
+    honest = {text: 0.4 if text in answers else 0.0 for text in texts}
+    mixed = dict(zip(texts, [honest[text] for text in texts[2:] + texts[:2]], strict=True))  # none is liked
+    for values, above, blind in ((honest, 1.0, False), (mixed, 0.5, True)):
+        report = check(values.__getitem__, case_of(*answers))
+        assert report.liked == ()
+        assert (report.blind, bool(report.warning)) == (blind, blind)
+        assert report.above == pytest.approx(above, abs=0.2)
+    assert "% of the time" in report.warning
+    # Without any spread there is no order to ask for; nor where nothing was judged.
+    assert not check(lambda text: 0.3, case_of(*answers)).blind
+    assert check(lambda text: None, case_of(*answers)).above is None

@@ -57,10 +57,38 @@ def test_diversity(texts: tuple[str, ...], value: float) -> None:
     assert diversity(texts) == pytest.approx(plain(texts), abs=1e-12)
 
 
+def of_kinds(kinds: Sequence[str], more: Sequence[str] = ()) -> list[Prompt]:
+    """A prompt a kind; with a second facet where `more` says it."""
+    facets = [{"kind": kind} for kind in kinds]
+    if more:
+        facets = [{**f, "tone": tone} for f, tone in zip(facets, more, strict=True)]
+    return [prompt(n, facets=f) for n, f in enumerate(facets)]
+
+
 def test_the_first_of_equals_and_none_of_one_text() -> None:
-    assert chosen([2.0, 2.0, 2.0], 2) == [0, 1]
-    assert chosen([1.0, 2.0, 1.0, 9.0], 3) == [1, 3]
-    assert chosen([1.0, 1.0, 1.0], 2) == [0]
+    plain = [prompt(n, facets={}) for n in range(4)]
+    assert chosen([2.0, 2.0, 2.0], plain[:3], 2) == [0, 1]
+    assert chosen([1.0, 2.0, 1.0, 9.0], plain, 3) == [1, 3]
+    assert chosen([1.0, 1.0, 1.0], plain[:3], 2) == [0]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "diversities", "count", "places"),
+    [
+        ("aabb", [9, 8, 3, 2], 2, [0, 2]),  # half of two each
+        ("aaab", [9, 8, 7, 2], 2, [0, 1]),  # ceil(1.5) = 2 and ceil(0.5) = 1: the most diverse first
+        ("aaabbb", [9, 8, 7, 4, 3, 2], 3, [0, 1, 3]),  # ceil(1.5) each
+        ("aabb", [9, 8, 1, 1], 2, [0, 1]),  # nothing of b can be scored: its share is a's
+        ("abcd", [2, 3, 4, 5], 2, [2, 3]),  # a value that only one has holds nobody up
+    ],
+)
+def test_each_kind_has_its_share(kinds: str, diversities: list[float], count: int, places: list[int]) -> None:
+    assert chosen(diversities, of_kinds(kinds), count) == places
+
+
+def test_the_share_of_each_of_two_facets() -> None:
+    # 0: a x, 1: a y, 2: b x, 3: b y; of two each value gets one
+    assert chosen([9.0, 8.0, 7.0, 2.0], of_kinds("aabb", "xyxy"), 2) == [0, 3]
 
 
 class Record:

@@ -10,8 +10,9 @@ from refine_rl.envs.base import Members
 from refine_rl.envs.stage import Stage
 from refine_rl.pipeline.check_findings import failed_components
 from refine_rl.pipeline.doctor.found import Examination
+from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.plan.probe import Probed, sum_up
-from refine_rl.progress import Observer, Pause, count
+from refine_rl.progress import count
 from refine_rl.rewards.build import build_reward
 from refine_rl.rewards.combine import CombinedReward
 from refine_rl.rewards.scoring import ScoringLoop
@@ -30,23 +31,17 @@ _BEFORE = ", before the fine-tuning with which the run begins"
 
 
 def look_at_answers(
-    exam: Examination,
-    settings: Settings,
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    stage: Stage | None,
-    observer: Observer,
-    pause: Pause,
-    again: str,
+    it: Subject, engine: Engine, prompts: Sequence[Prompt], stage: Stage | None
 ) -> tuple[list[Members], float] | None:
     """A whole group for each prompt, as a training step makes them, with the seconds that took; whether
     answers end by themselves."""
+    exam, settings = it.exam, it.settings
     began = time.perf_counter()
     groups: dict[int, Members] = {}
     with exam.looking("answers") as looked:
-        for place, group in play_of(settings, engine.speaker, stage=stage, pause=pause)(prompts, 1):
+        for place, group in play_of(settings, engine.speaker, stage=stage, pause=it.pause)(prompts, 1):
             groups[place] = group
-            count(observer, "prompts answered", len(groups), len(prompts))
+            count(it.observer, "prompts answered", len(groups), len(prompts))
     if looked.failed:
         return None
     found = [groups[place] for place in range(len(prompts))]
@@ -57,7 +52,7 @@ def look_at_answers(
     report = _gravest(exam, settings)
     words = f"{len(every)} to {len(prompts)} prompts, {tokens:.0f} tokens each; {cut} cut at {most} tokens"
     words += "" if settings.sft is None else _BEFORE
-    longer = f"{again} --set rollout.max_tokens={2 * most}"
+    longer = it.command.again(f"rollout.max_tokens={2 * most}")
     if cut == len(every):
         report(
             "answers",
@@ -71,23 +66,16 @@ def look_at_answers(
     return found, time.perf_counter() - began
 
 
-def look_at_rewards(
-    exam: Examination,
-    settings: Settings,
-    prompts: Sequence[Prompt],
-    answered: tuple[list[Members], float],
-    observer: Observer,
-    pause: Pause,
-    again: str,
-) -> None:
+def look_at_rewards(it: Subject, prompts: Sequence[Prompt], answered: tuple[list[Members], float]) -> None:
     """Whether the answers of a prompt get different rewards, and every component can score them."""
+    exam, settings, check = it.exam, it.settings, it.command.again(verb="check")
     groups, seconds = answered
     asks = bool(settings.reward.judges) or settings.reward.quiz is not None
     with exam.looking("reward") as looked:
-        connections = connect(settings, None, observer.warning)
+        connections = connect(settings, None, it.observer.warning)
         reward = build_reward(settings, connections=connections)
         with ScoringLoop(closing=connections.close) as loop:
-            scores = loop.score(reward, list(zip(prompts, groups, strict=True)), pause)
+            scores = loop.score(reward, list(zip(prompts, groups, strict=True)), it.pause)
     if looked.failed:
         return
     every = [s for group in scores for s in group]
@@ -98,13 +86,13 @@ def look_at_rewards(
         report(
             "reward",
             f"`{name}` could not score {missing} of {len(every)} answers: {why}",
-            f"{again.replace(' doctor ', ' check ')} --reasons" if name not in _asking(reward) else "",
+            f"{check} --reasons" if name not in _asking(reward) else "",
         )
     if missing == len(every):
         return
     with exam.looking("reward"):
         probed = sum_up(groups, scores, seconds=seconds, cost_usd=connections.ledger.known_usd, asks=asks)
-        _spread(exam, settings, reward, every, probed, again.replace(" doctor ", " check "))
+        _spread(it, reward, every, probed, check)
 
 
 def _gravest(exam: Examination, settings: Settings) -> Callable[[str, str, str], None]:
@@ -120,14 +108,8 @@ def _asking(reward: CombinedReward) -> set[str]:
     return {c.name for c in reward.components if isinstance(c, Panel | Quiz)}
 
 
-def _spread(
-    exam: Examination,
-    settings: Settings,
-    reward: CombinedReward,
-    every: Sequence[Score],
-    probed: Probed,
-    check: str,
-) -> None:
+def _spread(it: Subject, reward: CombinedReward, every: Sequence[Score], probed: Probed, check: str) -> None:
+    exam, settings = it.exam, it.settings
     values = [s.value for s in every if s.value is not None]
     low, high = probed.no_signal_ci95
     words = (

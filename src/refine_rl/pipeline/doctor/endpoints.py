@@ -19,6 +19,7 @@ from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
 from refine_rl.llm.texts import fill, load_text
 from refine_rl.pipeline.doctor.found import Examination
+from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.plan.calls import LOOK, calls, calls_for_groups
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.money import cost
@@ -44,9 +45,10 @@ class Endpoints:
     calls: list[Call] = field(default_factory=list)
 
 
-def look_at_keys(exam: Examination, settings: Settings) -> Endpoints | None:
+def look_at_keys(it: Subject) -> Endpoints | None:
     """Whether every LLM that the settings name can be asked: an address, a key, and a price where there is a
     cap. None where one cannot, and where none is named."""
+    exam, settings = it.exam, it.settings
     made: list[Call] = []
     connections = EndpointConnections(
         settings.endpoints, Ledger(made.append, dollars=settings.budget.dollars), note=lambda text: None
@@ -94,20 +96,19 @@ def words_before(settings: Settings, counts: Counts | None, prompts: Sequence[Pr
     return f"The doctor makes up to {count_of(number, 'call')} to {models}, {dollars}{limit}."
 
 
-def ask_them(
-    exam: Examination, settings: Settings, known: Endpoints, prompts: Sequence[Prompt], pause: Pause
-) -> bool:
+def ask_them(it: Subject, known: Endpoints, prompts: Sequence[Prompt]) -> bool:
     """Asks each endpoint for its models and each LLM once. Whether those who score can be used."""
-    reached = _reached(exam, settings, pause)
-    judged = _judges(exam, settings, known, prompts, reached, pause)
-    if settings.writer.model and parse_model(settings.writer.model)[0] in reached:
-        with exam.looking("writer"):
-            _writer(exam, settings, known, pause)
+    reached, writer = _reached(it), it.settings.writer.model
+    judged = _judges(it, known, prompts, reached)
+    if writer and parse_model(writer)[0] in reached:
+        with it.exam.looking("writer"):
+            _writer(it, known)
     return judged
 
 
-def _reached(exam: Examination, settings: Settings, pause: Pause) -> set[str]:
+def _reached(it: Subject) -> set[str]:
     """The endpoints that answer, by name; a model that one does not list is worth a word."""
+    exam, settings = it.exam, it.settings
     models = list(dict.fromkeys(models_in(settings).values()))
     endpoints = {parse_model(model)[0]: _endpoint(model, settings) for model in models}
 
@@ -116,12 +117,19 @@ def _reached(exam: Examination, settings: Settings, pause: Pause) -> set[str]:
 
     listings: Mapping[str, Listing] = {}
     with exam.looking("endpoints"):
-        listings = dict(zip(endpoints, run_blocking(every, pause), strict=True))
+        listings = dict(zip(endpoints, run_blocking(every, it.pause), strict=True))
     for name, listing in listings.items():
         endpoint = endpoints[name]
-        if listing.failure:
+        if listing.failure and listing.reached:
             advice = f"export {endpoint.key_env}=..." if endpoint.key_env else ""
             exam.fail("endpoints", f"{name} ({endpoint.base_url}) refuses: {listing.failure}", advice)
+        elif listing.failure:
+            exam.fail(
+                "endpoints",
+                f"{name} ({endpoint.base_url}) does not answer: {listing.failure}",
+                "Is it running? Where it is at another address:\n"
+                + it.command.again(f"endpoints.{name}.base_url=ADDRESS"),
+            )
     for model in models:
         name, own = parse_model(model)
         if name in listings and (near := listings[name].lacks(own)):
@@ -133,15 +141,8 @@ def _reached(exam: Examination, settings: Settings, pause: Pause) -> set[str]:
     return {name for name, listing in listings.items() if not listing.failure}
 
 
-def _judges(
-    exam: Examination,
-    settings: Settings,
-    known: Endpoints,
-    prompts: Sequence[Prompt],
-    reached: set[str],
-    pause: Pause,
-) -> bool:
-    scorers = known.scorers
+def _judges(it: Subject, known: Endpoints, prompts: Sequence[Prompt], reached: set[str]) -> bool:
+    exam, settings, scorers = it.exam, it.settings, known.scorers
     if scorers is None:
         return False
     asked, quiz = panels(scorers), quiz_of(scorers.validation)
@@ -156,13 +157,13 @@ def _judges(
     fine = True
     if asked:
         with exam.looking("judges") as looked:
-            found = _asked(known, lambda: look_at_judges(asked, train[0] if train else stands_in), pause)
+            found = _asked(known, lambda: look_at_judges(asked, train[0] if train else stands_in), it.pause)
             for one in found:
                 fine &= _told(exam, "judges", known.calls, one)
         fine &= not looked.failed
     if quiz is not None and train:
         with exam.looking("quiz") as looked:
-            for one in _asked(known, lambda: look_at_quiz(quiz, train), pause):
+            for one in _asked(known, lambda: look_at_quiz(quiz, train), it.pause):
                 if one.failure:
                     exam.fail(
                         "quiz",
@@ -217,7 +218,8 @@ def _how(made: Sequence[Call]) -> str:
     return f"{seconds:.1f} s a call, {money(sum(known) if known else None, len(new) - len(known))}"
 
 
-def _writer(exam: Examination, settings: Settings, known: Endpoints, pause: Pause) -> None:
+def _writer(it: Subject, known: Endpoints) -> None:
+    exam, settings = it.exam, it.settings
     client: Client = known.connections.client(settings.writer.model)
     before = len(known.calls)
     request = Request(
@@ -246,7 +248,7 @@ def _writer(exam: Examination, settings: Settings, known: Endpoints, pause: Paus
             await known.connections.close()
 
     try:
-        run_blocking(written, pause)
+        run_blocking(written, it.pause)
     except CallFailed as error:
         exam.fail("writer", str(error), 'Another one in the task file:\n[writer]\nmodel = "ENDPOINT/MODEL"')
     else:

@@ -8,9 +8,9 @@ from refine_rl.engines.base import Engine
 from refine_rl.envs.stage import Stage
 from refine_rl.pipeline.doctor.answers import look_at_answers, look_at_rewards
 from refine_rl.pipeline.doctor.endpoints import Endpoints, ask_them, look_at_keys, words_before
-from refine_rl.pipeline.doctor.found import Examination
 from refine_rl.pipeline.doctor.machine import look_at_device, look_at_extras, look_at_packages
 from refine_rl.pipeline.doctor.model import loaded, look_at_manners, look_at_reach, look_at_sampler
+from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.pipeline.doctor.task import (
     look_at_engine,
     look_at_name,
@@ -21,7 +21,6 @@ from refine_rl.pipeline.doctor.task import (
 from refine_rl.plan import Survey
 from refine_rl.plan.probe import choose
 from refine_rl.policy.load import without_weights
-from refine_rl.progress import Observer, Pause, never
 from refine_rl.run.endpoints import models_in
 from refine_rl.settings import Settings
 from refine_rl.types import Prompt
@@ -32,45 +31,36 @@ _OFFLINE = "Not asked: --offline"
 _DECLINED = "Not asked, as you wished"
 
 
-def examine(
-    exam: Examination,
-    settings: Settings,
-    *,
-    again: str,
-    agree: Agree,
-    observer: Observer,
-    offline: bool = False,
-    pause: Pause = never,
-) -> None:
-    """Looks at everything that a run of these settings depends on, and puts it down in `exam`. `again` is the
-    command that would look again, to which --set is added. No LLM is asked before `agree` says so, and none
-    (and no server) `offline`."""
-    look_at_settings(exam, settings)
+def examine(it: Subject, *, agree: Agree, offline: bool = False) -> None:
+    """Looks at everything that a run of these settings depends on, and puts it down. No LLM is asked before
+    `agree` says so, and none (and no server) `offline`."""
+    exam, settings = it.exam, it.settings
+    look_at_settings(it)
     look_at_packages(exam)
-    look_at_extras(exam, settings)
-    look_at_device(exam, settings, again)
-    found, stage = look_at_task(exam, settings)
-    known = look_at_keys(exam, settings)
-    there = look_at_name(exam, settings)
+    look_at_extras(it)
+    look_at_device(it)
+    found, stage = look_at_task(it)
+    known = look_at_keys(it)
+    there = look_at_name(it)
     if found is not None and there:
-        look_at_plan(exam, settings, found, again)
+        look_at_plan(it, found)
     served, scores = settings.engine.served and not offline, not _needs_llms(settings)
     if served:
-        served = look_at_engine(exam, settings)
+        served = look_at_engine(it)
     elif settings.engine.served:
         exam.skip("engine", _OFFLINE)
     else:
-        look_at_engine(exam, settings)
+        look_at_engine(it)
     prompts: Sequence[Prompt] = () if found is None else found.prompts
     if known is not None and found is not None:
-        scores = _asked(exam, settings, known, found, offline, agree, pause) or scores
+        scores = _asked(it, known, found, offline, agree) or scores
     if not there:
         exam.skip("weights", "Not looked at: the model's name or configuration cannot be used")
     elif settings.engine.kind == "tinker":
-        _at_a_service(exam, settings)
-    elif (engine := loaded(exam, settings, observer, served=served)) is not None:
+        _at_a_service(it)
+    elif (engine := loaded(it, served=served)) is not None:
         try:
-            _the_model(exam, settings, engine, prompts, stage, observer, pause, again, scores)
+            _the_model(it, engine, prompts, stage, scores)
         finally:
             engine.close()
 
@@ -79,57 +69,41 @@ def _needs_llms(settings: Settings) -> bool:
     return bool(settings.reward.judges) or settings.reward.quiz is not None
 
 
-def _asked(
-    exam: Examination,
-    settings: Settings,
-    known: Endpoints,
-    found: Survey,
-    offline: bool,
-    agree: Agree,
-    pause: Pause,
-) -> bool:
+def _asked(it: Subject, known: Endpoints, found: Survey, offline: bool, agree: Agree) -> bool:
     """Whether those who score were asked, and can be used."""
-    names = ", ".join(dict.fromkeys(models_in(settings).values()))
-    words = words_before(settings, found.counts, found.prompts)
+    names = ", ".join(dict.fromkeys(models_in(it.settings).values()))
+    words = words_before(it.settings, found.counts, found.prompts)
     if not words:
-        return not _needs_llms(settings)
+        return not _needs_llms(it.settings)
     if offline or not agree(words):
-        exam.skip("judges", f"{_OFFLINE if offline else _DECLINED}: {names}")
+        it.exam.skip("judges", f"{_OFFLINE if offline else _DECLINED}: {names}")
         return False
-    return ask_them(exam, settings, known, found.prompts, pause)
+    return ask_them(it, known, found.prompts)
 
 
-def _at_a_service(exam: Examination, settings: Settings) -> None:
+def _at_a_service(it: Subject) -> None:
     """What can be told of a model whose weights are elsewhere."""
-    with exam.looking("template"):
-        look_at_manners(exam, without_weights(settings.model))
+    with it.exam.looking("template"):
+        look_at_manners(it.exam, without_weights(it.settings.model))
     for check in ("weights", "sampler", "answers"):
-        exam.skip(
+        it.exam.skip(
             check, "The model is at a service, which is paid for what it reads and writes: the run tries it"
         )
 
 
 def _the_model(
-    exam: Examination,
-    settings: Settings,
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    stage: Stage | None,
-    observer: Observer,
-    pause: Pause,
-    again: str,
-    scores: bool,
+    it: Subject, engine: Engine, prompts: Sequence[Prompt], stage: Stage | None, scores: bool
 ) -> None:
-    policy = engine.policy
+    exam, settings, policy = it.exam, it.settings, engine.policy
     look_at_manners(exam, policy)
-    look_at_reach(exam, settings, policy, again)
+    look_at_reach(it, policy)
     stands_in = Prompt(id="doctor", split="train", messages=({"role": "user", "content": settings.task},))
     chosen: list[Prompt] = []
     if prompts:
         with exam.looking("prompts"):
             chosen = choose(settings, policy, prompts, lambda line: exam.warn("prompts", line))
-    observer.stage("A random adapter is tried")
-    look_at_sampler(exam, settings, engine, chosen or [stands_in], pause)
+    it.observer.stage("A random adapter is tried")
+    look_at_sampler(it, engine, chosen or [stands_in])
     if settings.sft is not None and not settings.scored:
         return
     if not chosen:
@@ -140,12 +114,12 @@ def _the_model(
         )
         exam.skip("answers", f"{why}: no answers to look at")
         return
-    observer.stage(f"It answers {len(chosen)} prompts, {settings.rollout.group_size} times each")
-    answered = look_at_answers(exam, settings, engine, chosen, stage, observer, pause, again)
+    it.observer.stage(f"It answers {len(chosen)} prompts, {settings.rollout.group_size} times each")
+    answered = look_at_answers(it, engine, chosen, stage)
     if answered is None:
         exam.skip("reward", "There are no answers to score")
     elif not scores:
         exam.skip("reward", "Not tried: an LLM scores, and it was not asked or cannot be used")
     else:
-        observer.stage("The answers are scored")
-        look_at_rewards(exam, settings, chosen, answered, observer, pause, again)
+        it.observer.stage("The answers are scored")
+        look_at_rewards(it, chosen, answered)

@@ -76,7 +76,11 @@ class Look:
         if isinstance(error, GuardStop):
             self._exam.fail(self._check, error.what, error.advice)
         elif isinstance(error, RefineError):
-            self._exam.fail(self._check, str(error))
+            same = [f.check for f in self._exam.findings if f.status == "error" and f.text == str(error)]
+            if same:
+                self._exam.skip(self._check, f"Stops for the same reason as `{same[0]}`")
+            else:
+                self._exam.fail(self._check, str(error))
         elif _no_memory(error):
             self._exam.fail(self._check, "Out of memory.", _LESS)
         else:

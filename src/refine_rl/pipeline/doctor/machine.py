@@ -10,9 +10,10 @@ from pathlib import Path
 
 from refine_rl.errors import RefineError
 from refine_rl.pipeline.doctor.found import Examination
+from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.pipeline.rivals.contest import require_rivals
+from refine_rl.plan.machine import cores
 from refine_rl.run.trackers.build import require_trackers
-from refine_rl.settings import Settings
 
 TESTED = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"}
 """The newest versions that the tests of this version were run with."""
@@ -53,8 +54,9 @@ def look_at_packages(exam: Examination) -> None:
         exam.ok("packages", ", ".join(found))
 
 
-def look_at_extras(exam: Examination, settings: Settings) -> None:
+def look_at_extras(it: Subject) -> None:
     """Whether what trackers and rivals of the settings need is installed."""
+    exam, settings = it.exam, it.settings
     with exam.looking("trackers") as looked:
         require_trackers(settings.track)
     if settings.track.to and not looked.failed:
@@ -73,9 +75,10 @@ def _minor(text: str) -> tuple[int, int]:
     return Version(text).major, Version(text).minor
 
 
-def look_at_device(exam: Examination, settings: Settings, again: str) -> None:
+def look_at_device(it: Subject) -> None:
     """The device that a run would take and, on a processor, its threads: a card that lies idle, and a number
-    format that is slow here. `again` is the command to which --set is added."""
+    format that is slow here."""
+    exam, settings, again = it.exam, it.settings, it.command.again
     import torch
 
     from refine_rl.policy.load import choose_device, choose_dtype
@@ -83,7 +86,7 @@ def look_at_device(exam: Examination, settings: Settings, again: str) -> None:
     try:
         device = choose_device(settings.model.device)
     except RefineError as error:
-        exam.fail("device", str(error), f"{again} --set model.device=auto")
+        exam.fail("device", str(error), again("model.device=auto"))
         return
     fast = choose_dtype("auto", device)
     slow = settings.model.dtype == "bfloat16" and fast == torch.float32
@@ -98,10 +101,10 @@ def look_at_device(exam: Examination, settings: Settings, again: str) -> None:
         words = f"{device.type}, in float32"
     idle = _idle_card(device.type)
     if idle:
-        exam.warn("device", f"{words}. {idle[0]}", idle[1].replace("AGAIN", again))
+        exam.warn("device", f"{words}. {idle[0]}", idle[1].replace("AGAIN", again("model.device=auto")))
     elif slow:
         text = f'{words}. model.dtype = "bfloat16" is emulated here, which is slow'
-        exam.warn("device", text, f"{again} --set model.dtype=auto")
+        exam.warn("device", text, again("model.dtype=auto"))
     elif device.type == "cpu" and torch.get_num_threads() < cores():
         named = os.environ.get("OMP_NUM_THREADS")
         why = f" (OMP_NUM_THREADS={named})" if named else ""
@@ -109,13 +112,6 @@ def look_at_device(exam: Examination, settings: Settings, again: str) -> None:
         exam.warn("device", f"{words}. Some cores would lie idle{why}", advice)
     else:
         exam.ok("device", words)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _idle_card(chosen: str) -> tuple[str, str] | None:
@@ -126,7 +122,7 @@ def _idle_card(chosen: str) -> tuple[str, str] | None:
         return None
     if torch.cuda.is_available():
         text = f"There is a GPU ({torch.cuda.get_device_name(0)}), and model.device keeps the run off it"
-        return text, "AGAIN --set model.device=auto"
+        return text, "AGAIN"
     if not _DRIVER.exists() and shutil.which("nvidia-smi") is None:
         return None
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"

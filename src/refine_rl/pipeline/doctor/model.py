@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
 
@@ -13,6 +14,7 @@ from refine_rl.envs.play import sample
 from refine_rl.envs.tools.tool import load_tools
 from refine_rl.llm.ledger import Ledger
 from refine_rl.pipeline.doctor.found import Examination
+from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.hub import downloading
 from refine_rl.policy.manners import Manners, manners_of
@@ -20,8 +22,7 @@ from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import Purpose, Speaker
 from refine_rl.policy.reach import reach_of, stirred, tied
-from refine_rl.progress import Observer, Pause, count
-from refine_rl.settings import Settings
+from refine_rl.progress import count
 from refine_rl.training.check import Check, samplers, trainers
 from refine_rl.training.grpo.setup import learner_config
 from refine_rl.types import Prompt, count_of
@@ -30,13 +31,24 @@ _TRIED = 2  # prompts, and answers to each
 _TOKENS = 16  # of each answer
 
 
-def loaded(exam: Examination, settings: Settings, observer: Observer, *, served: bool) -> Engine | None:
-    """The model with a fresh adapter, whole or not at all. `served`: its server may be asked; otherwise it
-    answers in this process."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Loaded(Loading):
+    """What is here already."""
+
+    had: Policy
+
+    def policy(self) -> Policy:
+        return self.had
+
+
+def loaded(it: Subject, *, served: bool) -> Engine | None:
+    """The model with a fresh adapter, whole or not at all. `served`: its server may be asked; otherwise, and
+    where the server will not do, it answers in this process."""
+    settings = it.settings
     alone = settings.sft is not None and not settings.scored
     model = settings.sft_model if alone else settings.model
-    engine: Engine | None = None
-    with exam.looking("weights"):
+    policy: Policy | None = None
+    with it.exam.looking("weights"):
         tools = load_tools(settings.rollout.tools, settings.folder)
         loading = Loading(
             model=model,
@@ -46,24 +58,23 @@ def loaded(exam: Examination, settings: Settings, observer: Observer, *, served:
             moment=datetime.now(),
             tools=tuple(tool.schema for tool in tools.values()),
         )
-        source = model_source(model.name, observer.note)
-        with downloading(source, partial(count, observer, "MB downloaded")):
-            if served and settings.engine.kind == "vllm":
-                engine = engine_of(
-                    settings.engine, loading, learner_config(settings), Ledger(lambda call: None)
-                )
-            else:
-                engine = LocalEngine(loading.policy())
-    if engine is not None:
-        policy = engine.policy
-        exam.ok(
-            "weights", f"whole: {policy.share.whole / 1e6:,.4g} M numbers, {_head(policy)}, {policy.where}"
-        )
-        if policy.start is not None:
-            exam.ok(
-                "weights", f"the adapter of {model.name} is merged; rounding took {policy.start.lost:.0%}"
-            )
-    return engine
+        source = model_source(model.name, it.observer.note)
+        with downloading(source, partial(count, it.observer, "MB downloaded")):
+            policy = loading.policy()
+    if policy is None:
+        return None
+    exam = it.exam
+    exam.ok("weights", f"whole: {policy.share.whole / 1e6:,.4g} M numbers, {_head(policy)}, {policy.where}")
+    if policy.start is not None:
+        exam.ok("weights", f"the adapter of {model.name} is merged; rounding took {policy.start.lost:.0%}")
+    if served and settings.engine.kind == "vllm":
+        here = {f.name: getattr(loading, f.name) for f in fields(loading)}
+        with exam.looking("engine"):
+            config, ledger = learner_config(settings), Ledger(lambda call: None)
+            engine = engine_of(settings.engine, _Loaded(**here, had=policy), config, ledger)
+            exam.ok("engine", "; ".join(["it has the adapter and gives the same log-probs", *engine.notes]))
+            return engine
+    return LocalEngine(policy)
 
 
 def _head(policy: Policy) -> str:
@@ -122,8 +133,9 @@ def _stops(exam: Examination, found: Manners) -> None:
         exam.ok("stop tokens", f"{words} ends an answer{beside}")
 
 
-def look_at_reach(exam: Examination, settings: Settings, policy: Policy, again: str) -> None:
+def look_at_reach(it: Subject, policy: Policy) -> None:
     """How much of the model training changes."""
+    exam, settings = it.exam, it.settings
     with exam.looking("adapter"):
         reach, share = reach_of(policy), policy.share.text
         if not policy.adapter:
@@ -139,27 +151,19 @@ def look_at_reach(exam: Examination, settings: Settings, policy: Policy, again: 
             exam.warn(
                 "adapter",
                 f"{words}. {count_of(reach.blocks - reach.reached, 'block')} cannot learn",
-                f"{again} --set model.targets=all-linear",
+                it.command.again("model.targets=all-linear"),
             )
 
 
-def look_at_sampler(
-    exam: Examination, settings: Settings, engine: Engine, prompts: Sequence[Prompt], pause: Pause
-) -> None:
+def look_at_sampler(it: Subject, engine: Engine, prompts: Sequence[Prompt]) -> None:
     """Whether an adapter changes what is sampled as it changes what is trained: with random matrices in it,
     sampler and trainer must agree, and both must differ from the untrained model."""
-    with exam.looking("sampler"):
-        _compare(exam, settings, engine.policy, engine.speaker, prompts[:_TRIED], pause)
+    with it.exam.looking("sampler"):
+        _compare(it, engine.policy, engine.speaker, prompts[:_TRIED])
 
 
-def _compare(
-    exam: Examination,
-    settings: Settings,
-    policy: Policy,
-    speaker: Speaker,
-    prompts: Sequence[Prompt],
-    pause: Pause,
-) -> None:
+def _compare(it: Subject, policy: Policy, speaker: Speaker, prompts: Sequence[Prompt]) -> None:
+    exam, settings = it.exam, it.settings
     r, seed = settings.rollout, settings.grpo.seed
     sampling = Sampling(
         max_tokens=min(_TOKENS, r.max_tokens), temperature=r.temperature, top_p=r.top_p, top_k=r.top_k
@@ -167,7 +171,7 @@ def _compare(
     check = Check(speaker=speaker, temperature=r.temperature, allowed=settings.grpo.mismatch_tolerance)
     with stirred(policy, seed) as matrices:
         purpose = Purpose(seed=seed, step=0, name="doctor")
-        groups = sample(speaker, prompts, members=_TRIED, sampling=sampling, purpose=purpose, pause=pause)
+        groups = sample(speaker, prompts, members=_TRIED, sampling=sampling, purpose=purpose, pause=it.pause)
         said = [t for group in groups for t in group]
         differ = check.compare(said, 0)
         moved = None

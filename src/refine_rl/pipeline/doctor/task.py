@@ -9,6 +9,7 @@ from pathlib import Path
 from refine_rl.engines.build import require_engine
 from refine_rl.envs.stage import Stage, stage_of
 from refine_rl.pipeline.doctor.found import Examination
+from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.pipeline.metrics import require_data, require_packages
 from refine_rl.plan import Plan, Survey, machine, make_plan, survey
 from refine_rl.policy.load import require_extra, require_model
@@ -19,8 +20,9 @@ from refine_rl.types.amounts import BYTES, SECONDS, amount
 _LEAST_TOKENS = 256  # in a micro-batch
 
 
-def look_at_settings(exam: Examination, settings: Settings) -> None:
+def look_at_settings(it: Subject) -> None:
     """That the settings can be, and what they ask for; a task file that cannot be read never comes here."""
+    exam, settings = it.exam, it.settings
     g, r = settings.grpo, settings.rollout
     if settings.sft is not None and not settings.scored:
         exam.ok("settings", f"supervised fine-tuning of {settings.model.name}")
@@ -33,8 +35,9 @@ def look_at_settings(exam: Examination, settings: Settings) -> None:
     )
 
 
-def look_at_task(exam: Examination, settings: Settings) -> tuple[Survey | None, Stage | None]:
+def look_at_task(it: Subject) -> tuple[Survey | None, Stage | None]:
     """Prompts, reward, environment, and the packages that they need; None where a run would refuse them."""
+    exam, settings = it.exam, it.settings
     found: Survey | None = None
     stage: Stage | None = None
     with exam.looking("task"):
@@ -62,8 +65,9 @@ def look_at_task(exam: Examination, settings: Settings) -> tuple[Survey | None, 
     return found, stage
 
 
-def look_at_engine(exam: Examination, settings: Settings) -> bool:
+def look_at_engine(it: Subject) -> bool:
     """Whether the server or service that answers, or the other processes, can be had."""
+    exam, settings = it.exam, it.settings
     with exam.looking("engine") as looked:
         require_engine(settings.engine, settings.model)
     if not looked.failed and settings.engine.served:
@@ -71,16 +75,16 @@ def look_at_engine(exam: Examination, settings: Settings) -> bool:
     return not looked.failed
 
 
-def look_at_name(exam: Examination, settings: Settings) -> bool:
+def look_at_name(it: Subject) -> bool:
     """Whether there is such a model, of a kind that is trained here."""
-    with exam.looking("model") as looked:
-        require_model(settings.model)
+    with it.exam.looking("model") as looked:
+        require_model(it.settings.model)
     return not looked.failed
 
 
-def look_at_plan(exam: Examination, settings: Settings, found: Survey, again: str) -> None:
-    """Memory, disk, time and budget, as `refine plan` has them. `again` is the command to which --set is
-    added."""
+def look_at_plan(it: Subject, found: Survey) -> None:
+    """Memory, disk, time and budget, as `refine plan` has them."""
+    exam, settings = it.exam, it.settings
     planned: Plan | None = None
     with exam.looking("plan"):
         planned = _plan(settings, found)
@@ -89,8 +93,8 @@ def look_at_plan(exam: Examination, settings: Settings, found: Survey, again: st
     if planned.memory is None or planned.rates is None or planned.disk is None:
         exam.skip("memory", " ".join(planned.notes[:1]) or "The model's size is not known")
     else:
-        _memory(exam, settings, found, planned, planned.memory, again)
-        _disk(exam, planned.disk, again)
+        _memory(it, found, planned, planned.memory)
+        _disk(it, planned.disk)
     _time(exam, settings, planned)
     for text in planned.over:
         exam.warn("budget", text)
@@ -107,14 +111,8 @@ def _plan(settings: Settings, found: Survey, planned: Plan | None = None) -> Pla
     )
 
 
-def _memory(
-    exam: Examination,
-    settings: Settings,
-    found: Survey,
-    planned: Plan,
-    needs: tuple[float, float],
-    again: str,
-) -> None:
+def _memory(it: Subject, found: Survey, planned: Plan, needs: tuple[float, float]) -> None:
+    exam = it.exam
     assert planned.rates is not None
     installed = machine.installed_memory(planned.rates.device)
     free = _free(planned.rates.device, installed)
@@ -128,7 +126,7 @@ def _memory(
         return
     report = exam.fail if needs[0] > installed else exam.warn
     how = "It does not fit" if needs[0] > installed else "It may not fit"
-    report("memory", f"{words}. {how}", _smaller(settings, found, planned, installed, again))
+    report("memory", f"{words}. {how}", _smaller(it, found, planned, installed))
 
 
 def _free(device: str, installed: float) -> float:
@@ -144,18 +142,17 @@ def _free(device: str, installed: float) -> float:
         return installed
 
 
-def _smaller(settings: Settings, found: Survey, planned: Plan, room: float, again: str) -> str:
+def _smaller(it: Subject, found: Survey, planned: Plan, room: float) -> str:
     """The first change of the settings that fits by the plan's high figure, as a command."""
-    for changes in _changes(settings):
-        other = settings
+    for changes in _changes(it.settings):
+        other = it.settings
         for key, value in changes.items():
             table, name = key.split(".")
             section = getattr(other, table).model_copy(update={name: value})
             other = other.model_copy(update={table: section})
         need = _plan(other, found, planned).memory
         if need is not None and need[1] <= room:
-            values = (f"--set {key}={str(value).lower()}" for key, value in changes.items())
-            return f"{again} {' '.join(values)}"
+            return it.command.again(*(f"{key}={str(value).lower()}" for key, value in changes.items()))
     return "No batch is small enough: take a smaller model (model.name), or a machine with more memory."
 
 
@@ -172,11 +169,12 @@ def _changes(settings: Settings) -> Iterator[dict[str, int | bool]]:
         yield {"model.gradient_checkpointing": True, **smaller}
 
 
-def _disk(exam: Examination, needs: float, again: str) -> None:
+def _disk(it: Subject, needs: float) -> None:
+    exam, less = it.exam, it.command.again("grpo.keep_checkpoints=1")
     free = shutil.disk_usage(Path.cwd()).free
     words = f"{amount(needs, needs, BYTES)} of {amount(free, free, BYTES)} that are free here"
     if needs > free:
-        exam.fail("disk", words, f"df -h .\n{again} --set grpo.keep_checkpoints=1")
+        exam.fail("disk", words, f"df -h .\n{less}")
     else:
         exam.ok("disk", words)
 
@@ -190,5 +188,7 @@ def _time(exam: Examination, settings: Settings, planned: Plan) -> None:
     if planned.work is not None:
         low, high = planned.work.step
         words += f"; {low:.2g}–{high:.2g} s of this machine a step"
-    hours = settings.budget.hours
-    exam.ok("time", words if hours is None else f"{words}; budget.hours = {hours:g}")
+    if settings.budget.hours is not None:
+        words += f"; budget.hours = {settings.budget.hours:g}"
+    crowd = "" if planned.rates is None else machine.crowded(planned.rates.device)
+    exam.ok("time", f"{words}. {crowd}" if crowd else words)

@@ -24,6 +24,7 @@ from typing import Any
 
 from refine_rl.engines.vllm.start import start_command
 from refine_rl.errors import MachineError, UserError
+from refine_rl.foreign.parent import bound
 from refine_rl.pipeline.export import export_model
 from refine_rl.pipeline.serve.asked import Asked, Refused
 from refine_rl.pipeline.serve.own import Sent
@@ -75,7 +76,7 @@ def start_vllm(folder: RunFolder, settings: Settings, weights: Weights, note: Ca
         command = _command(settings, place / "tuned", _free_port())
         note("Starting vLLM, which loads the model (its log: " + str(place / "log") + ")")
         with (place / "log").open("w") as log:
-            child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            child = subprocess.Popen(bound(command), stdout=log, stderr=log, start_new_session=True)
         server = Vllm(child, int(command[command.index("--port") + 1]), _stop_ids(place / "tuned"), temporary)
     except BaseException:
         temporary.cleanup()

@@ -20,6 +20,11 @@ LIKED = 0.5
 
 COPY = "copied prompt"
 
+SPREAD = 0.2
+"""How far apart the scores of a case have to be before it is asked whether their order means anything."""
+CHANCE = 1.645
+"""Standard deviations of a sum of ranks that chance alone exceeds once in twenty times."""
+
 _TOLERANCE = 1e-9  # the mean of equal numbers may be a little off
 
 _OFF_TOPIC = (
@@ -88,7 +93,9 @@ def bar_of(kind: str, real: float, best: float) -> float | None:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnchorReport:
     """What the judges made of the bad answers. `real` is the mean score of the model's own answers,
-    `missing` the number of all scores that could not be had, and `why` the first reason for that.
+    `missing` the number of all scores that could not be had, and `why` the first reason for that. `above`:
+    how often a real answer is above a bad one of its case (a tie counts half); `blind`: the scores have
+    spread, and yet that is no oftener than by chance.
 
     >>> bad = Planted(kind="empty", mean=0.9, bar=0.6)
     >>> AnchorReport(planted=(bad,), real=0.6).liked
@@ -99,6 +106,8 @@ class AnchorReport:
     real: float | None
     missing: int = 0
     why: str = ""
+    above: float | None = None
+    blind: bool = False
 
     @property
     def had(self) -> bool:
@@ -139,6 +148,19 @@ class AnchorReport:
         return f"the best of the bad answers ({kind}) got {mean:.2f}, the model itself {self.real:.2f}"
 
     @property
+    def warning(self) -> str:
+        """What to say of judges that tell bad answers from real ones no better than chance; "" of others."""
+        if not self.blind:
+            return ""
+        return (
+            "The judges' scores differ, but a real answer is above a bad one on purpose only "
+            f"{self.above:.0%} of the time, no oftener than by chance. Either the model's answers are as bad "
+            "as these (look at them), or scores come back with other answers than they were given for (a "
+            "judge that mixes up ids, a proxy that answers another request). `judge.repeats = 2` asks twice "
+            "and puts on record how far both agree."
+        )
+
+    @property
     def advice(self) -> str:
         """What to do; "" where nothing is liked."""
         if not self.liked:
@@ -174,7 +196,28 @@ async def check_anchors(
         real=fmean(fmean(case.real) for case in seen) if seen else None,
         missing=sum(case.missing for case in judged),
         why=next((case.why for case in judged if case.why), ""),
+        above=_above(seen)[0],
+        blind=_above(seen)[1],
     )
+
+
+def _above(seen: Sequence[_Judged]) -> tuple[float | None, bool]:
+    """How often a real answer is above a bad one of its case, and whether that is chance: the sum of Mann's
+    and Whitney's U over the cases, in its normal approximation without ties, which is the more careful. A
+    copied prompt is left out, as it may be a good answer."""
+    wins = pairs = spread = squares = 0.0
+    for case in seen:
+        bad = [value for kind, value in case.bad.items() if value is not None and kind != COPY]
+        if not bad:
+            continue
+        n, m = len(case.real), len(bad)
+        wins += sum((x > y) + (x == y) / 2 for x in case.real for y in bad)
+        pairs += n * m
+        squares += n * m * (n + m + 1) / 12
+        spread = max(spread, max(*case.real, *bad) - min(*case.real, *bad))
+    if not pairs:
+        return None, False
+    return wins / pairs, spread >= SPREAD and wins < pairs / 2 + CHANCE * squares**0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -117,8 +117,8 @@ def root_mean_square(values: Sequence[float], count: int) -> float:
 
 
 def mean_only(rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
-    """Dr. GRPO (arXiv 2503.20783): A = R - mean. Without the division by the deviation, prompts on
-    which the policy is nearly always right or wrong weigh no more than others.
+    """A = R - mean (arXiv 2503.20783). Without the division by the deviation, prompts on which the policy is
+    nearly always right or wrong weigh no more than others (Dr. GRPO).
 
     >>> mean_only([1.0, 0.0, 0.5])
     (0.5, -0.5, 0.0)

@@ -80,10 +80,10 @@ def start(prompts: Sequence[Prompt], step: int, *, play: Play, score: Start) -> 
 
 
 def start_best(prompts: Sequence[Prompt], step: int, *, play: Play, score: Start, count: int) -> UnderWay:
-    """Samples one group a prompt; the `count` most diverse of them go to be scored."""
+    """Samples one group a prompt; the `count` most diverse of them, by facets, go to be scored."""
     groups = dict(play(prompts, step))
     found = diversities([groups[i] for i in range(len(prompts))])
-    places = chosen(found, count)
+    places = chosen(found, prompts, count)
     best = [prompts[i] for i in places]
     selection = Selection(prompts=prompts, diversity=found, scored=frozenset(p.id for p in best))
     promised = [score(prompts[i], groups[i]) for i in places]

@@ -6,7 +6,8 @@ So more groups are sampled than are scored, and those are scored whose answers d
     number of distinct texts + 0.001 sum over pairs of members (1 - J),
 
 J being the Jaccard index (shared over all) of the pair's words and neighbouring words. A group whose answers
-are one text would earn one reward, and is not scored.
+are one text would earn one reward, and is not scored. No kind of prompt gets more than its share of what was
+sampled, as long as the others have groups of several texts.
 
 Which groups these are follows from their texts alone: a step that is sampled again has the same.
 """
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from math import ceil
 
 from refine_rl.types import Prompt, Trajectory
 
@@ -52,18 +54,35 @@ def alike(diversity: float) -> bool:
     return diversity < 2
 
 
-def chosen(diversities: Sequence[float], count: int) -> list[int]:
+def chosen(diversities: Sequence[float], prompts: Sequence[Prompt], count: int) -> list[int]:
     """The places of the `count` most diverse groups in their order; the first among equals. Groups of one
     text are left out, so that there may be fewer; where all are, the first stays: a step has a group.
 
-    >>> chosen([2.0, 8.1, 1.0, 8.1, 3.0], 3), chosen([1.0, 1.0], 2)
+    Long answers differ more than short ones, whatever they are worth. So each value of a facet gets at most
+    its share of what was sampled, rounded up; what is then left open goes to the most diverse of the others.
+
+    >>> plain = [Prompt(id=str(n), split="train", messages=()) for n in range(5)]
+    >>> chosen([2.0, 8.1, 1.0, 8.1, 3.0], plain, 3), chosen([1.0, 1.0], plain[:2], 2)
     ([1, 3, 4], [0])
-    >>> chosen([1.0, 8.1, 1.0], 3)
-    [1]
+    >>> kinds = {"a1": "a", "a2": "a", "b1": "b", "b2": "b"}
+    >>> of = [Prompt(id=i, split="train", messages=(), facets={"kind": kind}) for i, kind in kinds.items()]
+    >>> chosen([8.1, 8.0, 3.0, 2.0], of, 2), chosen([8.1, 8.0, 3.0, 1.0], of, 4)
+    ([0, 2], [0, 1, 2])
     """
-    able = [place for place, value in enumerate(diversities) if not alike(value)]
-    best = sorted(able, key=lambda place: -diversities[place])[:count]
-    return sorted(best) or [0]
+    open_to = {value: ceil(count * n / len(prompts)) for value, n in facets(prompts).items()}
+    best: list[int] = []
+    passed: list[int] = []
+    for place in sorted(range(len(prompts)), key=lambda place: -diversities[place]):
+        if alike(diversities[place]):
+            continue
+        values = facets([prompts[place]])
+        if len(best) == count or any(open_to[value] == 0 for value in values):
+            passed.append(place)
+            continue
+        best.append(place)
+        for value in values:
+            open_to[value] -= 1
+    return sorted([*best, *passed[: count - len(best)]]) or [0]
 
 
 def diversities(groups: Sequence[Sequence[Trajectory]]) -> list[float]:

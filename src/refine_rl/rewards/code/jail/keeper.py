@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
+from refine_rl.foreign.parent import LINUX, die_with_parent
 from refine_rl.rewards.code.jail import kernel
 from refine_rl.rewards.code.jail.calls import can_filter, filter_calls
 from refine_rl.rewards.code.jail.exam import BadTests, read_exam
@@ -117,7 +118,7 @@ class Keeper:
         try:
             os.setsid()
             if keeper is not None:
-                kernel.die_with_parent(keeper)
+                die_with_parent(keeper)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             kernel.only_descriptors(self._null, channel.fileno())
             if self._layers.root:
@@ -204,12 +205,12 @@ def main(folder: str) -> None:
     layers = Layers(root=wanted["apart"], calls=wanted["filtered"] and can_filter())
     gc.collect()
     gc.freeze()
-    kind = socket.SOCK_SEQPACKET if kernel.LINUX else socket.SOCK_DGRAM
+    kind = socket.SOCK_SEQPACKET if LINUX else socket.SOCK_DGRAM
     mine, theirs = socket.socketpair(socket.AF_UNIX, kind)
     parent = 0 if layers.root else os.getpid()  # the parent's number, as a child sees it
     if not os.fork():
         try:
-            kernel.die_with_parent(parent)
+            die_with_parent(parent)
             mine.close()
             kernel.only_descriptors(null, null, theirs.fileno())
             Keeper(theirs, limits, layers, null).serve()
@@ -267,7 +268,7 @@ class Worker:
 
     def _examine(self, job: dict[str, Any], tells: int) -> NoReturn:
         try:
-            kernel.die_with_parent(self.parent)
+            die_with_parent(self.parent)
             kernel.give_up_rights()
             memory = max(self.limits.memory, 1 << 30)
             cpu = int(job["seconds"]) + 5

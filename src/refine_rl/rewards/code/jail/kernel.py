@@ -11,14 +11,14 @@ import contextlib
 import ctypes
 import os
 import resource
-import signal
 import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-LINUX = sys.platform.startswith("linux")
+from refine_rl.foreign.parent import LINUX
+
 _NEW_MOUNTS, _NEW_NAMES, _NEW_IPC = 0x00020000, 0x04000000, 0x08000000
 _NEW_USER, _NEW_PIDS, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 _READ_ONLY, _NO_SETUID, _NO_DEVICES, _NO_PROGRAMS, _REMOUNT = 1, 2, 4, 8, 32
@@ -27,7 +27,6 @@ _KEPT = 2 | 4 | 8 | 1024 | 2048  # nosuid, nodev, noexec, noatime, nodiratime: t
 _DETACH = 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPABILITIES = 0x20080522  # version 3
-_DEATH_SIGNAL = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +40,6 @@ class Limits:
 
 class Refused(Exception):  # noqa: N818
     """The kernel does not give it; the message says what."""
-
-
-def die_with_parent(parent: int) -> None:
-    """Linux ends this process when its parent ends, however that ends."""
-    if LINUX:
-        _libc().prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def go_apart(folder: str) -> None:
