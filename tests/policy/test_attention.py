@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 
-from refine_rl.policy import attention, attention_tiles
+from refine_rl.policy import attention
 from refine_rl.policy import in_pieces as in_pieces_module
 from refine_rl.policy import wide_attention as wide_module
 from refine_rl.policy.attention import tiles_of
@@ -42,6 +43,13 @@ def tiled(
     row = tuple(x.transpose(0, 1).contiguous().transpose(0, 1) for x in row)  # type: ignore[assignment]
     out = in_pieces(*row, [Piece(L, L + G * C, 0, L, G, none, none)], scale=scale, window=window)
     return out[L:].transpose(0, 1).view(K, R, G, C, D).transpose(1, 2)
+
+
+def taken_apart(*given: torch.Tensor, scale: float, window: int = 0) -> torch.Tensor:
+    """The same, with a softmax for the prefix in every tile that has one, where oneDNN is at hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_pieces_module, "LEAST", 1)
+        return tiled(*given, scale=scale, window=window)
 
 
 def test_tiles_are_programs_without_pythons_lock() -> None:
@@ -81,7 +89,7 @@ def with_gradients(attend: object, given: list[torch.Tensor]) -> list[torch.Tens
     return [out.detach(), *torch.autograd.grad((out * slopes).sum(), given)]
 
 
-@pytest.mark.parametrize("attend", [tiled, wide_attention])
+@pytest.mark.parametrize("attend", [tiled, taken_apart, wide_attention])
 @pytest.mark.parametrize("scores", [1 << 19, 200, 1])
 @pytest.mark.parametrize("window", [0, 1, 5, 30])
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_autocast_does_not_reach_into_it() -> None:
 
 def test_tiles_cover_every_query_once() -> None:
     for scores in (1, 1000, 3000, 1 << 19):
-        tiles = tiles_of(2, 5, 2, 33, 10, 0, torch.float32, scores)
+        tiles = tiles_of(2, 5, 2, 33, 10, 0, torch.float32, scores, math.inf)
         covered = torch.zeros(2, 5, 33)
         for tile in tiles:
             covered[tile.head, tile.row : tile.end, tile.first : tile.last] += 1
@@ -133,10 +141,18 @@ def test_tiles_cover_every_query_once() -> None:
         assert all(a[:5] != b[:5] for a, b in pairwise(tiles))
 
 
+def test_tiles_are_taken_apart_where_products_with_the_prefix_are_large() -> None:
+    def how(G: int, L: int) -> list[bool]:
+        return [tile.apart for tile in tiles_of(1, G, 2, 8, L, 0, torch.float32, 1 << 19, 320)]
+
+    assert how(2, 10) == [True]  # 2 rows of 8 queries for each of 2 heads, times 10
+    assert how(2, 9) == [False]
+    assert how(1, 10) == [False]
+
+
 def test_large_products_with_a_prefix_are_onednn_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which the small ones of the other tests are not."""
     given = inputs(1, 2, 2, 64, 64, 300)
-    assert attention_tiles.LEAST < 2 * 2 * 64 * 64 * 300
+    assert in_pieces_module.LEAST < 2 * 2 * 64 * 64 * 300
     got = with_gradients(lambda x: tiled(*x, scale=0.125), given)
     want = with_gradients(lambda x: wide_attention(*x, scale=0.125), given)
     monkeypatch.setattr(in_pieces_module, "at_hand", lambda *_: False)
@@ -146,3 +162,10 @@ def test_large_products_with_a_prefix_are_onednn_s(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(other, exact, atol=2e-4, rtol=1e-4)
     if at_hand(given[0].device, torch.float32):
         assert not all(map(torch.equal, got, plain))
+
+
+def test_bfloat16_is_not_taken_apart() -> None:
+    given = inputs(1, 2, 2, 9, 16, 21, torch.bfloat16)
+    ways = (tiled, taken_apart)
+    one, other = (with_gradients(lambda x, w=way: w(*x, scale=0.25), given) for way in ways)  # type: ignore[misc]
+    assert all(map(torch.equal, one, other))

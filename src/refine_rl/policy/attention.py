@@ -28,10 +28,10 @@ def scale_queries(dtype: torch.dtype, scale: float) -> bool:
 
 @lru_cache(maxsize=32)
 def tiles_of(
-    K: int, G: int, R: int, C: int, L: int, window: int, dtype: torch.dtype, scores: int
+    K: int, G: int, R: int, C: int, L: int, window: int, dtype: torch.dtype, scores: int, apart: float
 ) -> list[Tile]:
     """The tiles of K heads of G rows of C queries, R for each head, that go on from L tokens; `scores` at
-    most in each."""
+    most in each, and from `apart` with the prefix on it is taken apart."""
     most = max(1, scores // max(1, R * C * (L + C)))
     rows = -(-G // -(-G // most))  # in equal parts
     step = C if most > 1 or scores >= R * C * (L + C) else max(16, scores // (R * (L + C)))
@@ -40,18 +40,19 @@ def tiles_of(
     for head in range(K):
         for row in range(0, G, rows):
             for first in range(0, C, step):
-                last = min(first + step, C)
+                last, end = min(first + step, C), min(row + rows, G)
                 own = max(0, first - window + 1) if window else 0
                 tiles.append(
                     Tile(
                         head=head,
                         row=row,
-                        end=min(row + rows, G),
+                        end=end,
                         first=first,
                         last=last,
                         own=own,
                         hidden=_hidden(R, first - own, last - first, window, dtype),
                         far=_far(first, last, L, window) if window and L and L + last > window else nothing,
+                        apart=(end - row) * R * (last - first) * L >= apart,
                     )
                 )
     return tiles

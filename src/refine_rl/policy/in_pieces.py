@@ -8,6 +8,7 @@ autograd cut out of it would each leave a gradient of the whole row behind.
 Like attention_tiles.py it is written so that torch can compile it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from refine_rl.policy import attention
 from refine_rl.policy.attention import scale_queries, tiles_of
 from refine_rl.policy.attention_tiles import Tile, look, look_back
-from refine_rl.policy.onednn import at_hand
+from refine_rl.policy.onednn import LEAST, at_hand
 from refine_rl.policy.scripted import lockless
 
 
@@ -61,10 +62,9 @@ def pieces_look(
     tiles: list[list[Tile]],
     scale: float,
     early: bool,
-    dnn: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`in_pieces` without a gradient, and the shares of what stands before a piece, [H, N, 1]: see
-    attention_tiles.py."""
+    """`in_pieces` without a gradient, and the shares of what stands before a piece, [H, N, 1], where a tile
+    is taken apart (attention_tiles.py)."""
     (H, N, _), K = q.shape, k.shape[0]
     found = q.new_empty([N, H, v.shape[2]])
     row, shares = found.transpose(0, 1), torch.zeros([H, N, 1], dtype=torch.float32)
@@ -76,7 +76,7 @@ def pieces_look(
             out, share = torch.empty_like(out), torch.zeros_like(share)
         a, b = piece.first, piece.last
         own_k, own_v = spread(k, piece), spread(v, piece)
-        look(asked(q, K, piece), own_k, own_v, k[:, a:b], v[:, a:b], out, share, tiles[n], scale, early, dnn)
+        look(asked(q, K, piece), own_k, own_v, k[:, a:b], v[:, a:b], out, share, tiles[n], scale, early)
         if not even:
             row[:, piece.start : piece.end] = heads_of(out)[:, piece.real]
             shares[:, piece.start : piece.end] = heads_of(share)[:, piece.real]
@@ -94,12 +94,10 @@ def pieces_look_back(
     tiles: list[list[Tile]],
     scale: float,
     early: bool,
-    dnn: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of q, k and v, with `grad` [N, H, D] that of the result, `found`."""
     (H, N, D), K = q.shape, k.shape[0]
-    sums = (grad * found).sum(-1, keepdim=True, dtype=torch.float32).transpose(0, 1)  # [H, N, 1]
-    given = grad.to(v.dtype).transpose(0, 1)  # [H, N, D]
+    given, row = grad.to(v.dtype).transpose(0, 1), found.transpose(0, 1)  # [H, N, D]
     # As the row is laid out where they come from: a token's heads side by side.
     for_q = q.new_empty([N, H, D]).transpose(0, 1)
     # Sums, in float32 whatever the format.
@@ -107,20 +105,19 @@ def pieces_look_back(
     for_v = torch.zeros([N, K, v.shape[2]], dtype=torch.float32).transpose(0, 1)
     for n, piece in enumerate(pieces):
         ask, own_k, own_v = asked(q, K, piece), spread(k, piece), spread(v, piece)
-        slopes, pulled, share = (asked(given, K, piece), asked(sums, K, piece), asked(shares, K, piece))
+        slopes, out, share = asked(given, K, piece), asked(row, K, piece), asked(shares, K, piece)
         even = len(piece.real) == 0
         if even:  # all of it in its places
             mine, mine_k, mine_v = asked(for_q, K, piece), spread(for_k, piece), spread(for_v, piece)
         else:
-            real = piece.real[:, None, :, None]
-            slopes, pulled = slopes * real, pulled * real
+            slopes = slopes * piece.real[:, None, :, None]
             mine = torch.empty_like(ask)
             mine_k = torch.zeros(own_k.shape, dtype=torch.float32)
             mine_v = torch.zeros(own_v.shape, dtype=torch.float32)
         a, b = piece.first, piece.last
         look_back(
-            ask, own_k, own_v, k[:, a:b], v[:, a:b], slopes, share, pulled,
-            mine, mine_k, mine_v, for_k[:, a:b], for_v[:, a:b], tiles[n], scale, early, dnn,
+            ask, own_k, own_v, k[:, a:b], v[:, a:b], slopes, out, share,
+            mine, mine_k, mine_v, for_k[:, a:b], for_v[:, a:b], tiles[n], scale, early,
         )  # fmt: skip
         if not even:
             for_q[:, piece.start : piece.end] = heads_of(mine)[:, piece.real]
@@ -140,12 +137,11 @@ class _InPieces(torch.autograd.Function):
         scale: float,
         window: int,
     ) -> torch.Tensor:
-        R, dnn = len(q) // len(k), q.dtype == torch.float32 and at_hand(q.device, q.dtype)
-        tiles = [
-            tiles_of(len(k), p.texts, R, _longest(p), p.last - p.first, window, q.dtype, attention.SCORES)
-            for p in pieces
-        ]
-        ctx.how = (pieces, tiles, scale, scale_queries(q.dtype, scale), dnn)
+        dnn = q.dtype == torch.float32 and at_hand(q.device, q.dtype)
+        form = (window, q.dtype, attention.SCORES, LEAST / q.shape[2] if dnn else math.inf)
+        K, R = len(k), len(q) // len(k)
+        tiles = [tiles_of(K, p.texts, R, _longest(p), p.last - p.first, *form) for p in pieces]
+        ctx.how = (pieces, tiles, scale, scale_queries(q.dtype, scale))
         with torch.autocast("cpu", enabled=False):
             found, shares = lockless(pieces_look, q, k, v, *ctx.how)
         ctx.save_for_backward(q, k, v, found, shares)
