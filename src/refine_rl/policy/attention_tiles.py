@@ -86,7 +86,7 @@ def joint_weights(asked: torch.Tensor, keys: Keys, tile: Tile, scale: float, ear
     # What is hidden is -inf before the product is added.
     torch.baddbmm(tile.hidden, asked, keys.k.transpose(1, 2), out=scores[:, :, L:])
     if not early:
-        scores.mul_(scale)
+        scores.mul_(torch.tensor(scale))  # a plain number is rounded to the format first, in a program
     hide_far(scores[:, :, :L], tile)
     return torch.softmax(scores, -1)
 
@@ -118,7 +118,7 @@ def joint_look_back(
     found.v.add_(torch.bmm(weights[:, :, L:].transpose(1, 2), given))
     slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
     if not early:
-        slope.mul_(scale)
+        slope.mul_(torch.tensor(scale))
     moved = torch.bmm(slope[:, :, L:], keys.k)
     if L > 0:
         before = slope.flatten(0, 1)[:, :L]
