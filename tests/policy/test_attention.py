@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -9,11 +10,51 @@ import pytest
 import torch
 
 from refine_rl.policy import attention
+from refine_rl.policy import in_pieces as in_pieces_module
 from refine_rl.policy import wide_attention as wide_module
-from refine_rl.policy.attention import shared_attention
+from refine_rl.policy.attention import tiles_of
+from refine_rl.policy.in_pieces import Piece, in_pieces, pieces_look, pieces_look_back
+from refine_rl.policy.onednn import at_hand
+from refine_rl.policy.scripted import scripted
 from refine_rl.policy.wide_attention import wide_attention
 
 Inputs = tuple[torch.Tensor, ...]
+
+
+def tiled(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    prefix_k: torch.Tensor,
+    prefix_v: torch.Tensor,
+    *,
+    scale: float,
+    window: int = 0,
+) -> torch.Tensor:
+    """As wide_attention, by the tiles of a packed row that has the prefix and, as one piece, the rows."""
+    K, G, R, C, D = q.shape
+    L = prefix_k.shape[1]
+    asked = q.transpose(1, 2).reshape(K * R, G * C, D)
+    nobody = asked.new_zeros(K * R, L, D)
+    none = torch.empty(0, dtype=torch.bool)
+    keys, values = (torch.cat([a, b.flatten(1, 2)], 1) for a, b in ((prefix_k, k), (prefix_v, v)))
+    row = (torch.cat([nobody, asked], 1), keys, values)
+    # Laid out as a model hands them over: a token's heads side by side.
+    row = tuple(x.transpose(0, 1).contiguous().transpose(0, 1) for x in row)  # type: ignore[assignment]
+    out = in_pieces(*row, [Piece(L, L + G * C, 0, L, G, none, none)], scale=scale, window=window)
+    return out[L:].transpose(0, 1).view(K, R, G, C, D).transpose(1, 2)
+
+
+def taken_apart(*given: torch.Tensor, scale: float, window: int = 0) -> torch.Tensor:
+    """The same, with a softmax for the prefix in every tile that has one, where oneDNN is at hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_pieces_module, "LEAST", 1)
+        return tiled(*given, scale=scale, window=window)
+
+
+def test_tiles_are_programs_without_pythons_lock() -> None:
+    assert scripted(pieces_look) is not None
+    assert scripted(pieces_look_back) is not None
 
 
 def inputs(
@@ -48,7 +89,7 @@ def with_gradients(attend: object, given: list[torch.Tensor]) -> list[torch.Tens
     return [out.detach(), *torch.autograd.grad((out * slopes).sum(), given)]
 
 
-@pytest.mark.parametrize("attend", [shared_attention, wide_attention])
+@pytest.mark.parametrize("attend", [tiled, taken_apart, wide_attention])
 @pytest.mark.parametrize("scores", [1 << 19, 200, 1])
 @pytest.mark.parametrize("window", [0, 1, 5, 30])
 @pytest.mark.parametrize(
@@ -71,7 +112,7 @@ def test_it_is_attention_in_value_and_gradient(
         torch.testing.assert_close(mine.double(), exact, atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attend", [shared_attention, wide_attention])
+@pytest.mark.parametrize("attend", [tiled, wide_attention])
 @pytest.mark.parametrize("scale", [0.25, 0.3])
 def test_in_bfloat16_it_is_rounded_and_no_more(scale: float, attend: Callable[..., torch.Tensor]) -> None:
     given = inputs(2, 3, 2, 9, 16, 21, torch.bfloat16)
@@ -85,18 +126,46 @@ def test_in_bfloat16_it_is_rounded_and_no_more(scale: float, attend: Callable[..
 
 def test_autocast_does_not_reach_into_it() -> None:
     given = inputs(1, 2, 1, 4, 8, 5)
-    plain = shared_attention(*given, scale=0.5)
+    plain = tiled(*given, scale=0.5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(shared_attention(*given, scale=0.5), plain)
+        assert torch.equal(tiled(*given, scale=0.5), plain)
 
 
-def test_tiles_cover_every_query_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, prefix_k = torch.empty(2, 5, 2, 33, 4), torch.empty(2, 10, 4)
+def test_tiles_cover_every_query_once() -> None:
     for scores in (1, 1000, 3000, 1 << 19):
-        monkeypatch.setattr(attention, "SCORES", scores)
-        tiles = list(attention._tiles(q, prefix_k, 0))
+        tiles = tiles_of(2, 5, 2, 33, 10, 0, torch.float32, scores, math.inf)
         covered = torch.zeros(2, 5, 33)
         for tile in tiles:
-            covered[tile.head, tile.rows, tile.first : tile.last] += 1
+            covered[tile.head, tile.row : tile.end, tile.first : tile.last] += 1
         assert bool((covered == 1).all())
-        assert all(a != b for a, b in pairwise(tiles))
+        assert all(a[:5] != b[:5] for a, b in pairwise(tiles))
+
+
+def test_tiles_are_taken_apart_where_products_with_the_prefix_are_large() -> None:
+    def how(G: int, L: int) -> list[bool]:
+        return [tile.apart for tile in tiles_of(1, G, 2, 8, L, 0, torch.float32, 1 << 19, 320)]
+
+    assert how(2, 10) == [True]  # 2 rows of 8 queries for each of 2 heads, times 10
+    assert how(2, 9) == [False]
+    assert how(1, 10) == [False]
+
+
+def test_large_products_with_a_prefix_are_onednn_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs(1, 2, 2, 64, 64, 300)
+    assert in_pieces_module.LEAST < 2 * 2 * 64 * 64 * 300
+    got = with_gradients(lambda x: tiled(*x, scale=0.125), given)
+    want = with_gradients(lambda x: wide_attention(*x, scale=0.125), given)
+    monkeypatch.setattr(in_pieces_module, "at_hand", lambda *_: False)
+    plain = with_gradients(lambda x: tiled(*x, scale=0.125), given)
+    for mine, other, exact in zip(got, plain, want, strict=True):
+        torch.testing.assert_close(mine, exact, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(other, exact, atol=2e-4, rtol=1e-4)
+    if at_hand(given[0].device, torch.float32):
+        assert not all(map(torch.equal, got, plain))
+
+
+def test_bfloat16_is_not_taken_apart() -> None:
+    given = inputs(1, 2, 2, 9, 16, 21, torch.bfloat16)
+    ways = (tiled, taken_apart)
+    one, other = (with_gradients(lambda x, w=way: w(*x, scale=0.25), given) for way in ways)  # type: ignore[misc]
+    assert all(map(torch.equal, one, other))

@@ -14,6 +14,10 @@ import torch
 
 FORMATS = (torch.float32, torch.bfloat16)
 
+LEAST = 1 << 22
+"""Multiplications of a product of training that is worth it: each new number of rows costs oneDNN up to a
+millisecond before it multiplies."""
+
 
 def at_hand(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether products in this format are to be had here."""
@@ -42,6 +46,15 @@ def product_with(
     b = bias if len(bias) else None
     found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, other, weight, b, how)
     return found
+
+
+def dense_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a b^T, [N, K] and [M, K] -> [N, M]; all three may be transposed, but have no gaps."""
+    none = torch.empty(0)
+    # Its first operand is copied where it is transposed: better the smaller of two.
+    if len(b) < len(a) and not a.is_contiguous():
+        return product(b, a, none, "none").t()
+    return product(a, b, none, "none")
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

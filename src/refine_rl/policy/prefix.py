@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from refine_rl.policy.attention import shared_attention
 from refine_rl.policy.causal import causal_attention
 from refine_rl.policy.flash import Layout, able, flash, layout_of
 from refine_rl.policy.in_pieces import Piece, in_pieces
 from refine_rl.policy.side_by_side import Tables, side_by_side, tables_of
+from refine_rl.policy.wide_attention import wide_attention
 
 NAME = "refine_packed"
 """Our attention function's name in transformers' registry."""
@@ -110,17 +110,16 @@ class Packed:
 
     def pieces(self, window: int) -> list[Piece]:
         """For attention on a processor (in_pieces.py): a prompt's tokens in steps, then its suffixes."""
-        found = []
+        found, none = [], torch.empty(0, dtype=torch.bool)
         for block in self.blocks:
             behind = block.start + block.length
             for start in range(block.start, behind, STEP):
                 first = max(block.start, start - window + 1) if window else block.start
                 end = min(start + STEP, behind)
-                found.append(Piece(start=start, end=end, first=first, last=start, texts=1))
+                found.append(Piece(start, end, first, start, 1, none, none))
             if block.end > behind:
-                G = len(block.suffixes)
-                piece = Piece(start=behind, end=block.end, first=block.start, last=behind, texts=G)
-                found.append(piece if block.even else replace(piece, places=block.places, real=block.real))
+                where = (none, none) if block.even else (block.places, block.real)
+                found.append(Piece(behind, block.end, block.start, behind, len(block.suffixes), *where))
         return found
 
     def layout(self, device: torch.device) -> Layout:
@@ -261,7 +260,7 @@ def _suffixes(
     # Under autocast rotary positions may leave queries and keys in a wider format than the values.
     q_K_G_R_C, prefix_k = q_K_G_R_C.to(v.dtype), prefix_k.to(v.dtype)
     own_k, own_v = spread(k).to(v.dtype), spread(v)
-    out = shared_attention(q_K_G_R_C, own_k, own_v, prefix_k, prefix_v, scale=scale, window=window)
+    out = wide_attention(q_K_G_R_C, own_k, own_v, prefix_k, prefix_v, scale=scale, window=window)
     out = out.transpose(1, 2).reshape(H, G, C, D)
     if block.even:
         return out.reshape(H, G * C, D)

@@ -1,8 +1,7 @@
 """The products of training on a processor in float32, forward and backward, by oneDNN (onednn.py).
 
 torch multiplies in float32 by MKL, which leaves half of the vector width of some processors unused; bfloat16
-it multiplies by oneDNN itself. Both sums are float32, in another order. A product is worth it from a size on:
-each new number of rows costs oneDNN up to a millisecond before it multiplies.
+it multiplies by oneDNN itself. Both sums are float32, in another order. Small products stay torch's.
 """
 
 from __future__ import annotations
@@ -13,10 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from refine_rl.policy.onednn import at_hand, product
-
-LEAST = 1 << 22
-"""Multiplications of a product that is worth it."""
+from refine_rl.policy.onednn import LEAST, at_hand, dense_product, product
 
 
 class _Linear(torch.autograd.Function):
@@ -36,7 +32,7 @@ class _Linear(torch.autograd.Function):
         if weight is not None:
             for_x = times(flat, weight.T).view(*grad.shape[:-1], -1)
         if x is not None:
-            for_weight = times(flat.T, x.flatten(0, -2).T)
+            for_weight = times(flat.T, x.flatten(0, -2).T).contiguous()
         return for_x, for_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
 
 
@@ -51,8 +47,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 
 def times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a b^T without gradient, [N, K] and [M, K] -> [N, M]; both may be transposed views."""
-    return product(a, b, a.new_empty(0), "none") if _pays(a, b) else a @ b.T
+    """a b^T without gradient, [N, K] and [M, K] -> [N, M]; all three may be transposed views."""
+    return dense_product(a, b) if _pays(a, b) else a @ b.T
 
 
 def _pays(a: torch.Tensor, b: torch.Tensor) -> bool:

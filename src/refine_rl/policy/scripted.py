@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def scripted(function: F) -> F | None:
@@ -31,6 +32,15 @@ def _script(function: Any) -> Any:
             return torch.jit.script(function)
         except Exception:  # whatever a version of torch to come says of it
             return None
+
+
+def lockless(function: Callable[..., T], *arguments: Any) -> T:
+    """What the function gives, by its program if there is one."""
+    program = scripted(function)
+    if program is None:
+        return function(*arguments)
+    with unoptimised():
+        return program(*arguments)
 
 
 def unoptimised() -> Any:

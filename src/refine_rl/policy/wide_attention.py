@@ -88,8 +88,10 @@ def wide_attention(
     window: int = 0,
     lengths: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As attention.shared_attention: q [K, G, R, C, D], k and v [K, G, C, D], the prefix [K, L, D]. With
-    `lengths` [P] these are the heads of P prompts, one prompt after the other, filled up to L tokens."""
+    """G rows of C tokens that go on from a prefix of L tokens: q is [K, G, R, C, D] (R query heads share each
+    of the K key heads), k and v are [K, G, C, D], the prefix [K, L, D]; -> [K, G, R, C, D]. `window` > 0: a
+    token sees itself and window - 1 tokens before it. With `lengths` [P] these are the heads of P prompts,
+    one prompt after the other, filled up to L tokens."""
     found: torch.Tensor = _WideAttention.apply(  # type: ignore[no-untyped-call]
         q, k, v, prefix_k, prefix_v, scale, window, lengths
     )
