@@ -28,6 +28,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -43,6 +44,7 @@ from rival_loops import Hooks, Judge, Ruler, Scores, TaskReward
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.pipeline import grpo
 from refine_rl.pipeline.train import run
+from refine_rl.policy.origin import find_origin
 from refine_rl.policy.protocol import Spoken
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes import recipe_folder
@@ -255,7 +257,7 @@ class Served:
     """A judge of the task behind an endpoint: it knows the recipe's reward of each answer."""
 
     def __init__(self, honest: Settings) -> None:
-        self._true = TaskReward(honest)
+        self._true, self._one = TaskReward(honest), threading.Lock()  # requests come side by side
         self._prompts = {p.text: p for p in load_prompts(honest)[0]}
         self._answers: Callable[[Sequence[float], Sequence[str]], Sequence[float]] = lambda true, said: true
         self.server = LlmServer(brain=self._brain)
@@ -272,7 +274,9 @@ class Served:
         context = re.search(r"<context>(.*?)</context>", text, re.S)
         asked = json.loads(context[1]) if context else messages[0][:-1]
         said = [m[-1]["content"] for m in messages]
-        scores = self._answers(self._true(self._prompts[asked[-1]["content"]], said), said)
+        with self._one:
+            true = self._true(self._prompts[asked[-1]["content"]], said)
+        scores = self._answers(true, said)
         return json.dumps(
             {
                 "scores": [
@@ -313,7 +317,8 @@ class Bench:
         if sabotage.model is not None:
             folder = self.place / f"model-{name}"
             if not folder.exists():
-                shutil.copytree(load_settings(self.task / "task.toml").model.source, folder)
+                tiny = find_origin(load_settings(self.task / "task.toml").model.source).base
+                shutil.copytree(tiny, folder)
                 sabotage.model(folder)
             changes += [f"model.name='{folder}'"]
         return override(load_settings(self.task / "task.toml"), changes)
