@@ -1,7 +1,7 @@
 """Sabotages of small real runs: who notices, and at which step; Re:Fine beside two rival loops.
 
     python benchmarks/sabotage.py [--only length,adapter] [--loops refine,trl,ruler] [--steps 12]
-                                  [--keep FOLDER]
+                                  [--keep FOLDER] [--set KEY=VALUE ...]
 
 Each sabotage breaks a training of the bundled model on the recipe `style` in one place: its reward (another
 thing is paid for than is wanted, and the recipe's reward for content only watched), its judge (a server in
@@ -28,6 +28,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -38,11 +39,12 @@ from unittest.mock import patch
 
 import rival_loops
 import torch
-from rival_loops import Hooks, Judge, Rival, Ruler, Scores, TaskReward
+from rival_loops import Hooks, Judge, Ruler, Scores, TaskReward
 
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.pipeline import grpo
 from refine_rl.pipeline.train import run
+from refine_rl.policy.origin import find_origin
 from refine_rl.policy.protocol import Spoken
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.recipes import recipe_folder
@@ -57,8 +59,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from llm_server import LlmServer
 
 SMALL = ("prompts.validation=12", "prompts.held_out=12", "grpo.prompts_per_step=4", "evaluate.bootstrap=200")
-DTYPE = "float32"  # what Re:Fine takes for this model on a processor
 CONTENT = '{function = "rules.py:fidelity", weight = 0.0}'
+Numbers = Mapping[str, Any]
+"""What a loop puts on record of a step."""
+Told = tuple[list[str], Sequence[Numbers]]
 HACKS = """
 def length(prompt, completion):
     return min(1.0, len(completion) / 120)
@@ -78,6 +82,7 @@ class Sabotage:
     hooks: Hooks = dataclasses.field(default_factory=Hooks)
     moved: int = 0
     sane: bool = True  # whether the recipe's sanity cases stand
+    dtype: str = "float32"  # "auto" is what is faster at the moment
 
     @property
     def fault(self) -> bool:
@@ -212,6 +217,7 @@ def permuted(true: Sequence[float], said: Sequence[str]) -> list[float]:
 
 
 SABOTAGES: Mapping[str, Sabotage] = {
+    "whole": Sabotage(title="none"),
     "style": Sabotage(title="style alone is paid for", functions='"rules.py:style"'),
     "length": Sabotage(title="length is paid for", functions='"hacks.py:length"'),
     "honest": Sabotage(title="none: an honest judge", judge=lambda true, said: true),
@@ -226,6 +232,12 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     "adapter": Sabotage(
         title="adapter off in the sampler",
+        breaking=lambda: play_with(lambda speaker: speaker.reference()),
+        hooks=Hooks(sampling=of_peft("adapter")),
+    ),
+    "adapter16": Sabotage(
+        title="adapter off in the sampler, in bfloat16",
+        dtype="bfloat16",
         breaking=lambda: play_with(lambda speaker: speaker.reference()),
         hooks=Hooks(sampling=of_peft("adapter")),
     ),
@@ -245,7 +257,7 @@ class Served:
     """A judge of the task behind an endpoint: it knows the recipe's reward of each answer."""
 
     def __init__(self, honest: Settings) -> None:
-        self._true = TaskReward(honest)
+        self._true, self._one = TaskReward(honest), threading.Lock()  # requests come side by side
         self._prompts = {p.text: p for p in load_prompts(honest)[0]}
         self._answers: Callable[[Sequence[float], Sequence[str]], Sequence[float]] = lambda true, said: true
         self.server = LlmServer(brain=self._brain)
@@ -262,7 +274,9 @@ class Served:
         context = re.search(r"<context>(.*?)</context>", text, re.S)
         asked = json.loads(context[1]) if context else messages[0][:-1]
         said = [m[-1]["content"] for m in messages]
-        scores = self._answers(self._true(self._prompts[asked[-1]["content"]], said), said)
+        with self._one:
+            true = self._true(self._prompts[asked[-1]["content"]], said)
+        scores = self._answers(true, said)
         return json.dumps(
             {
                 "scores": [
@@ -279,16 +293,16 @@ class Served:
 class Bench:
     """Runs of one recipe's copy in `place`. `whole` has what each loop says when nothing is broken."""
 
-    def __init__(self, place: Path, steps: int) -> None:
-        self.place, self.steps = place, steps
+    def __init__(self, place: Path, steps: int, changes: Sequence[str] = ()) -> None:
+        self.place, self.steps, self.small = place.absolute(), steps, (*SMALL, *changes)
         self.task = place / "task"
         shutil.copytree(recipe_folder("style"), self.task, dirs_exist_ok=True)
         (self.task / "hacks.py").write_text(HACKS, encoding="utf-8")
-        self.served = Served(override(load_settings(self.task / "task.toml"), list(SMALL)))
-        self._whole: dict[tuple[str, int], tuple[list[str], Any]] = {}
+        self.served = Served(override(load_settings(self.task / "task.toml"), list(self.small)))
 
     def settings(self, name: str, sabotage: Sabotage, steps: int) -> Settings:
-        changes = [*SMALL, f"grpo.steps={steps}", f"grpo.validate_every={max(1, steps // 3)}"]
+        changes = [*self.small, f"grpo.steps={steps}", f"grpo.validate_every={max(1, steps // 3)}"]
+        changes += [f"model.dtype={sabotage.dtype}"]
         if not sabotage.sane:
             changes += ["reward.sanity=[]"]
         if sabotage.functions:
@@ -303,53 +317,57 @@ class Bench:
         if sabotage.model is not None:
             folder = self.place / f"model-{name}"
             if not folder.exists():
-                shutil.copytree(load_settings(self.task / "task.toml").model.source, folder)
+                tiny = find_origin(load_settings(self.task / "task.toml").model.source).base
+                shutil.copytree(tiny, folder)
                 sabotage.model(folder)
             changes += [f"model.name='{folder}'"]
         return override(load_settings(self.task / "task.toml"), changes)
 
     def cell(self, loop: str, name: str, sabotage: Sabotage) -> str:
-        steps = max(2, self.steps // 2) if sabotage.fault else self.steps
-        whole, numbers = self.whole(loop, steps)
+        steps = max(2, self.steps // 2) if sabotage.fault and name != "whole" else self.steps
+        plain = Sabotage(title="none", dtype=sabotage.dtype)
+        whole, numbers = self.tried(loop, f"whole-{plain.dtype}", plain, steps)
+        if name == "whole":
+            return "; ".join(whole) or "nothing"
         said, own = self.tried(loop, name, sabotage, steps)
-        if loop != "refine" and isinstance(own, Rival) and isinstance(numbers, Rival):
-            said = [*said, *stands_out(own.log, numbers.log)]
-        if own is not None and earned(own) == earned(numbers):
+        if loop != "refine" and own and numbers:
+            said = [*said, *stands_out(own, numbers)]
+        if own and numbers and earned(own) == earned(numbers):
             return "; ".join(["harmless", *(s for s in said if s not in whole)])
         return "; ".join(s for s in said if s not in whole) or f"nothing in {steps} steps"
 
-    def whole(self, loop: str, steps: int) -> tuple[list[str], Any]:
-        if (loop, steps) not in self._whole:
-            nothing = Sabotage(title="none")
-            self._whole[loop, steps] = self.tried(loop, f"whole-{steps}", nothing, steps)
-        return self._whole[loop, steps]
+    def tried(self, loop: str, name: str, sabotage: Sabotage, steps: int) -> Told:
+        """What is said, and each step's numbers (none where the loop broke off); from a file in `place` where
+        that has been made before."""
+        made = self.place / f"{loop}-{name}-{steps}.json"
+        if not made.exists():
+            settings = self.settings(name, sabotage, steps)
+            with self.served.answering(sabotage.judge or (lambda true, said: true)):
+                if loop == "refine":
+                    told = refined(self.place / f"{name}-{steps}", settings, sabotage)
+                else:
+                    told = rival(loop, settings, sabotage, self.served.server.base_url)
+            made.write_text(json.dumps(told), encoding="utf-8")
+        said, numbers = json.loads(made.read_text(encoding="utf-8"))
+        return said, numbers
 
-    def tried(self, loop: str, name: str, sabotage: Sabotage, steps: int) -> tuple[list[str], Any]:
-        settings = self.settings(name, sabotage, steps)
-        with self.served.answering(sabotage.judge or (lambda true, said: true)):
-            if loop == "refine":
-                return refined(self.place / name, settings, sabotage)
-            return rival(loop, settings, sabotage, self.served.server.base_url)
 
-
-def refined(path: Path, settings: Settings, sabotage: Sabotage) -> tuple[list[str], Any]:
+def refined(path: Path, settings: Settings, sabotage: Sabotage) -> Told:
     """Re:Fine's guards, warnings and notes, with step and first sentence, and its metrics."""
-    if path.exists():
-        folder = RunFolder.open(path)
-    else:
-        folder = RunFolder.create(path, settings)
-        try:
-            with sabotage.breaking(), contextlib.suppress(GuardStop):
-                run(folder)
-        except UserError as error:
-            return [f"refuses: {first_sentence(str(error))}"], None
+    shutil.rmtree(path, ignore_errors=True)
+    folder = RunFolder.create(path, settings)
+    try:
+        with sabotage.breaking(), contextlib.suppress(GuardStop):
+            run(folder)
+    except UserError as error:
+        return [f"refuses: {first_sentence(str(error))}"], []
     kinds = {"guard": "stops", "warning": "warns", "note": "tells"}
     said = [
         f"{kinds[e['kind']]} `{e['name']}`{_at(e['step'])}: {first_sentence(e['text'])}"
         for e in folder.events()
         if e["kind"] in kinds and e["name"] != "parameters"
     ]
-    return said, folder.metrics() if folder.comparison() is not None else None
+    return said, folder.metrics() if folder.comparison() is not None else []
 
 
 def first_sentence(text: str) -> str:
@@ -377,8 +395,8 @@ class Moved:
         return [*found[self.by :], *found[: self.by]]
 
 
-def rival(loop: str, settings: Settings, sabotage: Sabotage, url: str) -> tuple[list[str], Any]:
-    """What a rival says by itself, and what it came to (None where it broke off)."""
+def rival(loop: str, settings: Settings, sabotage: Sabotage, url: str) -> Told:
+    """What a rival says by itself, and the numbers that it prints."""
     scores: Scores = TaskReward(settings)
     if sabotage.judge is not None:
         scores = Ruler(judge=Judge(url, settings.task))
@@ -388,14 +406,14 @@ def rival(loop: str, settings: Settings, sabotage: Sabotage, url: str) -> tuple[
     if sabotage.model is not None:
         hooks = dataclasses.replace(hooks, model=Path(settings.model.name))
     plain = override(settings, ["model.name=tiny"])
-    found, came = Heard(), None
+    found, log = Heard(), list[Numbers]()
     train = {"trl": rival_loops.trl_with_judge, "ruler": rival_loops.ruler_loop}[loop]
     with found:
         try:
-            came = train(plain, scores, looks=Blind(plain), hooks=hooks, dtype=DTYPE)
+            log += train(plain, scores, looks=Blind(plain), hooks=hooks, dtype=sabotage.dtype).log
         except Exception as error:
             found.said.append(f"stops: {type(error).__name__}: {first_sentence(str(error))}")
-    return list(dict.fromkeys(found.said)), came
+    return list(dict.fromkeys(found.said)), log
 
 
 class Blind:
@@ -439,7 +457,7 @@ NO_SIGN = re.compile(
 )
 
 
-def stands_out(log: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> list[str]:
+def stands_out(log: Sequence[Numbers], whole: Sequence[Numbers]) -> list[str]:
     """The printed numbers that leave the range of the whole run for good, with the step from which on."""
     found = []
     for key in dict.fromkeys(k for line in whole for k in line if not NO_SIGN.search(k)):
@@ -458,10 +476,9 @@ def stands_out(log: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, An
     return found
 
 
-def earned(what: Any) -> list[list[tuple[str, Any]]]:
+def earned(log: Sequence[Numbers]) -> list[list[tuple[str, Any]]]:
     """Rewards and losses of each step."""
-    log = what.log if isinstance(what, Rival) else what or []
-    return [sorted((k, v) for k, v in line.items() if EARNED.search(k)) for line in log if line]
+    return [sorted((k, v) for k, v in line.items() if EARNED.search(k)) for line in log]
 
 
 def main() -> None:
@@ -472,27 +489,20 @@ def main() -> None:
     parser.add_argument("--loops", default="refine,trl,ruler")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument(
-        "--keep", type=Path, help="a folder for the runs of Re:Fine; those that are there are not made again"
+        "--keep", type=Path, help="a folder for what is run; what has ended there is not run again"
     )
+    parser.add_argument("--set", action="append", default=[], help="a setting of all runs, KEY=VALUE")
     args = parser.parse_args()
     loops = args.loops.split(",")
     heads = {"refine": "Re:Fine", "trl": "TRL", "ruler": "ART-style loop"}
     with tempfile.TemporaryDirectory() as temporary:
-        bench = Bench(args.keep or Path(temporary), args.steps)
+        bench = Bench(args.keep or Path(temporary), args.steps, args.set)
         print("| sabotage | " + " | ".join(heads[loop] for loop in loops) + " |")
         print("|---" * (1 + len(loops)) + "|")
-        for name in ["whole", *args.only.split(",")]:
-            if name == "whole":
-                cells = ["; ".join(bench.whole(loop, args.steps)[0]) or "nothing" for loop in loops]
-                title = "none"
-            else:
-                title, cells = (
-                    SABOTAGES[name].title,
-                    [bench.cell(loop, name, SABOTAGES[name]) for loop in loops],
-                )
-            print(
-                "| " + " | ".join([title, *(cell.replace("|", "\\|") for cell in cells)]) + " |", flush=True
-            )
+        for name in args.only.split(","):
+            cells = [bench.cell(loop, name, SABOTAGES[name]) for loop in loops]
+            row = [SABOTAGES[name].title, *(cell.replace("|", "\\|") for cell in cells)]
+            print("| " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":
