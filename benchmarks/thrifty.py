@@ -43,22 +43,23 @@ from llm_brain import judged as usual
 from llm_server import LlmServer
 
 PER_STEP = 8
+FEW = 2  # groups a step, so that a step is as large as a minibatch of the others
 PASSES = ("grpo.updates_per_step=4",)
 STOP = ("grpo.kl_stop=0.03",)
 CUT = ("grpo.minibatches=4",)
 CHOSEN = ("grpo.oversample=2.0",)
-AGAIN = ("grpo.replay=2",)
 ARMS: Mapping[str, tuple[str, ...]] = {
     "plain": (),
+    "small steps": (f"grpo.prompts_per_step={FEW}",),
     "minibatches": CUT,
     "passes": PASSES,
     "passes, stop": (*PASSES, *STOP),
     "minibatches, passes, stop": (*CUT, *PASSES, *STOP),
-    "minibatches, passes, stop, replay": (*CUT, *PASSES, *STOP, *AGAIN),
+    "thrifty": ("grpo.thrifty=true",),  # these and replay
+    "thrifty, flat groups dropped": ("grpo.thrifty=true", 'grpo.flat="drop"'),
     "oversample": CHOSEN,
-    "all of these": (*CUT, *PASSES, *STOP, *CHOSEN),
-    "and replay": (*CUT, *PASSES, *STOP, *CHOSEN, *AGAIN),
-    "thrifty": ("grpo.thrifty=true",),
+    "minibatches, passes, stop, oversample": (*CUT, *PASSES, *STOP, *CHOSEN),
+    "thrifty, oversample": ("grpo.thrifty=true", *CHOSEN),
 }
 SMALL = (
     "grpo.validate_every=0",
@@ -101,7 +102,6 @@ TASKS: Mapping[str, Task] = {
     "noisy 0.4": Task(recipe="dots", judge=partial(noisy, sigma=0.4), sets=JUDGED),
     "biased": Task(recipe="dots", judge=for_length, sets=JUDGED),
 }
-"""Where nobody judges, thrifty has no oversample: scoring costs nothing there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +153,8 @@ def main() -> None:
 def train(task: Task, arm: Sequence[str], groups: int, seed: int) -> Cell:
     """One run in a folder that is thrown away."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    sets = [*SMALL, *task.sets, *arm, f"grpo.steps={groups // PER_STEP}", f"grpo.seed={seed}"]
+    per_step = FEW if arm == ARMS["small steps"] else PER_STEP
+    sets = [*SMALL, *task.sets, *arm, f"grpo.steps={groups // per_step}", f"grpo.seed={seed}"]
     true = Truth(task.recipe, seed)
     with serving(task, true) as place, whole_run("--recipe", task.recipe, sets=[*sets, *place]) as run:
         metrics = run.metrics()
@@ -268,6 +269,10 @@ def spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.3f} [{min(values):.2f}, {max(values):.2f}]"
 
 
+SHOWN = {"plain": "#3b6ea8", "minibatches, passes, stop": "#b8860b", "thrifty": "#2e8b57"}
+"""The arms in the picture, in their colours."""
+
+
 def draw(target: Path, found: Mapping[str, Mapping[tuple[str, int], Sequence[Cell]]]) -> None:
     """Reward against scored groups, a panel a task: the mean over the seeds, and a bar from the smallest to
     the largest."""
@@ -277,27 +282,35 @@ def draw(target: Path, found: Mapping[str, Mapping[tuple[str, int], Sequence[Cel
     matplotlib.rcParams["svg.hashsalt"] = "refine"
     from matplotlib import pyplot
 
+    across = min(3, len(found))
+    down = -(-len(found) // across)
     figure, axes = pyplot.subplots(
-        1, len(found), figsize=(4.2 * len(found), 3.6), squeeze=False, layout="constrained"
+        down, across, figsize=(3.2 * across, 2.5 * down), squeeze=False, layout="constrained"
     )
-    for axis, (task, arms) in zip(axes.flat, found.items(), strict=True):
-        for place, name in enumerate(dict.fromkeys(arm for arm, _ in arms)):
+    for axis in axes.flat[len(found) :]:
+        axis.remove()
+    for axis, (task, arms) in zip(axes.flat, found.items(), strict=False):
+        for place, (name, colour) in enumerate(SHOWN.items()):
             points = sorted(
-                (fmean(c.groups for c in cells) + 4 * place, [c.reward for c in cells])
+                (fmean(c.groups for c in cells) + 7 * (place - 1), [c.reward for c in cells])
                 for (arm, _), cells in arms.items()
                 if arm == name
             )
+            if not points:
+                continue
             means = [fmean(rewards) for _, rewards in points]
             below = [m - min(rewards) for m, (_, rewards) in zip(means, points, strict=True)]
             above = [max(rewards) - m for m, (_, rewards) in zip(means, points, strict=True)]
-            axis.errorbar(
-                [x for x, _ in points], means, yerr=[below, above], label=name, marker="o", linewidth=1.2
-            )
+            x, bars = [x for x, _ in points], [below, above]
+            axis.errorbar(x, means, yerr=bars, label=name, marker="o", linewidth=1.2, color=colour)
         axis.set_title(task, fontsize=10)
-        axis.set_xlabel("scored groups")
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("held-out reward")
-    axes[0, -1].legend(fontsize=7, frameon=False)
+        axis.tick_params(labelsize=8)
+        axis.margins(x=0.12)
+    figure.supxlabel("scored groups, each a call of a judge", fontsize=9)
+    figure.supylabel("held-out reward", fontsize=9)
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(SHOWN), fontsize=9, frameon=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, metadata={"Date": None})
 

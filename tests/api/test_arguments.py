@@ -208,6 +208,7 @@ def words(name: str) -> Wrong:
     return [(v, f"{name}={v!r}: give ") for v in (5, " ")]
 
 
+SEEDS = whole("seeds", 2)
 NEW = {
     "task": TASK,
     "model": MODEL,
@@ -235,8 +236,8 @@ TALK = {
     "tools": TOOLS[:-1],
 }
 WRONG: dict[str, dict[str, Wrong]] = {
-    "train": {**NEW, "rivals": RIVALS, "run": A_NEW_RUN, "observer": OBSERVER},
-    "plan": NEW,
+    "train": {**NEW, "rivals": RIVALS, "seeds": SEEDS, "run": A_NEW_RUN, "observer": OBSERVER},
+    "plan": {**NEW, "seeds": SEEDS},
     "prompts": {
         "task": TASK,
         "prompts": PROMPTS,
@@ -286,6 +287,7 @@ WRONG: dict[str, dict[str, Wrong]] = {
     "open_run": {"run": A_RUN},
     "evaluate": {
         "run": A_RUN,
+        "probes": [("no", "probes='no': give True or False"), (1, "probes=1: give True or False")],
         "prompts": [
             *PROMPTS[:3],
             *PROMPTS[4:6],

@@ -47,7 +47,7 @@ def test_the_page_is_served_until_ctrl_c_and_the_rest_is_told(
             seen.append(reply.read().decode())
         raise StopNow
 
-    monkeypatch.setattr("refine_rl.cli.watch.until_stopped", stop)
+    monkeypatch.setattr("refine_rl.cli.review.until_stopped", stop)
     done = refine("review", run, "--votes", "3", "--reviewer", "Ada  L.", "--port", "0", "--no-open")
     assert done.code == 0
     address = re.fullmatch(r"Review of .*run by Ada L\.: (http://127\.0\.0\.1:\d+/[\w-]{20,}/)\n", done.out)

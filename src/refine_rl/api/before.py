@@ -56,6 +56,8 @@ def plan(
         sections=sections,
     )
     asked.check()
+    if seeds is not None:
+        checks.number("seeds", seeds, least=2)
     from refine_rl.plan import make_plan, survey  # late: torch
 
     def work(pause: Pause) -> Plan:

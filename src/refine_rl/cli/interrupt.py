@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -21,6 +22,13 @@ class StopNow(BaseException):
 def stop_at_once(number: int, frame: FrameType | None) -> None:
     """The handler while nothing is at stake."""
     raise StopNow("Interrupted.")
+
+
+def until_stopped() -> None:
+    """Raises StopNow at Ctrl-C. In short waits: a signal that comes just before a wait without an end is
+    noticed after it alone."""
+    while True:
+        time.sleep(0.5)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from refine_rl.cli import watch
-from refine_rl.cli.interrupt import StopNow
+from refine_rl.cli.interrupt import StopNow, until_stopped
 from refine_rl.cli.training import JSON, SET
 from refine_rl.errors import UserError, quoted
 from refine_rl.types import count_of, decimals
@@ -85,7 +85,7 @@ def _serve(folder: RunFolder, votes: int, reviewer: str, port: int, open_browser
             say(talk(), f"Port {port} is taken; this is the next free one.")
         watch.introduce(address, served, open_browser, "Ctrl-C ends it; every vote is stored.")
         try:
-            watch.until_stopped()
+            until_stopped()
         except StopNow:
             say(talk(), "")
     left, where = voting.left, quoted(folder.path)

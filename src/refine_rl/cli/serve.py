@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from refine_rl.cli.interrupt import StopNow
+from refine_rl.cli.interrupt import StopNow, until_stopped
 from refine_rl.cli.model import CHECKPOINT
 from refine_rl.errors import UserError
 
@@ -76,7 +75,7 @@ def serve(
             if check and greedy_on_record(folder, weights):
                 _check(served, key)
             _greet(served, host, has_world(folder))
-            threading.Event().wait()
+            until_stopped()
         except StopNow:
             say(talk(), f"\n{run} is no longer served.")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from pathlib import Path
 
 import typer
 
-from refine_rl.cli.interrupt import StopNow
+from refine_rl.cli.interrupt import StopNow, until_stopped
 
 
 def watch(
@@ -55,11 +54,6 @@ def introduce(address: str, port: int, open_browser: bool | None, ending: str) -
 
         if not webbrowser.open(address) and open_browser:
             say(talk(), f"No browser could be opened: open {address} yourself.")
-
-
-def until_stopped() -> None:
-    """Raises StopNow at Ctrl-C."""
-    threading.Event().wait()
 
 
 def _from_afar(port: int) -> str:

@@ -69,10 +69,9 @@ def evaluate_again(
     what is not the task is looked at again; None: as in the run. `weights` may be other ones than those of
     the tuned model, also of a run that is not finished. Returns the comparison and its file; a report that is
     there shows it from then on. Calls to LLMs go into the run's ledger, under its cap; `overrides` may raise
-    that, and say where LLMs answer and what rivals may take, for this evaluation.
-
-    `given` is the code from Python that the run was started with. Raises UserError where it is other code,
-    or where the run or the prompts do not allow an evaluation.
+    that, and say where LLMs answer and what rivals may take, for this evaluation. `given` is the code from
+    Python that the run was started with. Raises UserError where it is other code, or where the run or the
+    prompts do not allow an evaluation.
     """
     if not name or name != Path(name).name:
         raise UserError(f"--name {name}: it names a file, so it has no / in it.")

@@ -83,8 +83,8 @@ class GRPOSettings(Section):
     kl_in: Literal["loss", "reward"] = "loss"
     """Where the KL term goes: added to the loss, or taken from the reward before the advantage."""
     thrifty: bool = False
-    """More from each scored group: minibatches = 4, updates_per_step = 4, kl_stop = 0.03, replay = 2,
-    flat = "drop" and schedule = "linear", each only where it is not set and can be. What it came to stands in
+    """More from each scored group: minibatches = 4, updates_per_step = 4, kl_stop = 0.03, replay = 2
+    and schedule = "linear", each only where it is not set and can be. What it came to stands in
     the run's config.toml; what it gave on six tasks, and where it did not, in docs/algorithms.md."""
     updates_per_step: Positive = 1
     """Passes through a step's answers, each of one optimizer step for each of grpo.minibatches; the log-probs

@@ -33,11 +33,10 @@ def _preset(settings: Settings, given: Collection[str]) -> Mapping[str, Any]:
     stops = settings.model.dropout == 0
     updates = g.updates_per_step if "updates_per_step" in given or not stops else UPDATES
     values |= {"minibatches": minibatches, "updates_per_step": updates, "schedule": "linear"}
-    values["replay"] = REPLAY
+    if settings.teacher is None:
+        values["replay"] = REPLAY
     if stops and updates * minibatches > 1:
         values["kl_stop"] = KL_STOP
-    if g.flat is None:
-        values["flat"] = "drop"
     return values
 
 
@@ -45,5 +44,5 @@ def unsaid(before: Mapping[str, Any], said: Collection[str]) -> dict[str, Any]:
     """[grpo] of settings that were written whole, without what the preset may fill in: keys that it has, that
     stand at their defaults, and that nobody has `said` now."""
     fields = GRPOSettings.model_fields
-    filled = {"minibatches", "updates_per_step", "kl_stop", "flat", "schedule", "replay"} - {*said}
+    filled = {"minibatches", "updates_per_step", "kl_stop", "schedule", "replay"} - {*said}
     return {k: v for k, v in before.items() if k not in filled or v != fields[k].default}
