@@ -1,13 +1,16 @@
-"""On-policy distillation: the untrained model from one that was tuned, beside the reward that tuned it.
+"""On-policy distillation: the untrained model from one that was tuned, or from itself, beside the reward.
 
     python benchmarks/distill.py [--teacher runs/NAME] [--seeds 3] [--steps 60] [--arms reward teacher both]
                                  [--recipe style]
+    python benchmarks/distill.py --arms reward best reason --recipe dots --steps 30
 
-The teacher is a finished run of the recipe; without one, it is made first, with the seed 100. Each cell is
-one whole `refine train` of the recipe in a process of its own: by rewards alone; by the teacher alone, where
-rewards are measured and teach nothing; by both, half and half. The reward is that of the sampled answers to
-held-out prompts, base and tuned; the KL is that of policy to teacher on the validation prompts, in nats a
-token, before training and at the end; seconds are the processor's, of the whole run.
+The teacher is a finished run of the recipe; without one, it is made first, with the seed 100, where an arm
+needs it. Each cell is one whole `refine train` of the recipe in a process of its own: by rewards alone; by
+the teacher alone, where rewards are measured and teach nothing; by both, half and half; or half by rewards
+and half by the policy itself, shown the group's `best` answer or the `reason` that the rewards give. The
+reward is that of the sampled answers to held-out prompts, base and tuned; the KL is that of policy to teacher
+on the validation prompts, in nats a token, before training and at the end; seconds are the processor's, of
+the whole run.
 """
 
 from __future__ import annotations
@@ -24,8 +27,18 @@ from whole_run import whole_run
 
 from refine_rl.run import RunFolder
 
-ARMS: Mapping[str, tuple[str, ...] | None] = {"reward": None, "teacher": (), "both": ("teacher.share=0.5",)}
-"""What is set beside the teacher; None: there is none."""
+ITSELF = ('teacher.model="self"', "teacher.share=0.5")
+
+ARMS: Mapping[str, tuple[str, ...]] = {
+    "reward": (),
+    "teacher": ("teacher.share=1",),
+    "both": ("teacher.share=0.5",),
+    "best": (*ITSELF, 'teacher.shown="best"'),
+    "reason": (*ITSELF, 'teacher.shown="reason"'),
+}
+"""What is set, beside the run that teaches where one does."""
+
+BY_A_RUN = ("teacher", "both")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,25 +57,25 @@ def main() -> None:
     parser.add_argument("--recipe", default="style")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=["reward", *BY_A_RUN], choices=ARMS)
     asked = parser.parse_args()
     with contextlib.ExitStack() as open_runs:
         teacher = RunFolder.open(asked.teacher) if asked.teacher else None
-        if teacher is None:
+        if teacher is None and not set(BY_A_RUN).isdisjoint(asked.arms):
             teacher = open_runs.enter_context(whole_run("--recipe", asked.recipe, sets=["grpo.seed=100"]))
-        tuned = mean_of(teacher, "tuned")
-        print(f"The teacher's held-out reward: {tuned:.3f}\n", flush=True)
+        if teacher is not None:
+            print(f"The teacher's held-out reward: {mean_of(teacher, 'tuned'):.3f}\n", flush=True)
         print("| trained by | base | tuned | KL to the teacher | processor seconds |\n|---|---|---|---|---|")
         for name in asked.arms:
             cells = [cell_of(asked.recipe, name, teacher, seed, asked.steps) for seed in range(asked.seeds)]
             print(row(name, cells), flush=True)
 
 
-def cell_of(recipe: str, arm: str, teacher: RunFolder, seed: int, steps: int) -> Cell:
+def cell_of(recipe: str, arm: str, teacher: RunFolder | None, seed: int, steps: int) -> Cell:
     """One whole run."""
-    sets = [f"grpo.seed={seed}", f"grpo.steps={steps}"]
-    if (more := ARMS[arm]) is not None:
-        sets += [f'teacher.model="{teacher.path.resolve()}"', *more]
+    sets = [f"grpo.seed={seed}", f"grpo.steps={steps}", *ARMS[arm]]
+    if arm in BY_A_RUN and teacher is not None:
+        sets.append(f'teacher.model="{teacher.path.resolve()}"')
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     with whole_run("--recipe", recipe, sets=sets) as run:
         looks = [line.get("teacher_kl") for line in run.validation()]

@@ -49,3 +49,16 @@ def test_what_is_not_here_takes_nothing_here_and_is_told() -> None:
     assert line.startswith(f"The teacher big is asked at {HTTP}: 126 calls, 1,764 to 2,268 tokens.")
     (line,) = words_on_teacher(settings({"model": "nobody/has-it"}), COUNTS, None)
     assert line.startswith("The teacher nobody/has-it: its configuration is not on this machine")
+
+
+def test_the_policy_as_its_own_teacher_takes_no_memory(make_model: Callable[..., Path]) -> None:
+    model = {"name": str(make_model())}
+    it = settings({"model": "self", "shown": "best"}, model=model)
+    size = size_of_teacher(it)
+    assert size is not None
+    assert teacher_bytes(it, 2) == 0.0
+    assert answers_taught(it, COUNTS) == 6 * 3 * 4
+    (line,) = words_on_teacher(it, COUNTS, None)
+    assert line.startswith(
+        "The teacher is the policy itself, shown its group's best answer: it reads up to 72 "
+    )

@@ -33,6 +33,7 @@ PAIRS = {"data": "file:pairs.jsonl"}
 SERVICE = {"kind": "tinker"}
 GRADED = {"steps": {"judges": ["a/b"]}}
 TAUGHT = {"teacher": {"model": "tiny"}}
+ITSELF = {"teacher": {"model": "self", "shown": "best"}}
 VLLM = {"kind": "vllm", "base_url": "http://127.0.0.1:8000/v1"}
 
 # A class of settings -> an example a rule, in the rules' order.
@@ -49,7 +50,13 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {"kind": "linear", "buffer": 3},
         {"limit": 3, "buffer": 4},
     ],
-    TeacherSettings: [{"model": " "}, {"model": "tiny", "key_env": "KEY"}],
+    TeacherSettings: [
+        {**ITSELF["teacher"], "base_url": "http://a/v1"},
+        {"model": "self"},
+        {"model": "tiny", "shown": "best"},
+        {"model": " "},
+        {"model": "tiny", "key_env": "KEY"},
+    ],
     StepSettings: [{}, {"rules": WORDS, "judges": ["a/b"]}],
     EarlyExitSettings: [{"ends": " ", "forced": "Now:"}, {"ends": "</t>", "forced": "Now:"}],
     EngineSettings: [
@@ -146,6 +153,9 @@ EXAMPLES: dict[type[Section], list[dict[str, Any]]] = {
         {**TAUGHT, "grpo": {"replay": 2}},
         {**TAUGHT, "grpo": {"resample": 2}},
         {**TAUGHT, "grpo": {"flat": "sign", "solved": 1.0}},
+        {**ITSELF, "rollout": EARLY},
+        {**ITSELF, "rollout": {"ahead": 1}},
+        {**ITSELF, "engine": SERVICE},
     ],
 }
 

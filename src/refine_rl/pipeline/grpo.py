@@ -59,7 +59,6 @@ def _trained(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]
             yield from sampled(play(some, step), len(some), partial(tell, "groups sampled"))
 
     promised = Promised(partial(work.begin, scorer), partial(tell, "groups scored"), work.pause)
-
     collect = collector_of(
         settings,
         prompts,
@@ -71,6 +70,7 @@ def _trained(work: Work, prompts: Sequence[Prompt], validation: Sequence[Prompt]
         weights=scorer.weights,
         top=scorer.top,
         teacher=work.teacher,
+        tell=work.journal.observer.note,
         pause=promised.pause,
     )
     keep = Keeper(

@@ -128,7 +128,7 @@ def _fine_tuned(folder: RunFolder) -> dict[str, str]:
 
 def _teacher(teacher: TeacherSettings | None) -> dict[str, str]:
     """A teacher in this process, as one more part of a run's model; nothing where its files are not here."""
-    if teacher is None or teacher.served:
+    if teacher is None or teacher.served or teacher.itself:
         return {}
     if (run := teaching_run(teacher)) is not None:
         return {"teacher": run.model_sum()}

@@ -134,7 +134,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
 def _teacher(
     settings: Settings, engine: Engine, prompts: Sequence[Prompt], journal: Journal
 ) -> Teacher | None:
-    if settings.teacher is None:
+    if settings.teacher is None or settings.teacher.itself:
         return None
     how = "Asking" if settings.teacher.served else "Loading"
     journal.stage(f"{how} the teacher {settings.teacher.model}")

@@ -22,7 +22,7 @@ def require_teacher(settings: Settings) -> None:
     """Raises UserError where there can be no such teacher, MachineError where its server does not answer; no
     weights are loaded."""
     teacher = settings.teacher
-    if teacher is None:
+    if teacher is None or teacher.itself:
         return
     policy = without_weights(settings.model)
     if teacher.served:
@@ -39,10 +39,11 @@ def require_teacher(settings: Settings) -> None:
 
 
 def teacher_of(settings: Settings, policy: Policy, prompts: Sequence[Prompt]) -> Teacher | None:
-    """The teacher of a run, None where it has none. Raises UserError where it cannot be had, has other tokens
-    than the policy, or cannot read the longest of these prompts with an answer."""
+    """The teacher of a run; None where it has none, or the policy is its own. Raises UserError where it
+    cannot be had, has other tokens than the policy, or cannot read the longest of these prompts with an
+    answer."""
     teacher = settings.teacher
-    if teacher is None:
+    if teacher is None or teacher.itself:
         return None
     longest = longest_text(settings.rollout, policy, prompts)
     if teacher.served:

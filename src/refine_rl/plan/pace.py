@@ -171,16 +171,22 @@ class Pace:
             return 0.0
         said = prompts * members * self.answer
         own = replace(self, size=size, team=ALONE)
-        return own.once(prompts * self.prompt + said, said, self.settings.grpo.at_once) / 3
+        read = prompts * self.prompt + said
+        if self._taught_by_itself:  # each answer behind a prompt of its own, and what is shown like an answer
+            read = prompts * members * self.prompt + 2 * said
+        return own.once(read, said, self.settings.grpo.at_once) / 3
+
+    @property
+    def _taught_by_itself(self) -> bool:
+        return self.settings.teacher is not None and self.settings.teacher.itself
 
     def evaluation(self, counts: Counts, *, second: bool = False) -> float:
         """Seconds of all sampling outside of training. After supervised fine-tuning three models are
         compared; a `second` run has what base did of an earlier one."""
         samples, judge = self.settings.evaluate.samples, self.settings.judge
         times = validations(self.settings.grpo, counts)
-        validation = (
-            self.sampling(counts.validation, samples) + self.teaching(counts.validation, samples)
-        ) * times
+        taught = 0.0 if self._taught_by_itself else self.teaching(counts.validation, samples)
+        validation = (self.sampling(counts.validation, samples) + taught) * times
         if self.settings.reward.judges and judge.anchors:
             validation += self.sampling(min(judge.anchor_prompts, counts.train), samples) * max(1, times)
         if self.settings.prompts.probe:

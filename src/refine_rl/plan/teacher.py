@@ -16,29 +16,32 @@ from refine_rl.training.memory import form_of, whole
 
 
 def size_of_teacher(settings: Settings) -> Size | None:
-    """Of one in this process; None where there is none, or its configuration is not on this machine."""
+    """Of one in this process, the policy itself among them; None where there is none, or its configuration is
+    not on this machine."""
     teacher = settings.teacher
     if teacher is None or teacher.served:
         return None
     try:
-        return model_size(_model(teacher.model))
+        return model_size(settings.model if teacher.itself else _model(teacher.model))
     except UnknownSize:
         return None
 
 
 def teacher_bytes(settings: Settings, form: int) -> float:
-    """Of its weights, in a format of so many bytes a number."""
+    """Of its weights beside the policy's, in a format of so many bytes a number."""
     size = size_of_teacher(settings)
-    if size is None or settings.teacher is None:
+    if size is None or settings.teacher is None or settings.teacher.itself:
         return 0.0
     return whole(_model(settings.teacher.model), size, form)
 
 
 def answers_taught(settings: Settings, counts: Counts) -> int:
     """How many answers of a run a teacher looks at: of training and validation, and of the comparison where
-    nearness to it is the reward."""
+    nearness to it is the reward. The policy itself looks at those of training, at most."""
     g, samples = settings.grpo, settings.evaluate.samples
     found = g.steps * g.prompts_per_step * settings.rollout.group_size
+    if settings.teacher is not None and settings.teacher.itself:
+        return found
     found += validations(g, counts) * counts.validation * samples
     if not settings.rewarded:
         found += compared(settings) * counts.held_out * (samples + 1)
@@ -58,6 +61,12 @@ def words_on_teacher(settings: Settings, counts: Counts | None, rates: Rates | N
         yield (
             f"The teacher {teacher.model} is asked at {teacher.base_url}: {answers:,} calls, {low:,} to "
             f"{high:,} tokens. Its time is not known here, and not counted; no price is."
+        )
+        return
+    if teacher.itself:
+        yield (
+            f"The teacher is {teacher.words}: it reads up to {answers:,} answers once more, each behind a "
+            "longer prompt."
         )
         return
     if size_of_teacher(settings) is None:

@@ -124,7 +124,7 @@ def build_reward(
         weight = 1.0 if reward.world is None else reward.world.weight
         plain = [Part(reward=WorldReward.of(reward.world), weight=weight, named=True), *plain]
     parts = [*plain, *_asking_parts(settings, connections, rubric, shelf)]
-    if not parts and settings.teacher is not None:
+    if not parts and settings.teacher is not None and not settings.teacher.itself:
         parts = _of_teacher(settings, settings.teacher)
     if not parts:
         alone = (

@@ -95,7 +95,7 @@ def group_record(group: Group) -> dict[str, Any]:
         "prompt_id": group.prompt.id,
         "prompt_tokens": list(group.trajectories[0].segments[0].token_ids),
         "trajectories": [
-            trajectory_record(t, s) | {"advantage": a} | ({} if its is None else {"teacher": [*its.logprobs]})
+            trajectory_record(t, s) | {"advantage": a} | _taught_record(its)
             for t, s, a, its in zip(
                 group.trajectories, group.scores, group.advantages, group.each_taught, strict=True
             )
@@ -105,14 +105,27 @@ def group_record(group: Group) -> dict[str, Any]:
 
 def group_from(record: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Group:
     pairs = [trajectory_from(t, record["prompt_id"], record["prompt_tokens"]) for t in record["trajectories"]]
+    taught = any("teacher" in t for t in record["trajectories"])
     return Group(
         step=record["step"],
         prompt=prompts[record["prompt_id"]],
         trajectories=tuple(t for t, _ in pairs),
         scores=tuple(s for _, s in pairs),
         advantages=tuple(t["advantage"] for t in record["trajectories"]),
-        taught=tuple(Taught(logprobs=tuple(t["teacher"])) for t in record["trajectories"] if "teacher" in t),
+        taught=tuple(map(_taught_from, record["trajectories"])) if taught else (),
     )
+
+
+def _taught_record(taught: Taught | None) -> dict[str, Any]:
+    if taught is None:
+        return {}
+    return {"teacher": [*taught.logprobs], **({"shown": taught.shown} if taught.shown else {})}
+
+
+def _taught_from(record: Mapping[str, Any]) -> Taught | None:
+    if "teacher" not in record:
+        return None
+    return Taught(logprobs=tuple(record["teacher"]), shown=record.get("shown", ""))
 
 
 def outcome_record(outcome: Outcome) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class RolloutSettings(Section):
     ahead: Literal["auto", 0, 1] = "auto"
     """1: the next step's answers are sampled while this step's are being judged, so with weights one update
     older (none across a checkpoint or validation). 0: always with the newest. "auto": 1 where an LLM
-    is asked for scores, without grpo.resample, else 0."""
+    is asked for scores, without grpo.resample or a policy that teaches itself, else 0."""
     history: Literal["refuse", "as_sampled"] = "refuse"
     """Of trajectories of several turns, where the model's template writes an earlier turn anew once the
     conversation goes on (it drops thoughts, for one). "as_sampled": every turn stays in front of the model as

@@ -97,7 +97,7 @@ class Settings(Section):
     @property
     def scored(self) -> bool:
         """Whether anything says what is good; without it, there are answers to imitate at most."""
-        return self.teacher is not None or self.rewarded
+        return self.rewarded or (self.teacher is not None and not self.teacher.itself)
 
     @property
     def rewarded(self) -> bool:
@@ -115,7 +115,8 @@ class Settings(Section):
     def ahead(self) -> bool:
         """Whether a step's answers are sampled while those of the step before are being judged."""
         if self.rollout.ahead == "auto":
-            return not self.grpo.resample and self.reward.asks
+            alone = self.teacher is not None and self.teacher.itself  # by the weights that sampled
+            return not self.grpo.resample and not alone and self.reward.asks
         return self.rollout.ahead == 1
 
     @property

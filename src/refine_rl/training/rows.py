@@ -149,6 +149,7 @@ class MicroBatch:
     weights_B: torch.Tensor
     start_B_T: torch.Tensor | None = None
     taught_B_T: torch.Tensor | None = None
+    taught_B: torch.Tensor | None = None  # bool: which rows have a teacher; None where all have, or none
     replayed_B: torch.Tensor | None = None  # bool
 
     @property
@@ -184,6 +185,9 @@ def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         weights_B=torch.tensor([r.weight for r in rows], device=device),
         start_B_T=of_some([r.start for r in rows], tokens.sampled),
         taught_B_T=of_some([r.taught for r in rows], tokens.trainable),
+        taught_B=torch.tensor([r.taught is not None for r in rows], device=device)
+        if len({r.taught is None for r in rows}) == 2
+        else None,
         replayed_B=torch.tensor([r.then is not None for r in rows], device=device)
         if any(r.then is not None for r in rows)
         else None,

@@ -229,13 +229,15 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taught:
-    """What a teacher makes of a trajectory: its log-prob of each sampled token, in order.
+    """What a teacher makes of a trajectory: its log-prob of each sampled token, in order. `shown` is what it
+    was shown beside the prompt, where the policy teaches itself.
 
     >>> Taught(logprobs=(-0.5, -2.0)).logprobs
     (-0.5, -2.0)
     """
 
     logprobs: tuple[float, ...]
+    shown: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,7 +246,8 @@ class Group:
 
     `advantages` has one entry a trajectory: 0.0 for a member that teaches nothing and None for one that
     leaves the loss, as its score is missing or its group was dropped. `taught` has one a trajectory where
-    there is a teacher, and none else; then a member without an advantage teaches all the same.
+    there is a teacher, and none else; then a member without an advantage teaches all the same. It is None for
+    one that the teacher has nothing to say of.
     """
 
     step: int
@@ -252,13 +255,13 @@ class Group:
     trajectories: tuple[Trajectory, ...]
     scores: tuple[Score, ...]
     advantages: tuple[float | None, ...]
-    taught: tuple[Taught, ...] = ()
+    taught: tuple[Taught | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.trajectories) == len(self.scores) == len(self.advantages):
             raise ValueError("a group needs one score and one advantage for each trajectory")
         for t, its in zip(self.trajectories, self.taught, strict=bool(self.taught)):
-            if len(its.logprobs) != t.completion_tokens:
+            if its is not None and len(its.logprobs) != t.completion_tokens:
                 raise ValueError(f"{t.completion_tokens} sampled tokens, {len(its.logprobs)} of the teacher")
 
     @property

@@ -21,6 +21,7 @@ from refine_rl.rewards.decayed import decayed
 from refine_rl.run import RunFolder
 from refine_rl.settings.file import settings_from_dict
 from refine_rl.training.grpo import kl
+from refine_rl.training.grpo.itself import Itself
 from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.teacher import apart
 from refine_rl.types import Prompt
@@ -224,4 +225,27 @@ def test_a_run_without_a_reward_has_a_teacher_and_resumes_to_the_bit(
     assert comparison.tuned.mean < 0
     assert {"teacher", "weights"} <= whole.config.source()["model"].keys()
     monkeypatch.setattr(teachers, "teacher_of", None)  # what it said is on record
+    assert all(member.same for member in replay(whole, step=5))
+
+
+def test_a_policy_that_teaches_itself_resumes_to_the_bit_and_is_replayed(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections: dict[str, Any] = {
+        "reward": {"rules": [{"rule": "words", "max": 2}]},
+        "grpo": {"learning_rate": 0.003, "loss": "dapo"},
+    }
+    teacher = {"model": "self", "shown": "best", "share": 0.5}
+    whole = whole_and_stopped(make_model, tmp_path, sections, teacher=teacher)
+    best = 0
+    for group in (g for step in whole.recorded_steps().values() for g in step):
+        values = [s.value for s in group.scores if s.value is not None]
+        for s, its in zip(group.scores, group.each_taught, strict=True):
+            assert (its is None) == (s.value == max(values))
+            if its is not None:
+                assert its.shown in {t.completion.strip() for t in group.trajectories}
+                best += 1
+    assert best > 0
+    assert any(m.get("teacher_kl") is not None for m in whole.metrics())
+    monkeypatch.setattr(Itself, "__call__", None)  # what it said is on record
     assert all(member.same for member in replay(whole, step=5))

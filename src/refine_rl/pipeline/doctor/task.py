@@ -52,7 +52,8 @@ def look_at_task(it: Subject) -> tuple[Survey | None, Stage | None]:
         with exam.looking("teacher") as looked:
             require_teacher(settings)
         if not looked.failed:
-            exam.ok("teacher", f"{settings.teacher.model} has the policy's tokens")
+            it_is = f"{settings.teacher.model} has the policy's tokens"
+            exam.ok("teacher", settings.teacher.words if settings.teacher.itself else it_is)
     if found is None:
         return None, None
     if found.counts is None:

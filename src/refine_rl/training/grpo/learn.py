@@ -103,7 +103,9 @@ class PolicyLoss:
             importance_B_T=importance,
             token_advantages_B_T=None
             if batch.taught_B_T is None
-            else token_advantages(batch.advantages_B, batch.taught_B_T, batch.old_B_T, how.teacher_share),
+            else token_advantages(
+                batch.advantages_B, batch.taught_B_T, batch.old_B_T, how.teacher_share, batch.taught_B
+            ),
             replayed_B=batch.replayed_B,
         )
 

@@ -20,11 +20,12 @@ from refine_rl.training.grpo.advantages import Advantages
 from refine_rl.training.grpo.choice import Choice, Schedule
 from refine_rl.training.grpo.collect import Collector, Play, Start
 from refine_rl.training.grpo.curriculum import Curriculum
+from refine_rl.training.grpo.itself import Itself
 from refine_rl.training.grpo.kl import Distance
 from refine_rl.training.grpo.learn import Learn, Loss
 from refine_rl.training.grpo.record import Record
 from refine_rl.training.grpo.replay import Recorded, Replay
-from refine_rl.training.grpo.teacher import Lessons, Teacher
+from refine_rl.training.grpo.teacher import Lessons, Teach, Teacher
 from refine_rl.training.guards import Guards
 from refine_rl.training.learner import Learner, LearnerConfig
 from refine_rl.training.local import LocalLearner, local_learner
@@ -200,9 +201,11 @@ def collector_of(
     weights: Mapping[str, float],
     top: float | None = None,
     teacher: Teacher | None = None,
+    tell: Callable[[str], None] = lambda text: None,
     pause: Pause = never,
 ) -> Collector:
-    """`top` is the highest reward there is; None where none means "solved"."""
+    """`top` is the highest reward there is; None where none means "solved". `tell` is told of what is left
+    out of a step."""
     g = settings.grpo
     return Collector(
         steps=g.steps,
@@ -213,12 +216,22 @@ def collector_of(
         compare=check.compare,
         advantages=advantages_of(settings, weights),
         penalties=learn.distance.penalties,
-        teach=(lambda scored: None) if teacher is None else Lessons(teacher=teacher, pause=pause),
+        teach=teach_of(settings, learn.distance.references.speaker, teacher, tell, pause),
         resample=g.resample,
         scored=g.prompts_per_step if g.oversample > 1 else None,
         max_missing=settings.reward.max_missing,
         pause=pause,
     )
+
+
+def teach_of(
+    settings: Settings, speaker: Speaker, teacher: Teacher | None, tell: Callable[[str], None], pause: Pause
+) -> Teach:
+    """What a step asks of a teacher, or of the policy itself."""
+    if settings.teacher is not None and settings.teacher.itself:
+        shown = settings.teacher.shown
+        return Itself(speaker=speaker, shown=shown, tokens=settings.grpo.at_once, tell=tell)
+    return (lambda scored: None) if teacher is None else Lessons(teacher=teacher, pause=pause)
 
 
 def guards_of(settings: Settings) -> Guards:

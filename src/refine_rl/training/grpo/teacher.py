@@ -31,8 +31,8 @@ from refine_rl.training.reference import logprobs_of
 from refine_rl.training.rows import sampled_logprobs
 from refine_rl.types import Taught, Trajectory
 
-Teach = Callable[[Sequence[Scored]], "Sequence[tuple[Taught, ...]] | None"]
-"""Scored groups -> what a teacher makes of each member; None where there is none."""
+Teach = Callable[[Sequence[Scored]], "Sequence[tuple[Taught | None, ...]] | None"]
+"""Scored groups -> what a teacher makes of each member (None: nothing); None where there is none."""
 
 
 class Teacher(Protocol):
@@ -109,12 +109,17 @@ def apart(trajectory: Trajectory, taught: Taught | None) -> list[float]:
 
 
 def token_advantages(
-    advantages_B: torch.Tensor, taught_B_T: torch.Tensor, old_B_T: torch.Tensor, share: float
+    advantages_B: torch.Tensor,
+    taught_B_T: torch.Tensor,
+    old_B_T: torch.Tensor,
+    share: float,
+    taught_B: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The advantage of each token, [B, T], without gradient; all rows have a teacher. Of no account where
-    nothing was sampled.
+    """The advantage of each token, [B, T], without gradient. All rows have a teacher, or those of `taught_B`;
+    the others keep their own advantage. Of no account where nothing was sampled.
 
     >>> token_advantages(torch.tensor([2.0]), torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -2.0]]), 0.5)
     tensor([[1.5000, 0.5000]])
     """
-    return (1 - share) * advantages_B[:, None] + share * (taught_B_T - old_B_T)
+    found = (1 - share) * advantages_B[:, None] + share * (taught_B_T - old_B_T)
+    return found if taught_B is None else torch.where(taught_B[:, None], found, advantages_B[:, None])
