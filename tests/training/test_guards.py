@@ -192,6 +192,11 @@ def test_the_top_is_reached_only_with_every_paid_component_full() -> None:
     spread = {**full, "groups_zero_variance": 3}
     assert guards.at_the_top(history(*[full] * 3), weights)
     assert not guards.at_the_top(history(*[full] * 2), weights)
+    few = {**full, "groups": 2, "groups_zero_variance": 2}
+    assert not guards.at_the_top(history(*[few] * 5), weights)  # ten groups
+    assert guards.at_the_top(history(*[few] * 6), weights)
+    assert not guards.at_the_top(history(*[few] * 2, {**few, "groups_zero_variance": 1}, *[few] * 5), weights)
+    assert not guards.at_the_top(history(*[{**full, "groups": 40, "groups_zero_variance": 40}]), weights)
     assert not guards.at_the_top(history(full, full, low), weights)
     assert not guards.at_the_top(history(full, spread, full), weights)
     assert not guards.at_the_top(history(*[full] * 3), {**weights, "overlong": 1.0})

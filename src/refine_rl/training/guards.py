@@ -19,7 +19,8 @@ from refine_rl.training.checkpoint import Position
 from refine_rl.types import Content, StepMetrics, decimals, same_value
 
 WINDOW = 5  # steps over which the start and the present are averaged
-TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work
+TOP_STEPS = 3  # steps without spread and at full reward after which training has done its work,
+TOP_GROUPS = 12  # if they have so many groups: a few are all right by luck
 EXPLODED = 1000.0  # times the median of the gradient norms before
 EXPLODED_STEPS = 3
 WILDER = 2.0  # times the entropy of the start, and
@@ -116,14 +117,19 @@ def _without_signal(metrics: StepMetrics) -> int:
 def at_the_top(history: Sequence[StepMetrics], weights: Mapping[str, float]) -> bool:
     """Whether nothing is left to win: no group had any spread for a while, and every component that is
     paid for is 1 (components that go higher, or penalties, are never called done); never beside a teacher."""
-    recent = history[-TOP_STEPS:]
+    steps, groups = 0, 0
     paid = [name for name, weight in weights.items() if weight > 0]
-    return len(recent) == TOP_STEPS and all(
-        m.groups_zero_variance == m.groups
-        and m.teacher_kl is None
-        and all(same_value([m.components.get(name, 0.0), 1.0]) for name in paid)
-        for m in recent
-    )
+    for m in reversed(history):
+        if (
+            m.groups_zero_variance < m.groups
+            or m.teacher_kl is not None
+            or not all(same_value([m.components.get(name, 0.0), 1.0]) for name in paid)
+        ):
+            return False
+        steps, groups = steps + 1, groups + m.groups
+        if steps >= TOP_STEPS and groups >= TOP_GROUPS:
+            return True
+    return False
 
 
 def warnings(history: Sequence[StepMetrics]) -> dict[str, str]:
