@@ -747,7 +747,10 @@ def test_a_reward_may_be_mended_before_anything_is_scored(
 def test_training_ends_early_where_nothing_is_left_to_win(
     task: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    settings = task(reward={"rules": [{"rule": "chars", "min": 1}, {"rule": "not_copy", "weight": 0.0}]})
+    settings = task(
+        reward={"rules": [{"rule": "chars", "min": 1}, {"rule": "not_copy", "weight": 0.0}]},
+        grpo={"prompts_per_step": 4},
+    )
     folders = []
     for name in ("whole", "stopped"):
         folder = RunFolder.create(tmp_path / name, settings)

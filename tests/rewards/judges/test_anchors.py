@@ -258,12 +258,15 @@ def test_a_judge_whose_scores_go_to_other_answers_is_told() -> None:
     texts = [*answers, *(text(prompt_of()) for text in KINDS.values())]
     honest = {text: 0.4 if text in answers else 0.0 for text in texts}
     mixed = dict(zip(texts, [honest[text] for text in texts[2:] + texts[:2]], strict=True))  # none is liked
-    for values, above, blind in ((honest, 1.0, False), (mixed, 0.5, True)):
+    for values, above, blind in ((honest, 1.0, False), (mixed, 5 / 7, True)):
         report = check(values.__getitem__, case_of(*answers))
         assert report.liked == ()
         assert (report.blind, bool(report.warning)) == (blind, blind)
-        assert report.above == pytest.approx(above, abs=0.2)
+        assert report.above == pytest.approx(above)
     assert "% of the time" in report.warning
+    # An honest judge of a weak model: one answer of four is worth something, the others are worth nothing.
+    weak = check({**dict.fromkeys(texts, 0.0), GOOD: 0.5}.__getitem__, case_of(*answers))
+    assert (weak.above, weak.blind) == (1.0, False)
     # Without any spread there is no order to ask for; nor where nothing was judged.
     assert not check(lambda text: 0.3, case_of(*answers)).blind
     assert check(lambda text: None, case_of(*answers)).above is None

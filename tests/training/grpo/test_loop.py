@@ -300,10 +300,10 @@ def test_hours_are_looked_at_after_each_step_but_the_last() -> None:
 def test_nothing_left_to_win_ends_it() -> None:
     story = Story(worth=lambda p: (1.0, 1.0))
     end = train_with(story, steps=9)
-    # No component is paid for here, so three steps without spread are the top.
-    assert end.step == 3
-    assert kinds(story, "note") == [("note", 3, "done_early")]
-    assert story.told[-1] == ("checkpoint", 3, False)
+    # No component is paid for here, so twelve groups without spread, two a step, are the top.
+    assert end.step == 6
+    assert kinds(story, "note") == [("note", 6, "done_early")]
+    assert story.told[-1] == ("checkpoint", 6, False)
 
 
 def test_a_last_validation_without_scores_costs_a_look_and_no_model() -> None:

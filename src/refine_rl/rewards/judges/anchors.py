@@ -22,6 +22,9 @@ COPY = "copied prompt"
 
 SPREAD = 0.2
 """How far apart the scores of a case have to be before it is asked whether their order means anything."""
+LOST = 0.25
+"""The share of unequal pairs with the bad answer above from which on an order may be chance: an honest judge
+of a weak model sees many pairs as equal, and hardly a bad answer above."""
 CHANCE = 1.645
 """Standard deviations of a sum of ranks that chance alone exceeds once in twenty times."""
 
@@ -94,7 +97,7 @@ def bar_of(kind: str, real: float, best: float) -> float | None:
 class AnchorReport:
     """What the judges made of the bad answers. `real` is the mean score of the model's own answers,
     `missing` the number of all scores that could not be had, and `why` the first reason for that. `above`:
-    how often a real answer is above a bad one of its case (a tie counts half); `blind`: the scores have
+    how often a real answer is above a bad one of its case where their scores differ; `blind`: the scores have
     spread, and yet that is no oftener than by chance.
 
     >>> bad = Planted(kind="empty", mean=0.9, bar=0.6)
@@ -153,7 +156,7 @@ class AnchorReport:
         if not self.blind:
             return ""
         return (
-            "The judges' scores differ, but a real answer is above a bad one on purpose only "
+            "The judges' scores differ, but where they do, a real answer is above a bad one on purpose only "
             f"{self.above:.0%} of the time, no oftener than by chance. Either the model's answers are as bad "
             "as these (look at them), or scores come back with other answers than they were given for (a "
             "judge that mixes up ids, a proxy that answers another request). `judge.repeats = 2` asks twice "
@@ -205,19 +208,22 @@ def _above(seen: Sequence[_Judged]) -> tuple[float | None, bool]:
     """How often a real answer is above a bad one of its case, and whether that is chance: the sum of Mann's
     and Whitney's U over the cases, in its normal approximation without ties, which is the more careful. A
     copied prompt is left out, as it may be a good answer."""
-    wins = pairs = spread = squares = 0.0
+    wins = losses = pairs = spread = squares = 0.0
     for case in seen:
         bad = [value for kind, value in case.bad.items() if value is not None and kind != COPY]
         if not bad:
             continue
         n, m = len(case.real), len(bad)
-        wins += sum((x > y) + (x == y) / 2 for x in case.real for y in bad)
+        wins += sum(x > y for x in case.real for y in bad)
+        losses += sum(x < y for x in case.real for y in bad)
         pairs += n * m
         squares += n * m * (n + m + 1) / 12
         spread = max(spread, max(*case.real, *bad) - min(*case.real, *bad))
-    if not pairs:
+    decided = wins + losses
+    if not decided:
         return None, False
-    return wins / pairs, spread >= SPREAD and wins < pairs / 2 + CHANCE * squares**0.5
+    ordered = wins + (pairs - decided) / 2 >= pairs / 2 + CHANCE * squares**0.5
+    return wins / decided, spread >= SPREAD and losses > LOST * decided and not ordered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
