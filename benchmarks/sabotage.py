@@ -397,9 +397,8 @@ class Moved:
 
 def rival(loop: str, settings: Settings, sabotage: Sabotage, url: str) -> Told:
     """What a rival says by itself, and the numbers that it prints."""
-    scores: Scores = TaskReward(settings)
-    if sabotage.judge is not None:
-        scores = Ruler(judge=Judge(url, settings.task))
+    judged = sabotage.judge is not None
+    scores: Scores = Ruler(judge=Judge(url, settings.task)) if judged else TaskReward(settings)
     if sabotage.moved:
         scores = Moved(scores=scores, by=sabotage.moved)
     hooks = sabotage.hooks
