@@ -58,21 +58,13 @@ def plan(
     asked.check()
     if seeds is not None:
         checks.number("seeds", seeds, least=2)
-    from refine_rl.plan import make_plan, survey  # late: torch
+    from refine_rl.plan import plan_of, survey  # late: torch
 
     def work(pause: Pause) -> Plan:
         with settings_with_list(asked) as settings, given_code(code.named):
             if seeds is not None:
                 check_seeds(settings, seeds)
-            found = survey(settings, code.rewards)
-            return make_plan(
-                settings,
-                found.counts,
-                lost=found.lost,
-                shown=found.shown,
-                isolation=found.isolation,
-                seeds=seeds or 1,
-            )
+            return plan_of(settings, survey(settings, code.rewards), seeds=seeds or 1)
 
     return once(work)
 

@@ -54,7 +54,7 @@ def plan(
     as_json: bool = JSON,
 ) -> None:
     """Say what a run will take. Calls, tokens, dollars, minutes, memory; nothing is spent."""
-    from refine_rl.plan import make_plan, survey
+    from refine_rl.plan import plan_of, survey
     from refine_rl.recipes import load_task
 
     if yes and not probe:
@@ -81,14 +81,7 @@ def plan(
             f"{quoted(here)} --out {quoted(here.parent / 'written.jsonl')}`, then "
             f"`{program()} plan {quoted(here)} --probe --set prompts.source=file:written.jsonl`"
         )
-    planned = make_plan(
-        settings,
-        found.counts,
-        lost=found.lost,
-        shown=found.shown,
-        isolation=found.isolation,
-        seeds=seeds or 1,
-    )
+    planned = plan_of(settings, found, seeds=seeds or 1)
     if not as_json:
         _show(settings, planned)
     probed = _probe(settings, found.prompts, planned, yes) if probe else None

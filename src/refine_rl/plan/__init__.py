@@ -19,7 +19,7 @@ Everything but the number of calls is an estimate. Nothing here needs a key or t
 
 from refine_rl.plan.calls import Calls, calls
 from refine_rl.plan.counts import Counts, count_prompts
-from refine_rl.plan.plan import Plan, make_plan
+from refine_rl.plan.plan import Plan, make_plan, plan_of
 from refine_rl.plan.survey import Survey, survey
 
-__all__ = ["Calls", "Counts", "Plan", "Survey", "calls", "count_prompts", "make_plan", "survey"]
+__all__ = ["Calls", "Counts", "Plan", "Survey", "calls", "count_prompts", "make_plan", "plan_of", "survey"]

@@ -17,6 +17,7 @@ from refine_rl.plan.pace import Work
 from refine_rl.plan.seeds import calls_of_all, note_of, seconds_of_all
 from refine_rl.plan.service import Passed, at_service, passed, with_service, words_about
 from refine_rl.plan.supervised import Supervised, count_rows, supervised
+from refine_rl.plan.survey import Survey
 from refine_rl.plan.teacher import teacher_bytes, words_on_teacher
 from refine_rl.plan.team import Team, team_of
 from refine_rl.plan.words import about_memory, about_rows, high_figures, notes_on, over_budget
@@ -180,6 +181,19 @@ def make_plan(
             *(() if counts is None else high_figures(planned, grpo, more=more, train=counts.train)),
             *told,
         ),
+    )
+
+
+def plan_of(settings: Settings, found: Survey, *, rates: Rates | None = None, seeds: int = 1) -> Plan:
+    """The plan of a task that was looked at; see `make_plan`."""
+    return make_plan(
+        settings,
+        found.counts,
+        rates=rates,
+        lost=found.lost,
+        shown=found.shown,
+        isolation=found.isolation,
+        seeds=seeds,
     )
 
 

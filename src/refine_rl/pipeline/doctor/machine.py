@@ -99,9 +99,9 @@ def look_at_device(it: Subject) -> None:
         words = f"the processor, {torch.get_num_threads()} of {cores()} cores; {bf16}"
     else:
         words = f"{device.type}, in float32"
-    idle = _idle_card(device.type)
+    idle = _idle_card(device.type, again("model.device=auto"))
     if idle:
-        exam.warn("device", f"{words}. {idle[0]}", idle[1].replace("AGAIN", again("model.device=auto")))
+        exam.warn("device", f"{words}. {idle[0]}", idle[1])
     elif slow:
         text = f'{words}. model.dtype = "bfloat16" is emulated here, which is slow'
         exam.warn("device", text, again("model.dtype=auto"))
@@ -114,15 +114,16 @@ def look_at_device(it: Subject) -> None:
         exam.ok("device", words)
 
 
-def _idle_card(chosen: str) -> tuple[str, str] | None:
-    """That there is a card which a run would not use, and what to do; None where there is none."""
+def _idle_card(chosen: str, automatic: str) -> tuple[str, str] | None:
+    """That there is a card which a run would not use, and what to do (`automatic`: the command that lets it
+    choose); None where there is none."""
     import torch
 
     if chosen != "cpu":
         return None
     if torch.cuda.is_available():
         text = f"There is a GPU ({torch.cuda.get_device_name(0)}), and model.device keeps the run off it"
-        return text, "AGAIN"
+        return text, automatic
     if not _DRIVER.exists() and shutil.which("nvidia-smi") is None:
         return None
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"

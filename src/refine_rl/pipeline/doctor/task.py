@@ -12,7 +12,7 @@ from refine_rl.pipeline.doctor.found import Examination
 from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.pipeline.metrics import require_data, require_packages
 from refine_rl.pipeline.teacher import require_teacher
-from refine_rl.plan import Plan, Survey, machine, make_plan, survey
+from refine_rl.plan import Plan, Survey, machine, plan_of, survey
 from refine_rl.policy.load import require_extra, require_model
 from refine_rl.settings import Settings
 from refine_rl.types import count_of
@@ -94,7 +94,7 @@ def look_at_plan(it: Subject, found: Survey) -> None:
     exam, settings = it.exam, it.settings
     planned: Plan | None = None
     with exam.looking("plan"):
-        planned = _plan(settings, found)
+        planned = plan_of(settings, found)
     if planned is None:
         return
     if planned.memory is None or planned.rates is None or planned.disk is None:
@@ -105,17 +105,6 @@ def look_at_plan(it: Subject, found: Survey) -> None:
     _time(exam, settings, planned)
     for text in planned.over:
         exam.warn("budget", text)
-
-
-def _plan(settings: Settings, found: Survey, planned: Plan | None = None) -> Plan:
-    return make_plan(
-        settings,
-        found.counts,
-        rates=None if planned is None else planned.rates,
-        lost=found.lost,
-        shown=found.shown,
-        isolation=found.isolation,
-    )
 
 
 def _memory(it: Subject, found: Survey, planned: Plan, needs: tuple[float, float]) -> None:
@@ -157,7 +146,7 @@ def _smaller(it: Subject, found: Survey, planned: Plan, room: float) -> str:
             table, name = key.split(".")
             section = getattr(other, table).model_copy(update={name: value})
             other = other.model_copy(update={table: section})
-        need = _plan(other, found, planned).memory
+        need = plan_of(other, found, rates=planned.rates).memory
         if need is not None and need[1] <= room:
             return it.command.again(*(f"{key}={str(value).lower()}" for key, value in changes.items()))
     return "No batch is small enough: take a smaller model (model.name), or a machine with more memory."
