@@ -17,9 +17,9 @@ from refine_rl.pipeline.work import Work
 from refine_rl.randomness import generator
 from refine_rl.rewards.judges.anchors import check_anchors
 from refine_rl.training.grpo.setup import sampling_of
-from refine_rl.training.grpo.teacher import apart
+from refine_rl.training.grpo.teacher import apart, lessons
 from refine_rl.training.missing import require_scores
-from refine_rl.types import Outcome, Prompt, Taught, decimals, mean_of, same_value
+from refine_rl.types import Outcome, Prompt, decimals, mean_of, same_value
 
 
 def validate(work: Work, prompts: Sequence[Prompt], training: Sequence[Prompt], step: int) -> float:
@@ -81,13 +81,13 @@ def _taught(work: Work, outcomes: Sequence[Outcome]) -> dict[str, float]:
     if work.teacher is None:
         return {}
     groups = [[t for t, _ in outcome.sampled] for outcome in outcomes]
-    for group in groups:
-        work.teacher.begin(group)
-    found: list[float] = []
-    for group in groups:
-        for t, its in zip(group, work.teacher.of(group, work.pause), strict=True):
-            found += apart(t, Taught(logprobs=its))
-        work.teacher.let_go(group)
+    taught = lessons(work.teacher, groups, work.pause)
+    found = [
+        x
+        for group, its in zip(groups, taught, strict=True)
+        for t, one in zip(group, its, strict=True)
+        for x in apart(t, one)
+    ]
     return {"teacher_kl": fmean(found)} if found else {}
 
 

@@ -73,10 +73,11 @@ def render_seeds(home: SeedsFolder) -> str:
     runs, first = home.runs(), home.run(0)
     glances = {g.path.name: g for g in find_runs(home.path)}
     rows = [_row(run, glances.get(run.name)) for run in runs]
-    differences = [row.difference.mean for row in rows if row.difference is not None]
-    over, done = over_seeds(differences), len([row for row in rows if row.difference is not None])
+    differences = [row.difference for row in rows if row.difference is not None]
+    over, done = over_seeds([d.mean for d in differences]), len(differences)
     if over is not None:
         rows.append(Row(label="all seeds", outcome=_word(over), difference=over, all=True))
+        differences.append(over)
     settings = first.settings()
     page: dict[str, Any] = {
         "name": home.path.resolve().name,
@@ -84,7 +85,7 @@ def render_seeds(home: SeedsFolder) -> str:
         "headline": _headline(home, over, done),
         "charts": _charts(runs),
         "rows": rows,
-        "axis": _axis([row.difference for row in rows if row.difference is not None]),
+        "axis": _axis(differences),
         "facts": _facts(home, runs, first, done),
         "commands": _commands(home, runs, done),
         "settings": data.settings_table(settings),

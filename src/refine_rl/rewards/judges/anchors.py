@@ -194,13 +194,14 @@ async def check_anchors(
     """
     judged = await all_of(_judge(panel, prompt, answers, kinds) for prompt, answers in cases)
     seen = [case for case in judged if case.real]
+    above, blind = _above(seen)
     return AnchorReport(
         planted=tuple(_planted(kind, seen, len(cases)) for kind in kinds),
         real=fmean(fmean(case.real) for case in seen) if seen else None,
         missing=sum(case.missing for case in judged),
         why=next((case.why for case in judged if case.why), ""),
-        above=_above(seen)[0],
-        blind=_above(seen)[1],
+        above=above,
+        blind=blind,
     )
 
 

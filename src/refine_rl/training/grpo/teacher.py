@@ -82,22 +82,29 @@ class LocalTeacher:
         """Nothing is held but memory."""
 
 
+def lessons(
+    teacher: Teacher, groups: Sequence[Sequence[Trajectory]], pause: Pause = never
+) -> list[tuple[Taught, ...]]:
+    """What a teacher makes of each member: all groups are begun before any is waited for."""
+    for group in groups:
+        teacher.begin(group)
+    found = []
+    for group in groups:
+        found.append(tuple(Taught(logprobs=its) for its in teacher.of(group, pause)))
+        teacher.let_go(group)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lessons:
-    """What training asks of a teacher, once a step: all groups are begun before any is waited for."""
+    """What training asks of a teacher, once a step."""
 
     teacher: Teacher
     pause: Pause = never
 
     def __call__(self, scored: Sequence[Scored]) -> list[tuple[Taught, ...]]:
         """See `Teach`."""
-        for _, group, _ in scored:
-            self.teacher.begin(group)
-        found = []
-        for _, group, _ in scored:
-            found.append(tuple(Taught(logprobs=its) for its in self.teacher.of(group, self.pause)))
-            self.teacher.let_go(group)
-        return found
+        return lessons(self.teacher, [group for _, group, _ in scored], self.pause)
 
 
 def apart(trajectory: Trajectory, taught: Taught | None) -> list[float]:
