@@ -6,6 +6,7 @@ from make import attempts, prompt, scored
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ def prompt(
 def prompts(*texts: str) -> list[Prompt]:
     """Prompts of training, named from p0 on."""
     return [prompt(number, text) for number, text in enumerate(texts)]
+
+
+def write_pairs(folder: Path, words: Sequence[str]) -> None:
+    """prompts.jsonl: a prompt for each pair of words."""
+    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in words for b in words if a < b]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def trajectory(

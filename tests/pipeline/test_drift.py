@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from make import Pause
+from make import Pause, write_pairs
 from refine_rl.errors import GuardStop, Interrupted, SettingsError
 from refine_rl.pipeline.replay import replay
 from refine_rl.pipeline.resume import reopen
@@ -29,8 +28,7 @@ WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird
 def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """task(on_drift) -> a run that is paid for shortness and watches length."""
     folder = tmp_path_factory.mktemp("task")
-    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_pairs(folder, WORDS)
     watched = {"rule": "chars", "min": 14, "weight": 0.0, "name": "long"}
 
     def make(on_drift: str, rules: tuple[dict[str, Any], ...] = (watched,)) -> Settings:

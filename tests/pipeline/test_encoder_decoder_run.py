@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from make import Pause, task_toml
+from make import Pause, task_toml, write_pairs
 from models import listening_model
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline.replay import replay
@@ -46,8 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """task("t5", **sections) -> settings of a run of a few seconds: short answers are better."""
     folder = tmp_path_factory.mktemp("task")
-    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_pairs(folder, WORDS)
 
     def make(family: str, **sections: Any) -> Settings:
         model = folder / family

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from make import Pause, prompt
+from make import Pause, prompt, write_pairs
 from refine_rl.envs.play import sample
 from refine_rl.errors import Interrupted, MachineError, UserError
 from refine_rl.evaluate.rivals import rewards
@@ -43,8 +43,7 @@ MakeModel = Callable[..., Path]
 def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """task(**sections) -> settings of a run of two seconds: shorter answers are better."""
     folder = tmp_path_factory.mktemp("task")
-    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_pairs(folder, WORDS)
 
     def make(**sections: dict[str, Any]) -> Settings:
         usual: dict[str, dict[str, Any]] = {

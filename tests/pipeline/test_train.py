@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from make import Pause
+from make import Pause, write_pairs
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.evaluate import probes
 from refine_rl.pipeline.evaluate import evaluate_again
@@ -44,8 +44,7 @@ WORDS = ["cat", "dog", "tree", "house", "river", "stone", "cloud", "fish", "bird
 def task(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """task(**sections) -> settings of a run of a few seconds: shorter words are better."""
     folder = tmp_path_factory.mktemp("task")
-    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_pairs(folder, WORDS)
 
     def make(**sections: dict[str, Any]) -> Settings:
         usual: dict[str, dict[str, Any]] = {

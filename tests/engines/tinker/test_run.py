@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from make import write_pairs
 from refine_rl.engines.tinker import service as services
 from refine_rl.engines.tinker.learner import STATE
 from refine_rl.pipeline.resume import reopen
@@ -37,8 +38,7 @@ run(RunFolder.open(Path(sys.argv[1])))
 @pytest.fixture
 def task(tmp_path: Path, model: Path) -> Callable[..., Path]:
     """task(server, "more = 1") -> a task of three steps at a service."""
-    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_pairs(tmp_path, WORDS)
 
     def make(server: TinkerServer, more: str = "") -> Path:
         path = tmp_path / "task.toml"

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from make import task_toml
+from make import task_toml, write_pairs
 from refine_rl.pipeline.model import run_policy
 from refine_rl.run import RunFolder
 from refine_rl.training.grpo.setup import distance_of, learn_of, learner_of
@@ -35,8 +35,7 @@ def task(make_model: MakeModel, tmp_path: Path) -> Callable[..., Path]:
     """task(server, **tables) -> a task.toml of a run of a second, sampled there."""
 
     def write(server: VllmServer, **tables: dict[str, Any]) -> Path:
-        lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-        (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_pairs(tmp_path, WORDS)
         own = {
             "engine": {"kind": "vllm", "base_url": server.base_url},
             "reward": {"rules": [{"rule": "chars", "max": 12}]},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from make import Pause
+from make import Pause, write_pairs
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline import replay as replaying
 from refine_rl.pipeline import teacher as teachers
@@ -34,8 +33,7 @@ def whole_and_stopped(
     make_model: MakeModel, folder: Path, sections: dict[str, Any], **tables: dict[str, Any]
 ) -> RunFolder:
     """A run never stopped, held against one that was stopped in its fourth step or so and taken up again."""
-    lines = [{"prompt": f"say something about the {a} and a {b}"} for a in WORDS for b in WORDS if a < b]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_pairs(folder, WORDS)
     task: dict[str, dict[str, Any]] = {
         "model": {"name": str(make_model("llama")), "device": "cpu", "dtype": "float32", "rank": 4},
         "prompts": {"source": "file:prompts.jsonl", "validation": 0, "held_out": 2},
