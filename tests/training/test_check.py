@@ -15,7 +15,7 @@ from make import trajectory
 from refine_rl.errors import GuardStop
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.training import rows
-from refine_rl.training.check import Check, difference, samplers, trainers
+from refine_rl.training.check import Check, difference, first_few, samplers, trainers
 from refine_rl.training.rows import Row, micro_batch
 from refine_rl.types import Segment, Trajectory
 
@@ -46,6 +46,7 @@ class Adapted:
     """Says that each token of a row has -1; with its adapter on, `by` more or less in turn."""
 
     has_reference = True
+    moving = ""
 
     def __init__(self, by: float) -> None:
         self.by = by
@@ -87,6 +88,28 @@ def test_a_sampler_without_the_adapter_is_seen_within_what_rounding_may_leave() 
     # Where the adapter does nothing yet, or less than rounding, nobody can say.
     Check(speaker=Adapted(0.0)).require_followed(untrained, 1)  # type: ignore[arg-type]
     check.require_followed(said_by(Adapted(0.0), 0.5), 2)
+
+
+def test_a_few_tokens_of_which_one_is_far_off_do_not_stop_a_run() -> None:
+    """The mean has to lie beyond the limit by more than chance: one token of 40 with 2 nats is rounding of an
+    unlikely token in bfloat16; all tokens with 0.05 are other weights."""
+    check = Check(speaker=Adapted(0.0), allowed=0.03)  # type: ignore[arg-type]
+    answers = [trajectory("p1", member=n, tokens=10, given=(1,), logprob=-1.0) for n in range(4)]
+    one = torch.tensor([2.0] + [0.0] * 39)
+    assert float(one.mean()) == pytest.approx(0.05)
+    check.require_match(answers, one, 1)
+    check.require_match(answers, torch.full((40,), 0.03), 1)
+    for wrong in (torch.full((40,), 0.05), torch.full((1,), 0.05), torch.tensor([2.0] + [0.0] * 39) + 0.02):
+        wrong = wrong if len(wrong) < 40 or wrong.std() == 0 else wrong.repeat(40)
+        with pytest.raises(GuardStop, match=r"Step 3: sampler and trainer disagree by 0\.0[57]00 nats"):
+            check.require_match(answers, wrong, 3)
+
+
+def test_short_answers_are_looked_at_until_there_are_tokens_enough() -> None:
+    def few(tokens: int) -> int:
+        return len(first_few([trajectory("p1", member=n, tokens=tokens) for n in range(40)]))
+
+    assert [few(1), few(3), few(16), few(200)] == [40, 22, 4, 4]
 
 
 def test_it_is_looked_at_in_the_first_steps_and_now_and_then() -> None:
