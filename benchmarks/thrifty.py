@@ -48,9 +48,11 @@ PASSES = ("grpo.updates_per_step=4",)
 STOP = ("grpo.kl_stop=0.03",)
 CUT = ("grpo.minibatches=4",)
 CHOSEN = ("grpo.oversample=2.0",)
+SMALL_STEPS = f"grpo.prompts_per_step={FEW}"
 ARMS: Mapping[str, tuple[str, ...]] = {
     "plain": (),
-    "small steps": (f"grpo.prompts_per_step={FEW}",),
+    "small steps": (SMALL_STEPS,),
+    "small steps, two passes, stop": (SMALL_STEPS, "grpo.updates_per_step=2", *STOP),
     "minibatches": CUT,
     "passes": PASSES,
     "passes, stop": (*PASSES, *STOP),
@@ -66,6 +68,7 @@ SMALL = (
     "grpo.prompts_per_step=8",
     "evaluate.bootstrap=200",
     'grpo.schedule="linear"',
+    'model.dtype="float32"',  # "auto" may choose another format from one run to the next
 )
 
 
@@ -153,7 +156,7 @@ def main() -> None:
 def train(task: Task, arm: Sequence[str], groups: int, seed: int) -> Cell:
     """One run in a folder that is thrown away."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    per_step = FEW if arm == ARMS["small steps"] else PER_STEP
+    per_step = FEW if SMALL_STEPS in arm else PER_STEP
     sets = [*SMALL, *task.sets, *arm, f"grpo.steps={groups // per_step}", f"grpo.seed={seed}"]
     true = Truth(task.recipe, seed)
     with serving(task, true) as place, whole_run("--recipe", task.recipe, sets=[*sets, *place]) as run:
