@@ -1,10 +1,11 @@
-"""How long until a held-out reward: Re:Fine, plain and thrifty, and TRL's GRPOTrainer on a recipe.
+"""How long until a held-out reward: Re:Fine (plain, thrifty, in small steps) and TRL's GRPOTrainer.
 
-    python benchmarks/against_trl.py --task style [--seeds 3] [--arms plain thrifty trl] [--results FOLDER]
+    python benchmarks/against_trl.py --task style [--seeds 3] [--arms plain small trl] [--results FOLDER]
 
-All train the bundled model on the recipe's prompts, in the same order and as many a step, with its reward
-functions, LoRA, learning rate and group size; at the same steps the same validation prompts are answered by
-the same sampler with the same draws, while the clock stands still. A run ends once the last target is
+All train the bundled model on the recipe's prompts, in the same order and as many a step (small steps: a
+quarter, four times as often), with its reward functions, LoRA, learning rate and group size; after the same
+prompts the same validation prompts are answered by the same sampler with the same draws, while the clock
+stands still. A run ends once the last target is
 reached. Each is a process of its own. Processor seconds are of all its threads and depend little on who else
 is there; with --threads 1 they are what the clock would say on a free machine, but for waiting. First TRL
 tries each micro-batch of --micro-batches in both formats, two steps each; its best one races.
@@ -28,7 +29,19 @@ from typing import Any
 from unittest.mock import patch
 
 TARGETS = (0.8, 0.9)
-ARMS = {"plain": [], "thrifty": ["grpo.thrifty=true"], "trl": []}
+SMALL = 4
+"""Small steps have a quarter of a step's prompts, and are four times as many."""
+ARMS = {
+    "plain": [],
+    "thrifty": ["grpo.thrifty=true"],
+    "small": [
+        "grpo.prompts_per_step=2",
+        "grpo.updates_per_step=2",
+        "grpo.kl_stop=0.03",
+        'grpo.schedule="linear"',
+    ],
+    "trl": [],
+}
 SAME = ("grpo.prompts_per_step=8", "prompts.held_out=16", "evaluate.bootstrap=200")
 """The held-out prompts are no part of the race."""
 
@@ -39,7 +52,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
     parser.add_argument("--steps", type=int, default=80, help="at most")
-    parser.add_argument("--thrifty-steps", type=int, default=30, help="over which thrifty's rate falls to 0")
+    parser.add_argument(
+        "--thrifty-steps", type=int, default=30, help="over which the rate of thrifty falls to 0"
+    )
     parser.add_argument("--look-every", type=int, default=2, help="steps")
     parser.add_argument("--micro-batches", default="8,16,32,64", help="answers a pass that TRL tries")
     parser.add_argument("--threads", type=int, default=1)
@@ -65,8 +80,8 @@ def main(arguments: list[str]) -> None:
                 f"{arm} {seed}",
                 arm=arm,
                 seed=seed,
-                steps=a.thrifty_steps if arm == "thrifty" else a.steps,
-                every=a.look_every,
+                steps={"thrifty": a.thrifty_steps, "small": SMALL * a.thrifty_steps}.get(arm, a.steps),
+                every=SMALL * a.look_every if arm == "small" else a.look_every,
                 until=TARGETS[-1],
                 **best,
             )
