@@ -13,18 +13,18 @@ from refine_rl.export.hub import check_uploaded, require_hub, upload
 from refine_rl.policy.hub import hub_answers
 
 sys.path.insert(0, str(Path(__file__).parent))
-from upload_server import TOKEN, HubServer
+from upload_server import TOKEN, UploadServer
 
 # The library sends a large file in a way that its own client calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadServer]:
     from huggingface_hub import constants
 
-    server = HubServer()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    server = UploadServer()
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its chunks go to another service
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -44,11 +44,11 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_was_sent_is_there(hub: HubServer, model: Path) -> None:
+def test_what_was_sent_is_there(hub: UploadServer, model: Path) -> None:
     require_hub("me/model", adapter=False)
     assert hub.files is None  # nothing was written before
     sent = upload("me/model", model, private=True, message="a model")
-    assert sent.url == f"{hub.url}/me/model"
+    assert sent.url == f"{hub.address}/me/model"
     assert hub.made["visibility"] == "private"
     assert hub.files is not None
     assert {name: kept[0] for name, kept in hub.files.items()} == {
@@ -70,7 +70,7 @@ def test_what_was_sent_is_there(hub: HubServer, model: Path) -> None:
         ("README.md", "is not there"),
     ],
 )
-def test_what_is_another_there_is_found(hub: HubServer, model: Path, file: str, fault: str) -> None:
+def test_what_is_another_there_is_found(hub: UploadServer, model: Path, file: str, fault: str) -> None:
     hub.spoil = file
     sent = upload("me/model", model, private=False, message="a model")
     if fault == "is not there":
@@ -82,7 +82,7 @@ def test_what_is_another_there_is_found(hub: HubServer, model: Path, file: str, 
     assert fault in check.text
 
 
-def test_refused_before_anything_is_made(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_before_anything_is_made(hub: UploadServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, words in (
         ("model", "say whose it is, OWNER/model"),
         ("me/a model", "--hub me/a model: "),
@@ -98,11 +98,11 @@ def test_refused_before_anything_is_made(hub: HubServer, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="does not know the token") as told:
         require_hub("me/model", adapter=False)
     assert "hf_wrong" not in str(told.value)
-    assert not [asked for asked in hub.asked if "create" in asked or "commit" in asked]
+    assert not [asked for _, asked in hub.asked if "create" in asked or "commit" in asked]
 
 
 def test_without_a_token_or_a_network(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hub: UploadServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from huggingface_hub import constants
 
@@ -119,7 +119,7 @@ def test_without_a_token_or_a_network(
         require_hub("me/model", adapter=True)
 
 
-def test_a_token_that_may_not_write(hub: HubServer, model: Path) -> None:
+def test_a_token_that_may_not_write(hub: UploadServer, model: Path) -> None:
     hub.status = 403
     with pytest.raises(UserError, match="the token may not do that") as told:
         upload("me/model", model, private=False, message="a model")

@@ -6,14 +6,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from hub_server import Loopback
 
 TOKEN = "hf_" + "secret" * 4
 
 
-class HubServer:
+class UploadServer(Loopback):
     """`files` are the repository's, by path; None: there is none yet. `spoil` is the file of which it keeps
     something else; `status` refuses to make a repository."""
 
@@ -21,49 +22,15 @@ class HubServer:
         self.files: dict[str, tuple[bytes, bool]] | None = None
         self.made: dict[str, Any] = {}
         self.blobs: dict[str, bytes] = {}
-        self.asked: list[str] = []
         self.spoil = ""
         self.status = 0
-        hub = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def _any(self) -> None:
-                hub.answer(self, self._body())
-
-            def _body(self) -> bytes:
-                if self.headers.get("Transfer-Encoding") != "chunked":
-                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                parts = []
-                while size := int(self.rfile.readline(), 16):
-                    parts.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(parts)
-
-            do_GET = do_POST = do_PUT = do_HEAD = _any
-
-            def log_message(self, *arguments: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-    def answer(self, request: Any, body: bytes) -> None:
-        path = request.path.partition("?")[0]
-        self.asked.append(f"{request.command} {path}")
-        said, status = self._said(request.command, path, body, request.headers.get("Authorization"))
-        data = b"" if request.command == "HEAD" else json.dumps(said).encode()
-        request.send_response(status)
-        request.send_header("Content-Type", "application/json")
-        if status == 404:
-            request.send_header("X-Error-Code", "RepoNotFound")
-        request.send_header("Content-Length", str(len(data)))
-        request.end_headers()
-        request.wfile.write(data)
+    def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        path = handler.path.partition("?")[0]
+        said, status = self._said(handler.command, path, body, handler.headers.get("Authorization"))
+        headers = {"X-Error-Code": "RepoNotFound"} if status == 404 else {}
+        self.send_json(handler, said, status, **headers)
 
     def _said(self, verb: str, path: str, body: bytes, token: str | None) -> tuple[Any, int]:
         if verb == "HEAD":
@@ -79,7 +46,7 @@ class HubServer:
             if self.status:
                 return {"error": "no"}, self.status
             self.files, self.made = self.files or {}, json.loads(body)
-            return {"url": f"{self.url}/me/model"}, 200
+            return {"url": f"{self.address}/me/model"}, 200
         if self.files is None:
             return {"error": "Repository not found"}, 404
         if "/preupload/" in path:
@@ -96,11 +63,11 @@ class HubServer:
             }, 200
         if path.endswith("/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
-            put = [{**o, "actions": {"upload": {"href": f"{self.url}/put/{o['oid']}"}}} for o in objects]
+            put = [{**o, "actions": {"upload": {"href": f"{self.address}/put/{o['oid']}"}}} for o in objects]
             return {"transfer": "basic", "objects": put}, 200
         if "/commit/" in path:
             self._commit(body)
-            return {"commitUrl": f"{self.url}/me/model/commit/{'c' * 40}", "commitOid": "c" * 40}, 200
+            return {"commitUrl": f"{self.address}/me/model/commit/{'c' * 40}", "commitOid": "c" * 40}, 200
         if "/tree/" in path:
             return [self._entry(name, *kept) for name, kept in self.files.items()], 200
         return {"sha": "c" * 40, "id": "me/model", "siblings": []}, 200

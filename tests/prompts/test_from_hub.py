@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from hub_server import HubServer, asked_instead
 from refine_rl.errors import MachineError, RefineError
 from refine_rl.policy.hub import hub_answers
-from refine_rl.prompts.rows import read_rows
+from refine_rl.prompts.rows import held, read_rows
 from refine_rl.prompts.sources import load_prompts
 from refine_rl.settings.file import settings_from_dict
 
@@ -68,6 +68,72 @@ def test_all_rows_and_the_first_of_them(hub: HubServer) -> None:
     assert refusal(f"hub:{NAME}@dev").endswith(
         "it has no split `dev`; there are `train`. Name one with @SPLIT."
     )
+
+
+@pytest.fixture
+def tagged(hub: HubServer, tmp_path: Path) -> HubServer:
+    """The data set, with a tag that has other rows and a split of its own."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = tmp_path / "tagged" / "data"
+    folder.mkdir(parents=True)
+    for split, some in (("train", ROWS[:2]), ("test", ROWS[5:6])):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(some), folder / f"{split}-00000.parquet")
+    hub.tags[f"datasets/{NAME}"] = {"v1.0": folder.parent}
+    return hub
+
+
+def test_a_revision_behind_the_name(tagged: HubServer) -> None:
+    commit = tagged.commit(f"datasets/{NAME}", "v1.0")
+    for revision in ("v1.0", commit):
+        assert rows(f"hub:{NAME}@{revision}") == ROWS[:2]
+        assert rows(f"hub:{NAME}@{revision}@test") == rows(f"hub:{NAME}@{revision}:default@test") == ROWS[5:6]
+        assert rows(f"hub:{NAME}@{revision}@train", most=1) == ROWS[:1]
+    assert (
+        rows(f"hub:{NAME}@train") == rows(f"hub:{NAME}@main@train") == ROWS
+    )  # a split goes before a revision
+    assert "it has no split `v2`; there are `train`" in refusal(f"hub:{NAME}@v2")
+    assert refusal(f"hub:{NAME}@v2@train").startswith(
+        f"hub:{NAME}@v2@train: the hub has no such branch, tag or commit of it "
+        f"({tagged.address}/datasets/{NAME})"
+    )
+
+
+def test_a_source_is_held_at_its_commit(tagged: HubServer) -> None:
+    main, old = (tagged.commit(f"datasets/{NAME}", name) for name in ("main", "v1.0"))
+    for source, wanted in {
+        f"hub:{NAME}": f"hub:{NAME}@{main}",
+        f"hub:{NAME}:default@train[:5]": f"hub:{NAME}@{main}:default@train[:5]",
+        f"hub:{NAME}@v1.0[:1]": f"hub:{NAME}@{old}[:1]",
+        f"hub:{NAME}@v1.0@test": f"hub:{NAME}@{old}@test",
+    }.items():
+        found = held(source, "sft.data")
+        assert (found, held(found, "sft.data")) == (wanted, wanted)
+        assert rows(found) == rows(source)
+    assert [held(s, "x") for s in ("hub:./rows@dev", "file:a.jsonl[:3]", "writer", "")] == [
+        "hub:./rows@dev",
+        "file:a.jsonl[:3]",
+        "writer",
+        "",
+    ]
+    origin = read_rows(held(f"hub:{NAME}@v1.0@test", "x"), Path("/"), key="x").origin
+    assert origin == f"hub:{NAME}@{old[:8]}@test"
+    with pytest.raises(
+        RefineError, match=r"`sft.data`: the hub has no branch, tag or commit 'v2' of some/rows .* v1"
+    ):
+        held(f"hub:{NAME}@v2@train", "sft.data")
+    with pytest.raises(RefineError, match="is a folder, which has no revisions"):
+        read_rows("hub:./rows@v1@dev", Path("/"), key="sft.data")
+
+
+def test_a_commit_in_the_cache_needs_no_hub(tagged: HubServer) -> None:
+    source = held(f"hub:{NAME}@v1.0", "sft.data")
+    assert rows(source) == ROWS[:2]
+    assert rows() == ROWS
+    tagged.stop()
+    hub_answers.cache_clear()
+    assert rows(source) == ROWS[:2]
 
 
 def test_a_run_takes_its_prompts_from_there(hub: HubServer) -> None:

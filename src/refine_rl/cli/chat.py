@@ -43,7 +43,7 @@ def chat(
 
     folder = RunFolder.open(run)
     weights = choose_weights(folder, checkpoint)
-    say(messages(), f"Loading {folder.settings().model.name} ...")
+    say(messages(), f"Loading {folder.settings().model.called} ...")
     opened = open_chat(
         folder, weights, temperature=temperature, max_tokens=max_tokens, system=system, base=base
     )
@@ -66,7 +66,7 @@ def _greet(folder: RunFolder, weights: Weights, opened: Chat) -> None:
 
     settings = folder.settings()
     which = "tuned" if weights.checkpoint is None else f"after {weights.trained.text(folder.planned_steps())}"
-    say(talk(), f"{settings.model.name}, {which}: {settings.task.strip()}")
+    say(talk(), f"{settings.model.called}, {which}: {settings.task.strip()}")
     if opened.stage is None:
         how = "Each model remembers what was said" if opened.goes_on else "Every message stands alone"
         say(talk(), f"{how}. /help says what else there is; an empty line ends.")

@@ -103,7 +103,7 @@ def _probe(settings: Settings, prompts: Sequence[Prompt], planned: Plan, yes: bo
     assert planned.counts is not None
     calls = sum(c.high for c in probe_calls(settings, planned.counts, prompts))
     when = ", before any fine-tuning," if settings.sft is not None else ""
-    what = f"The probe loads {settings.model.name}{when} and lets it answer at most {PROMPTS} prompts" + (
+    what = f"The probe loads {settings.model.called}{when} and lets it answer at most {PROMPTS} prompts" + (
         f"; scoring them takes up to {calls} calls to LLMs." if calls else ". It asks no LLM."
     )
     if not yes and not _on_a_terminal():

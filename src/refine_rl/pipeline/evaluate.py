@@ -13,6 +13,7 @@ from refine_rl.evaluate.answer import Answers
 from refine_rl.evaluate.rivals import Contest
 from refine_rl.evaluate.verdict import unexpected
 from refine_rl.llm.connections import EndpointConnections
+from refine_rl.pipeline.commits import tell_moved
 from refine_rl.pipeline.evidence import Sides, compared, examined, hold_as_run
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.given import NOTHING, Given, require_given
@@ -83,6 +84,7 @@ def evaluate_again(
         folder.repair()
         weights = weights or choose_weights(folder)
         _tell_weights(weights, folder, journal)
+        tell_moved(folder, journal)
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
@@ -92,7 +94,7 @@ def evaluate_again(
         scorers.validation.check_data(prompts)
         require_data(settings, prompts)
         _first_looks(folder, settings, scorers, connections, journal, pause, prompts)
-        journal.stage(f"Loading {settings.model.name}")
+        journal.stage(f"Loading {settings.model.called}")
         stage = stage_of(settings.rollout, settings.folder)
         _, policy = open_model(folder, weights)
         prompts = _readable(folder, settings.rollout, prompts, policy, journal)

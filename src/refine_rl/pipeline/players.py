@@ -18,9 +18,10 @@ from refine_rl.prompts.demonstrations import load_demonstrations
 from refine_rl.run import RunFolder
 from refine_rl.run.near import did_you_mean, require_one
 from refine_rl.settings import ModelSettings, Settings
+from refine_rl.settings.revision import shown
 from refine_rl.types import Outcome, Prompt
 
-_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(@\w[\w./-]*)?")
 _READ = ("max_tokens", "environment", "tools", "turns", "trajectory_tokens", "history")
 """What of [rollout] decides how answers to held-out prompts are made."""
 
@@ -101,7 +102,8 @@ def player_of(which: str | Path) -> Player:
         return Player(name=path.resolve().name, model=str(path.resolve()))
     there = path.parent.is_dir() and path.parent != Path()
     if text == "tiny" or (_HUB.fullmatch(text) and not there):
-        return Player(name=text.rpartition("/")[2], model=text)
+        owner, _, own = shown(text).partition("/")
+        return Player(name=(own or owner).replace("/", "-"), model=text)
     hint = did_you_mean(path) or " `refine runs` lists those there are."
     raise UserError(f"{path}: there is no run.{hint}")
 

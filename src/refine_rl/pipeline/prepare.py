@@ -16,6 +16,7 @@ from refine_rl.llm.background import run_blocking
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.ledger import Ledger
 from refine_rl.pipeline.begin import begin
+from refine_rl.pipeline.commits import hold_commits
 from refine_rl.pipeline.first_looks import FirstLooks
 from refine_rl.pipeline.metrics import require_packages
 from refine_rl.pipeline.model import closed_on_error, hold_positions, run_engine
@@ -63,7 +64,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
     """Everything before the base model's first answer; what an earlier process settled is taken from the
     record. Raises UserError for a mistake, MachineError where nobody who scores can be used. No LLM is asked
     before the settings, the keys, the files and the model's name have been found good."""
-    settings = folder.settings()
+    settings = hold_commits(folder, journal)
     connections = connect(settings, folder, journal.observer.warning)
     check_models(settings, connections)
 
@@ -200,7 +201,7 @@ def _loaded(
     folder: RunFolder, settings: Settings, stage: Stage | None, journal: Journal, ledger: Ledger
 ) -> Engine:
     """The untrained model, with a word about what is special with it."""
-    journal.stage(f"Loading {settings.model.name}")
+    journal.stage(f"Loading {settings.model.called}")
     source = model_source(settings.model.name, journal.observer.note)
     untouched = _untouched(folder, settings)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
@@ -214,7 +215,7 @@ def _loaded(
     policy = engine.policy
     if policy.start is not None and policy.start.lost >= LOSS_WORTH_A_WORD:
         journal.observer.warning(
-            f"Merging the adapter of {settings.model.name} into {policy.compute_dtype} weights loses "
+            f"Merging the adapter of {settings.model.called} into {policy.compute_dtype} weights loses "
             f'{policy.start.lost:.0%} of it to rounding. model.dtype = "float32" keeps all of it.'
         )
     for note in engine.notes:

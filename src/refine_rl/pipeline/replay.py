@@ -65,7 +65,7 @@ def replay(
     recorded = folder.recorded_steps()
     _require_replayable(folder, recorded, step, prompt_id)
     stage = stage_of(settings.rollout, settings.folder)
-    observer.stage(f"Loading {settings.model.name}")
+    observer.stage(f"Loading {settings.model.called}")
     policy = run_policy(folder, keep_reference=settings.grpo.kl > 0)
     hold_positions(settings.rollout, LocalEngine(policy), folder.prompts(), observer)
     _to_weights_of(step, folder, settings, policy, recorded, observer)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from refine_rl.errors import GuardStop, UserError
 from refine_rl.evaluate.seeds import over_seeds
+from refine_rl.pipeline.commits import hold_as
 from refine_rl.report.seeds import render_seeds
 from refine_rl.run import RunFolder
 from refine_rl.run.seeds import OfSeed, OverSeeds, SeedsFolder
@@ -52,8 +53,11 @@ def train_seeds(
 
 
 def _share(home: SeedsFolder, run: RunFolder, number: int) -> None:
-    """Gives a later run the prompts of the first, and what the base model did there, where it has none."""
+    """Gives a later run the commits and the prompts of the first, and what the base model did there, where it
+    has none."""
     first = home.run(0)
+    if number:
+        hold_as(first, run)
     if number and not run.prompts():
         run.save_prompts(first.prompts())
     if number and run.outcomes("base") is None and (base := first.outcomes("base")) is not None:

@@ -11,6 +11,7 @@ from refine_rl.engines.base import Engine
 from refine_rl.engines.build import require_engine
 from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.begin import begin
+from refine_rl.pipeline.commits import hold_commits
 from refine_rl.pipeline.model import closed_on_error, run_engine
 from refine_rl.policy.hub import downloading
 from refine_rl.policy.load import require_model
@@ -52,7 +53,7 @@ class Ready:
 def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt]) -> Ready:
     """Everything before the first step. Raises UserError for a mistake; rows are read before a model is
     loaded."""
-    settings = folder.settings()
+    settings = hold_commits(folder, journal)
     sft = settings.sft
     if sft is None:
         raise SettingsError(
@@ -64,7 +65,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     require_model(settings.model)
     journal.stage(f"Reading {sft.data}")
     shown = _read(folder, settings, sft, held_out)
-    journal.stage(f"Loading {settings.model.name}")
+    journal.stage(f"Loading {settings.model.called}")
     source = model_source(settings.sft_model.name, journal.observer.note)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
         ledger = ledger_of(settings, folder)

@@ -38,16 +38,14 @@ def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> 
     """This machine's rates, in about a third of a second: with so many rows sampled, and so many tokens
     trained on, at once."""
     import torch
-    import transformers
 
+    from refine_rl.policy.fetch import config_here
     from refine_rl.policy.load import choose_device, choose_dtype, faster_here
     from refine_rl.policy.onednn import linear
     from refine_rl.policy.origin import find_origin
 
     def faster() -> torch.dtype:
-        base = find_origin(model.source, local_only=True).base
-        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
-        return faster_here(config, model)
+        return faster_here(config_here(find_origin(model.source, local_only=True).base), model)
 
     device = choose_device(model.device)
     dtype = choose_dtype(model.dtype, device, faster)

@@ -68,7 +68,7 @@ def probe(
     asks = bool(settings.reward.judges) or settings.reward.quiz is not None
     reward = build_reward(settings, connections=connections)
     stage = stage_of(settings.rollout, settings.folder)
-    observer.stage(f"Loading {settings.model.name}")
+    observer.stage(f"Loading {settings.model.called}")
     policy = load_policy(settings.model, seed=settings.grpo.seed)
     r = settings.rollout
     chosen = choose(settings, policy, prompts, observer.note)

@@ -16,6 +16,7 @@ from refine_rl.plan.counts import Counts
 from refine_rl.plan.money import SERVICE, Cost
 from refine_rl.plan.supervised import Rows, earliest, looks_every
 from refine_rl.settings import EnginePrices, EngineSettings, Settings, SFTSettings
+from refine_rl.settings.revision import name_and_revision
 
 Range = tuple[int, int]
 
@@ -85,7 +86,11 @@ def with_service(paid: Cost, settings: Settings, service: Sequence[Passed]) -> C
             unknown = True
         else:
             low, high = low + one.dollars[0], high + one.dollars[1]
-    name = (f"{SERVICE}/{settings.engine.model or settings.model.name}",) if unknown else ()
+    name = (
+        (f"{SERVICE}/{settings.engine.model or name_and_revision(settings.model.name)[0]}",)
+        if unknown
+        else ()
+    )
     return Cost(low=paid.low + low, high=paid.high + high, unknown=(*paid.unknown, *name))
 
 

@@ -23,6 +23,7 @@ from torch import nn
 from refine_rl.errors import UserError
 from refine_rl.policy.dropout import own_dropout
 from refine_rl.policy.fetch import fetch, is_encoder_decoder, refusal, require_whole
+from refine_rl.policy.hub import on_hub
 from refine_rl.policy.lora import make_lean
 from refine_rl.policy.merging import merge
 from refine_rl.policy.origin import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Origin, merge_command
@@ -125,6 +126,12 @@ def _more_than_lora(origin: Origin, config: Any, kind: str) -> UserError:
     )
 
 
+def name_base(adapted: Any, origin: Origin) -> None:
+    """Has the adapter's configuration say, beside the base model's name, which revision of it was trained."""
+    for config in adapted.peft_config.values():
+        config.revision = on_hub(origin.base)[1].get("revision")
+
+
 def save_adapter(adapted: Any, folder: Path, start: Start | None) -> None:
     """The adapter as peft reads it, for the plain base model."""
     # The base's own embeddings stay out, though an adapter be on them: training does not change them.
@@ -198,7 +205,8 @@ def _matrices(source: str) -> dict[str, torch.Tensor]:
         from transformers.utils import cached_file
 
         try:
-            file = Path(cached_file(source, ADAPTER_WEIGHTS))
+            name, at = on_hub(source)
+            file = Path(cached_file(name, ADAPTER_WEIGHTS, **at))
         except (OSError, ValueError) as error:
             raise refusal(error, source) from error
     try:
@@ -283,8 +291,10 @@ def _put_beside(adapted: Any, folder: Path, start: Start) -> None:
         if _is_first(key):
             ranks[name] = both[key].shape[0]
     save_file(both, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    name, at = on_hub(start.base)
     peft.LoraConfig(
-        base_model_name_or_path=start.base,
+        base_model_name_or_path=name,
+        **at,
         task_type=config.task_type,
         r=config.r,
         lora_alpha=config.lora_alpha,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refine_rl.policy.fetch import is_encoder_decoder
-from refine_rl.policy.hub import hub_answers
+from refine_rl.policy.fetch import config_here, is_encoder_decoder
+from refine_rl.policy.hub import hub_answers, on_hub
 from refine_rl.policy.made import maker_of
 from refine_rl.policy.origin import find_origin, model_source
 from refine_rl.policy.share import Share
 from refine_rl.settings import ModelSettings, Settings
+from refine_rl.settings.revision import shown
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
 _LICENCE_HOLDS = "The licence of the model that was trained holds for these weights as well."
@@ -72,7 +73,7 @@ def base_of(name: str) -> Base:
     source, hears = Path(model_source(name)), listens(name)
     if not source.is_dir():
         licence = _licence(_metadata(_hub_card(name)))
-        return Base(id=name, called=name, licence=licence, listens=hears)
+        return Base(id=on_hub(name)[0], called=shown(name), licence=licence, listens=hears)
     said = _metadata(source / "README.md")
     called = "The bundled model `tiny`" if name == "tiny" else source.resolve().name
     if maker := maker_of(name):
@@ -84,11 +85,8 @@ def base_of(name: str) -> Base:
 
 def listens(name: str) -> bool:
     """Whether it is an encoder-decoder, by its configuration on this machine."""
-    import transformers
-
     try:
-        base = find_origin(name, local_only=True).base
-        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+        config = config_here(find_origin(name, local_only=True).base)
     except Exception:  # it is not here any more, or is of a kind that transformers does not know
         return False
     return is_encoder_decoder(config)
@@ -100,7 +98,12 @@ def _hub_card(name: str) -> Path | None:
     if not hub_answers():
         return None
     try:
-        return Path(huggingface_hub.hf_hub_download(name, "README.md", etag_timeout=5))
+        repository, at = on_hub(name)
+        return Path(
+            huggingface_hub.hf_hub_download(
+                repository, "README.md", etag_timeout=5, revision=at.get("revision")
+            )
+        )
     except Exception:  # no network, no such file, no access: the licence is then not known here
         return None
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from refine_rl.errors import MachineError, UserError
-from refine_rl.policy.hub import hub_address, hub_answers
+from refine_rl.policy.hub import hub_address, hub_answers, on_hub
 from refine_rl.types import count_of
 
 SHOWN = 3  # names in a refusal
@@ -46,6 +46,14 @@ def fetch_config(name: str, source: str) -> Any:
             'model.adapter = "qlora" quantises it while it is loaded.'
         )
     return config
+
+
+def config_here(source: str) -> Any:
+    """The configuration, from this machine alone. Raises whatever transformers does."""
+    import transformers
+
+    name, at = on_hub(source)
+    return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=True, **at)
 
 
 def is_encoder_decoder(config: Any) -> bool:
@@ -128,8 +136,9 @@ def fetch(kind: Any, source: str, **options: Any) -> Any:
     # Else transformers has weights that are pickles converted by a service on the hub, under the person's
     # token, and takes what that proposes (safetensors_conversion.py).
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    name, at = on_hub(source)
     try:
-        return kind.from_pretrained(source, trust_remote_code=False, local_files_only=local, **options)
+        return kind.from_pretrained(name, trust_remote_code=False, local_files_only=local, **at, **options)
     except Exception as error:
         raise refusal(error, source) from error
 
@@ -182,6 +191,8 @@ _MEANINGS = {  # of what transformers says: a pattern, and the text with its gro
     "which transformers {version[transformers]} does not know. Update transformers, or take another model.",
     r"Unrecognized configuration class .*?(\w+)Config'>": "{0} is a kind of model that does not write: "
     "decoder-only models and encoder-decoders are trained here.",
+    "not a valid git identifier": "the hub has no branch, tag or commit {revision!r} of it ({page}). Check "
+    "what stands behind the @.",
     "gated repo": "it is gated. Accept its terms on its page, {page}, then log in: hf auth login",
     "not a valid model identifier": "there is no model of that name on the hub, or it is private ({page}). "
     "Check the name; where it is private, log in: hf auth login; offline, use a folder or "
@@ -205,7 +216,9 @@ def _cause(error: Exception, source: str) -> str:
     version = {name: metadata.version(name) for name in ("transformers", "tokenizers")}
     for sign, meaning in _MEANINGS.items():
         if found := re.search(sign, words):
-            return meaning.format(*found.groups(), version=version, page=f"{hub_address()}/{source}")
+            name, at = on_hub(source)
+            page = f"{hub_address()}/{name}"
+            return meaning.format(*found.groups(), version=version, page=page, revision=at.get("revision"))
     if isinstance(error, ImportError):
         return f"{text} Install that package, or take a model that does without."
     if isinstance(error, KeyError):

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from refine_rl.policy.hub import on_hub
 from refine_rl.policy.origin import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Origin
 
 _LARGE = 64 << 20  # bytes from which a file's hash is kept
@@ -62,9 +63,10 @@ def _folder(source: str, file: str = "config.json") -> Path | None:
         return Path(source)
     from transformers.utils import cached_file
 
+    hub_id, at = on_hub(source)
     for name in (file, "tokenizer_config.json"):
         with contextlib.suppress(OSError, ValueError):
-            return Path(cached_file(source, name, local_files_only=True)).parent
+            return Path(cached_file(hub_id, name, local_files_only=True, **at)).parent
     return None
 
 

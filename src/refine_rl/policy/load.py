@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from refine_rl.errors import UserError
-from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, saved_adapter
+from refine_rl.policy.adapter import Start, fresh_adapter, merge_start, name_base, saved_adapter
 from refine_rl.policy.control import control_of, control_of_plain
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.encoder_decoder import EncoderDecoder
 from refine_rl.policy.fetch import auto_class, fetch, fetch_config, fetch_weights, is_encoder_decoder
 from refine_rl.policy.fit import require_causal, require_listening, require_words
 from refine_rl.policy.heap import keep_memory
+from refine_rl.policy.hub import on_hub
 from refine_rl.policy.lean import lean_parts
 from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
@@ -76,6 +77,7 @@ def load_policy(
             model = fresh_adapter(model, settings, seed)
         else:
             model = saved_adapter(model, settings, adapter_from, start)
+        name_base(model, origin)
     elif keep_reference:
         untrained = copy.deepcopy(model) if tuned is None else _start(origin, dtype)[0]
         frozen = untrained.requires_grad_(False).eval().to(device)
@@ -116,8 +118,9 @@ def without_weights(
     with torch.device("meta"):
         model = auto_class(config, config.model_type).from_config(config)
     with contextlib.suppress(OSError):  # where there is none, what follows from the configuration holds
+        name, at = on_hub(origin.base)
         model.generation_config = transformers.GenerationConfig.from_pretrained(
-            origin.base, local_files_only=True
+            name, local_files_only=True, **at
         )
     tokenizer = _tokenizer(origin, config)
     require_words(model, tokenizer, settings.source)

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from refine_rl.errors import UserError
-from refine_rl.policy.hub import hub_answers
+from refine_rl.policy.hub import hub_answers, on_hub
 from refine_rl.policy.made import made_again, made_folder, maker_of
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -23,8 +23,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Hub ids or folders: of the configuration and weights, of the tokenizer, and of an adapter that is
-    merged into the weights before anything else (None: there is none)."""
+    """Hub ids (with a revision behind an @, where one is asked for) or folders: of the configuration and
+    weights, of the tokenizer, and of an adapter that is merged into the weights before anything else (None:
+    there is none)."""
 
     base: str
     tokenizer: str
@@ -69,7 +70,7 @@ def model_source(name: str, note: Callable[[str], None] = lambda text: None) -> 
         return str(resources.files("refine_rl") / "assets" / "tiny")
     if maker := maker_of(name):
         return str(made_folder(maker, note))
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    looks_like_path = name.startswith((".", "/", "~")) or on_hub(name)[0].count("/") > 1
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
@@ -81,10 +82,12 @@ def model_source(name: str, note: Callable[[str], None] = lambda text: None) -> 
 def merge_command(adapter: str, task: str | None = None) -> str:
     """A command for the shell that makes an ordinary model of an adapter, of peft's `task`."""
     kind = "Seq2SeqLM" if task == "SEQ_2_SEQ_LM" else "CausalLM"
+    name, at = on_hub(adapter)
+    which = ", ".join([f"'{name}'", *(f"{key}='{value}'" for key, value in at.items())])
     return (
         f'python -c "from peft import AutoPeftModelFor{kind} as M; from transformers import AutoTokenizer '
-        f"as T; M.from_pretrained('{adapter}').merge_and_unload().save_pretrained('merged'); "
-        f"T.from_pretrained('{adapter}').save_pretrained('merged')\""
+        f"as T; M.from_pretrained({which}).merge_and_unload().save_pretrained('merged'); "
+        f"T.from_pretrained({which}).save_pretrained('merged')\""
     )
 
 
@@ -106,7 +109,8 @@ def _adapter_config(source: str, local_only: bool) -> Path | None:
     from transformers.utils import find_adapter_config_file
 
     try:
-        found = find_adapter_config_file(source, local_files_only=local_only or not hub_answers())
+        name, at = on_hub(source)
+        found = find_adapter_config_file(name, local_files_only=local_only or not hub_answers(), **at)
     except (OSError, ValueError):  # no network, no such repository: loading the model says so
         return None
     return None if found is None else Path(found)
@@ -121,7 +125,8 @@ def _has_weights(folder: Path) -> bool:
 
 def _base_of(config: Path, source: str) -> str:
     try:
-        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        said = json.loads(config.read_text(encoding="utf-8"))
+        base, revision = said.get("base_model_name_or_path"), said.get("revision")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{config} is not a JSON object: {error}") from error
     if not base or not isinstance(base, str):
@@ -137,7 +142,8 @@ def _base_of(config: Path, source: str) -> str:
     if not Path(base).expanduser().is_dir() and beside.is_dir():
         return str(beside)
     try:
-        return model_source(base)
+        found = model_source(base)
+        return f"{found}@{revision}" if revision and found == base and not Path(base).is_dir() else found
     except UserError:
         raise UserError(
             f"{source} is an adapter of the model {base}, and there is no such folder. Write where that "

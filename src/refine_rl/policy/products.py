@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from refine_rl.policy.onednn import LEAST, at_hand, dense_product, product
+from refine_rl.policy.onednn import linear as without_gradient
 
 
 class _Linear(torch.autograd.Function):
@@ -43,7 +44,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     if torch.is_grad_enabled():
         found: torch.Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return found
-    return product(x, weight, x.new_empty(0) if bias is None else bias, "none")
+    return without_gradient(x, weight, bias)
 
 
 def times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

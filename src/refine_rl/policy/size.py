@@ -50,9 +50,7 @@ class UnknownSize(UserError):  # noqa: N818 - it is a gap in what is known, not 
 def model_size(model: ModelSettings) -> Size:
     """From the model's configuration alone; no weight is read and nothing is downloaded. Raises
     UnknownSize where the configuration is not on this machine, UserError where it is no model to train."""
-    import transformers
-
-    from refine_rl.policy.fetch import fetch_config, refusal
+    from refine_rl.policy.fetch import config_here, fetch_config, refusal
     from refine_rl.policy.origin import find_origin
 
     origin = find_origin(model.source, local_only=True)
@@ -65,13 +63,10 @@ def model_size(model: ModelSettings) -> Size:
         except Exception as error:
             raise refusal(error, origin.base) from error
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            origin.base, trust_remote_code=False, local_files_only=True
-        )
-        return size_of(config, model.targets)
+        return size_of(config_here(origin.base), model.targets)
     except (OSError, ValueError, KeyError) as error:
         raise UnknownSize(
-            f"{model.name} is not on this machine yet, so its size is unknown (`refine train` loads it)"
+            f"{model.called} is not on this machine yet, so its size is unknown (`refine train` loads it)"
         ) from error
 
 

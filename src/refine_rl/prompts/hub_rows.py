@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,44 +15,99 @@ from refine_rl.errors import MachineError, SettingsError, UserError, disk_error
 from refine_rl.prompts.json_rows import RowError
 from refine_rl.prompts.table_rows import HUB_EXTRA, plain_rows
 from refine_rl.prompts.text_rows import Rows, Wrong
+from refine_rl.settings.revision import is_commit
 
 _NAME = re.compile(
-    r"(?P<name>[\w.-]+/[\w.-]+|[./~][^:@\[\]]*)(?::(?P<config>[^:@\[\]]+))?(?:@(?P<split>[\w.-]+))?"
+    r"(?P<name>[\w.-]+/[\w.-]+|[./~][^:@\[\]]*)(?:@(?P<revision>\w[\w./-]*))?"
+    r"(?::(?P<config>[^:@\[\]]+))?(?:@(?P<split>[\w.-]+))?"
 )
 _MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti", "Mesh")  # types of columns that no text model reads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubSource:
-    """What stands behind "hub:": a data set (or a folder), its configuration and its split."""
+    """What stands behind "hub:": a data set (or a folder), its revision, its configuration and its split."""
 
     name: str
-    config: str | None
-    split: str | None
+    revision: str | None = None
+    config: str | None = None
+    split: str | None = None
 
     @property
     def is_folder(self) -> bool:
         return self.name[0] in "./~"
 
+    @property
+    def written(self) -> str:
+        """As it stands in a setting, without [:ROWS]."""
+        revision, config, split = (
+            f"{sign}{part}" if part else ""
+            for sign, part in (("@", self.revision), (":", self.config), ("@", self.split))
+        )
+        return f"hub:{self.name}{revision}{config}{split}"
+
     def __str__(self) -> str:
-        config, split = self.config and f":{self.config}", self.split and f"@{self.split}"
-        return f"hub:{self.name}{config or ''}{split or ''}"
+        """For a person: of a commit, its first signs."""
+        short = self.revision[:8] if self.revision and is_commit(self.revision) else self.revision
+        return replace(self, revision=short).written
 
 
 def hub_source(name: str, key: str, written: str) -> HubSource:
-    """The parts of a data set's name; `key` is the setting in which it stands as `written`. Raises
-    SettingsError.
+    """The parts of a data set's name; `key` is the setting in which it stands as `written`. What stands alone
+    behind an @ is a split, unless only a revision can be written so. Raises SettingsError.
 
     >>> hub_source("google/code_x_glue_ct_code_to_text:python@train", "sft.data", "")
-    HubSource(name='google/code_x_glue_ct_code_to_text', config='python', split='train')
+    HubSource(name='google/code_x_glue_ct_code_to_text', revision=None, config='python', split='train')
+    >>> hub_source("some/rows@v1.0@dev", "sft.data", "").revision
+    'v1.0'
     """
     found = _NAME.fullmatch(name)
     if found is None:
         raise SettingsError(
-            f"`{key}` = {written!r} names no data set. It must be OWNER/NAME, perhaps with :CONFIG, "
-            '@SPLIT and [:ROWS] behind it, such as "hub:trl-lib/tldr@train[:2000]", or "hub:./folder"'
+            f"`{key}` = {written!r} names no data set. It must be OWNER/NAME, perhaps with @REVISION, "
+            ":CONFIG, @SPLIT and [:ROWS] behind it, such as "
+            '"hub:trl-lib/tldr@train[:2000]", or "hub:./folder"'
         )
-    return HubSource(name=found["name"], config=found["config"], split=found["split"])
+    source = HubSource(**found.groupdict())
+    alone = source.revision if not source.config and not source.split else None
+    if alone and (source.is_folder or not ("/" in alone or is_commit(alone))):
+        return replace(source, revision=None, split=alone)
+    if source.is_folder and source.revision:
+        raise SettingsError(
+            f"`{key}` = {written!r} is a folder, which has no revisions: hub:./folder:CONFIG@SPLIT"
+        )
+    return source
+
+
+def at_commit(wanted: HubSource, key: str) -> HubSource:
+    """The data set at the commit at which it is now; as it is where that cannot be told. Raises SettingsError
+    for a revision that there is not; `key` names the source."""
+    from refine_rl.policy.hub import commit_of
+
+    if wanted.is_folder:
+        return wanted
+    if _is_revision(wanted):
+        with _told(str(wanted)):
+            wanted = wanted if wanted.split in _splits(wanted, Path(), 1) else _without_split(wanted)
+    commit = commit_of(wanted.name, wanted.revision, key=key, kind="dataset")
+    return wanted if commit is None else replace(wanted, revision=commit)
+
+
+def _without_split(wanted: HubSource) -> HubSource:
+    """With what was taken for a split as its revision."""
+    return replace(wanted, revision=wanted.split, split=None)
+
+
+def _is_revision(wanted: HubSource) -> bool:
+    """Whether the hub knows what was taken for a split as a branch, tag or commit of the data set."""
+    from refine_rl.policy.hub import commit_of
+
+    if wanted.is_folder or wanted.revision or not wanted.split:
+        return False
+    try:
+        return commit_of(wanted.name, wanted.split, key="", kind="dataset") is not None
+    except SettingsError:
+        return False
 
 
 def hub_rows(wanted: HubSource, folder: Path, wrong: Wrong, *, most: int | None = None) -> Rows:
@@ -67,7 +122,11 @@ def hub_rows(wanted: HubSource, folder: Path, wrong: Wrong, *, most: int | None 
     """
     source = str(wanted)
     with _told(source):
-        split = _chosen(_splits(wanted, folder, most), wanted.split, source)
+        splits = _splits(wanted, folder, most)
+        if wanted.split not in (None, *splits) and _is_revision(wanted):
+            wanted = _without_split(wanted)
+            splits = _splits(wanted, folder, most)
+        split = _chosen(splits, wanted.split, source)
         features = split.features or {}
         media = [name for name, kind in features.items() if type(kind).__name__ in _MEDIA]
         if media:
@@ -110,6 +169,7 @@ def _splits(wanted: HubSource, folder: Path, most: int | None) -> Mapping[str, A
         found = datasets.load_dataset(
             wanted.name,
             name=wanted.config,
+            revision=wanted.revision,
             streaming=most is not None and not offline,
             trust_remote_code=False,  # of old versions of the library; newer ones run none
         )
@@ -185,6 +245,11 @@ def _refusal(error: Exception, source: str) -> UserError | MachineError:
     if (page := _page(error, source)) and "gated" in text.lower():
         return UserError(
             f"{source}: it is gated. Accept its terms on its page, {page}, then log in: hf auth login"
+        )
+    if page and re.match("Revision .* doesn't exist", text):
+        return UserError(
+            f"{source}: the hub has no such branch, tag or commit of it ({page}). Check what stands behind "
+            "the @."
         )
     if page and isinstance(error, FileNotFoundError):  # datasets' DatasetNotFoundError is one
         return UserError(

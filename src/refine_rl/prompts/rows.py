@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from refine_rl.errors import SettingsError, UserError
-from refine_rl.prompts.hub_rows import hub_rows, hub_source
+from refine_rl.prompts.hub_rows import at_commit, hub_rows, hub_source
 from refine_rl.prompts.own_code import own_function
 from refine_rl.prompts.table_rows import parquet_rows
 from refine_rl.prompts.text_rows import Rows, Wrong, csv_rows, json_rows, jsonl_rows, txt_rows
@@ -50,11 +50,13 @@ GENERATED = 10_000
 def read_rows(
     source: str, folder: Path, *, key: str, wrong: Wrong = _nothing, seed: int | None = None
 ) -> RowSource:
-    """The rows of "file:PATH" (.jsonl, .json, .csv, .txt, .parquet) or "hub:OWNER/NAME:CONFIG@SPLIT".
+    """The rows of "file:PATH" (.jsonl, .json, .csv, .txt, .parquet) or
+    "hub:OWNER/NAME@REVISION:CONFIG@SPLIT".
 
     With "[:ROWS]" behind either, only the first rows. `folder` is where paths start, `key` the setting (or
     flag) that names the source, for errors. `wrong` says of the names of a table's columns what is wrong with
     them: then that is the one row there is. Without @SPLIT it is the data set's `train`, or its only split;
+    an @ alone names a split, and where the data set has none of that name, a revision;
     "hub:./folder" is a folder laid out as a data set of the hub, or one of `save_to_disk`. With a `seed`,
     "file:PATH.py" is a file whose function `pairs(count, seed)` makes rows, `GENERATED` of them without
     "[:ROWS]".
@@ -73,7 +75,7 @@ def read_rows(
     if kind == "hub" and name:
         wanted = hub_source(name, key, source)  # a name that is none shows at once
         rows = hub_rows(wanted, folder, wrong, most=most)
-        return RowSource(name=whole, origin=whole, rows=rows)
+        return RowSource(name=str(wanted), origin=str(wanted), rows=rows)
     if kind == "file" and name:
         path = folder / Path(name).expanduser()
         if path.suffix == ".py" and seed is not None:
@@ -84,6 +86,16 @@ def read_rows(
         rows = islice(_file_rows(path, key, wrong), most)
         return RowSource(name=str(path), origin=f"file:{path.name}", rows=rows)
     raise SettingsError(f'`{key}` must be "file:PATH" or "hub:OWNER/NAME", not {source!r}')
+
+
+def held(source: str, key: str) -> str:
+    """The source with the commit at which its data set is now; a source of another kind, and where that
+    cannot be told, as it is. Raises SettingsError as `hub_source`, and for a revision that there is not."""
+    whole, _ = _without_count(source)
+    kind, _, name = whole.partition(":")
+    if kind != "hub" or not name:
+        return source
+    return at_commit(hub_source(name, key, source), key).written + source.removeprefix(whole)
 
 
 def _without_count(source: str) -> tuple[str, int | None]:

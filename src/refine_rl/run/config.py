@@ -114,9 +114,9 @@ class Config:
             names = [part.replace("_", " ") for part in changed]
             over = self.resume(step=0)
             raise UserError(
-                f"The base model of {self._run} ({self.settings().model.name}) is another one than when the "
-                f"run began; other are: {', '.join(names)}. What was trained and measured does not belong to "
-                "it. Put its files back; or "
+                f"The base model of {self._run} ({self.settings().model.called}) is another one than when "
+                f"the run began; other are: {', '.join(names)}. What was trained and measured does not "
+                "belong to it. Put its files back; or "
                 + ("start a new run." if scored("tuned") else f"start the training over: {over}")
             )
 

@@ -9,6 +9,7 @@ from refine_rl.run.config import CONFIG
 from refine_rl.run.folder import RunFolder
 from refine_rl.run.near import run_near
 from refine_rl.settings import ModelSettings, Settings
+from refine_rl.settings.revision import name_and_revision
 
 
 def begun_from(settings: Settings) -> Settings:
@@ -24,8 +25,8 @@ def begun_from(settings: Settings) -> Settings:
     run = RunFolder.open(folder)
     if not run.model.is_dir():
         raise SettingsError(f"{where}: that run has no tuned model yet; `{run.resume}` goes on with it")
-    name = run.settings().model.name
-    if settings.model.name not in (name, ModelSettings().name):
+    name = run.settings().model.name  # at a commit, where it came from the hub
+    if settings.model.name not in (name, name_and_revision(name)[0], ModelSettings().name):
         raise SettingsError(
             f'{where}: that run trained {name}, and `model.name` is "{settings.model.name}"; leave one out'
         )

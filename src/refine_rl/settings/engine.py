@@ -60,7 +60,7 @@ class EngineSettings(Section):
     """Whether each process keeps only a part of the layers' frozen weights (torch's FSDP2), for a model that
     does not fit on one device. Slower: weights travel for each pass."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that the answers to one prompt, or a micro-batch of an update, may take at a server; with
+    """Seconds that the answers to one prompt, or a request of an update's rows, may take at a server; with
     several processes, seconds without a sign of life of one of them (between two tokens or micro-batches).
     Then the run ends, and can be resumed."""
     concurrency: Positive = 64

@@ -7,15 +7,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from refine_rl.settings.base import Impossible, Positive, Section
+from refine_rl.settings.revision import shown
 
 
 class ModelSettings(Section):
     """[model]: which model is trained, and how much of it."""
 
     name: str = "Qwen/Qwen2.5-0.5B-Instruct"
-    """A hub id, a folder, or "tiny" (the bundled model). An adapter too: its base model with the adapter
-    merged in is the start then. "recipe:NAME" or "file:model.py": an untrained model, which the recipe's
-    `model.py`, or that file, makes on this machine when it is first asked for ("#2" behind it: of seed 2)."""
+    """A hub id ("OWNER/NAME"; "OWNER/NAME@REVISION" at a branch, tag or commit of it: a run holds the commit
+    that this was as it began), a folder, or "tiny" (the bundled model). An adapter too: its base model with
+    the adapter merged in is the start then. "recipe:NAME" or "file:model.py": an untrained model, which the
+    recipe's `model.py`, or that file, makes on this machine when it is first asked for ("#2" behind it: of
+    seed 2)."""
     start: str = ""
     """The folder of a finished run, of `refine sft` or `refine train`: training begins with its tuned model,
     which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's
@@ -59,6 +62,11 @@ class ModelSettings(Section):
         if not name.strip():
             raise ValueError('is empty; name a model on the hub or a folder, or "tiny", the bundled one')
         return name
+
+    @property
+    def called(self) -> str:
+        """Its name for a person."""
+        return shown(self.name)
 
     @property
     def adapted(self) -> bool:

@@ -20,9 +20,10 @@ class PromptSettings(Section):
     source: str = ""
     """"writer" (the LLM of [writer] writes them from the task), "recipe:NAME", "file:PATH" (.jsonl, .json,
     .csv, .txt, .parquet, or a .py file with a function `prompts(split, count, seed)`),
-    "hub:OWNER/NAME:CONFIG@SPLIT" (a data set; CONFIG and SPLIT may be left out) or "reasoning-gym:NAME" (a
-    dataset of that package, which scores the answers too); "[:1000]" behind a file or a data set of the hub
-    takes its first rows. Without it, the writer where there is one."""
+    "hub:OWNER/NAME:CONFIG@SPLIT" (a data set; CONFIG and SPLIT may be left out, and "@REVISION" may stand
+    behind NAME: see docs/data.md) or "reasoning-gym:NAME" (a dataset of that package, which scores the
+    answers too); "[:1000]" behind a file or a data set of the hub takes its first rows. Without it, the
+    writer where there is one."""
     parameters: dict[str, Any] = {}
     """Of a reasoning-gym dataset, as it names them: {min_terms = 2, max_terms = 3}."""
     column: str = ""

@@ -17,9 +17,10 @@ class SFTSettings(Section):
 
     data: str
     """Where the answers stand: "file:PATH" (.jsonl, .json, .csv, .parquet, or a .py file with a function
-    `pairs(count, seed)`), relative to the task's folder, or "hub:OWNER/NAME:CONFIG@SPLIT" (see docs/data.md);
-    with "[:1000]" behind it, the first rows (of a .py file: so many; 10,000 without it). A row is a `prompt`
-    with its `answer`, or a chat, `messages`. What has the `split` "held_out" or "test" is left out."""
+    `pairs(count, seed)`), relative to the task's folder, or "hub:OWNER/NAME:CONFIG@SPLIT" (perhaps with
+    "@REVISION" behind NAME: see docs/data.md); with "[:1000]" behind it, the first rows (of a .py file: so
+    many; 10,000 without it). A row is a `prompt` with its `answer`, or a chat, `messages`. What has the
+    `split` "held_out" or "test" is left out."""
     prompt: str = ""
     """The column of the prompt (a text, or a list of chat messages) where it is not called `prompt`."""
     answer: str = ""

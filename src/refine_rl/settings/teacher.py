@@ -15,9 +15,10 @@ class TeacherSettings(Section):
     teacher's probability and q the policy's when it was sampled. Not without this table."""
 
     model: str
-    """The teacher: the folder of a finished run (its tuned model), a model's folder, a hub id, or "tiny"; or
-    with `base_url` the model's name at the server. It must have the policy's tokenizer. "self": the policy
-    itself, with the weights that answered and without a second model in memory, but `shown` more."""
+    """The teacher: the folder of a finished run (its tuned model), a model's folder, a hub id (as
+    model.name), or "tiny"; or with `base_url` the model's name at the server. It must have the policy's
+    tokenizer. "self": the policy itself, with the weights that answered and without a second model in
+    memory, but `shown` more."""
     shown: Literal["", "reason", "best"] = ""
     """What `model = "self"` is shown behind the prompt (arXiv 2601.20802). "reason": what the rewards say of
     this very answer, a judge's reasons among it. "best": the best answer of the group; those that nothing is

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from refine_rl.engines.tinker import weights
 from refine_rl.engines.tinker.engine import TinkerEngine
 from refine_rl.engines.tinker.learner import TinkerLearner
 from refine_rl.engines.tinker.weights import Adapter
@@ -130,6 +131,10 @@ def require_same(found: Gradients, wanted: Gradients) -> None:
     assert apart < 1e-5 * size
 
 
+def size(row: Row) -> int:
+    return length(row.trajectory)
+
+
 def asked(server: TinkerServer) -> list[Any]:
     """The requests with rows, whatever is wanted of them."""
     return [*server.asked("forward"), *server.asked("forward_backward")]
@@ -210,12 +215,12 @@ def test_a_service_that_takes_means_gives_the_same_gradient(stale: Stale) -> Non
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("case", ["grpo", "gspo", "kl", "cap"])
 def test_micro_batches_add_up_to_the_same_gradient(stale: Stale, case: str, reduction: Any) -> None:
-    """Each is a request of its own, and no larger than it may be."""
+    """All of them are one request for the log-probs, and one for the gradient."""
     loss, kl = CASES[case]
     rows = loss.rows(stale.groups, references(stale) if kl else None)
     objective = loss.objective(kl)
     wanted, here = stale.by_autograd(rows, objective)
-    tokens = 2 * max(length(row.trajectory) for row in rows)
+    tokens = 2 * max(map(size, rows))
     count = len(list(micro_batches([row.trajectory for row in rows], tokens)))
     before = len(asked(stale.server))
     stale.server.manners.reduction = stale.adapter.reduction = reduction
@@ -227,7 +232,28 @@ def test_micro_batches_add_up_to_the_same_gradient(stale: Stale, case: str, redu
     require_same(found, wanted)
     assert said == pytest.approx(here, abs=1e-6)
     assert count >= 4
-    assert len(asked(stale.server)) == before + 2 * count  # log-probs, and then the gradient
+    assert len(asked(stale.server)) == before + 2
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_more_rows_than_a_request_has_are_several(
+    stale: Stale, reduction: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their limits do not keep to micro-batches: a request ends within one."""
+    monkeypatch.setattr(weights, "WHOLE", (3, 10_000))
+    monkeypatch.setattr(weights, "OF_MEANS", (3, 10_000))
+    loss, _ = CASES["grpo"]
+    rows, objective = loss.rows(stale.groups), loss.objective(0.0)
+    wanted, here = stale.by_autograd(rows, objective)
+    before = len(asked(stale.server))
+    stale.server.manners.reduction = stale.adapter.reduction = reduction
+    try:
+        found, said = stale.at_the_service(rows, objective, tokens=2 * max(map(size, rows)))
+    finally:
+        stale.server.manners.reduction = stale.adapter.reduction = "sum"
+    require_same(found, wanted)
+    assert said == pytest.approx(here, abs=1e-6)
+    assert len(asked(stale.server)) == before + 2 * 3  # of eight rows
 
 
 def test_log_probs_of_the_reference_are_the_base_models(stale: Stale) -> None:

@@ -23,8 +23,11 @@ ALPHA = 32
 """What Tinker multiplies an adapter's product by, times its rank."""
 
 
-def write_adapter(files: Mapping[str, bytes], folder: Path, *, base: str) -> None:
-    """The files of an adapter for the model `base`. Raises MachineError where they are none of an adapter."""
+def write_adapter(
+    files: Mapping[str, bytes], folder: Path, *, base: str, revision: str | None = None
+) -> None:
+    """The files of an adapter for the model `base`, at a `revision` of it. Raises MachineError where
+    they are none of an adapter."""
     by_name = {name.rpartition("/")[2]: data for name, data in files.items()}
     try:
         tensors, config = load(by_name[WEIGHTS]), json.loads(by_name[CONFIG])
@@ -37,6 +40,7 @@ def write_adapter(files: Mapping[str, bytes], folder: Path, *, base: str) -> Non
     tensors = apart(tensors)
     config |= {
         "base_model_name_or_path": base,
+        "revision": revision,
         "lora_alpha": config.get("lora_alpha") or ALPHA,
         "peft_type": "LORA",
         "r": rank,

@@ -15,15 +15,12 @@ from refine_rl.engines.tinker.address import sdk
 from refine_rl.policy.tokens import TokenBatch
 
 
-def datums(
-    batch: TokenBatch, old_B_T: torch.Tensor, advantages_B_T: torch.Tensor, rows: Sequence[int] | None = None
-) -> list[Any]:
-    """The rows (all, without `rows`) with the fields of the loss "importance_sampling": for each target an
+def datums(batch: TokenBatch, old_B_T: torch.Tensor, advantages_B_T: torch.Tensor) -> list[Any]:
+    """The rows with the fields of the loss "importance_sampling": for each target an
     old log-prob and an advantage, which are 0 where nothing is trained."""
     types = sdk().types
     made = []
-    for row in range(len(batch.lengths)) if rows is None else rows:
-        end = batch.lengths[row]
+    for row, end in enumerate(batch.lengths):
         ids = batch.ids[row, :end]
         mask = batch.trainable[row, 1:end]
         made.append(

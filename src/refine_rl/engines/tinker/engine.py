@@ -16,6 +16,7 @@ from refine_rl.engines.tinker.weights import Adapter
 from refine_rl.errors import UserError
 from refine_rl.llm.ledger import Ledger
 from refine_rl.policy.decoder_only import DecoderOnly
+from refine_rl.policy.hub import on_hub
 from refine_rl.policy.load import without_weights
 from refine_rl.policy.origin import find_origin
 from refine_rl.settings import EngineSettings, ModelSettings
@@ -55,14 +56,14 @@ class TinkerEngine:
 def require_service(settings: EngineSettings, model: ModelSettings) -> None:
     """Raises UserError where the service does not let us in or has not the model, MachineError where nobody
     answers: before anything is paid for."""
-    offered(address_of(settings, model.name))
+    offered(address_of(settings, on_hub(model.name)[0]))
 
 
 def tinker_engine(
     settings: EngineSettings, loading: Loading, config: LearnerConfig, ledger: Ledger | None
 ) -> TinkerEngine:
     """A session with the service, tried. Raises as `require_service`, and what a trial raises."""
-    model, address = loading.model, address_of(settings, loading.model.name)
+    model, address = loading.model, address_of(settings, on_hub(loading.model.name)[0])
     bill = Bill(model=address.model, prices=settings.prices)
     bill = bill if ledger is None else replace(bill, ledger=ledger)
     if find_origin(model.source).adapter is not None:

@@ -92,7 +92,8 @@ class TinkerLearner:
         return course.learned(seen, apart)
 
     def _chunks(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        """The micro-batches of an update."""
+        """The micro-batches in which the loss of an update is computed here, and padded; the service gets
+        their rows in requests of its own measure."""
         chunks = micro_batches([r.trajectory for r in rows], self.config.tokens)
         return [micro_batch([rows[i] for i in chunk], torch.device("cpu")) for chunk in chunks]
 

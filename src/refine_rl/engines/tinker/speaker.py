@@ -20,6 +20,7 @@ from refine_rl.engines.tinker.weights import Adapter, Base, Weights
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.draw import Sampling
+from refine_rl.policy.hub import on_hub
 from refine_rl.policy.memory import Memory
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
@@ -162,7 +163,8 @@ class TinkerPolicy(DecoderOnly):
         """The adapter as peft loads it upon `source`."""
         if not isinstance(self.weights, Adapter):
             raise UserError("The base model is the service's own; there is no adapter to be saved.")
-        write_adapter(self.weights.export(), folder, base=find_origin(self.source).base)
+        base, at = on_hub(find_origin(self.source).base)
+        write_adapter(self.weights.export(), folder, base=base, **at)
         self.save_around(folder)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Literal, Protocol
 
 import torch
@@ -22,9 +23,13 @@ from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 
-AT_ONCE, TOKENS_AT_ONCE = 128, 100_000
-"""Rows and tokens of one request where a service takes means over the rows of a request: the SDK must not cut
-it, which it does behind 1,024 rows or 5 MB (20 bytes a token)."""
+Most = tuple[int, int]
+"""Rows and tokens of one request."""
+WHOLE: Most = (1_024, 250_000)
+"""Of what the SDK sends as one (`fwdbwd_max_chunk_len`, `fwdbwd_max_chunk_bytes_count`: 1,024 rows, 5 MB at
+20 bytes a token), where a service does not say otherwise. What it cuts all the same adds up to the same."""
+OF_MEANS: Most = (128, 100_000)
+"""Of one where a service takes means over the rows of a request: the SDK must not cut it."""
 FORGETTING = 10.0
 """Seconds for which the deletion of states is waited for."""
 LOSS = "importance_sampling"
@@ -160,46 +165,45 @@ class Adapter:
         return found
 
     def logprobs_each(self, batches: Sequence[TokenBatch], pause: Pause) -> list[torch.Tensor]:
-        """`logprobs` of each of several batches, a request each."""
+        """`logprobs` of each of several batches, all in as few requests as the SDK makes of them."""
         trainer = self.trainer(pause)
+        lengths = [length for batch in batches for length in batch.lengths]
+        zeros = [torch.zeros(batch.ids.shape) for batch in batches]
+        made = [row for batch, zero in zip(batches, zeros, strict=True) for row in datums(batch, zero, zero)]
 
         def send() -> Iterator[tuple[Asked, Use]]:
-            for batch in batches:
-                zeros, line = torch.zeros(batch.ids.shape), self.service.bill.begin("forward")
-                asked = trainer.forward(datums(batch, zeros, zeros), LOSS)
-                yield (
-                    self.service.ask(asked, "The log-probs of the trainer", line),
-                    Use(prefill=sum(batch.lengths)),
-                )
+            for rows in requests(lengths, WHOLE):
+                line = self.service.bill.begin("forward")
+                asked = trainer.forward(made[rows.start : rows.stop], LOSS)
+                use = Use(prefill=sum(lengths[rows.start : rows.stop]))
+                yield self.service.ask(asked, "The log-probs of the trainer", line), use
 
-        given = self._given(send(), pause)
-        return [logprobs_of(g.loss_fn_outputs, batch) for g, batch in zip(given, batches, strict=True)]
+        outputs = chain.from_iterable(given.loss_fn_outputs for given in self._given(send(), pause))
+        return [logprobs_of([*islice(outputs, len(batch.lengths))], batch) for batch in batches]
 
     def gradient(self, parts: Sequence[Slopes], pause: Pause) -> None:
-        """Adds up the gradient of sum(slopes * log-probs) over all parts, a request each where that is not
-        too much for one."""
+        """Adds up the gradient of sum(slopes * log-probs) over all parts, in as few requests as may be."""
         trainer = self.trainer()
+        lengths = [length for part in parts for length in part.batch.lengths]
+        means = self.reduction == "mean"
+        cuts = list(requests(lengths, OF_MEANS if means else WHOLE))
+        # A service of means divides each row by its targets, and the sum by the rows of the request.
+        factors = [(lengths[row] - 1.0) * len(rows) if means else 1.0 for rows in cuts for row in rows]
+        row_factors = torch.tensor(factors).split([len(part.batch.lengths) for part in parts])
+        made = [
+            row
+            for part, factor in zip(parts, row_factors, strict=True)
+            for row in datums(part.batch, part.now_B_T, -part.slopes_B_T * factor[:, None])
+        ]
 
         def send() -> Iterator[tuple[Asked, Use]]:
-            for part in parts:
-                for rows, factors in self._requests(part.batch.lengths):
-                    advantages = -part.slopes_B_T * factors[:, None]
-                    line = self.service.bill.begin("update")
-                    asked = trainer.forward_backward(datums(part.batch, part.now_B_T, advantages, rows), LOSS)
-                    use = Use(train=sum(part.batch.lengths[row] for row in rows))
-                    yield self.service.ask(asked, "The gradient", line), use
+            for rows in cuts:
+                line = self.service.bill.begin("update")
+                asked = trainer.forward_backward(made[rows.start : rows.stop], LOSS)
+                use = Use(train=sum(lengths[rows.start : rows.stop]))
+                yield self.service.ask(asked, "The gradient", line), use
 
         self._given(send(), pause)
-
-    def _requests(self, lengths: Sequence[int]) -> Iterator[tuple[range, torch.Tensor]]:
-        """The rows of each request for a gradient, and by what the slopes of all rows, [B], are multiplied
-        in it."""
-        if self.reduction == "sum":
-            yield range(len(lengths)), torch.ones(len(lengths))
-            return
-        for rows in requests(lengths):
-            # Such a service divides each row by its targets, and the sum by the rows.
-            yield rows, torch.tensor([(length - 1.0) * len(rows) for length in lengths])
 
     def _given(self, requests: Iterable[tuple[Asked, Use]], pause: Pause) -> list[Any]:
         """What requests gave: all are sent before the first is waited for, and each has the time-out's
@@ -252,15 +256,16 @@ class Adapter:
         return export(self.service, self.trainer(), name)
 
 
-def requests(lengths: Sequence[int]) -> Iterator[range]:
+def requests(lengths: Sequence[int], most: Most) -> Iterator[range]:
     """Rows of these lengths in their order, as many in each request as it may have, at least one.
 
-    >>> list(requests([60_000, 40_000, 1, 150_000, 7]))
+    >>> list(requests([60_000, 40_000, 1, 150_000, 7], (128, 100_000)))
     [range(0, 2), range(2, 3), range(3, 4), range(4, 5)]
     """
+    most_rows, most_tokens = most
     start = tokens = 0
     for row, length in enumerate(lengths):
-        if row > start and (row - start == AT_ONCE or tokens + length > TOKENS_AT_ONCE):
+        if row > start and (row - start == most_rows or tokens + length > most_tokens):
             yield range(start, row)
             start, tokens = row, 0
         tokens += length

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +11,15 @@ from refine_rl.engines.base import Loading
 from refine_rl.engines.vllm.adapters import Adapters
 from refine_rl.engines.vllm.meeting import Met, meet, model_of
 from refine_rl.engines.vllm.probe import MARGIN
-from refine_rl.engines.vllm.server import Server
+from refine_rl.engines.vllm.server import Server, endpoint_of
 from refine_rl.engines.vllm.speaker import ServedSpeaker
 from refine_rl.engines.vllm.start import start_command
 from refine_rl.errors import UserError
-from refine_rl.llm.endpoints import endpoint_at
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
-from refine_rl.settings import EndpointSettings, EngineSettings, ModelSettings
+from refine_rl.settings import EngineSettings, ModelSettings
 from refine_rl.training import checkpoint
 from refine_rl.training.check import Check
 from refine_rl.training.learner import LearnerConfig
@@ -104,14 +102,7 @@ def _server(
     settings: EngineSettings, model: ModelSettings, *, rank: int, dtype: str, temperature: float
 ) -> Server:
     """The server that the settings name; the rest is said in the command that would start it."""
-    endpoint = endpoint_at(
-        settings.base_url,
-        settings.key_env,
-        EndpointSettings(timeout=settings.timeout, concurrency=settings.concurrency),
-        os.environ,
-        name="vllm",
-        table="engine",
-    )
+    endpoint = endpoint_of(settings, name="vllm", table="engine")
     if not settings.adapter_folder and not endpoint.local:
         raise UserError(
             f"engine.base_url = {settings.base_url!r} is on another machine: name a folder in "

@@ -29,6 +29,7 @@ from refine_rl.engines.vllm.server import Refused, Server
 from refine_rl.errors import MachineError, UserError
 from refine_rl.llm.client import EndpointRefused
 from refine_rl.policy.draw import Sampling
+from refine_rl.policy.hub import on_hub
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import begun
 from refine_rl.policy.sample import spoken_turn
@@ -102,7 +103,7 @@ def model_of(server: Server, source: str) -> tuple[str, int | None]:
     ):
         raise server.nonsense("its /models names no model")
     bases = [card for card in cards if not card.get("parent")]
-    ours = [card for card in bases if source in (card["id"], card.get("root"))]
+    ours = [card for card in bases if on_hub(source)[0] in (card["id"], card.get("root"))]
     roots = {str(card.get("root")) for card in bases}
     if not ours and len(roots) > 1:
         named = ", ".join(str(card["id"]) for card in bases)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from refine_rl.errors import MachineError
-from refine_rl.llm.endpoints import Endpoint
+from refine_rl.llm.endpoints import Endpoint, endpoint_at
 from refine_rl.llm.failures import Failure, failure_of_status, read_json, what_came
 from refine_rl.llm.wire import Answered, Wire, open_wire
 from refine_rl.progress import Pause, never, wait
+from refine_rl.settings import EndpointSettings, EngineSettings, TeacherSettings
 from refine_rl.types import count_of
 
 Body = Mapping[str, Any]
@@ -52,6 +54,19 @@ class Refused(Exception):  # noqa: N818 - an answer, of which who asked makes an
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+def endpoint_of(settings: EngineSettings | TeacherSettings, *, name: str, table: str) -> Endpoint:
+    """The server that a table of the settings names, of the run's model or of its teacher. Raises what
+    `endpoint_at` raises."""
+    return endpoint_at(
+        settings.base_url,
+        settings.key_env,
+        EndpointSettings(timeout=settings.timeout, concurrency=settings.concurrency),
+        os.environ,
+        name=name,
+        table=table,
+    )
 
 
 class Server:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import torch
 
 from refine_rl.llm.endpoints import is_loopback
+from refine_rl.policy.hub import on_hub
 
 RUNTIME = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
 PROCESSED = "--logprobs-mode processed_logprobs"
@@ -18,7 +19,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def start_command(
     model: str, *, rank: int, dtype: str, base_url: str, temperature: float, key_env: str = ""
 ) -> str:
-    """The command, for a shell, to serve `model` (a hub id or a folder) with adapters of `rank`.
+    """The command, for a shell, to serve `model` (a hub id, perhaps with a revision behind an @, or a folder)
+    with adapters of `rank`.
 
     >>> command = start_command("a/b", rank=12, dtype="float32", base_url="http://127.0.0.1:8000/v1",
     ...                         temperature=1.0)
@@ -26,9 +28,15 @@ def start_command(
     'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve a/b --host 127.0.0.1 --port 8000'
     >>> command.partition(" --dtype ")[2]  # doctest: +ELLIPSIS
     'float32 --enable-lora --max-lora-rank 16 --max-loras 2 --generation-config vllm...'
+    >>> start_command("a/b@v1", rank=8, dtype="float32", base_url="http://127.0.0.1:8000/v1",
+    ...               temperature=1.0).partition(" --host ")[0].partition("vllm ")[2]
+    'serve a/b --revision v1 --tokenizer-revision v1'
     """
     parts = urlsplit(base_url)
-    words = [RUNTIME, "vllm", "serve", shlex.quote(model)]
+    name, at = on_hub(model)
+    words = [RUNTIME, "vllm", "serve", shlex.quote(name)]
+    for revision in at.values():
+        words += ["--revision", shlex.quote(revision), "--tokenizer-revision", shlex.quote(revision)]
     if is_loopback(base_url):
         words += ["--host", "127.0.0.1"]
     words += ["--port", str(parts.port or (443 if parts.scheme == "https" else 80))]

@@ -9,18 +9,16 @@ behind them, which is thrown away.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from refine_rl.engines.vllm.reply import Nonsense, choices_of
-from refine_rl.engines.vllm.server import Refused, Server
+from refine_rl.engines.vllm.server import Refused, Server, endpoint_of
 from refine_rl.errors import MachineError, UserError
-from refine_rl.llm.endpoints import endpoint_at
 from refine_rl.policy.policy import Policy
 from refine_rl.progress import Pause, never, wait
-from refine_rl.settings import EndpointSettings, TeacherSettings
+from refine_rl.settings import TeacherSettings
 from refine_rl.types import Trajectory
 
 _WORDS = "The quick brown fox jumps over 13 lazy dogs."
@@ -31,7 +29,8 @@ class ServedTeacher:
 
     def __init__(self, settings: TeacherSettings) -> None:
         self.settings = settings
-        self.server = _server(settings)
+        endpoint = endpoint_of(settings, name="teacher", table="teacher")
+        self.server = Server(endpoint, f"vllm serve {settings.model}", table="teacher")
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="teacher")
         self._asked: dict[int, tuple[Trajectory, Future[tuple[float, ...]]]] = {}
 
@@ -151,15 +150,3 @@ def _given(found: Any, ids: Sequence[int]) -> list[float | None]:
             raise Nonsense(f"the log-prob {value} for the token {token} of the text")
         values.append(min(0.0, float(value)))
     return values
-
-
-def _server(settings: TeacherSettings) -> Server:
-    endpoint = endpoint_at(
-        settings.base_url,
-        settings.key_env,
-        EndpointSettings(timeout=settings.timeout, concurrency=settings.concurrency),
-        os.environ,
-        name="teacher",
-        table="teacher",
-    )
-    return Server(endpoint, f"vllm serve {settings.model}", table="teacher")

@@ -66,7 +66,7 @@ def loaded(it: Subject, *, served: bool) -> Engine | None:
     exam = it.exam
     exam.ok("weights", f"whole: {policy.share.whole / 1e6:,.4g} M numbers, {_head(policy)}, {policy.where}")
     if policy.start is not None:
-        exam.ok("weights", f"the adapter of {model.name} is merged; rounding took {policy.start.lost:.0%}")
+        exam.ok("weights", f"the adapter of {model.called} is merged; rounding took {policy.start.lost:.0%}")
     if served and settings.engine.kind == "vllm":
         here = {f.name: getattr(loading, f.name) for f in fields(loading)}
         with exam.looking("engine"):

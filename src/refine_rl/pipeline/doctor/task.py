@@ -26,12 +26,12 @@ def look_at_settings(it: Subject) -> None:
     exam, settings = it.exam, it.settings
     g, r = settings.grpo, settings.rollout
     if settings.sft is not None and not settings.scored:
-        exam.ok("settings", f"supervised fine-tuning of {settings.model.name}")
+        exam.ok("settings", f"supervised fine-tuning of {settings.model.called}")
         return
     first = ", after supervised fine-tuning" if settings.sft is not None else ""
     exam.ok(
         "settings",
-        f"{settings.model.name}: {count_of(g.steps, 'step')} of {count_of(g.prompts_per_step, 'prompt')} x "
+        f"{settings.model.called}: {count_of(g.steps, 'step')} of {count_of(g.prompts_per_step, 'prompt')} x "
         f"{r.group_size} answers of at most {count_of(r.max_tokens, 'token')}{first}",
     )
 
@@ -78,7 +78,7 @@ def look_at_engine(it: Subject) -> bool:
     with exam.looking("engine") as looked:
         require_engine(settings.engine, settings.model)
     if not looked.failed and settings.engine.served:
-        exam.ok("engine", f"{settings.engine.kind} answers for {settings.model.name}")
+        exam.ok("engine", f"{settings.engine.kind} answers for {settings.model.called}")
     return not looked.failed
 
 

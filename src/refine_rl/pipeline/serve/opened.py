@@ -181,7 +181,7 @@ def _backend(
         raise UserError(f"--with vllm: {against} --with own serves it with the run's own sampler.")
     if kind != "own" and not against:
         return start_vllm(folder, settings, weights, note)
-    note(f"Loading {settings.model.name} ...")
+    note(f"Loading {settings.model.called} ...")
     settings, policy = open_model(folder, weights)
     longest = longest_text(settings.rollout, policy, folder.prompts()) if policy.moving else 0
     return Own(policy, longest=longest, done=done)

@@ -51,9 +51,9 @@ def why_not_vllm(settings: Settings, *, wanted: bool) -> str:
     if settings.sft is not None or settings.model.start:
         return "the run began with fine-tuned weights, and the model before training is no model of the hub."
     if find_origin(settings.model.source).adapter is not None:
-        return f"{settings.model.name} is an adapter itself."
+        return f"{settings.model.called} is an adapter itself."
     if _encoder_decoder(find_origin(settings.model.source).base):
-        return f"{settings.model.name} is an encoder-decoder."
+        return f"{settings.model.called} is an encoder-decoder."
     if executable() is None:
         return "there is no vLLM beside this Python or on the PATH."
     if not wanted and not torch.cuda.is_available():

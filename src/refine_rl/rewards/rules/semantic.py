@@ -28,7 +28,9 @@ def semantic(
     bertscore: Annotated[float, "weight of BERTScore's F1"] = 0.6,
     overlap: Annotated[float, "weight of the share of the reference's different words that occur"] = 0.3,
     repetition: Annotated[float, "what is taken off for 1 - different / all words"] = 0.1,
-    encoder: Annotated[str, 'what reads the texts: "minilm", a folder or a model of the hub'] = "minilm",
+    encoder: Annotated[
+        str, 'what reads the texts: "minilm", a folder or a model of the hub (as model.name)'
+    ] = "minilm",
     layer: Annotated[int | None, "the encoder's layer; without it its last, or the published one"] = None,
     baseline: Annotated[float, "F1 of texts that have nothing in common, to be scaled away"] = 0.0,
     idf: Annotated[

