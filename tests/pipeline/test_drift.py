@@ -17,6 +17,7 @@ from refine_rl.pipeline.resume import reopen
 from refine_rl.pipeline.train import run
 from refine_rl.rewards.build import build_scorers
 from refine_rl.run import RunFolder
+from refine_rl.run.forgotten import marked
 from refine_rl.settings import Settings
 from refine_rl.settings.file import settings_from_dict
 
@@ -70,7 +71,9 @@ def test_a_drift_leads_back_and_goes_on_with_half_the_rate(led_back: RunFolder) 
         assert look["eye"]["mean"] == pytest.approx(look["components"]["long"])
         assert look["eye"]["correlation"] is None or look["eye"]["correlation"] < 0
     events = led_back.events()
-    assert [e["kind"] for e in events if e["name"] == "drift"] == ["warning"]
+    drifts = [e for e in events if e["name"] == "drift"]
+    assert {e["kind"] for e in drifts} == {"warning"}
+    assert [e["forgotten"] for e in marked(events) if e["name"] == "drift"] == [True, False]
     (gone,) = [e for e in events if e["name"] == "gone_back"]
     back = gone["step"]
     assert (gone["kind"], gone["old"], gone["new"]) == ("note", "0.03", "0.015")
@@ -149,3 +152,23 @@ def test_somebody_has_to_look(task: Callable[..., Settings]) -> None:
     with pytest.raises(SettingsError, match=r"evaluate\.on_drift.*needs another eye"):
         build_scorers(task("warn", rules=()))
     assert build_scorers(task("off", rules=())).eye is None
+
+
+def test_whoever_sets_the_old_rate_again_has_it(task: Callable[..., Settings], tmp_path: Path) -> None:
+    """What led back once is done: a resume under the first rate goes on, and neither goes back nor halves."""
+    folder = RunFolder.create(tmp_path / "again", task("rollback"))
+    with patch.object(RunFolder, "change", side_effect=Interrupted("stop")), pytest.raises(Interrupted):
+        run(folder)
+    rewound = len([e for e in folder.events() if e["kind"] == "rewound"])
+    back = next(e["step"] for e in folder.events() if e["name"] == "gone_back")
+    before = folder.settings()
+    assert before.learning_rate == 0.03
+    halved = before.model_copy(update={"grpo": before.grpo.model_copy(update={"learning_rate": 0.015})})
+    folder.change(before, halved, back)
+    reopen(folder.path, ["grpo.learning_rate=0.03"])
+    run(folder)
+    (gone,) = [e for e in folder.events() if e["name"] == "gone_back"]
+    assert gone["step"] == back
+    after = [e for e in folder.events() if e["kind"] == "rewound"]
+    assert len(after) == rewound + 1  # of the resume with other settings
+    assert {m["learning_rate"] for m in folder.metrics()} == {0.03}

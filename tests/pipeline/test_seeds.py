@@ -108,6 +108,16 @@ def test_each_seed_is_a_run_and_all_have_an_interval(tmp_path: Path) -> None:
     assert [(r.probes("base") or {})["losses"] for r in runs] == [[5]] * 3
 
 
+def test_what_the_first_run_found_holds_for_all(tmp_path: Path) -> None:
+    """The number format that was timed when it began, for one."""
+    home = SeedsFolder.begin(tmp_path / "all", "all", settings(), 2)
+    first = home.run(0)
+    own = first.settings()
+    assert own.model.dtype == "auto"
+    first.config.save(own.model_copy(update={"model": own.model.model_copy(update={"dtype": "bfloat16"})}))
+    assert home.run(1).settings().model.dtype == "bfloat16"
+
+
 def test_the_dollars_are_those_of_all_together(tmp_path: Path) -> None:
     home = SeedsFolder.begin(tmp_path / "all", "task", settings(budget={"dollars": 1.0}), 3)
     with pytest.raises(GuardStop, match=r"1 dollars of budget\.dollars are spent on 2 of 3 seeds") as stop:

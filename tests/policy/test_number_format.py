@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +105,56 @@ def test_narrow_models_and_what_no_layer_can_be_made_of_stay_float32(
     assert faster_format(strange, as_it_is, trains_all=False) == torch.bfloat16
     strange.head_dim = 7  # rotary halves of 3.5
     assert faster_format(strange, as_it_is, trains_all=False) == torch.float32
+
+
+def test_a_machine_decides_once_a_shape(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A later run has the first one's format, whatever a timing would say then."""
+    monkeypatch.setenv("REFINE_CACHE", str(tmp_path))
+
+    def loaded(**changes: Any) -> torch.dtype:
+        return load_policy(ModelSettings(name="tiny", device="cpu", **changes)).compute_dtype
+
+    scripted(monkeypatch, 1.0, 0.5)
+    assert loaded() == torch.bfloat16
+    scripted(monkeypatch, 1.0, 2.0)
+    assert loaded() == loaded(alpha=8.0) == torch.bfloat16
+    assert loaded(rank=4) == loaded(adapter="none") == torch.float32  # other layers
+    files = sorted((tmp_path / "formats").iterdir())
+    assert len(files) == 3
+    (first,) = [file for file in files if json.loads(file.read_text())["format"] == "bfloat16"]
+    kept = json.loads(first.read_text())
+    assert kept["seconds_a_token"] == {"float32": 1.0, "bfloat16": 0.5}
+    assert kept["model"]["hidden_size"] == config().hidden_size
+    assert kept["torch"] == torch.__version__
+    for damaged in ("{", "[]", '{"format": "float8"}'):
+        first.write_text(damaged)
+        assert loaded() == torch.float32
+        assert json.loads(first.read_text())["format"] == "float32"
+    first.unlink()
+    scripted(monkeypatch, 1.0, 0.5)
+    assert loaded() == torch.bfloat16
+
+
+def test_of_two_processes_the_sooner_one_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REFINE_CACHE", str(tmp_path))
+
+    def meanwhile(works: object) -> list[float]:
+        with monkeypatch.context() as other:
+            scripted(other, 1.0, 0.5)
+            assert faster_format(config(), as_it_is, trains_all=False) == torch.bfloat16
+        return [1.0, 2.0]
+
+    monkeypatch.setattr(number_format, "_seconds", meanwhile)
+    assert faster_format(config(), as_it_is, trains_all=False) == torch.bfloat16
+    assert len([*(tmp_path / "formats").iterdir()]) == 1
+
+
+def test_a_cache_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("REFINE_CACHE", str(tmp_path / "file"))
+    for seconds, chosen in ((0.5, torch.bfloat16), (2.0, torch.float32)):
+        scripted(monkeypatch, 1.0, seconds)
+        assert faster_format(config(), as_it_is, trains_all=False) == chosen
 
 
 def test_nothing_is_timed_where_there_is_nothing_to_decide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,19 @@ def test_a_resumed_run_draws_the_whole_curve_and_knows_its_time(
     assert line.endswith(", about 9 min left")  # 17 steps of 30 seconds and 40
 
 
+def test_steps_that_were_gone_back_on_leave_the_curve(
+    run: RunFolder, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Screen(run, clock=clock)
+    for number, reward in ((1, 0.0), (2, 0.5), (3, 9.0), (4, -9.0), (3, 1.0)):  # back to the end of step 2
+        screen.step(make.metrics(number, reward_mean=reward), 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert "▁▅█ " in lines[-1]
+    missing = make.metrics(2, reward_mean=None)  # a step without a reward has no bar, and none of before
+    screen.step(missing, 20)
+    assert "▅ " in capsys.readouterr().err
+
+
 def test_a_record_that_cannot_be_read_ends_nothing(
     run: RunFolder, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

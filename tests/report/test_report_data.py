@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +190,28 @@ def test_after_a_step_back_only_what_stands_is_said(
         "Back to the start of training; what came later was forgotten.",
         "Back to step 10; what came later was forgotten.",
     ]
+
+
+def test_what_was_told_of_steps_gone_back_on_is_marked(
+    make_run: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", steps=4)
+    for step in (2, 3):
+        run.event("warning", "slow", f"It was slow at {step}.", step)
+    run.event("note", "done_early", "Every answer earns the full reward: training ended.", 3)
+    settings = run.settings()
+    assert "training ended" in facts(run, settings, run.metrics(), 10)["Training"]
+    run.write_checkpoint(2, lambda folder: None)
+    run.rewind(2)
+    assert "training ended" not in facts(run, settings, run.metrics(), 10)["Training"]
+    run.event("warning", "slow", "It is slow again at 3.", 3)
+    page = render(run)
+    before = {text: page.split(text)[:-1] for text in ("slow at 2.", "was slow at 3.", "slow again at 3.")}
+    marks = {text: ["gone back on" in part.rpartition("<tr")[2] for part in before[text]] for text in before}
+    assert marks == {"slow at 2.": [False] * 2, "was slow at 3.": [True] * 2, "slow again at 3.": [False] * 2}
+    drifting = settings.evaluate.model_copy(update={"on_drift": "rollback"})
+    by_eye = facts(run, settings.model_copy(update={"evaluate": drifting}), run.metrics(), 10)
+    assert by_eye["Checkpoint"] == "step 10, chosen by the other eye on the validation prompts"
 
 
 def test_every_setting_in_force_is_listed(run: RunFolder) -> None:

@@ -161,3 +161,29 @@ def test_the_commands_that_follow_from_a_verdict_stand_behind_what_weakens_it() 
     flat = head(comparison("not better", estimate(0.01, -0.004, 0.02), prompts=19), [], [], after=after)
     assert flat.notes[0].startswith("Only 19 prompts")
     assert flat.notes[-1] == "More answers may narrow it: refine eval runs/a --samples 16"
+
+
+def test_a_run_that_went_back_on_its_way_says_so_at_the_top() -> None:
+    def look(step: int, reward: float, eye: float) -> dict[str, Any]:
+        return {"step": step, "reward": {"mean": reward}, "eye": {"mean": eye}}
+
+    back = event("note", "gone_back", "From step 2 to step 6 ...: training went back to step 2 ...", 2)
+    rewound = event("rewound", "rewound", "Back to step 2.", 2)
+    guard = event("guard", "all_cut", "Nothing was finished.", 4)
+    events = [event("warning", "drift", "Apart.", 6), back, rewound, guard]
+    looks = [look(0, 0.3, 0.6), look(4, 0.5, 0.5)]
+    said = words(None, events, looks, eye_chooses=True)
+    assert said.startswith("Stopped by the guard “all_cut”: 7 of 120 steps trained")
+    went = "Training went back to step 2 on the way, as the reward rose and the other eye saw the answers get"
+    assert f"Nothing was finished. | {went}" in said
+    assert said.endswith(
+        "Reward on the validation prompts: 0.30 at step 0 → 0.50 at step 4; the other eye gives the same "
+        "answers 0.60 → 0.50. That eye chooses the checkpoint, so this is a lead, no proof."
+    )
+    assert went in words(comparison("better", estimate(0.62, 0.55, 0.68)), events[:-1], looks)
+    later = [*events, event("rewound", "rewound", "Back to the start.", 0)]
+    assert went not in words(None, later, looks)
+    usual = words(None, [guard], [looks[0], {"step": 4, "reward": {"mean": 0.5}}])
+    assert usual.endswith(
+        "0.30 at step 0 → 0.50 at step 4. They choose the checkpoint, so this is a lead, no proof."
+    )

@@ -99,6 +99,25 @@ def test_once_a_run_over_all_its_processes(run: RunFolder, tell: Callable[..., b
     assert [text for _, text in screen.told] == ["first", "third", "later", "more"]
 
 
+@pytest.mark.parametrize("process", ["the same", "the next"])
+@pytest.mark.parametrize(("back", "told"), [(2, "ab"), (0, "a")])
+def test_what_was_told_of_steps_gone_back_on_is_told_again(
+    run: RunFolder, process: str, back: int, told: str
+) -> None:
+    journal = Journal(run, Heard())
+    journal.warning("a", "of no step")
+    journal.warning("b", "of a step that stays", 2)
+    journal.note("c", "of one that does not", 4)
+    run.event("rewound", "rewound", "Back", back)
+    if process == "the same":
+        journal.went_back(back)
+    else:
+        journal = Journal(run, Heard())
+    assert [name for name in "abc" if journal.told(name)] == list(told)
+    assert journal.note("c", "again", 4, once=True)
+    assert not journal.note("c", "and again", 5, once=True)
+
+
 def test_a_further_listener_that_fails_changes_nothing_and_is_named_once(run: RunFolder) -> None:
     screen, tracker = Heard(), Heard()
     journal = Journal(run, screen, Broken(), tracker)

@@ -303,6 +303,7 @@ def lay_out(
     seed = (own_seed + 1 if again else own_seed) if seed is None else seed
     scorers = build_scorers(settings, given.rewards, _Nobody())
     prompts, left_out, notes = _prompts(settings, source, home, (one, other))
+    notes += _formats(one, other)
     differs = reward_differs(home, other.folder) if other.folder is not None else []
     players = dict(zip(_SIDES, (one, other), strict=True))
     recorded: dict[str, list[Outcome]] = {}
@@ -393,6 +394,19 @@ def _prompts(
         )
     there = {p.id for p in kept}
     return kept, [p.id for p in every if p.id not in there], notes
+
+
+def _formats(one: Player, other: Player) -> list[str]:
+    """A note where the runs of the two compute in different number formats."""
+    runs = [(p.name, p.folder.settings().model.dtype) for p in (one, other) if p.folder is not None]
+    if len({form for _, form in runs}) < 2:
+        return []
+    said = ", ".join(f"{name} in {form}" for name, form in runs)
+    return [
+        f"The number formats differ: {said}. Each was trained and answers in its own, and a small difference "
+        "between the two may be that of rounding. `--set model.dtype=float32` trains in one that all "
+        "machines have."
+    ]
 
 
 def _of_one_version(one: Player, other: Player) -> bool:

@@ -14,12 +14,12 @@ from refine_rl.evaluate.correlate import within
 from refine_rl.evaluate.drift import Drift, drift, gains, looks_of
 from refine_rl.evaluate.stats import mean_ci
 from refine_rl.pipeline.work import Work
+from refine_rl.run.forgotten import GONE_BACK
 from refine_rl.settings.file import override
 from refine_rl.training.missing import require_scores
 from refine_rl.types import Outcome, Score, mean_of
 
 Json = dict[str, Any]
-GONE_BACK = "gone_back"
 _ADVICE = (
     "Read the newest answers beside the earlier ones: the reward is being won by something that the other "
     "eye does not want. Mend the reward (weigh what it leaves out, a sharper rubric, another judge) and "
@@ -137,16 +137,27 @@ def go_back(work: Work, back: Back) -> None:
 def gone_back(work: Work) -> Work:
     """The work as it goes on: where `go_back` said so and it was not yet done, the steps since are forgotten
     and the settings are those of half the rate."""
-    said = next((e for e in reversed(work.folder.events()) if e["name"] == GONE_BACK), None)
-    before = work.folder.settings()
-    if said is None or repr(before.learning_rate) != said["old"]:
+    events = work.folder.events()
+    place = next((n for n in reversed(range(len(events))) if events[n]["name"] == GONE_BACK), None)
+    if place is None:
+        return work
+    said, before = events[place], work.folder.settings()
+    rates = [e["new"] for e in events[place:] if (e["kind"], e["name"]) == ("changed", "grpo.learning_rate")]
+    by_hand = rates and rates[-1] != said["new"]  # since it was done: the old rate may be wanted again
+    if by_hand or repr(before.learning_rate) != said["old"]:
         return work
     forgotten = sum(m.seconds["total"] for m in work.folder.history() if m.step > said["step"])
     work.folder.rewind(said["step"])
+    work.journal.went_back(said["step"])
     halved = [f"grpo.learning_rate={said['new']}"]
     work.folder.change(before, override(before, halved), said["step"])
     # The hours that it took count.
-    return replace(work, settings=override(work.settings, halved), began=time.perf_counter() - forgotten)
+    return replace(
+        work,
+        settings=override(work.settings, halved),
+        began=time.perf_counter() - forgotten,
+        warned={name for name in work.warned if work.journal.told(name)},
+    )
 
 
 def _drift(work: Work, step: int) -> Drift | None:

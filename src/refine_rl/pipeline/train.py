@@ -27,6 +27,7 @@ from refine_rl.report.survey import survey
 from refine_rl.rewards.scoring import ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import spending
+from refine_rl.run.forgotten import marked
 from refine_rl.run.journal import Journal
 from refine_rl.types import Comparison
 
@@ -73,7 +74,11 @@ def run(
                 stage=made.stage,
                 teacher=made.teacher,
                 began=began,
-                warned={e["name"] for e in folder.events() if e["kind"] == "warning"},
+                warned={
+                    e["name"]
+                    for e in marked(folder.events())
+                    if e["kind"] == "warning" and not e["forgotten"]
+                },
             )
             look_at_judges(work, made.prompts["train"])
             with folder.timed("base"):

@@ -277,7 +277,7 @@ def faster_here(config: Any, settings: ModelSettings) -> torch.dtype:
     from refine_rl.policy.number_format import faster_format
 
     if settings.adapter == "none":
-        return faster_format(config, lambda model: model, trains_all=True)
+        return faster_format(config, lambda model: model, trains_all=True, adapter={"adapter": "none"})
 
     def adapt(model: Any) -> Any:
         if settings.quantised:
@@ -285,7 +285,9 @@ def faster_here(config: Any, settings: ModelSettings) -> torch.dtype:
             lean_parts(model)
         return fresh_adapter(model, settings, 0)
 
-    return faster_format(config, adapt, trains_all=False)
+    what: dict[str, Any] = {"adapter": settings.adapter, "rank": settings.rank, "targets": settings.targets}
+    what |= {"bits": settings.quantised, "dropout": settings.dropout > 0}
+    return faster_format(config, adapt, trains_all=False, adapter=what)
 
 
 def context_length(config: Any) -> int:

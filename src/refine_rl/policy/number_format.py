@@ -3,18 +3,29 @@
 What a processor's name promises for large products says little about a small model, whose time goes into
 everything around them. So one layer of the model's own widths, with made-up weights and the adapter that is
 asked for, does what a step does: it samples a token for many rows, and trains on some tokens. What counts is
-the time of one thread on the processor, which other programs hardly change. The run puts the decision on
-record; a resume does not ask again.
+the time of one thread on the processor, which other programs hardly change.
+
+It is decided once. The run puts the decision on record, and whatever is done with it later takes it from
+there. And the user's cache keeps it ($REFINE_CACHE/formats, else refine-rl/formats in $XDG_CACHE_HOME or
+~/.cache; a file a shape, with the processor, the version of torch and the seconds that were measured), so
+that all runs of such models on this machine have one format, where the two are close as well. Who removes the
+file has it timed again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
+import json
+import os
+import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,17 +64,26 @@ NARROW = 128
 HEAD_WEIGHTS = 1 << 23
 """Of a larger vocabulary, as many tokens as make a head of so many weights stand for all."""
 
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 Adapt = Callable[[Any], Any]
 """Puts the adapter on a model, where there is one."""
 
 
-def faster_format(config: Any, adapt: Adapt, *, trains_all: bool) -> torch.dtype:
-    """The format in which this processor samples and trains on a token sooner, for models of `config`.
-    `trains_all`: the weights stay float32, and only products are rounded. float32 where the two are close, or
-    where no layer can be made of the configuration, and for encoder-decoders, which are not timed."""
+def faster_format(
+    config: Any, adapt: Adapt, *, trains_all: bool, adapter: Mapping[str, Any] | None = None
+) -> torch.dtype:
+    """The format in which this processor samples and trains on a token sooner, for models of `config`; what
+    was found before for such a one, with such an `adapter`, where the cache has it. `trains_all`: the weights
+    stay float32, and only products are rounded. float32 where the two are close, or where no layer can be
+    made of the configuration, and for encoder-decoders, which are not timed."""
     text = config.get_text_config()
     if is_encoder_decoder(config) or text.hidden_size < NARROW:
         return torch.float32
+    subject = _subject(config, {**(adapter or {}), "trains_all": trains_all})
+    kept = _cache() / f"{hashlib.sha256(json.dumps(subject, default=str).encode()).hexdigest()[:24]}.json"
+    if (known := _known(kept)) is not None:
+        return known
     try:
         with _one_thread():
             exact, coarse = _seconds(
@@ -74,7 +94,64 @@ def faster_format(config: Any, adapt: Adapt, *, trains_all: bool) -> torch.dtype
             )
     except Exception:  # whatever an architecture makes of a configuration of one layer
         return torch.float32
-    return torch.bfloat16 if coarse < CLEARLY * exact else torch.float32
+    found = "bfloat16" if coarse < CLEARLY * exact else "float32"
+    seconds = {"float32": exact, "bfloat16": coarse}
+    _keep(kept, {"format": found, "seconds_a_token": seconds, **subject})
+    return _known(kept) or FORMATS[found]  # another process's, where that was sooner
+
+
+def _subject(config: Any, adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """What the decision depends on: this processor, what computes, and the shape of a layer."""
+    told = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    named = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    shape = {
+        name: value
+        for name, value in sorted(config.get_text_config().to_dict().items())
+        if name in _SHAPE
+        or (name.startswith("num_") and name != "num_hidden_layers")
+        or name.endswith(("_size", "_dim"))
+    }
+    return {
+        "processor": named[0] if named else platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "model": {**shape, "model_type": config.model_type},
+        "adapter": dict(adapter),
+    }
+
+
+_SHAPE = ("hidden_act", "attention_bias", "mlp_bias", "sliding_window", "tie_word_embeddings")
+"""Beside the numbers and sizes of a configuration, what changes how long a layer takes."""
+
+
+def _cache() -> Path:
+    if given := os.environ.get("REFINE_CACHE"):
+        return Path(given).expanduser() / "formats"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "refine-rl" / "formats"
+
+
+def _known(kept: Path) -> torch.dtype | None:
+    """What a file of the cache says; None where there is none, or it says nothing that can be."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return FORMATS[json.loads(kept.read_text(encoding="utf-8"))["format"]]
+    return None
+
+
+def _keep(kept: Path, found: Mapping[str, Any]) -> None:
+    """The first process that has decided does so for all. A cache that cannot be written has it timed again
+    next time."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = kept.with_name(f"{kept.name}.{os.getpid()}")
+        aside.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
+        if _known(kept) is None:  # of what is damaged nothing is to be kept
+            kept.unlink(missing_ok=True)
+        try:
+            os.link(aside, kept)
+        except FileExistsError:
+            pass
+        except OSError:  # no links in this file system
+            aside.replace(kept)
+        aside.unlink(missing_ok=True)
 
 
 def one_layer(config: Any, dtype: torch.dtype, adapt: Adapt, *, trains_all: bool) -> DecoderOnly:

@@ -15,6 +15,7 @@ from refine_rl.report.asked import total as bill_of
 from refine_rl.report.coverage import Coverage, by_split, cover
 from refine_rl.report.standing import Json, standing
 from refine_rl.run import RunFolder
+from refine_rl.run.forgotten import GONE_BACK, marked
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Dialogue, Estimate, Example, Message, Prompt
 from refine_rl.types.amounts import long_time
@@ -288,14 +289,16 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
         lines["Before it"] = f"{tuned['text']} (its own page: {page})"
     if trained := next((e for e in run.events() if e["name"] == "parameters"), None):
         lines["Model"] += f": {trained['text']}"
-    if done := next((e for e in run.events() if e["name"] == "done_early"), None):
+    told = [e for e in marked(run.events()) if not e["forgotten"]]
+    if done := next((e for e in told if e["name"] == "done_early"), None):
         lines["Training"] += f". {done['text']}"
-    if back := next((e for e in run.events() if e["name"] == "gone_back"), None):
+    if back := next((e for e in told if e["name"] == GONE_BACK), None):
         lines["Gone back"] = back["text"]
     if changed := run.changed_settings():
         lines["Changed on the way"] = "; ".join(map(str, changed))
     if best is not None:
-        lines["Checkpoint"] = f"step {best}, chosen on the validation prompts"
+        eye = "by the other eye " if settings.evaluate.on_drift == "rollback" else ""
+        lines["Checkpoint"] = f"step {best}, chosen {eye}on the validation prompts"
     seconds = time_spent(metrics)
     if seconds:
         total = sum(seconds.values())

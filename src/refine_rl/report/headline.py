@@ -12,6 +12,7 @@ from refine_rl.report.data import GLUE, number, share
 from refine_rl.report.next_steps import Command
 from refine_rl.report.now import Standing
 from refine_rl.report.standing import Json
+from refine_rl.run.forgotten import GONE_BACK, marked
 from refine_rl.run.state import turn_of
 from refine_rl.types import MIN_PROMPTS, Comparison, Other, Verdict, count_of
 
@@ -38,14 +39,16 @@ def headline(
     standing: Standing,
     after: Sequence[Command] = (),
     again: str = "",
+    eye_chooses: bool = False,
 ) -> Headline:
     """The verdict on a compared run; on any other run, how it stands and what to do next. `after` are the
-    commands that follow from the verdict; `again` is the one that compares."""
+    commands that follow from the verdict; `again` is the one that compares. `eye_chooses`: the checkpoint is
+    the one that another eye likes best."""
     turn = turn_of(events)
-    stop = _stop_note(turn)
+    stop, back = _stop_note(turn), _back_note(events)
     if comparison is not None:
-        return _compared(comparison, [*stop], after)
-    notes = [*stop, *_validation_note(validation)]
+        return _compared(comparison, [*stop, *back], after)
+    notes = [*stop, *back, *_validation_note(validation, eye_chooses=eye_chooses)]
     numbers = f"{steps_done} of {steps} steps trained; base and tuned were not compared on held-out prompts."
     if standing.state == "stopped":
         return Headline(tone="stopped", claim=f"{standing.said}:", numbers=numbers, notes=tuple(notes))
@@ -143,12 +146,27 @@ def _stop_note(turn: Json | None) -> list[str]:
     return [f"{what}{step}{text}"]
 
 
-def _validation_note(validation: Sequence[Json]) -> list[str]:
+def _back_note(events: Sequence[Json]) -> list[str]:
+    """That training went back on the way, where that still stands."""
+    back = next((e for e in marked(events) if e["name"] == GONE_BACK and not e["forgotten"]), None)
+    if back is None:
+        return []
+    return [
+        f"Training went back to step {back['step']} on the way, as the reward rose and the other eye saw the "
+        "answers get worse. The steps since then are forgotten, and all that is shown is of those that count."
+    ]
+
+
+def _validation_note(validation: Sequence[Json], *, eye_chooses: bool) -> list[str]:
     if len(validation) < 2:
         return []
     first, last = validation[0], validation[-1]
-    return [
+    said = (
         f"Reward on the validation prompts: {number(first['reward']['mean'])} at step {first['step']} → "
-        f"{number(last['reward']['mean'])} at step {last['step']}. "
-        "They choose the checkpoint, so this is a lead, no proof."
-    ]
+        f"{number(last['reward']['mean'])} at step {last['step']}"
+    )
+    if "eye" in first and "eye" in last:
+        means = [number(look["eye"]["mean"]) for look in (first, last)]
+        said += f"; the other eye gives the same answers {means[0]} → {means[1]}"
+    chooses = "That eye chooses" if eye_chooses else "They choose"
+    return [f"{said}. {chooses} the checkpoint, so this is a lead, no proof."]

@@ -38,15 +38,18 @@ class StepLines:
     `narrow` whether it counts: a file takes lines of any length."""
 
     def __init__(self) -> None:
-        self._rewards: list[float] = []
-        self._losses: list[float] = []
+        self._curve: dict[int, float] = {}  # rewards, or losses, by their step
 
     def remember(self, m: Metrics) -> None:
-        """A step of an earlier process belongs to the curve."""
-        if isinstance(m, SFTMetrics):
-            self._losses.append(m.loss)
-        elif m.reward_mean is not None:
-            self._rewards.append(m.reward_mean)
+        """A step of an earlier process belongs to the curve; where one comes again, training has gone back
+        behind it, and what came since counts no more."""
+        value = m.loss if isinstance(m, SFTMetrics) else m.reward_mean
+        self._curve = {step: v for step, v in self._curve.items() if step < m.step}
+        if value is not None:
+            self._curve[m.step] = value
+
+    def _spark(self, bars: int) -> str:
+        return f"{spark([*self._curve.values()], bars):<{bars}}"
 
     def __call__(self, m: Metrics, steps: int, clock: str, width: int, *, narrow: bool) -> Text:
         self.remember(m)
@@ -72,8 +75,7 @@ class StepLines:
             if bars >= 0:
                 break
         bars = max(0, min(16, bars))
-        curve = f"{spark(self._rewards, bars):<{bars}}"
-        return Text.assemble(f"{clock}  {head}", (curve, "cyan"), tail, (end, "yellow"))
+        return Text.assemble(f"{clock}  {head}", (self._spark(bars), "cyan"), tail, (end, "yellow"))
 
     def _sft(self, m: SFTMetrics, steps: int, clock: str, width: int, *, narrow: bool) -> Text:
         head = f"{clock}  {m.step:>{len(str(steps))}}/{steps}  loss {m.loss:.4f} "
@@ -86,4 +88,4 @@ class StepLines:
             if bars >= _FEW_BARS:
                 break
         bars = max(0, min(16, bars))
-        return Text.assemble(head, (f"{spark(self._losses, bars):<{bars}}", "cyan"), tail, looked)
+        return Text.assemble(head, (self._spark(bars), "cyan"), tail, looked)

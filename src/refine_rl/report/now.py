@@ -13,6 +13,7 @@ from refine_rl.report.standing import Json
 from refine_rl.report.time_left import about, ended_early, fine_tuning, left_of
 from refine_rl.run import RunFolder
 from refine_rl.run.follow import Watched
+from refine_rl.run.forgotten import marked
 from refine_rl.run.lock import Hold
 from refine_rl.run.state import State, end_of, held_again, patience, state_of, turn_of
 from refine_rl.types.amounts import long_time
@@ -75,7 +76,7 @@ def now_of(run: Watched, at: float | None = None) -> Now:
     going = standing.state == "running"
     if standing.state == "finished":  # the report has the rest
         return Now(name=run.name, standing=standing, done=len(metrics), steps=run.planned_steps())
-    told = [e for e in events if e["kind"] in ("warning", "guard")]
+    told = [e for e in marked(events) if e["kind"] in ("warning", "guard")]
     if standing.state == "stopped" and told[-1]["text"] == standing.more:
         del told[-1]  # it heads the page
     return Now(

@@ -24,6 +24,7 @@ from refine_rl.report.survey import Seen, survey
 from refine_rl.report.time_left import about, left_of
 from refine_rl.report.tries import tries
 from refine_rl.run import RunFolder
+from refine_rl.run.forgotten import marked
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison
 
@@ -62,8 +63,8 @@ def render(run: RunFolder, *, page_bytes: int = 2_900_000) -> str:
         "asked": asked(run, events, groups),
         "exchanges": exchanged,
         "rollouts": rollouts.collect(run, groups, max(page_bytes // 3, left - exchanged.size - REST)),
-        "warnings": [e for e in events if e["kind"] in ("warning", "guard")],
-        "events": events[-MOST_EVENTS:],
+        "warnings": [e for e in marked(events) if e["kind"] in ("warning", "guard")],
+        "events": marked(events)[-MOST_EVENTS:],
         "events_left_out": max(0, len(events) - MOST_EVENTS),
         "settings": data.settings_table(settings),
         "versions": run.config.versions(),
@@ -117,6 +118,7 @@ def _training(
             standing=standing_when_made(run),
             after=after,
             again=f"refine eval {quoted(run.path)}",
+            eye_chooses=settings.evaluate.on_drift == "rollback",
         ),
         "facts": facts,
         "begun": bool(metrics),

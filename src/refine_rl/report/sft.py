@@ -17,6 +17,7 @@ from refine_rl.report.plots import sft_loss_chart, sft_plots
 from refine_rl.report.points import SMOOTH_FROM
 from refine_rl.report.standing import Json
 from refine_rl.run import RunFolder
+from refine_rl.run.forgotten import marked
 from refine_rl.run.state import turn_of
 from refine_rl.settings import Settings
 from refine_rl.types import count_of
@@ -57,8 +58,8 @@ def render_sft(run: RunFolder) -> str:
         "best": best,
         "examples": run.examples(),
         "times": data.time_table(metrics, run.times()),
-        "warnings": [e for e in events if e["kind"] in ("warning", "guard")],
-        "events": events[-MOST_EVENTS:],
+        "warnings": [e for e in marked(events) if e["kind"] in ("warning", "guard")],
+        "events": marked(events)[-MOST_EVENTS:],
         "events_left_out": max(0, len(events) - MOST_EVENTS),
         "settings": data.settings_table(settings),
         "versions": run.config.versions(),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Json = Mapping[str, Any]
+from refine_rl.run.forgotten import REWOUND, goes_back_on
 
-REWOUND = "rewound"
-"""The kind of the event that a run went back, to the event's step."""
+Json = Mapping[str, Any]
 
 
 def standing(events: Sequence[Json], kind: str) -> list[Json]:
@@ -24,8 +23,7 @@ def standing(events: Sequence[Json], kind: str) -> list[Json]:
     for event in events:
         step = event["step"]
         if event["kind"] == REWOUND:
-            # Back at the start everything is done anew, the looks before the first step as well.
-            kept = [e for e in kept if step > 0 and e["step"] <= step]
+            kept = [e for e in kept if not goes_back_on(e["step"], step)]
         elif event["kind"] == kind and step is not None:
             kept = [*(e for e in kept if e["step"] < step), event]
     return kept

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from refine_rl.run import RunFolder
+from refine_rl.run.forgotten import marked
 from refine_rl.run.state import end_of
 from refine_rl.types.amounts import long_time
 
@@ -120,7 +121,8 @@ def _seconds(run: RunFolder) -> Callable[[str], list[float]]:
 
 def ended_early(run: RunFolder, done: int) -> bool:
     """Whether training ended early, after `done` steps."""
-    return any(event["name"] == "done_early" and event["step"] == done for event in run.events())
+    told = (e for e in marked(run.events()) if not e["forgotten"])
+    return any(e["name"] == "done_early" and e["step"] == done for e in told)
 
 
 def _due(done: int, steps: int, every: int) -> int:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from refine_rl.progress import Observer, count
 from refine_rl.run.folder import RunFolder
+from refine_rl.run.forgotten import goes_back_on, marked
 from refine_rl.types import Metrics
 
 
@@ -79,7 +80,7 @@ class Journal:
         """On record only: started, guard, best ..."""
         self._folder.event(kind, name, text, step, **more)
         if kind in ("warning", "note"):
-            self._told.add(name)
+            self._told[name] = step
 
     def warning(
         self, name: str, text: str, step: int | None = None, *, shown: str = "", once: bool = False
@@ -119,9 +120,17 @@ class Journal:
         return self._folder.resume
 
     def told(self, name: str) -> bool:
-        """Whether a warning or note of this name is on record."""
+        """Whether a warning or note of this name is on record, and not of a step that was gone back on."""
         return name in self._told
 
+    def went_back(self, step: int) -> None:
+        """The run has gone back to `step`: what was told of later steps may be told again."""
+        self._told = {name: of for name, of in self._told.items() if not goes_back_on(of, step)}
+
     @cached_property
-    def _told(self) -> set[str]:
-        return {e["name"] for e in self._folder.events() if e["kind"] in ("warning", "note")}
+    def _told(self) -> dict[str, int | None]:
+        """The names, with the step of which each was told last."""
+        events = marked(self._folder.events())
+        return {
+            e["name"]: e["step"] for e in events if e["kind"] in ("warning", "note") and not e["forgotten"]
+        }

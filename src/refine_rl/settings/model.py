@@ -40,8 +40,11 @@ class ModelSettings(Section):
     """Which layers the adapter is put on: all linear ones but the head, or a list of names (the last parts
     of the layers' own, such as "q_proj")."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the matrix products; "auto": the one in which a layer of this model's shape takes less
-    time here. What was found stands in the run's config.toml."""
+    """Number format of the matrix products; "auto": bfloat16 where a GPU multiplies it in hardware; on a
+    processor that does, bfloat16 where a layer of this model's shape takes less than nine tenths of the time
+    in it; else float32. It is timed once a shape and machine, by processor time, and kept in the user's cache
+    (refine-rl/formats); and the run's config.toml has what was found, for all that is done with the run:
+    resume, eval, chat, replay, the other seeds."""
     device: str = "auto"
     """"auto" (cuda, else mps, else cpu) or a torch device."""
     gradient_checkpointing: bool = False

@@ -127,6 +127,44 @@ def test_a_run_that_went_back_behind_what_is_shown_begins_anew_there(run: RunFol
     assert len(kept.runs) == 2
 
 
+def test_a_process_that_goes_back_itself_begins_anew_there(run: RunFolder) -> None:
+    """As after a drift: the tracker is open, and has steps that are forgotten."""
+    kept = Kept()
+    process = Process(run, kept)
+    process.train(1, 2, 3)
+    run.event("warning", "drift", "Apart.", 3)
+    process.train(4, 5)
+    until(lambda: kept.steps == {"run-1": [1, 2, 3, 4]})
+    run.write_checkpoint(2, lambda folder: None)
+    run.rewind(2)
+    process.train(3)
+    until(lambda: kept.steps == {"run-1": [1, 2, 3, 4], "run-2": [1, 2]})  # a validation of 3 may be to come
+    look(run, 3, 0.5)
+    process.journal.kept(3)
+    until(lambda: kept.steps["run-2"] == [1, 2, 3])
+    process.train(4)
+    finished(run)
+    process.tracking.close()
+    assert kept.steps == {"run-1": [1, 2, 3, 4], "run-2": [1, 2, 3, 4]}
+    assert [row.values.get("validation/reward") for row in kept.runs["run-2"]] == [None, None, 0.5, None]
+    assert [row.warnings for row in kept.runs["run-2"]] == [(), (), (), ()]
+    assert [(end.state, end.step) for end in kept.ends] == [("interrupted", 4), ("finished", 4)]
+    assert kept.ends[0].text == "The run went back to step 2, and goes on in a new one."
+
+
+def test_a_run_that_goes_back_to_what_is_shown_goes_on_there(run: RunFolder) -> None:
+    kept = Kept()
+    process = Process(run, kept)
+    process.train(1, 2, 3)
+    until(lambda: kept.steps == {"run-1": [1, 2]})
+    run.write_checkpoint(2, lambda folder: None)
+    run.rewind(2)
+    process.train(3)
+    finished(run)
+    process.tracking.close()
+    assert kept.steps == {"run-1": [1, 2, 3]}
+
+
 def test_a_tracker_that_fails_is_told_of_once_and_tried_again(run: RunFolder) -> None:
     def fails(step: int) -> None:
         if (step, tries.setdefault(step, 0)) in ((2, 0), (2, 1), (1000, 0)):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from refine_rl.run.trackers.base import Tracker
+from refine_rl.run.trackers.base import End, Tracker
 from refine_rl.run.trackers.known import Knowledge, Known
 from refine_rl.run.trackers.source import Source
 
@@ -54,7 +54,7 @@ class Courier:
 
     def _wake(self, through: int, *, ending: bool) -> None:
         with self._changed:
-            self._through, self._ending = max(self._through, through), ending
+            self._through, self._ending = through, ending
             self._changed.notify()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"tracker {self.name}", daemon=True)
@@ -85,6 +85,7 @@ class Courier:
             through = self._source.recorded_to()
         if not self._source.begun() or (ending and self._has_the_end(through)):
             return
+        self._part_where_it_went_back()
         tracker = self._tracker or self._open()
         self._tracker = tracker
         for row in self._source.rows(self._known.sent, through):
@@ -94,6 +95,20 @@ class Courier:
             end = self._source.end()
             tracker.close(end)
             self._note(replace(self._known, ended=end.state))
+
+    def _part_where_it_went_back(self) -> None:
+        """Ends what is shown there where the run has gone back behind it since, in this very process: the
+        next try begins anew."""
+        tracker = self._tracker
+        back, earliest = self._source.went_back(self._known.back)
+        if tracker is None or earliest is None:
+            return
+        if earliest >= self._known.sent:
+            self._note(replace(self._known, back=back))
+            return
+        self._tracker = None
+        text = f"The run went back to step {earliest}, and goes on in a new one."
+        tracker.close(End(state="interrupted", text=text, step=self._known.sent))
 
     def _leave(self) -> None:
         """The next try begins with another tracker."""

@@ -10,6 +10,7 @@ from typing import Any
 from refine_rl.run.files import Record
 from refine_rl.run.folder import RunFolder
 from refine_rl.run.follow import Following
+from refine_rl.run.forgotten import REWOUND, marked
 from refine_rl.run.state import end_of, turn_of
 from refine_rl.run.trackers.base import About, Cells, End, Row
 from refine_rl.run.trackers.names import comparison_values, step_values, validation_values
@@ -57,7 +58,7 @@ class Source:
     def went_back(self, since: int) -> tuple[int, int | None]:
         """How often the run went back to an earlier step, and the earliest such step, of the times from
         number `since` on (None where there is none)."""
-        back = [e["step"] for e in self._events.lines() if e["kind"] == "rewound"]
+        back = [e["step"] for e in self._events.lines() if e["kind"] == REWOUND]
         return len(back), min(back[since:], default=None)
 
     def rows(self, after: int, through: int) -> Iterator[Row]:
@@ -156,7 +157,9 @@ class Source:
 
     def _warnings(self, steps: Any) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
-        for event in self._events.lines() if self.texts else ():
+        for event in marked(self._events.lines()) if self.texts else ():
+            if event["forgotten"]:
+                continue
             if event["kind"] in ("warning", "guard") and event.get("step") in steps:
                 found.setdefault(event["step"], []).append(f"{event['name']}: {event['text']}")
         return found
