@@ -32,7 +32,7 @@ quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m quick -n 2 --dist worksteal
 
 slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout 1800
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ from refine_rl.errors import SettingsError, UserError
 from refine_rl.pipeline.commits import hold_as, hold_commits, tell_moved
 from refine_rl.pipeline.model import run_policy
 from refine_rl.pipeline.players import player_of
+from refine_rl.pipeline.serve.opened import base_names
 from refine_rl.policy.hub import commit_of, hub_answers
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.origin import find_origin
@@ -247,6 +248,16 @@ def test_a_run_that_begins_with_another_may_name_its_model_as_the_task_did(
     for name in (NAME, run.settings().model.name):
         found = begun_from(settings_of(tmp_path, model={"start": str(run.path), "name": name}))
         assert found.model.name == run.settings().model.name
+
+
+def test_whoever_asks_a_served_run_names_its_base_with_and_without_the_commit(tmp_path: Path) -> None:
+    commit = "0a" * 20
+    assert base_names(settings_of(tmp_path, model={"name": f"{NAME}@{commit}"})) == (
+        "base",
+        NAME,
+        f"{NAME}@{commit}",
+    )
+    assert base_names(settings_of(tmp_path, model={"name": "tiny"})) == ("base", "tiny")
 
 
 def test_a_side_of_a_comparison_may_be_a_revision() -> None:

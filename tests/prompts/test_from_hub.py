@@ -128,12 +128,14 @@ def test_a_source_is_held_at_its_commit(tagged: HubServer) -> None:
 
 
 def test_a_commit_in_the_cache_needs_no_hub(tagged: HubServer) -> None:
-    source = held(f"hub:{NAME}@v1.0", "sft.data")
-    assert rows(source) == ROWS[:2]
-    assert rows() == ROWS
+    first, second = held(f"hub:{NAME}@v1.0", "sft.data"), held(f"hub:{NAME}", "sft.data")
+    assert rows(first) == ROWS[:2]
     tagged.stop()
     hub_answers.cache_clear()
-    assert rows(source) == ROWS[:2]
+    assert rows(first) == rows(f"hub:{NAME}@v1.0@train") == ROWS[:2]
+    # `datasets` would give what it loaded last in the place of any other commit.
+    assert f"{NAME}@{second[-40:-32]}: the hub (http" in refusal(second)
+    assert "the data set is not in its cache" in refusal(f"hub:{NAME}@v2@train")
 
 
 def test_a_run_takes_its_prompts_from_there(hub: HubServer) -> None:

@@ -84,7 +84,6 @@ def evaluate_again(
         folder.repair()
         weights = weights or choose_weights(folder)
         _tell_weights(weights, folder, journal)
-        tell_moved(folder, journal)
         name = folder.free_evaluation(name)  # in here: nobody else writes one of that name now
         connections = connect(settings, folder, journal.observer.warning)
         check_models(settings, connections)
@@ -126,7 +125,9 @@ def _teacher(
 
 
 def _tell_weights(weights: Weights, folder: RunFolder, journal: Journal) -> None:
-    """Says which weights are tuned, where they are not the run's last word."""
+    """Says which weights are tuned, where they are not the run's last word; and what of the base model and
+    the others has moved on the hub."""
+    tell_moved(folder, journal)
     if weights.checkpoint is not None:
         trained = weights.trained.text(folder.planned_steps())
         journal.observer.note(f"tuned is the checkpoint after {trained}")

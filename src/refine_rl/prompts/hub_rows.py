@@ -173,7 +173,18 @@ def _splits(wanted: HubSource, folder: Path, most: int | None) -> Mapping[str, A
             streaming=most is not None and not offline,
             trust_remote_code=False,  # of old versions of the library; newer ones run none
         )
+        if offline and wanted.revision and not _is_of(found, wanted):
+            raise _unreachable(str(wanted))  # `datasets` takes what it loaded last, whatever is asked for
     return dict(found)
+
+
+def _is_of(found: Mapping[str, Any], wanted: HubSource) -> bool:
+    """Whether what came from the cache of `datasets` is of the revision: its folder has the commit's name."""
+    from refine_rl.policy.hub import commit_of
+
+    commit = commit_of(wanted.name, wanted.revision, key="", kind="dataset")
+    files = [Path(file["filename"]) for split in found.values() for file in split.cache_files]
+    return commit is not None and all(commit in file.parts for file in files)
 
 
 def _of_folder(datasets: Any, path: Path, config: str | None) -> Mapping[str, Any]:

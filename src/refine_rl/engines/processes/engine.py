@@ -157,7 +157,7 @@ def _load(team: Team, hand: Hand, number: int, loading: Loading, spread: str | N
         if found != sums[0]:
             raise UserError(
                 f"The model of process {rank} (on {team.hosts[rank]}) has other weights than that of the "
-                f"first one: {loading.model.name} must be the same on every machine."
+                f"first one: {loading.model.called} must be the same on every machine."
             )
     if spread is not None:  # once all have it: who waits in a collective does not hear of one that refuses
         device = spread

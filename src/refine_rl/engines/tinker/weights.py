@@ -189,7 +189,7 @@ class Adapter:
         cuts = list(requests(lengths, OF_MEANS if means else WHOLE))
         # A service of means divides each row by its targets, and the sum by the rows of the request.
         factors = [(lengths[row] - 1.0) * len(rows) if means else 1.0 for rows in cuts for row in rows]
-        row_factors = torch.tensor(factors).split([len(part.batch.lengths) for part in parts])
+        row_factors = torch.split(torch.tensor(factors), [len(part.batch.lengths) for part in parts])
         made = [
             row
             for part, factor in zip(parts, row_factors, strict=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from refine_rl.engines.build import require_engine
 from refine_rl.envs.stage import Stage, stage_of
+from refine_rl.pipeline.commits import at_commit
 from refine_rl.pipeline.doctor.found import Examination
 from refine_rl.pipeline.doctor.subject import Subject
 from refine_rl.pipeline.metrics import require_data, require_packages
@@ -85,6 +86,7 @@ def look_at_engine(it: Subject) -> bool:
 def look_at_name(it: Subject) -> bool:
     """Whether there is such a model, of a kind that is trained here."""
     with it.exam.looking("model") as looked:
+        at_commit(it.settings.model.name, "model.name")  # a revision that there is not is named by its key
         require_model(it.settings.model)
     return not looked.failed
 

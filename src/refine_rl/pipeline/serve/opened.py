@@ -23,6 +23,7 @@ from refine_rl.pipeline.weights import Weights, open_model, system_of
 from refine_rl.report.loopback import NAMES
 from refine_rl.run import RunFolder
 from refine_rl.settings import Settings
+from refine_rl.settings.revision import name_and_revision
 from refine_rl.types import Message
 
 TUNED, BASE = "tuned", "base"
@@ -108,6 +109,14 @@ def is_this_machine(host: str) -> bool:
     return host in NAMES or host == "::1" or host.startswith("127.")
 
 
+def base_names(settings: Settings) -> tuple[str, ...]:
+    """What a request may call the model before training: its own name as well, where it is that model, with
+    the commit that the run holds and without."""
+    named = settings.model.name
+    own = (name_and_revision(named)[0], named) if _starts_at_its_base(settings) else ()
+    return tuple(dict.fromkeys((BASE, *own)))
+
+
 @contextlib.contextmanager
 def serving(
     folder: RunFolder,
@@ -128,7 +137,7 @@ def serving(
     key = key_from(key_env, os.environ)
     names = Names(
         tuned=(TUNED,),
-        base=(BASE, settings.model.name) if _starts_at_its_base(settings) else (BASE,),
+        base=base_names(settings),
         system=system_of(folder) if system is None else system,
         max_tokens=settings.rollout.max_tokens,
         tools=bool(settings.rollout.tools),
