@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from make import prompt, scored
 from refine_rl.errors import SettingsError, UserError
@@ -27,6 +28,7 @@ from refine_rl.plan.machine import Rates
 from refine_rl.plan.money import Cost, cost, missing_keys
 from refine_rl.plan.pace import Fitted, Pace, Work
 from refine_rl.plan.probe import probe_calls, wilson
+from refine_rl.plan.rollback import repeated
 from refine_rl.plan.words import over_budget
 from refine_rl.policy.size import Size, model_size
 from refine_rl.recipes import recipe_folder
@@ -249,6 +251,86 @@ def test_another_eye_looks_at_every_validation_answer_by_itself() -> None:
         "e/a": (more, more),
         "e/b": (more, more),
     }
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "again"),
+    [(20, 10, (0, 0)), (21, 10, (10, 1)), (8, 2, (4, 2)), (9, 2, (6, 3)), (3, 1, (1, 1)), (1, 1, (0, 0))],
+)
+def test_what_a_rollback_repeats_at_most(steps: int, every: int, again: tuple[int, int]) -> None:
+    """From the last look before the last step, at which training is over anyway, to the first one."""
+    watched = {"rules": [{"rule": "words", "max": 9}, {"rule": "chars", "weight": 0.0}]}
+    grpo = {**GRPO, "steps": steps, "validate_every": every}
+    settings = make(reward=watched, grpo=grpo, evaluate={"on_drift": "rollback"})
+    found = repeated(settings, COUNTS)
+    assert (found.steps, found.looks) == again
+    assert repeated(settings, replace(COUNTS, validation=4)).steps == 0  # too few for a drift to be seen
+    assert repeated(make(reward=watched, grpo=grpo, evaluate={"on_drift": "stop"}), COUNTS).steps == 0
+
+
+def test_a_rollback_is_in_the_high_figures_alone() -> None:
+    """5 steps of 3 groups, looks at steps 1 to 5: 3 steps and 3 looks may come again."""
+    grpo = {**GRPO, "steps": 5, "validate_every": 1}
+    sections = {
+        **judging("ollama/a"),
+        "model": {"name": "tiny"},
+        "grpo": grpo,
+        "evaluate": {"judge": "ollama/b", "samples": 2},
+    }
+    usual = make(**sections)
+    sections["evaluate"] = {**sections["evaluate"], "on_drift": "rollback"}
+    sections["reward"] = {**sections["reward"], "quiz": {"writer": "ollama/w", "reader": "ollama/r"}}
+    settings = make(**sections)
+    found = numbers(calls(settings, COUNTS))
+    assert found["training", "ollama/a"] == (15, 24)
+    assert found["validation", "ollama/a"] == (25, 40)
+    assert found["validation, another eye", "ollama/b"] == (6 * 10, 9 * 10)
+    assert found["anchors", "ollama/a"] == (6 * usual.judge.anchor_prompts, 9 * usual.judge.anchor_prompts)
+    members = settings.rollout.group_size
+    quizzed = {c.stage: (c.low, c.high) for c in calls(settings, COUNTS) if c.purpose == "quiz"}
+    assert quizzed["training"] == (15 * members, 24 * members)
+    assert quizzed["validation"] == (5 * 10, 2 * 8 * 10)  # beside a ruler base's answers come up again
+    plan, plain = make_plan(settings, COUNTS, rates=RATES), make_plan(usual, COUNTS, rates=RATES)
+    (said,) = [note for note in plan.notes if "rollback" in note]
+    assert "repeats then at most 3 steps and 3 validations: the high figures count them" in said
+    assert not [note for note in plain.notes if "rollback" in note]
+    assert plan.work is not None
+    assert plain.work is not None
+    assert plan.work.evaluation[0] == plain.work.evaluation[0]
+    assert plan.work.evaluation[1] > plain.work.evaluation[1]
+    assert plan.work.step == plain.work.step
+
+
+def test_a_rollback_takes_time() -> None:
+    work = Work(step=(1.0, 2.0), evaluation=(0.0, 0.0), memory=(0.0, 0.0), disk=0.0)
+    (judged,) = [c for c in calls(make(**judging("e/a"), grpo=GRPO), COUNTS) if c.stage == "training"]
+    more = replace(judged, low=20, high=30)  # of 20 steps, ten of which may come again: one a step
+    again = durations([more], work, steps=20, ahead=False, endpoints={}, again=10)
+    assert again.training is not None
+    assert again.training[1] - pace.START == 30 * (2.0 + 3.0)
+    assert again.training[0] - pace.START == 20 * 3.0
+
+
+def test_early_exits_are_short_and_may_be_few() -> None:
+    """20 steps of 3 groups: one whole answer each, and up to 7 exits of at most 16 tokens."""
+    exits = {"ends": "</think>", "answer_tokens": 16}
+    settings = make(
+        **judging("e/a", kind="absolute"), grpo=GRPO, rollout={"early_exit": exits, "max_tokens": 256}
+    )
+    found = numbers(calls(settings, COUNTS))
+    assert found["training", "e/a"] == (60, 60 * 8)
+    assert found["validation", "e/a"] == (40, 40)  # there the model thinks as it likes
+    fitted = Fitted(launch=1.0, started=0.0, slowdown=1.0, traffic=0.0)
+    free = replace(RATES, train=math.inf, decode=math.inf, bytes=math.inf)
+    whole = Pace(settings=settings, size=SIZE, rates=free, prompt=100, given=fitted)
+    # Passes through 4 layers: the prompt and 256 tokens, then each exit's beginning and 16 tokens.
+    assert whole.rollouts(3, 8) == 4 * (257 + 17)
+    assert whole.sampling(3, 8) == 4 * 257
+    reading = replace(whole, rates=replace(free, train=1e6), given=replace(fitted, launch=0.0))
+    read = 3 * 100 + 3 * 7 * (100 + 128) + 3 * 100  # each exit is a prompt and half of a thought
+    assert reading.rollouts(3, 8) == pytest.approx(read * 2 * SIZE.linear / 1e6)
+    usual = make(**judging("e/a", kind="absolute"), grpo=GRPO)
+    assert replace(whole, settings=usual).rollouts(3, 8) == whole.sampling(3, 8)
 
 
 def test_what_judges_decide_is_a_range() -> None:
@@ -915,6 +997,15 @@ def test_memory_grows_with_what_it_is_made_of() -> None:
     at_once = 512 * 20 * 4 * 2 * 50 * 2 + 512 * 2000 * 28 + copies  # never more than 512 rows
     found = memory.memory(short, SIZE, rates, brief, 1.0)
     assert found == 0.5e9 + adapter + 1_000_000 * 2 + at_once
+    for changes, tokens in (  # where the micro-batch is larger than what an optimizer step learns from
+        ({}, 3 * 8 * 356),
+        ({"minibatches": 3, "replay": 1}, 2 * 8 * 356),
+        ({"minibatches": 3}, 8 * 356),
+        ({"resample": 2}, 5 * 8 * 356),
+    ):
+        found = held(grpo={"prompts_per_step": 3, "tokens_per_micro_batch": 10_000_000, **changes})
+        trained = tokens * (4 * activation + 2000 * 16)
+        assert found == pytest.approx(0.5e9 + adapter + 1_000_000 * 2 + trained), changes
     again = base - batch * 3 * activation + batch * 4 * 100 * 2  # one layer whole, the inputs of four
     assert held(model={"gradient_checkpointing": True}) == again
     assert held(model={"adapter": "none"}, grpo={"kl": 0.1}) - held(model={"adapter": "none"}) == 4_000_000
@@ -982,6 +1073,24 @@ def test_this_machine_is_measured() -> None:
     assert 1e8 < rates.decode < 1e15
     assert 1e8 < rates.train < 1e15
     assert 1e8 < rates.bytes < 1e13
+
+
+def test_a_huge_micro_batch_is_planned_for_and_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of so many rows would take minutes and hundreds of gigabytes."""
+    asked: list[int] = []
+
+    def product(x: torch.Tensor, weight: torch.Tensor, bias: None) -> torch.Tensor:
+        asked.append(len(x))
+        return x
+
+    monkeypatch.setattr("refine_rl.policy.onednn.linear", product)
+    grpo = {"tokens_per_micro_batch": 10_000_000, "prompts_per_step": 2000}
+    settings = make(model={"name": "tiny", "device": "cpu", "dtype": "float32"}, grpo=grpo)
+    plan = make_plan(settings, replace(COUNTS, train=4000))
+    assert set(asked) == {machine.MOST_TIMED["cpu"], machine.MAX_ROWS}
+    assert plan.memory is not None
+    assert plan.memory[0] > 1e12
+    assert [note for note in plan.notes if note.startswith("The run does not fit into this machine's")]
 
 
 def test_a_run_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,11 +50,11 @@ def test_prompts_are_written_once_and_base_is_judged_once() -> None:
     written = replace(COUNTS, written=True)
     one, three = (highs(calls_of_all(judged("absolute"), written, n)) for n in (1, 3))
     assert one == highs(calls(judged("absolute"), written))
-    assert {stage for stage in one if three[stage] == one[stage]} == WRITING
+    assert {stage for stage in one if three[stage] == one[stage]} == {*WRITING, "first look"}
     assert one["held-out comparison"] == 2 * 7 * 4
     assert three["held-out comparison"] == 4 * 7 * 4
-    rest = one.keys() - WRITING - {"held-out comparison"}
-    assert {"first look", "training", "validation"} <= rest
+    rest = one.keys() - WRITING - {"held-out comparison", "first look"}
+    assert {"training", "validation"} <= rest
     assert {stage: three[stage] for stage in rest} == {stage: 3 * one[stage] for stage in rest}
     # With rivals, which each run makes: base's 4 of 4 x 3 - 1 answers to a prompt are known to the later two.
     both = judged("absolute", rivals=["best_of_n"])
@@ -64,7 +64,30 @@ def test_prompts_are_written_once_and_base_is_judged_once() -> None:
 def test_a_ruler_sees_base_beside_each_tuned_model() -> None:
     three = highs(calls_of_all(judged("ruler"), COUNTS, 3))
     one = highs(calls(judged("ruler"), COUNTS))
-    assert three == {stage: n if stage in WRITING else 3 * n for stage, n in one.items()}
+    once = {*WRITING, "first look"}
+    assert three == {stage: n if stage in once else 3 * n for stage, n in one.items()}
+
+
+def test_what_was_asked_before_base_answered_is_not_asked_again() -> None:
+    """The first looks, a rubric to be written, and the bad answers before the first step."""
+    settings = make(
+        reward={"judges": ["e/j"], "rubric": "write", "quiz": {"writer": "e/w"}},
+        judge={"anchor_prompts": 4},
+        evaluate={"judge": "e/k"},
+        writer={"model": "e/w"},
+        prompts={"source": "recipe:style"},
+        grpo=GRPO,
+    )
+    by = {(c.purpose, c.stage): c.high for c in calls(settings, COUNTS)}
+    all_ = {(c.purpose, c.stage): c.high for c in calls_of_all(settings, COUNTS, 3)}
+    again = {key: (all_[key] - n) / 2 for key, n in by.items()}
+    assert {key for key, n in again.items() if n == 0} == {
+        ("anchor", "first look"),
+        ("quiz", "first look"),
+        ("rubric", "rubric"),
+    }
+    assert by["anchor", "anchors"] == 3 * 4  # before the first step, and at steps 10 and 20
+    assert again["anchor", "anchors"] == 2 * 4
 
 
 def test_time_and_money_and_disk_are_of_all_and_memory_is_of_one() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from refine_rl.evaluate.probes import instructions, neutral
 from refine_rl.plan import Counts, make_plan, memory, pace
 from refine_rl.plan.money import Cost, advice
 from refine_rl.plan.pace import Pace
@@ -34,6 +35,32 @@ def numbers(settings: Settings) -> dict[str, tuple[Any, Any, Any]]:
     found = passed(settings, COUNTS, None)
     assert len({one.stage for one in found}) == len(found)
     return {one.stage: (one.prefilled, one.sampled, one.trained) for one in found}
+
+
+def test_looks_at_what_is_not_the_task() -> None:
+    """20 instructions answered twice by each model, in up to 64 tokens; and the texts, read by each."""
+    texts, asked = neutral(), instructions()
+    read = sum(-(-len(text) // 4) for text in texts)
+    about = sum(-(-len(one.messages[0]["content"]) // 4) for one in asked)
+    settings = make(evaluate={"probes": True})
+    prefilled, sampled, trained = numbers(settings)["probes"]
+    assert prefilled == (2 * read + 5 * about + 20 * 32, 2 * read + 5 * about + 20 * 64)
+    assert (sampled, trained) == ((2 * 40 * 32, 2 * 40 * 64), (0, 0))
+    (both,) = [one for one in passed(settings, COUNTS, None, seeds=2) if one.stage == "probes"]
+    assert both.sampled == (3 * 40 * 32, 3 * 40 * 64)
+    assert "probes" not in numbers(make())
+
+
+def test_what_a_rollback_repeats_passes_again() -> None:
+    """Of 21 steps with looks at every 10th, ten steps and a look."""
+    rules = [{"rule": "words"}, {"rule": "chars", "weight": 0.0}]
+    sections: dict[str, Any] = {"reward": {"rules": rules}, "grpo": {**GRPO, "steps": 21}}
+    usual = numbers(make(**sections))
+    found = numbers(make(**sections, evaluate={"on_drift": "rollback"}))
+    for (low, high), (least, most) in zip(found["training"], usual["training"], strict=True):
+        assert (low, 21 * high) == (least, 31 * most)
+    for (low, high), (least, most) in zip(found["validation"], usual["validation"], strict=True):
+        assert (low, 3 * high) == (least, 4 * most)
 
 
 def test_every_stage() -> None:

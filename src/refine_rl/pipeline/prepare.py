@@ -83,7 +83,7 @@ def prepare(folder: RunFolder, functions: Functions, journal: Journal, pause: Pa
         pause=pause,
     )
     known = [] if read is None else read.prompts
-    if (costs or settings.reward.asks or scorers.referee is not None) and folder.outcomes("base") is None:
+    if (costs or looks.panels) and folder.outcomes("base") is None:
         require_model(settings.model)
         looks.at_judges(known)
         looks.at_quiz(known)

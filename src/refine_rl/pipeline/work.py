@@ -20,7 +20,7 @@ from refine_rl.progress import Pause, wait
 from refine_rl.rewards.base import Scorer
 from refine_rl.rewards.build import Scorers
 from refine_rl.rewards.functions.trl import TrainerState, trainer_state
-from refine_rl.rewards.nearness import taught_by
+from refine_rl.rewards.nearness import NEARNESS, taught_by
 from refine_rl.rewards.scoring import Promising, ScoringLoop
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
@@ -98,7 +98,9 @@ class Work:
 
         def score(prompts: Sequence[Prompt], groups: Sequence[Sequence[Trajectory]]) -> list[list[Score]]:
             with self.training_at(self.settings.grpo.steps + 1):
-                futures = [self.begin(scorer, p, g) for p, g in zip(prompts, groups, strict=True)]
+                taught = NEARNESS in scorer.weights  # nobody else asks of these answers, or not yet
+                begin = partial(self.begin, scorer, taught=taught)
+                futures = [begin(p, g) for p, g in zip(prompts, groups, strict=True)]
             new, scores = name not in self.warned, []
 
             def look() -> None:
@@ -128,10 +130,12 @@ class Work:
                 f"{where}: the first missing score, and why:\n{missing.explanation}"
             )
 
-    def begin(self, scorer: Scorer, prompt: Prompt, group: Sequence[Trajectory]) -> Future[list[Score]]:
+    def begin(
+        self, scorer: Scorer, prompt: Prompt, group: Sequence[Trajectory], *, taught: bool = True
+    ) -> Future[list[Score]]:
         """A group's scores to come. A teacher that scores or is going to teach hears of the group in here, in
-        the thread that has the models."""
-        if self.teacher is None:
+        the thread that has the models, where it is `taught`."""
+        if self.teacher is None or not taught:
             return Promising(scorer, self.scoring).start(prompt, group)
         self.teacher.begin(group)
         with taught_by(self.teacher.of):

@@ -1,7 +1,11 @@
 """What a run will take, before it takes anything: calls, tokens, dollars, minutes, memory.
 
     counts.py    how many prompts there will be, and how long texts are
-    calls.py     settings -> calls to LLMs by purpose; pure
+    calls.py     settings -> calls to LLMs by purpose; pure (call.py: calls of one kind)
+    rivals.py    what rivals of the tuned model take
+    rollback.py  what a run repeats where a drift leads back
+    teacher.py   what a teacher takes
+    seeds.py     the same under several seeds
     survey.py    a task -> its prompts and counts, its mistakes
     money.py     calls -> dollars
     machine.py   the model's size, this machine's speed

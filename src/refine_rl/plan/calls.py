@@ -2,10 +2,11 @@
 
 `low` and `high` count the calls of a run in which all answers of a group differ, every reply can be used
 at once and nothing is cached; they differ where the judges' own replies decide (adaptive looks, a larger
-judge, a gate), where groups without spread are replaced (grpo.resample: none in `low`, as many as may be in
-`high`) or have the steps of their answers graded (none in `low`, all in `high`), or where a writer has to
-write more than once. Answers that are alike, and replies from the cache, make it fewer; corrections and
-repeated attempts make it more.
+judge, a gate), where short thoughts have few early exits, where groups without spread are replaced
+(grpo.resample: none in `low`, as many as may be in `high`) or have the steps of their answers graded (none in
+`low`, all in `high`), where a drift may lead back (rollback.py), or where a writer has to write more than
+once. Answers that are alike, and replies from the cache, make it fewer; corrections and repeated attempts
+make it more.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from refine_rl.plan.call import Calls as Calls
+from refine_rl.plan.call import Range
+from refine_rl.plan.call import made as _calls
 from refine_rl.plan.counts import Counts, tokens
 from refine_rl.plan.rivals import rival_groups, thoughts
+from refine_rl.plan.rollback import repeated
 from refine_rl.settings import (
     GRPOSettings,
     JudgeSettings,
@@ -27,8 +32,6 @@ from refine_rl.settings import (
 )
 from refine_rl.settings.evaluate import MINIBATCH, TRIED_EACH
 from refine_rl.settings.eye import of_eye
-
-Range = tuple[int, int]
 
 INSTRUCTIONS = 500  # tokens of a judge's or writer's instructions, the default rubric included
 MEMBER = 30  # tokens around an answer: its tags, its JSON
@@ -46,54 +49,33 @@ STEPS = "steps of wrong answers"
 SHOWN_PROMPTS = 20  # prompts there are already, shown to the writer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Calls:
-    """Calls of one purpose (the word that stands in the ledger) at one stage of the run, to one model; with
-    the tokens of one call, low and high."""
-
-    purpose: str
-    stage: str
-    model: str
-    low: int
-    high: int
-    tokens_in: Range
-    tokens_out: Range
-
-
-def _calls(purpose: str, stage: str, model: str, number: Range, lengths: tuple[Range, Range]) -> Calls:
-    return Calls(
-        purpose=purpose,
-        stage=stage,
-        model=model,
-        low=number[0],
-        high=number[1],
-        tokens_in=lengths[0],
-        tokens_out=lengths[1],
-    )
-
-
 def calls(settings: Settings, counts: Counts, *, second: bool = False) -> list[Calls]:
-    """Every call of a whole run, in their order; a `second` one has prompts and base's answers of a first."""
+    """Every call of a whole run, in their order; a `second` one has prompts, rubric and base's answers of a
+    first, and does without its first looks."""
     s, reward = settings, settings.reward
     judges, quiz = judges_of(s, counts), quiz_of(s, counts)
-    found: list[Calls] = [*_first_look(judges, reward.steps)]
+    found: list[Calls] = [] if second else [*_first_look(judges, reward.steps)]
     if s.writes_prompts and not second:
         found += _writing(s.task, s.prompts, s.writer, counts)
-    if reward.rubric == "write":
+    if reward.rubric == "write" and not second:
         tokens_in = INSTRUCTIONS + tokens(len(s.task))
         found.append(_of_writer(s.writer, "rubric", (1, 1), tokens_in, (150, 500), purpose="rubric"))
     if reward.judges:
         found += [call for group in judged(s, counts, second) for call in judges.calls(group)]
     if (eye := of_eye(s)) is not None:
-        looks = counts.validation * validations(s.grpo, counts)
-        found += judges_of(eye, counts).calls(Judged(stage=EYE, groups=looks, answers=s.evaluate.samples))
+        looks, more = (
+            counts.validation * n for n in (validations(s.grpo, counts), repeated(s, counts).looks)
+        )
+        seen = Judged(stage=EYE, groups=looks, more=more, answers=s.evaluate.samples)
+        found += judges_of(eye, counts).calls(seen)
     found += _reflections(s, counts)
     if "win_rate" in s.evaluate.metrics:
         found += _duels(judges, counts.held_out, compared(s))
     if quiz is not None:
         found += quiz.calls(*_quizzed(s, counts, second))
     if reward.steps is not None:
-        answers = s.grpo.steps * s.grpo.prompts_per_step * s.rollout.group_size
+        steps = s.grpo.steps + repeated(s, counts).steps
+        answers = steps * s.grpo.prompts_per_step * s.rollout.group_size
         found += _grading_of_steps(judges, reward.steps, answers)
     return [c for c in found if c.high]
 
@@ -177,13 +159,14 @@ def _of_writer(
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
     """Groups of one size that are judged at one stage, and as many `more` as there may be. `gated`: rules
-    may spare the judges an answer."""
+    may spare the judges an answer. Some groups may have but the `fewest` answers."""
 
     stage: str
     groups: int
     answers: int
     gated: bool = True
     more: int = 0
+    fewest: int | None = None
 
 
 def judged(settings: Settings, counts: Counts, second: bool = False) -> list[Judged]:
@@ -192,7 +175,8 @@ def judged(settings: Settings, counts: Counts, second: bool = False) -> list[Jud
     g, samples = settings.grpo, settings.evaluate.samples
     n, later = counts.validation, max(0, validations(g, counts) - 1)
     relative = is_relative(settings.reward, settings.judge)
-    probe = settings.prompts.probe
+    probe, again = settings.prompts.probe, repeated(settings, counts)
+    resamples = resampled(g, counts)
     found = [
         Judged(stage="sanity cases", groups=len(settings.reward.sanity), answers=2),
         Judged(stage="probe of the pool", groups=counts.train if probe else 0, answers=probe),
@@ -200,10 +184,16 @@ def judged(settings: Settings, counts: Counts, second: bool = False) -> list[Jud
         Judged(
             stage="training",
             groups=g.steps * g.prompts_per_step,
-            more=g.steps * resampled(g, counts),
+            more=g.steps * resamples + again.steps * (g.prompts_per_step + resamples),
             answers=settings.rollout.group_size,
+            fewest=1 if settings.rollout.decays else None,  # a short thought has few exits, or none
         ),
-        Judged(stage="validation", groups=n * later, answers=2 * samples if relative else samples),
+        Judged(
+            stage="validation",
+            groups=n * later,
+            more=n * again.looks,
+            answers=2 * samples if relative else samples,
+        ),
         _compared(settings, counts, relative=relative, second=second),
         *_of_rivals(settings, counts),
     ]
@@ -214,7 +204,8 @@ def judged(settings: Settings, counts: Counts, second: bool = False) -> list[Jud
         found.append(
             Judged(
                 stage=ANCHORS,
-                groups=prompts * (1 + later),
+                groups=prompts * (1 - second + later),
+                more=prompts * again.looks,
                 answers=samples + len(KINDS),
                 gated=False,
             )
@@ -298,9 +289,10 @@ class Judges:
     def calls(self, group: Judged) -> Iterator[Calls]:
         """Those that such groups take."""
         one = requests(self.how.kind, group.answers)
+        least_one = one if group.fewest is None else requests(self.how.kind, group.fewest)
         purpose = "anchor" if group.stage == ANCHORS else "judge"
         for model, low, high in self.looks(group.stage):
-            least = 0 if self.how.gate and group.gated else group.groups * one * low
+            least = 0 if self.how.gate and group.gated else group.groups * least_one * low
             most = (group.groups + group.more) * one * high
             yield _calls(purpose, group.stage, model, (least, most), self.tokens(group.answers))
 
@@ -424,8 +416,9 @@ def _quizzed(settings: Settings, counts: Counts, second: bool) -> tuple[dict[str
 
     g, samples, cases = settings.grpo, settings.evaluate.samples, len(settings.reward.sanity)
     members, probe = settings.rollout.group_size, settings.prompts.probe
+    back = repeated(settings, counts)
     groups = [g.steps * g.prompts_per_step]
-    groups.append(groups[0] + g.steps * resampled(g, counts))
+    groups.append((g.steps + back.steps) * (g.prompts_per_step + resampled(g, counts)))
     used = [counts.train_sources if probe else min(counts.train_sources, n) for n in groups]
     n, later = counts.validation, max(0, validations(g, counts) - 1)
     # Beside a relative judge the base model's answers come up again; their replies are in the cache.
@@ -438,12 +431,12 @@ def _quizzed(settings: Settings, counts: Counts, second: bool) -> tuple[dict[str
     low, high = (number + counts.other_sources + cases for number in used)
     return {
         # One source is tried, two more where its questions cannot be used; a writer's prompts have none.
-        LOOK: (1, QUIZZED),
+        LOOK: (0, 0) if second else (1, QUIZZED),
         "sanity cases": (2 * cases, 2 * cases),
         "probe of the pool": (probed, probed),
         FIRST: (n * samples, n * samples),
-        "training": (groups[0] * members, groups[1] * members),
-        "validation": (n * later * samples, n * later * samples * again),
+        "training": (groups[0] * (1 if settings.rollout.decays else members), groups[1] * members),
+        "validation": (n * later * samples, n * (later + back.looks) * samples * again),
         COMPARISON: (exam, exam),
         **rivals,
     }, (low, high)

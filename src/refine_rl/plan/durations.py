@@ -39,21 +39,25 @@ def durations(
     ahead: bool,
     endpoints: Endpoints,
     waves: int = 0,
+    again: int = 0,
     before: Span = (0.0, 0.0),
 ) -> Seconds:
     """Machine and LLMs together: side by side in training where `steps` are sampled `ahead`, else after one
     another in the high figure. `waves`: times that a step may have to wait again, for groups in the place of
-    others. `before`: the machine's seconds of supervised fine-tuning, with which training begins."""
+    others. `again`: steps that the high figure counts a second time. `before`: the machine's seconds of
+    supervised fine-tuning, with which training begins."""
     training = [c for c in planned if c.stage in _TRAINING]
     around = [c for c in planned if c.stage not in _TRAINING]
+    taken = steps, steps + again
     judged = tuple(
-        steps * _waiting(training, endpoints, which, rounds=steps, waves=which * waves) for which in (0, 1)
+        taken[which] * _waiting(training, endpoints, which, rounds=taken[which], waves=which * waves)
+        for which in (0, 1)
     )
     beside = tuple(_waiting(around, endpoints, which, rounds=1) for which in (0, 1))
     judges = (judged[0] + beside[0], judged[1] + beside[1])
     if work is None:
         return Seconds(machine=None, judges=judges, training=None, total=None)
-    low, high = (steps * s for s in work.step)
+    low, high = (n * s for n, s in zip(taken, work.step, strict=True))
     longer = max(high, judged[1])
     # The comparison comes after training; what else is evaluated is counted here as well.
     begun = (pace.START + before[0], pace.START + before[1])

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 MAX_ROWS = 512  # sampled at once
+MOST_TIMED = {"cpu": 2048, "cuda": 16384}
+"""Rows of a product that is timed, at most: with more of them the rate is the same, and a micro-batch that
+the settings ask for need not fit into this machine to be planned for."""
 _MEASURED = 0.1  # seconds a rate
 _SPREAD = 1 << 27  # bytes of matrices, so that they are read from memory as a model's are
 
@@ -35,8 +38,8 @@ class Rates:
 
 
 def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> Rates:
-    """This machine's rates, in about a third of a second: with so many rows sampled, and so many tokens
-    trained on, at once."""
+    """This machine's rates, in about a third of a second (a large product takes its time, seven times): with
+    so many rows sampled, and so many tokens trained on, at once, but no more of them than `MOST_TIMED`."""
     import torch
 
     from refine_rl.policy.fetch import config_here
@@ -70,7 +73,7 @@ def measure(model: ModelSettings, size: Size, *, sampled: int, trained: int) -> 
     return Rates(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
-        train=matrix_rate(trained),
+        train=matrix_rate(min(trained, MOST_TIMED.get(device.type, MOST_TIMED["cuda"]))),
         decode=matrix_rate(min(MAX_ROWS, sampled)),
         bytes=copied * 2 * block.numel() * block.itemsize,
         devices=torch.cuda.device_count() if device.type == "cuda" else 1,

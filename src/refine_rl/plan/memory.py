@@ -43,7 +43,9 @@ def memory(
     )
     served = settings.engine.served
     sampling = 0.0 if served else sampling_bytes(size, rates, asked=asked, length=length)
-    training = training_bytes(m, size, rates, max(g.at_once, length))
+    groups = own(g.prompts_per_step + resampled(g, counts)) * (1 + g.replay)
+    step = -(-groups // g.minibatches) * r.group_size * length  # a micro-batch has no more than that
+    training = training_bytes(m, size, rates, max(min(g.at_once, step), length))
     apart = team.apart(size, rates)
     trained = held(m, size, rates) - apart + slack * max(sampling, training)
     two = program(rates) + 2 * (whole(m, size, form_of(rates)) - apart) + slack * sampling

@@ -17,6 +17,7 @@ from refine_rl.plan.counts import Counts, tokens
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.memory import disk, memory
 from refine_rl.plan.rivals import sampled
+from refine_rl.plan.rollback import repeated
 from refine_rl.plan.teacher import size_of_teacher
 from refine_rl.plan.team import ALONE, Team
 from refine_rl.policy.size import Size
@@ -122,6 +123,17 @@ class Pace:
         drawing = said * self.size.vocabulary * VOCABULARY_BYTES / self.rates.bytes
         return passes * (self.launch + self.fetching) + (prefill + decode) * self.fitted.slowdown + drawing
 
+    def rollouts(self, prompts: int, members: int) -> float:
+        """Seconds of sampling whole groups. With early exits one answer of a group is whole; the others are
+        short, behind a part of its thought, half of it on average, which is read for each."""
+        early = self.settings.rollout.early_exit
+        if early is None or self.settings.engine.served:
+            return self.sampling(prompts, members)
+        exits = members - 1
+        read = self.team.groups(prompts) * exits * (self.prompt + self.answer / 2)
+        reading = read * 2 * self.size.linear / self.rates.train * self.fitted.slowdown
+        return self.sampling(prompts, 1) + self.sampling(prompts, exits, early.answer_tokens) + reading
+
     def training(self, prompts: int, members: int) -> float:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions. About
         half of the answers are better than their group, and come again with grpo.replay."""
@@ -161,7 +173,7 @@ class Pace:
         adds `more`, at worst one after the other."""
         g, members = self.settings.grpo, self.settings.rollout.group_size
         trained = g.prompts_per_step + (0 if self.settings.flat == "drop" else more)
-        sampling = self.sampling(sampled or g.prompts_per_step, members) + more * self.sampling(1, members)
+        sampling = self.rollouts(sampled or g.prompts_per_step, members) + more * self.rollouts(1, members)
         return sampling + self.training(trained, members) + self.teaching(g.prompts_per_step, members)
 
     def teaching(self, prompts: int, members: int) -> float:
@@ -180,11 +192,11 @@ class Pace:
     def _taught_by_itself(self) -> bool:
         return self.settings.teacher is not None and self.settings.teacher.itself
 
-    def evaluation(self, counts: Counts, *, second: bool = False) -> float:
+    def evaluation(self, counts: Counts, *, second: bool = False, again: int = 0) -> float:
         """Seconds of all sampling outside of training. After supervised fine-tuning three models are
-        compared; a `second` run has what base did of an earlier one."""
+        compared; a `second` run has what base did of an earlier one. So many validations come `again`."""
         samples, judge = self.settings.evaluate.samples, self.settings.judge
-        times = validations(self.settings.grpo, counts)
+        times = validations(self.settings.grpo, counts) + again
         taught = 0.0 if self._taught_by_itself else self.teaching(counts.validation, samples)
         validation = (self.sampling(counts.validation, samples) + taught) * times
         if self.settings.reward.judges and judge.anchors:
@@ -192,8 +204,9 @@ class Pace:
         if self.settings.prompts.probe:
             validation += self.sampling(counts.train, self.settings.prompts.probe)
         comparison = self.sampling(counts.held_out, samples) + self.sampling(counts.held_out, 1)
-        if not self.settings.rewarded:
+        if not self.settings.rewarded:  # what is scored is read by the teacher
             comparison += self.teaching(counts.held_out, samples + 1)
+            validation += self.teaching(counts.train, self.settings.prompts.probe)
         looked = (2 - second) * self.probes() if self.settings.evaluate.probes else 0.0
         compared_now = compared(self.settings) - second
         return validation + compared_now * comparison + looked + self.rivals(counts)
@@ -212,7 +225,10 @@ class Pace:
         """Seconds in which rivals are made and answer."""
         settings = self.settings
         relative = is_relative(settings.reward, settings.judge)
-        seconds = sum(self.sampling(*one) for one in sampled(settings, counts, relative=relative))
+        found = sampled(settings, counts, relative=relative)
+        seconds = sum(self.sampling(*one) for one in found)
+        if not settings.rewarded:
+            seconds += sum(self.teaching(*one) for one in found)
         if "sft" in settings.evaluate.rivals:  # three passes over an answer to each prompt
             prompts = min(counts.train, max(1, settings.rival_calls // settings.best_of))
             said = PASSES * prompts * self.answer
@@ -247,13 +263,17 @@ def estimate(
         for share in (0.5, 1.0)
     )
     sampled = settings.grpo.candidates(counts.train)
+    again = repeated(settings, counts).looks
     held = [team.on_one * memory(settings, size, rates, counts, slack, team) for slack in (1.0, SLACK)]
     return Work(
         step=(
             low.step(sampled=sampled),
             high.step(sampled=sampled, more=resampled(settings.grpo, counts)),
         ),
-        evaluation=(low.evaluation(counts, second=second), high.evaluation(counts, second=second)),
+        evaluation=(
+            low.evaluation(counts, second=second),
+            high.evaluation(counts, second=second, again=again),
+        ),
         memory=(held[0], held[1]),
         disk=disk(settings.model, settings.grpo, settings.rollout, size, counts),
     )

@@ -14,6 +14,7 @@ from refine_rl.plan.durations import Seconds
 from refine_rl.plan.machine import Rates
 from refine_rl.plan.money import Cost, cost, dollars, missing_keys
 from refine_rl.plan.pace import Work
+from refine_rl.plan.rollback import repeated, words_on
 from refine_rl.plan.seeds import calls_of_all, note_of, seconds_of_all
 from refine_rl.plan.service import Passed, at_service, passed, with_service, words_about
 from refine_rl.plan.supervised import Supervised, count_rows, supervised
@@ -177,7 +178,8 @@ def make_plan(
             *([isolation] if isolation else []),
             *found.notes,
             *note_of(settings, seeds),
-            *words_on_teacher(settings, counts, found.rates),
+            *words_on_teacher(settings, counts, found.rates, seeds),
+            *(() if counts is None else words_on(repeated(settings, counts))),
             *(() if counts is None else high_figures(planned, grpo, more=more, train=counts.train)),
             *told,
         ),

@@ -10,6 +10,7 @@ from refine_rl.plan.calls import Calls, calls, resampled
 from refine_rl.plan.counts import Counts
 from refine_rl.plan.durations import Seconds, alone, durations
 from refine_rl.plan.pace import Work
+from refine_rl.plan.rollback import repeated
 from refine_rl.settings import Settings
 
 Span = tuple[float, float]
@@ -52,6 +53,7 @@ def seconds_of_all(
             ahead=settings.ahead,
             endpoints=settings.endpoints,
             waves=resampled(settings.grpo, counts),
+            again=repeated(settings, counts).steps,
             before=before or (0.0, 0.0),
         )
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from refine_rl.plan.calls import compared, resampled, validations
-from refine_rl.plan.counts import Counts
+from refine_rl.plan.counts import Counts, tokens
 from refine_rl.plan.money import SERVICE, Cost
+from refine_rl.plan.rollback import repeated
 from refine_rl.plan.supervised import Rows, earliest, looks_every
 from refine_rl.settings import EnginePrices, EngineSettings, Settings, SFTSettings
 from refine_rl.settings.revision import name_and_revision
@@ -163,10 +164,14 @@ def _stages(settings: Settings, counts: Counts, *, second: bool = False) -> Iter
     g, samples, judge = settings.grpo, settings.evaluate.samples, settings.judge
     members, times = settings.rollout.group_size, validations(g, counts)
     paces = [_Pace(settings=settings, prompt=counts.tokens, share=share) for share in SHARES]
-    more = resampled(g, counts)
+    more, back = resampled(g, counts), repeated(settings, counts)
 
-    def stage(name: str, groups: int, *sizes: int) -> _Tokens:
-        low, high = (_sum(*(pace.answered(groups, size) for size in sizes)) for pace in paces)
+    def stage(name: str, groups: int, *sizes: int, again: int = 0) -> _Tokens:
+        numbers = groups, groups + again
+        low, high = (
+            _sum(*(pace.answered(number, size) for size in sizes))
+            for pace, number in zip(paces, numbers, strict=True)
+        )
         return _Tokens(stage=name, low=low, high=high)
 
     if settings.prompts.probe:
@@ -174,16 +179,39 @@ def _stages(settings: Settings, counts: Counts, *, second: bool = False) -> Iter
     yield stage("first validation", counts.validation if times else 0, samples)
     low, high = (
         _sum(
-            pace.answered(g.steps * (g.candidates(counts.train) + extra), members),
-            pace.learned(g.steps * (g.prompts_per_step + (0 if settings.flat == "drop" else extra)), members),
+            pace.answered(steps * (g.candidates(counts.train) + extra), members),
+            pace.learned(steps * (g.prompts_per_step + (0 if settings.flat == "drop" else extra)), members),
         )
-        for pace, extra in zip(paces, (0, more), strict=True)
+        for pace, steps, extra in zip(paces, (g.steps, g.steps + back.steps), (0, more), strict=True)
     )
     yield _Tokens(stage="training", low=low, high=high)
-    yield stage("validation", counts.validation * max(0, times - 1), samples)
+    looked = counts.validation * max(0, times - 1)
+    yield stage("validation", looked, samples, again=counts.validation * back.looks)
     if settings.reward.judges and judge.anchors:
-        yield stage("anchors", min(judge.anchor_prompts, counts.train) * max(1, times), samples)
+        shown = min(judge.anchor_prompts, counts.train)
+        yield stage("anchors", shown * max(1, times), samples, again=shown * back.looks)
     yield stage("held-out comparison", counts.held_out * (compared(settings) - second), samples, 1)
+    if settings.evaluate.probes:
+        yield _probed(paces, second=second)
+
+
+def _probed(paces: Sequence[_Pace], *, second: bool) -> _Tokens:
+    """Looks at what is not the task, before training (not in a `second` run) and after it: each instruction
+    answered twice, each text read; and after training the sampled answers of before."""
+    from refine_rl.evaluate.probes import MOST_TOKENS, instructions, neutral  # late: few plans need it
+
+    texts = sum(tokens(len(text)) for text in neutral())
+    asked = [tokens(len(one.messages[0]["content"])) for one in instructions()]
+    looks = 2 - second
+    low, high = (
+        (
+            looks * (texts + 2 * sum(asked)) + sum(asked) + pace.share * MOST_TOKENS * len(asked),
+            looks * 2 * pace.share * MOST_TOKENS * len(asked),
+            0.0,
+        )
+        for pace in paces
+    )
+    return _Tokens(stage="probes", low=low, high=high)
 
 
 def _imitated(settings: Settings, sft: SFTSettings, rows: Rows) -> Iterator[_Tokens]:

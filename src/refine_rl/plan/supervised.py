@@ -161,7 +161,8 @@ def _memory(
     sampling = sampling_bytes(
         size, rates, asked=max(1, team.groups(sft.examples)), length=rows.longest + most
     )
-    training = training_bytes(model, size, rates, max(sft.at_once, rows.longest))
+    at_once = min(sft.at_once, sft.batch_tokens)  # of a step's rows
+    training = training_bytes(model, size, rates, max(at_once, rows.longest))
     return held(model, size, rates) - team.apart(size, rates) + slack * max(sampling, training)
 
 
