@@ -228,6 +228,8 @@ def test_memory_and_disk_of_the_stage() -> None:
     there, moving = held(model, SIZE, RATES), training_bytes(model, SIZE, RATES, 120)  # the longest row
     assert there == 0.5e9 + 1_000_000 * 16
     assert (low, high) == (there + moving, there + 2 * moving)
+    huge = of({"tokens_per_micro_batch": 10_000_000, "batch_tokens": 4000, "adapter": "none"})
+    assert takes(huge)[1][0] == there + training_bytes(model, SIZE, RATES, 4000)  # no step has more
     # Checkpoints at 2, 4 ...: the two newest and the best, weights and two moments; the model in 2 bytes.
     assert takes(settings)[2] == 3 * 1_000_000 * 12 + 1_000_000 * 2
     assert takes(of({"checkpoint_every": 20, "keep_checkpoints": 5}))[2] == 2 * 160_000 * 12 + 160_000 * 4

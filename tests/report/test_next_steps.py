@@ -53,6 +53,23 @@ def test_one_with_a_checkpoint_can_be_tried_as_it_is(tmp_path: Path, make_run: M
     assert all(" --checkpoint last" in command for command in commands(run)[1:])
 
 
+def test_behind_a_guard_the_checkpoint_that_validation_chose_is_taken(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    run = make_run(tmp_path / "run", steps=3, compared=False)
+    for step in (1, 3):
+        run.write_checkpoint(step, lambda folder: None)
+    run.event("best", "validation", "validation reward 0.9", 3)
+    run.event("guard", "all_cut", "Nothing was finished.", 3)
+    assert all(" --checkpoint best" in command for command in commands(run)[1:])
+    what = [c.what for c in next_steps(run, run.settings())]
+    assert "Talk to the model of the best checkpoint, the untrained one’s answers beside its own." in what
+    assert "Compare base and tuned on the held-out prompts." in what
+    run.rewind(1)  # the chosen one is gone on
+    run.event("guard", "all_cut", "Nothing was finished.", 2)
+    assert all(" --checkpoint last" in command for command in commands(run)[1:])
+
+
 def test_a_finished_one_is_talked_to_compared_and_taken_along(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", steps=3)
     run.write_model(lambda folder: (folder / "adapter.safetensors").write_bytes(b""))

@@ -2,11 +2,11 @@
 
 `low` and `high` count the calls of a run in which all answers of a group differ, every reply can be used
 at once and nothing is cached; they differ where the judges' own replies decide (adaptive looks, a larger
-judge, a gate), where short thoughts have few early exits, where groups without spread are replaced
-(grpo.resample: none in `low`, as many as may be in `high`) or have the steps of their answers graded (none in
-`low`, all in `high`), where a drift may lead back (rollback.py), or where a writer has to write more than
-once. Answers that are alike, and replies from the cache, make it fewer; corrections and repeated attempts
-make it more.
+judge, a gate), where a short thought makes a small group (rollout.behind), where groups without spread are
+replaced (grpo.resample: none in `low`, as many as may be in `high`) or have the steps of their answers graded
+(none in `low`, all in `high`), where a drift may lead back (rollback.py), or where a writer has to write more
+than once. Answers that are alike, and replies from the cache, make it fewer; corrections and repeated
+attempts make it more.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def judged(settings: Settings, counts: Counts, second: bool = False) -> list[Jud
             groups=g.steps * g.prompts_per_step,
             more=g.steps * resamples + again.steps * (g.prompts_per_step + resamples),
             answers=settings.rollout.group_size,
-            fewest=1 if settings.rollout.decays else None,  # a short thought has few exits, or none
+            fewest=None if settings.rollout.behind is None else 1,
         ),
         Judged(
             stage="validation",
@@ -435,7 +435,7 @@ def _quizzed(settings: Settings, counts: Counts, second: bool) -> tuple[dict[str
         "sanity cases": (2 * cases, 2 * cases),
         "probe of the pool": (probed, probed),
         FIRST: (n * samples, n * samples),
-        "training": (groups[0] * (1 if settings.rollout.decays else members), groups[1] * members),
+        "training": (groups[0] * (members if settings.rollout.behind is None else 1), groups[1] * members),
         "validation": (n * later * samples, n * (later + back.looks) * samples * again),
         COMPARISON: (exam, exam),
         **rivals,

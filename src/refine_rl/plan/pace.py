@@ -124,15 +124,15 @@ class Pace:
         return passes * (self.launch + self.fetching) + (prefill + decode) * self.fitted.slowdown + drawing
 
     def rollouts(self, prompts: int, members: int) -> float:
-        """Seconds of sampling whole groups. With early exits one answer of a group is whole; the others are
-        short, behind a part of its thought, half of it on average, which is read for each."""
-        early = self.settings.rollout.early_exit
-        if early is None or self.settings.engine.served:
+        """Seconds of sampling whole groups. Where answers begin behind a part of another one's thought, half
+        of it on average is read for each."""
+        behind = self.settings.rollout.behind
+        if behind is None or self.settings.engine.served:
             return self.sampling(prompts, members)
-        exits = members - 1
-        read = self.team.groups(prompts) * exits * (self.prompt + self.answer / 2)
+        others = members - 1
+        read = self.team.groups(prompts) * others * (self.prompt + self.answer / 2)
         reading = read * 2 * self.size.linear / self.rates.train * self.fitted.slowdown
-        return self.sampling(prompts, 1) + self.sampling(prompts, exits, early.answer_tokens) + reading
+        return self.sampling(prompts, 1) + self.sampling(prompts, others, behind) + reading
 
     def training(self, prompts: int, members: int) -> float:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions. About

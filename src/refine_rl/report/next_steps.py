@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from refine_rl.errors import quoted
 from refine_rl.evaluate.verdict import FEW_PROMPTS
+from refine_rl.report.standing import standing
 from refine_rl.run import RunFolder
 from refine_rl.run.from_python import call
 from refine_rl.run.state import end_of
@@ -95,6 +96,15 @@ def over(run: RunFolder) -> bool:
     return end_of(run.events()) == "finished"
 
 
+def _worth_a_look(run: RunFolder) -> str:
+    """Which checkpoint of a run without a tuned model to take: behind a guard's stop the one that validation
+    chose, where there is one, as the newest may be what the guard stopped for."""
+    events = run.events()
+    best = standing(events, "best")
+    stopped = end_of(events) == "stopped" and bool(best) and best[-1]["step"] in run.checkpoints()
+    return "best" if stopped else "last"
+
+
 def next_steps(run: RunFolder, settings: Settings) -> list[Command]:
     """What to do next with a run, the nearest thing first."""
     path = quoted(run.path)
@@ -105,9 +115,10 @@ def next_steps(run: RunFolder, settings: Settings) -> list[Command]:
         found.append(Command(text=run.resume, what="Go on exactly where it stopped."))
     if not model and not run.checkpoints():
         return found
-    checkpoint = None if model else "last"
-    weights = "" if model else " --checkpoint last"
-    which = "tuned model" if model else "model of the last checkpoint"
+    newest = _worth_a_look(run)
+    checkpoint = None if model else newest
+    weights = "" if model else f" --checkpoint {newest}"
+    which = "tuned model" if model else f"model of the {newest} checkpoint"
     beside = "" if sft else ", the untrained one’s answers beside its own"
     talk = act.talk(checkpoint, "" if sft else " --base")
     found.append(Command(text=talk, what=f"Talk to the {which}{beside}."))
@@ -117,7 +128,8 @@ def next_steps(run: RunFolder, settings: Settings) -> list[Command]:
         )
     if not sft:
         again = act.evaluate(**({} if checkpoint is None else {"checkpoint": checkpoint}))
-        found.append(Command(text=again, what="Compare base and tuned again, with fresh draws."))
+        fresh = " again, with fresh draws" if run.comparison() is not None else " on the held-out prompts"
+        found.append(Command(text=again, what=f"Compare base and tuned{fresh}."))
     out = quoted(run.path.with_name(f"{run.name}-model"))
     found.append(
         Command(

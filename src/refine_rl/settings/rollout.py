@@ -135,6 +135,12 @@ class RolloutSettings(Section):
         return min(every, self.trajectory_tokens) if self.trajectory_tokens else every
 
     @property
+    def behind(self) -> int | None:
+        """The most tokens of a group's other answers, where these begin behind parts of a whole one's
+        thought (as many as it is long enough for); None where each answer of a group is whole."""
+        return None if self.early_exit is None else self.early_exit.answer_tokens
+
+    @property
     def decays(self) -> bool:
         """Whether a right answer earns less the later it stands in its group; that is a spread of its own."""
         return self.early_exit is not None
