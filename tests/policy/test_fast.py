@@ -16,13 +16,14 @@ from refine_rl.envs.play import sample
 from refine_rl.policy import attention, head, lora
 from refine_rl.policy.draw import Sampling
 from refine_rl.policy.fast import gather
-from refine_rl.policy.head import target_logprobs
+from refine_rl.policy.head import LEAST, exponentials, target_logprobs
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.logprobs import logprobs, plain_logprobs
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.prefix import pack
 from refine_rl.policy.protocol import Purpose
+from refine_rl.policy.scripted import scripted
 from refine_rl.policy.tokens import token_batch
 from refine_rl.settings import ModelSettings
 from refine_rl.types import Segment, Trajectory
@@ -198,6 +199,22 @@ def test_the_tiled_head_is_a_log_softmax(cap: float, bias: bool, monkeypatch: py
     assert len(found[0]) == len(inputs) + 1
     for mine, exact in zip(*found, strict=True):
         assert (mine - exact).abs().max() < 5e-6
+
+
+def test_exponentials_are_those_of_a_calculator() -> None:
+    x = torch.linspace(LEAST, 0, 4001)
+    exact = x.double().exp()
+    found = exponentials(x.clone()).double()
+    assert (found - exact).abs().max() < 6e-8  # beside the 1 of the likeliest token
+    assert (found / exact - 1).abs().max() < 5e-6
+    # The likeliest token's is 1 to the bit, and nothing is 0, nor a number that a processor is slow with.
+    ends = exponentials(torch.tensor([0.0, -0.0, -88.0, -1e9, float("-inf")])).tolist()
+    assert ends[:2] == [1.0, 1.0]
+    assert len(set(ends[2:])) == 1
+    assert torch.finfo().tiny <= ends[2] < 2e-38
+    program = scripted(exponentials)
+    assert program is not None
+    assert torch.equal(program(x.clone()).double(), found)
 
 
 def test_the_lean_adapter_is_peft_s(make_model: MakeModel) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from refine_rl.policy.head import LEAST
+from refine_rl.policy.head import exponentials
 from refine_rl.policy.scripted import scripted, unoptimised
 
 BLOCK = 256
@@ -20,7 +20,7 @@ BLOCK = 256
 
 NONE = 1e-35
 """Beside the likeliest token's 1, the weight of a block of tokens that cannot be drawn is no more than this:
-an exponential ends at exp(LEAST), 2e-38, also for a logit of minus infinity."""
+an exponential ends at exp(head.LEAST), 2e-38, also for a logit of minus infinity."""
 
 TILE = 1 << 19
 """Logits that `draw_tiled` makes at once (2 MiB)."""
@@ -79,13 +79,11 @@ def draw_whole(
     return _drawn(scaled, highest, blocks.sum(-1).to(uniform_R.dtype), blocks, uniform_R)
 
 
-def _weights(
-    logits_R_V: torch.Tensor, temperature: float, least: float = LEAST
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _weights(logits_R_V: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits at the temperature, each row's highest [R, 1], and weights [0, 1], the likeliest token's 1."""
     scaled = logits_R_V if temperature == 1 else logits_R_V / temperature
     highest = scaled.amax(-1, keepdim=True)
-    return scaled, highest, (scaled - highest).clamp_(min=least).exp_()
+    return scaled, highest, exponentials(scaled - highest)
 
 
 def _drawn(
@@ -119,7 +117,7 @@ def draw_tiled(
         if temperature != 1:
             tile = tile / temperature
         peak = tile.amax(-1, keepdim=True)
-        blocks = _in_blocks((tile - peak).clamp_(min=LEAST).exp_()).sum(-1)
+        blocks = _in_blocks(exponentials(tile - peak)).sum(-1)
         sums.append(blocks.to(uniform_R.dtype))
         peaks.append(peak)
     peak_R_n = torch.cat(peaks, dim=1)

@@ -36,6 +36,7 @@ from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.fast import gather
 from refine_rl.policy.fetch import is_encoder_decoder
 from refine_rl.policy.fused import fused
+from refine_rl.policy.head import exponentials
 from refine_rl.policy.lean import lean_parts
 from refine_rl.policy.lora import at_rest
 from refine_rl.policy.memory import KeysAndValues
@@ -220,7 +221,7 @@ def _works(policy: DecoderOnly) -> Works:
                 hidden = layers.hidden(token[0], [angle[positions[0]] for angle in angles], state)
             else:
                 hidden = fast.hidden(token, positions, state)
-            fast.logits(hidden, head).exp_().sum(-1)
+            exponentials(fast.logits(hidden, head)).sum(-1)
             return (time.thread_time() - began) / ROWS
 
     def trained() -> float:
