@@ -168,7 +168,12 @@ SECTIONS: Wrong = [
     ({"grpo": {"steps": "many"}}, '`grpo.steps` must be a whole number, not "many"'),
     ({"grpo": {"steps": None}}, "`grpo.steps` must be a whole number, not None"),
     ({"grop": {"steps": 3}}, "`grop` is not a setting; did you mean `grpo`"),
-    ({"steps": 3}, "did you mean `grpo.steps` or"),
+    (
+        {"steps": 3},
+        r"steps is no argument of its own but a setting: grpo=\{'steps': \.\.\.\} or sft=",
+    ),
+    ({"prompts_per_step": 3}, r"but a setting: grpo=\{'prompts_per_step': \.\.\.\}"),
+    ({"max_tokens": 3}, r"max_tokens is no argument of its own but a setting: .*rollout=\{'max_tokens': "),
     ({"reward": brevity}, r"reward=brevity: this is a section, a dict; code is given as rewards=\[brevity\]"),
     ({"reward": [brevity]}, "reward=.*: this is a section, a dict; code is given as rewards="),
     ({"reward": {"functions": [brevity]}}, "reward.functions=.*: code from Python is given as rewards="),
@@ -364,8 +369,17 @@ WRONG: dict[str, dict[str, Wrong]] = {
         "task": words("task")[:1],
         "rubric": [({"base_url": "http://127.0.0.1:9/v1", "rubric": Path("nowhere.md")}, "nowhere.md")],
         "base_url": words("base_url"),
+        "key_env": [
+            *words("key_env"),
+        ],
         "repeats": whole("repeats", 1),
-        "kind": [({"base_url": "http://127.0.0.1:9/v1", "kind": "rulre"}, "kind: Input should be")],
+        "kind": [
+            (
+                {"base_url": "https://a.example/v1", "kind": "ruler"},
+                "^key_env= must name the environment variable",
+            ),
+            ({"base_url": "http://127.0.0.1:9/v1", "kind": "rulre"}, "kind: Input should be"),
+        ],
         "connections": [],
     },
 }

@@ -20,7 +20,7 @@ import refine_rl as refine
 from refine_rl.api import stops
 from refine_rl.api.words import in_python
 from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, RefineError, UserError
-from refine_rl.llm.client import EndpointDown
+from refine_rl.llm.client import EndpointDown, EndpointRefused
 from refine_rl.llm.endpoints import resolve
 from refine_rl.progress import Quiet
 from refine_rl.run import RunFolder
@@ -138,6 +138,11 @@ def raising(error: BaseException) -> Callable[[Any], None]:
             "Where it is at another address: {resume}, set={{'endpoints.mine.base_url': 'ADDRESS'}})",
         ),
         (
+            EndpointRefused("Wrong key.", keyless="mine"),
+            EndpointRefused,
+            "the variable that holds it: {resume}, set={{'endpoints.mine.key_env': 'NAME'}})",
+        ),
+        (
             UserError("There are no prompts (--prompts x.jsonl)."),
             UserError,
             "There are no prompts (prompts='x.jsonl').",
@@ -192,7 +197,7 @@ def test_every_flag_of_our_advice_becomes_an_argument() -> None:
     cli_only |= {"--served-model-name", "--lora-modules", "--tokenizer", "--logdir", "--project"}  # of others
     cli_only |= {"--upgrade", "--force-reinstall"}
     left = {flag for flag in flags - cli_only if "--" in in_python(f"Say {flag} X.")}
-    assert left <= {"--dollars", "--price", "--key-env"}, left
+    assert left <= {"--dollars", "--price", "--concurrency"}, left
 
 
 # -- in a kernel ------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ def test_an_existing_file_stays(refine: Refine, tmp_path: Path) -> None:
 )
 def test_a_mistake_is_named(refine: Refine, tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "a.xlsx").touch()
     (tmp_path / "one.jsonl").write_text('{"prompt": "a"}\n')
     done = refine("data", *arguments)
     assert (done.code, done.out) == (2, "")

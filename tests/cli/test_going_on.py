@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -69,6 +70,37 @@ def test_an_endpoint_at_another_address(
     moved[-1] = moved[-1].replace("ADDRESS", "http://127.0.0.1:10/v1")
     assert refine(*moved).code == 0
     assert RunFolder.open(Path("run")).settings().endpoints["mine"].base_url == "http://127.0.0.1:10/v1"
+
+
+def test_an_endpoint_that_wants_a_key(
+    refine: Refine,
+    task: Path,
+    llm_server: Callable[..., Any],
+    llm_brain: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is advised goes on with the run, which does not read the task file again; `refine score` has no
+    settings, but a flag."""
+    locked = llm_server(moods=lambda n, body: "401" if n < 2 else "ok", brain=llm_brain, models=["judge"])
+    table = ("--set", f'endpoints.mine.base_url="{locked.base_url}"', "--set", 'reward.judges=["mine/judge"]')
+    done = refine("train", task, "--run", "run", "--set", "grpo.steps=1", *table)
+    assert (done.code, 'key_env = "NAME" in [endpoints.mine]' in " ".join(done.err.split())) == (4, True)
+    go_on, keyed = shown(done.err)
+    assert keyed == [*go_on, "--set", "endpoints.mine.key_env=NAME"]
+    Path("a.jsonl").write_text(
+        json.dumps({"id": 1, "messages": [{"role": "user", "content": "Hi."}], "completions": ["A", "B"]})
+    )
+    judged = ("score", "a.jsonl", "--out", "b.jsonl", "--judge", "mine/judge", "--base-url", locked.base_url)
+    done = refine(*judged)
+    assert (done.code, "name the variable that holds it: --key-env NAME." in " ".join(done.err.split())) == (
+        4,
+        True,
+    )
+    monkeypatch.setenv("MINE", "sk-mine")
+    assert refine(*judged, "--key-env", "MINE").code == 0
+    keyed[-1] = keyed[-1].replace("NAME", "MINE")
+    assert refine(*keyed).code == 0
+    assert {headers["authorization"] for headers in locked.headers[2:]} == {"Bearer sk-mine"}
 
 
 def test_what_failed_and_the_advice_are_set_apart() -> None:

@@ -68,7 +68,7 @@ def test_columns_have_names_of_their_own_and_a_system_message_goes_before(tmp_pa
         (
             {"prompt": "Hi", "completion": "Ho"},
             "has no column `answer`; there are `prompt`, `completion`: "
-            '`answer = "completion"` in [sft] takes `completion`',
+            "call `completion` `answer`, as other rows do",
         ),
         ({"prompt": "Hi"}, "has no column `answer`; there is `prompt`"),
         ({"messages": CHAT[:1]}, "has no answer of the assistant"),

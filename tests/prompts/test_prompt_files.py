@@ -219,3 +219,45 @@ def test_a_column_that_is_not_there(tmp_path: Path, text: str, columns: dict[str
     with pytest.raises(UserError) as caught:
         read_prompts("file:a.jsonl", tmp_path, Columns(**columns))
     assert str(caught.value) == f"{tmp_path}/a.jsonl:1 {said} (so it is with all 3 rows)"
+
+
+@pytest.mark.parametrize(
+    ("odd", "columns", "said"),
+    [
+        (
+            {"promt": "b"},
+            {},
+            "has no prompt and no messages; there is `promt`: call `promt` `prompt`, as other rows do",
+        ),
+        ({"zzz": "b"}, {}, "has no prompt and no messages; there is `zzz`"),
+        (
+            {"txt": "b"},
+            {"prompt": "text"},
+            "has no column `text`; there is `txt`: call `txt` `text`, as other rows do",
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_slip_in_one_row_is_mended_in_that_row(
+    tmp_path: Path, odd: dict[str, str], columns: dict[str, str], said: str, place: int
+) -> None:
+    """To name another column for all of them, as for a file without any `prompt`, would lose the others."""
+    rows = [{columns.get("prompt", "prompt"): text} for text in "ac"]
+    rows.insert(place, odd)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as caught:
+        read_prompts("file:a.jsonl", tmp_path, Columns(**columns))
+    assert str(caught.value) == f"{tmp_path}/a.jsonl:{place + 1} {said}"
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
+    for name in ("b.md", "z.csv", "y.jsonl"):
+        (tmp_path / "rows" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "rows" / name).touch()
+    with pytest.raises(
+        UserError,
+        match=r"rows: a folder, where a file of rows is needed \(\.jsonl, .*; in it are y\.jsonl, z\.csv$",
+    ):
+        read_prompts("file:rows", tmp_path)
+    with pytest.raises(UserError, match=r"nothing: no such file; `prompts.source` is relative"):
+        read_prompts("file:nothing", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -218,6 +219,28 @@ def test_overrides(tmp_path: Path) -> None:
 )
 def test_broken_overrides_name_themselves(tmp_path: Path, given: str, problem: str) -> None:
     assert problems(tmp_path, 'task = "Say hi."', given)[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("model.targets=[q, 'v'", ""),  # quotes came through: something else is wrong
+        (
+            "model.targets=[q, v_proj]",
+            """; the shell takes quotes away: --set 'model.targets=["q", "v_proj"]'""",
+        ),
+        (
+            "reward.rules=[{rule=words}]",
+            "; text needs quotes, which the shell takes away: put '...' around KEY=VALUE",
+        ),
+    ],
+)
+def test_quotes_that_a_shell_took_away(tmp_path: Path, typed: str, hint: str) -> None:
+    (problem,) = problems(tmp_path, 'task = "Say hi."', typed)
+    assert problem.partition(")")[2] == hint
+    if "--set" in hint:  # what is advised does what was meant
+        _, advised = shlex.split(hint.partition("away: ")[2])
+        assert load(tmp_path, 'task = "Say hi."', advised).model.targets == ["q", "v_proj"]
 
 
 def test_overrides_of_settings_that_are_there(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def prompts_from(prompts: str | Path | Iterable[Row] | None) -> Iterator[str | N
         source = source_of(str(prompts))
         file = Path(source.removeprefix("file:"))
         if source.startswith("file:") and not file.is_file():
-            raise UserError(f"prompts={str(prompts)!r}: there is no file {file}.")
+            what = f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}"
+            raise UserError(f"prompts={str(prompts)!r}: {what}.")
         yield source
         return
     rows = [{"prompt": row} if isinstance(row, str) else row for row in prompts]

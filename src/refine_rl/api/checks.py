@@ -222,6 +222,10 @@ def section(name: str, value: object) -> None:
     if name not in sections:
         near = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else []
         near = near or get_close_matches(name, (*_PARAMETERS, *sections), n=1)
+        if name not in _OTHER_NAMES and (owners := [own for own in sections if name in _keys_of(own)]):
+            owners.sort(key=lambda own: own not in ("grpo", "rollout"))  # what is mostly meant comes first
+            ways = " or ".join(f"{own}={{{name!r}: ...}}" for own in owners)
+            raise UserError(f"{name} is no argument of its own but a setting: {ways}")
         if near and near[0] in _PARAMETERS:
             raise UserError(f"{name} is no argument; did you mean {near[0]}=?")
         return  # the check of the settings knows more names
@@ -234,6 +238,10 @@ def section(name: str, value: object) -> None:
     for key, argument in (("functions", "rewards"), ("environment", "environment"), ("tools", "tools")):
         if _is_code(value.get(key)):
             raise refuse(f"{name}.{key}", value[key], f"code from Python is given as {argument}=")
+
+
+def _keys_of(section: str) -> tuple[str, ...]:
+    return setting_names().get((section,), ())
 
 
 def _is_code(value: object) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from refine_rl.api import checks
 from refine_rl.api.stops import in_own_words
-from refine_rl.errors import UserError
+from refine_rl.api.words import in_python
+from refine_rl.errors import MachineError, UserError
 from refine_rl.types import Score
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ async def score_group(
     task: str = "",
     rubric: str | Path | None = None,
     base_url: str | None = None,
+    key_env: str | None = None,
     repeats: int = 1,
     kind: Literal["ruler", "absolute", "pairwise"] = "ruler",
     connections: Connections | None = None,
@@ -37,6 +39,7 @@ async def score_group(
         task: what is wanted, in plain words; without it, what the messages ask for.
         rubric: what to judge by, as text, or the `Path` of a text file; without it, a general rubric.
         base_url: the address of the judge's endpoint; any name may then stand for it in `judge`.
+        key_env: the environment variable that holds the key of `base_url`, where one is needed.
         repeats: looks of each judge, each in another order; scores are averaged.
         kind: the whole group in one request, each answer alone, or two at a time.
         connections: who asks, in the place of real endpoints (`refine_rl.llm.scripted`).
@@ -50,6 +53,7 @@ async def score_group(
         lambda: checks.required_judge(judge),
         lambda: checks.text("task", task or None, "a text"),
         lambda: checks.text("base_url", base_url, "an address, as http://127.0.0.1:8000/v1"),
+        lambda: checks.text("key_env", key_env, "the name of an environment variable"),
         lambda: checks.number("repeats", repeats, least=1),
     )
     from refine_rl.pipeline.score import Judges, score_one  # late: not everybody judges
@@ -59,6 +63,7 @@ async def score_group(
         task=task,
         rubric=rubric,
         base_url=base_url,
+        key_env=key_env,
         repeats=repeats,
         kind=kind,
     )
@@ -66,3 +71,5 @@ async def score_group(
         return await score_one(messages, completions, judges, connections)
     except UserError as mistake:
         raise in_own_words(mistake) from None
+    except MachineError as error:
+        raise type(error)(in_python(str(error))) from error

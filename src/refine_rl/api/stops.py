@@ -8,7 +8,6 @@ was at work (in a notebook, as long as it is the last one), the model on its dev
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 from refine_rl.api.words import in_python, ways_on
 from refine_rl.errors import DiskError, GuardStop, Interrupted, MachineError, RefineError, UserError
-from refine_rl.llm.client import EndpointDown
+from refine_rl.llm.client import changed_endpoint
 from refine_rl.pipeline.given import resume_call
 from refine_rl.progress import Pause, never
 from refine_rl.run import RunFolder
@@ -97,12 +96,11 @@ def in_own_words(mistake: UserError) -> UserError:
 
 
 def _elsewhere(error: MachineError, folder: RunFolder) -> list[str]:
-    """How to go on with an endpoint at another address."""
-    name = error.unreached if isinstance(error, EndpointDown) else ""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    """How to go on with an endpoint at another address, or with a key."""
+    if (change := changed_endpoint(error)) is None:
         return []
-    moved = f"set={{'endpoints.{name}.base_url': 'ADDRESS'}}"
-    return [f"Where it is at another address: {resume_call(folder, moved)}"]
+    when, key, value = change
+    return [f"{when}: {resume_call(folder, f'set={{{key!r}: {value!r}}}')}"]
 
 
 @contextlib.contextmanager

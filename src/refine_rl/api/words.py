@@ -19,13 +19,13 @@ _VERB = re.compile(rf"`?refine (eval|chat|export|plan|prompts|check) ({_WORD})`?
 _SET = re.compile(rf"--set ({_WORD})")
 _FLAG = re.compile(
     r"--(run|resume|judge|metrics|checkpoint|from-step|seed|samples|steps|name|prompts|reference|rubric|"
-    r"answers|rivals|base-url|dtype|outtype|out|gguf|ollama|hub|llama-cpp)\b"
-    rf"(?: (?!or\b|and\b|takes\b|goes\b)({_WORD}))?"
+    r"answers|rivals|base-url|key-env|dtype|outtype|out|gguf|ollama|hub|llama-cpp)\b"
+    rf"(?: (?!or\b|and\b|takes\b|goes\b|must\b)({_WORD}))?"
 )
 _INIT = "`refine init "
 _SPARED = re.compile(f"({_INIT}[^`]*`)")  # there is no call for it, so it stays a command
 _VERBS = {"eval": "evaluate"}
-_ARGUMENTS = {"from-step": "step", "base-url": "base_url", "resume": "run"}
+_ARGUMENTS = {"from-step": "step", "base-url": "base_url", "key-env": "key_env", "resume": "run"}
 _TABLE = re.compile(r"a table:\n\[endpoints\.(.+)\]\nbase_url = (\".*\")\nkey_env = (\"\w+\")  # (.*)")
 _PLACES = (
     ("rollout.environment: `python:", "environment: `"),

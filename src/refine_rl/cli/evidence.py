@@ -118,7 +118,8 @@ def prompts_named(prompts: str | None) -> str | None:
         return prompts
     file = Path(prompts.removeprefix("file:")).resolve()
     if not file.is_file():
-        raise UserError(f"--prompts {prompts}: there is no file {file}.")
+        what = f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}"
+        raise UserError(f"--prompts {prompts}: {what}.")
     return f"file:{file}"
 
 

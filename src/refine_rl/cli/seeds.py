@@ -60,7 +60,8 @@ def _all(home: SeedsFolder, train: Train, as_json: bool) -> None:
     from refine_rl.report.seeds import print_seeds, told
 
     def found(so_far: OverSeeds) -> None:
-        say(talk(), f"{len(so_far.runs)} of {so_far.seeds} seeds: {told(so_far)}")
+        if len(so_far.runs) < so_far.seeds:  # all of them are told at the end, with the table
+            say(talk(), told(so_far))
 
     def one(run: RunFolder) -> Comparison:
         say(talk(), f"\nSeed {run.settings().grpo.seed}, in {home.path}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,13 +127,14 @@ def _start(path: Path | None, name: str, settings: Settings, as_json: bool) -> N
 
 
 def _elsewhere(error: MachineError, go_on: str) -> str:
-    """How to go on with an endpoint at another address: the run does not read the task file again."""
-    from refine_rl.llm.client import EndpointDown
+    """How to go on with an endpoint at another address, or with a key: the run does not read the task file
+    again."""
+    from refine_rl.llm.client import changed_endpoint
 
-    name = error.unreached if isinstance(error, EndpointDown) else ""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    if (change := changed_endpoint(error)) is None:
         return ""
-    return f"\nWhere it is at another address: {go_on} --set endpoints.{name}.base_url=ADDRESS"
+    when, key, value = change
+    return f"\n{when}: {go_on} --set {key}={value}"
 
 
 @contextlib.contextmanager

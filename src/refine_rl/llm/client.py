@@ -9,6 +9,7 @@ Request -> Client.complete -> Reply                     (one call, retried insid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -112,7 +113,12 @@ class TooLong(CallFailed):
 
 
 class EndpointRefused(MachineError):  # noqa: N818 - a state of the endpoint
-    """The endpoint will answer no call of this kind: wrong key, unknown model, no money on the account."""
+    """The endpoint will answer no call of this kind: wrong key, unknown model, no money on the account.
+    `keyless` is its name where it wants a key and none was sent."""
+
+    def __init__(self, text: str, *, keyless: str = "") -> None:
+        super().__init__(text)
+        self.keyless = keyless
 
 
 class EndpointDown(MachineError):  # noqa: N818 - a state of the endpoint
@@ -122,6 +128,21 @@ class EndpointDown(MachineError):  # noqa: N818 - a state of the endpoint
     def __init__(self, text: str, *, unreached: str = "") -> None:
         super().__init__(text)
         self.unreached = unreached
+
+
+def changed_endpoint(error: MachineError) -> tuple[str, str, str] | None:
+    """What may be wrong in an endpoint's settings, which a run does not read again from the task file: when
+    so, the setting, and a word in the place of its new value. None where that is not known.
+
+    >>> changed_endpoint(EndpointRefused("no", keyless="mine"))
+    ('Where it needs a key, with the name of the variable that holds it', 'endpoints.mine.key_env', 'NAME')
+    """
+    if isinstance(error, EndpointDown) and re.fullmatch(r"[A-Za-z0-9_-]+", error.unreached):
+        return "Where it is at another address", f"endpoints.{error.unreached}.base_url", "ADDRESS"
+    if isinstance(error, EndpointRefused) and re.fullmatch(r"[A-Za-z0-9_-]+", error.keyless):
+        when = "Where it needs a key, with the name of the variable that holds it"
+        return when, f"endpoints.{error.keyless}.key_env", "NAME"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,7 @@ from refine_rl.llm.meter import NANO
 from refine_rl.llm.prices import Price
 from refine_rl.llm.wire import Answered, Wire, open_wire
 from refine_rl.randomness import generator
+from refine_rl.settings.toml_write import toml_key
 from refine_rl.types import Message, count_of
 
 _FAILED_IN_A_ROW = 3  # calls without any success between them, after which an endpoint is given up
@@ -317,7 +318,9 @@ class EndpointClient:
     def _raise(self, request: Request, failure: Failure) -> NoReturn:
         text = f"{self.model}: {failure.text}"
         if failure.kind == "refused":
-            raise EndpointRefused(f"{text}. {self._advice(failure)}")
+            endpoint = self._line.endpoint
+            keyless = endpoint.name if failure.status == 401 and not endpoint.key_env else ""
+            raise EndpointRefused(f"{text}. {self._advice(failure)}", keyless=keyless)
         if failure.kind == "too long":
             raise TooLong(f"{text}. The request and its max_tokens ({request.max_tokens}) must fit together.")
         # Some endpoints do not say that it is the form which they refuse.
@@ -342,6 +345,8 @@ class EndpointClient:
                 advice = (
                     "Is it an OpenAI-compatible API (the address often ends in /v1)? Then try again later."
                 )
+            if "/v1" in failure.text:  # a web page: what may be wrong with the address stands there
+                advice = "Where neither is so, try again later."
             if failure.status is not None:
                 advice = "Try again later, or with a smaller `concurrency`."
             raise EndpointDown(
@@ -368,7 +373,8 @@ class EndpointClient:
         if failure.status == 401:
             if endpoint.key_env:
                 return f"Check the key in the environment variable {endpoint.key_env}."
-            return f'If it needs a key, name its variable: endpoints.{endpoint.name}.key_env = "...".'
+            table = f"[endpoints.{toml_key(endpoint.name)}]"
+            return f'If it needs a key, name the variable that holds it: key_env = "NAME" in {table}.'
         if failure.status == 407 and endpoint.proxy is not None:
             return f"Check the name and the password of the proxy in {endpoint.proxy.variable}."
         if failure.status in (402, 429):

@@ -92,7 +92,8 @@ class Wire:
 
     def _no_connection(self, text: str, *, lost: bool) -> Failure:
         what = "the connection broke" if lost else "no connection"
-        return Failure(kind="retry", outcome="no connection", text=f"{what}: {text}{self.through}", lost=lost)
+        text = f"{what}: {text.rstrip('.')}{self.through}"  # it goes on behind it
+        return Failure(kind="retry", outcome="no connection", text=text, lost=lost)
 
     async def close(self) -> None:
         """Closes the connections; a second time does nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from refine_rl.errors import SettingsError, UserError
+from refine_rl.errors import MachineError, SettingsError, UserError
 from refine_rl.llm.client import Connections
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.endpoints import PRESETS
@@ -100,6 +101,15 @@ class Judges:
         return self.rubric
 
 
+def in_flags(problem: str) -> str:
+    """What a call failed of; what settings would hold stands in flags here.
+
+    >>> in_flags('Name the variable that holds it: key_env = "NAME" in [endpoints.mine].')
+    'Name the variable that holds it: --key-env NAME.'
+    """
+    return re.sub(r'key_env = "NAME" in \[endpoints\.[^\]]+\]', "--key-env NAME", problem)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """A line of the input."""
@@ -170,6 +180,8 @@ async def score_one(
     asking = judges.connect(note=lambda text: None) if connections is None else connections
     try:
         return await judges.panel(asking).score_group(*group.as_attempts())
+    except MachineError as error:
+        raise type(error)(in_flags(str(error))) from error
     finally:
         if connections is None:
             await asking.close()

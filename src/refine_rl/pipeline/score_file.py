@@ -13,7 +13,7 @@ from refine_rl.errors import GuardStop, Interrupted, MachineError, UserError
 from refine_rl.llm.background import all_of, run_blocking
 from refine_rl.llm.kept import keep_in
 from refine_rl.llm.meter import meter
-from refine_rl.pipeline.score import Asked, Judges, asked
+from refine_rl.pipeline.score import Asked, Judges, asked, in_flags
 from refine_rl.progress import Pause, never
 from refine_rl.prompts.json_rows import RowError, first_broken, read_json
 from refine_rl.rewards.judges.panel import Panel
@@ -91,7 +91,8 @@ def score_file(
             what = stop.what.replace("budget.dollars", "--dollars")
             raise GuardStop(stop.guard, what, f"{advice}\n{work.where(part)}") from stop
         except (MachineError, Interrupted) as error:
-            raise type(error)(f"{error}\n{work.where(part)}") from error
+            what = in_flags(str(error)).replace("a smaller `concurrency`", "a smaller --concurrency")
+            raise type(error)(f"{what}\n{work.where(part)}") from error
     part.replace(out)
     return work.tally
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from refine_rl.prompts.columns import AS_THEY_ARE, Columns
-from refine_rl.prompts.json_rows import RowError
+from refine_rl.prompts.columns import AS_THEY_ARE, Columns, beside
+from refine_rl.prompts.json_rows import NoColumnError, RowError
 from refine_rl.types import Message, Prompt, Split
 
 __all__ = ["SPLITS", "Candidate", "RowError", "candidate", "checked_messages", "is_record"]
@@ -91,7 +91,8 @@ def _messages(given: Mapping[str, Any], names: tuple[str, ...], columns: Columns
     if text is None:
         if "prompt" in names:
             raise RowError("has an empty prompt")
-        raise RowError(f"has no prompt and no messages{columns.there(names)}")
+        what = "has no prompt and no messages"
+        raise NoColumnError(f"{what}{columns.there(names)}", f"{what}{beside('prompt', names)}")
     if isinstance(text, list):
         raise RowError("has a list as its prompt; call the column `messages` where it holds a chat")
     if not isinstance(text, str):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from refine_rl.prompts.json_rows import RowError
+from refine_rl.prompts.json_rows import NoColumnError, RowError
 from refine_rl.settings.toml_write import toml_key, toml_string
 
 KNOWN = ("prompt", "messages", "id", "split", "facets", "data")
@@ -49,6 +49,8 @@ class Columns:
         if not self.prompt and not self.data:
             return dict(row)
         if problem := self.missing(row):
+            if self.prompt and self.prompt not in row:
+                raise NoColumnError(problem, f"has no column `{self.prompt}`{beside(self.prompt, row)}")
             raise RowError(problem)
         moved = {*self.data.values(), *([self.prompt] if self.prompt else [])}
         rest = {name: value for name, value in row.items() if name not in moved}
@@ -88,6 +90,18 @@ def nearest_column(wanted: str, names: Iterable[str]) -> str:
     if close := get_close_matches(wanted.lower(), there, n=1, cutoff=0.75):
         return there[close[0]]
     return next((there[word] for word in _PROMPTS if word in there), "") if wanted in _PROMPTS else ""
+
+
+def beside(wanted: str, names: Iterable[str], near: str = "") -> str:
+    """The end of an error about a row that lacks what other rows have: what it has, and which of it is most
+    probably meant (`near`, where that is known).
+
+    >>> beside("prompt", ["promt", "label"])
+    '; there are `promt`, `label`: call `promt` `prompt`, as other rows do'
+    """
+    there = list(names)
+    near = near or next(iter(get_close_matches(wanted, there, n=1, cutoff=0.75)), "")
+    return _listed(there) + (f": call `{near}` `{wanted}`, as other rows do" if near else "")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import SPLITS, RowError, checked_messages
-from refine_rl.prompts.columns import nearest_column
+from refine_rl.prompts.columns import beside, nearest_column
 from refine_rl.prompts.curate import said
 from refine_rl.prompts.files import told
+from refine_rl.prompts.json_rows import NoColumnError
 from refine_rl.prompts.rows import read_rows
 from refine_rl.settings import SFTSettings
 from refine_rl.types import Demonstration, Message, Prompt, Split, count_of
@@ -36,15 +37,19 @@ class Names:
 
     def wrong(self, names: Sequence[str]) -> str:
         """What is wrong with a table, or a row, of these columns, or ""."""
-        for key, wanted in (("prompt", self.prompt), ("answer", self.answer), ("messages", self.messages)):
-            if wanted and wanted not in names:
-                return _no_column(wanted, names, f"sft.{key}")
+        key, wanted = self._lacking(names)
+        return _no_column(wanted, names, f"sft.{key}") if wanted else ""
+
+    def _lacking(self, names: Sequence[str]) -> tuple[str, str]:
+        """The setting that names a column which is not there, and the column; "" where none is lacking."""
+        own = (("prompt", self.prompt), ("answer", self.answer), ("messages", self.messages))
+        usual: tuple[tuple[str, str], ...] = (
+            ("prompt", self.prompt or "prompt"),
+            ("answer", self.answer or "answer"),
+        )
         if self.messages or (not self.prompt and not self.answer and "messages" in names):
-            return ""
-        for key, wanted in (("prompt", self.prompt or "prompt"), ("answer", self.answer or "answer")):
-            if wanted not in names:
-                return _no_column(wanted, names, f"sft.{key}")
-        return ""
+            usual = ()
+        return next(((key, name) for key, name in (*own, *usual) if name and name not in names), ("", ""))
 
     def chat(self, row: object, system: str) -> tuple[tuple[Message, ...], frozenset[int]]:
         """The chat of a row, a system message before it where it has none; and the places of answers that are
@@ -52,7 +57,10 @@ class Names:
         if not isinstance(row, Mapping):
             raise RowError('is not an object: write {"prompt": "...", "answer": "..."}')
         if wrong := self.wrong(list(row)):
-            raise RowError(wrong)
+            _, wanted = self._lacking(list(row))
+            raise NoColumnError(
+                wrong, f"has no column `{wanted}`{beside(wanted, row, _meant(wanted, list(row)))}"
+            )
         own = self.messages or ("messages" if not self.prompt and not self.answer else "")
         given: frozenset[int] = frozenset()
         if own and row.get(own) is not None:
@@ -114,7 +122,7 @@ def read_demonstrations(
     rows, for a source without rows, and where no row would be left to train on.
     """
     found: list[Demonstration] = []
-    broken: list[tuple[str, str]] = []
+    broken: list[tuple[str, RowError]] = []
     read = read_rows(source, folder, key="sft.data", wrong=names.wrong, seed=seed)
     digest = blake2b(digest_size=32)
     for name, row in read.rows:
@@ -125,7 +133,7 @@ def read_demonstrations(
             own = f"{read.origin}:{name}"
             shown = Demonstration(name=own, messages=chat, split=_split(row), given=given)
         except RowError as error:
-            broken.append((name, str(error)))
+            broken.append((name, error))
         else:
             places = f" {sorted(given)}" if given else ""
             digest.update(f"{shown.split} {shown.messages}{places}\n".encode(errors="surrogatepass"))
@@ -252,9 +260,15 @@ def _no_column(wanted: str, names: Iterable[str], key: str) -> str:
     """That a column is not there; which there are, and the one that is probably meant."""
     there = list(names)
     listed = ", ".join(f"`{name}`" for name in there)
-    near = nearest_column(wanted, there)
-    if not near and wanted == "answer":
-        near = next((word for word in _ANSWERS if word in there), "")
+    near = _meant(wanted, there)
     own = f" ({key})" if wanted not in ("prompt", "answer") else ""
     advice = f': `{key.removeprefix("sft.")} = "{near}"` in [sft] takes `{near}`' if near else ""
     return f"has no column `{wanted}`{own}; there {'is' if len(there) == 1 else 'are'} {listed}{advice}"
+
+
+def _meant(wanted: str, names: Sequence[str]) -> str:
+    """The column that is probably meant by one that is not there, or ""."""
+    near = nearest_column(wanted, names)
+    if not near and wanted == "answer":
+        near = next((word for word in _ANSWERS if word in names), "")
+    return near

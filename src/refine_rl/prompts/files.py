@@ -7,7 +7,7 @@ from pathlib import Path
 from refine_rl.errors import UserError
 from refine_rl.prompts.candidates import Candidate, RowError, candidate
 from refine_rl.prompts.columns import AS_THEY_ARE, Columns
-from refine_rl.prompts.json_rows import first_broken
+from refine_rl.prompts.json_rows import NoColumnError, first_broken
 from refine_rl.prompts.rows import RowSource, read_rows
 
 
@@ -23,7 +23,7 @@ def read_prompts(source: str, folder: Path, columns: Columns = AS_THEY_ARE) -> l
 def check_rows(source: RowSource, columns: Columns = AS_THEY_ARE) -> list[Candidate]:
     """Make candidates of the rows; all broken ones are named in one UserError."""
     found: list[Candidate] = []
-    broken: list[tuple[str, str]] = []
+    broken: list[tuple[str, RowError]] = []
     first_with_id: dict[str, str] = {}
     for name, row in source.rows:
         try:
@@ -33,7 +33,7 @@ def check_rows(source: RowSource, columns: Columns = AS_THEY_ARE) -> list[Candid
             if new.id is not None and first_with_id.setdefault(new.id, name) != name:
                 raise RowError(f"has the id {new.id!r}, which {first_with_id[new.id]} has already")
         except RowError as error:
-            broken.append((name, str(error)))
+            broken.append((name, error))
         else:
             found.append(new)
     if broken:
@@ -43,8 +43,9 @@ def check_rows(source: RowSource, columns: Columns = AS_THEY_ARE) -> list[Candid
     return found
 
 
-def told(source: str, broken: list[tuple[str, str]], *, all_alike: bool) -> str:
+def told(source: str, broken: list[tuple[str, RowError]], *, all_alike: bool) -> str:
     """The broken rows by name; once where the same is wrong with every row of the source."""
-    if all_alike and len(broken) > 1 and len({text for _, text in broken}) == 1:
+    if all_alike and len(broken) > 1 and len({str(error) for _, error in broken}) == 1:
         return f"{source}:{broken[0][0]} {broken[0][1]} (so it is with all {len(broken)} rows)"
-    return first_broken([f"{source}:{name} {text}" for name, text in broken])
+    aside = {id(e): e.aside for _, e in broken if isinstance(e, NoColumnError)} if not all_alike else {}
+    return first_broken([f"{source}:{name} {aside.get(id(error), error)}" for name, error in broken])

@@ -13,6 +13,15 @@ class RowError(ValueError):
     """What is wrong with a row; the caller adds the file and the line."""
 
 
+class NoColumnError(RowError):
+    """A row without the column that is wanted; `aside` says so of one row beside others that have it, where
+    to name another column would lose those."""
+
+    def __init__(self, text: str, aside: str) -> None:
+        super().__init__(text)
+        self.aside = aside
+
+
 def first_broken(broken: Sequence[str]) -> str:
     """What is wrong with rows, a line each: the first ones, and how many more there are.
 

@@ -116,6 +116,12 @@ def _file_rows(path: Path, key: str, wrong: Wrong) -> Rows:
         return parquet_rows(path, wrong)
     reader = _TEXT.get(suffix)
     if reader is None:
+        if not path.exists():
+            raise UserError(f"{path}: no such file; {way_out}")
         known = [*_TEXT, ".parquet", *([".py"] if key in ("prompts.source", "sft.data") else [])]
+        if path.is_dir():
+            inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in known)
+            there = f"; in it are {', '.join(inside[:3])}" if inside else ""
+            raise UserError(f"{path}: a folder, where a file of rows is needed ({', '.join(known)}){there}")
         raise UserError(f"{path}: not a kind of file that rows are read from ({', '.join(known)})")
     return reader(read_text(path, way_out=way_out), wrong)

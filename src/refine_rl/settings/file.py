@@ -224,12 +224,35 @@ def _override_value(path: tuple[str, ...], raw: str, text: str) -> Any:
         if not isinstance(error, tomllib.TOMLDecodeError):
             raise SettingsError(f"--set {dotted(path)}: the number is too long to be read") from None
         if raw[:1] in ("[", "{", '"', "'"):
-            raise SettingsError(f"--set {text}: the value is not valid TOML: {error}") from None
+            hint = _quotes_lost(dotted(path), raw)
+            raise SettingsError(f"--set {text}: the value is not valid TOML: {error}{hint}") from None
         return raw
     if parsed.keys() != {"value"}:  # a line break smuggled in further keys
         return raw
     value = parsed["value"]
     return raw if _takes_only_text(path) and not isinstance(value, str) else value
+
+
+def _quotes_lost(key: str, raw: str) -> str:
+    """What to type where a shell took the quotes around texts away.
+
+    >>> print(_quotes_lost("reward.functions", "[a.py:good, 3]"))
+    ; the shell takes quotes away: --set 'reward.functions=["a.py:good", 3]'
+    """
+    if raw[0] not in "[{" or '"' in raw or "'" in raw:
+        return ""
+    items = [item.strip() for item in raw[1:-1].split(",")]
+    if raw[-1] != "]" or raw[0] == "{" or any(sign in raw[1:-1] for sign in "[]{}\\"):
+        return "; text needs quotes, which the shell takes away: put '...' around KEY=VALUE"
+    told = ", ".join(item if _is_toml(item) else f'"{item}"' for item in items if item)
+    return f"; the shell takes quotes away: --set '{key}=[{told}]'"
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        return tomllib.loads(f"value = {text}").keys() == {"value"}
+    except (ValueError, RecursionError):
+        return False
 
 
 def _takes_only_text(path: tuple[str, ...]) -> bool:

@@ -121,7 +121,12 @@ def _reached(it: Subject) -> set[str]:
     for name, listing in listings.items():
         endpoint = endpoints[name]
         if listing.failure and listing.reached:
-            advice = f"export {endpoint.key_env}=..." if endpoint.key_env else ""
+            advice = (
+                f"export {endpoint.key_env}=..."
+                if endpoint.key_env
+                else "Where it needs a key, with the name of the variable that holds it:\n"
+                + it.command.again(f"endpoints.{name}.key_env=NAME")
+            )
             exam.fail("endpoints", f"{name} ({endpoint.base_url}) refuses: {listing.failure}", advice)
         elif listing.failure:
             exam.fail(
