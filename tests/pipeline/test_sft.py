@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from forked import begin
 from make import Pause
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.pipeline.evaluate import evaluate_again
@@ -180,7 +182,7 @@ def test_a_run_survives_sigkill_at_any_moment(
     )
     draws = random.Random(0)
     for _ in range(12):
-        process = begin(folder.path, code=code)
+        process = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], env=os.environ)
         time.sleep(draws.uniform(4, 9))
         process.send_signal(signal.SIGKILL)
         process.wait()
