@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from forked import finish
 from refine_rl.errors import DiskError, Interrupted, disk_error
 from refine_rl.report.screen import Screen
 from refine_rl.run import RunFolder
@@ -142,12 +143,7 @@ def test_a_quota_on_the_size_of_files(task: Path, tmp_path: Path) -> None:
         "import resource, refine_rl.pipeline.train\nfrom refine_rl.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\nmain()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", str(task), "--run", "a"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = finish("train", task, "--run", "a", code=code, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
     assert "cannot be written: File too large. Raise the limit on a file's size (ulimit -f)" in done.stderr
     assert "Traceback" not in done.stderr
@@ -224,12 +220,7 @@ def noisy_task(task: Path, folder: Path) -> Path:
 
 def test_what_foreign_code_prints_is_no_result(refine: Refine, task: Path, tmp_path: Path) -> None:
     noisy = noisy_task(task, tmp_path / "noisy")
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("refine")), "train", str(noisy), "--run", "run", "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = finish("train", noisy, "--run", "run", "--json", cwd=tmp_path)
     assert (done.returncode, json.loads(done.stdout)["run"]) == (0, "run"), done.stderr
     for said in (
         "at the top of the file",
@@ -274,15 +265,10 @@ def test_sys_exit_in_a_file_of_prompts_is_an_error(
 
 
 def test_bytes_that_are_no_text_in_a_chat(trained: Trained, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("refine")), "chat", str(trained[0])],
-        input=b"caf\xe9 \xff\xfe\nthe cat\n",
-        capture_output=True,
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "0", "LINES": "x"},
-    )
-    assert (done.returncode, done.stdout.count(b"tuned: ")) == (0, 2), done.stderr
-    assert b"Traceback" not in done.stderr
+    unusual = {**os.environ, "COLUMNS": "0", "LINES": "x"}
+    done = finish("chat", trained[0], given=b"caf\xe9 \xff\xfe\nthe cat\n", cwd=tmp_path, env=unusual)
+    assert (done.returncode, done.stdout.count("tuned: ")) == (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from forked import begin
 from refine_rl.cli.interrupt import StopNow, interruptible
 from refine_rl.errors import Interrupted
 
@@ -58,9 +59,8 @@ class Child:
 
     def __init__(self, task: Path, run: Path, log: Path) -> None:
         self.run, self.log = run, log
-        command = [str(Path(sys.executable).with_name("refine")), "train", str(task), "--run", str(run)]
         with log.open("w") as err:
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
+            self.process = begin("train", task, "--run", run, stderr=err)
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 100

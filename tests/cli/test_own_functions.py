@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from forked import begin, finish
 from make import task_toml
 from refine_rl.errors import Interrupted
 from refine_rl.pipeline.train import run
@@ -176,19 +175,9 @@ async def all_near(completions):
 """
 
 
-def executable(*arguments: str) -> list[str]:
-    return [str(Path(sys.executable).with_name("refine")), *arguments]
-
-
 def test_no_function_can_hang_or_end_the_run(make_model: Callable[..., Path], tmp_path: Path) -> None:
     task = write(tmp_path / "unruly", UNRULY, make_model("llama"), timeout=0.5, max_missing=1.0)
-    done = subprocess.run(
-        executable("train", str(task), "--run", "run"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = finish("train", task, "--run", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     outcomes = [
         json.loads(line) for line in (tmp_path / "run/evaluations/base.jsonl").read_text().splitlines()
@@ -248,9 +237,8 @@ def test_ctrl_c_works_while_a_function_does_not_come_back(
 ) -> None:
     task = write(tmp_path / "hanging", HANGING.format(how=how), make_model("llama"))
     task.with_name("hang").touch()
-    process = subprocess.Popen(
-        executable("train", str(task), "--run", "run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    with (tmp_path / "log").open("w") as log:
+        process = begin("train", task, "--run", "run", cwd=tmp_path, stderr=log)
     kill = threading.Timer(200, process.kill)
     kill.start()
     try:
@@ -258,10 +246,11 @@ def test_ctrl_c_works_while_a_function_does_not_come_back(
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        process.wait()
     finally:
         kill.cancel()
         process.kill()
+    err = (tmp_path / "log").read_text()
     assert process.returncode == 130, err
     assert "The state was saved." in err
     task.with_name("hang").unlink()

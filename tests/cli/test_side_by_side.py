@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from forked import finish
 from refine_rl.cli.going_on import told_of_earlier
 from refine_rl.errors import UserError
 from refine_rl.run import RunFolder, new_run
@@ -68,9 +69,7 @@ for turn in range(60):
 
 def test_two_starts_at_once_are_two_runs(task: Path, tmp_path: Path) -> None:
     arguments = ["train", str(task), *(text for s in SHORT for text in ("--set", s))]
-    done = subprocess.run(
-        [sys.executable, "-c", TWO, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = finish(*arguments, code=TWO, cwd=tmp_path)
     assert (done.returncode, done.stdout.split()) == (0, ["0", "0"]), done.stderr
     names = sorted(line for line in done.stderr.splitlines() if line.startswith("Run: "))
     assert names == ["Run: runs/shorter", "Run: runs/shorter-2"]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from browsing import Visit, browser, needs_browser
+from forked import begin
 from refine_rl.run import RunFolder
 
 __all__ = ["browser"]
@@ -59,9 +60,12 @@ class Child:
 
     def __init__(self, log: Path, *arguments: str | Path) -> None:
         self.log = log
-        command = [str(Path(sys.executable).with_name("refine")), *map(str, arguments)]
         with log.open("wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+            if arguments[0] == "train":
+                self.process: Any = begin(*arguments, stdout=out, stderr=out)
+            else:
+                command = [str(Path(sys.executable).with_name("refine")), *map(str, arguments)]
+                self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
     def kill(self) -> None:
         if self.process.poll() is None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from forked import PIPE, begin
 from make import Pause, task_toml, write_pairs
 from models import listening_model
 from refine_rl.errors import Interrupted
@@ -122,8 +121,7 @@ def test_a_killed_run_is_resumed_to_the_bit(
     whole: Callable[[str], RunFolder], task: Task, tmp_path: Path
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", task("t5", **KINDS["t5"]))
-    command = [sys.executable, "-c", CHILD, str(folder.path)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = begin(folder.path, code=CHILD, stdout=PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"two steps\n"
     os.kill(child.pid, signal.SIGKILL)

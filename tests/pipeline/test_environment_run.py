@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from forked import PIPE, begin
 from make import Pause
 from refine_rl.errors import GuardStop, Interrupted, SettingsError
 from refine_rl.pipeline.compare_runs import lay_out
@@ -230,10 +229,7 @@ def test_killed_in_the_middle_of_a_step_and_resumed_to_the_bit(
     """When the world of step 3 has answered for the first time, and waits for the second turn."""
     settings = task()
     folder = RunFolder.create(tmp_path / "run", settings)
-    command = [sys.executable, "-c", CHILD, str(folder.path), str(settings.folder / "steps.log")]
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    child = begin(folder.path, settings.folder / "steps.log", code=CHILD, stdin=PIPE, stdout=PIPE)
     assert child.stdout is not None
     assert child.stdin is not None
     assert child.stdout.readline() == b"in the middle\n"

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from forked import Forked, begin
 from refine_rl.errors import Interrupted
 from refine_rl.llm.connections import EndpointConnections
 from refine_rl.llm.open_ai import Pace
@@ -174,11 +173,9 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "EndpointConnections", quick)
 
 
-def begun(file: Path, run: Path, cache: Path) -> subprocess.Popen[bytes]:
+def begun(file: Path, run: Path, cache: Path) -> Forked:
     """A training in a process of its own, to be killed."""
-    environment = {**os.environ, "REFINE_CACHE": str(cache)}
-    command = [sys.executable, "-m", "refine_rl", "train", str(file), "--run", str(run)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return begin("train", file, "--run", run, env={**os.environ, "REFINE_CACHE": str(cache)})
 
 
 def content(run: RunFolder) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from forked import finish
 from refine_rl.llm.scripted import Scripted
 from refine_rl.rewards.judges.absolute import Absolute
 from refine_rl.rewards.judges.looks import Case
@@ -128,9 +129,7 @@ def server(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def refine(*arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "REFINE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "refine_rl", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    return finish(*arguments, env={**os.environ, "REFINE_CACHE": str(cache)})
 
 
 def test_a_run_with_a_real_server_as_its_judge(

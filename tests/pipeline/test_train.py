@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from forked import PIPE, begin
 from make import Pause, write_pairs
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.evaluate import probes
@@ -217,8 +216,7 @@ run(RunFolder.open(Path(sys.argv[1])))
 
 def killed_and_resumed(task: Settings, path: Path, whole: RunFolder, chance: random.Random) -> None:
     folder = RunFolder.create(path, task)
-    command = [sys.executable, "-c", CHILD, str(path)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = begin(path, code=CHILD, stdout=PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"loaded\n"
     # Wait for a random line of the record, then a random moment more.

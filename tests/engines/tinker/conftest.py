@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -47,12 +46,13 @@ def steady(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ti
 @pytest.fixture(scope="module")
 def steady_engines(steady: TinkerServer) -> Iterator[Callable[..., TinkerEngine]]:
     """`engines` at `steady`, for a whole module."""
-    yield from _closing()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINKER_API_KEY", KEY)  # before a test's own is there, and gone with the module
+        yield from _closing()
 
 
 def _closing() -> Iterator[Callable[..., TinkerEngine]]:
     made: list[TinkerEngine] = []
-    os.environ.setdefault("TINKER_API_KEY", KEY)  # before a test's own is there
 
     def make(
         server: Any,

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from forked import begin
 from make import write_pairs
 from refine_rl.engines.tinker import service as services
 from refine_rl.engines.tinker.learner import STATE
@@ -115,7 +114,7 @@ def test_a_run_and_one_that_was_killed_in_the_middle(
 
     path = tmp_path / "killed"
     folder = RunFolder.create(path, load_settings(tmp_path / "task.toml"))
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stderr=subprocess.DEVNULL)
+    child = begin(path, code=CHILD)
     deadline = time.monotonic() + 200
     while not folder.metrics() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -7,8 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forked import Forked, begin
 from make import task_toml, write_pairs
 from refine_rl.pipeline.model import run_policy
 from refine_rl.run import RunFolder
@@ -132,7 +131,7 @@ def test_what_was_recorded_before_a_kill_is_learned_again_to_the_bit(
     server = serve(make_model())
     given = task(server, grpo={"checkpoint_every": 9})
     assert refine("train", given, "--run", "whole").code == 0
-    child: list[subprocess.Popen[bytes]] = []
+    child: list[Forked] = []
 
     def fault(path: str, number: int) -> str:
         """Kills the run as soon as it has asked for the third step: two are on record, none is kept."""
@@ -143,8 +142,7 @@ def test_what_was_recorded_before_a_kill_is_learned_again_to_the_bit(
 
     before = len(server.asked("/v1/load_lora_adapter"))
     server.fault = fault
-    command = [sys.executable, "-m", "refine_rl", "train", str(given), "--run", str(tmp_path / "run")]
-    child.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    child.append(begin("train", given, "--run", tmp_path / "run"))
     assert child[0].wait(timeout=120) == -signal.SIGKILL
     run = RunFolder.open(tmp_path / "run")
     recorded = run.recorded_steps()
