@@ -248,29 +248,31 @@ def test_several_updates_keep_the_old_logprobs(make_model: MakeModel) -> None:
 
 def test_the_kl_term_pulls_towards_the_reference(make_model: MakeModel) -> None:
     policy = policy_of(make_model)
-    s = settings(kl=1.0, learning_rate=0.003)
+    s = settings(kl=1.0, learning_rate=0.006)
     with torch.no_grad():
         for p in policy.trainable().values():
             p += 0.05
-    groups = groups_of(policy)
-    members = [t for g in groups for t in g.trajectories]
 
     def kl_now() -> float:
-        fresh = [t for g in groups_of(policy) for t in g.trajectories]
+        how = Sampling(max_tokens=8)
+        drawn = sample(
+            policy, PROMPTS, members=100, sampling=how, purpose=Purpose(seed=0, step=2, name="rollout")
+        )
+        fresh = [t for its in drawn for t in its]
         references = references_of(policy, fresh, s)
         return float(torch.cat(kl_per_token(fresh, references, "k3")).mean())
 
     before = kl_now()
     optimizer = adamw(policy)
-    for _ in range(80):
+    for _ in range(15):
         groups = groups_of(policy)
         members = [t for g in groups for t in g.trajectories]
         batch = [
             replace(r, advantage=0.0) for r in rows_of(groups, references=references_of(policy, members, s))
         ]
         learned(policy, batch, s, step=1, optimizer=optimizer)
-    assert before > 0.05
-    assert kl_now() < before / 2
+    assert before > 0.5
+    assert kl_now() < 0.8 * before  # 0.64 of it, when this was written
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none"])
