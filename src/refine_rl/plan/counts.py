@@ -74,9 +74,6 @@ def said_in_group(rollout: RolloutSettings, members: int, share: float) -> float
 
     >>> said_in_group(RolloutSettings(max_tokens=100), 4, 0.5)
     200.0
-    >>> exits = {"ends": "</think>", "answer_tokens": 10}
-    >>> said_in_group(RolloutSettings(max_tokens=100, early_exit=exits), 4, 0.5)  # 50 + 3 * (25 + 5)
-    140.0
     """
     whole = share * rollout.most_tokens
     if rollout.behind is None:
