@@ -16,7 +16,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from hub_server import HubServer, asked_instead
-from refine_rl.errors import SettingsError, UserError
+from refine_rl.errors import MachineError, SettingsError, UserError
+from refine_rl.pipeline import commits
 from refine_rl.pipeline.commits import hold_as, hold_commits, tell_moved
 from refine_rl.pipeline.model import run_policy
 from refine_rl.pipeline.players import player_of
@@ -25,6 +26,7 @@ from refine_rl.policy.hub import commit_of, hub_answers
 from refine_rl.policy.load import load_policy
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.reader import read_folder
+from refine_rl.policy.size import model_size
 from refine_rl.rewards.text.encoder import the_encoder
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
@@ -139,6 +141,40 @@ def test_a_revision_that_there_is_not(hub: HubServer, tmp_path: Path) -> None:
         held(run_of(tmp_path, "taught", teacher={"model": f"{NAME}@v3"}))
 
 
+def test_a_folder_of_the_name_is_not_taken_for_a_revision(
+    hub: HubServer, make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(make_model("llama"), tmp_path / "here" / NAME)
+    monkeypatch.chdir(tmp_path / "here")
+    for load in (
+        lambda: load_policy(ModelSettings(name=f"{NAME}@v1.0")),
+        lambda: the_encoder(f"{NAME}@v1.0"),
+        lambda: model_size(ModelSettings(name=f"{NAME}@v1.0")),
+    ):
+        with pytest.raises(UserError) as error:
+            load()
+        assert str(error.value) == (
+            f"{NAME}@v1.0: there is a folder {NAME} here, and it would be taken for the model of the hub. "
+            f"Start from another folder; the folder itself is ./{NAME}."
+        )
+    assert norm(load_policy(ModelSettings(name=f"./{NAME}", dtype="float32"))) == 1.0
+
+
+@pytest.mark.parametrize("broken", [UserError("It cannot be read."), MachineError("The hub went away.")])
+def test_a_resume_needs_nothing_of_the_hub_that_the_run_has(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    """Whether a data set has moved may be what cannot be told, as its newest commit is damaged."""
+    run = run_of(tmp_path)
+    run.config.note(hub={"prompts.source": "hub:some/rows@dev"})
+
+    def fails(source: str, key: str) -> str:
+        raise broken
+
+    monkeypatch.setattr(commits, "held", fails)
+    assert held(run) == (run.settings(), [])
+
+
 @pytest.mark.parametrize("asked", ["", "@main", "@v1.0"])
 def test_a_run_goes_on_with_the_commit_with_which_it_began(
     hub: HubServer, tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
@@ -239,13 +275,16 @@ def test_runs_of_several_seeds_have_one_commit(hub: HubServer, tmp_path: Path) -
     assert second.settings().grpo.seed == 1
 
 
+@pytest.mark.parametrize("asked", [NAME, f"{NAME}@v1.0"])
 def test_a_run_that_begins_with_another_may_name_its_model_as_the_task_did(
-    hub: HubServer, tmp_path: Path
+    hub: HubServer, tmp_path: Path, asked: str
 ) -> None:
-    run = run_of(tmp_path)
+    run = run_of(tmp_path, model={"name": asked})
     held(run)
     run.write_model(lambda folder: None)
-    for name in (NAME, run.settings().model.name):
+    with pytest.raises(SettingsError, match="leave one out"):
+        begun_from(settings_of(tmp_path, model={"start": str(run.path), "name": f"{NAME}@v2"}))
+    for name in (NAME, asked, run.settings().model.name):
         found = begun_from(settings_of(tmp_path, model={"start": str(run.path), "name": name}))
         assert found.model.name == run.settings().model.name
 

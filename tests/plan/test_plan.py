@@ -328,8 +328,29 @@ def test_early_exits_are_short_and_may_be_few() -> None:
     reading = replace(whole, rates=replace(free, train=1e6), given=replace(fitted, launch=0.0))
     read = 3 * 100 + 3 * 7 * (100 + 128) + 3 * 100  # each exit is a prompt and half of a thought
     assert reading.rollouts(3, 8) == pytest.approx(read * 2 * SIZE.linear / 1e6)
-    usual = make(**judging("e/a", kind="absolute"), grpo=GRPO)
-    assert replace(whole, settings=usual).rollouts(3, 8) == whole.sampling(3, 8)
+    usual = replace(whole, settings=make(**judging("e/a", kind="absolute"), grpo=GRPO))
+    assert usual.rollouts(3, 8) == whole.sampling(3, 8)
+    # Trained on are 3 prompts, 3 whole answers and 21 halves of a thought with 16 tokens behind it.
+    learning = replace(reading, rates=replace(free, train=1e6))
+    said = 3 * 256 + 21 * (128 + 16)
+    work = 2 * ((3 * 100 + said) * 2 * SIZE.linear + said * 2 * SIZE.vocabulary * SIZE.hidden)
+    assert learning.training(3, 8) == pytest.approx(work / 1e6)
+
+
+def test_what_a_world_says_is_read() -> None:
+    """3 turns of at most 50 tokens, and 30 tokens before the second and the third."""
+    world = {"environment": "my_env.py:Guess", "turns": 3, "max_tokens": 50}
+    settings = make(rollout=world, reward={}, grpo=GRPO)
+    fitted = Fitted(launch=1.0, started=0.0, slowdown=1.0, traffic=0.0)
+    free = replace(RATES, train=math.inf, decode=math.inf, bytes=math.inf)
+    turns = Pace(settings=settings, size=SIZE, rates=free, prompt=100, given=fitted)
+    assert turns.sampling(3, 8) == 4 * (3 + 150)  # passes through 4 layers: three beginnings, 150 tokens
+    assert turns.sampling(3, 8, 64) == 4 * (1 + 64)  # what is not of the task is one answer
+    reading = replace(turns, rates=replace(free, train=1e6), given=replace(fitted, launch=0.0))
+    assert reading.sampling(3, 8) == pytest.approx((3 * 100 + 24 * 60) * 2 * SIZE.linear / 1e6)
+    said = 24 * 150
+    work = 2 * ((3 * 100 + said + 24 * 60) * 2 * SIZE.linear + said * 2 * SIZE.vocabulary * SIZE.hidden)
+    assert reading.training(3, 8) == pytest.approx(work / 1e6)
 
 
 def test_what_judges_decide_is_a_range() -> None:

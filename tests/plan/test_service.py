@@ -108,12 +108,30 @@ def test_groups_in_the_place_of_others() -> None:
 
 
 def test_later_turns_read_all_that_stands() -> None:
-    """3 turns of at most 50 tokens: behind the first, which a group shares, each of 8 reads 100 + 50 and
-    100 + 100 tokens."""
+    """3 turns of at most 50 tokens, 30 between them: behind the first, which a group shares, each of 8 reads
+    100 + 80 and 100 + 160 tokens. A row that is trained on has 100 + 150 + 60."""
     world = {"environment": "my_env.py:Guess", "turns": 3, "max_tokens": 50}
     settings = make(rollout=world, reward={}, grpo={**GRPO, "validate_every": 0})
-    read, said, _ = numbers(settings)["first validation"]
-    assert (read[1], said[1]) == (5 * (100 + 4 * (150 + 200)), 5 * 4 * 150)
+    found = numbers(settings)
+    read, said, _ = found["first validation"]
+    assert (read[1], said[1]) == (5 * (100 + 4 * (180 + 260)), 5 * 4 * 150)
+    assert found["training"][2] == (20 * 3 * 8 * (100 + 75 + 60), 20 * 3 * 8 * (100 + 150 + 60))
+
+
+def test_exits_from_a_thought_are_short() -> None:
+    """A group is one answer of 128 to 256 tokens, and 7 of at most 16 tokens, each behind the prompt of 100
+    and half of the thought."""
+    exits = {"ends": "</think>", "answer_tokens": 16}
+    found = numbers(make(rollout={"early_exit": exits, "max_tokens": 256}))
+    groups = 20 * 3
+    rows = tuple(100 + said + 7 * (100 + said // 2 + short) for said, short in ((128, 8), (256, 16)))
+    read = tuple(100 + 7 * (100 + said // 2) for said in (128, 256))
+    assert found["training"] == (
+        tuple(groups * (r + row) for r, row in zip(read, rows, strict=True)),
+        (groups * (128 + 7 * 8), groups * (256 + 7 * 16)),
+        tuple(groups * row for row in rows),
+    )
+    assert found["validation"] == numbers(make())["validation"]  # there the model thinks as it likes
 
 
 def test_rows_to_imitate() -> None:

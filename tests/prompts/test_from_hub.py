@@ -127,6 +127,19 @@ def test_a_source_is_held_at_its_commit(tagged: HubServer) -> None:
         read_rows("hub:./rows@v1@dev", Path("/"), key="sft.data")
 
 
+def test_a_revision_may_be_named_where_the_data_set_cannot_be_read_any_more(
+    tagged: HubServer, tmp_path: Path
+) -> None:
+    """Whether `v1.0` is a split is asked of what is there now; nothing is."""
+    (tmp_path / "emptied").mkdir()
+    (tmp_path / "emptied" / "README.md").write_text("Gone.")
+    old = tagged.commit(f"datasets/{NAME}", "v1.0")
+    tagged.move(f"datasets/{NAME}", tmp_path / "emptied")
+    assert "cannot be read" in refusal()
+    assert rows(f"hub:{NAME}@v1.0") == ROWS[:2]
+    assert held(f"hub:{NAME}@v1.0", "sft.data") == f"hub:{NAME}@{old}"
+
+
 def test_a_commit_in_the_cache_needs_no_hub(tagged: HubServer) -> None:
     first, second = held(f"hub:{NAME}@v1.0", "sft.data"), held(f"hub:{NAME}", "sft.data")
     assert rows(first) == ROWS[:2]

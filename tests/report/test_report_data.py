@@ -214,6 +214,22 @@ def test_what_was_told_of_steps_gone_back_on_is_marked(
     assert by_eye["Checkpoint"] == "step 10, chosen by the other eye on the validation prompts"
 
 
+def test_where_a_drift_led_back_stands_in_the_charts_until_that_is_gone_back_on(
+    make_run: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", steps=4)
+    assert 'class="mark top' not in render(run)
+    run.write_checkpoint(2, lambda folder: None)
+    run.event("note", "gone_back", "Apart: training went back to step 2.", 2)
+    run.rewind(2)
+    page = render(run)
+    assert page.count('class="mark top') == page.count(">went back to step 2</span>") > 1
+    assert page.count('class="back"') == page.count('class="mark top')
+    assert "The broken line marks step 2, to which a drift led training back" in page
+    run.rewind(0)
+    assert 'class="mark top' not in render(run)
+
+
 def test_every_setting_in_force_is_listed(run: RunFolder) -> None:
     table = settings_table(run.settings())
     assert table["grpo"]["steps"] == "120"

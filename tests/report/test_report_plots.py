@@ -148,6 +148,17 @@ def test_levels_and_the_kept_step_are_where_they_belong() -> None:
     assert line_of([0.0, 1.0], best=9).marks == ()  # a step that is not drawn
 
 
+def test_where_a_drift_led_back_is_marked_at_the_top() -> None:
+    """Most often it is the kept step as well."""
+    chart = line_of([0.0, 1.0, 1.0, 1.0, 1.0], best=3, back=3)
+    assert paths(chart, "best") == paths(chart, "back") == ["M750 0V1000"]
+    assert (chart.marks, chart.top_marks) == (((75.0, "kept: step 3"),), ((75.0, "went back to step 3"),))
+    assert chart.alt.endswith(" A drift led training back to step 3.")
+    usual = line_of([0.0, 1.0, 1.0, 1.0, 1.0], best=3)
+    assert (paths(usual, "back"), usual.top_marks) == ([], ())
+    assert "drift" not in usual.alt
+
+
 def test_a_single_value_is_a_dot() -> None:
     chart = lines("x", "X", "", [Curve(label="x", colour="train", line=([6, 7, 8], [None, 0.75, None]))])
     assert chart is not None

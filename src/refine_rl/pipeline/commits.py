@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from refine_rl.errors import SettingsError
+from refine_rl.errors import MachineError, SettingsError, UserError
 from refine_rl.policy.hub import commit_of
 from refine_rl.prompts.rows import held
 from refine_rl.run import RunFolder
@@ -13,8 +13,6 @@ from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
 from refine_rl.settings.revision import may_be_on_hub, name_and_revision, shown
 
-_ASKED = "hub"
-"""The table of a run's [source] with what was asked for, by key."""
 _ROWS = ("prompts.source", "sft.data")
 _MINILM = "minilm"
 
@@ -26,7 +24,7 @@ def hold_commits(folder: RunFolder, journal: Journal) -> Settings:
     """The settings of a run with commits; put on record as it begins, with what was asked for. Afterwards
     it is said what has moved on the hub. Raises SettingsError for a revision that there is not."""
     settings = folder.settings()
-    if _ASKED in folder.config.source():
+    if folder.config.asked_of_hub():
         tell_moved(folder, journal)
         return settings
     if folder.scored("base") or folder.recorded_to():
@@ -42,23 +40,23 @@ def hold_commits(folder: RunFolder, journal: Journal) -> Settings:
     after = _changed(settings, hold)
     if after != settings:
         folder.config.save(after)
-        folder.config.note(**{_ASKED: asked})
+        folder.config.note(hub=asked)
     return after
 
 
 def hold_as(first: RunFolder, run: RunFolder) -> None:
     """Holds a run at the commits of the first of several that differ in their seeds alone."""
-    asked = first.config.source().get(_ASKED)
-    if asked is None or _ASKED in run.config.source():
+    asked = first.config.asked_of_hub()
+    if not asked or run.config.asked_of_hub():
         return
     names = _names(first.settings())
     run.config.save(_changed(run.settings(), lambda key, written: names.get(key, written)))
-    run.config.note(**{_ASKED: asked})
+    run.config.note(hub=asked)
 
 
 def tell_moved(folder: RunFolder, journal: Journal) -> None:
-    """Says what of a run is another commit on the hub by now; nothing where nobody can be asked."""
-    asked, names = folder.config.source().get(_ASKED, {}), _names(folder.settings())
+    """Says what of a run is another commit on the hub by now; nothing where that cannot be told."""
+    asked, names = folder.config.asked_of_hub(), _names(folder.settings())
     for key, written in asked.items():
         own = names.get(key, "")
         now = written
@@ -66,6 +64,8 @@ def tell_moved(folder: RunFolder, journal: Journal) -> None:
             now = held(written, key) if key in _ROWS else at_commit(written, key)
         except SettingsError:  # the branch or tag is gone
             journal.observer.note(f"{key}: {written} is not on the hub any more; the run goes on with {own}")
+            continue
+        except (UserError, MachineError):  # a data set of which nothing can be read now: the run has its rows
             continue
         if now not in (own, written):
             journal.observer.note(

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from refine_rl.prompts.sources import WRITTEN, numbers_asked_for
-from refine_rl.settings import PromptSettings, QuizSettings, WriterSettings
+from refine_rl.settings import PromptSettings, QuizSettings, RolloutSettings, WriterSettings
 from refine_rl.types import Prompt
 
 CHARS_PER_TOKEN = 4  # of English, in the vocabularies of present models
 WRITTEN_CHARS = 240  # of a prompt, and of a system message, that a writer has yet to write
+
+BETWEEN_TURNS = 30  # tokens: what the template writes, and a sentence of the environment or the tools
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,30 @@ def tokens(chars: float) -> int:
     3
     """
     return -int(-chars // CHARS_PER_TOKEN)
+
+
+def turns_of(rollout: RolloutSettings) -> int:
+    """How often the policy speaks in a trajectory, at most."""
+    return rollout.turns if rollout.several_turns else 1
+
+
+def given_between(rollout: RolloutSettings) -> int:
+    """Tokens of a trajectory that the policy did not say, behind its prompt: those between its turns."""
+    return (turns_of(rollout) - 1) * BETWEEN_TURNS
+
+
+def said_in_group(rollout: RolloutSettings, members: int, share: float) -> float:
+    """Tokens of the policy's in a group's trajectories, as they are trained on, where an answer has `share`
+    of those that it may have. Where answers begin behind a part of another one's thought (rollout.behind),
+    half of it on average stands in each.
+
+    >>> said_in_group(RolloutSettings(max_tokens=100), 4, 0.5)
+    200.0
+    """
+    whole = share * rollout.most_tokens
+    if rollout.behind is None:
+        return members * whole
+    return whole + (members - 1) * (whole / 2 + share * rollout.behind)
 
 
 def written_counts(prompts: PromptSettings, writer: WriterSettings) -> Counts:

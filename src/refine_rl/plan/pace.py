@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from refine_rl.plan.calls import compared, is_relative, resampled, validations
-from refine_rl.plan.counts import Counts, tokens
+from refine_rl.plan.counts import Counts, given_between, said_in_group, tokens, turns_of
 from refine_rl.plan.machine import MAX_ROWS, Rates
 from refine_rl.plan.memory import disk, memory
 from refine_rl.plan.rivals import sampled
@@ -103,17 +103,19 @@ class Pace:
         return self.unpacking + self.team.gathering(self.size, self.rates)
 
     def sampling(self, prompts: int, members: int, most: int | None = None) -> float:
-        """Seconds of sampling answers of at most so many tokens (None: as the run's); the longest answer of a
-        batch decides how many forward passes there are, and with answers of half the length on average it is
-        taken to reach three quarters."""
+        """Seconds of sampling answers of at most so many tokens (None: as the run's, turn by turn, with what
+        stands between turns read as well); the longest answer of a batch decides how many forward passes
+        there are, and with answers of half the length on average it is taken to reach three quarters."""
         prompts = self.team.groups(prompts)
         rows = prompts * members
         if not rows or self.settings.engine.served:  # the server's time is not known here
             return 0.0
-        batches, most = -(-rows // MAX_ROWS), most or self.settings.rollout.most_tokens
-        passes, said = batches * (1 + most * (1 + self.share) / 2), rows * self.share * most
+        rollout, batches = self.settings.rollout, -(-rows // MAX_ROWS)
+        turns, given = (turns_of(rollout), given_between(rollout)) if most is None else (1, 0)
+        most = most or rollout.most_tokens
+        passes, said = batches * (turns + most * (1 + self.share) / 2), rows * self.share * most
         head = self.size.vocabulary * self.size.hidden
-        prefill = prompts * self.prompt * 2 * self.size.linear / self.rates.train
+        prefill = (prompts * self.prompt + rows * given) * 2 * self.size.linear / self.rates.train
         weights = self.size.linear + head
         if self.rates.device == "cpu":
             decode = said * 2 * weights / self.rates.decode
@@ -138,8 +140,9 @@ class Pace:
         """Seconds of one step's updates: a prompt goes through the model once for all its completions. About
         half of the answers are better than their group, and come again with grpo.replay."""
         g = self.settings.grpo
-        said = prompts * members * self.answer
-        once = self.once(prompts * self.prompt + said, said, g.at_once)
+        said = prompts * said_in_group(self.settings.rollout, members, self.share)
+        given = prompts * members * given_between(self.settings.rollout)
+        once = self.once(prompts * self.prompt + said + given, said, g.at_once)
         looked = int(g.kl > 0) + int(g.minibatches > 1 and self.settings.importance_cap is not None)
         passes = 1 if self.stopped else g.updates_per_step
         return passes * once * (1 + g.replay / 2) * self.again + looked * once / 3

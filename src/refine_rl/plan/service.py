@@ -1,9 +1,10 @@
 """A service that holds the model (engine.kind = "tinker"): the tokens that go through it, stage by stage, as
 its bill counts them, and what they cost.
 
-A prompt is read once for all answers that are asked for together; every later turn of a trajectory is a
-request of its own, which reads all that stands. A row that is trained on is read once for its log-probs and
-once for its gradient, in each update; a KL term has it read by the base model too.
+A prompt is read once for all answers that are asked for together; every later turn of a trajectory, and every
+answer behind a part of another one's thought, is a request of its own, which reads all that stands, what came
+between turns among it. A row that is trained on is read once for its log-probs and once for its gradient, in
+each update; a KL term has it read by the base model too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from refine_rl.plan.calls import compared, resampled, validations
-from refine_rl.plan.counts import Counts, tokens
+from refine_rl.plan.counts import BETWEEN_TURNS, Counts, given_between, said_in_group, tokens, turns_of
 from refine_rl.plan.money import SERVICE, Cost
 from refine_rl.plan.rollback import repeated
 from refine_rl.plan.supervised import Rows, earliest, looks_every
@@ -144,15 +145,26 @@ class _Pace:
         return self.share * self.settings.rollout.most_tokens
 
     def answered(self, groups: int, members: int) -> tuple[float, float, float]:
-        turns = self.settings.rollout.turns if self.settings.rollout.several_turns else 1
-        later = sum(self.prompt + turn * self.answer / turns for turn in range(1, turns))
+        turns = turns_of(self.settings.rollout)
+        later = sum(self.prompt + turn * (self.answer / turns + BETWEEN_TURNS) for turn in range(1, turns))
         return groups * (self.prompt + members * later), groups * members * self.answer, 0.0
+
+    def rollouts(self, groups: int, members: int) -> tuple[float, float, float]:
+        """Whole groups of training. Where answers begin behind a part of another one's thought, each is a
+        request of its own, which reads the prompt and half of the thought on average."""
+        behind = self.settings.rollout.behind
+        if behind is None:
+            return self.answered(groups, members)
+        others = groups * (members - 1)
+        exits = others * (self.prompt + self.answer / 2), others * self.share * behind, 0.0
+        return _sum(self.answered(groups, 1), exits)
 
     def learned(self, groups: int, members: int) -> tuple[float, float, float]:
         """Answers that are trained on, beside what it took to have them."""
         g = self.settings.grpo
         rows = groups * members
-        tokens = rows * (self.prompt + self.answer)
+        said = groups * said_in_group(self.settings.rollout, members, self.share)
+        tokens = rows * (self.prompt + given_between(self.settings.rollout)) + said
         looked = 1 if g.kl > 0 else 0
         started = 1 if g.minibatches > 1 and self.settings.importance_cap is not None else 0
         learned = tokens * (1 + g.replay / 2) * self.passes  # about half are better than their group
@@ -179,7 +191,7 @@ def _stages(settings: Settings, counts: Counts, *, second: bool = False) -> Iter
     yield stage("first validation", counts.validation if times else 0, samples)
     low, high = (
         _sum(
-            pace.answered(steps * (g.candidates(counts.train) + extra), members),
+            pace.rollouts(steps * (g.candidates(counts.train) + extra), members),
             pace.learned(steps * (g.prompts_per_step + (0 if settings.flat == "drop" else extra)), members),
         )
         for pace, steps, extra in zip(paces, (g.steps, g.steps + back.steps), (0, more), strict=True)

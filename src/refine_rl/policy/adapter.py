@@ -23,12 +23,12 @@ from torch import nn
 from refine_rl.errors import UserError
 from refine_rl.policy.dropout import own_dropout
 from refine_rl.policy.fetch import fetch, is_encoder_decoder, refusal, require_whole
-from refine_rl.policy.hub import on_hub
 from refine_rl.policy.lora import make_lean
 from refine_rl.policy.merging import merge
 from refine_rl.policy.origin import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Origin, merge_command
 from refine_rl.randomness import torch_seed
 from refine_rl.settings import ModelSettings
+from refine_rl.settings.revision import on_hub
 
 _PREFIX = "base_model.model."
 

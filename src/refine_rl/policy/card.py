@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.policy.fetch import config_here, is_encoder_decoder
-from refine_rl.policy.hub import hub_answers, on_hub
+from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.made import maker_of
 from refine_rl.policy.origin import find_origin, model_source
 from refine_rl.policy.share import Share
 from refine_rl.settings import ModelSettings, Settings
-from refine_rl.settings.revision import shown
+from refine_rl.settings.revision import on_hub, shown
 from refine_rl.types import MIN_PROMPTS, Comparison, decimals
 
 _LICENCE_HOLDS = "The licence of the model that was trained holds for these weights as well."

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from refine_rl.errors import MachineError, UserError
-from refine_rl.policy.hub import hub_address, hub_answers, on_hub
+from refine_rl.policy.hub import hub_address, hub_answers
+from refine_rl.settings.revision import on_hub
 from refine_rl.types import count_of
 
 SHOWN = 3  # names in a refusal

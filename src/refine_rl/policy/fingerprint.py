@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from refine_rl.policy.hub import on_hub
 from refine_rl.policy.origin import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Origin
+from refine_rl.settings.revision import on_hub
 
 _LARGE = 64 << 20  # bytes from which a file's hash is kept
 _INDEX = "model.safetensors.index.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 from refine_rl.errors import SettingsError
 from refine_rl.progress import Counted
-from refine_rl.settings.revision import is_commit, name_and_revision
+from refine_rl.settings.revision import is_commit, on_hub
 
 PATIENCE = 5.0
 """Seconds for the one question."""
@@ -41,16 +41,6 @@ def hub_address() -> str:
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
-
-
-def on_hub(source: str) -> tuple[str, dict[str, str]]:
-    """What from_pretrained is given for a source: its folder or hub id, and the revision, where one is named.
-
-    >>> on_hub("some/model@v1.0"), on_hub("some/model")
-    (('some/model', {'revision': 'v1.0'}), ('some/model', {}))
-    """
-    name, revision = name_and_revision(source)
-    return name, {} if revision is None else {"revision": revision}
 
 
 def commit_of(name: str, revision: str | None, *, key: str, kind: str = "model") -> str | None:
@@ -113,9 +103,9 @@ def _count(source: str, counted: Counted, over: threading.Event) -> None:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    name, at = on_hub(source)
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
     with contextlib.suppress(Exception):  # whoever loads the model says what is wrong
+        name, at = on_hub(source)
+        blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
         whole = _weights(name, **at)
         while (here := _bytes_in(blobs)) < whole and not over.wait(BETWEEN):
             counted(here // _MB, whole // _MB)

@@ -24,7 +24,6 @@ from refine_rl.policy.encoder_decoder import EncoderDecoder
 from refine_rl.policy.fetch import auto_class, fetch, fetch_config, fetch_weights, is_encoder_decoder
 from refine_rl.policy.fit import require_causal, require_listening, require_words
 from refine_rl.policy.heap import keep_memory
-from refine_rl.policy.hub import on_hub
 from refine_rl.policy.lean import lean_parts
 from refine_rl.policy.origin import Origin, find_origin
 from refine_rl.policy.policy import Policy
@@ -32,6 +31,7 @@ from refine_rl.policy.quantised import own_products, quantisation, quantised, re
 from refine_rl.policy.recompute import recompute_layers
 from refine_rl.policy.template import ensure_template, render, stop_ids
 from refine_rl.settings import ModelSettings
+from refine_rl.settings.revision import on_hub
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

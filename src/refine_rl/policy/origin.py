@@ -14,8 +14,9 @@ from importlib import resources
 from pathlib import Path
 
 from refine_rl.errors import UserError
-from refine_rl.policy.hub import hub_answers, on_hub
+from refine_rl.policy.hub import hub_answers
 from refine_rl.policy.made import made_again, made_folder, maker_of
+from refine_rl.settings.revision import on_hub
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

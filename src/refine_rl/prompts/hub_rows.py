@@ -88,14 +88,25 @@ def at_commit(wanted: HubSource, key: str) -> HubSource:
         return wanted
     if _is_revision(wanted):
         with _told(str(wanted)):
-            wanted = wanted if wanted.split in _splits(wanted, Path(), 1) else _without_split(wanted)
+            wanted, _ = _meant(wanted, Path(), 1)
     commit = commit_of(wanted.name, wanted.revision, key=key, kind="dataset")
     return wanted if commit is None else replace(wanted, revision=commit)
 
 
-def _without_split(wanted: HubSource) -> HubSource:
-    """With what was taken for a split as its revision."""
-    return replace(wanted, revision=wanted.split, split=None)
+def _meant(wanted: HubSource, folder: Path, most: int | None) -> tuple[HubSource, Mapping[str, Any]]:
+    """What is meant, and its splits: what was taken for a split is a revision where the data set, as it is
+    now, has no split of that name (or cannot be read as it is now), and the hub knows such a revision."""
+    try:
+        splits = _splits(wanted, folder, most)
+        if wanted.split in (None, *splits) or not _is_revision(wanted):
+            return wanted, splits
+    except (MachineError, MemoryError):
+        raise
+    except Exception:  # whatever the library raises
+        if not _is_revision(wanted):
+            raise
+    wanted = replace(wanted, revision=wanted.split, split=None)
+    return wanted, _splits(wanted, folder, most)
 
 
 def _is_revision(wanted: HubSource) -> bool:
@@ -122,10 +133,7 @@ def hub_rows(wanted: HubSource, folder: Path, wrong: Wrong, *, most: int | None 
     """
     source = str(wanted)
     with _told(source):
-        splits = _splits(wanted, folder, most)
-        if wanted.split not in (None, *splits) and _is_revision(wanted):
-            wanted = _without_split(wanted)
-            splits = _splits(wanted, folder, most)
+        wanted, splits = _meant(wanted, folder, most)
         split = _chosen(splits, wanted.split, source)
         features = split.features or {}
         media = [name for name, kind in features.items() if type(kind).__name__ in _MEDIA]

@@ -50,7 +50,7 @@ class Chart:
     like; `alt` says what is drawn. `legend` has (label, colour, form): the form of a line is "line", "dots"
     or "level" (a broken one), that of an area "area". `table` has the heading of each column, and rows;
     `left_out` is how many rows are not in it. `levels` are (place from the bottom in percent, label,
-    colour)."""
+    colour). `marks` are written at the bottom, `top_marks` at the top, where the two may be of one step."""
 
     name: str
     title: str
@@ -62,6 +62,7 @@ class Chart:
     y_ticks: tuple[Mark, ...]
     legend: tuple[tuple[str, str, str], ...] = ()
     marks: tuple[Mark, ...] = ()
+    top_marks: tuple[Mark, ...] = ()
     levels: tuple[tuple[float, str, str], ...] = ()
     columns: tuple[str, ...] = ()
     table: tuple[tuple[str, ...], ...] = ()
@@ -83,10 +84,12 @@ def lines(
     unit: bool = False,
     levels: Sequence[Level] = (),
     best: int | None = None,
+    back: int | None = None,
     axis: str = "step",
 ) -> Chart | None:
     """Curves against the step, or against another whole number (`axis`); None where none of them has a value,
-    or none goes beyond its first step. `best` is the step of the checkpoint that was kept."""
+    or none goes beyond its first step. `best` is the step of the checkpoint that was kept, `back` the one to
+    which a drift led training back."""
     drawn = [c for c in curves if any(v is not None and math.isfinite(v) for v in c.line[1])]
     if all(len(c.line[0]) < 2 for c in drawn):
         return None
@@ -96,11 +99,16 @@ def lines(
     up = upright([*everything, *(level.value for level in levels)], unit=unit)
     place = _placed(across, up)
     paths = [*_grid(up), *_levels(levels, place), *(p for c in points for p in _curve(c, place))]
-    marks: tuple[Mark, ...] = ()
-    if best is not None and across.low <= best <= across.high:
-        x = place(best, up.low)[0]
-        paths.append(f'<path d="M{x} 0V{SIDE}" class="best"/>')
-        marks = ((x / SIDE * 100, f"kept: step {best}"),)
+    marks, top_marks = (
+        tuple(
+            (place(step, up.low)[0] / SIDE * 100, text)
+            for step in (at,)
+            if step is not None and across.low <= step <= across.high
+        )
+        for at, text in ((best, f"kept: step {best}"), (back, f"went back to step {back}"))
+    )
+    for kind, written in (("best", marks), ("back", top_marks)):
+        paths += [f'<path d="M{round(x * SIDE / 100)} 0V{SIDE}" class="{kind}"/>' for x, _ in written]
     columns, rows, left_out = _table(points, axis)
     return Chart(
         name=name,
@@ -109,12 +117,14 @@ def lines(
         svg=drawing(paths),
         alt=f"{title} against the {axis}. "
         + " ".join(f"{c.label.capitalize()}: {summary(*c.line)}." for c in drawn)
-        + "".join(f" {level.label.capitalize()}: {number(level.value)}." for level in levels),
+        + "".join(f" {level.label.capitalize()}: {number(level.value)}." for level in levels)
+        + ("" if back is None else f" A drift led training back to step {back}."),
         data=_line_data(points, across, up) | {"axis": axis},
         x_ticks=across.ticks(5, whole=True),
         y_ticks=up.ticks(4),
         legend=tuple((c.label, c.colour, _form(c)) for c in drawn),
         marks=marks,
+        top_marks=top_marks,
         levels=tuple(
             (round(100 * up.at(v.value), 2), f"{v.label} {number(v.value)}", v.colour) for v in levels
         ),

@@ -15,7 +15,7 @@ from refine_rl.report.asked import total as bill_of
 from refine_rl.report.coverage import Coverage, by_split, cover
 from refine_rl.report.standing import Json, standing
 from refine_rl.run import RunFolder
-from refine_rl.run.forgotten import GONE_BACK, marked
+from refine_rl.run.forgotten import back_note, marked
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison, Contrast, Dialogue, Estimate, Example, Message, Prompt
 from refine_rl.types.amounts import long_time
@@ -292,7 +292,7 @@ def facts(run: RunFolder, settings: Settings, metrics: Sequence[Json], best: int
     told = [e for e in marked(run.events()) if not e["forgotten"]]
     if done := next((e for e in told if e["name"] == "done_early"), None):
         lines["Training"] += f". {done['text']}"
-    if back := next((e for e in told if e["name"] == GONE_BACK), None):
+    if back := back_note(run.events()):
         lines["Gone back"] = back["text"]
     if changed := run.changed_settings():
         lines["Changed on the way"] = "; ".join(map(str, changed))

@@ -12,7 +12,7 @@ from refine_rl.report.data import GLUE, number, share
 from refine_rl.report.next_steps import Command
 from refine_rl.report.now import Standing
 from refine_rl.report.standing import Json
-from refine_rl.run.forgotten import GONE_BACK, marked
+from refine_rl.run.forgotten import back_note
 from refine_rl.run.state import turn_of
 from refine_rl.types import MIN_PROMPTS, Comparison, Other, Verdict, count_of
 
@@ -148,7 +148,7 @@ def _stop_note(turn: Json | None) -> list[str]:
 
 def _back_note(events: Sequence[Json]) -> list[str]:
     """That training went back on the way, where that still stands."""
-    back = next((e for e in marked(events) if e["name"] == GONE_BACK and not e["forgotten"]), None)
+    back = back_note(events)
     if back is None:
         return []
     return [

@@ -24,7 +24,7 @@ from refine_rl.report.survey import Seen, survey
 from refine_rl.report.time_left import about, left_of
 from refine_rl.report.tries import tries
 from refine_rl.run import RunFolder
-from refine_rl.run.forgotten import marked
+from refine_rl.run.forgotten import back_note, marked
 from refine_rl.settings import Settings
 from refine_rl.types import MIN_PROMPTS, Comparison
 
@@ -104,7 +104,7 @@ def _training(
 ) -> dict[str, Any]:
     """What the page says of the steps."""
     metrics, validation = run.metrics(), run.validation()
-    best = data.best_step(events)
+    best, back = data.best_step(events), (back_note(events) or {}).get("step")
     facts = data.facts(run, settings, metrics, best)
     if metrics and not over(run) and (left := left_of(run)) is not None:
         facts["Still to do"] = f"{about(left)}, going by what it took so far"
@@ -123,9 +123,10 @@ def _training(
         "facts": facts,
         "begun": bool(metrics),
         "best": best,
-        "curve": reward_chart(metrics, validation, comparison, best=best),
+        "back": back,
+        "curve": reward_chart(metrics, validation, comparison, best=best, back=back),
         "families": training_plots(
-            metrics, validation, run.pool(), groups, best=best, steps=settings.grpo.steps
+            metrics, validation, run.pool(), groups, best=best, back=back, steps=settings.grpo.steps
         ),
         "smoothed": len(metrics) >= SMOOTH_FROM,
         "openings": parts.openings(metrics),

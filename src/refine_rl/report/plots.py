@@ -32,9 +32,10 @@ def reward_chart(
     comparison: Comparison | None = None,
     *,
     best: int | None = None,
+    back: int | None = None,
 ) -> Chart | None:
     """The chart that the page begins with: the reward in training and on validation prompts, and where it
-    all began."""
+    all began; `best` and `back` as in `lines`."""
     band = (
         _of(validation, lambda v: v["reward"]["ci95"][0]),
         _of(validation, lambda v: v["reward"]["ci95"][1]),
@@ -51,6 +52,7 @@ def reward_chart(
         ],
         levels=_levels(validation, comparison),
         best=best,
+        back=back,
     )
 
 
@@ -78,22 +80,23 @@ def training_plots(
     groups: Sequence[Seen] = (),
     *,
     best: int | None = None,
+    back: int | None = None,
     steps: int = 0,
 ) -> list[Family]:
     """Every other chart of a run of so many `steps`; a quantity without any value has none.
 
     `metrics` are lines of metrics.jsonl, `validation` of validation.jsonl, `pool` of pool.jsonl, `groups`
-    what was read off groups.jsonl; `best` is the step of the chosen checkpoint, marked where validation is
-    drawn.
+    what was read off groups.jsonl; `best` is the step of the chosen checkpoint and `back` the one to which a
+    drift led training back, marked where validation is drawn.
     """
     drawn_from = [line for line in pool if line["state"] == "drawn"]
     names = dict.fromkeys(name for line in (*metrics, *validation) for name in line["components"])
     families = {
         "learning": [
             rewards_over_steps(groups),
-            _success(validation, best),
-            *_other_eye(validation, best),
-            *(_component(name, metrics, validation, best) for name in names),
+            _success(validation, best, back),
+            *_other_eye(validation, best, back),
+            *(_component(name, metrics, validation, best, back) for name in names),
             *_quantities("learning", metrics),
             _promised(drawn_from, metrics),
             _pool(drawn_from),
@@ -176,7 +179,7 @@ def _held(line: Line, band: tuple[Line, Line] | None = None) -> Curve:
     return Curve(label=label, colour="validation", line=line, dotted=True, band=band if line[0] else None)
 
 
-def _success(validation: Sequence[Json], best: int | None) -> Chart | None:
+def _success(validation: Sequence[Json], best: int | None, back: int | None) -> Chart | None:
     return lines(
         "success",
         "Full successes on validation prompts",
@@ -185,10 +188,11 @@ def _success(validation: Sequence[Json], best: int | None) -> Chart | None:
         [_held(_of(validation, lambda v: v["success"]))],
         unit=True,
         best=best,
+        back=back,
     )
 
 
-def _other_eye(validation: Sequence[Json], best: int | None) -> list[Chart | None]:
+def _other_eye(validation: Sequence[Json], best: int | None, back: int | None) -> list[Chart | None]:
     """What another eye says of the validation answers, and how far it agrees with the reward."""
     looks = [look for look in validation if "eye" in look]
     band = (_of(looks, lambda v: v["eye"]["ci95"][0]), _of(looks, lambda v: v["eye"]["ci95"][1]))
@@ -200,6 +204,7 @@ def _other_eye(validation: Sequence[Json], best: int | None) -> list[Chart | Non
             "without the task; see evaluate.on_drift.",
             [_held(_of(looks, lambda v: v["eye"]["mean"]), band)],
             best=best,
+            back=back,
         ),
         lines(
             "other-eye-agrees",
@@ -207,12 +212,13 @@ def _other_eye(validation: Sequence[Json], best: int | None) -> list[Chart | Non
             "Good: above 0, and level. Below 0 the reward prefers the answers that the other eye likes less.",
             [_held(_of(looks, lambda v: v["eye"]["correlation"]))],
             best=best,
+            back=back,
         ),
     ]
 
 
 def _component(
-    name: str, metrics: Sequence[Json], validation: Sequence[Json], best: int | None
+    name: str, metrics: Sequence[Json], validation: Sequence[Json], best: int | None, back: int | None
 ) -> Chart | None:
     train, valid = (_of(some, lambda m: m["components"].get(name)) for some in (metrics, validation))
     return lines(
@@ -222,6 +228,7 @@ def _component(
         "with.",
         [_train(train), _held(valid)],
         best=best,
+        back=back,
     )
 
 

@@ -52,6 +52,10 @@ class Config:
         """Where the settings came from, and hashes of what the run was made from."""
         return dict(self._tables()["source"])
 
+    def asked_of_hub(self) -> dict[str, str]:
+        """Where the settings have commits: what was asked for, a branch, a tag or the plain name, by key."""
+        return dict(self.source().get("hub", {}))
+
     def versions(self) -> dict[str, str]:
         """Package versions at the start of the run."""
         return {k: str(v) for k, v in self._tables()["versions"].items()}

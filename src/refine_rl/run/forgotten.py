@@ -37,3 +37,8 @@ def marked(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 e["forgotten"] |= goes_back_on(e["step"], event["step"])
         found.append({**event, "forgotten": False})
     return found
+
+
+def back_note(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The note that a drift led training back, to its step, where that still stands."""
+    return next((e for e in marked(events) if e["name"] == GONE_BACK and not e["forgotten"]), None)

@@ -26,7 +26,8 @@ def begun_from(settings: Settings) -> Settings:
     if not run.model.is_dir():
         raise SettingsError(f"{where}: that run has no tuned model yet; `{run.resume}` goes on with it")
     name = run.settings().model.name  # at a commit, where it came from the hub
-    if settings.model.name not in (name, name_and_revision(name)[0], ModelSettings().name):
+    asked = run.config.asked_of_hub().get("model.name", name)
+    if settings.model.name not in (name, name_and_revision(name)[0], asked, ModelSettings().name):
         raise SettingsError(
             f'{where}: that run trained {name}, and `model.name` is "{settings.model.name}"; leave one out'
         )

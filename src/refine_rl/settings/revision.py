@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from refine_rl.errors import UserError
+
 _WRITTEN = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)@(\w[\w./-]*)")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -20,6 +22,24 @@ def name_and_revision(written: str) -> tuple[str, str | None]:
     if found is None or Path(written).is_dir():
         return written, None
     return found[1], found[2]
+
+
+def on_hub(source: str) -> tuple[str, dict[str, str]]:
+    """What from_pretrained is given for a source: its folder or hub id, and the revision, where one is named.
+    Raises UserError where a folder has that hub id: from_pretrained would take it, whatever the revision.
+
+    >>> on_hub("some/model@v1.0"), on_hub("some/model")
+    (('some/model', {'revision': 'v1.0'}), ('some/model', {}))
+    """
+    name, revision = name_and_revision(source)
+    if revision is None:
+        return name, {}
+    if Path(name).is_dir():
+        raise UserError(
+            f"{source}: there is a folder {name} here, and it would be taken for the model of the hub. Start "
+            f"from another folder; the folder itself is ./{name}."
+        )
+    return name, {"revision": revision}
 
 
 def may_be_on_hub(written: str) -> bool:

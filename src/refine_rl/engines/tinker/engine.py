@@ -16,10 +16,10 @@ from refine_rl.engines.tinker.weights import Adapter
 from refine_rl.errors import UserError
 from refine_rl.llm.ledger import Ledger
 from refine_rl.policy.decoder_only import DecoderOnly
-from refine_rl.policy.hub import on_hub
 from refine_rl.policy.load import without_weights
 from refine_rl.policy.origin import find_origin
 from refine_rl.settings import EngineSettings, ModelSettings
+from refine_rl.settings.revision import on_hub
 from refine_rl.training import checkpoint
 from refine_rl.training.check import Check
 from refine_rl.training.learner import LearnerConfig

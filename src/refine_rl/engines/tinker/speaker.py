@@ -20,7 +20,6 @@ from refine_rl.engines.tinker.weights import Adapter, Base, Weights
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy.decoder_only import DecoderOnly
 from refine_rl.policy.draw import Sampling
-from refine_rl.policy.hub import on_hub
 from refine_rl.policy.memory import Memory
 from refine_rl.policy.origin import find_origin
 from refine_rl.policy.policy import Policy
@@ -29,6 +28,7 @@ from refine_rl.policy.sample import Ending, Stem, exact, spoken_turn, stems_of
 from refine_rl.policy.tokens import TokenBatch
 from refine_rl.progress import Pause, never
 from refine_rl.randomness import generator
+from refine_rl.settings.revision import on_hub
 from refine_rl.types import Trajectory
 
 

