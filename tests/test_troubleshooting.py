@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,10 +32,19 @@ FILLED = {
 """Names that are put together: the beginning, and what the page is to have."""
 
 
-def parsed() -> Iterator[tuple[str, ast.AST]]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            yield path.relative_to(SOURCE).as_posix(), node
+@cache
+def parsed() -> list[tuple[str, ast.Call | ast.Assign]]:
+    """The calls and assignments of all files. Kept, for each process of pytest collects all tests."""
+    trees = {
+        path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(SOURCE.rglob("*.py"))
+    }
+    return [
+        (name, node)
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call | ast.Assign)
+    ]
 
 
 def called(node: ast.AST) -> str:
