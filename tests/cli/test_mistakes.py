@@ -85,7 +85,9 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes(refine: Refine, task: Path, tmp_path: Path, arguments: list[str], text: str) -> None:
-    refused(refine(*[str(task) if a == "TASK" else a for a in arguments]), text)
+    done = refine(*[str(task) if a == "TASK" else a for a in arguments])
+    refused(done, text)
+    assert "Run: " not in done.err  # it is gone
     assert [p for p in tmp_path.rglob("*") if p.name != "runs"] == []
 
 
