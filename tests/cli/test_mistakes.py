@@ -152,7 +152,8 @@ def test_a_guard_stops_with_3_and_says_how_to_go_on(refine: Refine, task: Path, 
     # With other limits, base and tuned would not be measured alike.
     refused(refine("train", "--resume", "cut", "--set", "rollout.max_tokens=10"), "Start a new run")
     refused(refine("train", "--resume", "cut", "--set", "grpo.seed=1"), "grpo.seed: this cannot change")
-    for other in ("judge.weight=3", "judge.kind=absolute", "judge.repeats=2", "judge.success=0.5"):
+    others = ("judge.weight=3", "judge.kind=absolute", "judge.repeats=2", "judge.success=0.5", "model.rank=2")
+    for other in others:
         refused(
             refine("train", "--resume", "cut", "--set", other),
             f"{other.partition('=')[0]}: this cannot change",
