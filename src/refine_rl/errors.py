@@ -160,6 +160,17 @@ class Interrupted(RefineError):  # noqa: N818
     exit_code = 130
 
 
+def path_from(folder: Path, name: Path | str) -> Path:
+    """The file that a task in `folder` calls `name`, as a person finds it in an error: without the way there
+    and back ("task/../data.csv"). A link that is its last part stays what it is.
+
+    >>> print(path_from(Path("/work/my-task"), "../data.csv"), path_from(Path("/work/my-task"), "/data.csv"))
+    /work/data.csv /data.csv
+    """
+    path = folder / Path(name).expanduser()
+    return path.parent.resolve() / path.name if ".." in path.parts[:-1] else path
+
+
 def quoted(path: Path | str) -> str:
     """A path as a word of a command that is printed, so that a shell takes it as it is.
 

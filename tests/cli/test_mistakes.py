@@ -85,7 +85,9 @@ def test_a_wrong_key_in_the_file(refine: Refine, task: Path, tmp_path: Path) -> 
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes(refine: Refine, task: Path, tmp_path: Path, arguments: list[str], text: str) -> None:
-    refused(refine(*[str(task) if a == "TASK" else a for a in arguments]), text)
+    done = refine(*[str(task) if a == "TASK" else a for a in arguments])
+    refused(done, text)
+    assert "Run: " not in done.err  # it is gone
     assert [p for p in tmp_path.rglob("*") if p.name != "runs"] == []
 
 
@@ -150,7 +152,8 @@ def test_a_guard_stops_with_3_and_says_how_to_go_on(refine: Refine, task: Path, 
     # With other limits, base and tuned would not be measured alike.
     refused(refine("train", "--resume", "cut", "--set", "rollout.max_tokens=10"), "Start a new run")
     refused(refine("train", "--resume", "cut", "--set", "grpo.seed=1"), "grpo.seed: this cannot change")
-    for other in ("judge.weight=3", "judge.kind=absolute", "judge.repeats=2", "judge.success=0.5"):
+    others = ("judge.weight=3", "judge.kind=absolute", "judge.repeats=2", "judge.success=0.5", "model.rank=2")
+    for other in others:
         refused(
             refine("train", "--resume", "cut", "--set", other),
             f"{other.partition('=')[0]}: this cannot change",

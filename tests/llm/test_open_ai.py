@@ -293,6 +293,22 @@ def test_a_rate_that_is_asked_for_is_no_silence_but_a_long_wait_is(bench: MakeBe
     assert notes == ["The endpoint `e` (http://e/v1) gives no reply: Slow down. Trying again in 60.0 s."]
 
 
+def test_short_waits_for_a_rate_are_told_once_they_are_a_long_one_together() -> None:
+    """An endpoint that says 429 to everything was silent for half a minute."""
+    notes: list[float] = []
+    now = 0.0
+    line = Line(Endpoint(name="e", base_url="http://e/v1"), lambda text: notes.append(now), lambda: now)
+    busy = Failure(kind="retry", outcome="busy", text="Slow down")
+    for at, wait in ((0.0, 2.0), (2.0, 4.0), (5.9, 4.0), (6.0, 8.0), (14.0, 16.0)):
+        now = at
+        line.repeats(busy, wait=wait, left=3)
+    assert notes == [6.0]
+    line.works()
+    now = 100.0
+    line.repeats(busy, wait=2.0, left=3)
+    assert notes == [6.0]
+
+
 def test_a_long_silence_is_told_ever_more_seldom_and_its_end_too() -> None:
     notes: list[tuple[float, str]] = []
     now = 0.0

@@ -132,7 +132,7 @@ def test_later_looks_know_all_three(whole: RunFolder) -> None:
 
 def test_what_the_fine_tuning_was_cannot_change_on_the_way(whole: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "other", whole.settings())
-    with pytest.raises(UserError, match="--set sft: this cannot change within a run"):
+    with pytest.raises(UserError, match=r"--set sft\.steps: this cannot change within a run"):
         reopen(folder.path, ["sft.steps=9"])
 
 

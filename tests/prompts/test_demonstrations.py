@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from make import prompt
-from refine_rl.errors import UserError
+from refine_rl.errors import Interrupted, UserError
 from refine_rl.prompts.demonstrations import Names, Shown, read_demonstrations
 
 PAIRS = [{"prompt": f"What is {n}?", "answer": f"It is {n}."} for n in range(40)]
@@ -209,3 +209,15 @@ def test_what_is_wrong_with_marks_of_training(tmp_path: Path) -> None:
     assert problem(tmp_path, {"messages": [asks, {**answers, "train": "no"}]}) == (
         'has a message 2 whose "train" is neither true nor false'
     )
+
+
+def test_reading_ends_at_a_pause_between_rows(tmp_path: Path) -> None:
+    """Whoever pressed Ctrl-C waited for all of 70,000 rows."""
+    asked = iter([False, False, True])
+
+    def pause() -> None:
+        if next(asked):
+            raise Interrupted("Interrupted.")
+
+    with pytest.raises(Interrupted):  # and not the error of the fourth row
+        read(tmp_path, [{"prompt": str(n), "answer": "b"} for n in range(3)] + ["broken"], pause=pause)

@@ -117,6 +117,11 @@ def test_a_broken_parquet_file(tmp_path: Path, content: bytes) -> None:
         rows("file:a.parquet", tmp_path)
     with pytest.raises(UserError, match=r"b\.parquet: no such file; `sft.data` is relative to the task's"):
         rows("file:b.parquet", tmp_path)
+    (tmp_path / "task").mkdir()
+    for way in ("../b.parquet", "../task/../b.parquet"):
+        with pytest.raises(UserError) as caught:
+            rows(f"file:{way}", tmp_path / "task")
+        assert str(caught.value).startswith(f"{tmp_path}/b.parquet: no such file")
 
 
 def test_without_the_library_the_command_that_brings_it_is_named(

@@ -46,6 +46,7 @@ def run(tmp_path: Path) -> RunFolder:
     }
     run = RunFolder.create(tmp_path / "run", Settings.model_validate(settings))
     run.times.append({"stage": "base", "step": None, "seconds": 40.0})
+    run.save_prompts(make.prompts("Say hi."))
     return run
 
 
@@ -225,6 +226,21 @@ def test_a_notebook_has_one_block(run: RunFolder, clock: Clock, shown: list[dict
     assert "<b>odd" not in newest["text/html"]
     assert shown[-1]["text/plain"].splitlines()[-2] == " 180.0 s  done"
     assert "<progress" not in shown[-1]["text/html"]
+
+
+def test_where_the_run_is_is_said_once_there_is_one(
+    tmp_path: Path, run: RunFolder, clock: Clock, shown: list[dict[str, str]]
+) -> None:
+    new = RunFolder.create(tmp_path / "new", run.settings())
+    with Block(new, show=shown.append, clock=clock) as block:
+        block.head("Run: runs/new")
+        block.stage("Loading no/model")
+        assert "Run: " not in shown[-1]["text/plain"]  # where that fails, the folder is gone
+        new.save_prompts(make.prompts("Say hi."))
+        for stage in ("The base model answers", "Training"):
+            clock.now += 1.0
+            block.stage(stage)
+    assert [line for line in shown[-1]["text/plain"].splitlines() if "Run" in line] == ["Run: runs/new"]
 
 
 def test_a_notebook_is_not_flooded(clock: Clock, shown: list[dict[str, str]]) -> None:

@@ -52,6 +52,39 @@ def test_a_folder_stands_for_its_task_file(tmp_path: Path, monkeypatch: pytest.M
     assert load_settings(Path()).folder == tmp_path
 
 
+def test_a_models_folder_is_looked_for_here_and_then_beside_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, here = tmp_path / "task", tmp_path / "here"
+    for folder in (task / "models" / "mine", task / "tiny", task / "both", here / "both"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    text = """task = "Say hi."
+        [model]
+        name = "models/mine"
+        [teacher]
+        model = "../task/models/mine"
+        [evaluate]
+        encoder = "./models/mine"
+        [reward]
+        rules = [{rule = "semantic", encoder = "models/mine"}, {rule = "semantic"}, {rule = "words", max = 3}]
+    """
+    found = load(task, text)
+    mine = str(task / "models" / "mine")
+    assert (found.model.name, found.evaluate.encoder) == (mine, mine)
+    assert found.teacher is not None
+    assert found.teacher.model == "../task/models/mine"  # it is one from here
+    assert [rule.parameters.get("encoder") for rule in found.reward.rules] == [mine, None, None]
+    assert settings_from_run(dump_settings(found) + f"[source]\nfolder = '{task}'\n", here) == found
+    for name in ("tiny", "both", "models/yours", "some/model", "recipe:guess"):
+        assert load(task, text, f"model.name={name}").model.name == name
+    assert load(
+        task, text, "teacher.base_url=http://127.0.0.1:8000/v1", "teacher.model=models/mine"
+    ).teacher == (
+        found.teacher.model_copy(update={"model": "models/mine", "base_url": "http://127.0.0.1:8000/v1"})
+    )
+
+
 def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     (tmp_path / "task.toml").write_bytes('\ufefftask = "Say hi."\r\n[grpo]\r\nstep = 5\r\n'.encode())
     with pytest.raises(SettingsError, match=r"task.toml:3: `grpo.step` .* `grpo.steps`\?"):

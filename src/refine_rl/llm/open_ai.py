@@ -68,6 +68,7 @@ class Line:
         self._note = note
         self._clock = clock
         self._since: float | None = None  # when it was first told of that it does not answer
+        self._waits: float | None = None  # when an attempt was repeated, and none has succeeded since
         self._quiet_until = -math.inf
         self._quiet = _QUIET[0]
         self._lock = threading.Lock()
@@ -97,15 +98,17 @@ class Line:
         self.answered, self._failed = True, 0
         with self._lock:
             since, self._since = self._since, None
+            self._waits = None
         if since is not None and (silent := self._clock() - since) >= _NOTICED:
             self._note(f"The endpoint `{self.endpoint.name}` answers again, after {silent:.0f} s.")
 
     def repeats(self, failure: Failure, *, wait: float, left: int) -> None:
         """Tells that an attempt is repeated after `wait` seconds, and that `left` more may follow."""
-        if failure.outcome == "busy" and wait < _NOTICED:
-            return  # every endpoint has its rate, and this is how one learns of it
         now = self._clock()
         with self._lock:
+            self._waits = now if self._waits is None else self._waits
+            if failure.outcome == "busy" and now - self._waits + wait < _NOTICED:
+                return  # every endpoint has its rate, and this is how one learns of it
             self._since = now if self._since is None else self._since
             if now < self._quiet_until:
                 return

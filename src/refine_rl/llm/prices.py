@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from refine_rl.llm.endpoints import PRESETS, Endpoint, parse_model
+from refine_rl.llm.endpoints import PRESETS, Endpoint, is_loopback, parse_model
 from refine_rl.llm.meter import NANO
 from refine_rl.settings import EndpointSettings, PriceSettings
 from refine_rl.settings.toml_write import toml_key, toml_value
@@ -39,12 +39,16 @@ def find_price(endpoint: Endpoint, model: str) -> Price | None:
 
 def price_table(models: Iterable[str], endpoints: Mapping[str, EndpointSettings]) -> str:
     """TOML for the end of a task file that gives every one of `models` a price, and keeps those that their
-    endpoints have already. The figures are an example, and rather high: a cap then comes early, not late.
+    endpoints have already. The figures are an example, and rather high: a cap then comes early, not late. A
+    model on this machine costs nothing.
 
     >>> print(price_table(["openrouter/a/b", "openrouter/c/d"], {}))
     [endpoints.openrouter.prices]
     "a/b" = {input = 5.0, output = 25.0}
     "c/d" = {input = 5.0, output = 25.0}
+    >>> print(price_table(["ollama/qwen3"], {}))
+    [endpoints.ollama.prices]
+    qwen3 = {input = 0.0, output = 0.0}
     """
     tables: dict[str, dict[str, Any]] = {}
     for model in models:
@@ -52,7 +56,8 @@ def price_table(models: Iterable[str], endpoints: Mapping[str, EndpointSettings]
         if endpoint not in tables:
             own = endpoints.get(endpoint, EndpointSettings()).prices
             tables[endpoint] = {known: price.model_dump() for known, price in own.items()}
-        tables[endpoint][name] = {"input": 5.0, "output": 25.0}
+        free = _here(endpoint, endpoints)
+        tables[endpoint][name] = {"input": 0.0, "output": 0.0} if free else {"input": 5.0, "output": 25.0}
     lines = []
     for endpoint, prices in tables.items():
         lines.append(f"[endpoints.{toml_key(endpoint)}.prices]")
@@ -65,10 +70,19 @@ def price_advice(models: Iterable[str], endpoints: Mapping[str, EndpointSettings
     named = list(models)
     has_some = any(endpoints.get(parse_model(m)[0], EndpointSettings()).prices for m in named)
     place = "in place of the `prices` that the endpoint has" if has_some else "at its end"
-    return (
-        f"Write into the task file, {place}, with the right figures (dollars a million tokens; 0 for a "
-        f"model of your own):\n{price_table(named, endpoints)}"
-    )
+    here = [_here(parse_model(model)[0], endpoints) for model in named]
+    figures = "with the right figures (dollars a million tokens; 0 for a model of your own)"
+    if all(here):
+        figures = "what a model on this machine costs"
+    return f"Write into the task file, {place}, {figures}:\n{price_table(named, endpoints)}"
+
+
+def _here(endpoint: str, endpoints: Mapping[str, EndpointSettings]) -> bool:
+    """Whether that endpoint is a server on this machine, and none that passes on to a service with a key."""
+    preset, own = PRESETS.get(endpoint), endpoints.get(endpoint, EndpointSettings())
+    address = own.base_url or (preset.base_url if preset else None)
+    key_env = own.key_env if own.key_env is not None else preset.key_env if preset else ""
+    return bool(address) and is_loopback(str(address)) and not key_env
 
 
 def _of_settings(given: PriceSettings) -> Price:

@@ -8,6 +8,7 @@ from refine_rl.errors import UserError
 from refine_rl.pipeline.given import NOTHING, Given, require_given
 from refine_rl.progress import Observer, Quiet
 from refine_rl.run import RunFolder
+from refine_rl.run.changes import changes_between
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
 from refine_rl.settings.file import override
@@ -48,8 +49,8 @@ def reopen(
     for key, value in _fixed(before).items():
         if _fixed(after)[key] != value:
             raise UserError(
-                f"--set {key}: this cannot change within a run, because base and tuned would not be "
-                "measured alike. Start a new run with it."
+                f"--set {_named(key, before, after)}: this cannot change within a run, because base and "
+                "tuned would not be measured alike. Start a new run with it."
             )
     with folder.writing():
         if from_step is None:
@@ -103,8 +104,8 @@ def reopen_sft(
     for key, value in _fixed_in_sft(before).items():
         if _fixed_in_sft(after)[key] != value:
             raise UserError(
-                f"--set {key}: this cannot change within a run, whose steps follow from it. Start a new run "
-                "with it."
+                f"--set {_named(key, before, after)}: this cannot change within a run, whose steps follow "
+                "from it. Start a new run with it."
             )
     with folder.writing():
         if from_step is None:
@@ -135,6 +136,12 @@ def _require_steps_left(folder: RunFolder, before: Settings, after: Settings, to
             f"{folder.path} has {count_of(to, 'step')} already, and would end after {steps}: nothing would "
             "be learned under other settings. Ask for more (--steps), or go back (--from-step)."
         )
+
+
+def _named(key: str, before: Settings, after: Settings) -> str:
+    """The setting in `key`, which may be a whole section, that is another one."""
+    changed = (change.key for change in changes_between(before, after, 0))
+    return next((name for name in changed if name == key or name.startswith(f"{key}.")), key)
 
 
 def _fixed_in_sft(settings: Settings) -> dict[str, object]:

@@ -54,7 +54,7 @@ def run(
         if folder.finished():
             return _finished(folder, journal)
         with folder.timed("prepare"):
-            ready = prepare_sft(folder, journal, held_out)
+            ready = prepare_sft(folder, journal, held_out, pause)
         with closing(ready.engine):
             answer_before(ready, journal, pause)
             position = _train(ready, journal, pause, began)

@@ -18,6 +18,7 @@ from refine_rl.policy.load import require_model
 from refine_rl.policy.origin import model_source
 from refine_rl.policy.policy import Policy
 from refine_rl.policy.round_trip import lost_text
+from refine_rl.progress import Pause, never
 from refine_rl.prompts.demonstrations import Shown, load_demonstrations
 from refine_rl.run import RunFolder
 from refine_rl.run.endpoints import ledger_of
@@ -50,7 +51,9 @@ class Ready:
         return self.engine.policy
 
 
-def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt]) -> Ready:
+def prepare_sft(
+    folder: RunFolder, journal: Journal, held_out: Sequence[Prompt], pause: Pause = never
+) -> Ready:
     """Everything before the first step. Raises UserError for a mistake; rows are read before a model is
     loaded."""
     settings = hold_commits(folder, journal)
@@ -64,7 +67,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     require_trackers(settings.track)
     require_model(settings.model)
     journal.stage(f"Reading {sft.data}")
-    shown = _read(folder, settings, sft, held_out)
+    shown = _read(folder, settings, sft, held_out, pause)
     journal.stage(f"Loading {settings.model.called}")
     source = model_source(settings.sft_model.name, journal.observer.note)
     with downloading(source, partial(journal.observer.count, "MB downloaded")):
@@ -73,7 +76,7 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     policy = engine.policy
     journal.stage(f"{count_of(len(shown.rows), 'row')} become tokens")
     with closed_on_error(engine):
-        fitted = fit(shown.rows, policy, sft, shown.lines)
+        fitted = fit(shown.rows, policy, sft, shown.lines, pause)
         rows, validation = fitted.train, fitted.validation
         if policy.moving:
             longest = max(len(t.ids) for t in (*rows, *validation))
@@ -113,9 +116,11 @@ def prepare_sft(folder: RunFolder, journal: Journal, held_out: Sequence[Prompt])
     )
 
 
-def _read(folder: RunFolder, settings: Settings, sft: SFTSettings, held_out: Sequence[Prompt]) -> Shown:
+def _read(
+    folder: RunFolder, settings: Settings, sft: SFTSettings, held_out: Sequence[Prompt], pause: Pause
+) -> Shown:
     """The rows of the source. Raises UserError where they are others than when the run began."""
-    shown = load_demonstrations(sft, settings.folder, held_out)
+    shown = load_demonstrations(sft, settings.folder, held_out, pause)
     known = folder.config.source().get("sft_data_sha256")
     if known not in (None, shown.sha256) and folder.recorded_to():
         raise UserError(

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from refine_rl.errors import UserError
+from refine_rl.progress import Pause, never
 from refine_rl.prompts.candidates import SPLITS, RowError, checked_messages
 from refine_rl.prompts.columns import beside, nearest_column
 from refine_rl.prompts.curate import said
@@ -91,7 +92,9 @@ class Shown:
     sha256: str
 
 
-def load_demonstrations(sft: SFTSettings, folder: Path, without: Sequence[Prompt] = ()) -> Shown:
+def load_demonstrations(
+    sft: SFTSettings, folder: Path, without: Sequence[Prompt] = (), pause: Pause = never
+) -> Shown:
     """What a run with these settings is shown; `folder` is the task's. See `read_demonstrations`."""
     return read_demonstrations(
         sft.data,
@@ -101,6 +104,7 @@ def load_demonstrations(sft: SFTSettings, folder: Path, without: Sequence[Prompt
         validation=sft.validation,
         seed=sft.seed,
         without=without,
+        pause=pause,
     )
 
 
@@ -113,19 +117,22 @@ def read_demonstrations(
     validation: int | float | None = None,
     seed: int = 0,
     without: Sequence[Prompt] = (),
+    pause: Pause = never,
 ) -> Shown:
     """All demonstrations of a source that `read_rows` knows, each with its split: train or validation.
 
     `validation` is how many rows validate, or their share of all; without it a tenth, up to 100. Where rows
     name splits themselves, those of "validation" do, and those of "held_out" are left out; so is what asks
     the same as a prompt of `without`. Raises what `read_rows` raises, and UserError that names the broken
-    rows, for a source without rows, and where no row would be left to train on.
+    rows, for a source without rows, and where no row would be left to train on. `pause` is called before each
+    row.
     """
     found: list[Demonstration] = []
     broken: list[tuple[str, RowError]] = []
     read = read_rows(source, folder, key="sft.data", wrong=names.wrong, seed=seed)
     digest = blake2b(digest_size=32)
     for name, row in read.rows:
+        pause()
         try:
             if isinstance(row, RowError):
                 raise row

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from refine_rl.errors import MachineError, SettingsError, UserError, disk_error
+from refine_rl.errors import MachineError, SettingsError, UserError, disk_error, path_from
 from refine_rl.prompts.json_rows import RowError
 from refine_rl.prompts.table_rows import HUB_EXTRA, plain_rows
 from refine_rl.prompts.text_rows import Rows, Wrong
@@ -165,7 +165,7 @@ def _splits(wanted: HubSource, folder: Path, most: int | None) -> Mapping[str, A
         raise UserError(f"Data sets of the hub need the library `datasets`: {HUB_EXTRA}") from None
 
     if wanted.is_folder:
-        return _of_folder(datasets, folder / Path(wanted.name).expanduser(), wanted.config)
+        return _of_folder(datasets, path_from(folder, wanted.name), wanted.config)
     if Path(wanted.name).is_dir():
         raise UserError(
             f"hub:{wanted.name}: there is a folder of that name here, and `datasets` would take it for the "

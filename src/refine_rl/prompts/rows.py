@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from refine_rl.errors import SettingsError, UserError
+from refine_rl.errors import SettingsError, UserError, path_from
 from refine_rl.prompts.hub_rows import at_commit, hub_rows, hub_source
 from refine_rl.prompts.own_code import own_function
 from refine_rl.prompts.table_rows import parquet_rows
@@ -77,7 +77,7 @@ def read_rows(
         rows = hub_rows(wanted, folder, wrong, most=most)
         return RowSource(name=str(wanted), origin=str(wanted), rows=rows)
     if kind == "file" and name:
-        path = folder / Path(name).expanduser()
+        path = path_from(folder, name)
         if path.suffix == ".py" and seed is not None:
             pairs = own_function(path, "pairs", "(count, seed)", key=key)
             made = pairs(most or GENERATED, seed)

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refine_rl.errors import SettingsError, UserError
+from refine_rl.errors import SettingsError, UserError, path_from
 from refine_rl.llm.background import run_blocking
 from refine_rl.llm.client import Connections
 from refine_rl.progress import Counted, Pause, never, uncounted
@@ -88,7 +88,7 @@ def load_prompts(
         source = _read(own, settings.folder, settings.grpo.seed, SPLITS, note, pause)
         if source.name.startswith("file:") and not source.generated:
             texts = {c.origin.rpartition(":")[2]: c.messages[-1]["content"] for c in source.candidates}
-            path = settings.folder / source.name.removeprefix("file:")
+            path = path_from(settings.folder, source.name.removeprefix("file:"))
             require_own_prompts(path, texts, task=settings.task, folder=settings.folder)
     kept, duplicates = drop_duplicates(source.candidates)
     ordered = kept if source.generated else by_hash(kept)
@@ -218,7 +218,7 @@ def _read(
     generated = kind == "file" and Path(name).suffix == ".py"
     if generated:
         asked = counts = numbers_asked_for(settings, _GENERATED)
-        path = folder / Path(name).expanduser()
+        path = path_from(folder, name)
         candidates = generate_prompts(path, {split: counts[split] for split in splits}, seed, columns)
     else:
         candidates = read_prompts(settings.source, folder, columns)

@@ -37,6 +37,7 @@ class Follower:
         self._lines, self._lock = StepLines(), threading.RLock()
         self._read, self._cost = float("-inf"), 0.0  # when the record was read, and what that took
         self._due = ""  # a head that was not said yet
+        self._made = False
         with contextlib.suppress(Exception):  # a record that cannot be read is told by whoever needs it
             for step in () if run is None else run.metrics.read():
                 self._lines.remember(step)
@@ -80,8 +81,9 @@ class Follower:
             self._changed()
 
     def head(self, text: str) -> None:
-        """What a person wants to find again, such as where the run is. It is said before the first stage:
-        of a run that is refused before it begins nothing is to be found."""
+        """What a person wants to find again, such as where the run is. It is said before the first stage at
+        which there is something: of a run that is refused before it begins (a model that cannot be loaded)
+        nothing is to be found."""
         self._due = text
 
     # -- where it is shown --------------------------------------------------------------------
@@ -104,9 +106,19 @@ class Follower:
     # -- inside -------------------------------------------------------------------------------
 
     def _say_head(self) -> None:
-        text, self._due = shown(self._due), ""
-        if text:
+        if self._due and self._something_made():
+            text, self._due = shown(self._due), ""
             self._say(Text(wrap(text, self.width - 1) if self.narrow else text))
+
+    def _something_made(self) -> bool:
+        """Whether the run stays, so that a person may be sent to it."""
+        if self._run is None or self._made:
+            return True
+        try:
+            self._made = self._run.has_made()
+        except Exception:  # of a folder that cannot be read: told by whoever needs it
+            self._made = True
+        return self._made
 
     def _under(self, text: str) -> str:
         """The text in the column under a stage's words; on a screen broken between words."""

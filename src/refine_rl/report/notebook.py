@@ -105,7 +105,8 @@ class Block(Follower):
 
     def _forms(self) -> dict[str, str]:
         """The block as HTML, and as text for what shows none."""
-        lines = "\n".join([*filter(None, [self._head]), *self._newest])
+        head = [self._head] if self._head and self._something_made() else []
+        lines = "\n".join([*head, *self._newest])
         bar = self._ended or line_of(self.now, self.seconds, self.width).plain
         warnings = "\n".join(self._warnings)
         drawn = f'<div style="{_STYLE}">{escape(lines)}</div>{self._bar()}'

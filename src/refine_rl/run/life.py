@@ -103,6 +103,15 @@ class Life(Tables):
             self._lock.release()
             self._lock = None
 
+    def has_made(self) -> bool:
+        """Whether anything is in the folder that a run has made, for which it stays."""
+        if not self._root.is_dir():
+            return False
+        nothing = {*UNUSED, CONFIG, self.times.path.name}
+        if not self.under_way.calls():
+            nothing.add(self.under_way.table.path.name)
+        return not {p.name for p in self._root.iterdir()} <= nothing
+
     def abandon(self) -> None:
         """Removes the folder of a run that was refused before it began (a mistake in the settings, a
         model that is not there), so that the next try finds its name free. With anything in it that a
@@ -113,10 +122,7 @@ class Life(Tables):
             self._lock = lock
         if self._lock is None:
             return
-        nothing = {*UNUSED, CONFIG, self.times.path.name}
-        if not self.under_way.calls():
-            nothing.add(self.under_way.table.path.name)
-        if {p.name for p in self._root.iterdir()} <= nothing:
+        if not self.has_made():
             # The lock goes last: as long as it is there, nobody takes the folder for a free one.
             for file in sorted(self._root.iterdir(), key=lambda p: p.name == LOCK):
                 file.unlink()

@@ -15,10 +15,10 @@ class ModelSettings(Section):
 
     name: str = "Qwen/Qwen2.5-0.5B-Instruct"
     """A hub id ("OWNER/NAME"; "OWNER/NAME@REVISION" at a branch, tag or commit of it: a run holds the commit
-    that this was as it began), a folder, or "tiny" (the bundled model). An adapter too: its base model with
-    the adapter merged in is the start then. "recipe:NAME" or "file:model.py": an untrained model, which the
-    recipe's `model.py`, or that file, makes on this machine when it is first asked for ("#2" behind it: of
-    seed 2)."""
+    that this was as it began), a folder (looked for from here, then beside the task), or "tiny" (the bundled
+    model). An adapter too: its base model with the adapter merged in is the start then. "recipe:NAME" or
+    "file:model.py": an untrained model, which the recipe's `model.py`, or that file, makes on this machine
+    when it is first asked for ("#2" behind it: of seed 2)."""
     start: str = ""
     """The folder of a finished run, of `refine sft` or `refine train`: training begins with its tuned model,
     which is then the base that the comparison speaks of and the reference of a KL term. `name` is that run's

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refine_rl.errors import MachineError, SettingsError, UserError
+from refine_rl.errors import MachineError, SettingsError, UserError, path_from
 from refine_rl.llm.client import CallFailed, Client, Request
 from refine_rl.llm.schemas import listed
 from refine_rl.llm.structured import Unusable, ask
@@ -93,7 +93,7 @@ def rubric_named(given: str, folder: Path) -> str:
     if given == "write":  # with spaces around it, nobody writes it
         raise SettingsError('reward.rubric = "write": the rubric has not been written yet')
     if given.startswith("file:"):
-        return read_rubric(folder / given.removeprefix("file:"))
+        return read_rubric(path_from(folder, given.removeprefix("file:")))
     if is_file_name(given):
         raise SettingsError(f'reward.rubric is a text, and {given!r} is a file\'s name: write "file:{given}"')
     try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from refine_rl.errors import SettingsError, UserError
+from refine_rl.errors import SettingsError, UserError, path_from
 from refine_rl.foreign.load import nearest
 from refine_rl.rewards.base import Check, CompletionReward, GroupCheck, GroupReward, RuleFactory
 from refine_rl.rewards.rules.content import CONTENT_RULES
@@ -123,7 +123,7 @@ def _fill_in(factory: RuleFactory, given: dict[str, Any], folder: Path) -> Check
             raise SettingsError(f"unknown parameter `{key}`{nearest(key, known)}")
         parameter, annotation = known[key]
         if isinstance(value, str) and "file" in _type_name(annotation).split(" or "):
-            arguments[parameter.name] = folder / value
+            arguments[parameter.name] = path_from(folder, value)
             continue
         try:
             arguments[parameter.name] = TypeAdapter(annotation, config=_STRICT).validate_python(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from refine_rl.errors import UserError
 from refine_rl.policy.control import ControlTextError
 from refine_rl.policy.protocol import Speaker
+from refine_rl.progress import Pause, never
 from refine_rl.settings import SFTSettings
 from refine_rl.training.sft.rows import Tokens, tokens_of
 from refine_rl.types import Demonstration, count_of
@@ -26,16 +27,21 @@ class Fitted:
 
 
 def fit(
-    rows: Sequence[Demonstration], speaker: Speaker, sft: SFTSettings, told: Sequence[str] = ()
+    rows: Sequence[Demonstration],
+    speaker: Speaker,
+    sft: SFTSettings,
+    told: Sequence[str] = (),
+    pause: Pause = never,
 ) -> Fitted:
     """Each row up to `sft.max_tokens`, or what the model reads. `told` are the lines about rows that were
     left out before. Raises UserError where no row is left to train on, and for one that the model's form of a
-    chat cannot hold."""
+    chat cannot hold. `pause` is called before each row."""
     found: dict[str, list[Tokens]] = {"train": [], "validation": []}
     cut: dict[str, list[str]] = {}  # by the limit, in words
     unanswered: dict[str, list[str]] = {}
     unreadable: list[str] = []
     for row in rows:
+        pause()
         try:
             segments = speaker.demonstrate(row.messages, every=sft.train_on == "all", given=row.given)
         except ControlTextError:
