@@ -106,7 +106,7 @@ def test_what_is_held_out_is_not_learned_from(whole: RunFolder) -> None:
     assert line.startswith("1 row left out: they ask what a held-out prompt asks\n90 rows to train on")
 
 
-@pytest.mark.parametrize("at", [3, 12, 20, 30])
+@pytest.mark.parametrize("at", [3, 210, 222, 290])  # of 321: reading, learning, answering, GRPO
 def test_stopped_anywhere_it_ends_in_the_same_weights(
     whole: RunFolder, task: Callable[..., Settings], tmp_path: Path, at: int
 ) -> None:
@@ -117,7 +117,8 @@ def test_stopped_anywhere_it_ends_in_the_same_weights(
             run(folder, pause=pause)
             break
         except Interrupted:
-            folder, pause = reopen(folder.path, []), Pause(at * 50)
+            at *= 50  # each time further, for what comes first is done anew
+            folder, pause = reopen(folder.path, []), Pause(at)
     assert folder.comparison() == whole.comparison()
     for part in ("model", "sft/model"):
         ours = (folder.path / part / "adapter_model.safetensors").read_bytes()
