@@ -12,6 +12,7 @@ import functools
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,7 @@ def _become(
     code: str, arguments: list[str], handed: list[_Handed], *, place: str, environment: dict[str, str]
 ) -> None:
     """In the new process: what a fresh one would be."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # behind a shell's & it would be ignored
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(place)
