@@ -14,6 +14,7 @@ import pytest
 
 from refine_rl.errors import MachineError, UserError
 from refine_rl.policy import made
+from refine_rl.policy.cache import cache_folder
 from refine_rl.policy.fingerprint import fingerprint
 from refine_rl.policy.made import made_folder, maker_of
 from refine_rl.policy.origin import find_origin
@@ -156,7 +157,7 @@ def test_a_file_that_makes_no_model(task: Path, code: str, said: str) -> None:
     assert maker is not None
     with pytest.raises(UserError, match=said):
         made_folder(maker)
-    assert not any(made._cache().iterdir())
+    assert not any(cache_folder("models").iterdir())
 
 
 def test_names(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from refine_rl.policy.cache import cache_folder
 from refine_rl.policy.origin import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Origin
 from refine_rl.settings.revision import on_hub
 
@@ -100,7 +101,7 @@ def _of_file(file: Path) -> str:
     if info.st_size < _LARGE:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     known = [str(file.resolve()), info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-    kept = _cache() / _of(known)
+    kept = cache_folder("hashes") / _of(known)
     with contextlib.suppress(OSError, ValueError):
         text = kept.read_text(encoding="ascii")
         if len(text) == 64:
@@ -113,9 +114,3 @@ def _of_file(file: Path) -> str:
         aside.write_text(digest, encoding="ascii")
         aside.replace(kept)
     return digest
-
-
-def _cache() -> Path:
-    if given := os.environ.get("REFINE_CACHE"):
-        return Path(given).expanduser() / "hashes"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "refine-rl" / "hashes"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import sys
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_rl.errors import MachineError, UserError
+from refine_rl.policy.cache import cache_folder
 from refine_rl.policy.files import as_other_files
 
 MODEL_FILE = "model.py"
@@ -76,7 +76,7 @@ def made_folder(maker: Maker, note: Callable[[str], None] = lambda text: None) -
     Whoever asks at the same time makes it too, and one of them is kept; it is never half there. Raises
     UserError where the file fails or writes no model, MachineError where the cache cannot be written.
     """
-    folder = _cache() / f"{maker.called}-{maker.seed}-{_key(maker)}"
+    folder = cache_folder("models") / f"{maker.called}-{maker.seed}-{_key(maker)}"
     if folder.is_dir():
         return folder
     note(f"Making the untrained model of {maker.called} (once; it is kept in {folder})")
@@ -223,9 +223,3 @@ def _not_written(folder: Path, error: OSError) -> MachineError:
         f"{folder.parent} cannot be written ({error.strerror}), where models that a recipe makes are kept. "
         "Make room, or name another folder in the environment: REFINE_CACHE=FOLDER"
     )
-
-
-def _cache() -> Path:
-    if given := os.environ.get("REFINE_CACHE"):
-        return Path(given).expanduser() / "models"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "refine-rl" / "models"

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from refine_rl.policy.cache import cache_folder
 from refine_rl.policy.control import NO_CONTROL
 from refine_rl.policy.decode import Decoding
 from refine_rl.policy.decoder_only import DecoderOnly
@@ -82,7 +83,8 @@ def faster_format(
     if is_encoder_decoder(config) or text.hidden_size < NARROW:
         return torch.float32
     subject = _subject(config, {**(adapter or {}), "trains_all": trains_all})
-    kept = _cache() / f"{hashlib.sha256(json.dumps(subject, default=str).encode()).hexdigest()[:24]}.json"
+    digest = hashlib.sha256(json.dumps(subject, default=str).encode()).hexdigest()
+    kept = cache_folder("formats") / f"{digest[:24]}.json"
     if (known := _known(kept)) is not None:
         return known
     try:
@@ -122,12 +124,6 @@ def _subject(config: Any, adapter: Mapping[str, Any]) -> dict[str, Any]:
 
 _SHAPE = ("hidden_act", "attention_bias", "mlp_bias", "sliding_window", "tie_word_embeddings")
 """Beside the numbers and sizes of a configuration, what changes how long a layer takes."""
-
-
-def _cache() -> Path:
-    if given := os.environ.get("REFINE_CACHE"):
-        return Path(given).expanduser() / "formats"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "refine-rl" / "formats"
 
 
 def _known(kept: Path) -> torch.dtype | None:
