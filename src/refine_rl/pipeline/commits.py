@@ -11,6 +11,7 @@ from refine_rl.prompts.rows import held
 from refine_rl.run import RunFolder
 from refine_rl.run.journal import Journal
 from refine_rl.settings import Settings
+from refine_rl.settings.models import with_models
 from refine_rl.settings.revision import may_be_on_hub, name_and_revision, shown
 
 _ROWS = ("prompts.source", "sft.data")
@@ -97,27 +98,19 @@ def _names(settings: Settings) -> dict[str, str]:
 
 def _changed(settings: Settings, change: Change) -> Settings:
     """The settings, each name in them that may be the hub's as `change` gives it."""
-    tables: dict[str, object] = {}
-    if not settings.model.start:
-        name = change("model.name", settings.model.name)
-        tables["model"] = settings.model.model_copy(update={"name": name})
+
+    def of_hub(key: str, name: str) -> str:
+        if key == "model.name":
+            loaded = not settings.model.start
+        elif key == "evaluate.encoder":
+            loaded = name != _MINILM and "bertscore" in settings.evaluate.metrics
+        else:
+            loaded = key == "teacher.model" or name != _MINILM
+        return change(key, name) if loaded else name
+
     source = change("prompts.source", settings.prompts.source)
-    tables["prompts"] = settings.prompts.model_copy(update={"source": source})
+    tables: dict[str, object] = {"prompts": settings.prompts.model_copy(update={"source": source})}
     if settings.sft is not None:
         data = change("sft.data", settings.sft.data)
         tables["sft"] = settings.sft.model_copy(update={"data": data})
-    teacher = settings.teacher
-    if teacher is not None and not teacher.served and not teacher.itself:
-        model = change("teacher.model", teacher.model)
-        tables["teacher"] = teacher.model_copy(update={"model": model})
-    if "bertscore" in settings.evaluate.metrics and settings.evaluate.encoder != _MINILM:
-        encoder = change("evaluate.encoder", settings.evaluate.encoder)
-        tables["evaluate"] = settings.evaluate.model_copy(update={"encoder": encoder})
-    rules = []
-    for number, rule in enumerate(settings.reward.rules):
-        written = rule.parameters.get("encoder")
-        if isinstance(written, str) and written != _MINILM:
-            rule = rule.model_copy(update={"encoder": change(f"reward.rules[{number}].encoder", written)})
-        rules.append(rule)
-    tables["reward"] = settings.reward.model_copy(update={"rules": rules})
-    return settings.model_copy(update=tables)
+    return with_models(settings, of_hub).model_copy(update=tables)

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from refine_rl.errors import SettingsError, UserError, path_from, quoted
-from refine_rl.settings import RuleSettings, Settings
+from refine_rl.settings import Settings
+from refine_rl.settings.models import with_models
 from refine_rl.settings.problems import Problem, dotted, find_problems, unknown_key
 from refine_rl.settings.thrifty import unsaid, with_preset
 from refine_rl.settings.toml_lines import KeyPath, key_lines
@@ -269,28 +270,14 @@ def _takes_only_text(path: tuple[str, ...]) -> bool:
 def _rooted(settings: Settings, folder: Path) -> Settings:
     """With paths of models from the root on, where they start in the task's folder: who loads a model knows
     none. A file that makes a model is there; a folder is looked for here first, then there."""
-    model, evaluate, teacher = settings.model, settings.evaluate, settings.teacher
-    kind, _, place = model.name.partition(":")
-    name = f"file:{path_from(folder.resolve(), place)}" if kind == "file" else _found(model.name, folder)
-    if name != model.name:
-        model = model.model_copy(update={"name": name})
-    if (encoder := _found(evaluate.encoder, folder)) != evaluate.encoder:
-        evaluate = evaluate.model_copy(update={"encoder": encoder})
-    if teacher is not None and not teacher.served and not teacher.itself:
-        teacher = teacher.model_copy(update={"model": _found(teacher.model, folder)})
-    rules = [_reading(rule, folder) for rule in settings.reward.rules]
-    reward = settings.reward.model_copy(update={"rules": rules})
-    return settings.model_copy(
-        update={"model": model, "evaluate": evaluate, "teacher": teacher, "reward": reward}
-    )
 
+    def placed(key: str, name: str) -> str:
+        kind, _, place = name.partition(":")
+        if key == "model.name" and kind == "file":
+            return f"file:{path_from(folder.resolve(), place)}"
+        return _found(name, folder)
 
-def _reading(rule: RuleSettings, folder: Path) -> RuleSettings:
-    """A rule with the path of the model that reads texts for it."""
-    given = rule.parameters.get("encoder")
-    if not isinstance(given, str) or _found(given, folder) == given:
-        return rule
-    return rule.model_copy(update={"encoder": _found(given, folder)})
+    return with_models(settings, placed)
 
 
 def _found(name: str, folder: Path) -> str:
