@@ -242,3 +242,19 @@ class Pause:
         self.left -= 1
         if self.left == 0:
             raise Interrupted("stop")
+
+
+class Told:
+    """An observer that keeps the notes that it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def stage(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warning(self, text: str) -> None: ...
+
+    def step(self, metrics: Any, steps: int) -> None: ...

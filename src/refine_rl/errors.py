@@ -171,6 +171,11 @@ def path_from(folder: Path, name: Path | str) -> Path:
     return path.parent.resolve() / path.name if ".." in path.parts[:-1] else path
 
 
+def no_file(path: Path) -> str:
+    """What is where a file should be, for an error."""
+    return f"{path} is a folder; name a file in it" if path.is_dir() else f"there is no file {path}"
+
+
 def quoted(path: Path | str) -> str:
     """A path as a word of a command that is printed, so that a shell takes it as it is.
 

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from hub_server import HubServer, asked_instead
+from make import Told
 from refine_rl.errors import MachineError, SettingsError, UserError
 from refine_rl.pipeline import commits
 from refine_rl.pipeline.commits import hold_as, hold_commits, tell_moved
@@ -59,22 +60,6 @@ def hub(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     yield server
     server.stop()
     hub_answers.cache_clear()
-
-
-class Told:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def stage(self, text: str) -> None: ...
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warning(self, text: str) -> None: ...
-
-    def step(self, metrics: Any, steps: int) -> None: ...
 
 
 def settings_of(folder: Path, **tables: Any) -> Settings:

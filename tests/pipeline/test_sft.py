@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from make import Pause
+from make import Pause, Told
 from refine_rl.errors import GuardStop, Interrupted, UserError
 from refine_rl.pipeline.evaluate import evaluate_again
 from refine_rl.pipeline.export import export_model
@@ -339,17 +339,3 @@ def test_a_look_that_is_no_number_is_not_kept(whole: RunFolder) -> None:
     with pytest.raises(GuardStop):
         train(learn, keep, pause=Pause(at=9))
     assert record.kept == []
-
-
-class Told:
-    """An observer that remembers."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def stage(self, text: str) -> None: ...
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warning(self, text: str) -> None: ...
-    def step(self, metrics: Any, steps: int) -> None: ...

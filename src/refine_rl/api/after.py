@@ -14,7 +14,7 @@ from refine_rl.api.observing import showing
 from refine_rl.api.records import Evaluation, Run, SFTRun
 from refine_rl.api.runs import folder_of, opened_run
 from refine_rl.api.stops import in_own_words, once
-from refine_rl.errors import UserError
+from refine_rl.errors import UserError, no_file
 from refine_rl.foreign.given import given as given_code
 from refine_rl.pipeline.given import Given, require_given
 from refine_rl.progress import Observer, Pause
@@ -137,8 +137,7 @@ def prompts_from(prompts: str | Path | Iterable[Row] | None) -> Iterator[str | N
         source = source_of(str(prompts))
         file = Path(source.removeprefix("file:"))
         if source.startswith("file:") and not file.is_file():
-            what = f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}"
-            raise UserError(f"prompts={str(prompts)!r}: {what}.")
+            raise UserError(f"prompts={str(prompts)!r}: {no_file(file)}.")
         yield source
         return
     rows = [{"prompt": row} if isinstance(row, str) else row for row in prompts]

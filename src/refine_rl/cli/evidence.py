@@ -13,7 +13,7 @@ import typer
 
 from refine_rl.cli.model import CHECKPOINT
 from refine_rl.cli.training import JSON, SET, print_after
-from refine_rl.errors import DiskError, GuardStop, RefineError, UserError
+from refine_rl.errors import DiskError, GuardStop, RefineError, UserError, no_file
 from refine_rl.types import count_of
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ def prompts_named(prompts: str | None) -> str | None:
         return prompts
     file = Path(prompts.removeprefix("file:")).resolve()
     if not file.is_file():
-        what = f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}"
-        raise UserError(f"--prompts {prompts}: {what}.")
+        raise UserError(f"--prompts {prompts}: {no_file(file)}.")
     return f"file:{file}"
 
 
